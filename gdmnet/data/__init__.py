@@ -1,0 +1,1 @@
+"""Images, datasets and cases: SimpleITK and blosc2 at the edge."""

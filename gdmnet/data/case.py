@@ -1,0 +1,71 @@
+"""The nouns of data: a volume, the files of a case, a prepared case."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from numpy.typing import NDArray
+
+from gdmnet.arrays.crop import Box
+from gdmnet.geometry import Geometry, Shape
+from gdmnet.plan import Normalisation
+
+
+@dataclass(frozen=True)
+class Volume:
+    """One image or several channels on one grid: float32 (c, z, y, x) in LPS, file units."""
+
+    array: NDArray
+    geometry: Geometry
+
+
+@dataclass(frozen=True)
+class CaseFiles:
+    """The files of one case; a source channel each, in channel order."""
+
+    identifier: str
+    sources: tuple[Path, ...]
+    target: Path | None = None
+    mask: Path | None = None
+
+
+@dataclass(frozen=True)
+class CaseRecord:
+    """All of a prepared case but its arrays; stored as JSON beside them.
+
+    Attributes:
+        identifier: name of the case.
+        geometry: the source's own grid, to which predictions return.
+        box: the crop to the body, in voxels of that grid.
+        spacing: mm (z, y, x) of the prepared arrays.
+        shape: of the prepared arrays (z, y, x).
+        mask_rule: how the body mask came about ("given", "non-zero", "above -500 HU", "otsu").
+        target: the target's normalisation with this case's own numbers (a dataset-level scheme
+            gives the plan's); None where the case has no target.
+    """
+
+    identifier: str
+    geometry: Geometry
+    box: Box
+    spacing: tuple[float, float, float]
+    shape: Shape
+    mask_rule: str
+    target: Normalisation | None
+
+
+@dataclass(frozen=True)
+class Case:
+    """A prepared case in network units.
+
+    Attributes:
+        record: everything but the arrays.
+        source: float32 (c, z, y, x).
+        target: float32 (1, z, y, x), or None at prediction.
+        body: uint8 (z, y, x), 1 inside the body; on the prepared grid.
+    """
+
+    record: CaseRecord
+    source: NDArray
+    target: NDArray | None
+    body: NDArray

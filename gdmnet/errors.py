@@ -1,0 +1,29 @@
+"""Errors that a person at the terminal can act on: what is wrong, where, and what to do."""
+
+
+class GdmnetError(Exception):
+    """Base of every error that the user can fix; commands print it as one line and exit with 2."""
+
+
+class DatasetError(GdmnetError):
+    """A raw dataset, an image file or a folder of images is not as it must be."""
+
+
+class PlanError(GdmnetError):
+    """A fingerprint, plan or run file cannot be read, or a plan cannot be made."""
+
+
+class CheckpointError(GdmnetError):
+    """A model folder or checkpoint is missing, incomplete or belongs to something else."""
+
+
+class TrainingError(GdmnetError):
+    """Training cannot start or go on."""
+
+
+class DeviceError(GdmnetError):
+    """The requested computing device is not there."""
+
+
+class OutputError(GdmnetError):
+    """A result cannot be written."""

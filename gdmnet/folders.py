@@ -1,0 +1,125 @@
+"""Where everything lies on disk; the only module that reads the environment."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from gdmnet.errors import DatasetError
+
+RAW, PREPROCESSED, RESULTS = "gdmnet_raw", "gdmnet_preprocessed", "gdmnet_results"
+_DATASET = re.compile(r"Dataset(\d{3})_(.+)")
+
+DATASET_JSON = "dataset.json"
+FINGERPRINT_JSON = "fingerprint.json"
+PLAN_JSON = "plan.json"
+SPLITS_JSON = "splits_final.json"
+RUN_JSON = "run.json"
+SUMMARY_JSON = "summary.json"
+PREDICTIONS_JSON = "predictions.json"
+LATEST, BEST, FINAL = "checkpoint_latest.pt", "checkpoint_best.pt", "checkpoint_final.pt"
+
+
+@dataclass(frozen=True)
+class Roots:
+    """The three root folders; `notes` are lines that a command says aloud about them."""
+
+    raw: Path
+    preprocessed: Path
+    results: Path
+    notes: tuple[str, ...] = ()
+
+
+def find_roots(
+    raw: Path | None = None, preprocessed: Path | None = None, results: Path | None = None
+) -> Roots:
+    """Roots from the arguments, else the environment, else folders in the current directory."""
+    notes: list[str] = []
+
+    def choose(given: Path | None, name: str) -> Path:
+        if given is not None:
+            return given
+        if os.environ.get(name):
+            return Path(os.environ[name])
+        notes.append(f"{name} is not set: using {Path.cwd() / name}")
+        return Path.cwd() / name
+
+    return Roots(
+        choose(raw, RAW), choose(preprocessed, PREPROCESSED), choose(results, RESULTS), tuple(notes)
+    )
+
+
+def n_default_processes() -> int:
+    """Worker processes when `-np` is not given: the cores this process may use, at most 8."""
+    if hasattr(os, "sched_getaffinity"):
+        return max(1, min(8, len(os.sched_getaffinity(0))))
+    return max(1, min(8, os.cpu_count() or 1))
+
+
+def dataset_names(root: Path) -> list[str]:
+    """Names of the form Dataset501_Name that lie in a root, sorted."""
+    if not root.is_dir():
+        return []
+    return sorted(p.name for p in root.iterdir() if p.is_dir() and _DATASET.fullmatch(p.name))
+
+
+def resolve_dataset(dataset: str | int, root: Path) -> str:
+    """The full name of a dataset given as 501, "501" or "Dataset501_Name".
+
+    Raises:
+        DatasetError: no such dataset in the root, or two with the same number.
+    """
+    names = dataset_names(root)
+    text = str(dataset)
+    if text in names:
+        return text
+    found = [n for n in names if text.isdigit() and int(n[7:10]) == int(text)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise DatasetError(
+            f"{root}: the number {text} is used by {', '.join(found)}; give one of them another"
+        )
+    there = ", ".join(names) if names else "none"
+    raise DatasetError(
+        f"{root}: no dataset {text} (there: {there}); check the number, or name the right folder"
+        " with --raw, --preprocessed or --results"
+    )
+
+
+def preprocessed_cases(preprocessed: Path, dataset: str, configuration: str) -> Path:
+    """Folder of the preprocessed cases of one configuration."""
+    return preprocessed / dataset / configuration
+
+
+def model_folder(results: Path, dataset: str, objective: str, configuration: str) -> Path:
+    """Folder of one trained model; its folds lie in it."""
+    return results / dataset / f"{objective}__{configuration}"
+
+
+def fold_folder(model: Path, fold: str) -> Path:
+    """Folder of one fold ("0", "1", ..., or "all") of a model."""
+    return model / f"fold_{fold}"
+
+
+def encoder_folder(results: Path, dataset: str, configuration: str, fold: str) -> Path:
+    """Folder of the embedded encoder that was trained on one fold's training targets."""
+    return results / dataset / f"encoder_self__{configuration}" / f"fold_{fold}"
+
+
+def finished_folds(model: Path) -> list[str]:
+    """Folds with a final checkpoint, numeric ones first."""
+    folds = [p.parent.name.removeprefix("fold_") for p in model.glob(f"fold_*/{FINAL}")]
+    return sorted(folds, key=lambda f: (not f.isdigit(), int(f) if f.isdigit() else 0, f))
+
+
+def finished_models(results: Path) -> Iterator[tuple[str, str, str, Path]]:
+    """Every model with a finished fold: dataset, objective, configuration, folder."""
+    for dataset in dataset_names(results):
+        for model in sorted((results / dataset).glob("*__*")):
+            objective, _, configuration = model.name.partition("__")
+            if (model / PLAN_JSON).is_file() and finished_folds(model):
+                yield dataset, objective, configuration, model

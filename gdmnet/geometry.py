@@ -1,0 +1,128 @@
+"""Where an array lies in the patient: axis order (z, y, x), millimetres, LPS inside the package."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Shape = tuple[int, int, int]
+Spacing = tuple[float, float, float]
+
+_AXIS_NAMES = ("z", "y", "x")
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """The grid of one image, seen in LPS, with what is needed to go back to the stored file.
+
+    Attributes:
+        shape: voxels along the LPS axes (z, y, x).
+        spacing: mm along the LPS axes (z, y, x).
+        itk_origin: origin (x, y, z) in mm, verbatim from the file.
+        itk_direction: the nine direction cosines, row-major, verbatim from the file.
+        axes: `stored.transpose(axes)` brings a stored (z, y, x) array into LPS axis order.
+        flips: the LPS axes (z, y, x) that are reversed after the transpose.
+    """
+
+    shape: Shape
+    spacing: Spacing
+    itk_origin: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    itk_direction: tuple[float, ...] = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
+    axes: tuple[int, int, int] = (0, 1, 2)
+    flips: tuple[bool, bool, bool] = (False, False, False)
+
+    @property
+    def voxel_volume(self) -> float:
+        """Volume of one voxel in mm^3."""
+        return float(np.prod(self.spacing))
+
+    @property
+    def itk_spacing(self) -> tuple[float, float, float]:
+        """Spacing (x, y, z) of the stored file."""
+        stored = [0.0, 0.0, 0.0]
+        for lps_axis, stored_axis in enumerate(self.axes):
+            stored[stored_axis] = self.spacing[lps_axis]
+        return (stored[2], stored[1], stored[0])
+
+
+def nearest_lps(
+    itk_direction: tuple[float, ...],
+) -> tuple[tuple[int, int, int], tuple[bool, bool, bool]]:
+    """The permutation and the flips that bring a stored array nearest to LPS axes.
+
+    Args:
+        itk_direction: nine direction cosines, row-major; column k is the patient direction of the
+            stored index axis k = x, y, z.
+
+    Returns:
+        `axes` and `flips` as in `Geometry`.
+    """
+    cosines = np.asarray(itk_direction, dtype=np.float64).reshape(3, 3)
+    remaining = np.abs(cosines)
+    stored_of_patient = [0, 0, 0]  # patient axis x, y, z -> stored index axis x, y, z
+    for _ in range(3):
+        patient, stored = np.unravel_index(int(np.argmax(remaining)), remaining.shape)
+        stored_of_patient[int(patient)] = int(stored)
+        remaining[patient, :] = -1.0
+        remaining[:, stored] = -1.0
+    axes = tuple(2 - stored_of_patient[2 - lps] for lps in range(3))
+    flips = tuple(bool(cosines[2 - lps, stored_of_patient[2 - lps]] < 0) for lps in range(3))
+    return (axes[0], axes[1], axes[2]), (flips[0], flips[1], flips[2])
+
+
+def _slices(flips: tuple[bool, bool, bool]) -> tuple[slice, slice, slice]:
+    z, y, x = (slice(None, None, -1) if flip else slice(None) for flip in flips)
+    return z, y, x
+
+
+def to_lps(stored: NDArray, geometry: Geometry) -> NDArray:
+    """A stored (z, y, x) array in LPS axes: permuted and flipped, never interpolated."""
+    return np.ascontiguousarray(stored.transpose(geometry.axes)[_slices(geometry.flips)])
+
+
+def to_stored(array: NDArray, geometry: Geometry) -> NDArray:
+    """The inverse of `to_lps`."""
+    back = tuple(int(i) for i in np.argsort(geometry.axes))
+    return np.ascontiguousarray(array[_slices(geometry.flips)].transpose(back))
+
+
+def lps_frame(geometry: Geometry) -> tuple[NDArray, NDArray]:
+    """Origin (x, y, z) in mm and direction (3, 3) of the image once it lies in LPS axes."""
+    direction = np.asarray(geometry.itk_direction, dtype=np.float64).reshape(3, 3)
+    origin = np.asarray(geometry.itk_origin, dtype=np.float64).copy()
+    columns = []
+    for lps_axis in (2, 1, 0):  # x, y, z
+        column = direction[:, 2 - geometry.axes[lps_axis]]
+        if geometry.flips[lps_axis]:
+            length = (geometry.shape[lps_axis] - 1) * geometry.spacing[lps_axis]
+            origin += column * length
+            column = -column
+        columns.append(column)
+    return origin, np.stack(columns, axis=1)
+
+
+def grid_difference(first: Geometry, second: Geometry) -> str | None:
+    """The first way in which two grids differ, in words with both values; None if they agree.
+
+    Tolerances allow for NIfTI's float32 header: 1e-3 of the spacing, 1e-3 of a direction cosine,
+    and 1 % of the smallest spacing (at least 1e-3 mm) for the origin.
+    """
+    if first.shape != second.shape:
+        return f"shape {first.shape} against {second.shape} (z, y, x)"
+    if not np.allclose(first.spacing, second.spacing, rtol=1e-3, atol=0):
+        return f"spacing {_words(first.spacing)} against {_words(second.spacing)} mm (z, y, x)"
+    first_origin, first_direction = lps_frame(first)
+    second_origin, second_direction = lps_frame(second)
+    if not np.allclose(first_direction, second_direction, rtol=0, atol=1e-3):
+        cosines = _words(first_direction.ravel()), _words(second_direction.ravel())
+        return f"direction {cosines[0]} against {cosines[1]}"
+    tolerance = max(1e-3, 0.01 * min(first.spacing))
+    if not np.allclose(first_origin, second_origin, rtol=0, atol=tolerance):
+        return f"origin {_words(first_origin)} against {_words(second_origin)} mm (x, y, z)"
+    return None
+
+
+def _words(values: NDArray | tuple[float, ...]) -> str:
+    return "(" + ", ".join(f"{float(value):g}" for value in values) + ")"

@@ -1,0 +1,128 @@
+"""Map a function over cases in worker processes, without ever hanging."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from typing import TypeVar
+
+from tqdm import tqdm
+
+from gdmnet.errors import GdmnetError
+
+A = TypeVar("A")
+R = TypeVar("R")
+
+
+class WorkerDiedError(GdmnetError):
+    """A worker process was killed from outside, most often for lack of memory."""
+
+
+def map_cases(
+    function: Callable[[A], R],
+    items: Sequence[A],
+    *,
+    n_processes: int,
+    name: Callable[[A], str] = str,
+    title: str = "",
+) -> list[R]:
+    """`[function(item) for item in items]`, in `n_processes` processes, with a progress bar.
+
+    Args:
+        function: a picklable function (spawned processes import it).
+        items: one argument each.
+        n_processes: 1 works in this process.
+        name: how an item is called in an error.
+        title: of the progress bar; it is drawn on terminals only.
+
+    Raises:
+        WorkerDiedError: a worker process died; the cases in work are named.
+        Exception: the first exception of the function, with a note that names its case.
+    """
+    with tqdm(total=len(items), desc=title, disable=None, leave=False) as bar:
+        if n_processes <= 1 or len(items) <= 1:
+            return [_call(function, item, name, bar) for item in items]
+        return _map_in_pool(function, items, min(n_processes, len(items)), name, bar)
+
+
+def _call(function: Callable[[A], R], item: A, name: Callable[[A], str], bar: tqdm) -> R:
+    with _Case(name(item)):
+        result = function(item)
+    bar.update()
+    return result
+
+
+def _map_in_pool(
+    function: Callable[[A], R],
+    items: Sequence[A],
+    n_processes: int,
+    name: Callable[[A], str],
+    bar: tqdm,
+) -> list[R]:
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(n_processes, mp_context=context)
+    futures: dict[Future[R], int] = {}
+    try:
+        futures = {pool.submit(function, item): i for i, item in enumerate(items)}
+        for future in as_completed(futures):
+            _result(future, items[futures[future]], name, futures, items)
+            bar.update()
+        return [future.result() for future in futures]
+    finally:
+        _kill(pool)
+
+
+def _result(
+    future: Future[R],
+    item: A,
+    name: Callable[[A], str],
+    futures: dict[Future[R], int],
+    items: Sequence[A],
+) -> None:
+    try:
+        with _Case(name(item)):
+            future.result()
+    except BrokenProcessPool:
+        unfinished = [name(items[i]) for f, i in futures.items() if not _is_finished(f)]
+        raise WorkerDiedError(
+            f"a worker process died while these cases were open: {_few(unfinished)};"
+            " most often memory ran out: use a smaller -np"
+        ) from None
+
+
+def _is_finished(future: Future) -> bool:
+    return future.done() and not future.cancelled() and future.exception() is None
+
+
+class _Case:
+    """Names the case in any error that leaves the block."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: object
+    ) -> None:
+        if isinstance(error, GdmnetError):
+            if self.name not in str(error):
+                error.args = (f"case {self.name}: {error}",)
+        elif error is not None and hasattr(error, "add_note"):  # Python 3.11 and later
+            error.add_note(f"case {self.name}")
+
+
+def _few(names: Iterable[str], limit: int = 5) -> str:
+    listed = list(names)
+    more = f" and {len(listed) - limit} more" if len(listed) > limit else ""
+    return ", ".join(listed[:limit]) + more
+
+
+def _kill(pool: ProcessPoolExecutor) -> None:
+    processes = list((getattr(pool, "_processes", None) or {}).values())
+    pool.shutdown(wait=False, cancel_futures=True)
+    for process in processes:
+        process.kill()

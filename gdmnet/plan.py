@@ -1,0 +1,168 @@
+"""The nouns of gdmnet's files: what was measured, what was decided, what a training did.
+
+All are frozen dataclasses that travel through `codec`; spatial tuples are (z, y, x), mm, voxels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from gdmnet.geometry import Shape, Spacing
+
+
+@dataclass(frozen=True)
+class Intensity:
+    """Intensity statistics of one channel inside the body, in the file's units (CT: HU).
+
+    `outside` is the median of the voxels outside the body (the minimum where there are none).
+    """
+
+    mean: float
+    std: float
+    minimum: float
+    maximum: float
+    p00_5: float
+    p01: float
+    p50: float
+    p99: float
+    p99_5: float
+    outside: float
+
+
+@dataclass(frozen=True)
+class CaseFingerprint:
+    """Facts about one training case. `shape` is after the crop to the body."""
+
+    identifier: str
+    shape: Shape
+    spacing: Spacing
+    body_fraction: float
+    mask_rule: str
+    sources: tuple[Intensity, ...]
+    target: Intensity
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """Facts about a training set; the pooled statistics weigh every case equally."""
+
+    SCHEMA: ClassVar[int] = 1
+    schema: int
+    dataset: str
+    channel_names: tuple[str, ...]
+    target_name: str
+    cases: tuple[CaseFingerprint, ...]
+    sources: tuple[Intensity, ...]
+    target: Intensity
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """File units to network units and back: y = (clip(t, low, high) - centre) / scale.
+
+    Attributes:
+        scheme: a name in `arrays.normalise.SCHEMES` ("ct", "percentiles", "zscore", "none").
+        centre: file units; for per-case schemes the median over the training cases.
+        scale: file units per network unit; for per-case schemes the median likewise.
+        low: lower clip in file units, None for no clip.
+        high: upper clip in file units, None for no clip.
+        background: what lies outside body, crop and volume, in file units (CT: air).
+    """
+
+    scheme: str
+    centre: float
+    scale: float
+    low: float | None
+    high: float | None
+    background: float
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A residual-encoder U-Net, one entry a stage, finest first; the first stride is always 1."""
+
+    features: tuple[int, ...]
+    kernels: tuple[Shape, ...]
+    strides: tuple[Shape, ...]
+    blocks: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """Everything a training of one configuration needs to know about its data and its network."""
+
+    name: str
+    spacing: Spacing
+    median_shape: Shape
+    patch_size: Shape
+    batch_size: int
+    architecture: Architecture
+    sources: tuple[Normalisation, ...]
+    target: Normalisation
+    residual: bool
+    feature_map_voxels: int
+    reasons: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The decisions for one dataset; plan.json may be edited by hand."""
+
+    SCHEMA: ClassVar[int] = 1
+    schema: int
+    version: str
+    dataset: str
+    channel_names: tuple[str, ...]
+    target_name: str
+    file_ending: str
+    integer_output: bool
+    preset: str
+    memory_gb: float
+    reasons: dict[str, str]
+    configurations: dict[str, Configuration]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How long and with which optimiser every objective is trained: one default for all."""
+
+    epochs: int
+    iterations: int
+    validation_patches: int = 16
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-2
+    warm_up_share: float = 0.05
+    clip: float = 2.0
+    ema_decay: float = 0.999
+    seed: int = 0
+    precision: str = "fp32"
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of the whole training."""
+        return self.epochs * self.iterations
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one training is: written before its first step, never changed after."""
+
+    SCHEMA: ClassVar[int] = 1
+    schema: int
+    version: str
+    dataset: str
+    configuration: str
+    fold: str
+    training_cases: tuple[str, ...]
+    validation_cases: tuple[str, ...]
+    objective: str
+    options: dict[str, Any]
+    recipe: Recipe
+    encoder: str | None
+    encoder_sha256: str | None
+    pretrained_sha256: str | None
+    device: str
+    n_threads: int
+    n_workers: int
+    versions: dict[str, str] = field(default_factory=dict)
