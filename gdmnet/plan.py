@@ -100,7 +100,7 @@ class Configuration:
     architecture: Architecture
     sources: tuple[Normalisation, ...]
     target: Normalisation
-    residual: bool
+    residual_channel: int | None
     feature_map_voxels: int
     reasons: dict[str, str]
 

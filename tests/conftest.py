@@ -1,0 +1,35 @@
+"""One thread, seeded, temporary roots; the shared real scans where they lie beside the project."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(autouse=True)
+def _one_thread_and_no_environment(monkeypatch):
+    for name in list(os.environ):
+        if name.startswith("gdmnet_"):
+            monkeypatch.delenv(name)
+    import torch
+
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    np.random.seed(0)  # noqa: NPY002 (batchgenerators draws from the global state)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    if not SHARED.is_dir():
+        pytest.skip("the shared real scans are not beside the project")
+    return SHARED
