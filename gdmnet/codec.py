@@ -136,8 +136,9 @@ def read_json(path: Path, error: type[GdmnetError] = PlanError) -> Any:  # noqa:
 def load(kind: type[T], path: Path) -> T:
     """A dataclass from a JSON file; complaints carry the file and the key's path."""
     data = read_json(path)
-    if isinstance(data, dict) and "schema" in data and hasattr(kind, "SCHEMA"):
-        schema, known = data["schema"], kind.SCHEMA
+    known = getattr(kind, "SCHEMA", None)
+    if isinstance(data, dict) and "schema" in data and known is not None:
+        schema = data["schema"]
         if schema != known:
             raise PlanError(
                 f"{path}: schema {schema} was written by another version of gdmnet (this one reads"

@@ -1,0 +1,1 @@
+"""Arrays of numbers and what is done to them: no files, no torch."""

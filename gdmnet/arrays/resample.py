@@ -1,0 +1,81 @@
+"""Resample onto another number of voxels over the same field of view: splines on every axis."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from gdmnet.geometry import Shape, Spacing
+
+_NEGLIGIBLE = 1e-9
+"""Weights below this would be denormal float32 far from the voxel, and very slow."""
+
+
+def resampled_shape(shape: Shape, spacing: Spacing, new_spacing: Spacing) -> Shape:
+    """The number of voxels (z, y, x) that cover the same field of view; at least one an axis."""
+    z, y, x = (
+        max(1, round(n * old / new))
+        for n, old, new in zip(shape, spacing, new_spacing, strict=True)
+    )
+    return z, y, x
+
+
+def resample(array: NDArray, shape: Shape, *, order: int = 3) -> NDArray:
+    """Resample each channel; the outer EDGES of the first and last voxels stay where they are.
+
+    B-spline interpolation on every axis, through-plane too; axes that shrink are first smoothed
+    (Gaussian, sigma = (factor - 1) / 2 voxels, as skimage.transform.resize). Tensor-product
+    splines are separable, so each axis is one matrix product: no float64 copy of the volume.
+
+    Args:
+        array: (c, z, y, x) float32.
+        shape: voxels wanted along z, y, x.
+        order: 1 (linear) or 3 (cubic).
+
+    Returns:
+        float32 (c, *shape), within each channel's original range; the same array if it has this
+        shape already.
+
+    Raises:
+        ValueError: another order.
+    """
+    if order not in (1, 3):
+        raise ValueError(f"order {order}: use 1 (linear) or 3 (cubic)")
+    if array.shape[1:] == tuple(shape):
+        return array
+    result = np.empty((array.shape[0], *shape), dtype=np.float32)
+    weights = [_weights(old, new, order) for old, new in zip(array.shape[1:], shape, strict=True)]
+    for channel, volume in zip(result, array, strict=True):
+        np.clip(_resample_axes(volume, weights), volume.min(), volume.max(), out=channel)
+    return result
+
+
+def resample_mask(mask: NDArray, shape: Shape) -> NDArray:
+    """Resample a mask (z, y, x) to uint8 0 and 1: linear, inside from one half on."""
+    soft = resample((mask != 0)[None].astype(np.float32), shape, order=1)[0]
+    return (soft >= 0.5 - 1e-4).astype(np.uint8)  # float32 rounding must not decide a tie
+
+
+def _weights(old: int, new: int, order: int) -> NDArray:
+    """float32 (new, old): the response of each new voxel to each old one."""
+    impulses = np.eye(old)
+    if new < old:
+        impulses = ndimage.gaussian_filter1d(impulses, (old / new - 1) / 2, axis=0, mode="nearest")
+    weights = ndimage.zoom(impulses, (new / old, 1), order=order, mode="nearest", grid_mode=True)
+    weights[np.abs(weights) < _NEGLIGIBLE] = 0
+    return weights.astype(np.float32)
+
+
+def _resample_axes(volume: NDArray, weights: list[NDArray]) -> NDArray:
+    result = np.ascontiguousarray(volume, dtype=np.float32)
+    for axis in sorted(range(3), key=lambda a: len(weights[a]) / volume.shape[a]):
+        matrix = weights[axis]
+        if axis == 0:
+            flat = matrix @ result.reshape(result.shape[0], -1)
+            result = flat.reshape(-1, *result.shape[1:])
+        elif axis == 1:
+            result = matrix @ result
+        else:
+            result = result @ matrix.T
+    return result

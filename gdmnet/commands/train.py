@@ -1,0 +1,166 @@
+"""gdm_train: train one fold of one configuration, then validate it on whole volumes."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from gdmnet import codec, folders
+from gdmnet.commands.terminal import (
+    add_root_options,
+    guarded,
+    new_parser,
+    positive_int,
+    roots_from,
+)
+from gdmnet.data.splits import split_for
+from gdmnet.data.store import stored_identifiers
+from gdmnet.folders import Roots
+from gdmnet.objectives import OBJECTIVES
+from gdmnet.plan import Plan
+from gdmnet.training.batches import Batches
+from gdmnet.training.device import find_device
+from gdmnet.training.loop import fit
+from gdmnet.training.start import (
+    Options,
+    build_objective,
+    claim,
+    describe,
+    find_configuration,
+    keep_plan,
+    make_generator,
+    open_cases,
+)
+from gdmnet.training.validate import validate_fold
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command's parser."""
+    parser = new_parser(__doc__ or "", "example:\n  gdm_train 501 3d_fullres")
+    parser.add_argument("dataset", help="501 or Dataset501_Name")
+    parser.add_argument("configuration", help="3d_fullres, 3d_lowres, ...")
+    parser.add_argument("fold", nargs="?", default="0", help="0, 1, ... or all (default: 0)")
+    parser.add_argument("--objective", choices=list(OBJECTIVES), default="gdm")
+    parser.add_argument("--epochs", type=positive_int, help="epochs (default: by the preset)")
+    parser.add_argument("--iterations", type=positive_int, help="steps an epoch")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
+    parser.add_argument("--precision", choices=("auto", "fp32", "bf16", "fp16"), default="auto")
+    state = parser.add_mutually_exclusive_group()
+    state.add_argument(
+        "--continue", dest="resume", action="store_true", help="go on with an interrupted training"
+    )
+    state.add_argument("--overwrite", action="store_true", help="throw the old training away")
+    parser.add_argument(
+        "--pretrained", type=Path, metavar="FILE", help="start from this checkpoint's weights"
+    )
+    parser.add_argument(
+        "--drift-ratio",
+        type=float,
+        metavar="R",
+        help="gdm: strength of the drift against fidelity; more is more realistic (default: 0.2)",
+    )
+    parser.add_argument(
+        "--no-adapt-drift", action="store_true", help="gdm: never halve the drift ratio on alarm"
+    )
+    parser.add_argument(
+        "--encoder-iterations",
+        type=positive_int,
+        metavar="N",
+        help="steps of the encoder's own",
+    )
+    parser.add_argument(
+        "-np", dest="n_workers", type=int, metavar="N", help="workers that make patches (CPU: 0)"
+    )
+    add_root_options(parser)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point of gdm_train."""
+    args = build_parser().parse_args(argv)
+    objective_options: dict[str, Any] = {}
+    if args.drift_ratio is not None:
+        objective_options["drift_ratio"] = args.drift_ratio
+    if args.no_adapt_drift:
+        objective_options["adapt_drift"] = False
+    options = Options(
+        objective=args.objective,
+        epochs=args.epochs,
+        iterations=args.iterations,
+        seed=args.seed,
+        device=args.device,
+        precision=args.precision,
+        resume=args.resume,
+        overwrite=args.overwrite,
+        pretrained=args.pretrained,
+        encoder_iterations=args.encoder_iterations,
+        n_workers=args.n_workers,
+        objective_options=objective_options,
+    )
+
+    def body() -> int:
+        folder = run(args.dataset, args.configuration, args.fold, roots_from(args), options)
+        print(f"finished: {folder}")
+        return 0
+
+    return guarded(body)
+
+
+def run(
+    dataset: str | int, configuration: str, fold: str, roots: Roots, options: Options | None = None
+) -> Path:
+    """Train and validate one fold.
+
+    Args:
+        dataset: 501 or "Dataset501_Name"; planned and prepared.
+        configuration: a name of its plan.
+        fold: "0", "1", ... or "all".
+        roots: the folders.
+        options: see `Options`.
+
+    Returns:
+        The folder of the fold: run.json, logs, checkpoints, validation/, summary.json.
+
+    Raises:
+        GdmnetError: an unknown dataset, configuration, fold or device; an existing training.
+    """
+    options = options or Options()
+    name = folders.resolve_dataset(dataset, roots.preprocessed)
+    plan = codec.load(Plan, roots.preprocessed / name / folders.PLAN_JSON)
+    chosen = find_configuration(plan, configuration)
+    prepared = folders.preprocessed_cases(roots.preprocessed, name, configuration)
+    split = split_for(
+        str(fold),
+        stored_identifiers(prepared),
+        path=roots.preprocessed / name / folders.SPLITS_JSON,
+    )
+    device = find_device(options.device)
+    model = folders.model_folder(roots.results, name, options.objective, configuration)
+    folder = folders.fold_folder(model, str(fold))
+    described = describe(plan, chosen, str(fold), split, options, device)
+    described, resume = claim(folder, described, options)
+    cases = open_cases(prepared, split)
+    keep_plan(model, plan)
+    encoder_home = folders.encoder_folder(roots.results, name, configuration, str(fold))
+    objective, described = build_objective(
+        described, chosen, cases[0], encoder_home, options.encoder_iterations
+    )
+    if not resume:
+        codec.save(described, folder / folders.RUN_JSON)
+    generator = make_generator(chosen, objective, described, options.pretrained)
+    recipe = described.recipe
+    if not (folder / folders.FINAL).is_file():
+        fit(
+            generator,
+            objective,
+            Batches(cases[0], chosen, seed=recipe.seed, augment=True),
+            Batches(cases[1], chosen, seed=recipe.seed, augment=False),
+            recipe,
+            folder,
+            device,
+            n_workers=described.n_workers,
+        )
+    validate_fold(model, str(fold), cases[1], device=device)
+    return folder

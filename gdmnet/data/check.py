@@ -1,0 +1,225 @@
+"""The integrity check of a raw dataset: every file is read, ALL complaints are collected."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gdmnet.arrays.body import body_mask
+from gdmnet.arrays.normalise import scheme_of
+from gdmnet.codec import read_json
+from gdmnet.data.case import CaseFiles, Volume
+from gdmnet.data.hounsfield import why_not_hounsfield
+from gdmnet.data.raw import (
+    Complaint,
+    Description,
+    read_description,
+    test_cases,
+    training_cases,
+)
+from gdmnet.data.splits import split_complaints
+from gdmnet.data.volume import read_volume
+from gdmnet.errors import DatasetError
+from gdmnet.folders import DATASET_JSON, SPLITS_JSON
+from gdmnet.geometry import grid_difference
+from gdmnet.parallel import map_cases
+
+
+@dataclass(frozen=True)
+class _Finding:
+    """What one case brought: complaints, and a digest of its first channel's voxels."""
+
+    identifier: str
+    complaints: list[Complaint]
+    digest: str | None
+
+
+def check_dataset(folder: Path, *, n_processes: int) -> list[Complaint]:
+    """Everything that is wrong with a raw dataset, training and test cases; reads every file.
+
+    Args:
+        folder: gdmnet_raw/Dataset501_Name.
+        n_processes: worker processes, one case each.
+
+    Returns:
+        Complaints in the order dataset.json, files, contents, splits; none for a sound dataset.
+
+    Raises:
+        WorkerDiedError: a worker was killed.
+    """
+    try:
+        description = read_description(folder)
+    except DatasetError as error:  # without it nothing else can be judged
+        return [Complaint("", DATASET_JSON, _without(folder / DATASET_JSON, error))]
+    training, complaints = training_cases(folder, description)
+    testing, more = test_cases(folder, description)
+    findings = map_cases(
+        partial(_check_case, description=description),
+        [*training, *testing],
+        n_processes=n_processes,
+        name=lambda case: case.identifier,
+        title="checking",
+    )
+    complaints = [*complaints, *more]
+    for finding in findings:
+        complaints += finding.complaints
+    complaints += _duplicates(findings)
+    return complaints + _check_splits(folder, [case.identifier for case in training])
+
+
+def require_sound(folder: Path, *, n_processes: int) -> tuple[Description, list[CaseFiles]]:
+    """Description and training cases of a raw dataset that the check finds nothing wrong with.
+
+    Raises:
+        DatasetError: a first line with the number of complaints, then one line each.
+    """
+    complaints = check_dataset(folder, n_processes=n_processes)
+    if complaints:
+        count = "1 complaint" if len(complaints) == 1 else f"{len(complaints)} complaints"
+        lines = [f"{folder}: {count}; nothing was written", *(f"  {c}" for c in complaints)]
+        raise DatasetError("\n".join(lines))
+    description = read_description(folder)
+    return description, training_cases(folder, description)[0]
+
+
+def _check_case(files: CaseFiles, description: Description) -> _Finding:
+    case = files.identifier
+    complaints: list[Complaint] = []
+    sources = [_read(case, path, complaints) for path in files.sources]
+    target = None if files.target is None else _read(case, files.target, complaints)
+    mask = None if files.mask is None else _read(case, files.mask, complaints)
+    named = [
+        *zip(files.sources, sources, strict=True),
+        (files.target, target),
+        (files.mask, mask),
+    ]
+    readable = [(path, volume) for path, volume in named if path is not None and volume is not None]
+    complaints += _check_grids(case, readable)
+    for path, volume in zip(files.sources, sources, strict=True):
+        if volume is not None:
+            complaints += _check_image(case, path, volume)
+    if files.target is not None and target is not None:
+        constant = _check_image(case, files.target, target)
+        complaints += constant
+        if not constant and scheme_of(description.target_name, target=True) == "ct":
+            reason = why_not_hounsfield(target.array[0])
+            if reason is not None:
+                complaints.append(Complaint(case, _short(files.target), reason))
+    if files.mask is not None and mask is not None:
+        complaints += _check_mask(case, files.mask, mask, sources, description)
+    first = sources[0] if sources else None
+    digest = None if first is None else hashlib.sha256(first.array.tobytes()).hexdigest()
+    return _Finding(case, complaints, digest)
+
+
+def _read(case: str, path: Path, complaints: list[Complaint]) -> Volume | None:
+    try:
+        return read_volume(path)
+    except DatasetError as error:
+        complaints.append(Complaint(case, _short(path), _without(path, error)))
+        return None
+
+
+def _check_grids(case: str, readable: Sequence[tuple[Path, Volume]]) -> list[Complaint]:
+    """Every readable file against the first one, which is a source channel if any is readable."""
+    complaints = []
+    for path, volume in readable[1:]:
+        first_path, first = readable[0]
+        difference = grid_difference(volume.geometry, first.geometry)
+        if difference is not None:
+            text = (
+                f"another grid than {_short(first_path)}: {difference}; resample the files of a"
+                " case to one grid"
+            )
+            complaints.append(Complaint(case, _short(path), text))
+    return complaints
+
+
+def _check_image(case: str, path: Path, volume: Volume) -> list[Complaint]:
+    low, high = float(volume.array.min()), float(volume.array.max())
+    if low < high:
+        return []
+    text = f"the image is empty: every voxel is {low:g}; export it again, or remove the case"
+    return [Complaint(case, _short(path), text)]
+
+
+def _check_mask(
+    case: str,
+    path: Path,
+    mask: Volume,
+    sources: Sequence[Volume | None],
+    description: Description,
+) -> list[Complaint]:
+    array = mask.array[0]
+    values = np.unique(array)
+    if not array.any():
+        text = "the mask is empty; mark the body, or remove the masks of all cases"
+        return [Complaint(case, _short(path), text)]
+    complaints = []
+    if not np.isin(values, (0, 1)).all():
+        shown = ", ".join(f"{value:g}" for value in values[:5])
+        more = ", ..." if values.size > 5 else ""
+        text = f"a mask holds 0 and 1 only, this one {shown}{more}; set 1 inside the body"
+        complaints.append(Complaint(case, _short(path), text))
+    if _is_beside_the_body(array, sources, description):
+        text = (
+            "the mask lies wholly outside the body that the images show; check that it belongs to"
+            " this case and is not mirrored"
+        )
+        complaints.append(Complaint(case, _short(path), text))
+    return complaints
+
+
+def _is_beside_the_body(
+    mask: NDArray, sources: Sequence[Volume | None], description: Description
+) -> bool:
+    usable = [
+        (volume, scheme_of(name, target=False) == "ct")
+        for volume, name in zip(sources, description.channel_names, strict=False)
+        if volume is not None and volume.geometry.shape == mask.shape
+    ]
+    if not usable:
+        return False
+    stacked = np.concatenate([volume.array for volume, _ in usable])
+    body, _ = body_mask(stacked, usable[0][0].geometry.spacing, [is_ct for _, is_ct in usable])
+    return not ((body != 0) & (mask != 0)).any()
+
+
+def _duplicates(findings: Sequence[_Finding]) -> list[Complaint]:
+    """One patient under two names would be trained on and tested with."""
+    first_with: dict[str, str] = {}
+    complaints = []
+    for finding in findings:
+        if finding.digest is None:
+            continue
+        first = first_with.setdefault(finding.digest, finding.identifier)
+        if first != finding.identifier:
+            text = f"the same image as case {first}, voxel for voxel; remove one of the two"
+            complaints.append(Complaint(finding.identifier, "first channel", text))
+    return complaints
+
+
+def _check_splits(folder: Path, identifiers: Sequence[str]) -> list[Complaint]:
+    path = folder / SPLITS_JSON
+    if not path.is_file():
+        return []
+    try:
+        texts = split_complaints(read_json(path, DatasetError), identifiers)
+    except DatasetError as error:
+        texts = [_without(path, error)]
+    return [Complaint("", SPLITS_JSON, text) for text in texts]
+
+
+def _short(path: Path) -> str:
+    return f"{path.parent.name}/{path.name}"
+
+
+def _without(path: Path, error: DatasetError) -> str:
+    """The text of an error without the path, which the complaint names already."""
+    return str(error).removeprefix(f"{path}: ")

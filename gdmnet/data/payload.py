@@ -1,0 +1,218 @@
+"""The voxel bytes of an image file: are they all there, and undamaged?
+
+SimpleITK gives the geometry, but must not be trusted with the bytes: its NIfTI reader fills a
+truncated file with zeros and turns NaN into 0, both without a word, and its MetaImage reader does
+no more than print when a compressed file is damaged. So NIfTI voxels are decoded here, and those
+of the other formats are checked here before ITK reads them.
+"""
+
+from __future__ import annotations
+
+import gzip
+import math
+import struct
+import zlib
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gdmnet.errors import DatasetError
+
+_CHUNK = 1 << 20
+_BROKEN_STREAM = (EOFError, gzip.BadGzipFile, zlib.error)
+_STREAM_ENDS = "the compressed data end too early or are wrong"
+
+_NIFTI_TYPES = {
+    2: "u1",
+    4: "i2",
+    8: "i4",
+    16: "f4",
+    64: "f8",
+    256: "i1",
+    512: "u2",
+    768: "u4",
+    1024: "i8",
+    1280: "u8",
+}
+_META_TYPES = {
+    "MET_CHAR": 1,
+    "MET_UCHAR": 1,
+    "MET_SHORT": 2,
+    "MET_USHORT": 2,
+    "MET_INT": 4,
+    "MET_UINT": 4,
+    "MET_FLOAT": 4,
+    "MET_LONG_LONG": 8,
+    "MET_ULONG_LONG": 8,
+    "MET_DOUBLE": 8,
+}
+
+
+def damaged(path: Path, what: str) -> DatasetError:
+    """The complaint about a file that does not hold what it should."""
+    return DatasetError(f"{path}: {what}; the file is truncated or damaged: copy it anew")
+
+
+def read_nifti_voxels(path: Path) -> NDArray:
+    """The voxels of one NIfTI-1 volume as float32, (z, y, x) as stored, with its scaling applied.
+
+    Raises:
+        DatasetError: truncated or damaged, not NIfTI-1, several volumes, no real voxel type.
+    """
+    with _opened(path) as handle:
+        try:
+            shape, kind, offset, scaling = _nifti_header(path, handle.read(348))
+            handle.read(offset - 348)
+            n_bytes = math.prod(shape) * kind.itemsize
+            data = handle.read(n_bytes)
+            if len(data) < n_bytes:
+                raise damaged(path, f"{len(data)} of {n_bytes} bytes of voxels are there")
+            _skip_to_end(handle)
+        except _BROKEN_STREAM:
+            raise damaged(path, _STREAM_ENDS) from None
+    stored = np.frombuffer(data, dtype=kind).reshape(shape)
+    voxels = np.empty(shape, dtype=np.float32)
+    slope, intercept = scaling
+    with np.errstate(over="ignore"):  # the reader complains about the Inf
+        for slab, raw in zip(voxels, stored, strict=True):
+            slab[...] = raw if scaling == (1, 0) else raw.astype(np.float64) * slope + intercept
+    return voxels
+
+
+def check_header(path: Path, ending: str) -> None:
+    """Complain about a file that is no image of its ending, before ITK prints about it.
+
+    Raises:
+        DatasetError: no header, or not one that can be used.
+    """
+    with _opened(path) if ending.startswith(".nii") else path.open("rb") as handle:
+        if ending == ".mha":
+            _meta_header(path, handle)
+        elif ending == ".nrrd":
+            _nrrd_header(path, handle)
+        else:
+            try:
+                _nifti_header(path, handle.read(348))
+            except _BROKEN_STREAM:
+                raise damaged(path, _STREAM_ENDS) from None
+
+
+def check_voxels(path: Path, ending: str) -> None:
+    """Complain unless the voxel bytes are all there and, where compressed, undamaged.
+
+    ITK counts the voxels of an uncompressed .nrrd file itself, and loudly.
+
+    Raises:
+        DatasetError: truncated or damaged.
+    """
+    if ending.startswith(".nii"):
+        read_nifti_voxels(path)
+        return
+    with path.open("rb") as handle:
+        try:
+            if ending == ".mha":
+                _check_meta_image(path, handle)
+            elif _nrrd_header(path, handle).get("encoding") in ("gzip", "gz"):
+                with gzip.GzipFile(fileobj=handle) as stream:
+                    _skip_to_end(stream)
+        except _BROKEN_STREAM:
+            raise damaged(path, _STREAM_ENDS) from None
+
+
+def _check_meta_image(path: Path, handle: IO[bytes]) -> None:
+    header = _meta_header(path, handle)
+    channels = int(header.get("ElementNumberOfChannels", "1"))
+    sides = [int(side) for side in header["DimSize"].split()]
+    wanted = math.prod(sides) * _META_TYPES[header["ElementType"]] * channels
+    if header.get("CompressedData", "False").lower() == "true":
+        found = _inflated_size(handle)
+    else:
+        found = path.stat().st_size - handle.tell()
+    if found < wanted:
+        raise damaged(path, f"{found} of {wanted} bytes of voxels are there")
+
+
+def _meta_header(path: Path, handle: IO[bytes]) -> dict[str, str]:
+    header = _header_lines(handle, "=", "ElementDataFile")
+    if header.get("ElementDataFile") != "LOCAL":
+        raise damaged(path, "no MetaImage header that ends with ElementDataFile = LOCAL")
+    sides = header.get("DimSize", "").split()
+    if header.get("ElementType") not in _META_TYPES or not sides:
+        raise damaged(path, "the MetaImage header has no usable ElementType and DimSize")
+    if not all(side.isdecimal() for side in sides):
+        raise damaged(path, f"the header gives the size {' '.join(sides)}")
+    return header
+
+
+def _nrrd_header(path: Path, handle: IO[bytes]) -> dict[str, str]:
+    if handle.read(4) != b"NRRD":
+        raise damaged(path, "no NRRD header")
+    header = _header_lines(handle, ":", "")
+    if "" not in header or "data file" in header:
+        raise damaged(path, "the NRRD header has no end, or the voxels lie in another file")
+    return header
+
+
+def _opened(path: Path) -> IO[bytes]:
+    with path.open("rb") as handle:
+        is_compressed = handle.read(2) == b"\x1f\x8b"
+    return gzip.open(path, "rb") if is_compressed else path.open("rb")
+
+
+def _nifti_header(
+    path: Path, header: bytes
+) -> tuple[tuple[int, int, int], np.dtype, int, tuple[float, float]]:
+    """Shape (z, y, x), stored type, offset of the voxels in bytes, and (slope, intercept)."""
+    if len(header) < 348:
+        raise damaged(path, "the NIfTI header is not complete")
+    order = next((o for o in "<>" if struct.unpack_from(o + "i", header)[0] == 348), None)
+    if order is None or header[344:347] != b"n+1":
+        raise damaged(path, "no NIfTI-1 header")
+    n_axes, *sides = struct.unpack_from(order + "8h", header, 40)
+    sides = [side for side in sides[:n_axes]] + [1] * (7 - n_axes)
+    if not 1 <= n_axes <= 7 or min(sides) < 1:
+        raise damaged(path, f"the header gives the size {sides}")
+    if math.prod(sides[3:]) > 1:
+        raise DatasetError(f"{path}: holds {math.prod(sides[3:])} volumes; give one file a channel")
+    code = struct.unpack_from(order + "h", header, 70)[0]
+    if code not in _NIFTI_TYPES:
+        raise DatasetError(
+            f"{path}: NIfTI voxel type {code} is no real number; store a plain image"
+        )
+    offset, slope, intercept = struct.unpack_from(order + "3f", header, 108)
+    is_scaled = math.isfinite(slope) and math.isfinite(intercept) and slope != 0
+    kind = np.dtype(order + _NIFTI_TYPES[code])
+    scaling = (slope, intercept) if is_scaled else (1.0, 0.0)
+    return (sides[2], sides[1], sides[0]), kind, max(348, int(offset)), scaling
+
+
+def _header_lines(handle: IO[bytes], separator: str, last: str) -> dict[str, str]:
+    """Keys and values of a text header; the handle is left behind the line with the key `last`."""
+    header: dict[str, str] = {}
+    for _ in range(1000):  # a file that is no image has no end of header
+        line = handle.readline(_CHUNK)
+        if not line:
+            break
+        key, _, value = line.decode("latin-1").partition(separator)
+        header[key.strip()] = value.strip()
+        if key.strip() == last:
+            break
+    return header
+
+
+def _skip_to_end(stream: IO[bytes]) -> None:
+    while stream.read(_CHUNK):  # gzip compares its checksum only at the very end
+        pass
+
+
+def _inflated_size(handle: IO[bytes]) -> int:
+    stream = zlib.decompressobj(wbits=47)  # zlib or gzip, as MetaImage accepts both
+    size = 0
+    while not stream.eof:
+        chunk = handle.read(_CHUNK)
+        if not chunk:
+            raise EOFError
+        size += len(stream.decompress(chunk))
+    return size

@@ -1,0 +1,272 @@
+"""A raw dataset on disk: dataset.json and the files of every case, matched by case name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gdmnet.codec import read_json
+from gdmnet.data.case import CaseFiles
+from gdmnet.data.volume import FORMATS
+from gdmnet.errors import DatasetError
+from gdmnet.folders import DATASET_JSON
+
+_CHANNEL = re.compile(r"(.+)_(\d{4})")
+_KEYS = ("channel_names", "target_name", "file_ending", "numTraining")
+
+
+@dataclass(frozen=True)
+class Description:
+    """What dataset.json says; `metadata` holds the keys that gdmnet does not read."""
+
+    channel_names: tuple[str, ...]
+    target_name: str
+    file_ending: str
+    n_training: int
+    metadata: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Complaint:
+    """One thing that is wrong with a dataset: which case, which file, what and what to do."""
+
+    case: str
+    file: str
+    text: str
+
+    def __str__(self) -> str:
+        place = f"{self.case}, {self.file}" if self.case else self.file
+        return f"{place}: {self.text}"
+
+
+def read_description(dataset_folder: Path) -> Description:
+    """The contents of a raw dataset's dataset.json.
+
+    Raises:
+        DatasetError: the file is missing or broken; the key is named.
+    """
+    path = dataset_folder / DATASET_JSON
+    data = read_json(path, DatasetError)
+    if not isinstance(data, dict):
+        raise DatasetError(f"{path}: expected an object with the keys {', '.join(_KEYS)}")
+    missing = [key for key in _KEYS if key not in data]
+    if missing:
+        raise DatasetError(f"{path}: the key {missing[0]} is missing; add it")
+    return Description(
+        channel_names=_channel_names(data["channel_names"], path),
+        target_name=_target_name(data["target_name"], path),
+        file_ending=_file_ending(data["file_ending"], path),
+        n_training=_n_training(data["numTraining"], path),
+        metadata={key: value for key, value in data.items() if key not in _KEYS},
+    )
+
+
+def _channel_names(value: object, path: Path) -> tuple[str, ...]:
+    advice = 'write {"0": "T1"} with one entry a channel, numbered from 0'
+    if isinstance(value, dict):
+        numbers = [str(i) for i in range(len(value))]
+        if set(value) != set(numbers):
+            raise DatasetError(f"{path}: channel_names has the keys {', '.join(value)}; {advice}")
+        value = [value[number] for number in numbers]
+    if not isinstance(value, list) or not value:
+        raise DatasetError(f"{path}: channel_names must name at least one channel; {advice}")
+    if not all(isinstance(name, str) and name.strip() for name in value):
+        raise DatasetError(f"{path}: channel_names must hold non-empty names; {advice}")
+    return tuple(value)
+
+
+def _target_name(value: object, path: Path) -> str:
+    if isinstance(value, (list, dict)):
+        raise DatasetError(
+            f"{path}: target_name is {'a list' if isinstance(value, list) else 'an object'}, but"
+            ' exactly one target channel is supported; write one name, for example "CT", and make'
+            " a dataset for each target"
+        )
+    if not isinstance(value, str) or not value.strip():
+        raise DatasetError(f'{path}: target_name must be a name, for example "CT"')
+    return value
+
+
+def _file_ending(value: object, path: Path) -> str:
+    if value not in FORMATS:
+        raise DatasetError(
+            f"{path}: file_ending is {value!r}, but must be one of {', '.join(FORMATS)}"
+        )
+    return str(value)
+
+
+def _n_training(value: object, path: Path) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise DatasetError(
+            f"{path}: numTraining is {value!r}, but must be the number of training cases"
+        )
+    return value
+
+
+def training_cases(
+    folder: Path, description: Description
+) -> tuple[list[CaseFiles], list[Complaint]]:
+    """The cases of imagesTr with their targets (targetsTr) and masks (masksTr, if it has files).
+
+    Returns:
+        The cases, sorted by name, and what is wrong. A case that a complaint names may lack files.
+    """
+    cases, complaints = _cases(folder, description, "Tr", target_needed=True)
+    if cases and len(cases) != description.n_training:
+        complaints.append(
+            Complaint(
+                "",
+                DATASET_JSON,
+                f"numTraining is {description.n_training}, but imagesTr has {len(cases)} cases;"
+                " correct the number, or add what is missing",
+            )
+        )
+    return cases, complaints
+
+
+def test_cases(folder: Path, description: Description) -> tuple[list[CaseFiles], list[Complaint]]:
+    """The same for imagesTs, targetsTs and masksTs, all optional."""
+    if not (folder / "imagesTs").is_dir():
+        return [], []
+    return _cases(folder, description, "Ts", target_needed=False)
+
+
+def input_cases(folder: Path, n_channels: int, file_ending: str) -> list[CaseFiles]:
+    """The cases of a folder of images to be translated, sorted by name.
+
+    Args:
+        folder: holds CASE_0000<ending>, CASE_0001<ending>, ..., one file a channel.
+        n_channels: channels that the model takes.
+        file_ending: of the files.
+
+    Raises:
+        DatasetError: no such folder, nothing in it, a file or a case that does not fit.
+    """
+    if not folder.is_dir():
+        raise DatasetError(f"{folder}: no such folder; give the folder of the input images")
+    channels, complaints = _channels(folder, file_ending)
+    complaints += _complete(folder, channels, n_channels, file_ending)
+    if complaints:
+        more = len(complaints) - 1
+        rest = f" (and {more} more such files or cases)" if more else ""
+        raise DatasetError(f"{folder}: {complaints[0]}{rest}")
+    return [
+        CaseFiles(case, tuple(files[number] for number in sorted(files)))
+        for case, files in sorted(channels.items())
+    ]
+
+
+def _cases(
+    folder: Path, description: Description, suffix: str, *, target_needed: bool
+) -> tuple[list[CaseFiles], list[Complaint]]:
+    ending = description.file_ending
+    images = folder / f"images{suffix}"
+    channels, complaints = _channels(images, ending)
+    complaints += _complete(images, channels, len(description.channel_names), ending)
+    targets, wrong = _partners(
+        folder / f"targets{suffix}", "target", channels, ending, needed=target_needed
+    )
+    masks, also_wrong = _partners(folder / f"masks{suffix}", "mask", channels, ending, needed=False)
+    cases = [
+        CaseFiles(
+            case,
+            tuple(files[number] for number in sorted(files)),
+            target=targets.get(case),
+            mask=masks.get(case),
+        )
+        for case, files in sorted(channels.items())
+    ]
+    return cases, complaints + wrong + also_wrong
+
+
+def _scan(folder: Path, ending: str) -> tuple[dict[str, Path], list[Complaint]]:
+    """The images of a folder by their name without the ending; images of other formats."""
+    if not folder.is_dir():
+        return {}, []
+    stems: dict[str, Path] = {}
+    complaints = []
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith(".") or not path.is_file():
+            continue
+        if path.name.endswith(ending):
+            stems[path.name.removesuffix(ending)] = path
+        elif path.name.endswith(FORMATS):
+            text = f"the file ending is not {ending}; convert the file, or move it away"
+            complaints.append(Complaint("", _short(path), text))
+    return stems, complaints
+
+
+def _channels(folder: Path, ending: str) -> tuple[dict[str, dict[int, Path]], list[Complaint]]:
+    """Case name -> channel number -> file."""
+    stems, complaints = _scan(folder, ending)
+    cases: dict[str, dict[int, Path]] = {}
+    for stem, path in stems.items():
+        match = _CHANNEL.fullmatch(stem)
+        if match is None:
+            text = f"the channel number is missing; rename it to {stem}_0000{ending}"
+            complaints.append(Complaint(stem, _short(path), text))
+        else:
+            cases.setdefault(match[1], {})[int(match[2])] = path
+    if not cases and not complaints:
+        there = {"".join(p.suffixes[-2:]) or p.name for p in folder.glob("[!.]*") if p.is_file()}
+        found = f"it holds {', '.join(sorted(there)[:5])} files" if there else "it is empty"
+        if not folder.is_dir():
+            found = "the folder is missing"
+        text = f"no image CASE_0000{ending} here ({found}); put the images there"
+        complaints.append(Complaint("", folder.name, text))
+    return cases, complaints
+
+
+def _complete(
+    folder: Path, cases: dict[str, dict[int, Path]], n_channels: int, ending: str
+) -> list[Complaint]:
+    complaints = []
+    for case, files in sorted(cases.items()):
+        for number in range(n_channels):
+            if number not in files:
+                name = f"{folder.name}/{case}_{number:04d}{ending}"
+                text = f"this channel is missing ({n_channels} are expected); add the file"
+                complaints.append(Complaint(case, name, text))
+        for number in sorted(files):
+            if number >= n_channels:
+                text = (
+                    f"one channel too many: {n_channels} expected, numbered from 0000; remove the"
+                    " file, or name the channel in dataset.json"
+                )
+                complaints.append(Complaint(case, _short(files[number]), text))
+    return complaints
+
+
+def _partners(
+    folder: Path, what: str, cases: Collection[str], ending: str, *, needed: bool
+) -> tuple[dict[str, Path], list[Complaint]]:
+    """Targets or masks by case name; a folder that holds any must hold one for every case."""
+    stems, complaints = _scan(folder, ending)
+    found = {stem: path for stem, path in stems.items() if stem in cases}
+    for stem, path in stems.items():
+        if stem not in cases:
+            complaints.append(Complaint(stem, _short(path), _stranger(stem, what, cases, ending)))
+    if stems or needed:
+        for case in sorted(set(cases) - set(found)):
+            text = f"the {what} of this case is missing; add the file"
+            complaints.append(Complaint(case, f"{folder.name}/{case}{ending}", text))
+    return found, complaints
+
+
+def _stranger(stem: str, what: str, cases: Collection[str], ending: str) -> str:
+    match = _CHANNEL.fullmatch(stem)
+    if match is None or match[1] not in cases:
+        return f"no image belongs to this {what}; remove it, or add {stem}_0000{ending}"
+    if what == "target" and int(match[2]) > 0:
+        return (
+            "exactly one target channel is supported; keep one, named"
+            f" {match[1]}{ending}, and make a dataset for each target"
+        )
+    return f"a {what} carries no channel number; rename it to {match[1]}{ending}"
+
+
+def _short(path: Path) -> str:
+    return f"{path.parent.name}/{path.name}"

@@ -1,0 +1,205 @@
+"""The drifting field: generated points are drawn to real points and pushed from generated ones.
+
+Paper: Generative Modeling via Drifting, arXiv 2602.04770, Eq. 11 and Algorithms 1 and 2; written
+from its formulas. One-letter names: Q independent drift problems, N generated points (x) a
+problem, P positives (real), M further negatives (generated), S feature dimension, tau temperature.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+TEMPERATURES = (0.02, 0.05, 0.2)
+AFFINITY_FLOOR = 1e-6
+MIN_SQUARED_DISTANCE = 1e-8
+MIN_SCALE = 1e-3
+MIN_SQUARED_FORCE = 1e-8
+SELF_DISTANCE = 100.0  # in mean distances: far beyond every neighbour at tau <= 1
+
+
+@dataclass(frozen=True)
+class _Points:
+    """Probes and targets, centred: x [Q,N,S], targets [Q,R,S] = negatives then positives."""
+
+    probe: Tensor
+    targets: Tensor
+    weights: Tensor
+    n_negatives: int
+
+
+def drift_loss(
+    gen: Tensor,
+    pos: Tensor,
+    neg: Tensor | None = None,
+    *,
+    w_gen: Tensor | None = None,
+    w_pos: Tensor | None = None,
+    w_neg: Tensor | None = None,
+    temperatures: Sequence[float] = TEMPERATURES,
+    affinity_floor: float = AFFINITY_FLOOR,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Squared distance of the generated points to where the field sends them (Algorithm 1).
+
+    loss_q = mean_{i,s} (gen / s - stop_gradient(gen / s + V))^2, so d loss_q / d gen = -2 V / (s N S).
+    It is nearly constant by construction: watch `force_<tau>` for convergence.
+
+    Args:
+        gen: generated points [Q,N,S]; the gradient flows to them alone.
+        pos: positives [Q,P,S].
+        neg: further negatives [Q,M,S]; M may be 0.
+        w_gen: non-negative weights [Q,N], default 1.
+        w_pos: weights [Q,P], default 1. A weight of 0 does not remove a point.
+        w_neg: weights [Q,M], default 1.
+        temperatures: tau, in units of the mean distance.
+        affinity_floor: lower bound of the product of the two softmaxes.
+
+    Returns:
+        The losses [Q], float32, and what to watch, detached scalars: `scale` (mean distance) and
+        for each tau `force_<tau>` (mean squared raw force), `p_pos_<tau>` (positives' share of the
+        affinity), `floor_share_<tau>` (share of the positives' affinity that stands at the floor),
+        and `v_rms`.
+
+    Raises:
+        ValueError: NaN or Inf among the points.
+    """
+    negatives = gen.detach() if neg is None else torch.cat([gen.detach(), neg.to(gen)], dim=1)
+    w_negatives = torch.cat([_weights(w_gen, gen), _weights(w_neg, neg, like=gen)], dim=1)
+    with torch.no_grad(), torch.autocast(gen.device.type, enabled=False):
+        points = _points(gen, pos, negatives, w_pos=w_pos, w_neg=w_negatives)
+        field, scale, info = _field(
+            points, temperatures=temperatures, affinity_floor=affinity_floor, exclude_self=True
+        )
+    with torch.autocast(gen.device.type, enabled=False):
+        here = gen.float() / scale
+        loss = (here - (here.detach() + field)).square().mean(dim=(1, 2))  # [Q]
+    return loss, info
+
+
+def drift_field(
+    probe: Tensor,
+    pos: Tensor,
+    neg: Tensor,
+    *,
+    w_pos: Tensor | None = None,
+    w_neg: Tensor | None = None,
+    temperatures: Sequence[float] = TEMPERATURES,
+    affinity_floor: float = AFFINITY_FLOOR,
+    exclude_self: bool = False,
+) -> Tensor:
+    """The field V [Q,N,S] at the probes, in coordinates divided by the scale; no gradient.
+
+    Anti-symmetric in the positives and negatives, and zero where they are the same set.
+
+    Args:
+        probe: points [Q,N,S].
+        pos: positives [Q,P,S].
+        neg: all negatives [Q,M,S].
+        w_pos: weights [Q,P], default 1.
+        w_neg: weights [Q,M], default 1.
+        temperatures: tau, in units of the mean distance.
+        affinity_floor: lower bound of the product of the two softmaxes.
+        exclude_self: the first N negatives are the probes themselves: probe i ignores the i-th.
+
+    Raises:
+        ValueError: NaN or Inf among the points.
+    """
+    with torch.no_grad(), torch.autocast(probe.device.type, enabled=False):
+        points = _points(probe, pos, neg, w_pos=w_pos, w_neg=w_neg)
+        field, _, _ = _field(
+            points,
+            temperatures=temperatures,
+            affinity_floor=affinity_floor,
+            exclude_self=exclude_self,
+        )
+    return field
+
+
+def _weights(given: Tensor | None, points: Tensor | None, *, like: Tensor | None = None) -> Tensor:
+    if given is not None:
+        return given.detach().float()
+    if points is None:
+        assert like is not None
+        return like.new_ones(like.shape[0], 0, dtype=torch.float32)
+    return points.new_ones(points.shape[:2], dtype=torch.float32)
+
+
+def _points(
+    probe: Tensor, pos: Tensor, neg: Tensor, *, w_pos: Tensor | None, w_neg: Tensor | None
+) -> _Points:
+    targets = torch.cat([neg.float(), pos.float()], dim=1)  # [Q,R,S]
+    if not bool(torch.isfinite(targets).all() & torch.isfinite(probe).all()):
+        raise ValueError("NaN or Inf among the points of a drift problem")
+    # The field does not change under translation, but |x|^2 + |t|^2 - 2 x.t cancels in float32
+    # where the mean exceeds the spread.
+    centre = targets.mean(dim=1, keepdim=True)
+    weights = torch.cat([_weights(w_neg, neg), _weights(w_pos, pos)], dim=1)  # [Q,R]
+    return _Points(probe.detach().float() - centre, targets - centre, weights, neg.shape[1])
+
+
+def _distances(x: Tensor, t: Tensor) -> Tensor:
+    """Euclidean distances [Q,N,R], at least 1e-4."""
+    squared = x.square().sum(-1)[:, :, None] + t.square().sum(-1)[:, None, :]
+    return (squared - 2.0 * x @ t.mT).clamp(min=MIN_SQUARED_DISTANCE).sqrt()
+
+
+def _field(
+    points: _Points, *, temperatures: Sequence[float], affinity_floor: float, exclude_self: bool
+) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """V [Q,N,S], the scale s of its coordinates and what to watch (Algorithm 2).
+
+    sigma = mean(d_ij w_j) / mean(w_j) is one number for all Q problems, s = sigma / sqrt(S), and
+    each temperature's force is brought to unit root mean square over all problems.
+    """
+    distances = _distances(points.probe, points.targets)  # [Q,N,R]
+    sigma = (distances * points.weights[:, None, :]).mean() / points.weights.mean()
+    scale = (sigma / points.probe.shape[-1] ** 0.5).clamp(min=MIN_SCALE)
+    targets = points.targets / scale
+    relative = distances / sigma.clamp(min=MIN_SCALE)
+    if exclude_self:
+        relative.diagonal(dim1=1, dim2=2).add_(SELF_DISTANCE)  # the first N targets
+
+    total = torch.zeros_like(points.probe)
+    info = {"scale": sigma}
+    for tau in temperatures:
+        affinity = _affinity(relative / -tau, affinity_floor) * points.weights[:, None, :]
+        force, shares = _force(affinity, targets, points.n_negatives, affinity_floor)
+        squared = force.square().mean()
+        total += force / squared.clamp(min=MIN_SQUARED_FORCE).sqrt()
+        info |= {f"force_{tau:g}": squared}
+        info |= {f"{name}_{tau:g}": share for name, share in shares.items()}
+    info["v_rms"] = total.square().mean().sqrt()
+    return total, scale, info
+
+
+def _affinity(logits: Tensor, floor: float) -> Tensor:
+    """A_ij = sqrt(max(softmax_j(l)_ij softmax_i(l)_ij, floor)) [Q,N,R], in the log domain."""
+    rows = torch.logsumexp(logits, dim=2, keepdim=True)
+    columns = torch.logsumexp(logits, dim=1, keepdim=True)
+    return (logits - 0.5 * (rows + columns)).exp().clamp(min=floor**0.5)
+
+
+def _force(
+    affinity: Tensor, targets: Tensor, n_negatives: int, floor: float
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """F_i = Z+_i Z-_i (mean+_i - mean-_i), Eq. 11: attraction and repulsion carry equal mass.
+
+    Z+ and Z- are the sums of the affinities to positives and negatives, mean+ and mean- the
+    affinity-weighted means; multiplied out, so that nothing is divided by a vanishing sum. The
+    coefficient of x_i itself is exactly 0, which keeps a lone positive from making it diverge.
+    """
+    negative, positive = affinity[:, :, :n_negatives], affinity[:, :, n_negatives:]
+    z_negative = negative.sum(dim=2, keepdim=True)  # [Q,N,1]
+    z_positive = positive.sum(dim=2, keepdim=True)
+    attraction = z_negative * (positive @ targets[:, n_negatives:])  # [Q,N,S]
+    repulsion = z_positive * (negative @ targets[:, :n_negatives])
+    mass = z_positive.sum()
+    at_floor = positive * (positive <= floor**0.5)
+    shares = {
+        "p_pos": mass / (mass + z_negative.sum()).clamp(min=1e-30),
+        "floor_share": at_floor.sum() / mass.clamp(min=1e-30),
+    }
+    return attraction - repulsion, shares

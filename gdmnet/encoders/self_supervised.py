@@ -1,0 +1,225 @@
+"""The embedded feature encoder: a masked autoencoder's network and loss, nothing of its training.
+
+Three convolutions without any normalisation layer: instance and group norm recompute their
+statistics on every patch and so hide contrast and texture strength, just what regression loses.
+"""
+
+from __future__ import annotations
+
+import math
+import pickle
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from gdmnet.errors import CheckpointError
+from gdmnet.geometry import Shape, Spacing
+from gdmnet.plan import Architecture
+
+FEATURES = (16, 32, 32)  # channels of the three maps; larger encoders bought nothing (method 10)
+SLOPE = 0.2  # of the leaky ReLU between the convolutions
+CELL_MM = 16.0  # side of a masked cell
+MASK_RATIO = 0.6
+CUBE: Shape = (3, 3, 3)
+WEIGHTS = "weights"  # key of the encoder's tensors in its file
+
+
+class PlainEncoder(nn.Module):
+    """Three convolutions, 1 -> 16 -> 32 -> 32 channels, leaky ReLU between, the last one linear.
+
+    Args:
+        strides: (z, y, x) of the second and the third convolution; the first has stride 1.
+        kernels: (z, y, x) of all three.
+    """
+
+    def __init__(
+        self, strides: tuple[Shape, Shape], kernels: tuple[Shape, Shape, Shape] = (CUBE, CUBE, CUBE)
+    ) -> None:
+        super().__init__()
+        self.strides = ((1, 1, 1), *strides)
+        self.kernels = kernels
+        self.channels = FEATURES
+        inputs = (1, *FEATURES[:-1])
+        self.convolutions = nn.ModuleList(
+            _convolution(c_in, c_out, kernel, stride)
+            for c_in, c_out, kernel, stride in zip(
+                inputs, FEATURES, kernels, self.strides, strict=True
+            )
+        )
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Feature maps, finest first.
+
+        Args:
+            x: (b, 1, z, y, x) in network units of the target.
+
+        Returns:
+            (b, 16, ...), (b, 32, ...), (b, 32, ...), in the autocast type where one is on.
+        """
+        first, second, third = self.convolutions
+        fine = functional.leaky_relu(first(x), SLOPE)
+        middle = functional.leaky_relu(second(fine), SLOPE)
+        return [fine, middle, third(middle)]
+
+
+class Decoder(nn.Module):
+    """From the encoder's coarsest map back to the image; no skips, thrown away after training.
+
+    Without skips the deep maps must carry the image, which keeps them rich (encoders 3).
+    """
+
+    def __init__(self, kernels: tuple[Shape, Shape, Shape]) -> None:
+        super().__init__()
+        fine, middle, coarse = FEATURES
+        self.middle = _convolution(coarse, middle, kernels[1], (1, 1, 1))
+        self.fine = _convolution(middle, fine, kernels[0], (1, 1, 1))
+        self.image = _convolution(fine, 1, (1, 1, 1), (1, 1, 1))
+
+    def forward(self, maps: list[Tensor]) -> Tensor:
+        """(b, 1, z, y, x) from the coarsest of the encoder's maps; the others give only shapes."""
+        x = functional.interpolate(maps[2], size=maps[1].shape[2:], mode="nearest")
+        x = functional.leaky_relu(self.middle(x), SLOPE)
+        x = functional.interpolate(x, size=maps[0].shape[2:], mode="nearest")
+        x = functional.leaky_relu(self.fine(x), SLOPE)
+        return self.image(x)
+
+
+class Frozen(nn.Module):
+    """An encoder that stays as it is: no weight gradients, always eval; images get gradients."""
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder.requires_grad_(False)
+        self.train(False)
+
+    def train(self, mode: bool = True) -> Frozen:
+        """Stay in eval mode whatever the loop asks for."""
+        del mode
+        return super().train(False)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """The encoder's feature maps, finest first."""
+        return self.encoder(x)
+
+
+def frozen(encoder: nn.Module) -> Frozen:
+    """The encoder with its weights held fixed, in eval mode for good."""
+    return Frozen(encoder)
+
+
+def encoder_for(architecture: Architecture, *, seed: int) -> PlainEncoder:
+    """The plan's encoder with seeded Kaiming weights: start of "self" and all of "random".
+
+    Strides are those of the plan's stages 1 and 2 where it has them. An axis whose plan kernel is
+    1 keeps kernel 1 as long as it is not strided, so single slices and thick slices work.
+    """
+    strides = [architecture.strides[i] if i < len(architecture.strides) else None for i in (1, 2)]
+    second, third = (stride or (1, 1, 1) for stride in strides)
+    kernels = []
+    for stage, stride in enumerate(((1, 1, 1), second, third)):
+        planned = architecture.kernels[min(stage, len(architecture.kernels) - 1)]
+        z, y, x = (1 if k == 1 and s == 1 else 3 for k, s in zip(planned, stride, strict=True))
+        kernels.append((z, y, x))
+    encoder = PlainEncoder((second, third), (kernels[0], kernels[1], kernels[2]))
+    initialise(encoder, torch.Generator().manual_seed(seed))
+    return encoder
+
+
+def initialise(module: nn.Module, generator: torch.Generator) -> None:
+    """Kaiming normal weights (He et al. 2015, eq. 15) and zero biases in every convolution."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv3d):
+            nn.init.kaiming_normal_(layer.weight, a=SLOPE, generator=generator)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+
+def cell_shape(spacing: Spacing, patch: Shape) -> Shape:
+    """Voxels (z, y, x) of one masked cell: about 16 mm, a power of two, 2 to a quarter patch.
+
+    An axis shorter than eight voxels cannot have both limits: there the quarter wins, at least 1.
+    """
+    z, y, x = (_cell_side(mm, n) for mm, n in zip(spacing, patch, strict=True))
+    return z, y, x
+
+
+def _cell_side(mm: float, n: int) -> int:
+    wanted = max(1, round(math.log2(CELL_MM / mm)))
+    most = math.floor(math.log2(max(1, n // 4)))
+    return 2 ** min(wanted, most)
+
+
+def random_mask(
+    n: int, shape: Shape, cell: Shape, *, ratio: float, generator: torch.Generator
+) -> Tensor:
+    """Whole cells chosen at random, an exact number in every patch, at least one.
+
+    Returns:
+        bool (n, 1, z, y, x), True where the voxel is hidden from the encoder.
+    """
+    grid = [math.ceil(side / step) for side, step in zip(shape, cell, strict=True)]
+    n_cells = math.prod(grid)
+    n_masked = min(max(1, round(ratio * n_cells)), n_cells)
+    ranks = torch.rand(n, n_cells, generator=generator).argsort(dim=1).argsort(dim=1)
+    mask = (ranks < n_masked).reshape(n, 1, *grid)
+    for axis, step in enumerate(cell):
+        mask = mask.repeat_interleave(step, dim=axis + 2)
+    return mask[:, :, : shape[0], : shape[1], : shape[2]]
+
+
+def masked_error(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    """Mean squared error over the hidden voxels alone (He et al. 2022, masked autoencoders)."""
+    error = (prediction.float() - target.float()).square() * mask
+    return error.sum() / mask.sum().clamp(min=1)
+
+
+def random_encoder(architecture: Architecture, *, file: Path, seed: int) -> Frozen:
+    """The control of every table: the same network with random weights; no file is read."""
+    del file
+    return frozen(encoder_for(architecture, seed=seed))
+
+
+def self_encoder(architecture: Architecture, *, file: Path, seed: int) -> Frozen:
+    """The encoder that `training.pretrain` left in `file`; every tensor must be there and fit.
+
+    Raises:
+        CheckpointError: the file is missing, damaged or belongs to another architecture.
+    """
+    encoder = encoder_for(architecture, seed=seed)
+    weights = read_file(file).get(WEIGHTS, {})
+    try:
+        encoder.load_state_dict(weights)
+    except (RuntimeError, TypeError, AttributeError) as problem:
+        first = str(problem).splitlines()[0]
+        raise CheckpointError(
+            f"{file}: does not fit this configuration's encoder ({first}); delete it to train anew"
+        ) from None
+    if not all(bool(tensor.isfinite().all()) for tensor in encoder.state_dict().values()):
+        raise CheckpointError(f"{file}: holds numbers that are not finite; delete it to train anew")
+    return frozen(encoder)
+
+
+def read_file(file: Path) -> dict:
+    """An encoder file as the dict that was saved: tensors and plain values only.
+
+    Raises:
+        CheckpointError: the file is missing or damaged.
+    """
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise CheckpointError(f"{file}: no such encoder; train once without it") from None
+    except (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError):
+        content = None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{file}: this encoder cannot be read; delete it to train anew")
+    return content
+
+
+def _convolution(c_in: int, c_out: int, kernel: Shape, stride: Shape) -> nn.Module:
+    # skip_init: the default initialisation would draw from torch's global generator, and what is
+    # built next would depend on whether the encoder came from its file or was made.
+    z, y, x = (k // 2 for k in kernel)
+    return nn.utils.skip_init(nn.Conv3d, c_in, c_out, kernel, stride=stride, padding=(z, y, x))

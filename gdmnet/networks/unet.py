@@ -1,0 +1,172 @@
+"""The generator: a residual-encoder U-Net built from an `Architecture`.
+
+The plan of stages follows nnU-Net's residual-encoder presets (Isensee et al., "nnU-Net Revisited",
+MICCAI 2024); upsampling is linear interpolation, since transposed convolutions write their stride
+into the image (Odena et al., "Deconvolution and Checkerboard Artifacts", Distill 2016).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F  # noqa: N812 (torch's own convention)
+from torch import Tensor, nn
+
+from gdmnet.geometry import Shape
+from gdmnet.plan import Architecture
+
+_SLOPE = 0.01  # of LeakyReLU, as in nnU-Net
+
+
+def build_generator(
+    architecture: Architecture,
+    *,
+    n_sources: int,
+    extra_channels: int = 0,
+    residual_channel: int | None = None,
+) -> nn.Module:
+    """A generator with fresh weights, from torch's global random numbers.
+
+    Args:
+        architecture: features, kernels, strides and encoder blocks, one entry a stage.
+        n_sources: source channels; they come first in the input.
+        extra_channels: further input channels of an objective, for example noise.
+        residual_channel: the source channel k that is the same quantity as the target: the output
+            is then source k plus a correction, which starts at exactly zero.
+
+    Returns:
+        A module that maps float32 (b, n_sources + extra_channels, z, y, x) to float32
+        (b, 1, z, y, x) of the same size, network units, any size of at least one voxel an axis.
+
+    Raises:
+        ValueError: the architecture's entries disagree, or there is no such source channel.
+    """
+    stages = len(architecture.features)
+    lengths = {len(architecture.kernels), len(architecture.strides), len(architecture.blocks)}
+    if stages == 0 or lengths != {stages} or architecture.strides[0] != (1, 1, 1):
+        raise ValueError("an architecture needs one entry a stage, and a first stride of 1")
+    if residual_channel is not None and not 0 <= residual_channel < n_sources:
+        raise ValueError(f"residual channel {residual_channel} of {n_sources} source channels")
+    return Generator(architecture, n_sources + extra_channels, residual_channel)
+
+
+class Generator(nn.Module):
+    """Residual encoder, plain decoder, linear output; see `build_generator`."""
+
+    def __init__(
+        self, architecture: Architecture, n_channels: int, residual_channel: int | None
+    ) -> None:
+        super().__init__()
+        features, kernels = architecture.features, architecture.kernels
+        self.residual_channel = residual_channel
+        self.stem = nn.Sequential(
+            _convolution(n_channels, features[0], kernels[0]), _norm_act(features[0])
+        )
+        self.encoder = nn.ModuleList(
+            _stage(features[max(i - 1, 0)], features[i], kernels[i], stride, blocks)
+            for i, (stride, blocks) in enumerate(
+                zip(architecture.strides, architecture.blocks, strict=True)
+            )
+        )
+        self.decoder = nn.ModuleList(
+            _UpStage(features[i + 1], features[i], kernels[i])
+            for i in reversed(range(len(features) - 1))
+        )
+        self.head = _convolution(features[0], 1, (1, 1, 1), bias=True)
+        if residual_channel is not None:
+            nn.init.zeros_(self.head.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(b, c, z, y, x) to (b, 1, z, y, x)."""
+        hidden = self.stem(x)
+        skips = []
+        for stage in self.encoder:
+            hidden = stage(hidden)
+            skips.append(hidden)
+        skips.pop()
+        for stage in self.decoder:
+            hidden = stage(hidden, skips.pop())
+        # The output keeps float32 under autocast: bfloat16 would round bone to some 8 HU.
+        with torch.autocast(x.device.type, enabled=False):
+            output = self.head(hidden.float())
+            if self.residual_channel is None:
+                return output
+            return x[:, self.residual_channel : self.residual_channel + 1].float() + output
+
+
+class _InstanceNorm(nn.InstanceNorm3d):
+    """Instance normalisation that lets a map of a single voxel pass, where torch refuses to train.
+
+    A single voxel minus its own mean would be zero: all of the bottleneck would be forgotten.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, eps=1e-5, affine=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x[0, 0].numel() == 1:
+            return x * self.weight.view(1, -1, 1, 1, 1) + self.bias.view(1, -1, 1, 1, 1)
+        return super().forward(x)
+
+
+class _Block(nn.Module):
+    """Two convolutions and a shortcut (He et al. 2015), with ResNet-D's average-pooled shortcut."""
+
+    def __init__(self, n_in: int, n_out: int, kernel: Shape, stride: Shape) -> None:
+        super().__init__()
+        self.first = nn.Sequential(_convolution(n_in, n_out, kernel, stride), _norm_act(n_out))
+        last_norm = _InstanceNorm(n_out)
+        nn.init.zeros_(last_norm.weight)  # each block starts as its shortcut
+        self.second = nn.Sequential(_convolution(n_out, n_out, kernel), last_norm)
+        shortcut: list[nn.Module] = []
+        if stride != (1, 1, 1):
+            # Partial windows at the upper faces: the same ceil(n / stride) as the convolution.
+            shortcut.append(nn.AvgPool3d(stride, stride, ceil_mode=True, count_include_pad=False))
+        if n_in != n_out:
+            shortcut.append(_convolution(n_in, n_out, (1, 1, 1)))
+            shortcut.append(_InstanceNorm(n_out))
+        self.shortcut = nn.Sequential(*shortcut)
+        self.activation = nn.LeakyReLU(_SLOPE, inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.activation(self.second(self.first(x)) + self.shortcut(x))
+
+
+class _UpStage(nn.Module):
+    """Coarse features brought to the skip's size, joined with it, convolved once."""
+
+    def __init__(self, n_coarse: int, n_out: int, kernel: Shape) -> None:
+        super().__init__()
+        self.reduce = _convolution(n_coarse, n_out, (1, 1, 1), bias=True)
+        self.merge = nn.Sequential(_convolution(2 * n_out, n_out, kernel), _norm_act(n_out))
+
+    def forward(self, coarse: Tensor, skip: Tensor) -> Tensor:
+        # A 1 x 1 x 1 convolution commutes with interpolation; before it, it is 8 times cheaper.
+        reduced = self.reduce(coarse)
+        size = skip.shape[2:]
+        raised = F.interpolate(reduced, size=size, mode="trilinear", align_corners=False)
+        return self.merge(torch.cat([raised, skip], dim=1))
+
+
+def _stage(n_in: int, n_out: int, kernel: Shape, stride: Shape, blocks: int) -> nn.Sequential:
+    first = _Block(n_in, n_out, kernel, stride)
+    rest = [_Block(n_out, n_out, kernel, (1, 1, 1)) for _ in range(blocks - 1)]
+    return nn.Sequential(first, *rest)
+
+
+def _norm_act(channels: int) -> nn.Sequential:
+    return nn.Sequential(_InstanceNorm(channels), nn.LeakyReLU(_SLOPE, inplace=True))
+
+
+def _convolution(
+    n_in: int, n_out: int, kernel: Shape, stride: Shape = (1, 1, 1), *, bias: bool = False
+) -> nn.Conv3d:
+    """A convolution that keeps the size at stride 1, initialised after He et al. 2015.
+
+    Without a bias by default, because the normalisation that follows would subtract it.
+    """
+    padding = (kernel[0] // 2, kernel[1] // 2, kernel[2] // 2)
+    convolution = nn.Conv3d(n_in, n_out, kernel, stride, padding, bias=bias)
+    nn.init.kaiming_normal_(convolution.weight, a=_SLOPE)
+    if convolution.bias is not None:
+        nn.init.zeros_(convolution.bias)
+    return convolution

@@ -1,0 +1,69 @@
+"""Fidelity to the paired target, and its gradient at the generator's output."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from gdmnet.objectives.base import Batch
+
+HUBER_BETA = 0.1  # network units: below it the error counts squared, above it linearly
+
+
+def _absolute(error: Tensor) -> Tensor:
+    return error.abs()
+
+
+def _huber(error: Tensor) -> Tensor:
+    zero = torch.zeros_like(error)
+    return nn.functional.smooth_l1_loss(error, zero, reduction="none", beta=HUBER_BETA)
+
+
+def _squared(error: Tensor) -> Tensor:
+    return error.square()
+
+
+FIDELITIES: dict[str, Callable[[Tensor], Tensor]] = {
+    "l1": _absolute,
+    "huber": _huber,
+    "l2": _squared,
+}
+
+
+def fidelity_loss(prediction: Tensor, batch: Batch, *, name: str = "l1") -> Tensor:
+    """Mean penalty inside the mask: sum(m rho(x - y)) / sum(m).
+
+    Args:
+        prediction: (b, 1, z, y, x) float32, network units.
+        batch: its target and mask.
+        name: a key of `FIDELITIES`.
+
+    Returns:
+        A scalar; 0 where the mask is empty.
+    """
+    penalty = FIDELITIES[name](prediction - batch.target) * batch.mask
+    return penalty.sum() / batch.mask.sum().clamp(min=1.0)
+
+
+def fidelity_gradient(
+    output: Tensor, batch: Batch, *, name: str = "l1"
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Cut the graph at the generator's output and differentiate the fidelity there.
+
+    Args:
+        output: the generator's output (b, 1, z, y, x), of any float type.
+        batch: its target and mask.
+        name: a key of `FIDELITIES`.
+
+    Returns:
+        leaf: the output as a detached float32 leaf that requires gradients.
+        loss: the fidelity, a detached scalar.
+        gradient: d loss / d leaf, float32 (b, 1, z, y, x).
+    """
+    leaf = output.detach().float().requires_grad_(True)
+    with torch.enable_grad(), torch.autocast(leaf.device.type, enabled=False):
+        loss = fidelity_loss(leaf, batch, name=name)
+        (gradient,) = torch.autograd.grad(loss, leaf)
+    return leaf, loss.detach(), gradient

@@ -1,0 +1,1 @@
+"""From facts about a dataset to a plan: fingerprint, topology, memory, planner."""

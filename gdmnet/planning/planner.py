@@ -1,0 +1,217 @@
+"""Facts about a dataset to decisions: pure, and each decision with its reason.
+
+Spacing, patch, depth and batch follow nnU-Net (Isensee et al., Nature Methods 2021), with the
+residual-encoder budgets of Isensee et al., MICCAI 2024.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+
+from gdmnet import __version__
+from gdmnet.arrays.resample import resampled_shape
+from gdmnet.errors import PlanError
+from gdmnet.geometry import Shape, Spacing
+from gdmnet.plan import Architecture, Configuration, Fingerprint, Plan
+from gdmnet.planning.intensities import choose_normalisations, residual_channel
+from gdmnet.planning.memory import (
+    PRESETS,
+    Preset,
+    budget_voxels,
+    feature_map_voxels,
+    make_architecture,
+)
+from gdmnet.planning.topology import THIN, topology, total_stride
+
+PLANNED = ("3d_fullres", "3d_lowres")
+"""The configurations that a plan may hold without being made by hand."""
+
+_ANISOTROPY = 3.0  # from here on an axis counts as much coarser than the others
+_LARGE_PATCH = 256**3  # voxels from which a patch is shrunk until it fits the memory
+_LOWRES_COVERAGE = 0.25  # share of the median volume that a patch shows at least
+_LOWRES_STEP = 1.03
+_LOWRES_GAIN = 2  # a lowres that does not halve the voxels is not worth a training
+_DATASET_SHARE = 0.05  # of all voxels, in one batch at most: against over-fitting
+
+
+@dataclass(frozen=True)
+class _Network:
+    patch: Shape
+    architecture: Architecture
+    feature_map_voxels: int
+
+
+def make_plan(
+    fingerprint: Fingerprint, *, file_ending: str, preset: str, memory_gb: float, preset_reason: str
+) -> Plan:
+    """Decide everything a training needs to know.
+
+    Args:
+        fingerprint: what was measured.
+        file_ending: of the dataset's files, for predictions.
+        preset: a name in `PRESETS`.
+        memory_gb: of the training device; the cpu preset does not need it.
+        preset_reason: why this preset, in words.
+
+    Raises:
+        PlanError: there is no such preset, or there are no cases.
+    """
+    if preset not in PRESETS:
+        raise PlanError(f"--preset {preset}: unknown; choose one of {', '.join(PRESETS)}")
+    if not fingerprint.cases:
+        raise PlanError(f"{fingerprint.dataset}: no training cases to plan for")
+    size = PRESETS[preset]
+    spacing, spacing_reason = choose_spacing(fingerprint)
+    fullres = _configuration(
+        PLANNED[0], fingerprint, size, memory_gb, spacing, spacing_reason=spacing_reason
+    )
+    configurations = {fullres.name: fullres}
+    lowres, lowres_reason = _lowres(fingerprint, size, memory_gb, fullres)
+    if lowres is not None:
+        configurations[lowres.name] = lowres
+    integer = fullres.target.scheme == "ct"
+    return Plan(
+        schema=Plan.SCHEMA,
+        version=__version__,
+        dataset=fingerprint.dataset,
+        channel_names=fingerprint.channel_names,
+        target_name=fingerprint.target_name,
+        file_ending=file_ending,
+        integer_output=integer,
+        preset=preset,
+        memory_gb=memory_gb,
+        reasons={
+            "preset": f"{preset}: {preset_reason}.",
+            "configurations": lowres_reason,
+            "integer_output": "Predictions are int16, since HU are whole numbers."
+            if integer
+            else "Predictions are float32, since the target has no unit.",
+        },
+        configurations=configurations,
+    )
+
+
+def choose_spacing(fingerprint: Fingerprint) -> tuple[Spacing, str]:
+    """The spacing of the prepared cases in mm (z, y, x), and the reason in words."""
+    spacings = np.array([case.spacing for case in fingerprint.cases], dtype=np.float64)
+    shapes = np.array([case.shape for case in fingerprint.cases])
+    target, size = np.median(spacings, axis=0), np.median(shapes, axis=0)
+    reason = f"The median over {len(spacings)} cases on each axis"
+    for axis in range(3):
+        if shapes[:, axis].max() == 1:  # resampling must not make two slices of one
+            target[axis] = spacings[:, axis].max()
+            reason += f"; the {'zyx'[axis]} axis has single slices and is not resampled"
+    worst = int(np.argmax(target))
+    others = [axis for axis in range(3) if axis != worst]
+    coarser = target[worst] > _ANISOTROPY * target[others].max()
+    fewer = size[worst] * _ANISOTROPY < size[others].min()
+    if coarser and fewer and shapes[:, worst].max() > 1:
+        fine = float(np.percentile(spacings[:, worst], 10))
+        target[worst] = max(fine, target[others].max() + 1e-5)
+        reason += (
+            f"; the {'zyx'[worst]} axis is more than {_ANISOTROPY:g} times coarser than the others,"
+            " so that its 10th percentile is taken: fewer cases lose slices"
+        )
+    return _spacing(target), reason + "."
+
+
+def _configuration(
+    name: str,
+    fingerprint: Fingerprint,
+    preset: Preset,
+    memory_gb: float,
+    spacing: Spacing,
+    *,
+    spacing_reason: str,
+) -> Configuration:
+    median_shape = _median_shape(fingerprint, spacing)
+    network = _network(spacing, median_shape, preset, memory_gb)
+    batch_size, batch_reason = _batch_size(network, median_shape, fingerprint, preset, memory_gb)
+    sources, target, normalisation_reason = choose_normalisations(fingerprint)
+    residual = residual_channel(fingerprint.channel_names, fingerprint.target_name)
+    return Configuration(
+        name=name,
+        spacing=spacing,
+        median_shape=median_shape,
+        patch_size=network.patch,
+        batch_size=batch_size,
+        architecture=network.architecture,
+        sources=sources,
+        target=target,
+        residual_channel=residual,
+        feature_map_voxels=network.feature_map_voxels,
+        reasons={
+            "spacing": spacing_reason,
+            "patch_size": _patch_reason(network, median_shape, preset, memory_gb),
+            "batch_size": batch_reason,
+            "depth": _depth_reason(network, preset),
+            "normalisation": normalisation_reason,
+            "residual": _residual_reason(fingerprint, residual),
+        },
+    )
+
+
+def _lowres(
+    fingerprint: Fingerprint, preset: Preset, memory_gb: float, fullres: Configuration
+) -> tuple[Configuration | None, str]:
+    """A coarser configuration whose patch shows enough of the patient, where one is needed."""
+    voxels = prod(fullres.median_shape)
+    coverage = prod(fullres.patch_size) / voxels
+    seen = f"A 3d_fullres patch shows {coverage:.0%} of the median volume"
+    if coverage >= _LOWRES_COVERAGE:
+        return None, f"{seen}: enough, so there is no 3d_lowres."
+    spacing = fullres.spacing
+    shape, patch = fullres.median_shape, fullres.patch_size
+    while prod(patch) < _LOWRES_COVERAGE * prod(shape):
+        spacing = _coarser(spacing, fullres.median_shape)
+        shape = _median_shape(fingerprint, spacing)
+        patch = _network(spacing, shape, preset, memory_gb).patch
+    if prod(shape) * _LOWRES_GAIN > voxels:
+        return None, f"{seen}; a 3d_lowres would be hardly coarser, so there is none."
+    reason = (
+        f"Coarsened by {_LOWRES_STEP - 1:.0%} a time from 3d_fullres until a patch shows at least"
+        f" {_LOWRES_COVERAGE:.0%} of the median volume."
+    )
+    lowres = _configuration(
+        PLANNED[1], fingerprint, preset, memory_gb, spacing, spacing_reason=reason
+    )
+    return lowres, f"{seen}, so 3d_lowres is planned for its wider view."
+
+
+def _coarser(spacing: Spacing, shape: Shape) -> Spacing:
+    """The next coarser spacing: first only the axes that are more than twice finer than the rest.
+
+    Thin stacks keep their slices.
+    """
+    free = [axis for axis in range(3) if shape[axis] > THIN] or [int(np.argmax(shape))]
+    coarsest = max(spacing[axis] for axis in free)
+    fine = [axis for axis in free if coarsest / spacing[axis] > 2]
+    chosen = fine or free
+    return _spacing(
+        value * _LOWRES_STEP if axis in chosen else value for axis, value in enumerate(spacing)
+    )
+
+
+def _median_shape(fingerprint: Fingerprint, spacing: Spacing) -> Shape:
+    shapes = [resampled_shape(case.shape, case.spacing, spacing) for case in fingerprint.cases]
+    z, y, x = (max(1, round(float(median))) for median in np.median(shapes, axis=0))
+    return z, y, x
+
+
+def _network(spacing: Spacing, median_shape: Shape, preset: Preset, memory_gb: float) -> _Network:
+    """The largest patch of the right aspect that the preset affords, and its network."""
+    patch = _first_patch(spacing, median_shape, preset.max_voxels or _LARGE_PATCH)
+    while True:
+        patch, kernels, strides = topology(spacing, patch, max_stages=preset.max_stages)
+        architecture = make_architecture(preset, kernels, strides)
+        voxels = feature_map_voxels(architecture, patch)
+        network = _Network(patch, architecture, voxels)
+        if _fits(network, median_shape, preset, memory_gb):
+            return network
+        smaller = _shrunk(spacing, patch, median_shape, preset)
+        if smaller == patch:
+            return network
+        patch = smaller

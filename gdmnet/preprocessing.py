@@ -1,0 +1,228 @@
+"""From the files of a case to network units, and from a prediction back to the source's grid.
+
+Training and prediction call the same `prepare`: what differs between the two is only whether
+there is a target.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gdmnet import codec
+from gdmnet.arrays import normalise
+from gdmnet.arrays.body import body_mask
+from gdmnet.arrays.crop import bounding_box, crop, uncrop
+from gdmnet.arrays.resample import resample, resample_mask, resampled_shape
+from gdmnet.data.case import Case, CaseFiles, CaseRecord, Volume
+from gdmnet.data.store import is_stored, remove_case, save_case, stored_identifiers
+from gdmnet.data.volume import read_channels, read_volume
+from gdmnet.errors import DatasetError, OutputError, PlanError
+from gdmnet.geometry import Geometry, Shape, grid_difference
+from gdmnet.plan import Configuration, Normalisation
+
+MARGIN: Shape = (2, 2, 2)  # voxels around the body, so that its border is resampled undisturbed
+CONFIGURATION_JSON = "configuration.json"
+
+
+@dataclass(frozen=True)
+class _Body:
+    """The body mask on the source grid: uint8 (z, y, x), and the rule that made it."""
+
+    mask: NDArray
+    rule: str
+
+
+def prepare(files: CaseFiles, configuration: Configuration) -> Case:
+    """Read a case and bring it to the spacing and units of the network.
+
+    Raises:
+        DatasetError: a file cannot be read or does not fit the others or the configuration.
+    """
+    return prepare_volumes(
+        files.identifier,
+        read_channels(files.sources),
+        configuration,
+        target=None if files.target is None else read_volume(files.target),
+        mask=None if files.mask is None else read_volume(files.mask),
+    )
+
+
+def prepare_volumes(
+    identifier: str,
+    source: Volume,
+    configuration: Configuration,
+    *,
+    target: Volume | None = None,
+    mask: Volume | None = None,
+) -> Case:
+    """The same for volumes in memory: crop to the body, normalise, resample.
+
+    Args:
+        identifier: name of the case.
+        source: (c, z, y, x) in file units, channels in the plan's order.
+        configuration: spacing and normalisations.
+        target: (1, z, y, x) in file units on the source's grid.
+        mask: (1, z, y, x) on the source's grid, above 0 inside the body; computed from the
+            sources if not given.
+
+    Returns:
+        The case in network units. Outside the body the source keeps its own values, which are
+        known at prediction too; the target is background there, as in what `restore` makes.
+
+    Raises:
+        DatasetError: the volumes do not fit each other or the configuration.
+    """
+    n_channels = len(configuration.sources)
+    if source.array.shape[0] != n_channels:
+        raise DatasetError(
+            f"case {identifier}: {source.array.shape[0]} source channels, but the plan has"
+            f" {n_channels}; give every channel of the training set"
+        )
+    for volume, what in ((target, "target"), (mask, "mask")):
+        if volume is not None:
+            _require_same_grid(identifier, what, volume.geometry, source.geometry)
+    body = _body_of(identifier, source, configuration, mask)
+    box = bounding_box(body.mask, MARGIN)
+    cropped_body = crop(body.mask, box)
+    geometry = source.geometry
+    shape = resampled_shape(_extent(cropped_body), geometry.spacing, configuration.spacing)
+    small_body = resample_mask(cropped_body, shape)
+    if not small_body.any():  # a body thinner than half a voxel of the new grid
+        small_body[...] = 1
+    channels = [
+        normalise.apply(image, normalise.fit(normalisation, image, cropped_body))
+        for image, normalisation in zip(
+            crop(source.array, box), source_normalisations(configuration), strict=True
+        )
+    ]
+    target_units, target_array = None, None
+    if target is not None:
+        image = crop(target.array, box)[0]
+        target_units = normalise.fit(configuration.target, image, cropped_body)
+        target_array = resample(normalise.apply(image, target_units)[None], shape)
+        background = normalise.background_value(target_units)
+        target_array = np.where(small_body != 0, target_array, np.float32(background))
+    record = CaseRecord(
+        identifier=identifier,
+        geometry=geometry,
+        box=box,
+        spacing=configuration.spacing,
+        shape=shape,
+        mask_rule=body.rule,
+        target=target_units,
+    )
+    return Case(record, resample(np.stack(channels), shape), target_array, small_body)
+
+
+def source_normalisations(configuration: Configuration) -> tuple[Normalisation, ...]:
+    """The normalisation of every source channel before it takes the case's own numbers.
+
+    The channel that the generator adds to its output (`residual_channel`) is in the target's
+    units if those are the same for the whole dataset: the sum would mean nothing otherwise.
+    """
+    return tuple(
+        configuration.target
+        if channel == configuration.residual_channel and configuration.target.scheme == "ct"
+        else normalisation
+        for channel, normalisation in enumerate(configuration.sources)
+    )
+
+
+def restore(
+    prediction: NDArray, record: CaseRecord, normalisation: Normalisation, *, body: NDArray
+) -> NDArray:
+    """A prediction in file units on the source's own grid (LPS axes): the inverse of `prepare`.
+
+    Args:
+        prediction: float32 (1, z, y, x), network units, on the prepared grid.
+        record: of the prepared case.
+        normalisation: of the target: the plan's, or the case's own (`record.target`).
+        body: `Case.body`, (z, y, x) on the prepared grid.
+
+    Returns:
+        float32 (1, z, y, x), file units (CT: HU); background outside the body and the crop.
+    """
+    background = np.float32(normalisation.background)
+    extent = _box_shape(record)
+    image = normalise.invert(resample(prediction, extent), normalisation)
+    inside = resample_mask(body, extent)
+    image = np.where(inside != 0, image, background)
+    return uncrop(image, record.box, record.geometry.shape, float(background))
+
+
+def prepare_and_store(files: CaseFiles, configuration: Configuration, folder: Path) -> None:
+    """Prepare a training case and write it to folder/<identifier>, unless it is there already."""
+    if not is_stored(folder, files.identifier):
+        save_case(folder, prepare(files, configuration), configuration.patch_size)
+
+
+def ensure_folder(folder: Path, configuration: Configuration, *, overwrite: bool) -> None:
+    """Make a folder ready for the cases of a configuration.
+
+    Finished cases stay if they were made with an equal configuration; else, or if asked to
+    overwrite, all are removed. What an interrupted run has left half-written is removed always.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
+    noted = folder / CONFIGURATION_JSON
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for leftover in folder.glob(".*.partial"):
+            if leftover.is_dir():
+                shutil.rmtree(leftover)
+            else:
+                leftover.unlink()
+        if overwrite or _read_configuration(noted) != configuration:
+            noted.unlink(missing_ok=True)  # first: interrupted here, the next run starts afresh
+            for identifier in stored_identifiers(folder):
+                remove_case(folder, identifier)
+            codec.save(configuration, noted)
+    except OSError as problem:
+        raise OutputError(
+            f"{folder}: cannot be written ({problem.strerror}); check the folder's permissions and"
+            " free space"
+        ) from None
+
+
+def _read_configuration(path: Path) -> Configuration | None:
+    try:
+        return codec.load(Configuration, path)
+    except PlanError:  # missing, damaged or of another version: none that could be equal
+        return None
+
+
+def _body_of(
+    identifier: str, source: Volume, configuration: Configuration, mask: Volume | None
+) -> _Body:
+    if mask is None:
+        is_ct = [normalisation.scheme == "ct" for normalisation in configuration.sources]
+        return _Body(*body_mask(source.array, source.geometry.spacing, is_ct))
+    given = (mask.array[0] > 0).astype(np.uint8)
+    if not given.any():
+        raise DatasetError(f"case {identifier}: the mask is empty; mark the body, or remove it")
+    return _Body(given, "given")
+
+
+def _require_same_grid(identifier: str, what: str, found: Geometry, wanted: Geometry) -> None:
+    difference = grid_difference(found, wanted)
+    if difference is not None:
+        raise DatasetError(
+            f"case {identifier}: the {what} has another grid than the source: {difference};"
+            f" resample the {what} to the source"
+        )
+
+
+def _extent(array: NDArray) -> Shape:
+    z, y, x = array.shape
+    return z, y, x
+
+
+def _box_shape(record: CaseRecord) -> Shape:
+    z, y, x = (stop - first for first, stop in record.box)
+    return z, y, x

@@ -1,0 +1,1 @@
+"""Training: patches, augmentation, one loop for every objective, checkpoints and logs."""

@@ -1,0 +1,150 @@
+"""Batches of patches: each a pure function of (seed, epoch, step, rank)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset
+
+from gdmnet.arrays.normalise import background_value
+from gdmnet.errors import DatasetError, TrainingError
+from gdmnet.objectives.base import Batch
+from gdmnet.plan import Configuration
+from gdmnet.training import augment as augmentation
+from gdmnet.training import seeds
+from gdmnet.training.patches import patch_start, read_patch
+
+if TYPE_CHECKING:
+    from gdmnet.data.store import StoredCase
+
+_SAMPLE, _INTENSITY, _ORDER = 0, 1, 2  # separate streams of random numbers
+MR_LIKE = ("zscore", "percentiles")  # the other schemes keep numbers that mean something
+
+
+class Batches:
+    """Patches around random voxels inside the body, the cases taken in turn.
+
+    Args:
+        cases: prepared cases with targets; all of one configuration.
+        configuration: patch and batch size, spacing and normalisations.
+        seed: of the run.
+        augment: False leaves the patches as they are stored (validation).
+        n_workers: processes that prepare batches ahead; 0 makes them in this process.
+
+    Raises:
+        TrainingError: no cases.
+        DatasetError: a case without a target, named.
+    """
+
+    def __init__(
+        self,
+        cases: Sequence[StoredCase],
+        configuration: Configuration,
+        *,
+        seed: int,
+        augment: bool,
+        n_workers: int = 0,
+    ) -> None:
+        if not cases:
+            raise TrainingError("there are no cases to take patches from; check the splits")
+        for case in cases:
+            if case.record.target is None:
+                raise DatasetError(
+                    f"case {case.record.identifier} has no target; add it to targetsTr and"
+                    " preprocess again"
+                )
+        self.cases = cases
+        self.configuration = configuration
+        self.seed = seed
+        self.augment = augment
+        self.n_workers = n_workers
+        self._source_fill = [background_value(scheme) for scheme in configuration.sources]
+        self._transforms = augmentation.intensity_transforms(configuration.patch_size)
+
+    def batch(self, epoch: int, step: int, rank: int = 0) -> Batch:
+        """The batch of one step, CPU tensors in network units.
+
+        Patches lie inside the volume where it is large enough; elsewhere they are padded with
+        each channel's background, and the mask is 0 there.
+        """
+        size = self.configuration.batch_size
+        samples = np.stack([self._sample(epoch, step * size + i, rank) for i in range(size)])
+        source, target, mask = samples[:, :-2], samples[:, -2:-1], samples[:, -1:]
+        if self.augment:
+            rng = seeds.numpy_rng(self.seed, epoch, step, rank, _INTENSITY)
+            with seeds.seeded_globals(rng):
+                augmentation.augment_intensities(source, self._mr_like(), self._transforms)
+        return Batch(*(torch.from_numpy(np.ascontiguousarray(a)) for a in (source, target, mask)))
+
+    def _mr_like(self) -> list[int]:
+        """Channels whose intensities may change; not the one that the output is a residual of."""
+        residual = self.configuration.residual_channel
+        schemes = [source.scheme for source in self.configuration.sources]
+        return [i for i, scheme in enumerate(schemes) if scheme in MR_LIKE and i != residual]
+
+    def _sample(self, epoch: int, number: int, rank: int) -> NDArray:
+        """One patch: source channels, target and mask, float32 (c + 2, z, y, x)."""
+        rng = seeds.numpy_rng(self.seed, epoch, number, rank, _SAMPLE)
+        case = self._case(epoch, number, rank)
+        patch = self.configuration.patch_size
+        centre = case.centres[int(rng.integers(len(case.centres)))]
+        start = patch_start(centre, patch, case.body.shape)
+        if not self.augment:
+            return self._read(case, start, patch)
+        coordinates = augmentation.draw_coordinates(patch, self.configuration.spacing, rng)
+        if coordinates is None:
+            return augmentation.mirror(self._read(case, start, patch), rng)
+        middle = np.add(start, (np.array(patch) - 1) / 2)
+        coordinates += middle.reshape(3, 1, 1, 1)
+        first, size = augmentation.region_of(coordinates)
+        coordinates -= np.reshape(first, (3, 1, 1, 1))
+        sampled = augmentation.sample(self._read(case, first, size), coordinates)
+        sampled[-1] = sampled[-1] >= 0.5
+        return augmentation.mirror(sampled, rng)
+
+    def _case(self, epoch: int, number: int, rank: int) -> StoredCase:
+        """All cases once in a random order, then all in another: rare cases are never missed."""
+        rounds, position = divmod(number, len(self.cases))
+        rng = seeds.numpy_rng(self.seed, epoch, rounds, rank, _ORDER)
+        return self.cases[int(rng.permutation(len(self.cases))[position])]
+
+    def _read(self, case: StoredCase, start: Shape, size: Shape) -> NDArray:
+        assert case.record.target is not None  # refused when this was built
+        source = read_patch(case.source, start, size, self._source_fill)
+        target = read_patch(case.target, start, size, [background_value(case.record.target)])
+        mask = read_patch(case.body, start, size, 0.0) > 0
+        return np.concatenate([source, target, mask[None].astype(np.float32)])
+
+
+def prefetched(
+    batches: Batches, epoch: int, steps: range, n_workers: int = 0, rank: int = 0
+) -> Iterator[Batch]:
+    """The batches of some steps of an epoch, in order; workers only change how fast they come.
+
+    Args:
+        batches: where they come from.
+        epoch: of the training.
+        steps: of the epoch.
+        n_workers: processes that prepare batches ahead; 0 makes them in this process.
+        rank: of this process in a distributed training.
+
+    Raises:
+        TrainingError: a worker process died.
+    """
+    if n_workers == 0:
+        for step in steps:
+            yield batches.batch(epoch, step, rank)
+        return
+    loader = DataLoader(
+        _Steps(batches, epoch, steps, rank), batch_size=None, num_workers=n_workers
+    )
+    iterator = iter(loader)
+    try:
+        yield from _checked(iterator)
+    finally:
+        _stop(iterator)

@@ -1,0 +1,285 @@
+"""Trains the embedded encoder by masked autoencoding on the training cases' own targets."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import logging
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from gdmnet import codec
+from gdmnet.arrays.normalise import background_value
+from gdmnet.arrays.pad import pad_to
+from gdmnet.encoders.self_supervised import (
+    MASK_RATIO,
+    WEIGHTS,
+    Decoder,
+    Frozen,
+    cell_shape,
+    encoder_for,
+    initialise,
+    masked_error,
+    random_mask,
+    read_file,
+    self_encoder,
+)
+from gdmnet.errors import CheckpointError, OutputError
+from gdmnet.geometry import Shape
+from gdmnet.plan import Configuration
+from gdmnet.training.usefulness import HeldOut, judge, tissue_edges
+
+if TYPE_CHECKING:
+    from gdmnet.data.store import StoredCase
+
+ENCODER_FILE, REPORT_FILE = "encoder.pt", "report.json"
+BATCH_SIZE = 2
+MOST_VOXELS = 64**3  # of a patch: the encoder sees some 20 voxels at once, larger ones buy nothing
+BODY_SHARE, ATTEMPTS = 0.3, 8  # a patch has this much body, or the most of so many tries
+LEARNING_RATE, FINAL_SHARE = 1e-3, 0.05  # cosine down to 5 %
+WARM_UP_STEPS, WARM_UP_SHARE = 500, 0.1  # the shorter of the two
+BETAS, WEIGHT_DECAY, CLIP, EMA_DECAY = (0.9, 0.95), 0.01, 2.0, 0.999
+LIGHT_SHARE = 0.1  # last share of the steps: few or no cells hidden, as when the encoder is used
+N_HELD_OUT = 12  # patches of the usefulness gate
+METHOD = 1  # another number makes every cached encoder anew
+
+_log = logging.getLogger(__name__)
+
+
+def default_iterations(total_training_steps: int, device: torch.device, *, n_cases: int) -> int:
+    """Steps of the encoder's training when nobody says.
+
+    On a CPU 60 to 400, within that a fifth of the run's own steps: at most about a minute; on a
+    GPU 200 a training case, 5000 to 30 000.
+    """
+    if device.type == "cpu":
+        return min(400, max(60, total_training_steps // 5))
+    return min(30_000, max(5_000, 200 * n_cases))
+
+
+def pretrain_encoder(
+    cases: Sequence[StoredCase],
+    configuration: Configuration,
+    folder: Path,
+    *,
+    iterations: int,
+    seed: int,
+    device: torch.device,
+    precision: str,
+) -> Frozen:
+    """The frozen encoder of these training cases: from `folder` where it lies there, else trained.
+
+    Args:
+        cases: the fold's training cases and no others: nothing of the validation may leak.
+        configuration: its patch, spacing and architecture decide cells and strides.
+        folder: gets encoder.pt and report.json.
+        iterations: training steps of two patches.
+        seed: of weights, patches and masks.
+        device: to train on; the encoder is handed back on it.
+        precision: "bf16" computes under autocast, anything else in fp32.
+
+    Raises:
+        TrainingError: the encoder's weights are not finite, or it does not see the image.
+        OutputError: the folder is not writable.
+    """
+    file = folder / ENCODER_FILE
+    settings = _settings(cases, configuration, iterations=iterations, seed=seed)
+    if _is_cached(file, settings):
+        _log.info("feature encoder: %s", file)
+        return self_encoder(configuration.architecture, file=file, seed=seed).to(device)
+    training, judging = split_cases(cases)
+    shape = pretraining_patch(configuration.patch_size)
+    cell = cell_shape(configuration.spacing, shape)
+    encoder = encoder_for(configuration.architecture, seed=seed)
+    decoder = Decoder(encoder.kernels)
+    initialise(decoder, torch.Generator().manual_seed(seed + 1))
+    network = nn.Sequential(encoder, decoder).to(device)
+    trained = _train(
+        network, training, shape, cell, iterations=iterations, seed=seed, precision=precision
+    ).cpu()
+    images, bodies = sample(judging, shape, N_HELD_OUT, np.random.default_rng([seed, 1]))
+    held_out = HeldOut(images, bodies, cell, tissue_edges(configuration.target, images, bodies))
+    twin = encoder_for(configuration.architecture, seed=seed + 2)
+    report = judge(trained[0], trained[1], twin, held_out)
+    codec.save(report, folder / REPORT_FILE)
+    _write(file, {"settings": settings, WEIGHTS: trained[0].state_dict()})
+    return self_encoder(configuration.architecture, file=file, seed=seed).to(device)
+
+
+def pretraining_patch(patch_size: Shape) -> Shape:
+    """The plan's patch, its longest side halved until it has at most 64^3 voxels."""
+    sides = list(patch_size)
+    while math.prod(sides) > MOST_VOXELS:
+        longest = sides.index(max(sides))
+        sides[longest] = math.ceil(sides[longest] / 2)
+    return sides[0], sides[1], sides[2]
+
+
+def split_cases(
+    cases: Sequence[StoredCase],
+) -> tuple[Sequence[StoredCase], Sequence[StoredCase]]:
+    """Cases to train on and to judge by: every eighth (at least one) is held out of four or more.
+
+    With fewer cases both are all of them: the gate then sees new patches of the same cases.
+    """
+    if len(cases) < 4:
+        return cases, cases
+    n_judging = max(1, len(cases) // 8)
+    return cases[:-n_judging], cases[-n_judging:]
+
+
+def sample(
+    cases: Sequence[StoredCase], shape: Shape, n: int, rng: np.random.Generator
+) -> tuple[Tensor, Tensor]:
+    """Random target patches around in-body voxels, with at least 30 % body where possible.
+
+    Returns:
+        images float32 (n, 1, z, y, x) in network units and bodies bool (n, 1, z, y, x); outside
+        the volume lies the target's background.
+    """
+    chosen = [cases[int(rng.integers(len(cases)))] for _ in range(n)]
+    patches = [_sample_one(case, shape, rng) for case in chosen]
+    images = np.stack([image for image, _ in patches])
+    bodies = np.stack([body for _, body in patches])
+    return torch.from_numpy(images), torch.from_numpy(bodies != 0)
+
+
+def _sample_one(
+    case: StoredCase, shape: Shape, rng: np.random.Generator
+) -> tuple[NDArray, NDArray]:
+    tried = []
+    for _ in range(ATTEMPTS):
+        centre = case.centres[rng.integers(len(case.centres))]
+        box = _box_around(centre, shape, case.record.shape)
+        tried.append((case.body[box], box))
+        if tried[-1][0].mean() >= BODY_SHARE:
+            break
+    body, (z, y, x) = max(tried, key=lambda pair: int(pair[0].sum()))
+    if case.record.target is None:
+        raise ValueError(f"case {case.record.identifier} has no target")
+    fill = background_value(case.record.target)
+    image, _ = pad_to(case.target[:, z, y, x], shape, [fill])
+    padded, _ = pad_to(body[None], shape, [0.0])
+    return image, padded
+
+
+def _box_around(centre: NDArray, shape: Shape, size: Shape) -> tuple[slice, slice, slice]:
+    """Slices of a patch around a voxel, moved into the volume; whole axes that are shorter."""
+    starts = [
+        min(max(0, int(c) - side // 2), max(0, length - side))
+        for c, side, length in zip(centre, shape, size, strict=True)
+    ]
+    z, y, x = (slice(start, start + side) for start, side in zip(starts, shape, strict=True))
+    return z, y, x
+
+
+def _train(
+    network: nn.Sequential,
+    cases: Sequence[StoredCase],
+    shape: Shape,
+    cell: Shape,
+    *,
+    iterations: int,
+    seed: int,
+    precision: str,
+) -> nn.Sequential:
+    """Train encoder and decoder together; handed back are the averaged weights."""
+    device = next(network.parameters()).device
+    average = copy.deepcopy(network)
+    optimiser = torch.optim.AdamW(
+        network.parameters(), lr=LEARNING_RATE, betas=BETAS, weight_decay=WEIGHT_DECAY
+    )
+    rng, generator = np.random.default_rng([seed, 0]), torch.Generator().manual_seed(seed)
+    for step in tqdm(range(iterations), desc="feature encoder", disable=None, leave=False):
+        images = _flipped(sample(cases, shape, BATCH_SIZE, rng)[0], rng).to(device)
+        ratio = _ratio_of_step(step, iterations, rng)
+        mask = random_mask(BATCH_SIZE, shape, cell, ratio=ratio, generator=generator).to(device)
+        for group in optimiser.param_groups:
+            group["lr"] = LEARNING_RATE * rate_share(step, iterations)
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            prediction = network(images * ~mask)
+        optimiser.zero_grad(set_to_none=True)
+        masked_error(prediction, images, mask).backward()
+        nn.utils.clip_grad_norm_(network.parameters(), CLIP)
+        optimiser.step()
+        _follow(average, network, step)
+    return average
+
+
+def _flipped(images: Tensor, rng: np.random.Generator) -> Tensor:
+    axes = [axis for axis in (2, 3, 4) if rng.random() < 0.5]
+    return images.flip(axes)
+
+
+def _ratio_of_step(step: int, iterations: int, rng: np.random.Generator) -> float:
+    light = step >= (1 - LIGHT_SHARE) * iterations
+    return float(rng.uniform(0, MASK_RATIO)) if light else MASK_RATIO
+
+
+def rate_share(step: int, iterations: int) -> float:
+    """Share of the full learning rate: linear warm-up, then cosine down to 5 %."""
+    warm_up = min(WARM_UP_STEPS, max(1, int(WARM_UP_SHARE * iterations)))
+    if step < warm_up:
+        return (step + 1) / warm_up
+    progress = (step - warm_up) / max(1, iterations - warm_up)
+    return FINAL_SHARE + (1 - FINAL_SHARE) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+@torch.no_grad()
+def _follow(average: nn.Module, network: nn.Module, step: int) -> None:
+    # Until .999 is reached the average spans about the last tenth of the steps: a short run
+    # would otherwise hand back little but its random start.
+    decay = min(EMA_DECAY, (1 + step) / (10 + step))
+    for mean, value in zip(average.parameters(), network.parameters(), strict=True):
+        mean.lerp_(value, 1 - decay)
+
+
+def _settings(
+    cases: Sequence[StoredCase], configuration: Configuration, *, iterations: int, seed: int
+) -> dict[str, Any]:
+    """All that decides the weights; a file with other settings is not reused."""
+    decisions = codec.encode(configuration)
+    del decisions["reasons"]
+    digest = hashlib.sha256(json.dumps(decisions, sort_keys=True).encode()).hexdigest()
+    return {
+        "method": METHOD,
+        "architecture": codec.encode(configuration.architecture),
+        "configuration": digest,
+        "cases": [case.record.identifier for case in cases],
+        "iterations": iterations,
+        "seed": seed,
+    }
+
+
+def _is_cached(file: Path, settings: dict[str, Any]) -> bool:
+    if not file.is_file():
+        return False
+    try:
+        found = read_file(file).get("settings")
+    except CheckpointError as problem:
+        _log.warning("%s", problem)
+        return False
+    if found != settings:
+        _log.info("%s was made with other settings: training the feature encoder anew", file)
+    return found == settings
+
+
+def _write(file: Path, content: dict[str, Any]) -> None:
+    aside = file.with_name(f".{file.name}.partial")
+    try:
+        torch.save(content, aside)
+        aside.replace(file)
+    except (OSError, RuntimeError) as problem:
+        aside.unlink(missing_ok=True)
+        raise OutputError(
+            f"{file}: cannot be written ({problem}); check the folder's permissions and free space"
+        ) from None

@@ -1,0 +1,166 @@
+"""Kill -9 at ten random moments each of preprocessing, training and prediction.
+
+Run with `pytest -m slow tests/commands/test_kill.py -s`: the moments and the times are printed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+N_MOMENTS = int(os.environ.get("KILL_MOMENTS", "10"))
+
+
+def start(command: str, *arguments: str, home: Path) -> subprocess.Popen:
+    code = f"import sys; from gdmnet.commands.{command} import main; sys.exit(main(sys.argv[1:]))"
+    environment = dict(os.environ, OMP_NUM_THREADS="1")
+    roots = [f"--{n}={home / n}" for n in ("raw", "preprocessed", "results")]
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *arguments, *roots],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def finish(command: str, *arguments: str, home: Path) -> float:
+    begin = time.monotonic()
+    process = start(command, *arguments, home=home)
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors
+    return time.monotonic() - begin
+
+
+def kill_at(moment: float, command: str, *arguments: str, home: Path) -> bool:
+    """Kill the command's whole process group; True if it was still running."""
+    process = start(command, *arguments, home=home)
+    try:
+        process.communicate(timeout=moment)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        return True
+    return False
+
+
+def fresh(home: Path, trial: Path, *parts: str) -> Path:
+    shutil.rmtree(trial, ignore_errors=True)
+    trial.mkdir()
+    for part in parts:
+        shutil.copytree(home / part, trial / part)
+    return trial
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    from gdmnet.tasks.phantom import write_phantom_dataset
+
+    home = tmp_path_factory.mktemp("undisturbed")
+    write_phantom_dataset(home / "raw", n_train=6, n_test=3, shape=(24, 40, 40), seed=0)
+    return home
+
+
+PLAN = ("-d", "999", "-np", "2", "--preset", "cpu")
+TRAIN = ("999", "3d_fullres", "--epochs", "4", "--iterations", "6", "--encoder-iterations", "10")
+
+
+def predict_arguments(home: Path) -> tuple[str, ...]:
+    images = next((home / "raw").iterdir()) / "imagesTs"
+    return ("-i", str(images), "-o", str(home / "out"), "--step-size", "0.25")
+
+
+@pytest.mark.slow
+def test_after_a_kill_every_command_completes_and_equals_the_undisturbed_run(undisturbed, tmp_path):
+    random = np.random.default_rng(0)
+    home = undisturbed
+    seconds = {
+        "plan_and_preprocess": finish("plan_and_preprocess", *PLAN, home=home),
+        "train": finish("train", *TRAIN, home=home),
+        "predict": finish("predict", *predict_arguments(home), home=home),
+    }
+    print(json.dumps({"undisturbed seconds": seconds}))
+    trial = tmp_path / "trial"
+    stages = {
+        "plan_and_preprocess": (("raw",), lambda h: PLAN, lambda h: PLAN, same_preprocessed),
+        "train": (
+            ("raw", "preprocessed"),
+            lambda h: TRAIN,
+            lambda h: (*TRAIN, "--continue"),
+            same_weights,
+        ),
+        "predict": (
+            ("raw", "preprocessed", "results"),
+            predict_arguments,
+            predict_arguments,
+            same_predictions,
+        ),
+    }
+    for command, (parts, first, second, compare) in stages.items():
+        killed = 0
+        for _ in range(N_MOMENTS):
+            fresh(home, trial, *parts)
+            moment = float(random.uniform(0.1, 1.0)) * seconds[command]
+            killed += kill_at(moment, command, *first(trial), home=trial)
+            finish(command, *second(trial), home=trial)
+            compare(home, trial)
+            assert not list(trial.rglob(".*partial*")), "a half-written file was left behind"
+        print(json.dumps({"command": command, "killed": killed, "of": N_MOMENTS}))
+
+
+def same_preprocessed(home: Path, trial: Path) -> None:
+    from gdmnet.data.store import open_case, stored_identifiers
+
+    (dataset,) = (p.name for p in (home / "preprocessed").iterdir())
+    for name in ("plan.json", "fingerprint.json", "splits_final.json"):
+        paths = [root / "preprocessed" / dataset / name for root in (home, trial)]
+        assert paths[0].read_text() == paths[1].read_text()
+    for folder in (home / "preprocessed" / dataset).iterdir():
+        if not folder.is_dir():
+            continue
+        other = trial / "preprocessed" / dataset / folder.name
+        assert stored_identifiers(folder) == stored_identifiers(other) != []
+        for identifier in stored_identifiers(folder):
+            ours, theirs = open_case(folder, identifier), open_case(other, identifier)
+            assert ours.record == theirs.record
+            assert np.array_equal(ours.source[:], theirs.source[:])
+            assert np.array_equal(ours.target[:], theirs.target[:])
+            assert np.array_equal(ours.body[:], theirs.body[:])
+
+
+def same_weights(home: Path, trial: Path) -> None:
+    import torch
+
+    (path,) = (home / "results").rglob("checkpoint_final.pt")
+    other = trial / path.relative_to(home)
+    ours, theirs = (torch.load(p, weights_only=True) for p in (path, other))
+    for part in ("generator", "ema"):
+        assert ours[part].keys() == theirs[part].keys()
+        for name, tensor in ours[part].items():
+            assert torch.equal(tensor, theirs[part][name]), name
+    summaries = [
+        json.loads((root / path.relative_to(home).parent / "summary.json").read_text())
+        for root in (home, trial)
+    ]
+    assert summaries[0]["cases"] == summaries[1]["cases"]
+
+
+def same_predictions(home: Path, trial: Path) -> None:
+    from gdmnet.data.volume import read_volume
+
+    paths = sorted((home / "out").glob("*.nii.gz"))
+    assert len(paths) == 3
+    for path in paths:
+        ours, theirs = read_volume(path), read_volume(trial / "out" / path.name)
+        assert ours.geometry == theirs.geometry
+        assert np.array_equal(ours.array, theirs.array)
