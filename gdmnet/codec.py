@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -168,7 +169,8 @@ def write_text(path: Path, text: str) -> None:
             os.fsync(handle.fileno())
         aside.replace(path)
     except OSError as problem:
-        aside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the folder itself may be a file
+            aside.unlink()
         raise OutputError(
             f"{path}: cannot be written ({problem.strerror}); check the folder's permissions and"
             " free space"

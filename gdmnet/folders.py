@@ -76,7 +76,7 @@ def resolve_dataset(dataset: str | int, root: Path) -> str:
     text = str(dataset)
     if text in names:
         return text
-    found = [n for n in names if text.isdigit() and int(n[7:10]) == int(text)]
+    found = [n for n in names if text.isdecimal() and int(n[7:10]) == int(text)]
     if len(found) == 1:
         return found[0]
     if found:
@@ -113,7 +113,7 @@ def encoder_folder(results: Path, dataset: str, configuration: str, fold: str) -
 def finished_folds(model: Path) -> list[str]:
     """Folds with a final checkpoint, numeric ones first."""
     folds = [p.parent.name.removeprefix("fold_") for p in model.glob(f"fold_*/{FINAL}")]
-    return sorted(folds, key=lambda f: (not f.isdigit(), int(f) if f.isdigit() else 0, f))
+    return sorted(folds, key=lambda f: (not f.isdecimal(), int(f) if f.isdecimal() else 0, f))
 
 
 def finished_models(results: Path) -> Iterator[tuple[str, str, str, Path]]:

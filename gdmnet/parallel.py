@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import signal
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import wait
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -62,7 +66,7 @@ def _map_in_pool(
     bar: tqdm,
 ) -> list[R]:
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(n_processes, mp_context=context)
+    pool = ProcessPoolExecutor(n_processes, mp_context=context, initializer=_begin_worker)
     futures: dict[Future[R], int] = {}
     try:
         futures = {pool.submit(function, item): i for i, item in enumerate(items)}
@@ -72,6 +76,20 @@ def _map_in_pool(
         return [future.result() for future in futures]
     finally:
         _kill(pool)
+
+
+def _begin_worker() -> None:
+    """Workers end with their parent, whatever ends it, and leave Ctrl-C to it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+
+
+def _end_with(sentinel: int) -> None:
+    # A killed parent sends nothing: its orphans would go on writing into the folders of a rerun.
+    wait([sentinel])
+    os._exit(1)
 
 
 def _result(

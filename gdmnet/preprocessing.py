@@ -22,7 +22,7 @@ from gdmnet.data.case import Case, CaseFiles, CaseRecord, Volume
 from gdmnet.data.store import is_stored, remove_case, save_case, stored_identifiers
 from gdmnet.data.volume import read_channels, read_volume
 from gdmnet.errors import DatasetError, OutputError, PlanError
-from gdmnet.geometry import Geometry, Shape, grid_difference
+from gdmnet.geometry import Shape, grid_difference
 from gdmnet.plan import Configuration, Normalisation
 
 MARGIN: Shape = (2, 2, 2)  # voxels around the body, so that its border is resampled undisturbed
@@ -77,46 +77,31 @@ def prepare_volumes(
     Raises:
         DatasetError: the volumes do not fit each other or the configuration.
     """
-    n_channels = len(configuration.sources)
-    if source.array.shape[0] != n_channels:
-        raise DatasetError(
-            f"case {identifier}: {source.array.shape[0]} source channels, but the plan has"
-            f" {n_channels}; give every channel of the training set"
-        )
-    for volume, what in ((target, "target"), (mask, "mask")):
-        if volume is not None:
-            _require_same_grid(identifier, what, volume.geometry, source.geometry)
+    _require_fit(identifier, source, configuration, target=target, mask=mask)
     body = _body_of(identifier, source, configuration, mask)
     box = bounding_box(body.mask, MARGIN)
-    cropped_body = crop(body.mask, box)
-    geometry = source.geometry
-    shape = resampled_shape(_extent(cropped_body), geometry.spacing, configuration.spacing)
-    small_body = resample_mask(cropped_body, shape)
-    if not small_body.any():  # a body thinner than half a voxel of the new grid
-        small_body[...] = 1
+    inside = crop(body.mask, box)
+    shape = resampled_shape(_extent(inside), source.geometry.spacing, configuration.spacing)
+    small_inside = resample_mask(inside, shape)
+    if not small_inside.any():  # a body thinner than half a voxel of the new grid
+        small_inside[...] = 1
     channels = [
-        normalise.apply(image, normalise.fit(normalisation, image, cropped_body))
+        normalise.apply(image, normalise.fit(normalisation, image, inside))
         for image, normalisation in zip(
             crop(source.array, box), source_normalisations(configuration), strict=True
         )
     ]
-    target_units, target_array = None, None
+    units, prepared_target = None, None
     if target is not None:
         image = crop(target.array, box)[0]
-        target_units = normalise.fit(configuration.target, image, cropped_body)
-        target_array = resample(normalise.apply(image, target_units)[None], shape)
-        background = normalise.background_value(target_units)
-        target_array = np.where(small_body != 0, target_array, np.float32(background))
+        units = normalise.fit(configuration.target, image, inside)
+        resampled = resample(normalise.apply(image, units)[None], shape)
+        background = np.float32(normalise.background_value(units))
+        prepared_target = np.where(small_inside != 0, resampled, background)
     record = CaseRecord(
-        identifier=identifier,
-        geometry=geometry,
-        box=box,
-        spacing=configuration.spacing,
-        shape=shape,
-        mask_rule=body.rule,
-        target=target_units,
+        identifier, source.geometry, box, configuration.spacing, shape, body.rule, units
     )
-    return Case(record, resample(np.stack(channels), shape), target_array, small_body)
+    return Case(record, resample(np.stack(channels), shape), prepared_target, small_inside)
 
 
 def source_normalisations(configuration: Configuration) -> tuple[Normalisation, ...]:
@@ -185,8 +170,8 @@ def ensure_folder(folder: Path, configuration: Configuration, *, overwrite: bool
             codec.save(configuration, noted)
     except OSError as problem:
         raise OutputError(
-            f"{folder}: cannot be written ({problem.strerror}); check the folder's permissions and"
-            " free space"
+            f"{folder}: cannot be written ({problem.strerror or problem}); check the folder's"
+            " permissions and free space"
         ) from None
 
 
@@ -209,13 +194,27 @@ def _body_of(
     return _Body(given, "given")
 
 
-def _require_same_grid(identifier: str, what: str, found: Geometry, wanted: Geometry) -> None:
-    difference = grid_difference(found, wanted)
-    if difference is not None:
+def _require_fit(
+    identifier: str,
+    source: Volume,
+    configuration: Configuration,
+    *,
+    target: Volume | None,
+    mask: Volume | None,
+) -> None:
+    n_channels = len(configuration.sources)
+    if source.array.shape[0] != n_channels:
         raise DatasetError(
-            f"case {identifier}: the {what} has another grid than the source: {difference};"
-            f" resample the {what} to the source"
+            f"case {identifier}: {source.array.shape[0]} source channels, but the plan has"
+            f" {n_channels}; give every channel of the training set"
         )
+    for volume, what in ((target, "target"), (mask, "mask")):
+        difference = volume and grid_difference(volume.geometry, source.geometry)
+        if difference:
+            raise DatasetError(
+                f"case {identifier}: the {what} has another grid than the source: {difference};"
+                f" resample the {what} to the source"
+            )
 
 
 def _extent(array: NDArray) -> Shape:

@@ -47,7 +47,8 @@ def resample(array: NDArray, shape: Shape, *, order: int = 3) -> NDArray:
     result = np.empty((array.shape[0], *shape), dtype=np.float32)
     weights = [_weights(old, new, order) for old, new in zip(array.shape[1:], shape, strict=True)]
     for channel, volume in zip(result, array, strict=True):
-        np.clip(_resample_axes(volume, weights), volume.min(), volume.max(), out=channel)
+        _resample_axes(volume, weights, channel)
+        np.clip(channel, volume.min(), volume.max(), out=channel)
     return result
 
 
@@ -67,15 +68,25 @@ def _weights(old: int, new: int, order: int) -> NDArray:
     return weights.astype(np.float32)
 
 
-def _resample_axes(volume: NDArray, weights: list[NDArray]) -> NDArray:
-    result = np.ascontiguousarray(volume, dtype=np.float32)
-    for axis in sorted(range(3), key=lambda a: len(weights[a]) / volume.shape[a]):
-        matrix = weights[axis]
-        if axis == 0:
-            flat = matrix @ result.reshape(result.shape[0], -1)
-            result = flat.reshape(-1, *result.shape[1:])
-        elif axis == 1:
-            result = matrix @ result
-        else:
-            result = result @ matrix.T
+def _resample_axes(volume: NDArray, weights: list[NDArray], result: NDArray) -> None:
+    """Axes that shrink most come first, so that what lies between is never larger than needed."""
+    order = sorted(range(3), key=lambda axis: len(weights[axis]) / volume.shape[axis])
+    array = np.ascontiguousarray(volume, dtype=np.float32)
+    for axis in order[:2]:
+        array = _along(axis, weights[axis], array)
+    _along(order[2], weights[order[2]], array, result)
+
+
+def _along(axis: int, matrix: NDArray, array: NDArray, result: NDArray | None = None) -> NDArray:
+    """The product along one axis as matrix products that need no transposed copy."""
+    if result is None:
+        shape = list(array.shape)
+        shape[axis] = len(matrix)
+        result = np.empty(shape, dtype=np.float32)
+    if axis == 0:
+        np.matmul(matrix, array.reshape(len(array), -1), out=result.reshape(len(matrix), -1))
+    elif axis == 1:
+        np.matmul(matrix, array, out=result)
+    else:
+        np.matmul(array, matrix.T, out=result)
     return result

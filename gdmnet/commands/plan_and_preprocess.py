@@ -19,7 +19,7 @@ from gdmnet.commands.terminal import (
 from gdmnet.data.case import CaseFiles
 from gdmnet.data.check import require_sound
 from gdmnet.data.raw import Description, read_description, training_cases
-from gdmnet.data.splits import make_splits, read_splits
+from gdmnet.data.splits import choose_splits
 from gdmnet.data.store import is_stored
 from gdmnet.errors import DatasetError, PlanError
 from gdmnet.folders import Roots
@@ -130,7 +130,10 @@ def run(dataset: str | int, roots: Roots, options: Options | None = None) -> Pla
         return plan
     codec.save(fingerprint, folder / folders.FINGERPRINT_JSON)
     codec.save(plan, folder / folders.PLAN_JSON)
-    _write_splits([case.identifier for case in cases], raw, folder)
+    codec.save(
+        choose_splits([case.identifier for case in cases], raw / folders.SPLITS_JSON),
+        folder / folders.SPLITS_JSON,
+    )
     for configuration in chosen:
         _prepare(cases, configuration, folder / configuration.name, options)
     print(f"ready: gdm_train {name[7:10]} {chosen[0].name}")
@@ -232,17 +235,6 @@ def _chosen(plan: Plan, names: tuple[str, ...] | None) -> list[Configuration]:
             f" {', '.join(plan.configurations)})"
         )
     return [plan.configurations[name] for name in names or plan.configurations]
-
-
-def _write_splits(identifiers: list[str], raw: Path, folder: Path) -> None:
-    """The user's splits_final.json from beside dataset.json, else nnU-Net's five folds."""
-    given = raw / folders.SPLITS_JSON
-    splits = read_splits(given, identifiers) if given.is_file() else make_splits(identifiers)
-    if not splits[0].validates_on_training:  # a single case: nothing to split
-        codec.save(
-            [{"train": split.training, "val": split.validation} for split in splits],
-            folder / folders.SPLITS_JSON,
-        )
 
 
 def _prepare(

@@ -15,7 +15,6 @@ from gdmnet.commands.terminal import (
     roots_from,
 )
 from gdmnet.data.splits import split_for
-from gdmnet.data.store import stored_identifiers
 from gdmnet.folders import Roots
 from gdmnet.objectives import OBJECTIVES
 from gdmnet.plan import Plan
@@ -131,11 +130,7 @@ def run(
     plan = codec.load(Plan, roots.preprocessed / name / folders.PLAN_JSON)
     chosen = find_configuration(plan, configuration)
     prepared = folders.preprocessed_cases(roots.preprocessed, name, configuration)
-    split = split_for(
-        str(fold),
-        stored_identifiers(prepared),
-        path=roots.preprocessed / name / folders.SPLITS_JSON,
-    )
+    split = split_for(str(fold), roots.preprocessed / name / folders.SPLITS_JSON)
     device = find_device(options.device)
     model = folders.model_folder(roots.results, name, options.objective, configuration)
     folder = folders.fold_folder(model, str(fold))
@@ -150,17 +145,25 @@ def run(
     if not resume:
         codec.save(described, folder / folders.RUN_JSON)
     generator = make_generator(chosen, objective, described, options.pretrained)
-    recipe = described.recipe
     if not (folder / folders.FINAL).is_file():
+        recipe = described.recipe
+        n_workers = described.n_workers
         fit(
             generator,
             objective,
-            Batches(cases[0], chosen, seed=recipe.seed, augment=True),
+            Batches(cases[0], chosen, seed=recipe.seed, augment=True, n_workers=n_workers),
             Batches(cases[1], chosen, seed=recipe.seed, augment=False),
             recipe,
             folder,
             device,
-            n_workers=described.n_workers,
+            resume=resume,
         )
-    validate_fold(model, str(fold), cases[1], device=device)
+    if not (folder / folders.SUMMARY_JSON).is_file():
+        validate_fold(
+            model,
+            str(fold),
+            cases[1],
+            device=options.device,
+            on_training=split.validates_on_training,
+        )
     return folder

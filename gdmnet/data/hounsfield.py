@@ -29,18 +29,23 @@ def why_not_hounsfield(image: NDArray) -> str | None:
     if low >= _AIR_BELOW:
         return (
             f"not in HU: the lowest value is {low:g}, but air is -1000; export the CT in Hounsfield"
-            " units, not windowed"
+            f" units, not windowed (if {_SHIFT} was added, subtract it)"
         )
     return None
 
 
 def _is_shifted(image: NDArray) -> bool:
-    """True if a peak of soft tissue stands at 1000 to 1100 instead of a slope of bone.
+    """True if soft tissue stands near 1024 and air near 0 behind padding that hides the shift.
 
-    Padding below -1000 hides a shift from the minimum, so the histogram must tell. In HU it falls
-    from 700 on (spongy to compact bone). With 1024 added, soft tissue (-50 to 100 HU) stands at
-    974 to 1124, and little but lung and fat between 700 and 850.
+    Without padding the minimum tells. With it, two signs must agree. In HU the histogram falls
+    from 700 on (spongy to compact bone); with 1024 added, soft tissue (-50 to 100 HU) stands at
+    974 to 1124, and little but lung between 700 and 850. And what borders the image at its sides,
+    padding apart, is air: near 0 rather than near -1000 (a phantom may have any bone).
     """
     slope = int(np.count_nonzero((image >= 700) & (image < 850)))
     peak = int(np.count_nonzero((image >= _SHIFT - 50) & (image < _SHIFT + 100)))
-    return peak > 2 * slope and peak > 0.01 * image.size
+    if peak <= 2 * slope or peak <= 0.01 * image.size:
+        return False
+    sides = np.concatenate([image[:, (0, -1), :].ravel(), image[:, :, (0, -1)].ravel()])
+    imaged = sides[sides > image.min()]
+    return imaged.size > 0 and float(np.median(imaged)) > _AIR_BELOW

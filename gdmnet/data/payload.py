@@ -12,8 +12,8 @@ import gzip
 import math
 import struct
 import zlib
+from io import BufferedIOBase
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,7 @@ from gdmnet.errors import DatasetError
 _CHUNK = 1 << 20
 _BROKEN_STREAM = (EOFError, gzip.BadGzipFile, zlib.error)
 _STREAM_ENDS = "the compressed data end too early or are wrong"
+_ELSEWHERE = "the voxels lie in another file; store header and voxels in one"
 
 _NIFTI_TYPES = {
     2: "u1",
@@ -121,7 +122,7 @@ def check_voxels(path: Path, ending: str) -> None:
             raise damaged(path, _STREAM_ENDS) from None
 
 
-def _check_meta_image(path: Path, handle: IO[bytes]) -> None:
+def _check_meta_image(path: Path, handle: BufferedIOBase) -> None:
     header = _meta_header(path, handle)
     channels = int(header.get("ElementNumberOfChannels", "1"))
     sides = [int(side) for side in header["DimSize"].split()]
@@ -134,10 +135,12 @@ def _check_meta_image(path: Path, handle: IO[bytes]) -> None:
         raise damaged(path, f"{found} of {wanted} bytes of voxels are there")
 
 
-def _meta_header(path: Path, handle: IO[bytes]) -> dict[str, str]:
+def _meta_header(path: Path, handle: BufferedIOBase) -> dict[str, str]:
     header = _header_lines(handle, "=", "ElementDataFile")
-    if header.get("ElementDataFile") != "LOCAL":
-        raise damaged(path, "no MetaImage header that ends with ElementDataFile = LOCAL")
+    if "ElementDataFile" not in header:
+        raise damaged(path, "no complete MetaImage header")
+    if header["ElementDataFile"] != "LOCAL":
+        raise DatasetError(f"{path}: {_ELSEWHERE}")
     sides = header.get("DimSize", "").split()
     if header.get("ElementType") not in _META_TYPES or not sides:
         raise damaged(path, "the MetaImage header has no usable ElementType and DimSize")
@@ -146,16 +149,18 @@ def _meta_header(path: Path, handle: IO[bytes]) -> dict[str, str]:
     return header
 
 
-def _nrrd_header(path: Path, handle: IO[bytes]) -> dict[str, str]:
+def _nrrd_header(path: Path, handle: BufferedIOBase) -> dict[str, str]:
     if handle.read(4) != b"NRRD":
         raise damaged(path, "no NRRD header")
     header = _header_lines(handle, ":", "")
-    if "" not in header or "data file" in header:
-        raise damaged(path, "the NRRD header has no end, or the voxels lie in another file")
+    if "data file" in header or "datafile" in header:
+        raise DatasetError(f"{path}: {_ELSEWHERE}")
+    if "" not in header:
+        raise damaged(path, "the NRRD header has no end")
     return header
 
 
-def _opened(path: Path) -> IO[bytes]:
+def _opened(path: Path) -> BufferedIOBase:
     with path.open("rb") as handle:
         is_compressed = handle.read(2) == b"\x1f\x8b"
     return gzip.open(path, "rb") if is_compressed else path.open("rb")
@@ -171,7 +176,7 @@ def _nifti_header(
     if order is None or header[344:347] != b"n+1":
         raise damaged(path, "no NIfTI-1 header")
     n_axes, *sides = struct.unpack_from(order + "8h", header, 40)
-    sides = [side for side in sides[:n_axes]] + [1] * (7 - n_axes)
+    sides = sides[: max(0, n_axes)] + [1] * (7 - n_axes)
     if not 1 <= n_axes <= 7 or min(sides) < 1:
         raise damaged(path, f"the header gives the size {sides}")
     if math.prod(sides[3:]) > 1:
@@ -188,7 +193,7 @@ def _nifti_header(
     return (sides[2], sides[1], sides[0]), kind, max(348, int(offset)), scaling
 
 
-def _header_lines(handle: IO[bytes], separator: str, last: str) -> dict[str, str]:
+def _header_lines(handle: BufferedIOBase, separator: str, last: str) -> dict[str, str]:
     """Keys and values of a text header; the handle is left behind the line with the key `last`."""
     header: dict[str, str] = {}
     for _ in range(1000):  # a file that is no image has no end of header
@@ -202,12 +207,12 @@ def _header_lines(handle: IO[bytes], separator: str, last: str) -> dict[str, str
     return header
 
 
-def _skip_to_end(stream: IO[bytes]) -> None:
+def _skip_to_end(stream: BufferedIOBase) -> None:
     while stream.read(_CHUNK):  # gzip compares its checksum only at the very end
         pass
 
 
-def _inflated_size(handle: IO[bytes]) -> int:
+def _inflated_size(handle: BufferedIOBase) -> int:
     stream = zlib.decompressobj(wbits=47)  # zlib or gzip, as MetaImage accepts both
     size = 0
     while not stream.eof:

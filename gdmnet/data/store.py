@@ -72,11 +72,13 @@ def save_case(folder: Path, case: Case, patch_size: Shape) -> None:
         remove_case(folder, identifier)
         aside.rename(folder / identifier)
     except OSError as problem:
-        shutil.rmtree(aside, ignore_errors=True)
+        reason = problem.strerror or problem
         raise OutputError(
-            f"{folder / identifier}: cannot be written ({problem.strerror}); check the folder's"
-            " permissions and free space"
+            f"{folder / identifier}: cannot be written ({reason}); check the folder's permissions"
+            " and free space"
         ) from None
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def remove_case(folder: Path, identifier: str) -> None:
@@ -109,15 +111,17 @@ def open_case(folder: Path, identifier: str) -> StoredCase:
         raise DatasetError(f"{place}: no such preprocessed case; {again}")
     try:
         record = codec.load(CaseRecord, place / CASE_JSON)
-        arrays = [_open_array(place / f"{name}.b2nd") for name in ("source", "target", "body")]
+        source, target, body = (
+            _open_array(place / f"{name}.b2nd") for name in ("source", "target", "body")
+        )
         centres = np.load(place / _CENTRES)
     except (OSError, ValueError, EOFError, RuntimeError, PlanError) as problem:
         raise DatasetError(
             f"{place}: damaged ({problem}); delete this folder and {again}"
         ) from None
-    if any(array.shape[-3:] != record.shape for array in arrays):
+    if any(array.shape[-3:] != record.shape for array in (source, target, body)):
         raise DatasetError(f"{place}: arrays of another shape; delete this folder and {again}")
-    return StoredCase(record, *arrays, centres)
+    return StoredCase(record, source, target, body, centres)
 
 
 def _write_array(path: Path, array: NDArray, patch_size: Shape) -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
-import SimpleITK as sitk
+import SimpleITK as sitk  # noqa: N813
 from numpy.typing import NDArray
 
 from gdmnet.data.case import Volume
-from gdmnet.data.payload import check_header, check_voxels, read_nifti_voxels
+from gdmnet.data.payload import check_header, check_voxels, damaged, read_nifti_voxels
 from gdmnet.errors import DatasetError, OutputError
 from gdmnet.geometry import Geometry, grid_difference, nearest_lps, to_lps, to_stored
 
@@ -92,15 +94,18 @@ def write_volume(path: Path, volume: Volume, *, integer: bool = False) -> None:
     image.SetDirection(geometry.itk_direction)
     aside = path.with_name(f".{path.name.removesuffix(ending)}.partial{ending}")
     try:
+        _reserve(aside, stored.nbytes)
         _silence()
         sitk.WriteImage(image, str(aside), useCompression=True)
         check_voxels(aside, ending)  # ITK says nothing when a disk runs full
-        os.replace(aside, path)
+        aside.replace(path)
     except (OSError, RuntimeError, DatasetError):
-        aside.unlink(missing_ok=True)
         raise OutputError(
             f"{path}: cannot be written; check the folder's permissions and free space"
         ) from None
+    finally:
+        with suppress(OSError):
+            aside.unlink(missing_ok=True)
 
 
 def _ending(path: Path) -> str | None:
@@ -116,7 +121,7 @@ def _read(path: Path) -> tuple[NDArray, Geometry]:
             stored = read_nifti_voxels(path)
         else:
             check_voxels(path, str(ending))
-            stored = sitk.GetArrayViewFromImage(reader.Execute())
+            stored = sitk.GetArrayFromImage(reader.Execute())  # a view would dangle
     except (OSError, RuntimeError) as problem:
         raise _unreadable(path, problem) from None
     with np.errstate(over="ignore"):  # an Inf is complained about below
@@ -181,11 +186,21 @@ def _stored_shape(geometry: Geometry) -> tuple[int, ...]:
     return tuple(geometry.shape[axis] for axis in np.argsort(geometry.axes))
 
 
+def _reserve(path: Path, n_bytes: int) -> None:
+    """Make the file and claim its space: ITK would print on the terminal if it cannot."""
+    with path.open("wb") as handle:
+        if hasattr(os, "posix_fallocate"):  # not on Windows and macOS
+            os.posix_fallocate(handle.fileno(), 0, n_bytes)
+
+
 def _silence() -> None:
     """Keep ITK's warnings off the terminal; what matters is checked here and said in our words."""
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
 
 
 def _unreadable(path: Path, problem: Exception) -> DatasetError:
-    reason = str(getattr(problem, "strerror", None) or problem).strip().splitlines()[-1]
-    return DatasetError(f"{path}: cannot be read: {reason.strip()}; is it an image, and whole?")
+    if isinstance(problem, OSError):
+        return DatasetError(f"{path}: cannot be read: {problem.strerror}; check its permissions")
+    said = str(problem).strip().splitlines()[-1]
+    reason = re.sub(r".*ERROR: (\w+\(0x\w+\): )?", "", said).replace(str(path), "the file")
+    return damaged(path, f"cannot be read: {reason.strip()}")

@@ -44,8 +44,9 @@ def drift_loss(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Squared distance of the generated points to where the field sends them (Algorithm 1).
 
-    loss_q = mean_{i,s} (gen / s - stop_gradient(gen / s + V))^2, so d loss_q / d gen = -2 V / (s N S).
-    It is nearly constant by construction: watch `force_<tau>` for convergence.
+    loss_q = mean_{i,s} (gen / s - stop_gradient(gen / s + V))^2, so that
+    d loss_q / d gen = -2 V / (s N S). The loss itself is nearly constant by construction: watch
+    `force_<tau>` for convergence.
 
     Args:
         gen: generated points [Q,N,S]; the gradient flows to them alone.
@@ -66,8 +67,10 @@ def drift_loss(
     Raises:
         ValueError: NaN or Inf among the points.
     """
-    negatives = gen.detach() if neg is None else torch.cat([gen.detach(), neg.to(gen)], dim=1)
-    w_negatives = torch.cat([_weights(w_gen, gen), _weights(w_neg, neg, like=gen)], dim=1)
+    if neg is None:
+        neg = gen.detach()[:, :0]
+    negatives = torch.cat([gen.detach().float(), neg.detach().float()], dim=1)
+    w_negatives = torch.cat([_weights(w_gen, gen), _weights(w_neg, neg)], dim=1)
     with torch.no_grad(), torch.autocast(gen.device.type, enabled=False):
         points = _points(gen, pos, negatives, w_pos=w_pos, w_neg=w_negatives)
         field, scale, info = _field(
@@ -118,13 +121,10 @@ def drift_field(
     return field
 
 
-def _weights(given: Tensor | None, points: Tensor | None, *, like: Tensor | None = None) -> Tensor:
-    if given is not None:
-        return given.detach().float()
-    if points is None:
-        assert like is not None
-        return like.new_ones(like.shape[0], 0, dtype=torch.float32)
-    return points.new_ones(points.shape[:2], dtype=torch.float32)
+def _weights(given: Tensor | None, points: Tensor) -> Tensor:
+    if given is None:
+        return points.new_ones(points.shape[:2], dtype=torch.float32)
+    return given.detach().float()
 
 
 def _points(

@@ -5,8 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from gdmnet.objectives.base import Context, Objective
+from gdmnet.objectives.gdm import build_gdm
 from gdmnet.objectives.regression import build_regression
 
 OBJECTIVES: dict[str, Callable[[Context], Objective]] = {
+    "gdm": build_gdm,
     "regression": build_regression,
 }
+
+NEED_ENCODER = frozenset({"gdm"})
+"""Objectives that are built with a frozen feature encoder."""

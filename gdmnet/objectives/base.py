@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -103,4 +103,13 @@ class Objective(Protocol):
 
     def translate(self, generator: nn.Module, source: Tensor, noise: Tensor | None) -> Tensor:
         """Source patches to target patches, network units, (b, c, z, y, x) to (b, 1, z, y, x)."""
+        ...
+
+
+@runtime_checkable
+class Watches(Protocol):
+    """An objective that looks at validation, for example to weaken its realism; optional."""
+
+    def on_validation(self, metrics: Mapping[str, float]) -> None:
+        """Take one epoch's validation metrics, such as "mae" and "sharpness"."""
         ...

@@ -50,9 +50,7 @@ def choose_normalisations(
 def _normalisation(scheme: str, intensity: Intensity) -> Normalisation:
     if scheme == "ct":
         high = max(_CT_CEILING, float(ceil(intensity.p99_5)))
-        return Normalisation(
-            "ct", intensity.mean, _width(intensity.std), AIR, high, background=AIR
-        )
+        return Normalisation("ct", intensity.mean, _width(intensity.std), AIR, high, background=AIR)
     if scheme == "percentiles":
         width = _width(intensity.p99 - intensity.p01)
         return Normalisation(scheme, intensity.p01, width, None, None, intensity.outside)

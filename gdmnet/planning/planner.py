@@ -6,7 +6,7 @@ residual-encoder budgets of Isensee et al., MICCAI 2024.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
 from math import prod
 
 import numpy as np
@@ -15,33 +15,21 @@ from gdmnet import __version__
 from gdmnet.arrays.resample import resampled_shape
 from gdmnet.errors import PlanError
 from gdmnet.geometry import Shape, Spacing
-from gdmnet.plan import Architecture, Configuration, Fingerprint, Plan
+from gdmnet.plan import Configuration, Fingerprint, Plan
 from gdmnet.planning.intensities import choose_normalisations, residual_channel
-from gdmnet.planning.memory import (
-    PRESETS,
-    Preset,
-    budget_voxels,
-    feature_map_voxels,
-    make_architecture,
-)
-from gdmnet.planning.topology import THIN, topology, total_stride
+from gdmnet.planning.memory import PRESETS, Preset, budget_voxels
+from gdmnet.planning.patch import Network, fit_network
+from gdmnet.planning.topology import THIN, total_stride
 
 PLANNED = ("3d_fullres", "3d_lowres")
 """The configurations that a plan may hold without being made by hand."""
 
 _ANISOTROPY = 3.0  # from here on an axis counts as much coarser than the others
-_LARGE_PATCH = 256**3  # voxels from which a patch is shrunk until it fits the memory
 _LOWRES_COVERAGE = 0.25  # share of the median volume that a patch shows at least
 _LOWRES_STEP = 1.03
 _LOWRES_GAIN = 2  # a lowres that does not halve the voxels is not worth a training
+_SMALLEST_BATCH = 2
 _DATASET_SHARE = 0.05  # of all voxels, in one batch at most: against over-fitting
-
-
-@dataclass(frozen=True)
-class _Network:
-    patch: Shape
-    architecture: Architecture
-    feature_map_voxels: int
 
 
 def make_plan(
@@ -128,8 +116,11 @@ def _configuration(
     spacing_reason: str,
 ) -> Configuration:
     median_shape = _median_shape(fingerprint, spacing)
-    network = _network(spacing, median_shape, preset, memory_gb)
-    batch_size, batch_reason = _batch_size(network, median_shape, fingerprint, preset, memory_gb)
+    budget = budget_voxels(memory_gb)
+    network = fit_network(spacing, median_shape, preset, budget)
+    batch_size, batch_reason = _batch_size(
+        network, median_shape, len(fingerprint.cases), preset, budget
+    )
     sources, target, normalisation_reason = choose_normalisations(fingerprint)
     residual = residual_channel(fingerprint.channel_names, fingerprint.target_name)
     return Configuration(
@@ -163,12 +154,12 @@ def _lowres(
     seen = f"A 3d_fullres patch shows {coverage:.0%} of the median volume"
     if coverage >= _LOWRES_COVERAGE:
         return None, f"{seen}: enough, so there is no 3d_lowres."
-    spacing = fullres.spacing
+    spacing, budget = fullres.spacing, budget_voxels(memory_gb)
     shape, patch = fullres.median_shape, fullres.patch_size
     while prod(patch) < _LOWRES_COVERAGE * prod(shape):
         spacing = _coarser(spacing, fullres.median_shape)
         shape = _median_shape(fingerprint, spacing)
-        patch = _network(spacing, shape, preset, memory_gb).patch
+        patch = fit_network(spacing, shape, preset, budget).patch
     if prod(shape) * _LOWRES_GAIN > voxels:
         return None, f"{seen}; a 3d_lowres would be hardly coarser, so there is none."
     reason = (
@@ -201,17 +192,69 @@ def _median_shape(fingerprint: Fingerprint, spacing: Spacing) -> Shape:
     return z, y, x
 
 
-def _network(spacing: Spacing, median_shape: Shape, preset: Preset, memory_gb: float) -> _Network:
-    """The largest patch of the right aspect that the preset affords, and its network."""
-    patch = _first_patch(spacing, median_shape, preset.max_voxels or _LARGE_PATCH)
-    while True:
-        patch, kernels, strides = topology(spacing, patch, max_stages=preset.max_stages)
-        architecture = make_architecture(preset, kernels, strides)
-        voxels = feature_map_voxels(architecture, patch)
-        network = _Network(patch, architecture, voxels)
-        if _fits(network, median_shape, preset, memory_gb):
-            return network
-        smaller = _shrunk(spacing, patch, median_shape, preset)
-        if smaller == patch:
-            return network
-        patch = smaller
+def _batch_size(
+    network: Network, median_shape: Shape, n_cases: int, preset: Preset, budget: float
+) -> tuple[int, str]:
+    """Samples of a batch: what fits the memory, at most 5 % of the dataset's voxels, at least 2."""
+    if preset.max_voxels is not None:
+        return _SMALLEST_BATCH, "The least that a batch holds, to keep a step short on a CPU."
+    fitting = round(budget / network.feature_map_voxels * _SMALLEST_BATCH)
+    share = round(_DATASET_SHARE * n_cases * prod(median_shape) / prod(network.patch))
+    if min(fitting, share) <= _SMALLEST_BATCH:
+        return _SMALLEST_BATCH, "The least that a batch holds; memory goes into a large patch."
+    if fitting <= share:
+        return fitting, "What fits the memory; the patch cannot use more."
+    return share, (
+        f"{_DATASET_SHARE:.0%} of the dataset's voxels at most, against over-fitting; memory would"
+        f" hold {fitting}."
+    )
+
+
+def _patch_reason(network: Network, median_shape: Shape, preset: Preset, memory_gb: float) -> str:
+    stride = total_stride(network.architecture.strides)
+    if preset.max_voxels is not None:
+        limit = f"at most {preset.max_voxels} voxels, so that a CPU takes about a second a step"
+    elif network.patch == median_shape:
+        limit = "all of the median image"
+    else:
+        used, budget = network.feature_map_voxels / 1e6, budget_voxels(memory_gb) / 1e6
+        limit = (
+            f"{used:.0f} of the {budget:.0f} million feature-map voxels that a device of"
+            f" {memory_gb:g} GB affords"
+        )
+    return (
+        f"As near to a cube in mm as the median image {_times(median_shape)} lets it be; {limit};"
+        f" divisible by the total stride {_times(stride)}."
+    )
+
+
+def _depth_reason(network: Network, preset: Preset) -> str:
+    stages = len(network.architecture.strides)
+    reason = (
+        "Each stage halves the axes that have at least 8 voxels left and are less than twice as"
+        " coarse as the finest of these"
+    )
+    if preset.max_stages == stages:
+        reason += f"; {stages} stages at most in this preset"
+    coarse = ["zyx"[a] for a in range(3) if network.architecture.kernels[0][a] == 1]
+    if coarse:
+        reason += f"; kernels of 1 along {' and '.join(coarse)} while it is coarse or thin"
+    return reason + "."
+
+
+def _residual_reason(fingerprint: Fingerprint, residual: int | None) -> str:
+    if residual is None:
+        return f"No source is the same quantity as {fingerprint.target_name}: no residual."
+    return (
+        f"Source {residual} ({fingerprint.channel_names[residual]}) is the same quantity as the"
+        f" target ({fingerprint.target_name}): the network learns their difference only."
+    )
+
+
+def _times(shape: Shape) -> str:
+    return " x ".join(str(n) for n in shape)
+
+
+def _spacing(values: Iterable[float]) -> Spacing:
+    z, y, x = (float(value) for value in values)
+    return z, y, x

@@ -11,13 +11,13 @@ from math import ceil, prod
 from gdmnet.geometry import Shape, Spacing
 
 _MIN_EDGE = 4  # voxels an axis keeps at the bottleneck
-_THIN = 10  # an axis of so few voxels, and far shorter than the others, is treated as a stack
+THIN = 10  # an axis of so few voxels, and far shorter than the others, is treated as a stack
 _THIN_SHARE = 4
 
 
 def is_thin(patch: Shape, axis: int) -> bool:
     """Whether an axis is a short stack of slices: at most 10, a quarter of the longest axis."""
-    return patch[axis] == 1 or (patch[axis] <= _THIN and patch[axis] * _THIN_SHARE <= max(patch))
+    return patch[axis] == 1 or (patch[axis] <= THIN and patch[axis] * _THIN_SHARE <= max(patch))
 
 
 def topology(

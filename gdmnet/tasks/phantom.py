@@ -140,10 +140,7 @@ def make_patient(
     body = coarsen(is_body(tissue), shape) >= 0.5
     sources, target = KINDS[kind]
     ct = _ct(rng, tissue, shape)
-    if target == "CT":
-        target_image = ct
-    else:
-        target_image = _mr(rng, tissue, shape, target) * body
+    target_image = ct if target == "CT" else _mr(rng, tissue, shape, target) * body
     images = []
     for name in sources:
         if name == "CT":

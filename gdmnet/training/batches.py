@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import closing
-from typing import TYPE_CHECKING
+import sys
+from collections.abc import Generator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from gdmnet.arrays.normalise import background_value
 from gdmnet.errors import DatasetError, TrainingError
+from gdmnet.geometry import Shape
 from gdmnet.objectives.base import Batch
 from gdmnet.plan import Configuration
 from gdmnet.training import augment as augmentation
@@ -123,28 +124,57 @@ class Batches:
 
 def prefetched(
     batches: Batches, epoch: int, steps: range, n_workers: int = 0, rank: int = 0
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """The batches of some steps of an epoch, in order; workers only change how fast they come.
 
     Args:
         batches: where they come from.
         epoch: of the training.
         steps: of the epoch.
-        n_workers: processes that prepare batches ahead; 0 makes them in this process.
+        n_workers: processes that prepare batches ahead; 0 makes them in this process, and so
+            does every system but Linux (memory-mapped cases reach a worker only by a fork).
         rank: of this process in a distributed training.
 
     Raises:
         TrainingError: a worker process died.
     """
-    if n_workers == 0:
+    if n_workers == 0 or sys.platform != "linux":
         for step in steps:
             yield batches.batch(epoch, step, rank)
         return
-    loader = DataLoader(
-        _Steps(batches, epoch, steps, rank), batch_size=None, num_workers=n_workers
+    loader: DataLoader = DataLoader(
+        _Steps(batches, epoch, steps, rank),
+        batch_size=None,
+        num_workers=n_workers,
+        collate_fn=_as_they_are,
+        generator=torch.Generator(),  # else it would draw from the global one
+        multiprocessing_context="fork",
     )
-    iterator = iter(loader)
     try:
-        yield from _checked(iterator)
-    finally:
-        _stop(iterator)
+        for arrays in loader:
+            yield Batch(*(torch.from_numpy(array) for array in arrays))
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        raise TrainingError(
+            f"a process that makes patches died ({error}); most often memory ran out: use fewer"
+            " of them with -np"
+        ) from None
+
+
+class _Steps(Dataset):
+    """Steps of one epoch as numpy arrays: those need no shared memory to leave a worker."""
+
+    def __init__(self, batches: Batches, epoch: int, steps: range, rank: int) -> None:
+        self.batches, self.epoch, self.steps, self.rank = batches, epoch, steps, rank
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __getitem__(self, index: int) -> tuple[NDArray, NDArray, NDArray]:
+        batch = self.batches.batch(self.epoch, self.steps[index], self.rank)
+        return batch.source.numpy(), batch.target.numpy(), batch.mask.numpy()
+
+
+def _as_they_are(arrays: Any) -> Any:  # noqa: ANN401
+    return arrays

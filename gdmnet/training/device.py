@@ -22,13 +22,15 @@ def find_device(name: str = "auto") -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise DeviceError(f"--device {name}: unknown device; use auto, cpu, cuda or cuda:1") from None
+        raise DeviceError(
+            f"--device {name}: unknown device; use auto, cpu, cuda or cuda:1"
+        ) from None
     if device.type == "cuda":
         n_devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if (device.index or 0) >= n_devices:
             raise DeviceError(
-                f"--device {name}: this machine has {n_devices} usable CUDA devices; use --device cpu"
-                " or install a torch build for its GPU"
+                f"--device {name}: this machine has {n_devices} usable CUDA devices; use --device"
+                " cpu or install a torch build for its GPU"
             )
     elif device.type == "mps" and not torch.backends.mps.is_available():
         raise DeviceError("--device mps: not available on this machine; use --device cpu")

@@ -56,5 +56,6 @@ def read_patch(array: Any, start: Shape, size: Shape, fill: float | Sequence[flo
             slice(part.start - first, part.stop - first)
             for part, first in zip(inside, start, strict=True)
         ]
-        patch[(..., *there)] = array[(*[slice(None)] * len(channels), *inside)]
+        every = [slice(None)] * len(channels)
+        patch[tuple(every + there)] = array[tuple(every + inside)]
     return patch

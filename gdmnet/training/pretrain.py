@@ -19,7 +19,6 @@ from tqdm import tqdm
 
 from gdmnet import codec
 from gdmnet.arrays.normalise import background_value
-from gdmnet.arrays.pad import pad_to
 from gdmnet.encoders.self_supervised import (
     MASK_RATIO,
     WEIGHTS,
@@ -36,6 +35,7 @@ from gdmnet.encoders.self_supervised import (
 from gdmnet.errors import CheckpointError, OutputError
 from gdmnet.geometry import Shape
 from gdmnet.plan import Configuration
+from gdmnet.training.patches import patch_start, read_patch
 from gdmnet.training.usefulness import HeldOut, judge, tissue_edges
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ METHOD = 1  # another number makes every cached encoder anew
 _log = logging.getLogger(__name__)
 
 
-def default_iterations(total_training_steps: int, device: torch.device, *, n_cases: int) -> int:
+def default_iterations(total_training_steps: int, device: torch.device, *, n_cases: int = 0) -> int:
     """Steps of the encoder's training when nobody says.
 
     On a CPU 60 to 400, within that a fifth of the run's own steps: at most about a minute; on a
@@ -159,27 +159,15 @@ def _sample_one(
     tried = []
     for _ in range(ATTEMPTS):
         centre = case.centres[rng.integers(len(case.centres))]
-        box = _box_around(centre, shape, case.record.shape)
-        tried.append((case.body[box], box))
+        start = patch_start(centre, shape, case.record.shape)
+        tried.append((read_patch(case.body, start, shape, 0.0), start))
         if tried[-1][0].mean() >= BODY_SHARE:
             break
-    body, (z, y, x) = max(tried, key=lambda pair: int(pair[0].sum()))
+    body, start = max(tried, key=lambda pair: float(pair[0].sum()))
     if case.record.target is None:
         raise ValueError(f"case {case.record.identifier} has no target")
-    fill = background_value(case.record.target)
-    image, _ = pad_to(case.target[:, z, y, x], shape, [fill])
-    padded, _ = pad_to(body[None], shape, [0.0])
-    return image, padded
-
-
-def _box_around(centre: NDArray, shape: Shape, size: Shape) -> tuple[slice, slice, slice]:
-    """Slices of a patch around a voxel, moved into the volume; whole axes that are shorter."""
-    starts = [
-        min(max(0, int(c) - side // 2), max(0, length - side))
-        for c, side, length in zip(centre, shape, size, strict=True)
-    ]
-    z, y, x = (slice(start, start + side) for start, side in zip(starts, shape, strict=True))
-    return z, y, x
+    image = read_patch(case.target, start, shape, background_value(case.record.target))
+    return image, body[None]
 
 
 def _train(

@@ -234,7 +234,8 @@ def _tokens(feature_map: Tensor) -> Tensor:
 
 
 def _pooled(volume: Tensor, feature_map: Tensor) -> Tensor:
-    return functional.adaptive_avg_pool3d(volume.float(), feature_map.shape[2:])
+    z, y, x = feature_map.shape[2:]
+    return functional.adaptive_avg_pool3d(volume.float(), (z, y, x))
 
 
 def _inside(bodies: Tensor, feature_map: Tensor) -> Tensor:

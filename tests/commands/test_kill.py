@@ -142,16 +142,13 @@ def same_weights(home: Path, trial: Path) -> None:
     import torch
 
     (path,) = (home / "results").rglob("checkpoint_final.pt")
-    other = trial / path.relative_to(home)
-    ours, theirs = (torch.load(p, weights_only=True) for p in (path, other))
-    for part in ("generator", "ema"):
-        assert ours[part].keys() == theirs[part].keys()
-        for name, tensor in ours[part].items():
-            assert torch.equal(tensor, theirs[part][name]), name
-    summaries = [
-        json.loads((root / path.relative_to(home).parent / "summary.json").read_text())
-        for root in (home, trial)
-    ]
+    fold = path.parent.relative_to(home)
+    for name, part in (("final", "ema"), ("latest", "generator")):
+        file = fold / f"checkpoint_{name}.pt"
+        ours, theirs = (torch.load(r / file, weights_only=True)[part] for r in (home, trial))
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+    summaries = [json.loads((root / fold / "summary.json").read_text()) for root in (home, trial)]
     assert summaries[0]["cases"] == summaries[1]["cases"]
 
 

@@ -1,0 +1,184 @@
+"""The body mask: which voxels belong to the patient, found from the source images alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+from skimage.filters import threshold_otsu
+
+from gdmnet.arrays.resample import resample, resampled_shape
+from gdmnet.geometry import Spacing
+
+NON_ZERO, CT, OTSU, WHOLE = "non-zero", "above -500 HU", "otsu", "whole volume"
+"""The rules; their names are written beside every mask that they made."""
+
+_BETWEEN_AIR_AND_TISSUE = -500.0  # HU; lung is below, and comes back when holes are filled
+_COUCH = 5.0  # mm: opening by this much parts the shell of a couch from the back on it
+_SKIN = 3.0  # mm: Otsu cuts through the dark rim of the skin
+_GAPS = 6.0  # mm: sinuses, cortical bone and metal leave gaps of this size
+_BIAS = 40.0  # mm: the bias field of a coil varies more slowly than anatomy
+_COARSE = 8.0  # mm: grid on which the bias field is found
+
+
+def body_mask(sources: NDArray, spacing: Spacing, is_ct: Sequence[bool]) -> tuple[NDArray, str]:
+    """The patient's voxels, by the first rule that the kinds of the channels allow.
+
+    1. "non-zero": channels other than CT whose background is exactly zero (brain-extracted or
+       masked scans): any of these channels is not 0.
+    2. "above -500 HU": the CT channels.
+    3. "otsu": a threshold after a rough bias correction, of the first channel.
+
+    Each is then freed of small islands and filled slice by slice, because cerebrospinal fluid is 0
+    in some T1 scans and lungs are open at the end of the volume. Every hole that is closed in 3D is
+    closed in each axial slice as well, so that filling the slices is enough.
+
+    Args:
+        sources: (c, z, y, x) in file units, LPS.
+        spacing: mm (z, y, x).
+        is_ct: for each channel whether it is in HU.
+
+    Returns:
+        uint8 (z, y, x), never empty, and the name of the rule.
+    """
+    others = [channel for channel, ct in zip(sources, is_ct, strict=True) if not ct]
+    zeroed = [channel for channel in others if has_zero_background(channel)]
+    if zeroed:
+        rule = NON_ZERO
+        inside = np.logical_or.reduce([channel != 0 for channel in zeroed])
+        mask = _filled(_without_islands(inside, 0.01))
+    elif any(is_ct):
+        rule = CT
+        mask = _ct_body(
+            [channel for channel, ct in zip(sources, is_ct, strict=True) if ct], spacing
+        )
+    else:
+        rule = OTSU
+        mask = _otsu_body(sources[0], spacing)
+    if not mask.any():
+        return np.ones(mask.shape, dtype=np.uint8), WHOLE
+    return mask.astype(np.uint8), rule
+
+
+def has_zero_background(image: NDArray) -> bool:
+    """Whether air is exactly 0 in an image (z, y, x): masked by somebody, or zero-padded.
+
+    At least 2 % of the volume are zeros that are joined to its border, and where zeros prevail
+    nine in ten voxels are zero. Noise that is rounded to 0 here and there is no such background:
+    its zeros are scattered among other values.
+    """
+    zero = image == 0
+    outside = _joined_to_border(zero)
+    if outside.mean() < 0.02:
+        return False
+    prevails = ndimage.uniform_filter(outside.astype(np.float32), 5, mode="nearest") > 0.5
+    return bool(zero[prevails].sum() > 0.9 * prevails.sum())
+
+
+def _ct_body(channels: list[NDArray], spacing: Spacing) -> NDArray:
+    tissue = np.logical_or.reduce([channel > _BETWEEN_AIR_AND_TISSUE for channel in channels])
+    core = _without_islands(_opened(_filled(tissue), spacing, _COUCH), 0.1)
+    near = _dilated(core, spacing, _COUCH)  # what the opening cut off ears, noses and chins
+    return _filled_from_all_sides(_without_islands((tissue & near) | core, 0.1))
+
+
+def _otsu_body(image: NDArray, spacing: Spacing) -> NDArray:
+    flat = _without_bias(image, spacing)
+    if flat.min() == flat.max():
+        return np.zeros(image.shape, dtype=bool)
+    tissue = flat > threshold_otsu(flat)
+    closed = _without_islands(_closed(tissue, spacing, _GAPS), 0.1)
+    return _dilated(_filled_from_all_sides(closed), spacing, _SKIN)
+
+
+def _without_bias(image: NDArray, spacing: Spacing) -> NDArray:
+    """The root of the image over its bias field; the root narrows bright fat towards muscle.
+
+    Homomorphic: the field is the smoothed logarithm of the brighter voxels, by normalised
+    convolution on a coarse grid, so that air does not pull it down; far from them it levels off.
+    """
+    lifted = image - image.min()
+    shape = resampled_shape(image.shape, spacing, (_COARSE, _COARSE, _COARSE))
+    small = resample(lifted[None], shape, order=1)[0]
+    bright = small > small.mean()
+    if not bright.any():
+        return lifted
+    logarithm = np.log(np.where(bright, small, 1))
+    level = logarithm[bright].mean()
+    sigma = _BIAS / _COARSE
+    weight = ndimage.gaussian_filter(bright.astype(np.float32), sigma, mode="nearest")
+    excess = ndimage.gaussian_filter(np.where(bright, logarithm - level, 0), sigma, mode="nearest")
+    field = np.exp(level + excess / (weight + 1e-2))
+    return np.sqrt(lifted / resample(field[None], image.shape, order=1)[0])
+
+
+def _filled(mask: NDArray) -> NDArray:
+    """With the holes of each axial slice filled, or of the only slice of another orientation."""
+    return _filled_slices(mask, mask.shape.index(1) if 1 in mask.shape else 0)
+
+
+def _filled_from_all_sides(mask: NDArray) -> NDArray:
+    """Also with the holes of sagittal and coronal slices: a lung that is open in the axial one."""
+    return np.logical_or.reduce([_filled_slices(mask, axis) for axis in range(3)])
+
+
+def _filled_slices(mask: NDArray, axis: int) -> NDArray:
+    slices = np.moveaxis(mask, axis, 0)
+    if 1 in slices.shape[1:]:  # slices that are lines: every dent would be a hole
+        return mask
+    filled = np.stack([~_joined_to_border(~image) for image in slices])
+    return np.moveaxis(filled, 0, axis)
+
+
+def _joined_to_border(mask: NDArray) -> NDArray:
+    """The components of a mask of two or three axes that touch the end of an axis.
+
+    An axis of length 1 has no end: all of a single slice would lie on it.
+    """
+    labels, n_labels = ndimage.label(mask)
+    touching = np.zeros(n_labels + 1, dtype=bool)
+    for axis, length in enumerate(mask.shape):
+        if length > 1:
+            touching[labels.take((0, -1), axis)] = True
+    touching[0] = False
+    return touching[labels]
+
+
+def _without_islands(mask: NDArray, share: float) -> NDArray:
+    """The components with at least this share of the largest one's voxels."""
+    labels, n_labels = ndimage.label(mask)
+    if n_labels < 2:
+        return mask
+    sizes = np.bincount(labels.ravel())
+    sizes[0] = 0
+    return (sizes >= share * sizes.max())[labels] & mask
+
+
+def _dilated(mask: NDArray, spacing: Spacing, radius: float) -> NDArray:
+    return ndimage.maximum_filter(mask, _in_plane(spacing, radius), mode="nearest")
+
+
+def _opened(mask: NDArray, spacing: Spacing, radius: float) -> NDArray:
+    """Without what is thin; but not from the ends of the volume, where the body goes on."""
+    size = _in_plane(spacing, radius)
+    return ndimage.maximum_filter(
+        ndimage.minimum_filter(mask, size, mode="nearest"), size, mode="nearest"
+    )
+
+
+def _closed(mask: NDArray, spacing: Spacing, radius: float) -> NDArray:
+    """Without narrow gaps; padded, or all that is near an end would be joined to it."""
+    size = _in_plane(spacing, radius)
+    margins = [(side // 2, side // 2) for side in size]
+    grown = ndimage.maximum_filter(np.pad(mask, margins), size, mode="constant")
+    shrunk = ndimage.minimum_filter(grown, size, mode="constant")
+    z, y, x = (slice(m, m + n) for (m, _), n in zip(margins, mask.shape, strict=True))
+    return shrunk[z, y, x]
+
+
+def _in_plane(spacing: Spacing, radius: float) -> tuple[int, int, int]:
+    """The size of an axial box that reaches `radius` mm, at least one voxel, to each side."""
+    y, x = (2 * max(1, round(radius / side)) + 1 for side in spacing[1:])
+    return 1, y, x

@@ -1,0 +1,1 @@
+"""The console commands; each has build_parser(), main(argv) and run(...) for Python users."""

@@ -1,0 +1,199 @@
+"""gdm_predict: translate images with a trained model."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from gdmnet.commands.terminal import (
+    add_root_options,
+    guarded,
+    new_parser,
+    positive_int,
+    roots_from,
+)
+from gdmnet.folders import Roots
+from gdmnet.inference.model import CHECKPOINTS, load_model
+from gdmnet.inference.predict import Outcome, predict_folder
+from gdmnet.inference.select import find_model
+
+_EPILOG = """example:
+  gdm_predict -i in/ -o out/
+
+One finished model under the results is found by itself; -d, -c, --objective and -f narrow the
+choice where there are several, and -m names a model's folder directly."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which model: its folder, or what narrows the choice under the results; None is any."""
+
+    model: Path | None = None
+    dataset: str | None = None
+    configuration: str | None = None
+    objective: str | None = None
+    folds: Sequence[str] | None = None
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to predict; see `load_model` and `predict_folder`."""
+
+    checkpoint: str = "final"
+    step_size: float = 0.5
+    tta: bool = False
+    device: str = "auto"
+    overwrite: bool = False
+    n_threads: int = 1
+    n_parts: int = 1
+    part_id: int = 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command's parser."""
+    parser = new_parser(__doc__ or "", _EPILOG)
+    parser.add_argument(
+        "-i",
+        dest="inputs",
+        type=Path,
+        required=True,
+        metavar="IN",
+        help="folder of CASE_0000.nii.gz (one file a channel), or one file",
+    )
+    parser.add_argument(
+        "-o", dest="output", type=Path, required=True, metavar="OUT", help="output folder"
+    )
+    model = parser.add_argument_group("model (default: the only finished one)")
+    model.add_argument("-d", dest="dataset", metavar="ID", help="501 or Dataset501_Name")
+    model.add_argument("-c", dest="configuration", metavar="NAME", help="3d_fullres, ...")
+    model.add_argument("--objective", metavar="NAME", help="gdm, regression, ...")
+    model.add_argument(
+        "-f",
+        dest="folds",
+        nargs="+",
+        metavar="FOLD",
+        help="folds to average, or all (default: every finished numeric fold)",
+    )
+    model.add_argument("-m", dest="model", type=Path, metavar="MODEL", help="a model's folder")
+    model.add_argument("--checkpoint", choices=list(CHECKPOINTS), default="final")
+    parser.add_argument(
+        "--step-size",
+        type=_share,
+        default=0.5,
+        metavar="S",
+        help="distance of windows as a share of the patch (default: %(default)s)",
+    )
+    parser.add_argument("--tta", action="store_true", help="average over mirrored copies (8x time)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
+    parser.add_argument("--overwrite", action="store_true", help="predict anew what is there")
+    parser.add_argument(
+        "-np",
+        dest="n_threads",
+        type=positive_int,
+        default=1,
+        metavar="N",
+        help="cases to read and prepare ahead (default: %(default)s)",
+    )
+    parser.add_argument("--num-parts", type=positive_int, default=1, metavar="N")
+    parser.add_argument("--part-id", type=int, default=0, metavar="K", help="from 0 to N - 1")
+    add_root_options(parser)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point of gdm_predict."""
+    args = build_parser().parse_args(argv)
+    choice = Choice(args.model, args.dataset, args.configuration, args.objective, args.folds)
+    options = Options(
+        checkpoint=args.checkpoint,
+        step_size=args.step_size,
+        tta=args.tta,
+        device=args.device,
+        overwrite=args.overwrite,
+        n_threads=args.n_threads,
+        n_parts=args.num_parts,
+        part_id=args.part_id,
+    )
+
+    def body() -> int:
+        outcome = run(args.inputs, args.output, roots_from(args), choice, options)
+        counts = (
+            f"{len(outcome.predicted)} predicted, {len(outcome.skipped)} there already,"
+            f" {len(outcome.failed)} failed"
+        )
+        print(f"{counts}: {args.output}")
+        return _status(outcome)
+
+    return guarded(body)
+
+
+def run(
+    inputs: Path,
+    output: Path,
+    roots: Roots,
+    choice: Choice | None = None,
+    options: Options | None = None,
+) -> Outcome:
+    """Predict a folder of cases, or one file.
+
+    Args:
+        inputs: folder of CASE_0000<ending> files, or one file for a model of one channel.
+        output: folder of the predictions.
+        roots: the folders; only the results are looked at.
+        choice: which model; by default the only finished one.
+        options: how.
+
+    Returns:
+        Which cases were predicted, were there already, or failed.
+
+    Raises:
+        GdmnetError: no model or several, bad inputs, no such device, an output folder that cannot
+            be written.
+    """
+    choice, options = choice or Choice(), options or Options()
+    folder = choice.model
+    if folder is None:
+        folder = find_model(
+            roots.results,
+            dataset=choice.dataset,
+            configuration=choice.configuration,
+            objective=choice.objective,
+            folds=choice.folds,
+        ).folder
+    translator = load_model(
+        folder,
+        folds=choice.folds,
+        device=options.device,
+        checkpoint=options.checkpoint,
+        step_size=options.step_size,
+        tta=options.tta,
+    )
+    card = translator.card
+    used = f"{card.checkpoint} checkpoint, folds {', '.join(card.checkpoints)}"
+    print(f"model: {card.folder} ({used}) on {card.device}, {card.precision}", file=sys.stderr)
+    return predict_folder(
+        translator,
+        inputs,
+        output,
+        overwrite=options.overwrite,
+        n_threads=options.n_threads,
+        n_parts=options.n_parts,
+        part_id=options.part_id,
+    )
+
+
+def _status(outcome: Outcome) -> int:
+    """0 if all went well, 1 if some cases failed, 2 if there is nothing to show."""
+    if not outcome.failed:
+        return 0
+    return 1 if outcome.predicted or outcome.skipped else 2
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} does not lie in (0, 1]")
+    return value

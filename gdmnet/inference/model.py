@@ -1,0 +1,132 @@
+"""A trained model's folder to a `Translator`."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from gdmnet import codec, folders
+from gdmnet.errors import CheckpointError
+from gdmnet.inference.select import choose_folds
+from gdmnet.inference.translator import Ensemble, ModelCard, Translator
+from gdmnet.networks.unet import build_generator
+from gdmnet.objectives import OBJECTIVES
+from gdmnet.plan import Configuration, Plan, Run
+from gdmnet.training import checkpoint as checkpoint_file
+from gdmnet.training.device import find_device
+from gdmnet.training.precision import cpu_has_bf16
+
+CHECKPOINTS = {"final": folders.FINAL, "best": folders.BEST}
+
+
+def load_model(
+    folder: str | Path,
+    *,
+    folds: Sequence[str | int] | None = None,
+    device: str = "auto",
+    checkpoint: str = "final",
+    step_size: float = 0.5,
+    tta: bool = False,
+) -> Translator:
+    """Load a trained model: the EMA weights of its folds, averaged at their outputs.
+
+    Args:
+        folder: of the model, for example gdmnet_results/Dataset501_MR2CT/gdm__3d_fullres; it holds
+            all that is needed and may have been copied from elsewhere.
+        folds: for example [0, 1] or ["all"]; None takes all finished numeric folds.
+        device: "auto", "cpu", "cuda", "cuda:1".
+        checkpoint: "final" or "best".
+        step_size: of the sliding window as a share of the patch, in (0, 1].
+        tta: average over mirrored copies; eight times slower.
+
+    Raises:
+        CheckpointError: not a model folder, an unfinished fold, a damaged checkpoint.
+        DeviceError: no such device.
+        PlanError: the folder was written by another version of gdmnet.
+    """
+    if checkpoint not in CHECKPOINTS or not 0 < step_size <= 1:
+        raise ValueError(f"checkpoint {checkpoint!r} or step size {step_size} is not possible")
+    folder = Path(folder)
+    chosen = choose_folds(folder, None if folds is None else [str(fold) for fold in folds])
+    place = find_device(device)
+    plan = codec.load(Plan, folder / folders.PLAN_JSON)
+    runs = [_read_run(folder, fold, plan) for fold in chosen]
+    configuration = plan.configurations[runs[0].configuration]
+    digests, members = {}, []
+    for fold in chosen:
+        path = folders.fold_folder(folder, fold) / CHECKPOINTS[checkpoint]
+        members.append(_read_generator(path, configuration))
+        digests[fold] = file_sha256(path)
+    card = ModelCard(
+        folder=str(folder),
+        objective=runs[0].objective,
+        configuration=configuration.name,
+        checkpoints=digests,
+        checkpoint=checkpoint,
+        step_size=step_size,
+        tta=tta,
+        device=str(place),
+        precision=_usable(runs[0].recipe.precision, place),
+    )
+    network = Ensemble(members).eval().requires_grad_(False).to(place)
+    return Translator(plan, configuration, card, network)
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, as hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as handle:
+        while block := handle.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _read_run(folder: Path, fold: str, plan: Plan) -> Run:
+    path = folders.fold_folder(folder, fold) / folders.RUN_JSON
+    run = codec.load(Run, path)
+    named, _, _ = folder.name.partition("__")
+    if run.objective not in OBJECTIVES:
+        raise CheckpointError(
+            f"{path}: trained with the objective {run.objective}, which this gdmnet does not know"
+            f" (it knows {', '.join(OBJECTIVES)}); use the version that trained it"
+        )
+    if "__" in folder.name and named != run.objective:
+        raise CheckpointError(
+            f"{path}: trained with the objective {run.objective}, but lies in {folder.name}; move"
+            " the fold back to its own model folder"
+        )
+    if run.configuration not in plan.configurations:
+        raise CheckpointError(
+            f"{path}: trained with the configuration {run.configuration}, which the folder's"
+            f" {folders.PLAN_JSON} lacks; copy the whole model folder again"
+        )
+    return run
+
+
+def _read_generator(path: Path, configuration: Configuration) -> nn.Module:
+    generator = build_generator(
+        configuration.architecture,
+        n_sources=len(configuration.sources),
+        residual_channel=configuration.residual_channel,
+    )
+    weights = checkpoint_file.load(path)["ema"]
+    try:
+        generator.load_state_dict(weights)
+    except (RuntimeError, TypeError):
+        raise CheckpointError(
+            f"{path}: its weights do not fit the network of {folders.PLAN_JSON}; the two are from"
+            " different trainings, copy the whole model folder again"
+        ) from None
+    return generator
+
+
+def _usable(precision: str, device: torch.device) -> str:
+    """The training's precision where the device computes in it, else fp32."""
+    if device.type == "cuda":
+        has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+        return precision if precision != "bf16" or has_bf16 else "fp32"
+    return precision if precision == "bf16" and cpu_has_bf16() else "fp32"

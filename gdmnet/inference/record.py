@@ -1,0 +1,77 @@
+"""predictions.json: what was predicted in a folder, by which model, from which files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from gdmnet import codec
+from gdmnet.errors import OutputError
+from gdmnet.inference.translator import ModelCard
+
+
+@dataclass(frozen=True)
+class CaseResult:
+    """What became of one case.
+
+    Attributes:
+        status: "done" or "failed".
+        output: file name of the prediction.
+        inputs: file name -> SHA-256 of each source.
+        seconds: of the translation, without reading ahead; None where an earlier run did it.
+        mask_rule: how the body was found.
+        warnings: what a person should know before using the result.
+        error: why it failed.
+    """
+
+    status: str
+    output: str
+    inputs: dict[str, str]
+    seconds: float | None = None
+    mask_rule: str | None = None
+    warnings: tuple[str, ...] = ()
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """The contents of predictions.json."""
+
+    SCHEMA: ClassVar[int] = 1
+    schema: int
+    version: str
+    model: ModelCard
+    versions: dict[str, str]
+    cases: dict[str, CaseResult]
+
+
+def report_name(part_id: int, n_parts: int) -> str:
+    """predictions.json, or predictions_0_of_4.json where several processes share the cases."""
+    return "predictions.json" if n_parts == 1 else f"predictions_{part_id}_of_{n_parts}.json"
+
+
+def read_records(folder: Path) -> dict[str, Predictions]:
+    """All records of an output folder by their file name.
+
+    Raises:
+        PlanError: one is damaged or was written by another version.
+    """
+    found = sorted(folder.glob("predictions*.json"))
+    return {path.name: codec.load(Predictions, path) for path in found}
+
+
+def require_same_model(folder: Path, records: dict[str, Predictions], card: ModelCard) -> None:
+    """Refuse a folder whose predictions come from other weights or settings.
+
+    Raises:
+        OutputError: they do.
+    """
+    for name, record in records.items():
+        for what in ("checkpoints", "step_size", "tta"):
+            if getattr(record.model, what) != getattr(card, what):
+                raise OutputError(
+                    f"{folder / name}: the predictions there come from another model or settings"
+                    f" ({record.model.folder}, other {what}); give another output folder, or"
+                    " --overwrite"
+                )

@@ -1,0 +1,178 @@
+"""The translator: a trained model that makes targets from sources."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from gdmnet.arrays.normalise import background_value
+from gdmnet.data.case import Case, CaseFiles, Volume
+from gdmnet.data.volume import write_volume
+from gdmnet.errors import DatasetError
+from gdmnet.geometry import Geometry, Spacing
+from gdmnet.inference.sliding import Outside, predict_volume
+from gdmnet.plan import Configuration, Plan
+from gdmnet.preprocessing import prepare, prepare_volumes, restore, source_normalisations
+from gdmnet.training.precision import autocast
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """Which weights a translator uses and how; written beside every prediction.
+
+    Attributes:
+        folder: of the model.
+        objective: that it was trained with.
+        configuration: of the plan.
+        checkpoints: fold -> SHA-256 of its checkpoint file.
+        checkpoint: "final" or "best".
+        step_size: of the sliding window, as a share of the patch.
+        tta: True if mirrored copies are averaged.
+        device: "cpu", "cuda:0", ...
+        precision: "fp32", "bf16" or "fp16"; sums are fp32 always.
+    """
+
+    folder: str
+    objective: str
+    configuration: str
+    checkpoints: dict[str, str]
+    checkpoint: str
+    step_size: float
+    tta: bool
+    device: str
+    precision: str
+
+
+@dataclass(frozen=True, eq=False)
+class Translator:
+    """A trained model that is ready to work; `load_model` makes it.
+
+    Example:
+        >>> from gdmnet.inference import load_model
+        >>> translator = load_model("gdmnet_results/Dataset501_MR2CT/gdm__3d_fullres")
+        >>> ct = translator.translate_array(mr, spacing=(3.0, 1.0, 1.0))
+        >>> translator.translate_files("patient_0000.nii.gz", "patient.nii.gz")
+    """
+
+    plan: Plan
+    configuration: Configuration
+    card: ModelCard
+    network: nn.Module
+
+    def translate_array(self, array: NDArray, spacing: Spacing) -> NDArray:
+        """Translate an image in memory.
+
+        Args:
+            array: (z, y, x), or (c, z, y, x) with the plan's channels, in file units (CT: HU);
+                axes in LPS order: z towards the head, y to the back, x to the patient's left.
+            spacing: mm along (z, y, x).
+
+        Returns:
+            float32 (z, y, x) on the same grid, in the target's units (CT: HU).
+
+        Raises:
+            DatasetError: not the plan's channels, or values that are not finite.
+            ValueError: an array of another number of axes.
+        """
+        if array.ndim not in (3, 4):
+            raise ValueError(f"expected (z, y, x) or (c, z, y, x), not {array.ndim} axes")
+        channels = (array[None] if array.ndim == 3 else array).astype(np.float32)
+        if not np.isfinite(channels).all():
+            raise DatasetError("the array has NaN or infinite values; replace them first")
+        z, y, x = channels.shape[1:]
+        volume = Volume(channels, Geometry((z, y, x), spacing))
+        case = prepare_volumes("array", volume, self.configuration)
+        translated: NDArray = self.translate_prepared(case).array[0]
+        return translated
+
+    def translate_case(self, files: CaseFiles) -> Volume:
+        """Translate the source files of a case; a target is not looked at.
+
+        Returns:
+            float32 (1, z, y, x) in the target's units, on the sources' grid.
+
+        Raises:
+            DatasetError: a file cannot be read or does not fit the model.
+        """
+        sources = CaseFiles(files.identifier, files.sources, mask=files.mask)
+        return self.translate_prepared(prepare(sources, self.configuration))
+
+    def translate_files(
+        self, sources: str | Path | Sequence[str | Path], output: str | Path
+    ) -> None:
+        """Translate one case from files to a file, on the sources' exact grid.
+
+        Args:
+            sources: one file a channel, in the plan's order; a single file for one channel.
+            output: the file to write; its ending (.nii.gz, .nii, .nrrd, .mha) is the format.
+
+        Raises:
+            DatasetError: a source cannot be read or does not fit the model.
+            OutputError: the output cannot be written.
+        """
+        paths = [sources] if isinstance(sources, (str, Path)) else sources
+        files = CaseFiles(Path(output).name.split(".")[0], tuple(Path(path) for path in paths))
+        volume = self.translate_case(files)
+        write_volume(Path(output), volume, integer=self.plan.integer_output)
+
+    def translate_prepared(self, case: Case) -> Volume:
+        """Translate what `preprocessing.prepare` made.
+
+        Returns:
+            float32 (1, z, y, x) in the target's units, on the sources' grid.
+        """
+        units = self.configuration.target
+        restored = restore(self.predict(case), case.record, units, body=case.body)
+        return Volume(restored, case.record.geometry)
+
+    def predict(self, case: Case) -> NDArray:
+        """The network's output for a prepared case: float32 (1, z, y, x), network units.
+
+        Raises:
+            DatasetError: the output is not finite.
+        """
+        sources = source_normalisations(self.configuration)
+        prediction = predict_volume(
+            self._call,
+            case.source,
+            self.configuration.patch_size,
+            step_size=self.card.step_size,
+            fill=[background_value(normalisation) for normalisation in sources],
+            device=self.card.device,
+            tta=self.card.tta,
+            outside=Outside(case.body, background_value(self.configuration.target)),
+        )
+        if not np.isfinite(prediction).all():
+            raise DatasetError(
+                f"case {case.record.identifier}: the network's output is not finite; look at the"
+                " input's intensities"
+            )
+        return prediction
+
+    def _call(self, patch: Tensor) -> Tensor:
+        with autocast(self.card.precision, patch.device):
+            output: Tensor = self.network(patch)
+        return output
+
+
+class Ensemble(nn.Module):
+    """Several generators as one: the fp32 mean of their outputs, in network units.
+
+    Blending by windows is linear, so this equals the mean of the folds' whole volumes.
+    """
+
+    def __init__(self, members: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(b, c, z, y, x) to (b, 1, z, y, x)."""
+        total = self.members[0](x).float()
+        for member in self.members[1:]:
+            total = total + member(x).float()
+        return total / len(self.members)

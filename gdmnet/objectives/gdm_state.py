@@ -1,0 +1,74 @@
+"""Everything that gdm remembers between steps, in buffers of fixed size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from gdmnet.drifting.bank import RingBank
+from gdmnet.drifting.coordination import MeanNorm
+
+
+class DriftState(nn.Module):
+    """Counters, mean norms and rings: saved and loaded, a training goes on to the bit.
+
+    Attributes:
+        step: steps begun.
+        active: steps in which a drift gradient was computed.
+        skipped: steps whose drift was zero or not finite.
+        skipped_in_a_row: of them, the last ones without a good step between.
+        ratio_factor: what is left of r after halvings.
+        best_regression_mae: least validation MAE before the drift began.
+    """
+
+    step: Tensor
+    active: Tensor
+    skipped: Tensor
+    skipped_in_a_row: Tensor
+    ratio_factor: Tensor
+    best_regression_mae: Tensor
+
+    def __init__(self, levels: Iterable[str], rings: Mapping[str, tuple[int, int]]) -> None:
+        """Empty.
+
+        Args:
+            levels: names, each with a mean norm.
+            rings: for each ring its name, capacity and row length.
+        """
+        super().__init__()
+        for name in ("step", "active", "skipped", "skipped_in_a_row"):
+            self.register_buffer(name, torch.zeros((), dtype=torch.int64))
+        self.register_buffer("ratio_factor", torch.ones(()))
+        self.register_buffer("best_regression_mae", torch.full((), torch.inf))
+        self.fidelity_norm = MeanNorm()
+        self.drift_norm = MeanNorm()
+        self.level_norms = nn.ModuleDict({level: MeanNorm() for level in levels})
+        self.rings = nn.ModuleDict(
+            {name: RingBank(capacity, dim) for name, (capacity, dim) in rings.items()}
+        )
+
+    def level_norm(self, level: str) -> MeanNorm:
+        """The mean norm of one level's gradient."""
+        norm = self.level_norms[level]
+        assert isinstance(norm, MeanNorm)
+        return norm
+
+    def ring(self, name: str) -> RingBank:
+        """The ring of that name."""
+        ring = self.rings[name]
+        assert isinstance(ring, RingBank)
+        return ring
+
+    def begin_step(self) -> int:
+        """The number of the step that begins, from 0."""
+        step = int(self.step)
+        self.step += 1
+        return step
+
+    def count_skip(self) -> int:
+        """Count a step without a usable drift; returns how many in a row."""
+        self.skipped += 1
+        self.skipped_in_a_row += 1
+        return int(self.skipped_in_a_row)

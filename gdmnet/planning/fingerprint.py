@@ -1,0 +1,132 @@
+"""What is measured of a training set: shapes, spacings, intensities inside the body."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import fmean, median
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gdmnet.arrays.body import body_mask
+from gdmnet.arrays.crop import bounding_box
+from gdmnet.arrays.normalise import scheme_of
+from gdmnet.data.case import CaseFiles
+from gdmnet.data.volume import read_channels, read_volume
+from gdmnet.errors import DatasetError
+from gdmnet.geometry import Spacing
+from gdmnet.plan import CaseFingerprint, Fingerprint, Intensity
+
+_PERCENTILES = (0.5, 1, 50, 99, 99.5)
+
+
+def measure_case(
+    files: CaseFiles, channel_names: Sequence[str], target_name: str
+) -> CaseFingerprint:
+    """Measure one training case inside its body mask.
+
+    Args:
+        files: of the case, target included.
+        channel_names: of the sources; their kind decides how the body is found.
+        target_name: of the target.
+
+    Raises:
+        DatasetError: a file cannot be read, the case has no target, or its mask is empty.
+    """
+    if files.target is None:
+        raise DatasetError(f"{files.identifier}: no target; training cases need one in targetsTr")
+    sources = read_channels(files.sources)
+    target = read_volume(files.target).array[0]
+    spacing = sources.geometry.spacing
+    body, rule = _body(files, sources.array, spacing, channel_names)
+    inside = body != 0
+    (z0, z1), (y0, y1), (x0, x1) = bounding_box(body)
+    return CaseFingerprint(
+        identifier=files.identifier,
+        shape=(z1 - z0, y1 - y0, x1 - x0),
+        spacing=spacing,
+        body_fraction=float(inside.mean()),
+        mask_rule=rule,
+        sources=tuple(measure_intensity(channel, inside) for channel in sources.array),
+        target=measure_intensity(target, inside),
+    )
+
+
+def measure_intensity(image: NDArray, inside: NDArray) -> Intensity:
+    """Statistics of (z, y, x) in file units where the boolean `inside` is true."""
+    values = image[inside]
+    p00_5, p01, p50, p99, p99_5 = (float(p) for p in np.percentile(values, _PERCENTILES))
+    outside = image[~inside]
+    return Intensity(
+        mean=float(values.mean(dtype=np.float64)),
+        std=float(values.std(dtype=np.float64)),
+        minimum=float(values.min()),
+        maximum=float(values.max()),
+        p00_5=p00_5,
+        p01=p01,
+        p50=p50,
+        p99=p99,
+        p99_5=p99_5,
+        outside=float(np.median(outside)) if outside.size else float(image.min()),
+    )
+
+
+def summarise(
+    dataset: str,
+    cases: Sequence[CaseFingerprint],
+    channel_names: Sequence[str],
+    target_name: str,
+) -> Fingerprint:
+    """The facts about a training set from those about its cases.
+
+    Raises:
+        DatasetError: there are no cases.
+    """
+    if not cases:
+        raise DatasetError(f"{dataset}: no training cases to measure; add them to imagesTr")
+    channels = range(len(channel_names))
+    return Fingerprint(
+        schema=Fingerprint.SCHEMA,
+        dataset=dataset,
+        channel_names=tuple(channel_names),
+        target_name=target_name,
+        cases=tuple(cases),
+        sources=tuple(pool([case.sources[channel] for case in cases]) for channel in channels),
+        target=pool([case.target for case in cases]),
+    )
+
+
+def pool(intensities: Sequence[Intensity]) -> Intensity:
+    """Statistics over cases, each case with equal weight whatever its size.
+
+    Mean and deviation are those of the mixture: mean = E[m], variance = E[s^2 + m^2] - mean^2.
+    Percentiles and the outside are medians over the cases, the extremes are extremes.
+    """
+    mean = fmean(item.mean for item in intensities)
+    # E[s^2] + Var[m], the same without the cancellation of two large squares
+    variance = fmean(item.std**2 + (item.mean - mean) ** 2 for item in intensities)
+    return Intensity(
+        mean=mean,
+        std=variance**0.5,
+        minimum=min(item.minimum for item in intensities),
+        maximum=max(item.maximum for item in intensities),
+        p00_5=median(item.p00_5 for item in intensities),
+        p01=median(item.p01 for item in intensities),
+        p50=median(item.p50 for item in intensities),
+        p99=median(item.p99 for item in intensities),
+        p99_5=median(item.p99_5 for item in intensities),
+        outside=median(item.outside for item in intensities),
+    )
+
+
+def _body(
+    files: CaseFiles, sources: NDArray, spacing: Spacing, channel_names: Sequence[str]
+) -> tuple[NDArray, str]:
+    """The given mask, else the one computed from the sources; and the rule that made it."""
+    if files.mask is None:
+        is_ct = [scheme_of(name, target=False) == "ct" for name in channel_names]
+        return body_mask(sources, spacing, is_ct)
+    mask = read_volume(files.mask).array[0] > 0
+    if not mask.any():
+        raise DatasetError(f"{files.mask}: the mask is empty; fill it or remove the file")
+    return mask, "given"

@@ -1,0 +1,161 @@
+"""Checkpoints: names to tensors and numbers, whole or not at all.
+
+Every checkpoint holds `epoch` (finished epochs) and `ema` (the generator's averaged weights);
+`checkpoint_latest` holds everything else that a training needs to go on, too.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from gdmnet.errors import CheckpointError, OutputError
+
+SCHEMA = 1
+
+
+class Stateful(Protocol):
+    """Modules, optimisers, averages, scalers."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and numbers."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> Any:  # noqa: ANN401
+        """Take them back."""
+        ...
+
+
+def save(path: Path, state: Mapping[str, Any]) -> None:
+    """Write a checkpoint aside, to the disk, and rename it.
+
+    Args:
+        path: of the checkpoint.
+        state: names to state dicts, tensors and numbers.
+
+    Raises:
+        OutputError: the folder is not writable or the disk is full; the old file is untouched.
+    """
+    aside = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with aside.open("wb") as handle:
+            torch.save({"schema": SCHEMA, **state}, handle)
+            handle.flush()
+            os.fsync(handle.fileno())
+        aside.replace(path)
+    except (OSError, RuntimeError) as problem:  # torch turns a full disk into a RuntimeError
+        reason = getattr(problem, "strerror", None) or "the disk may be full"
+        raise OutputError(
+            f"{path}: cannot be written ({reason}); check the folder's permissions and free space"
+        ) from None
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Read a checkpoint to the CPU; nothing in it is executed (`weights_only`).
+
+    Raises:
+        CheckpointError: missing, damaged (every byte is checked), or of another schema.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such checkpoint")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            broken = archive.testzip()  # torch itself does not compare the checksums
+        if broken is not None:
+            raise CheckpointError(_damaged(path, f"{broken} fails its checksum"))
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, EOFError, zipfile.BadZipFile, RuntimeError, pickle.UnpicklingError) as problem:
+        raise CheckpointError(_damaged(path, str(problem).splitlines()[0])) from None
+    if not isinstance(state, dict) or state.get("schema") != SCHEMA or "ema" not in state:
+        raise CheckpointError(
+            f"{path}: not a checkpoint of this version of gdmnet; train again, or use the version"
+            " that wrote it"
+        )
+    return state
+
+
+def capture(parts: Mapping[str, Stateful]) -> dict[str, Any]:
+    """The state of every part by its name."""
+    return {name: part.state_dict() for name, part in parts.items()}
+
+
+def restore(parts: Mapping[str, Stateful], state: Mapping[str, Any], path: Path) -> None:
+    """Give every part its state back.
+
+    Args:
+        parts: names to what was captured.
+        state: of `load`, without names that belong to no part.
+        path: named in complaints.
+
+    Raises:
+        CheckpointError: names are missing or unknown, or a state does not fit its part.
+    """
+    missing, unknown = sorted(set(parts) - set(state)), sorted(set(state) - set(parts))
+    if missing or unknown:
+        raise CheckpointError(
+            f"{path}: does not belong to this training: lacks {_few(missing)}, has in addition"
+            f" {_few(unknown)}; was it made by another objective?"
+        )
+    for name, part in parts.items():
+        try:
+            part.load_state_dict(state[name])
+        except (RuntimeError, ValueError, KeyError, TypeError) as problem:
+            reason = " ".join(str(problem).split())[:200]
+            raise CheckpointError(f"{path}: {name} does not fit: {reason}") from None
+
+
+def load_pretrained(generator: nn.Module, path: Path) -> None:
+    """Start a generator from the averaged weights of a checkpoint.
+
+    Raises:
+        CheckpointError: the file is missing or damaged, or its network is another one; what
+            differs is listed.
+    """
+    found: dict[str, Tensor] = load(path)["ema"]
+    wanted = generator.state_dict()
+    missing, unknown = sorted(set(wanted) - set(found)), sorted(set(found) - set(wanted))
+    if missing or unknown:
+        raise CheckpointError(
+            f"{path}: weights of another network: lacks {_few(missing)}, has in addition"
+            f" {_few(unknown)}; pretrain with the same plan"
+        )
+    differing = [name for name in wanted if wanted[name].shape != found[name].shape]
+    if differing:
+        raise CheckpointError(f"{path}: {_difference(differing, wanted, found)}")
+    generator.load_state_dict(found)
+
+
+def _difference(
+    differing: list[str], wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]
+) -> str:
+    theirs, ours = found[differing[0]].shape, wanted[differing[0]].shape
+    same_but_inputs = theirs[:1] == ours[:1] and theirs[2:] == ours[2:]
+    if differing[0] == next(iter(wanted)) and same_but_inputs and len(ours) == 5:
+        return (
+            f"its network takes {theirs[1]} input channels and this one {ours[1]}; pretrained"
+            " weights need the same source channels"
+        )
+    shapes = [f"{n} {tuple(found[n].shape)} against {tuple(wanted[n].shape)}" for n in differing]
+    return f"weights of other shapes: {_few(shapes)}; pretrain with the same plan"
+
+
+def _damaged(path: Path, reason: str) -> str:
+    return (
+        f"{path}: damaged ({reason}); delete it, then train again or use another checkpoint of"
+        " the same folder"
+    )
+
+
+def _few(names: list[str], limit: int = 4) -> str:
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return (", ".join(names[:limit]) or "nothing") + more

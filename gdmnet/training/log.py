@@ -1,0 +1,103 @@
+"""The log of a training: log.jsonl for programs, log.txt for people; no epoch twice."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+from gdmnet import codec
+from gdmnet.errors import OutputError
+
+LOG_JSONL, LOG_TXT = "log.jsonl", "log.txt"
+READABLE = {  # of a record's numbers, those for people; log.jsonl has all
+    "fidelity": "fidelity {:.4g}",
+    "loss": "loss {:.4g}",
+    "ratio": "drift ratio {:.3g}",
+    "validation_mae": "validation MAE {:.4g}",
+    "validation_sharpness": "sharpness {:.3f}",
+    "learning_rate": "learning rate {:.2e}",
+    "seconds": "{:.1f} s",
+}
+_log = logging.getLogger(__name__)
+_EPOCH_LINE = re.compile(r"epoch +(\d+)")
+
+
+def append(folder: Path, record: dict[str, Any]) -> None:
+    """Write one epoch's record to both files and to the terminal.
+
+    Args:
+        folder: of the fold.
+        record: JSON values with at least `epoch` (from 1) and `epochs`; numbers that are not
+            finite become null.
+
+    Raises:
+        OutputError: the folder is not writable or the disk is full.
+    """
+    finite = {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in record.items()
+    }
+    line = readable(finite)
+    _append(folder / LOG_JSONL, json.dumps(finite, allow_nan=False))
+    _append(folder / LOG_TXT, line)
+    _log.info("%s", line)
+
+
+def read(folder: Path) -> list[dict[str, Any]]:
+    """The records of log.jsonl; a last line that was cut off is left out."""
+    path = folder / LOG_JSONL
+    if not path.is_file():
+        return []
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return records
+
+
+def truncate(folder: Path, epoch: int) -> None:
+    """Forget the epochs after `epoch`: the resumed training will write them again."""
+    kept = [record for record in read(folder) if record["epoch"] <= epoch]
+    lines = "".join(json.dumps(record) + "\n" for record in kept)
+    codec.write_text(folder / LOG_JSONL, lines)
+    path = folder / LOG_TXT
+    if path.is_file():
+        text = path.read_text(encoding="utf-8").splitlines()
+        kept_text = [line for line in text if _epoch_of(line) <= epoch]
+        codec.write_text(path, "".join(line + "\n" for line in kept_text))
+
+
+def readable(record: dict[str, Any]) -> str:
+    """One line for people: the epoch, then what tells whether the training goes well."""
+    width = len(str(record["epochs"]))
+    words = [f"epoch {record['epoch']:>{width}}/{record['epochs']}"]
+    for name, shown in READABLE.items():
+        if record.get(name) is not None:
+            words.append(shown.format(record[name]))
+    if record.get("skipped"):
+        words.append(f"skipped {record['skipped']}")
+    if record.get("best"):
+        words.append("best so far")
+    return "  ".join(words)
+
+
+def _epoch_of(line: str) -> int:
+    found = _EPOCH_LINE.match(line)
+    return int(found.group(1)) if found else 0
+
+
+def _append(path: Path, line: str) -> None:
+    try:
+        with path.open("a", encoding="utf-8") as handle:
+            handle.write(line + "\n")
+    except OSError as problem:
+        raise OutputError(
+            f"{path}: cannot be written ({problem.strerror}); check the folder's permissions and"
+            " free space"
+        ) from None

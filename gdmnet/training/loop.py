@@ -1,0 +1,209 @@
+"""The one training loop: an objective ends at the generator's output, the loop begins there."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from gdmnet.errors import TrainingError
+from gdmnet.folders import BEST, FINAL, LATEST
+from gdmnet.objectives.base import Objective, Watches
+from gdmnet.plan import Recipe
+from gdmnet.training import log, precision, seeds
+from gdmnet.training.batches import Batches, prefetched
+from gdmnet.training.monitor import MOST_IN_A_ROW, Means, Quality, Tally, validate
+from gdmnet.training.progress import PROGRESS_PNG, draw_progress
+from gdmnet.training.schedule import learning_rate
+from gdmnet.training.state import Training, clear, save_latest, save_weights, take_up
+from gdmnet.training.step import Stepper, all_finite
+
+RANK = 0
+DRAW_SECONDS = 10.0  # short epochs would be spent on drawing
+_STEP, _NOISE = 3, 4  # streams of random numbers beside those of the batches
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What became of a training.
+
+    Attributes:
+        epochs: that the run has.
+        first_epoch: where this call began (from 1); more than 1 after a resume.
+        steps: of the whole run.
+        skipped: steps whose numbers were not finite.
+        best_epoch: by smoothed validation MAE; 0 for none.
+        best_mae: smoothed, network units.
+        mae: of the last epoch, network units; nan when no epoch was left to train.
+        sharpness: of the last epoch.
+    """
+
+    epochs: int
+    first_epoch: int
+    steps: int
+    skipped: int
+    best_epoch: int
+    best_mae: float
+    mae: float
+    sharpness: float
+
+
+def fit(
+    generator: nn.Module,
+    objective: Objective,
+    train_batches: Batches,
+    validation_batches: Batches,
+    recipe: Recipe,
+    folder: Path,
+    device: torch.device,
+    *,
+    resume: bool = False,
+) -> Summary:
+    """Train a generator and leave checkpoints, log.jsonl, log.txt and progress.png in a folder.
+
+    Args:
+        generator: (b, c, z, y, x) to (b, 1, z, y, x); moved to the device and trained in place.
+        objective: what a step descends; its modules are moved, its state is saved.
+        train_batches: augmented patches of the training cases.
+        validation_batches: plain patches of the validation cases; those of epoch 0 are used.
+        recipe: how long and how; precision may be "auto".
+        folder: of the fold.
+        device: that computes.
+        resume: go on from checkpoint_latest where there is one, to the bit; else the folder's
+            old checkpoints and logs are removed first.
+
+    Raises:
+        TrainingError: ten steps in a row or the weights were not finite; the last good
+            checkpoint stays.
+        CheckpointError: the checkpoint to resume from is damaged or another training's.
+        OutputError: the folder cannot be written.
+    """
+    recipe = dataclasses.replace(recipe, precision=precision.choose(recipe.precision, device))
+    generator.to(device).train()
+    for module in objective.modules().values():
+        module.to(device)
+    stepper = Stepper(generator, recipe, device)
+    training = Training(generator, objective, stepper, Tally(), recipe, folder, device)
+    first = take_up(training) if resume else clear(folder)
+    quality = Quality(math.nan, math.nan)
+    for epoch in range(first, recipe.epochs):
+        started = time.perf_counter()
+        means = _train_epoch(training, train_batches, epoch)
+        quality = _validate(training, validation_batches)
+        _finish_epoch(training, means, quality, epoch + 1, started)
+    save_weights(training, recipe.epochs, FINAL)
+    tally = training.tally
+    return Summary(
+        epochs=recipe.epochs,
+        first_epoch=first + 1,
+        steps=tally.step,
+        skipped=tally.skipped,
+        best_epoch=tally.best_epoch,
+        best_mae=tally.best_mae,
+        mae=quality.mae,
+        sharpness=quality.sharpness,
+    )
+
+
+def _train_epoch(training: Training, batches: Batches, epoch: int) -> dict[str, float]:
+    """All steps of one epoch (from 0); the means of its metrics."""
+    recipe, device = training.recipe, training.device
+    rng = torch.Generator(device=device)
+    means = Means()
+    steps = range(recipe.iterations)
+    title = f"epoch {epoch + 1}/{recipe.epochs}"
+    with (
+        closing(prefetched(batches, epoch, steps, batches.n_workers, RANK)) as source,
+        tqdm(source, title, len(steps), disable=None, leave=False) as bar,
+    ):
+        for step, batch in enumerate(bar):
+            seeds.reseed(rng, recipe.seed, epoch, step, RANK, _STEP)
+            with precision.autocast(recipe.precision, device):
+                descent = training.objective.descend(training.generator, batch.to(device), rng)
+            metrics = dict(descent.metrics)
+            if descent.cotangent is None:
+                metrics.setdefault("loss", float(descent.tensor))
+            metrics["gradient_norm"], finite = training.stepper.step(descent, training.tally.step)
+            if training.tally.count_step(finite=finite):
+                raise TrainingError(_too_many(training.folder, epoch + 1, step + 1, metrics))
+            if finite:
+                means.add(metrics)
+            name, value = next(iter(metrics.items()))
+            bar.set_postfix_str(f"{name} {value:.3g}", refresh=False)
+    return means.result()
+
+
+def _validate(training: Training, batches: Batches) -> Quality:
+    """The averaged weights on fixed patches."""
+    network, device = training.stepper.ema.network, training.device
+    n_noise = training.objective.inputs.extra_channels
+    rng = torch.Generator()
+
+    def predict(source: Tensor, number: int) -> Tensor:
+        noise = None
+        if n_noise:
+            seeds.reseed(rng, training.recipe.seed, number, RANK, _NOISE)
+            shape = (source.shape[0], n_noise, *source.shape[2:])
+            noise = torch.randn(shape, generator=rng).to(device)
+        with torch.no_grad(), precision.autocast(training.recipe.precision, device):
+            return training.objective.translate(network, source.to(device), noise)
+
+    return validate(predict, batches, training.recipe.validation_patches)
+
+
+def _finish_epoch(
+    training: Training, means: dict[str, float], quality: Quality, epoch: int, started: float
+) -> None:
+    """Judge, log, save: the log first, so that a resume can only find too much in it."""
+    folder, tally, recipe = training.folder, training.tally, training.recipe
+    if not all_finite(training.generator):
+        raise TrainingError(f"epoch {epoch}: weights are no longer finite; {_what_is_left(folder)}")
+    is_best = tally.is_best(quality.mae, epoch)
+    if isinstance(training.objective, Watches):
+        found = dataclasses.asdict(quality).items()
+        training.objective.on_validation({n: v for n, v in found if math.isfinite(v)})
+    record: dict[str, Any] = {
+        "epoch": epoch,
+        "epochs": recipe.epochs,
+        "step": tally.step,
+        "learning_rate": learning_rate(tally.step - 1, recipe),
+        **means,
+        "skipped": tally.skipped,
+        "validation_mae": quality.mae,
+        "validation_mae_smoothed": tally.smoothed_mae,
+        "validation_sharpness": quality.sharpness,
+        "best": is_best,
+        "seconds": time.perf_counter() - started,
+    }
+    log.append(folder, record)
+    if is_best:
+        save_weights(training, epoch, BEST)
+    save_latest(training, epoch)
+    if epoch == recipe.epochs or _age(folder / PROGRESS_PNG) > DRAW_SECONDS:
+        draw_progress(log.read(folder), folder / PROGRESS_PNG)
+
+
+def _age(path: Path) -> float:
+    return time.time() - path.stat().st_mtime if path.is_file() else math.inf
+
+
+def _too_many(folder: Path, epoch: int, step: int, metrics: dict[str, float]) -> str:
+    numbers = ", ".join(f"{name} {value:.3g}" for name, value in metrics.items())
+    return (
+        f"epoch {epoch}, step {step}: {MOST_IN_A_ROW} steps in a row were not finite ({numbers});"
+        f" {_what_is_left(folder)}; look for odd values in the data, or use --precision fp32"
+    )
+
+
+def _what_is_left(folder: Path) -> str:
+    if (folder / LATEST).is_file():
+        return f"the last good checkpoint is {folder / LATEST}"
+    return "no checkpoint was written yet"

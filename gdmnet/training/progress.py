@@ -1,0 +1,157 @@
+"""progress.png: the curves of a training, drawn with Pillow."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageDraw, ImageFont
+
+from gdmnet.errors import OutputError
+from gdmnet.training.chart import COLOURS, Chart, Curve, Style, draw_chart
+
+PROGRESS_PNG = "progress.png"
+_UNIT = 2  # drawn twice as large and made smaller: smooth lines
+_CHART_SIZE = (440, 300)
+_EDGE, _HEAD = 12, 34
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One chart of the picture.
+
+    Attributes:
+        title: above it.
+        names: log keys and their names in the legend; a key that ends in * stands for all that
+            begin like it.
+        logarithmic: the y axis.
+        marks: dashed lines.
+    """
+
+    title: str
+    names: dict[str, str]
+    logarithmic: bool = False
+    marks: tuple[float, ...] = ()
+
+
+PANELS = (
+    Panel("Loss on training patches", {"fidelity": "fidelity", "loss": "loss"}),
+    Panel(
+        "Validation: mean absolute error (network units)",
+        {"validation_mae": "each epoch", "validation_mae_smoothed": "smoothed; circle: best"},
+    ),
+    Panel(
+        "Validation: sharpness (1 is the target's, 1.1 suspect)",
+        {"validation_sharpness": "sharpness"},
+        marks=(1.0, 1.1),
+    ),
+    Panel(
+        "Gradient norms",
+        {"gradient_norm": "weights", "norm_fidelity": "fidelity", "norm_drift": "drift"},
+        logarithmic=True,
+    ),
+    Panel("Drift against fidelity", {"cos*": "cosine", "conflict": "conflict share"}, marks=(0.0,)),
+    Panel("Drift: force by level", {"force*": "force"}, logarithmic=True),
+    Panel("Learning rate", {"learning_rate": "learning rate"}),
+    Panel("Seconds an epoch", {"seconds": "seconds"}),
+)
+
+
+def draw_progress(records: list[Record], path: Path) -> None:
+    """Draw the log's curves; panels without numbers are left out.
+
+    Args:
+        records: of `log.read`, one an epoch.
+        path: of the picture, written aside and renamed.
+
+    Raises:
+        OutputError: the folder is not writable or the disk is full.
+    """
+    charts = [chart for panel in PANELS if (chart := _chart(panel, records)).curves]
+    n_columns = 4 if len(charts) > 6 else 3
+    n_rows = max(1, math.ceil(len(charts) / n_columns))
+    width, height = _CHART_SIZE
+    size = (n_columns * width + 2 * _EDGE, n_rows * height + 2 * _EDGE + _HEAD)
+    image = Image.new("RGB", (size[0] * _UNIT, size[1] * _UNIT), "white")
+    canvas = ImageDraw.Draw(image)
+    style = Style(_font(14), _font(12), _UNIT)
+    heading = (_EDGE * 2 * _UNIT, _EDGE * _UNIT)
+    canvas.text(heading, _heading(records), fill="#222222", font=_font(15))
+    for i, chart in enumerate(charts):
+        row, column = divmod(i, n_columns)
+        left, top = _UNIT * (_EDGE + column * width), _UNIT * (_EDGE + _HEAD + row * height)
+        box = (left, top, left + _UNIT * width, top + _UNIT * height)
+        draw_chart(canvas, chart, box, style)
+    _save(image.resize(size, Image.Resampling.LANCZOS), path)
+
+
+def _chart(panel: Panel, records: list[Record]) -> Chart:
+    keys = list(dict.fromkeys(key for record in records for key in record))
+    curves = []
+    for pattern, name in panel.names.items():
+        stem = pattern.rstrip("*")
+        matching = [k for k in keys if k == pattern or (stem != pattern and k.startswith(stem))]
+        for key in matching:
+            points = [(float(r["epoch"]), _value(r.get(key))) for r in records]
+            if any(math.isfinite(y) for _, y in points):
+                curves.append(Curve(f"{name} {key[len(stem) :].strip('_')}".strip(), points))
+    star = _best(records) if "validation_mae_smoothed" in panel.names else None
+    return Chart(panel.title, curves[: len(COLOURS)], panel.logarithmic, panel.marks, star)
+
+
+def _best(records: list[Record]) -> tuple[float, float] | None:
+    best = [record for record in records if record.get("best")]
+    if not best:
+        return None
+    return float(best[-1]["epoch"]), _value(best[-1].get("validation_mae_smoothed"))
+
+
+def _heading(records: list[Record]) -> str:
+    if not records:
+        return "no epoch is finished yet"
+    last = records[-1]
+    seconds = sum(_value(record.get("seconds")) for record in records)
+    return (
+        f"epoch {last['epoch']} of {last['epochs']}   step {last['step']}   skipped steps"
+        f" {last['skipped']}   {_duration(seconds)}{_best_words(records)}"
+    )
+
+
+def _best_words(records: list[Record]) -> str:
+    best = _best(records)
+    return f"   best epoch {best[0]:.0f}: smoothed MAE {best[1]:.4g}" if best else ""
+
+
+def _duration(seconds: float) -> str:
+    if not math.isfinite(seconds):
+        return "unknown"
+    hours, rest = divmod(round(seconds), 3600)
+    minutes, seconds_left = divmod(rest, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {seconds_left:02d} s"
+
+
+def _value(value: Any) -> float:  # noqa: ANN401
+    return float(value) if isinstance(value, (int, float)) else math.nan
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    font = ImageFont.load_default(size * _UNIT)
+    assert isinstance(font, ImageFont.FreeTypeFont)
+    return font
+
+
+def _save(image: Image.Image, path: Path) -> None:
+    aside = path.with_name(f".{path.name}.partial")
+    try:
+        image.save(aside, format="PNG")
+        aside.replace(path)
+    except OSError as problem:
+        raise OutputError(
+            f"{path}: cannot be written ({problem.strerror}); check the folder's permissions and"
+            " free space"
+        ) from None
+    finally:
+        aside.unlink(missing_ok=True)

@@ -1,0 +1,92 @@
+"""The end of a training: the validation cases as whole volumes, predicted and scored."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from gdmnet import codec, folders
+from gdmnet.arrays.normalise import invert
+from gdmnet.data.case import Case, Volume
+from gdmnet.data.store import StoredCase
+from gdmnet.data.volume import write_volume
+from gdmnet.inference.model import load_model
+from gdmnet.inference.translator import Translator
+from gdmnet.metrics.folders import CONVENTION, Summary, Values, aggregate, shared_range
+from gdmnet.metrics.score import METRICS, score
+from gdmnet.preprocessing import restore
+
+FOLDER = "validation"
+_log = logging.getLogger(__name__)
+
+
+def validate_fold(
+    model: Path, fold: str, cases: Sequence[StoredCase], *, device: str, on_training: bool
+) -> Summary:
+    """Predict every case of a fold with its final weights and score it inside the body.
+
+    Scores are taken on the prepared grid, in HU for CT; targets without a physical unit are scored
+    in network units, each case with its own percentiles. Predictions are written to the fold's
+    validation folder, on the source's own grid, as gdm_predict would write them.
+
+    Args:
+        model: the model's folder.
+        fold: "0", "1", ... or "all".
+        cases: of the fold's validation, with targets.
+        device: as for `load_model`.
+        on_training: the cases were trained on; the summary says so.
+
+    Returns:
+        What was written to summary.json.
+    """
+    home = folders.fold_folder(model, fold)
+    translator = load_model(model, folds=[fold], device=device)
+    scores: dict[str, Values] = {}
+    for case in tqdm(cases, desc="validation", disable=None, leave=False):
+        scores[case.record.identifier] = _score(translator, case, home / FOLDER)
+    rules = sorted({case.record.mask_rule for case in cases})
+    is_ct = translator.configuration.target.scheme == "ct"
+    summary = Summary(
+        convention=CONVENTION,
+        units="HU" if is_ct else "network units (each case's own percentiles 1 and 99 are 0 and 1)",
+        data_range=shared_range(scores),
+        mask=f"the body as prepared ({', '.join(rules)})",
+        match_intensity=None,
+        cases=scores,
+        aggregate={
+            metric: aggregate([values[metric] for values in scores.values()]) for metric in METRICS
+        },
+        note="the cases were trained on: this says nothing about new patients"
+        if on_training
+        else None,
+    )
+    codec.save(summary, home / folders.SUMMARY_JSON)
+    means = {m: summary.aggregate[m]["mean"] for m in METRICS}
+    told = ", ".join(f"{name} {value:.4g}" for name, value in means.items() if value is not None)
+    _log.info("validation of %d cases: %s", len(cases), told)
+    return summary
+
+
+def _score(translator: Translator, stored: StoredCase, folder: Path) -> Values:
+    body = stored.body[:]
+    case = Case(stored.record, stored.source[:], None, body)
+    prediction = translator.predict(case)
+    restored = restore(prediction, stored.record, translator.configuration.target, body=body)
+    write_volume(
+        folder / f"{stored.record.identifier}{translator.plan.file_ending}",
+        Volume(restored, stored.record.geometry),
+        integer=translator.plan.integer_output,
+    )
+    guess, truth = prediction[0], stored.target[:][0]
+    if translator.configuration.target.scheme == "ct":
+        guess, truth = _hounsfield(translator, guess), _hounsfield(translator, truth)
+    return score(guess, truth, body, stored.record.spacing)
+
+
+def _hounsfield(translator: Translator, image: NDArray) -> NDArray:
+    return np.asarray(invert(image, translator.configuration.target))

@@ -1,0 +1,182 @@
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from gdmnet.arrays.body import body_mask, has_zero_background
+
+SHAPE = (12, 60, 50)
+SPACING = (3.0, 3.0, 3.0)
+
+
+def ellipsoid(shape, radii, centre=(0.0, 0.0, 0.0)):
+    """Voxels inside an ellipsoid; radii and centre in halves of the volume."""
+    axes = [np.linspace(-1, 1, n) if n > 1 else np.zeros(1) for n in shape]
+    grid = np.meshgrid(*axes, indexing="ij")
+    terms = zip(grid, radii, centre, strict=True)
+    return sum(((g - c) / r) ** 2 for g, r, c in terms) <= 1
+
+
+def dice(first, second):
+    first, second = first != 0, second != 0
+    return 2 * (first & second).sum() / (first.sum() + second.sum())
+
+
+@pytest.fixture
+def patient():
+    return ellipsoid(SHAPE, (9, 0.7, 0.8))  # leaves the volume at both ends
+
+
+@pytest.fixture
+def brain(patient, rng):
+    """Brain-extracted T1: zero outside, and zero in the fluid inside."""
+    image = np.where(patient, rng.uniform(50, 400, SHAPE), 0).astype(np.float32)
+    image[:, 28:34, 22:28] = 0
+    return image
+
+
+@pytest.fixture
+def chest(patient, rng):
+    """CT in HU: lungs that leave the volume, a couch below, a holder beside, an air-filled gut."""
+    image = np.full(SHAPE, -1000, dtype=np.float32)
+    image[patient] = 40
+    image[:, 22:38, 12:22] = image[:, 22:38, 28:38] = -850
+    image[5, 40:44, 24:28] = -990
+    image[:, 55:57, 2:48] = 100
+    image[:, 5:9, 1:4] = 500
+    return image + rng.normal(size=SHAPE).astype(np.float32)
+
+
+def test_zeros_inside_the_patient_belong_to_the_body(brain, patient):
+    mask, rule = body_mask(brain[None], SPACING, [False])
+    assert rule == "non-zero"
+    assert mask.dtype == np.uint8
+    np.testing.assert_array_equal(mask, patient)
+
+
+def test_channels_with_zero_background_are_united(brain, patient):
+    half = brain.copy()
+    half[:, :30] = 0
+    mask, rule = body_mask(np.stack([half, brain]), SPACING, [False, False])
+    assert rule == "non-zero"
+    np.testing.assert_array_equal(mask, patient)
+
+
+def test_a_zero_background_decides_even_beside_a_ct(brain, chest, patient):
+    mask, rule = body_mask(np.stack([chest, brain]), SPACING, [True, False])
+    assert rule == "non-zero"
+    np.testing.assert_array_equal(mask, patient)
+
+
+def test_small_islands_are_dropped_and_large_ones_kept(brain, patient):
+    brain[:, :3, :3] = 0
+    brain[2, 0, 0] = 30
+    brain[2:10, 0:5, 44:50] = 30  # as large as an arm beside a trunk
+    mask, _ = body_mask(brain[None], SPACING, [False])
+    assert mask[2, 0, 0] == 0
+    assert mask[3, 1, 47] == 1
+
+
+def test_ct_keeps_lungs_and_gas_and_leaves_the_couch(chest, patient):
+    mask, rule = body_mask(chest[None], SPACING, [True])
+    assert rule == "above -500 HU"
+    assert mask[:, 22:38, 12:38].all()
+    assert mask[5, 40:44, 24:28].all()
+    assert not mask[:, 54:].any()
+    assert not mask[:, :, :4].any()
+    assert dice(mask, patient) > 0.99
+
+
+def test_a_couch_that_touches_the_back_is_parted_from_it(chest, patient):
+    back = np.flatnonzero(patient[0].any(axis=1))[-1]
+    chest[:, back + 1 : back + 2] = 100  # a shell, one voxel thick, over the whole width
+    mask, _ = body_mask(chest[None], SPACING, [True])
+    assert not mask[:, back + 1, :15].any()
+    assert dice(mask, patient) > 0.98
+
+
+def test_a_lung_that_is_open_sideways_is_filled_from_another_side(chest):
+    chest[4:6, 28:30, 38:] = -990  # cut through the chest wall in two slices
+    mask, _ = body_mask(chest[None], SPACING, [True])
+    assert mask[4:6, 22:38, 12:38].all()
+
+
+@pytest.mark.parametrize("bias", [0.0, 1.0])
+def test_otsu_finds_a_patient_in_noise_under_a_bias_field(bias, patient, rng):
+    field = np.exp(bias * np.linspace(-1, 1, SHAPE[1])).reshape(1, -1, 1)
+    tissue = np.where(patient, 300, 0) * field
+    tissue[:, 25:30, 20:25] = 0  # a sinus
+    noise = rng.normal(0, 10, (2, *SHAPE))
+    image = np.hypot(tissue + noise[0], noise[1]).astype(np.float32)
+    mask, rule = body_mask(image[None], SPACING, [False])
+    assert rule == "otsu"
+    assert mask[:, 25:30, 20:25].all()
+    assert dice(mask, ndimage.binary_dilation(patient, np.ones((1, 3, 3)))) > 0.97
+
+
+def test_noise_that_is_rounded_to_zero_here_and_there_is_no_zero_background(patient, rng):
+    for sigma in (0.4, 0.7, 2.0):
+        noise = rng.normal(0, sigma, (2, *SHAPE))
+        image = np.rint(np.hypot(np.where(patient, 300, 0) + noise[0], noise[1]))
+        assert not has_zero_background(image)
+
+
+def test_zeros_inside_alone_are_no_background(brain, patient):
+    brain[~patient] = 7
+    assert not has_zero_background(brain)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_single_slice_of_any_orientation_is_masked_and_filled(axis, rng):
+    shape = [40, 44, 48]
+    shape[axis] = 1
+    radii = [0.7, 0.7, 0.7]
+    patient = ellipsoid(shape, radii)
+    hole = ellipsoid(shape, [0.2, 0.2, 0.2])
+    brain = np.where(patient & ~hole, 100, 0).astype(np.float32)
+    mask, rule = body_mask(brain[None], SPACING, [False])
+    assert rule == "non-zero"
+    np.testing.assert_array_equal(mask, patient)
+    ct = np.where(patient & ~hole, 40, -1000).astype(np.float32)
+    mask, rule = body_mask(ct[None], SPACING, [True])
+    assert rule == "above -500 HU"
+    assert dice(mask, patient) > 0.97
+    noise = rng.normal(0, 5, (2, *shape))
+    mask, rule = body_mask(np.hypot(brain + noise[0], noise[1])[None], SPACING, [False])
+    assert rule == "otsu"
+    assert mask[hole].all()
+    assert dice(mask, patient) > 0.85  # a thin rim of skin more
+
+
+def test_a_dent_in_a_single_slice_is_no_hole():
+    ct = np.full((1, 40, 40), -1000, dtype=np.float32)
+    ct[0, 5:35, 5:15] = ct[0, 5:35, 25:35] = ct[0, 25:35, 5:35] = 40  # a U, open at the top
+    mask, _ = body_mask(ct[None], SPACING, [True])
+    assert not mask[0, 6:24, 17:23].any()
+
+
+@pytest.mark.parametrize(
+    ("level", "is_ct"), [(0, False), (7, False), (-1000, False), (-1000, True)]
+)
+def test_a_mask_is_never_empty(level, is_ct):
+    mask, rule = body_mask(np.full((1, 3, 8, 8), level, dtype=np.float32), SPACING, [is_ct])
+    assert rule == "whole volume"
+    assert mask.all()
+
+
+@pytest.mark.real
+def test_real_scans_get_the_rule_that_suits_them(shared):
+    from gdmnet.data.volume import read_volume
+
+    raw = shared / "data" / "raw"
+    for name, is_ct, rule, share in [
+        ("Dataset501_BrainT1toT2/imagesTr/brain_01_0000", False, "non-zero", (0.36, 0.38)),
+        ("Dataset501_BrainT1toT2/imagesTr/brain_09_0000", False, "non-zero", (0.38, 0.40)),
+        ("Dataset501_BrainT1toT2/imagesTr/brain_10_0000", False, "non-zero", (0.60, 0.64)),
+        ("Dataset510_SimulatedMRtoCT/imagesTr/headneck_01_0000", False, "non-zero", (0.24, 0.28)),
+        ("Dataset510_SimulatedMRtoCT/targetsTr/headneck_01", True, "above -500 HU", (0.18, 0.22)),
+        ("Dataset510_SimulatedMRtoCT/targetsTr/headneck_20", True, "above -500 HU", (0.63, 0.67)),
+    ]:
+        volume = read_volume(raw / f"{name}.nii.gz")
+        mask, found = body_mask(volume.array, volume.geometry.spacing, [is_ct])
+        assert found == rule, name
+        assert share[0] < mask.mean() < share[1], name

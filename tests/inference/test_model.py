@@ -1,0 +1,223 @@
+import json
+
+import numpy as np
+import pytest
+import SimpleITK as sitk  # noqa: N813
+import torch
+
+from gdmnet import folders
+from gdmnet.data.case import CaseFiles
+from gdmnet.data.volume import read_volume
+from gdmnet.errors import CheckpointError, DatasetError, DeviceError, GdmnetError, PlanError
+from gdmnet.inference import load_model
+from gdmnet.inference.translator import Ensemble
+
+
+def is_one_line(error):
+    return "\n" not in str(error.value)
+
+
+def test_an_array_is_translated_on_its_own_grid_in_file_units(tmp_path, models):
+    translator = load_model(models.make_model(tmp_path, {"0": 100.0}), device="cpu")
+    ct = models.make_ct()
+    result = translator.translate_array(ct, models.SPACING)
+    assert result.shape == ct.shape
+    assert result.dtype == np.float32
+    np.testing.assert_allclose(result[models.core()], ct[models.core()] + 100, atol=0.01)
+    assert result[0, 0, 0] == -1024  # air, not 0
+
+
+def test_channels_first_is_the_same_as_one_volume(tmp_path, models):
+    translator = load_model(models.make_model(tmp_path), device="cpu")
+    ct = models.make_ct()
+    whole = translator.translate_array(ct[None], models.SPACING)
+    np.testing.assert_array_equal(whole, translator.translate_array(ct, models.SPACING))
+
+
+def test_another_spacing_comes_back_on_the_given_grid(tmp_path, models):
+    configuration = models.make_configuration(spacing=(1.5, 1.5, 1.5))
+    translator = load_model(models.make_model(tmp_path, configuration=configuration), device="cpu")
+    z, y, x = np.meshgrid(*(np.linspace(-1, 1, n) for n in (9, 25, 31)), indexing="ij")
+    ct = np.where(z**2 + y**2 + x**2 < 0.9, 100 * x - 50 * z, -1000).astype(np.float32)
+    result = translator.translate_array(ct, (3.0, 1.2, 1.0))
+    assert result.shape == ct.shape
+    inner = z**2 + y**2 + x**2 < 0.3
+    assert np.abs(result - ct)[inner].max() < 15
+
+
+def test_folds_are_averaged_at_their_outputs(tmp_path, models):
+    folder = models.make_model(tmp_path, {"0": 0.0, "1": 300.0, "all": 1000.0})
+    ct = models.make_ct()
+    inside = models.core()
+    for folds, shift in ((None, 150), ([1], 300), (["0"], 0), (["all"], 1000)):
+        result = load_model(folder, folds=folds, device="cpu").translate_array(ct, models.SPACING)
+        np.testing.assert_allclose((result - ct)[inside], shift, atol=0.01)
+
+
+def test_an_ensemble_is_the_mean_of_its_members():
+    members = [torch.nn.Conv3d(1, 1, 1) for _ in range(3)]
+    x = torch.randn(1, 1, 2, 3, 4)
+    expected = torch.stack([member(x) for member in members]).mean(0)
+    torch.testing.assert_close(Ensemble(members)(x), expected)
+
+
+def test_the_best_checkpoint_is_taken_when_asked_for(tmp_path, models):
+    translator = load_model(models.make_model(tmp_path), device="cpu", checkpoint="best")
+    ct = models.make_ct()
+    result = translator.translate_array(ct, models.SPACING)
+    np.testing.assert_allclose((result - ct)[models.core()], 50, atol=0.01)
+    assert translator.card.checkpoint == "best"
+
+
+def test_two_channels_are_both_needed(tmp_path, models):
+    configuration = models.make_configuration(n_sources=2)
+    translator = load_model(models.make_model(tmp_path, configuration=configuration), device="cpu")
+    ct = models.make_ct()
+    result = translator.translate_array(np.stack([ct, ct * 0]), models.SPACING)
+    np.testing.assert_allclose(result[models.core()], ct[models.core()], atol=0.01)
+    with pytest.raises(DatasetError, match="2"):
+        translator.translate_array(ct, models.SPACING)
+
+
+def test_arrays_that_are_no_images_are_refused(tmp_path, models):
+    translator = load_model(models.make_model(tmp_path), device="cpu")
+    with pytest.raises(ValueError, match="axes"):
+        translator.translate_array(np.zeros((3, 3)), models.SPACING)
+    broken = models.make_ct()
+    broken[3, 3, 3] = np.nan
+    with pytest.raises(DatasetError, match="NaN"):
+        translator.translate_array(broken, models.SPACING)
+
+
+def test_files_are_translated_without_their_target(tmp_path, models):
+    translator = load_model(models.make_model(tmp_path), device="cpu")
+    ct = models.write_ct(tmp_path / "a_0000.nrrd", degrees=20)
+    files = CaseFiles("a", (tmp_path / "a_0000.nrrd",), target=tmp_path / "missing.nrrd")
+    volume = translator.translate_case(files)
+    assert volume.geometry == read_volume(tmp_path / "a_0000.nrrd").geometry
+    np.testing.assert_allclose(volume.array[0][models.core()], ct[models.core()], atol=0.01)
+
+
+@pytest.mark.parametrize(("integer", "kind"), [(True, sitk.sitkInt16), (False, sitk.sitkFloat32)])
+def test_a_file_is_translated_to_a_file(tmp_path, models, integer, kind):
+    translator = load_model(models.make_model(tmp_path, integer=integer), device="cpu")
+    ct = models.write_ct(tmp_path / "a_0000.nii.gz", degrees=20)
+    translator.translate_files(tmp_path / "a_0000.nii.gz", str(tmp_path / "a.mha"))
+    image = sitk.ReadImage(str(tmp_path / "a.mha"))
+    assert image.GetPixelID() == kind
+    result = read_volume(tmp_path / "a.mha").array[0]
+    np.testing.assert_allclose(result[models.core()], ct[models.core()], atol=0.01)
+
+
+def test_the_card_says_what_was_loaded(tmp_path, models):
+    folder = models.make_model(tmp_path, {"0": 0.0, "1": 1.0})
+    card = load_model(folder, device="cpu", step_size=0.7, tta=True).card
+    assert list(card.checkpoints) == ["0", "1"]
+    assert len(set(card.checkpoints.values())) == 2
+    assert all(len(digest) == 64 for digest in card.checkpoints.values())
+    assert (card.device, card.precision, card.step_size, card.tta) == ("cpu", "fp32", 0.7, True)
+
+
+def test_half_precision_is_used_only_where_the_device_has_it(tmp_path, models, monkeypatch):
+    folder = models.make_model(tmp_path, precision="bf16")
+    monkeypatch.setattr("gdmnet.inference.model.cpu_has_bf16", lambda: False)
+    assert load_model(folder, device="cpu").card.precision == "fp32"
+    monkeypatch.setattr("gdmnet.inference.model.cpu_has_bf16", lambda: True)
+    translator = load_model(folder, device="cpu")
+    assert translator.card.precision == "bf16"
+    ct = models.make_ct()
+    result = translator.translate_array(ct, models.SPACING)
+    assert result.dtype == np.float32
+    assert np.abs(result - ct)[models.core()].max() < 4
+    fp16 = models.make_model(tmp_path / "other", precision="fp16")
+    assert load_model(fp16, device="cpu").card.precision == "fp32"
+
+
+def test_a_network_that_overflows_is_an_error_of_the_case(tmp_path, models):
+    translator = load_model(models.make_model(tmp_path, {"0": float("inf")}), device="cpu")
+    with pytest.raises(DatasetError, match="not finite") as error:
+        translator.translate_array(models.make_ct(), models.SPACING)
+    assert is_one_line(error)
+
+
+def edit_json(path, **changes):
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def test_a_damaged_checkpoint_is_refused(tmp_path, models):
+    folder = models.make_model(tmp_path)
+    path = folder / "fold_0" / folders.FINAL
+    whole = path.read_bytes()
+    for damaged in (whole[: len(whole) // 2], b"", b"not a checkpoint"):
+        path.write_bytes(damaged)
+        with pytest.raises(CheckpointError, match=r"checkpoint_final\.pt") as error:
+            load_model(folder, device="cpu")
+        assert is_one_line(error)
+
+
+def test_weights_of_another_network_are_refused(tmp_path, models):
+    folder = models.make_model(tmp_path)
+    other = models.make_model(
+        tmp_path / "two", configuration=models.make_configuration(n_sources=2)
+    )
+    (other / "fold_0" / folders.FINAL).replace(folder / "fold_0" / folders.FINAL)
+    with pytest.raises(CheckpointError, match="do not fit") as error:
+        load_model(folder, device="cpu")
+    assert is_one_line(error)
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "kind", "text"),
+    [
+        ("fold_0/run.json", {"objective": "telepathy"}, CheckpointError, "telepathy"),
+        ("fold_0/run.json", {"objective": "gdm"}, CheckpointError, "gdm"),
+        ("fold_0/run.json", {"configuration": "2d"}, CheckpointError, "configuration 2d"),
+        ("fold_0/run.json", {"schema": 99}, PlanError, "schema 99"),
+        ("fold_0/run.json", {"surprise": 1}, PlanError, "surprise"),
+        ("plan.json", {"schema": 99}, PlanError, "schema 99"),
+    ],
+)
+def test_a_folder_of_another_objective_or_version_is_refused(
+    tmp_path, models, file, changes, kind, text
+):
+    folder = models.make_model(tmp_path)
+    edit_json(folder / file, **changes)
+    with pytest.raises(kind, match=text) as error:
+        load_model(folder, device="cpu")
+    assert is_one_line(error)
+
+
+def test_a_missing_run_file_is_refused(tmp_path, models):
+    folder = models.make_model(tmp_path)
+    (folder / "fold_0" / folders.RUN_JSON).unlink()
+    with pytest.raises(GdmnetError, match=r"run\.json"):
+        load_model(folder, device="cpu")
+
+
+def test_a_missing_best_checkpoint_is_refused(tmp_path, models):
+    folder = models.make_model(tmp_path)
+    (folder / "fold_0" / folders.BEST).unlink()
+    with pytest.raises(CheckpointError, match="no such checkpoint"):
+        load_model(folder, device="cpu", checkpoint="best")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_device_that_is_not_there_is_refused(tmp_path, models):
+    with pytest.raises(DeviceError, match="cuda"):
+        load_model(models.make_model(tmp_path), device="cuda")
+
+
+def test_impossible_settings_are_misuse(tmp_path, models):
+    folder = models.make_model(tmp_path)
+    with pytest.raises(ValueError, match="latest"):
+        load_model(folder, checkpoint="latest")
+    with pytest.raises(ValueError, match="step size"):
+        load_model(folder, step_size=0.0)
+
+
+def test_a_model_folder_works_wherever_it_was_copied(tmp_path, models):
+    folder = models.make_model(tmp_path)
+    moved = folder.rename(tmp_path / "mailed model")
+    ct = models.make_ct()
+    result = load_model(str(moved), device="cpu").translate_array(ct, models.SPACING)
+    np.testing.assert_allclose(result[models.core()], ct[models.core()], atol=0.01)

@@ -1,0 +1,300 @@
+import json
+import threading
+
+import numpy as np
+import pytest
+
+from gdmnet import codec
+from gdmnet.data.case import Volume
+from gdmnet.data.volume import FORMATS, read_geometry, read_volume, write_volume
+from gdmnet.errors import DatasetError, OutputError, PlanError
+from gdmnet.inference import load_model, predict
+from gdmnet.inference.predict import find_cases, predict_folder
+from gdmnet.inference.record import Predictions
+
+
+@pytest.fixture(scope="module")
+def translator(tmp_path_factory, models):
+    return load_model(models.make_model(tmp_path_factory.mktemp("results")), device="cpu")
+
+
+@pytest.fixture
+def inputs(tmp_path, models):
+    for seed, name in enumerate("abc"):
+        models.write_ct(tmp_path / "in" / f"{name}_0000.nii.gz", seed=seed)
+    return tmp_path / "in"
+
+
+def record(folder, name="predictions.json") -> Predictions:
+    return codec.load(Predictions, folder / name)
+
+
+def test_every_case_is_predicted_and_noted(tmp_path, models, translator, inputs):
+    outcome = predict_folder(translator, inputs, tmp_path / "out", n_threads=2)
+    assert (outcome.predicted, outcome.skipped, outcome.failed) == (("a", "b", "c"), (), ())
+    for seed, name in enumerate("abc"):
+        ct = models.make_ct(seed=seed)
+        result = read_volume(tmp_path / "out" / f"{name}.nii.gz").array[0]
+        np.testing.assert_array_equal(result[models.core()], ct[models.core()])
+        assert set(result[ct == -1000]) <= {-1024, -1000}
+    noted = record(tmp_path / "out")
+    assert noted.model == translator.card
+    assert {"gdmnet", "torch", "numpy", "SimpleITK"} <= set(noted.versions)
+    assert list(noted.cases) == ["a", "b", "c"]
+    case = noted.cases["a"]
+    assert case.status == "done"
+    assert list(case.inputs) == ["a_0000.nii.gz"]
+    assert len(case.inputs["a_0000.nii.gz"]) == 64
+    assert case.seconds is not None
+    assert case.mask_rule == "above -500 HU"
+
+
+@pytest.mark.parametrize("ending", FORMATS)
+def test_the_grid_and_the_format_are_the_inputs(tmp_path, models, translator, ending):
+    path = tmp_path / "in" / f"x_0000{ending}"
+    models.write_ct(path, degrees=25, shape=(7, 19, 23))
+    predict_folder(translator, path.parent, tmp_path / "out")
+    assert read_geometry(tmp_path / "out" / f"x{ending}") == read_geometry(path)
+
+
+def test_predictions_that_are_there_are_kept(tmp_path, translator, inputs):
+    out = tmp_path / "out"
+    predict_folder(translator, inputs, out)
+    before = record(out)
+    (out / "b.nii.gz").unlink()
+    untouched = (out / "a.nii.gz").stat().st_mtime_ns
+    outcome = predict_folder(translator, inputs, out)
+    assert (outcome.predicted, outcome.skipped) == (("b",), ("a", "c"))
+    assert (out / "a.nii.gz").stat().st_mtime_ns == untouched
+    assert record(out).cases["a"] == before.cases["a"]
+
+
+def test_overwriting_predicts_all_anew(tmp_path, translator, inputs):
+    out = tmp_path / "out"
+    predict_folder(translator, inputs, out)
+    first = (out / "a.nii.gz").stat().st_mtime_ns
+    assert predict_folder(translator, inputs, out, overwrite=True).predicted == ("a", "b", "c")
+    assert (out / "a.nii.gz").stat().st_mtime_ns != first
+
+
+def test_one_bad_case_does_not_stop_the_others(tmp_path, translator, inputs, caplog):
+    whole = (inputs / "b_0000.nii.gz").read_bytes()
+    (inputs / "b_0000.nii.gz").write_bytes(whole[: len(whole) // 2])
+    outcome = predict_folder(translator, inputs, tmp_path / "out", n_threads=3)
+    assert (outcome.predicted, outcome.failed) == (("a", "c"), ("b",))
+    assert not (tmp_path / "out" / "b.nii.gz").exists()
+    failed = record(tmp_path / "out").cases["b"]
+    assert failed.status == "failed"
+    assert "b_0000.nii.gz" in str(failed.error)
+    (line,) = [r.getMessage() for r in caplog.records if r.levelname == "ERROR"]
+    assert line.startswith("case b failed: ")
+    assert "\n" not in line
+
+
+def test_a_failed_case_is_tried_again_and_its_old_output_does_not_stay(
+    tmp_path, translator, inputs
+):
+    out = tmp_path / "out"
+    predict_folder(translator, inputs, out)
+    whole = (inputs / "a_0000.nii.gz").read_bytes()
+    (inputs / "a_0000.nii.gz").write_bytes(b"")
+    assert predict_folder(translator, inputs, out, overwrite=True).failed == ("a",)
+    assert not (out / "a.nii.gz").exists()
+    (inputs / "a_0000.nii.gz").write_bytes(whole)
+    assert predict_folder(translator, inputs, out).predicted == ("a",)
+    assert record(out).cases["a"].status == "done"
+
+
+def test_an_input_that_changed_since_is_not_passed_off_as_done(
+    tmp_path, models, translator, inputs
+):
+    out = tmp_path / "out"
+    predict_folder(translator, inputs, out)
+    before = record(out).cases["a"]
+    models.write_ct(inputs / "a_0000.nii.gz", seed=9)
+    outcome = predict_folder(translator, inputs, out)
+    assert (outcome.skipped, outcome.failed) == (("b", "c"), ("a",))
+    assert "--overwrite" in str(record(out).cases["a"].error)
+    # and it stays refused, however often one asks
+    assert predict_folder(translator, inputs, out).failed == ("a",)
+    models.write_ct(inputs / "a_0000.nii.gz", seed=0)
+    assert predict_folder(translator, inputs, out).skipped == ("a", "b", "c")
+    assert record(out).cases["a"] == before
+
+
+def test_another_models_predictions_are_not_mixed_in(tmp_path, models, translator, inputs):
+    out = tmp_path / "out"
+    predict_folder(translator, inputs, out)
+    other = load_model(models.make_model(tmp_path / "other", {"0": 70.0}), device="cpu")
+    with pytest.raises(OutputError, match="another model"):
+        predict_folder(other, inputs, out)
+    predict_folder(other, inputs, out, overwrite=True)
+    assert record(out).model == other.card
+
+
+def test_a_damaged_record_is_refused_unless_overwritten(tmp_path, translator, inputs):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "predictions.json").write_text("{")
+    with pytest.raises(PlanError, match="not valid JSON"):
+        predict_folder(translator, inputs, out)
+    predict_folder(translator, inputs, out, overwrite=True)
+
+
+def test_a_prediction_without_a_record_is_kept_with_a_warning(tmp_path, translator, inputs):
+    out = tmp_path / "out"
+    predict_folder(translator, inputs, out)
+    (out / "predictions.json").unlink()
+    assert predict_folder(translator, inputs, out).skipped == ("a", "b", "c")
+    assert "no record" in record(out).cases["a"].warnings[0]
+
+
+def test_parts_share_the_cases_and_keep_their_own_records(tmp_path, translator, inputs):
+    out = tmp_path / "out"
+    parts = [
+        predict_folder(translator, inputs, out, n_parts=2, part_id=part).predicted
+        for part in range(2)
+    ]
+    assert parts == [("a", "c"), ("b",)]
+    assert list(record(out, "predictions_0_of_2.json").cases) == ["a", "c"]
+    assert list(record(out, "predictions_1_of_2.json").cases) == ["b"]
+    whole = predict_folder(translator, inputs, out)
+    assert whole.skipped == ("a", "b", "c")
+    assert record(out).cases["b"].seconds is not None
+    with pytest.raises(DatasetError, match="from 0 to 1"):
+        predict_folder(translator, inputs, out, n_parts=2, part_id=2)
+
+
+def test_more_parts_than_cases_is_fine(tmp_path, translator, inputs):
+    outcome = predict_folder(translator, inputs, tmp_path / "out", n_parts=9, part_id=8)
+    assert outcome.predicted == outcome.failed == ()
+
+
+def test_the_record_is_true_at_every_moment(tmp_path, translator, inputs, monkeypatch):
+    seen = []
+
+    def watch(path, volume, *, integer):
+        seen.append(list(record(tmp_path / "out").cases))
+        write_volume(path, volume, integer=integer)
+
+    monkeypatch.setattr(predict, "write_volume", watch)
+    predict_folder(translator, inputs, tmp_path / "out")
+    assert seen == [[], ["a"], ["a", "b"]]
+
+
+def test_reading_ahead_is_bounded_and_in_order(monkeypatch):
+    begun, lock = [], threading.Lock()
+
+    def slow(job):
+        with lock:
+            begun.append(job)
+        return job * 10
+
+    results, most_ahead = [], 0
+    for job, future in predict._ahead(slow, list(range(20)), 3):
+        results.append((job, future.result()))
+        most_ahead = max(most_ahead, len(begun) - len(results))
+    assert results == [(i, i * 10) for i in range(20)]
+    assert most_ahead <= 3
+
+
+def test_leaving_early_stops_the_reading():
+    begun = []
+    ahead = predict._ahead(lambda job: begun.append(job), list(range(100)), 1)
+    next(ahead)
+    ahead.close()
+    assert len(begun) <= 3
+
+
+def test_a_full_disk_stops_everything(tmp_path, translator, inputs, monkeypatch):
+    def full(path, volume, *, integer):
+        raise OutputError(f"{path}: cannot be written")
+
+    monkeypatch.setattr(predict, "write_volume", full)
+    with pytest.raises(OutputError):
+        predict_folder(translator, inputs, tmp_path / "out", n_threads=2)
+
+
+def test_memory_that_runs_out_is_an_error_of_the_case(tmp_path, translator, inputs, monkeypatch):
+    def greedy(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(predict, "prepare", greedy)
+    outcome = predict_folder(translator, inputs, tmp_path / "out")
+    assert outcome.failed == ("a", "b", "c")
+    assert "memory" in str(record(tmp_path / "out").cases["a"].error)
+
+
+def test_an_output_folder_that_cannot_be_made_is_refused(tmp_path, translator, inputs):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="cannot be written"):
+        predict_folder(translator, inputs, tmp_path / "file" / "out")
+
+
+def test_the_inputs_folder_is_no_place_for_outputs(translator, inputs):
+    with pytest.raises(OutputError, match="holds the inputs"):
+        predict_folder(translator, inputs, inputs / ".." / "in")
+
+
+def test_a_single_file_is_one_case(tmp_path, models, translator, inputs):
+    predict_folder(translator, inputs / "a_0000.nii.gz", tmp_path / "out")
+    assert (tmp_path / "out" / "a.nii.gz").is_file()
+    models.write_ct(tmp_path / "one" / "scan.mha")
+    predict_folder(translator, tmp_path / "one" / "scan.mha", tmp_path / "out")
+    assert (tmp_path / "out" / "scan.mha").is_file()
+
+
+def test_cases_are_found_in_the_plans_or_the_only_other_format(tmp_path, models, inputs):
+    plan = models.make_plan(models.make_configuration())
+    assert [case.identifier for case in find_cases(inputs, plan)] == ["a", "b", "c"]
+    models.write_ct(tmp_path / "other" / "x_0000.mha")
+    (case,) = find_cases(tmp_path / "other", plan)
+    assert case.sources == (tmp_path / "other" / "x_0000.mha",)
+
+
+@pytest.mark.parametrize(
+    ("prepare", "text"),
+    [
+        (lambda folder: None, "no such folder"),
+        (lambda folder: folder.mkdir(), "empty"),
+        (lambda folder: (folder.mkdir(), (folder / "a.nii.gz").write_text("")), "a_0000.nii.gz"),
+        (lambda folder: (folder.mkdir(), (folder / "x.txt").write_text("")), "no image"),
+    ],
+)
+def test_inputs_that_are_not_there_are_refused(tmp_path, models, prepare, text):
+    prepare(tmp_path / "in")
+    plan = models.make_plan(models.make_configuration())
+    with pytest.raises(DatasetError, match=text):
+        find_cases(tmp_path / "in", plan)
+
+
+def test_a_missing_channel_is_refused(inputs, models):
+    plan = models.make_plan(models.make_configuration(n_sources=2))
+    with pytest.raises(DatasetError, match=r"a_0001\.nii\.gz"):
+        find_cases(inputs, plan)
+    with pytest.raises(DatasetError, match="needs 2 channels"):
+        find_cases(inputs / "a_0000.nii.gz", plan)
+
+
+def test_a_single_file_of_an_unknown_format_is_refused(tmp_path, models):
+    (tmp_path / "scan.png").write_text("")
+    with pytest.raises(DatasetError, match="unknown file ending"):
+        find_cases(tmp_path / "scan.png", models.make_plan(models.make_configuration()))
+
+
+def test_unusual_cases_carry_warnings(tmp_path, models, translator):
+    air = np.full((4, 8, 8), -1000, dtype=np.float32)
+    geometry = models.make_geometry(air.shape, spacing=(9.0, 1.0, 1.0))
+    (tmp_path / "in").mkdir()
+    write_volume(tmp_path / "in" / "air_0000.mha", Volume(air[None], geometry))
+    predict_folder(translator, tmp_path / "in", tmp_path / "out")
+    warnings = record(tmp_path / "out").cases["air"].warnings
+    assert any("no body was found" in warning for warning in warnings)
+    assert any("9 mm along z" in warning for warning in warnings)
+
+
+def test_the_record_is_plain_json(tmp_path, translator, inputs):
+    predict_folder(translator, inputs, tmp_path / "out")
+    data = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert data["model"]["checkpoints"].keys() == {"0"}
+    assert data["version"]

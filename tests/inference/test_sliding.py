@@ -1,0 +1,186 @@
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gdmnet.inference.sliding import (
+    BODY_MARGIN,
+    WEIGHT_FLOOR,
+    Outside,
+    gaussian_weight,
+    predict_volume,
+    window_starts,
+    windows,
+)
+
+SIZES = st.tuples(st.integers(1, 13), st.integers(1, 19), st.integers(1, 23))
+PATCHES = st.tuples(st.integers(1, 6), st.integers(1, 9), st.integers(1, 12))
+STEPS = st.sampled_from([0.25, 0.5, 0.7, 1.0])
+
+
+def predict(network, source, patch, **options):
+    options = {"fill": [0.0] * len(source), "device": "cpu", **options}
+    return predict_volume(network, source, patch, **options)
+
+
+def ramp(patch_size):
+    """A different number at every place of a window."""
+    return torch.arange(np.prod(patch_size), dtype=torch.float32).reshape(patch_size) / 100
+
+
+def slow_prediction(source, patch, step, network):
+    """The same in float64 from first principles: no padding, a voxel at a time."""
+    shape = source.shape[1:]
+    total, weights = np.zeros(shape), np.zeros(shape)
+    for first in itertools.product(
+        *(window_starts(n, p, step) for n, p in zip(shape, patch, strict=True))
+    ):
+        window = tuple(slice(f, f + p) for f, p in zip(first, patch, strict=True))
+        output = network(torch.from_numpy(source[(slice(None), *window)])[None])[0, 0].numpy()
+        for voxel in itertools.product(*(range(p) for p in patch)):
+            distance = sum(
+                ((v - (p - 1) / 2) / (p / 8)) ** 2 for v, p in zip(voxel, patch, strict=True)
+            )
+            nearest = sum((((p - 1) % 2) / 2 / (p / 8)) ** 2 for p in patch)
+            weight = max(np.exp(-0.5 * (distance - nearest)), WEIGHT_FLOOR)
+            place = tuple(f + v for f, v in zip(first, voxel, strict=True))
+            total[place] += weight * output[voxel]
+            weights[place] += weight
+    return total / weights
+
+
+@given(shape=SIZES, patch=PATCHES, step=STEPS, tta=st.booleans(), seed=st.integers(0, 99))
+@settings(max_examples=60, deadline=None)
+def test_a_perfect_predictor_is_reproduced_everywhere(shape, patch, step, tta, seed):
+    source = np.random.default_rng(seed).normal(size=(2, *shape)).astype(np.float32) * 3
+    result = predict(lambda x: x[:, 1:], source, patch, step_size=step, tta=tta, fill=[-7, 9])
+    assert result.shape == (1, *shape)
+    assert result.dtype == np.float32
+    assert np.abs(result[0] - source[1]).max() < 1e-5
+
+
+def test_windows_are_blended_by_gaussian_weights(rng):
+    source = rng.normal(size=(1, 5, 9, 11)).astype(np.float32)
+    patch = (4, 5, 6)
+
+    def network(x):
+        return x + ramp(patch)
+
+    result = predict(network, source, patch)
+    np.testing.assert_allclose(result[0], slow_prediction(source, patch, 0.5, network), atol=1e-5)
+
+
+@given(size=st.integers(1, 200), patch=st.integers(1, 64), step=STEPS)
+@settings(max_examples=200, deadline=None)
+def test_window_starts_cover_the_axis_evenly(size, patch, step):
+    size = max(size, patch)
+    starts = window_starts(size, patch, step)
+    covered = {voxel for start in starts for voxel in range(start, start + patch)}
+    assert covered == set(range(size))
+    gaps = np.diff(starts)
+    assert len(gaps) == 0 or gaps.max() <= max(1, np.ceil(patch * step))
+    assert len(gaps) == 0 or gaps.max() - gaps.min() <= 1
+
+
+@pytest.mark.parametrize("step", [0.0, -0.5, 1.01])
+def test_a_step_size_outside_its_range_is_refused(step):
+    with pytest.raises(ValueError, match="step size"):
+        window_starts(10, 5, step)
+
+
+def test_a_window_larger_than_the_axis_is_refused():
+    with pytest.raises(ValueError, match="smaller than the window"):
+        window_starts(4, 5, 0.5)
+
+
+def test_the_weight_is_a_gaussian_of_an_eighth_of_the_patch_with_a_floor():
+    weight = gaussian_weight((17, 33, 65))
+    assert weight.max() == weight[8, 16, 32] == 1
+    assert weight[8, 16, 0] == np.float32(WEIGHT_FLOOR)
+    assert weight[8, 16, 32 + 8] == pytest.approx(np.exp(-0.5 * (8 / (65 / 8)) ** 2))
+    assert weight[8 - 2, 16, 32] == pytest.approx(np.exp(-0.5 * (2 / (17 / 8)) ** 2))
+
+
+def test_a_small_volume_is_padded_with_the_fill_of_each_channel():
+    seen = []
+
+    def network(x):
+        seen.append(x.clone())
+        return x[:, :1]
+
+    source = np.ones((2, 2, 3, 4), dtype=np.float32)
+    predict(network, source, (4, 3, 6), fill=[-5.0, 8.0])
+    (patch,) = seen
+    assert patch.shape == (1, 2, 4, 3, 6)
+    assert patch[0, 0, 0, 0, 0] == -5
+    assert patch[0, 1, 0, 0, 0] == 8
+    assert patch[0, :, 1:3, :, 1:5].eq(1).all()
+
+
+def test_there_is_one_network_call_a_window():
+    calls = []
+
+    def network(x):
+        calls.append(x.shape)
+        return x
+
+    source = np.zeros((1, 6, 9, 9), dtype=np.float32)
+    predict(network, source, (4, 6, 6))
+    assert len(calls) == len(list(windows((6, 9, 9), (4, 6, 6), 0.5)))
+    assert set(calls) == {(1, 1, 4, 6, 6)}
+
+
+def test_tta_is_the_mean_over_all_mirrored_copies(rng):
+    patch = (2, 3, 4)
+    source = rng.normal(size=(1, *patch)).astype(np.float32)
+    result = predict(lambda x: x * ramp(patch), source, patch, tta=True)
+    copies = []
+    for flips in itertools.product((False, True), repeat=3):
+        axes = tuple(axis for axis, flip in enumerate(flips) if flip)
+        copies.append(np.flip(np.flip(source[0], axes) * ramp(patch).numpy(), axes))
+    np.testing.assert_allclose(result[0], np.mean(copies, axis=0), atol=1e-6)
+
+
+def test_skipped_windows_change_nothing_near_the_body(rng):
+    source = rng.normal(size=(1, 6, 40, 60)).astype(np.float32)
+    body = np.zeros((6, 40, 60), dtype=np.uint8)
+    body[2:4, 5:9, 6:12] = 1
+    patch, calls = (6, 8, 8), []
+
+    def network(x):
+        calls.append(1)
+        return x * ramp(patch)
+
+    whole = predict(network, source, patch)
+    n_all = len(calls)
+    calls.clear()
+    part = predict(network, source, patch, outside=Outside(body, -2.5))
+    assert len(calls) < n_all / 3
+    near = (slice(None), slice(0, 9 + BODY_MARGIN), slice(0, 12 + BODY_MARGIN))
+    np.testing.assert_array_equal(part[0][near], whole[0][near])
+    assert (part[0][:, 30:, 40:] == -2.5).all()
+
+
+def test_skipping_knows_where_padding_moved_the_body(rng):
+    source = rng.normal(size=(1, 3, 5, 50)).astype(np.float32)
+    body = np.zeros((3, 5, 50), dtype=np.uint8)
+    body[0, 0, 49] = 1
+    result = predict(lambda x: x, source, (8, 8, 8), outside=Outside(body, 9.0))
+    np.testing.assert_allclose(result[0][..., 42:], source[0][..., 42:], atol=1e-6)
+    assert (result[0][..., 0] == 9).all()
+
+
+def test_low_precision_outputs_are_summed_in_fp32(rng):
+    source = rng.normal(size=(1, 9, 20, 20)).astype(np.float32)
+    rounded = torch.from_numpy(source).bfloat16().float().numpy()
+    result = predict(lambda x: x.bfloat16(), source, (4, 8, 8))
+    assert np.abs(result - rounded).max() < 1e-5
+
+
+def test_an_output_of_another_shape_is_refused():
+    source = np.zeros((1, 4, 4, 4), dtype=np.float32)
+    with pytest.raises(ValueError, match="the network gave"):
+        predict(lambda x: x[..., 1:], source, (4, 4, 4))

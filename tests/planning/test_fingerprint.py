@@ -1,0 +1,110 @@
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gdmnet import codec
+from gdmnet.data.case import CaseFiles
+from gdmnet.errors import DatasetError
+from gdmnet.plan import CaseFingerprint, Fingerprint, Intensity
+from gdmnet.planning.fingerprint import measure_case, measure_intensity, pool, summarise
+
+SPACING = (3.0, 2.0, 1.0)
+
+
+def write(path, array):
+    image = sitk.GetImageFromArray(array.astype(np.float32))
+    image.SetSpacing(SPACING[::-1])
+    sitk.WriteImage(image, str(path))
+    return path
+
+
+@pytest.fixture
+def case(tmp_path, rng):
+    """A block of 4 x 10 x 8 voxels in air: a zero-background MR and its CT."""
+    block = (slice(3, 7), slice(5, 15), slice(4, 12))
+    mr, ct = np.zeros((10, 20, 18)), np.full((10, 20, 18), -1000.0)
+    mr[block] = rng.uniform(50, 900, (4, 10, 8)).round()
+    ct[block] = rng.uniform(-100, 1500, (4, 10, 8)).round()
+    files = CaseFiles("a", (write(tmp_path / "mr.nii.gz", mr),), write(tmp_path / "ct.mha", ct))
+    return files, mr[block], ct[block]
+
+
+def test_a_case_is_measured_inside_its_body(case):
+    files, mr, ct = case
+    facts = measure_case(files, ["MR"], "CT")
+    assert facts.identifier == "a"
+    assert facts.shape == (4, 10, 8)
+    assert facts.spacing == SPACING
+    assert facts.mask_rule == "non-zero"
+    assert facts.body_fraction == pytest.approx(320 / 3600)
+    assert facts.sources[0].mean == pytest.approx(mr.mean())
+    assert facts.sources[0].outside == 0
+    assert facts.target.p99 == pytest.approx(np.percentile(ct, 99))
+    assert facts.target.outside == -1000
+
+
+def test_a_given_mask_decides(case, tmp_path):
+    files, _, ct = case
+    mask = np.zeros((10, 20, 18))
+    mask[3:7, 5:15, 4:6] = 1
+    files = CaseFiles("a", files.sources, files.target, write(tmp_path / "mask.nrrd", mask))
+    facts = measure_case(files, ["MR"], "CT")
+    assert facts.mask_rule == "given"
+    assert facts.shape == (4, 10, 2)
+    assert facts.target.maximum == ct[..., :2].max()
+
+
+def test_an_empty_mask_and_a_missing_target_are_refused(case, tmp_path):
+    files, _, _ = case
+    mask = write(tmp_path / "mask.nii", np.zeros((10, 20, 18)))
+    with pytest.raises(DatasetError, match=r"mask\.nii: the mask is empty"):
+        measure_case(CaseFiles("a", files.sources, files.target, mask), ["MR"], "CT")
+    with pytest.raises(DatasetError, match="a: no target"):
+        measure_case(CaseFiles("a", files.sources), ["MR"], "CT")
+
+
+def test_a_fingerprint_is_read_back_as_it_was_written(case, tmp_path):
+    files, _, _ = case
+    facts = summarise("Dataset001_X", [measure_case(files, ["MR"], "CT")], ["MR"], "CT")
+    codec.save(facts, tmp_path / "fingerprint.json")
+    assert codec.load(Fingerprint, tmp_path / "fingerprint.json") == facts
+
+
+def test_without_an_outside_the_minimum_stands_for_it(rng):
+    image = rng.normal(size=(3, 4, 5))
+    assert measure_intensity(image, np.ones(image.shape, bool)).outside == image.min()
+
+
+def test_pooling_weighs_every_case_equally(rng):
+    small, large = rng.normal(0, 1, 10), rng.normal(50, 3, 100_000)
+    pooled = pool(
+        [measure_intensity(v[None, None], np.ones((1, 1, v.size), bool)) for v in (small, large)]
+    )
+    balanced = np.concatenate([np.tile(small, 10_000), large])  # the slow, obvious way
+    assert pooled.mean == pytest.approx(balanced.mean())
+    assert pooled.std == pytest.approx(balanced.std())
+    assert (pooled.minimum, pooled.maximum) == (balanced.min(), balanced.max())
+    assert pooled.p50 == pytest.approx((np.median(small) + np.median(large)) / 2)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.tuples(st.floats(-1e4, 1e4), st.floats(0, 1e3)), min_size=1, max_size=6))
+def test_the_pooled_deviation_is_at_least_the_mean_one(cases):
+    pooled = pool([Intensity(mean, std, *[0.0] * 8) for mean, std in cases])
+    assert pooled.std**2 >= np.mean([std**2 for _, std in cases]) * (1 - 1e-9)
+    assert pooled.mean == pytest.approx(np.mean([mean for mean, _ in cases]), abs=1e-6)
+
+
+def test_channels_are_pooled_one_by_one():
+    first, second = (Intensity(*[float(i)] * 10) for i in (1, 2))
+    case = CaseFingerprint("a", (1, 2, 3), SPACING, 0.5, "given", (first, second), first)
+    facts = summarise("Dataset001_X", [case, case], ["T1", "FLAIR"], "T2")
+    assert [item.mean for item in facts.sources] == [1.0, 2.0]
+    assert facts.channel_names == ("T1", "FLAIR")
+
+
+def test_no_cases_are_refused():
+    with pytest.raises(DatasetError, match="no training cases"):
+        summarise("Dataset001_X", [], ["MR"], "CT")

@@ -1,0 +1,69 @@
+import pytest
+import torch
+from torch import nn
+
+from gdmnet.networks.unet import build_generator
+from gdmnet.plan import Architecture
+from gdmnet.planning.memory import PRESETS, budget_voxels, feature_map_voxels, make_architecture
+from gdmnet.planning.topology import topology
+
+HEAD = ((1.0, 1.0, 1.0), (128, 128, 128))
+PELVIS = ((2.5, 1.0, 1.0), (64, 256, 320))
+SLICES = ((5.0, 0.7, 0.7), (24, 256, 256))
+
+
+# From dynamic-network-architectures 0.4.4, ResidualEncoderUNet with one class, one convolution a
+# decoder stage and deep supervision: compute_conv_feature_map_size of these patches.
+@pytest.mark.parametrize(
+    ("patient", "voxels"), [(HEAD, 553525760), (PELVIS, 1924063040), (SLICES, 675442560)]
+)
+def test_the_estimate_is_the_one_that_the_budgets_were_measured_with(patient, voxels):
+    patch, kernels, strides = topology(*patient)
+    architecture = make_architecture(PRESETS["M"], kernels, strides)
+    assert feature_map_voxels(architecture, patch) == voxels
+
+
+def test_the_estimate_counts_the_maps_of_the_real_network():
+    architecture = Architecture(
+        features=(4, 8, 12),
+        kernels=((1, 3, 3), (3, 3, 3), (3, 3, 3)),
+        strides=((1, 1, 1), (1, 2, 2), (2, 2, 2)),
+        blocks=(1, 2, 3),
+    )
+    patch = (4, 16, 8)
+    counted = []
+    net = build_generator(architecture, n_sources=2)
+    for name, module in net.named_modules():
+        if isinstance(module, nn.Conv3d) and ".reduce" not in name:
+            module.register_forward_hook(lambda _m, _x, y: counted.append(y.numel()))
+    net(torch.zeros(1, 2, *patch))
+    raised = 4 * (4 * 16 * 8) + 8 * (4 * 8 * 4)  # interpolated maps, no convolution of their own
+    side_output = 4 * 8 * 4  # of the coarser decoder stage, which only the reference has
+    assert feature_map_voxels(architecture, patch) == sum(counted) + raised + side_output
+
+
+def test_the_budget_meets_its_anchors_and_is_linear_between():
+    assert budget_voxels(8) == 680e6
+    assert budget_voxels(24) == 2100e6
+    assert budget_voxels(40) == 3600e6
+    assert budget_voxels(16) == pytest.approx((680e6 + 2100e6) / 2)
+    assert budget_voxels(4) == pytest.approx(340e6)
+    assert budget_voxels(80) == pytest.approx(7200e6)
+
+
+def test_presets_double_their_features_up_to_a_limit():
+    strides = ((1, 1, 1),) + ((2, 2, 2),) * 5
+    large = make_architecture(PRESETS["L"], strides, strides)
+    assert large.features == (32, 64, 128, 256, 320, 320)
+    assert large.blocks == (1, 3, 4, 6, 6, 6)
+    small = make_architecture(PRESETS["cpu"], strides[:4], strides[:4])
+    assert small.features == (16, 32, 64, 128)
+    assert small.blocks == (1, 2, 2, 2)
+
+
+def test_every_preset_knows_the_memory_it_is_meant_for():
+    assert {name: preset.memory_gb for name, preset in PRESETS.items() if name != "cpu"} == {
+        "S": 4,
+        "M": 8,
+        "L": 24,
+    }

@@ -1,0 +1,149 @@
+import json
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gdmnet import codec
+from gdmnet.errors import DatasetError, OutputError, PlanError
+from gdmnet.plan import Architecture, Configuration, Fingerprint, Normalisation, Plan, Run
+
+
+@dataclass(frozen=True)
+class Leaf:
+    size: float
+    name: str = "leaf"
+
+
+@dataclass(frozen=True)
+class Tree:
+    SCHEMA = 1
+    schema: int
+    leaves: tuple[Leaf, ...]
+    corner: tuple[int, int] = (0, 0)
+    label: str | None = None
+    is_green: bool = True
+    heights: dict[str, float] = field(default_factory=dict)
+
+
+FLOATS = st.floats(allow_nan=False, allow_infinity=False)
+SIDES = st.tuples(*[st.integers(1, 512)] * 3)
+JSON_VALUES = st.none() | st.booleans() | st.integers() | FLOATS | st.text(max_size=5)
+st.register_type_strategy(float, FLOATS)
+
+
+def plans():
+    normalisation = st.builds(Normalisation)
+    configuration = st.builds(
+        Configuration,
+        sources=st.lists(normalisation, max_size=2).map(tuple),
+        architecture=st.builds(Architecture, kernels=st.lists(SIDES, max_size=3).map(tuple)),
+    )
+    return st.builds(Plan, configurations=st.dictionaries(st.text(), configuration, max_size=2))
+
+
+@settings(deadline=None, max_examples=25)
+@given(plans())
+def test_a_plan_comes_back_from_json_as_it_was(plan):
+    assert codec.decode(Plan, json.loads(json.dumps(codec.encode(plan)))) == plan
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.builds(Fingerprint))
+def test_a_fingerprint_comes_back_from_json_as_it_was(fingerprint):
+    text = json.dumps(codec.encode(fingerprint))
+    assert codec.decode(Fingerprint, json.loads(text)) == fingerprint
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.builds(Run, options=st.dictionaries(st.text(), JSON_VALUES, max_size=3)))
+def test_a_run_comes_back_from_json_as_it_was(run):
+    assert codec.decode(Run, json.loads(json.dumps(codec.encode(run)))) == run
+
+
+def test_what_is_saved_is_loaded(tmp_path):
+    tree = Tree(1, (Leaf(1.5), Leaf(2, "oak")), (3, 4), None, False, {"a": 1.0})
+    codec.save(tree, tmp_path / "deep" / "tree.json")
+    assert codec.load(Tree, tmp_path / "deep" / "tree.json") == tree
+    assert [p.name for p in (tmp_path / "deep").iterdir()] == ["tree.json"]
+
+
+GOOD = {"schema": 1, "leaves": [{"size": 1.0}]}
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"leafs": []}, "$.leafs: unknown key; known are corner, heights, is_green"),
+        ({"leaves": [{"size": 1}, {}]}, "$.leaves[1].size: this key is missing"),
+        ({"leaves": [{"size": "big"}]}, '$.leaves[0].size: expected float, found "big"'),
+        ({"leaves": [{"size": True}]}, "$.leaves[0].size: expected float, found true"),
+        ({"leaves": {}}, "$.leaves: expected a list, found dict"),
+        ({"leaves": [3]}, "$.leaves[0]: expected an object, found 3"),
+        ({"corner": [1, 2, 3]}, "$.corner: expected a list of 2, found list"),
+        ({"corner": [1, 2.5]}, "$.corner[1]: expected int, found 2.5"),
+        ({"corner": [1, True]}, "$.corner[1]: expected int, found true"),
+        ({"label": 3}, "$.label: expected str, found 3"),
+        ({"is_green": 1}, "$.is_green: expected bool, found 1"),
+        ({"heights": []}, "$.heights: expected an object, found list"),
+        ({"heights": {"a": None}}, "$.heights.a: expected float, found null"),
+    ],
+)
+def test_a_wrong_key_is_named_by_its_path(change, complaint):
+    with pytest.raises(PlanError) as caught:
+        codec.decode(Tree, {**GOOD, **change})
+    assert str(caught.value).startswith(complaint)
+
+
+def test_whole_numbers_are_taken_for_floats_and_defaults_fill_gaps():
+    tree = codec.decode(Tree, {"schema": 1, "leaves": [{"size": 2}], "label": None})
+    assert tree == Tree(1, (Leaf(2.0),))
+    assert type(tree.leaves[0].size) is float
+
+
+def test_a_complaint_of_a_file_carries_the_file(tmp_path):
+    path = tmp_path / "tree.json"
+    path.write_text('{"schema": 1}')
+    with pytest.raises(PlanError, match=r"tree\.json\.leaves: this key is missing"):
+        codec.load(Tree, path)
+
+
+def test_another_schema_is_refused_with_what_to_do(tmp_path):
+    path = tmp_path / "tree.json"
+    path.write_text('{"schema": 2}')
+    with pytest.raises(
+        PlanError, match=r"schema 2 .*\(this one reads schema 1\); make the file anew"
+    ):
+        codec.load(Tree, path)
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (None, "file not found"),
+        (b'{"a": 1,\n oops}', "not valid JSON, line 2 column 2"),
+        (b"\xff\xfe\x00", "cannot be read"),
+    ],
+)
+def test_a_broken_file_raises_the_error_that_was_asked_for(tmp_path, content, complaint):
+    path = tmp_path / "dataset.json"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(DatasetError, match=complaint):
+        codec.read_json(path, DatasetError)
+
+
+def test_a_file_that_cannot_be_written_leaves_nothing_and_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="cannot be written"):
+        codec.save(GOOD, tmp_path / "file" / "tree.json")
+    (tmp_path / "tree.json").mkdir()
+    with pytest.raises(OutputError, match="cannot be written"):
+        codec.save(GOOD, tmp_path / "tree.json")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "tree.json"]
+
+
+def test_numbers_that_json_does_not_know_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        codec.save({"a": float("nan")}, tmp_path / "a.json")

@@ -1,0 +1,170 @@
+"""The arrows of documentation/architecture.md, read from every import statement of the package."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "gdmnet"
+LAYERS = (
+    ("__init__", "errors", "geometry", "codec"),
+    ("plan", "folders", "parallel"),
+    ("drifting", "arrays"),
+    ("data", "networks", "encoders", "metrics", "tomography"),
+    ("planning", "objectives"),
+    ("preprocessing",),
+    ("training", "inference", "tasks", "report"),
+    ("commands",),
+)
+LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}
+MAY_USE_TORCH = {"drifting", "networks", "encoders", "objectives", "training", "inference"}
+MAY_USE_IN_DRIFTING = {"torch", "math", "gdmnet"}
+MAY_USE_IN_ARRAYS = {"numpy", "scipy", "skimage", "gdmnet"}
+VISIBLE = {"setup.py", "README.md", "LICENSE", "gdmnet", "tests", "documentation"}
+LONGEST_MODULE = 320
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+def imports(path: Path) -> set[str]:
+    """Dotted names of everything that a file imports, in functions too."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: relative import"
+            for alias in node.names:
+                name = f"{node.module}.{alias.name}"
+                found.add(name if name in MODULES else str(node.module))
+    return found
+
+
+def part(module: str) -> str:
+    """The package or top-level module that a module belongs to: the unit of the layers."""
+    pieces = module.split(".")
+    return pieces[1] if len(pieces) > 1 else "__init__"
+
+
+def standard(names: set[str]) -> set[str]:
+    return {name for name in names if name.split(".")[0] in sys.stdlib_module_names}
+
+
+IMPORTS = {module: imports(path) for module, path in MODULES.items()}
+ARROWS = {
+    module: {name for name in names if name.split(".")[0] == "gdmnet"}
+    for module, names in IMPORTS.items()
+}
+
+
+def test_every_part_of_the_package_has_a_layer():
+    parts = {part(module) for module in MODULES}
+    assert parts <= set(LAYER)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_imports_only_from_its_own_layer_or_lower_ones(module):
+    upward = {name for name in ARROWS[module] if LAYER[part(name)] > LAYER[part(module)]}
+    assert not upward
+
+
+def cycle_in(arrows: dict[str, set[str]]) -> list[str]:
+    """Nodes that are left when everything without unfinished arrows is taken away: the cycles."""
+    left = {node: {other for other in to if other != node} for node, to in arrows.items()}
+    while free := [node for node, to in left.items() if not to & set(left)]:
+        for node in free:
+            del left[node]
+    return sorted(left)
+
+
+def test_the_cycle_finder_finds_cycles():
+    assert cycle_in({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": set()}) == ["a", "b", "c"]
+    assert cycle_in({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    assert cycle_in(ARROWS) == []
+
+
+def test_no_packages_import_each_other_in_a_circle():
+    packages: dict[str, set[str]] = {}
+    for module, names in ARROWS.items():
+        packages.setdefault(part(module), set()).update(part(name) for name in names)
+    assert cycle_in(packages) == []
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_torch_is_imported_only_where_it_may_be(module):
+    if part(module) not in MAY_USE_TORCH:
+        assert not {name for name in IMPORTS[module] if name.split(".")[0] == "torch"}
+
+
+@pytest.mark.parametrize(
+    ("package", "allowed"),
+    [("drifting", MAY_USE_IN_DRIFTING), ("arrays", MAY_USE_IN_ARRAYS)],
+)
+def test_the_heart_and_the_arrays_know_nothing_of_medicine(package, allowed):
+    for module in MODULES:
+        if part(module) == package:
+            foreign = {
+                name
+                for name in IMPORTS[module] - standard(IMPORTS[module])
+                if name.split(".")[0] not in allowed
+            }
+            assert not foreign, module
+            own = {part(name) for name in ARROWS[module]}
+            assert all(LAYER[name] < LAYER[package] or name == package for name in own), module
+
+
+def test_only_folders_reads_the_environment():
+    readers = {
+        module
+        for module, path in MODULES.items()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute)
+        and node.attr in ("environ", "getenv")
+        and isinstance(node.value, ast.Name)
+        and node.value.id == "os"
+    }
+    assert readers <= {"gdmnet.folders"}
+
+
+def test_evaluation_and_fingerprint_workers_start_without_torch():
+    code = (
+        "import sys, gdmnet.commands.evaluate, gdmnet.planning.fingerprint;"
+        "sys.exit('torch' in sys.modules)"
+    )
+    finished = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False)
+    assert finished.returncode == 0
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_modules_stay_short_and_say_what_they_are(module):
+    text = MODULES[module].read_text(encoding="utf-8")
+    assert text.count("\n") <= LONGEST_MODULE
+    assert ast.get_docstring(ast.parse(text))
+
+
+def test_nothing_else_is_visible_at_the_top():
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if listed.returncode != 0:
+        pytest.skip("not a git checkout")
+    top = {line.split("/")[0] for line in listed.stdout.splitlines()}
+    assert {name for name in top if not name.startswith(".")} <= VISIBLE

@@ -1,0 +1,239 @@
+import dataclasses
+import multiprocessing
+import os
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from gdmnet.data.case import Case
+from gdmnet.data.store import open_case, save_case
+from gdmnet.errors import DatasetError, TrainingError
+from gdmnet.objectives.base import Batch
+from gdmnet.training.batches import Batches, prefetched
+
+PARTS = ("source", "target", "mask")
+
+
+def _equal(first, second):
+    return all(torch.equal(getattr(first, part), getattr(second, part)) for part in PARTS)
+
+
+@pytest.fixture
+def cases(make_noise_case):
+    return [make_noise_case(seed=i, name=f"case{i}") for i in range(3)]
+
+
+@pytest.fixture
+def augmented(cases, make_configuration):
+    return Batches(cases, make_configuration(schemes=("zscore",)), seed=3, augment=True)
+
+
+def test_a_batch_has_the_promised_shape_and_type(augmented):
+    batch = augmented.batch(0, 0)
+    for part in PARTS:
+        tensor = getattr(batch, part)
+        assert tensor.shape == (2, 1, 8, 8, 8)
+        assert tensor.dtype == torch.float32
+        assert tensor.is_contiguous()
+    assert set(batch.mask.unique().tolist()) <= {0.0, 1.0}
+
+
+def test_a_batch_is_a_function_of_its_arguments_alone(augmented, cases, make_configuration):
+    expected = [augmented.batch(e, s) for e in range(2) for s in range(6)]
+    again = Batches(cases, make_configuration(schemes=("zscore",)), seed=3, augment=True)
+    random.seed(7)
+    np.random.seed(7)  # noqa: NPY002
+    torch.manual_seed(7)
+    for index in reversed(range(12)):
+        assert _equal(again.batch(*divmod(index, 6)), expected[index])
+
+
+def test_making_a_batch_leaves_the_global_generators_alone(augmented):
+    states = random.getstate(), torch.get_rng_state(), str(np.random.get_state())  # noqa: NPY002
+    augmented.batch(0, 0)
+    assert random.getstate() == states[0]
+    assert torch.equal(torch.get_rng_state(), states[1])
+    assert str(np.random.get_state()) == states[2]  # noqa: NPY002
+
+
+def test_seed_epoch_step_and_rank_all_matter(cases, make_configuration):
+    batches = Batches(cases, make_configuration(), seed=3, augment=False)
+    other = Batches(cases, make_configuration(), seed=4, augment=False)
+    first = batches.batch(0, 0, 0)
+    for different in (batches.batch(1, 0), batches.batch(0, 1), batches.batch(0, 0, 1)):
+        assert not _equal(first, different)
+    assert not _equal(first, other.batch(0, 0, 0))
+
+
+def test_plain_patches_are_pieces_of_the_volumes(cases, make_configuration):
+    batches = Batches(cases, make_configuration(), seed=3, augment=False)
+    batch = batches.batch(0, 0)
+    for i in range(2):
+        patch = batch.source[i, 0].numpy()
+        windows = [
+            (case, np.argwhere(case.source[0, :5, :7, :9] == patch[0, 0, 0])) for case in cases
+        ]
+        (case, corner), *others = [(c, w[0]) for c, w in windows if len(w)]
+        assert not others
+        box = tuple(slice(s, s + 8) for s in corner)
+        np.testing.assert_array_equal(patch, case.source[(0, *box)])
+        np.testing.assert_array_equal(batch.target[i, 0], case.target[(0, *box)])
+        np.testing.assert_array_equal(batch.mask[i, 0], case.body[box])
+
+
+def test_source_target_and_mask_stay_aligned_under_augmentation(make_case, make_configuration):
+    """Linear interpolation carries an affine relation through, backgrounds included."""
+    rng = np.random.default_rng(0)
+    shape = (10, 11, 9)  # larger patches reach over the border
+    body = (rng.random(shape) < 0.6).astype(np.uint8)
+    source = np.stack([rng.normal(size=shape), body]).astype(np.float32)
+    case = make_case(source, 2 * source[:1] + 1, body)
+    configuration = make_configuration(
+        (8, 12, 8), schemes=("ct", "none"), backgrounds=(-1.0, 0.0), batch_size=4
+    )
+    batches = Batches([case], configuration, seed=0, augment=True)
+    interpolated = 0
+    for step in range(15):
+        batch = batches.batch(0, step)
+        torch.testing.assert_close(batch.target, 2 * batch.source[:, :1] + 1, atol=1e-5, rtol=0)
+        known = (batch.source[:, 1:] - 0.5).abs() > 1e-4  # not exactly on the threshold
+        expected = (batch.source[:, 1:] >= 0.5).float()
+        assert torch.equal(batch.mask[known], expected[known])
+        interpolated += int(((batch.source[:, 1:] % 1) != 0).any())
+    assert interpolated > 5
+
+
+def test_a_small_volume_is_padded_with_each_channels_background(make_case, make_configuration):
+    shape = (3, 8, 8)
+    source = np.stack([np.full(shape, 5.0), np.full(shape, 6.0)]).astype(np.float32)
+    case = make_case(source, np.full((1, *shape), 7.0, np.float32))
+    configuration = make_configuration(schemes=("ct", "none"), backgrounds=(-4.0, 2.0))
+    batch = Batches([case], configuration, seed=0, augment=False).batch(0, 0)
+    profile = [2, 3, 4]  # the volume lies in the middle: two before, three after
+    outside = [z for z in range(8) if z not in profile]
+    for tensor, channel, inside_value, background in (
+        (batch.source, 0, 5.0, -4.0),
+        (batch.source, 1, 6.0, 2.0),
+        (batch.target, 0, 7.0, -1.0),
+        (batch.mask, 0, 1.0, 0.0),
+    ):
+        assert (tensor[:, channel, profile] == inside_value).all()
+        assert (tensor[:, channel, outside] == background).all()
+
+
+def test_only_sources_without_a_unit_change_their_intensities(make_case, make_configuration):
+    """Space and intensity have their own random numbers: schemes change nothing in space."""
+    rng = np.random.default_rng(0)
+    source = rng.normal(size=(4, 12, 12, 12)).astype(np.float32)
+    case = make_case(source, source[:1].copy())
+
+    def augmented(*schemes, residual=None):
+        configuration = make_configuration(
+            schemes=schemes, backgrounds=(0.0,) * 4, residual_channel=residual
+        )
+        return Batches([case], configuration, seed=0, augment=True)
+
+    mixed = augmented("ct", "zscore", "none", "percentiles")
+    plain = augmented("ct", "ct", "ct", "ct")
+    residual = augmented("ct", "zscore", "none", "percentiles", residual=1)
+    changed = np.zeros(4, dtype=bool)
+    for step in range(12):
+        first, second, third = (b.batch(0, step) for b in (mixed, plain, residual))
+        assert torch.equal(first.target, second.target)
+        assert torch.equal(first.mask, second.mask)
+        assert torch.equal(third.source[:, 1], second.source[:, 1])
+        changed |= (first.source != second.source).flatten(2).any(2).any(0).numpy()
+    assert changed.tolist() == [False, True, False, True]
+
+
+def test_all_cases_come_before_any_comes_again(make_case, make_configuration):
+    cases = [
+        make_case(*(np.full((1, 8, 8, 8), i, np.float32) for _ in range(2)), name=str(i))
+        for i in range(5)
+    ]
+    batches = Batches(cases, make_configuration(), seed=0, augment=False)
+    order = [int(v) for s in range(10) for v in batches.batch(0, s).target[:, 0, 0, 0, 0]]
+    rounds = [order[i : i + 5] for i in range(0, 20, 5)]
+    assert all(sorted(one) == list(range(5)) for one in rounds)
+    assert len({tuple(one) for one in rounds}) > 1
+
+
+def test_single_slices_are_augmented_in_their_plane(make_case, make_configuration):
+    rng = np.random.default_rng(0)
+    source = rng.normal(size=(1, 1, 20, 20)).astype(np.float32)
+    configuration = make_configuration((1, 16, 16), schemes=("zscore",), spacing=(5.0, 1.0, 1.0))
+    batches = Batches([make_case(source, 2 * source + 1)], configuration, seed=0, augment=True)
+    for step in range(12):
+        batch = batches.batch(0, step)
+        assert batch.source.shape == (2, 1, 1, 16, 16)
+        assert torch.isfinite(batch.source).all()
+
+
+def test_stored_cases_give_the_same_batches_as_arrays(cases, make_configuration, tmp_path):
+    stored = []
+    for case in cases:
+        arrays = Case(case.record, case.source, case.target, case.body)
+        save_case(tmp_path, arrays, (8, 8, 8))
+        opened = open_case(tmp_path, case.record.identifier)
+        stored.append(dataclasses.replace(opened, centres=case.centres))
+    configuration = make_configuration(schemes=("zscore",))
+    first = Batches(cases, configuration, seed=1, augment=True)
+    second = Batches(stored, configuration, seed=1, augment=True)
+    assert all(_equal(first.batch(0, step), second.batch(0, step)) for step in range(4))
+
+
+def test_no_cases_and_no_target_are_refused(make_noise_case, make_configuration):
+    with pytest.raises(TrainingError, match="no cases"):
+        Batches([], make_configuration(), seed=0, augment=False)
+    case = make_noise_case(name="p7")
+    blind = dataclasses.replace(case, record=dataclasses.replace(case.record, target=None))
+    with pytest.raises(DatasetError, match="p7 has no target"):
+        Batches([blind], make_configuration(), seed=0, augment=False)
+
+
+@pytest.mark.parametrize("n_workers", [0, 2])
+def test_prefetched_batches_are_the_same_and_in_order(augmented, n_workers):
+    steps = range(2, 7)
+    for step, batch in zip(steps, prefetched(augmented, 1, steps, n_workers), strict=True):
+        assert isinstance(batch, Batch)
+        assert _equal(batch, augmented.batch(1, step))
+
+
+def test_workers_do_not_change_the_global_random_state(augmented):
+    before = torch.get_rng_state()
+    list(prefetched(augmented, 0, range(2), 1))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_stopping_early_leaves_no_worker_behind(augmented):
+    source = prefetched(augmented, 0, range(50), 2)
+    next(source)
+    assert multiprocessing.active_children()
+    source.close()
+    assert not multiprocessing.active_children()
+
+
+class _Dying(Batches):
+    def batch(self, epoch, step, rank=0):
+        if step == 2:
+            os._exit(1)
+        return super().batch(epoch, step, rank)
+
+
+class _Failing(Batches):
+    def batch(self, epoch, step, rank=0):
+        raise RuntimeError("our own fault")
+
+
+def test_a_dead_worker_is_an_error_with_advice(cases, make_configuration):
+    dying = _Dying(cases, make_configuration(), seed=0, augment=False)
+    with pytest.raises(TrainingError, match=r"died.*fewer"):
+        list(prefetched(dying, 0, range(4), 1))
+
+
+def test_an_error_in_a_worker_keeps_its_type_and_text(cases, make_configuration):
+    failing = _Failing(cases, make_configuration(), seed=0, augment=False)
+    with pytest.raises(RuntimeError, match="our own fault"):
+        list(prefetched(failing, 0, range(4), 1))

@@ -1,0 +1,61 @@
+import json
+import math
+
+import pytest
+
+from gdmnet.errors import OutputError
+from gdmnet.training import log
+
+
+def _record(epoch, **values):
+    return {"epoch": epoch, "epochs": 12, "fidelity": 0.5, "skipped": 0, "best": False} | values
+
+
+def test_what_is_logged_is_read(tmp_path):
+    records = [_record(1, cos=-0.25), _record(2, best=True)]
+    for record in records:
+        log.append(tmp_path, record)
+    assert log.read(tmp_path) == records
+    assert len((tmp_path / log.LOG_TXT).read_text().splitlines()) == 2
+
+
+def test_numbers_that_are_not_finite_become_null(tmp_path):
+    log.append(tmp_path, _record(1, fidelity=math.nan, cos=math.inf))
+    record = json.loads((tmp_path / log.LOG_JSONL).read_text())
+    assert record["fidelity"] is record["cos"] is None
+    assert "fidelity" not in (tmp_path / log.LOG_TXT).read_text()
+
+
+def test_the_readable_line_tells_what_matters():
+    line = log.readable(
+        _record(3, validation_mae=0.1234567, validation_sharpness=0.8, seconds=2.04, best=True)
+    )
+    assert line == (
+        "epoch  3/12  fidelity 0.5  validation MAE 0.1235  sharpness 0.800  2.0 s  best so far"
+    )
+    assert "skipped 4" in log.readable(_record(3, skipped=4))
+
+
+def test_truncating_forgets_later_epochs_and_a_line_that_was_cut_off(tmp_path):
+    for epoch in range(1, 12):
+        log.append(tmp_path, _record(epoch))
+    whole = (tmp_path / log.LOG_JSONL).read_text(), (tmp_path / log.LOG_TXT).read_text()
+    with (tmp_path / log.LOG_JSONL).open("a") as handle:
+        handle.write('{"epoch": 12, "ep')
+    log.truncate(tmp_path, 9)
+    assert [record["epoch"] for record in log.read(tmp_path)] == list(range(1, 10))
+    assert len((tmp_path / log.LOG_TXT).read_text().splitlines()) == 9
+    for epoch in (10, 11):
+        log.append(tmp_path, _record(epoch))
+    assert ((tmp_path / log.LOG_JSONL).read_text(), (tmp_path / log.LOG_TXT).read_text()) == whole
+
+
+def test_a_folder_without_a_log_has_no_records(tmp_path):
+    assert log.read(tmp_path) == []
+    log.truncate(tmp_path, 3)
+    assert log.read(tmp_path) == []
+
+
+def test_a_log_that_cannot_be_written_is_an_output_error(tmp_path):
+    with pytest.raises(OutputError, match=r"log.jsonl: cannot be written"):
+        log.append(tmp_path / "missing", _record(1))

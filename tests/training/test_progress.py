@@ -1,0 +1,62 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from gdmnet.errors import OutputError
+from gdmnet.training.progress import PROGRESS_PNG, draw_progress
+
+
+def _records(n, **more):
+    return [
+        {
+            "epoch": i,
+            "epochs": n,
+            "step": 10 * i,
+            "learning_rate": 1e-3,
+            "fidelity": 1.0 / i,
+            "gradient_norm": 2.0 / i,
+            "skipped": 0,
+            "validation_mae": 1.0 / i,
+            "validation_mae_smoothed": 1.1 / i,
+            "validation_sharpness": 0.7,
+            "best": i != 2,
+            "seconds": 1.5,
+        }
+        | more
+        for i in range(1, n + 1)
+    ]
+
+
+def _size(tmp_path, records):
+    draw_progress(records, tmp_path / PROGRESS_PNG)
+    with Image.open(tmp_path / PROGRESS_PNG) as image:
+        assert np.asarray(image.convert("L")).std() > 1  # something is drawn
+        return image.size
+
+
+def test_panels_appear_as_their_numbers_do(tmp_path):
+    width, height = _size(tmp_path, _records(3))
+    wide = _size(tmp_path, _records(3, cos=-0.1, cos_local=0.1, conflict=0.8, norm_drift=0.1))
+    assert wide[0] > width
+    assert wide[1] == height
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 40])
+def test_any_number_of_epochs_can_be_drawn(tmp_path, n):
+    _size(tmp_path, _records(n))
+
+
+def test_numbers_that_are_missing_are_left_out(tmp_path):
+    records = _records(3, validation_mae=None, validation_mae_smoothed=None, fidelity=None)
+    del records[1]["gradient_norm"]
+    _size(tmp_path, records)
+
+
+def test_only_the_picture_is_left_behind(tmp_path):
+    _size(tmp_path, _records(1))
+    assert [path.name for path in tmp_path.iterdir()] == [PROGRESS_PNG]
+
+
+def test_a_picture_that_cannot_be_written_is_an_output_error(tmp_path):
+    with pytest.raises(OutputError, match=r"progress.png: cannot be written"):
+        draw_progress(_records(1), tmp_path / "missing" / PROGRESS_PNG)

@@ -1,0 +1,124 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from gdmnet.objectives.base import Descent
+from gdmnet.plan import Recipe
+from gdmnet.training.step import Stepper, adamw, all_finite, surrogate
+
+CPU = torch.device("cpu")
+RECIPE = Recipe(1, 100, learning_rate=0.1, clip=1.0)
+
+
+@pytest.fixture
+def x():
+    return torch.randn(2, 1, 4, 4, 4)
+
+
+def _weights(module):
+    return [p.detach().clone() for p in module.parameters()]
+
+
+def test_the_surrogate_sends_exactly_the_cotangent_backward(make_generator, x):
+    generator = make_generator()
+    cotangent = torch.randn(2, 1, 4, 4, 4)
+    surrogate(Descent(generator(x), cotangent)).backward()
+    through_surrogate = [p.grad.clone() for p in generator.parameters()]
+    generator.zero_grad()
+    generator(x).backward(cotangent)
+    for first, second in zip(through_surrogate, generator.parameters(), strict=True):
+        assert torch.equal(first, second.grad)
+
+
+def test_a_scalar_loss_is_its_own_surrogate():
+    loss = torch.tensor(2.0, requires_grad=True)
+    assert surrogate(Descent(loss, None)) == loss
+
+
+def test_norms_and_biases_do_not_decay(make_generator):
+    generator = make_generator()
+    groups = adamw(generator, RECIPE).param_groups
+    assert [g["weight_decay"] for g in groups] == [RECIPE.weight_decay, 0.0]
+    assert all(p.ndim == 5 for p in groups[0]["params"])
+    assert all(p.ndim == 1 for p in groups[1]["params"])
+    assert sum(len(g["params"]) for g in groups) == len(list(generator.parameters()))
+    assert all(g["betas"] == (0.9, 0.95) for g in groups)
+
+
+def test_a_step_is_adamw_on_the_clipped_gradient(make_generator, x):
+    generator, twin = make_generator(), make_generator()
+    twin.load_state_dict(generator.state_dict())
+    optimizer = adamw(twin, RECIPE)
+    optimizer.param_groups[0]["lr"] = optimizer.param_groups[1]["lr"] = 0.1 / 5  # first of 5
+    twin(x).mul(100).sum().backward()
+    expected_norm = nn.utils.clip_grad_norm_(twin.parameters(), 1.0)
+    optimizer.step()
+    stepper = Stepper(generator, RECIPE, CPU)
+    norm, finite = stepper.step(Descent(generator(x).mul(100).sum(), None), 0)
+    assert finite
+    assert norm == float(expected_norm) > 1
+    assert all(torch.equal(a, b) for a, b in zip(_weights(generator), _weights(twin), strict=True))
+    followed = _weights(stepper.ema.network)
+    assert all(not torch.equal(a, b) for a, b in zip(followed, _weights(twin), strict=True))
+
+
+def _bad_descents(generator, x):
+    output = generator(x)
+    yield Descent(output.sum(), None, finite=False)
+    yield Descent(generator(x).sum() * math.nan, None)
+    yield Descent(generator(x).sum() * 0 + math.inf, None)  # gradients are finite here
+    yield Descent(generator(x), torch.full((2, 1, 4, 4, 4), math.nan))
+    yield Descent(generator(x), torch.full((2, 1, 4, 4, 4), math.inf))
+
+
+def test_nothing_changes_when_a_number_is_not_finite(make_generator, x):
+    generator = make_generator()
+    stepper = Stepper(generator, RECIPE, CPU)
+    stepper.step(Descent(generator(x).sum(), None), 0)
+    before = _weights(generator), _weights(stepper.ema.network)
+    moments = str(stepper.optimizer.state_dict()["state"])
+    for descent in _bad_descents(generator, x):
+        _, finite = stepper.step(descent, 1)
+        assert not finite
+    after = _weights(generator), _weights(stepper.ema.network)
+    for first, second in zip(before, after, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    assert str(stepper.optimizer.state_dict()["state"]) == moments
+    assert stepper.step(Descent(generator(x).sum(), None), 2)[1]
+
+
+def test_a_scaler_that_looks_for_its_scale_does_not_count(make_generator, x):
+    """A gradient of 1 times 65536 is no number in fp16, times 32768 it is."""
+    generator = make_generator()
+    stepper = Stepper(generator, Recipe(1, 100, precision="fp16"), CPU)
+    before = _weights(generator)
+    ones = torch.ones(2, 1, 4, 4, 4)
+    norm, finite = stepper.step(Descent(generator(x).half(), ones), 0)
+    assert finite
+    assert not math.isfinite(norm)
+    assert stepper.scaler.get_scale() == 32768.0
+    assert all(torch.equal(a, b) for a, b in zip(before, _weights(generator), strict=True))
+    norm, finite = stepper.step(Descent(generator(x).half(), ones), 1)
+    assert finite
+    assert math.isfinite(norm)
+    assert any(not torch.equal(a, b) for a, b in zip(before, _weights(generator), strict=True))
+
+
+def test_a_scaler_at_the_end_of_its_scale_counts(make_generator, x):
+    generator = make_generator()
+    stepper = Stepper(generator, Recipe(1, 100, precision="fp16"), CPU)
+    outcomes = [
+        stepper.step(Descent(generator(x), torch.full((2, 1, 4, 4, 4), math.inf)), n)[1]
+        for n in range(20)
+    ]
+    assert outcomes == [True] * 16 + [False] * 4  # 65536 = 2 ** 16
+
+
+def test_weights_that_are_not_finite_are_seen(make_generator):
+    generator = make_generator()
+    assert all_finite(generator)
+    with torch.no_grad():
+        generator[0].weight[0, 0, 0, 0, 0] = math.inf
+    assert not all_finite(generator)
