@@ -131,7 +131,7 @@ def run(output: Path, options: Options | None = None) -> Result:
     """
     options = options or Options()
     roots = _fresh_folders(output, options)
-    steps, n_processes = _Steps(), folders.n_default_processes()
+    steps = _Steps()
     with steps.step("phantom patients"):
         raw = write_phantom_dataset(
             roots.raw,
@@ -142,16 +142,14 @@ def run(output: Path, options: Options | None = None) -> Result:
             seed=options.seed,
         )
     with steps.step("check, plan and prepare"):
-        plan_and_preprocess.run(
-            DATASET, roots, plan_and_preprocess.Options(n_processes=n_processes)
-        )
+        plan_and_preprocess.run(DATASET, roots)  # small cases: starting workers would take longer
     for method in METHODS:
         with steps.step(f"train {method}"):
             _train(method, roots, options)
     with steps.step("predict the test patients"):
         _predict(raw, roots, output, options)
     with steps.step("evaluate"):
-        methods = _evaluate(raw, output, n_processes)
+        methods = _evaluate(raw, output)
     picture = output / "demo.png"
     with steps.step("picture"):
         _draw(raw, output, picture)
@@ -210,16 +208,11 @@ def _predict(raw: Path, roots: Roots, output: Path, options: Options) -> None:
         write_volume(folder / target.name, Volume(constant, geometry))
 
 
-def _evaluate(raw: Path, output: Path, n_processes: int) -> dict[str, dict[str, float]]:
+def _evaluate(raw: Path, output: Path) -> dict[str, dict[str, float]]:
     methods = {}
     for method in (BASELINE, *METHODS):
         folder = output / "predictions" / method
-        summary = evaluate.run(
-            folder,
-            raw / "targetsTs",
-            output=folder / folders.SUMMARY_JSON,
-            n_processes=n_processes,
-        )
+        summary = evaluate.run(folder, raw / "targetsTs", output=folder / folders.SUMMARY_JSON)
         methods[method] = {
             metric: float(summary.aggregate[metric]["mean"] or 0.0) for metric in _METRICS
         }

@@ -114,7 +114,7 @@ def _check_case(files: CaseFiles, description: Description) -> _Finding:
     if files.mask is not None and mask is not None:
         complaints += _check_mask(case, files.mask, mask, sources, description)
     first = sources[0] if sources else None
-    digest = None if first is None else hashlib.sha256(first.array.tobytes()).hexdigest()
+    digest = None if first is None else hashlib.sha256(first.array.data).hexdigest()
     return _Finding(case, complaints, digest)
 
 

@@ -23,12 +23,15 @@ SELF_DISTANCE = 100.0  # in mean distances: far beyond every neighbour at tau <=
 
 @dataclass(frozen=True)
 class _Points:
-    """Probes and targets, centred: x [Q,N,S], targets [Q,R,S] = negatives then positives."""
+    """Probes [Q,N,S] and, negatives first, targets [Q,M,S], [Q,P,S] with weights [Q,M], [Q,P].
+
+    The two sides are kept apart, so that they go through the same operations: where they are the
+    same set the field is exactly 0, not a round-off that the normalisation would blow up.
+    """
 
     probe: Tensor
-    targets: Tensor
-    weights: Tensor
-    n_negatives: int
+    targets: tuple[Tensor, Tensor]
+    weights: tuple[Tensor, Tensor]
 
 
 def drift_loss(
@@ -130,14 +133,18 @@ def _weights(given: Tensor | None, points: Tensor) -> Tensor:
 def _points(
     probe: Tensor, pos: Tensor, neg: Tensor, *, w_pos: Tensor | None, w_neg: Tensor | None
 ) -> _Points:
-    targets = torch.cat([neg.float(), pos.float()], dim=1)  # [Q,R,S]
-    if not bool(torch.isfinite(targets).all() & torch.isfinite(probe).all()):
-        raise ValueError("NaN or Inf among the points of a drift problem")
+    x, negatives, positives = probe.detach().float(), neg.float(), pos.float()
+    for points in (x, negatives, positives):
+        if not bool(torch.isfinite(points).all()):
+            raise ValueError("NaN or Inf among the points of a drift problem")
     # The field does not change under translation, but |x|^2 + |t|^2 - 2 x.t cancels in float32
     # where the mean exceeds the spread.
-    centre = targets.mean(dim=1, keepdim=True)
-    weights = torch.cat([_weights(w_neg, neg), _weights(w_pos, pos)], dim=1)  # [Q,R]
-    return _Points(probe.detach().float() - centre, targets - centre, weights, neg.shape[1])
+    centre = torch.cat([negatives, positives], dim=1).mean(dim=1, keepdim=True)
+    return _Points(
+        x - centre,
+        (negatives - centre, positives - centre),
+        (_weights(w_neg, neg), _weights(w_pos, pos)),
+    )
 
 
 def _distances(x: Tensor, t: Tensor) -> Tensor:
@@ -146,44 +153,59 @@ def _distances(x: Tensor, t: Tensor) -> Tensor:
     return (squared - 2.0 * x @ t.mT).clamp(min=MIN_SQUARED_DISTANCE).sqrt()
 
 
+def _mean_distance(distances: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
+    """The scale sigma = mean_{q,i,j}(d_ij w_j) / mean_{q,j}(w_j): one number for all problems."""
+    pairs = zip(distances, weights, strict=True)
+    weighted = torch.stack([(d * w[:, None, :]).sum() for d, w in pairs]).sum()
+    return weighted / (distances[0].shape[1] * torch.stack([w.sum() for w in weights]).sum())
+
+
 def _field(
     points: _Points, *, temperatures: Sequence[float], affinity_floor: float, exclude_self: bool
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     """V [Q,N,S], the scale s of its coordinates and what to watch (Algorithm 2).
 
-    sigma = mean(d_ij w_j) / mean(w_j) is one number for all Q problems, s = sigma / sqrt(S), and
-    each temperature's force is brought to unit root mean square over all problems.
+    s = sigma / sqrt(S), so that coordinates are of order 1 in every dimension S; each
+    temperature's force is brought to unit root mean square over all problems.
     """
-    distances = _distances(points.probe, points.targets)  # [Q,N,R]
-    sigma = (distances * points.weights[:, None, :]).mean() / points.weights.mean()
-    scale = (sigma / points.probe.shape[-1] ** 0.5).clamp(min=MIN_SCALE)
-    targets = points.targets / scale
-    relative = distances / sigma.clamp(min=MIN_SCALE)
+    probe = points.probe
+    distances = [_distances(probe, targets) for targets in points.targets]
+    sigma = _mean_distance(distances, points.weights)
+    scale = (sigma / probe.shape[-1] ** 0.5).clamp(min=MIN_SCALE)
+    targets = [side / scale for side in points.targets]
+    relative = [d / sigma.clamp(min=MIN_SCALE) for d in distances]
     if exclude_self:
-        relative.diagonal(dim1=1, dim2=2).add_(SELF_DISTANCE)  # the first N targets
+        relative[0].diagonal(dim1=1, dim2=2).add_(SELF_DISTANCE)  # the first N negatives
 
-    total = torch.zeros_like(points.probe)
+    total = torch.zeros_like(probe)
     info = {"scale": sigma}
     for tau in temperatures:
-        affinity = _affinity(relative / -tau, affinity_floor) * points.weights[:, None, :]
-        force, shares = _force(affinity, targets, points.n_negatives, affinity_floor)
+        affinity = _affinity([side / -tau for side in relative], affinity_floor)
+        weighted = [a * w[:, None, :] for a, w in zip(affinity, points.weights, strict=True)]
+        force, shares = _force(weighted, targets, affinity_floor)
         squared = force.square().mean()
         total += force / squared.clamp(min=MIN_SQUARED_FORCE).sqrt()
-        info |= {f"force_{tau:g}": squared}
+        info[f"force_{tau:g}"] = squared
         info |= {f"{name}_{tau:g}": share for name, share in shares.items()}
     info["v_rms"] = total.square().mean().sqrt()
     return total, scale, info
 
 
-def _affinity(logits: Tensor, floor: float) -> Tensor:
-    """A_ij = sqrt(max(softmax_j(l)_ij softmax_i(l)_ij, floor)) [Q,N,R], in the log domain."""
-    rows = torch.logsumexp(logits, dim=2, keepdim=True)
-    columns = torch.logsumexp(logits, dim=1, keepdim=True)
-    return (logits - 0.5 * (rows + columns)).exp().clamp(min=floor**0.5)
+def _affinity(logits: Sequence[Tensor], floor: float) -> list[Tensor]:
+    """A_ij = sqrt(max(softmax_j(l)_ij softmax_i(l)_ij, floor)), in the log domain.
+
+    The softmax over j runs over negatives and positives jointly, the one over the probes i is
+    each target's own.
+    """
+    negative, positive = (side.logsumexp(dim=2, keepdim=True) for side in logits)
+    rows = torch.logaddexp(negative, positive)  # [Q,N,1]
+    columns = [side.logsumexp(dim=1, keepdim=True) for side in logits]
+    pairs = zip(logits, columns, strict=True)
+    return [(side - 0.5 * (rows + c)).exp().clamp(min=floor**0.5) for side, c in pairs]
 
 
 def _force(
-    affinity: Tensor, targets: Tensor, n_negatives: int, floor: float
+    affinity: Sequence[Tensor], targets: Sequence[Tensor], floor: float
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """F_i = Z+_i Z-_i (mean+_i - mean-_i), Eq. 11: attraction and repulsion carry equal mass.
 
@@ -191,11 +213,10 @@ def _force(
     affinity-weighted means; multiplied out, so that nothing is divided by a vanishing sum. The
     coefficient of x_i itself is exactly 0, which keeps a lone positive from making it diverge.
     """
-    negative, positive = affinity[:, :, :n_negatives], affinity[:, :, n_negatives:]
-    z_negative = negative.sum(dim=2, keepdim=True)  # [Q,N,1]
-    z_positive = positive.sum(dim=2, keepdim=True)
-    attraction = z_negative * (positive @ targets[:, n_negatives:])  # [Q,N,S]
-    repulsion = z_positive * (negative @ targets[:, :n_negatives])
+    negative, positive = affinity
+    z_negative, z_positive = negative.sum(2, keepdim=True), positive.sum(2, keepdim=True)  # [Q,N,1]
+    attraction = z_negative * (positive @ targets[1])  # [Q,N,S]
+    repulsion = z_positive * (negative @ targets[0])
     mass = z_positive.sum()
     at_floor = positive * (positive <= floor**0.5)
     shares = {

@@ -77,13 +77,9 @@ def global_rows(views: Views, draw: Draw) -> list[Rows]:
         inside = valid.flatten(1).any(dim=1)
         if not bool(inside.any()):
             continue
-        moments = zip(
-            masked_moments(generated[inside], valid[inside]),
-            masked_moments(target[inside], valid[inside]),
-            strict=True,
-        )
-        for name, pair in zip(("mean", "std"), moments, strict=True):
-            rows.append(Rows(f"global_{name}_{stage}", *pair))
+        pairs = zip(masked_moments(generated, valid), masked_moments(target, valid), strict=True)
+        for name, (mine, real) in zip(("mean", "std"), pairs, strict=True):
+            rows.append(Rows(f"global_{name}_{stage}", mine[inside], real[inside]))
     return rows
 
 
@@ -179,12 +175,12 @@ def masked_moments(maps: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
 
     Args:
         maps: (b, c, z, y, x).
-        valid: (b, 1, z, y, x), true where counted; at least one a sample.
+        valid: (b, 1, z, y, x), true where counted; a sample without any has mean 0.
     """
     with torch.autocast(maps.device.type, enabled=False):
         features = maps.float().flatten(2)  # [b, c, L]
         weights = valid.float().flatten(2)
-        weights = (weights / weights.sum(dim=2, keepdim=True)).mT  # [b, L, 1]
+        weights = (weights / weights.sum(dim=2, keepdim=True).clamp(min=1.0)).mT  # [b, L, 1]
         mean = features @ weights  # [b, c, 1]
         variance = (features - mean).square() @ weights
         return mean[:, :, 0], (variance[:, :, 0] + VARIANCE_FLOOR).sqrt()

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from tqdm import tqdm
 
 from gdmnet.arrays.crop import Box, crop
 from gdmnet.arrays.pad import pad_to
@@ -74,14 +75,17 @@ def predict_volume(
     padded, box = pad_to(source, patch_size, fill)
     shape = _spatial(padded)
     near = None if outside is None else _padded_body(outside.body, box, shape)
+    chosen = [
+        window
+        for window in windows(shape, patch_size, step_size)
+        if near is None or _touches(near, window)
+    ]
     weight = torch.from_numpy(gaussian_weight(patch_size))
     total = torch.zeros(shape, dtype=torch.float32)
     weights = torch.zeros(shape, dtype=torch.float32)
     volume = torch.from_numpy(np.ascontiguousarray(padded, dtype=np.float32))
     with torch.inference_mode():
-        for window in windows(shape, patch_size, step_size):
-            if near is not None and not _touches(near, window):
-                continue
+        for window in tqdm(chosen, desc="windows", disable=None, leave=False, delay=2):
             z, y, x = window
             patch = volume[None, :, z, y, x].to(device)  # (1, c, z, y, x)
             output = _mirrored_mean(network, patch) if tta else network(patch)

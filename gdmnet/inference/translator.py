@@ -50,13 +50,13 @@ class ModelCard:
 
 @dataclass(frozen=True, eq=False)
 class Translator:
-    """A trained model that is ready to work; `load_model` makes it.
+    """A trained model that is ready to work; `load_model` makes it, see the package's example.
 
-    Example:
-        >>> from gdmnet.inference import load_model
-        >>> translator = load_model("gdmnet_results/Dataset501_MR2CT/gdm__3d_fullres")
-        >>> ct = translator.translate_array(mr, spacing=(3.0, 1.0, 1.0))
-        >>> translator.translate_files("patient_0000.nii.gz", "patient.nii.gz")
+    Attributes:
+        plan: of the dataset that the model was trained on.
+        configuration: the one of its configurations that the model has.
+        card: which weights are used and how.
+        network: the folds' generators as one, on the device.
     """
 
     plan: Plan

@@ -119,8 +119,7 @@ class _Block(nn.Module):
         self.second = nn.Sequential(_convolution(n_out, n_out, kernel), last_norm)
         shortcut: list[nn.Module] = []
         if stride != (1, 1, 1):
-            # Partial windows at the upper faces: the same ceil(n / stride) as the convolution.
-            shortcut.append(nn.AvgPool3d(stride, stride, ceil_mode=True, count_include_pad=False))
+            shortcut.append(_Average(stride))
         if n_in != n_out:
             shortcut.append(_convolution(n_in, n_out, (1, 1, 1)))
             shortcut.append(_InstanceNorm(n_out))
@@ -129,6 +128,21 @@ class _Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.activation(self.second(self.first(x)) + self.shortcut(x))
+
+
+class _Average(nn.Module):
+    """The mean over windows of one stride; partial windows at the upper faces count their voxels.
+
+    So any size n gives ceil(n / stride), as the convolutions beside it do.
+    """
+
+    def __init__(self, stride: Shape) -> None:
+        super().__init__()
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        window = [min(s, n) for s, n in zip(self.stride, x.shape[2:], strict=True)]
+        return F.avg_pool3d(x, window, self.stride, ceil_mode=True, count_include_pad=False)
 
 
 class _UpStage(nn.Module):

@@ -8,7 +8,7 @@ from math import prod
 from gdmnet.geometry import Shape, Spacing
 from gdmnet.plan import Architecture
 from gdmnet.planning.memory import Preset, feature_map_voxels, make_architecture
-from gdmnet.planning.topology import THIN, topology, total_stride
+from gdmnet.planning.topology import THIN, is_thin, topology, total_stride
 
 _LARGE_PATCH = 256**3  # voxels from which a patch is shrunk until it fits the memory
 
@@ -93,8 +93,9 @@ def _shrunk(
 
     Only the wish is kept, not its padding, so that each call shortens it and the search ends.
     """
-    shares = [n / m if w > 1 else 0.0 for n, m, w in zip(patch, median_shape, wished, strict=True)]
-    axis = max(range(3), key=lambda a: (shares[a], a))
+    # Thin stacks stay whole as long as they can: a part of one would double the windows.
+    shares = [0.0 if is_thin(median_shape, a) else patch[a] / median_shape[a] for a in range(3)]
+    axis = max((a for a in range(3) if wished[a] > 1), key=lambda a: (shares[a], a))
     shorter = patch
     for _ in range(2):  # the shorter patch may go less deep, and then needs a smaller step
         step = total_stride(topology(spacing, shorter, max_stages=preset.max_stages)[2])[axis]

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import threading
+import time
 from collections.abc import Generator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -147,6 +151,7 @@ def prefetched(
         batch_size=None,
         num_workers=n_workers,
         collate_fn=_as_they_are,
+        worker_init_fn=partial(_end_with, os.getpid()),
         generator=torch.Generator(),  # else it would draw from the global one
         multiprocessing_context="fork",
     )
@@ -174,6 +179,20 @@ class _Steps(Dataset):
     def __getitem__(self, index: int) -> tuple[NDArray, NDArray, NDArray]:
         batch = self.batches.batch(self.epoch, self.steps[index], self.rank)
         return batch.source.numpy(), batch.target.numpy(), batch.mask.numpy()
+
+
+def _end_with(parent: int, _: int) -> None:
+    """End this worker within a second of its parent, even if that was killed.
+
+    A worker that still has a batch to hand over would wait for ever for someone to take it.
+    """
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1.0)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _as_they_are(arrays: Any) -> Any:  # noqa: ANN401

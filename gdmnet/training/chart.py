@@ -64,7 +64,7 @@ def ticks(low: float, high: float, n_most: int = _N_TICKS) -> list[float]:
 def log_ticks(low: float, high: float) -> list[float]:
     """Powers of ten from low to high, with 2 and 5 times them or evenly apart where few."""
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    steps = (1, 2, 5) if len(decades) <= 3 else (1,)
+    steps = (1, 2, 5) if high / low < 300 else (1,)
     apart = max(1, len(decades) // _N_TICKS)
     values = [m * 10.0**d for d in decades[::apart] for m in steps]
     shown = [value for value in values if low <= value <= high]

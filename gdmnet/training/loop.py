@@ -130,7 +130,7 @@ def _train_epoch(training: Training, batches: Batches, epoch: int) -> dict[str, 
                 descent = training.objective.descend(training.generator, batch.to(device), rng)
             metrics = dict(descent.metrics)
             if descent.cotangent is None:
-                metrics.setdefault("loss", float(descent.tensor))
+                metrics.setdefault("loss", float(descent.tensor.detach()))
             metrics["gradient_norm"], finite = training.stepper.step(descent, training.tally.step)
             if training.tally.count_step(finite=finite):
                 raise TrainingError(_too_many(training.folder, epoch + 1, step + 1, metrics))

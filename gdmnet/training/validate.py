@@ -77,6 +77,7 @@ def _score(translator: Translator, stored: StoredCase, folder: Path) -> Values:
     case = Case(stored.record, stored.source[:], None, body)
     prediction = translator.predict(case)
     restored = restore(prediction, stored.record, translator.configuration.target, body=body)
+    folder.mkdir(parents=True, exist_ok=True)
     write_volume(
         folder / f"{stored.record.identifier}{translator.plan.file_ending}",
         Volume(restored, stored.record.geometry),

@@ -26,7 +26,7 @@ def make_patient(seed):
     rng = np.random.default_rng(seed)
     z, y, x = np.meshgrid(*(np.linspace(-1, 1, n) for n in SHAPE), indexing="ij")
     radius = np.sqrt((z / 1.5) ** 2 + (y / 0.7) ** 2 + (x / (0.6 + 0.02 * seed)) ** 2)
-    body, bone = radius < 1, radius < 0.3
+    body, bone = radius < 1, radius < 0.5
     mr = np.where(body, 400, 20) + np.where(bone, -300, 0) + rng.normal(0, 8, SHAPE)
     ct = np.where(body, 30, -1000) + np.where(bone, 700, 0) + rng.normal(0, 20, SHAPE)
     return np.abs(mr), ct, body
@@ -87,13 +87,15 @@ def test_a_sound_dataset_has_no_complaint(sound_dataset):
         ({"itk_direction": (1.0, 0, 0, 0, 0.8, 0.6, 0, -0.6, 0.8)}, "direction"),
     ],
 )
-def test_another_grid_inside_a_case_is_named_with_both_values(dataset, changes, words):
+@pytest.mark.parametrize("which", ["masksTr", "targetsTr"])
+def test_another_grid_inside_a_case_is_named_with_both_values(dataset, changes, words, which):
     geometry = replace(GEOMETRY, **changes)
-    body = make_patient(0)[2][: geometry.shape[0]]
-    write(dataset / "masksTr" / "a.mha", body, geometry)
+    _, ct, body = make_patient(0)
+    array = body if which == "masksTr" else ct
+    write(dataset / which / "a.mha", array[: geometry.shape[0]], geometry)
     complaints = complaints_about(dataset)
-    assert list(complaints) == [("a", "masksTr/a.mha")]
-    text = complaints["a", "masksTr/a.mha"]
+    assert list(complaints) == [("a", f"{which}/a.mha")]
+    text = complaints["a", f"{which}/a.mha"]
     assert text.startswith("another grid than imagesTr/a_0000.mha: ")
     assert re.search(words, text)
 

@@ -1,10 +1,12 @@
 import json
+import textwrap
 
 import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
 import torch
 
+import gdmnet.inference
 from gdmnet import folders
 from gdmnet.data.case import CaseFiles
 from gdmnet.data.volume import read_volume
@@ -221,3 +223,15 @@ def test_a_model_folder_works_wherever_it_was_copied(tmp_path, models):
     ct = models.make_ct()
     result = load_model(str(moved), device="cpu").translate_array(ct, models.SPACING)
     np.testing.assert_allclose(result[models.core()], ct[models.core()], atol=0.01)
+
+
+def test_the_documented_example_runs(tmp_path, models, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    models.make_model(tmp_path / "gdmnet_results", objective="gdm")
+    ct = models.write_ct(tmp_path / "in" / "patient_0000.nii.gz")
+    example = str(gdmnet.inference.__doc__).split("finished:\n", 1)[1]
+    names: dict[str, np.ndarray] = {}
+    exec(textwrap.dedent(example), names)
+    np.testing.assert_allclose(names["target"][models.core()], ct[models.core()], atol=0.01)
+    written = read_volume(tmp_path / "patient.nii.gz").array[0]
+    np.testing.assert_array_equal(written[models.core()], ct[models.core()])

@@ -225,6 +225,15 @@ def test_memory_that_runs_out_is_an_error_of_the_case(tmp_path, translator, inpu
     assert "memory" in str(record(tmp_path / "out").cases["a"].error)
 
 
+def test_an_input_that_vanishes_is_an_error_of_the_case(tmp_path, translator, inputs, monkeypatch):
+    cases = find_cases(inputs, translator.plan)
+    monkeypatch.setattr(predict, "find_cases", lambda *_: cases)
+    (inputs / "b_0000.nii.gz").unlink()
+    outcome = predict_folder(translator, inputs, tmp_path / "out")
+    assert (outcome.predicted, outcome.failed) == (("a", "c"), ("b",))
+    assert "b_0000.nii.gz" in str(record(tmp_path / "out").cases["b"].error)
+
+
 def test_an_output_folder_that_cannot_be_made_is_refused(tmp_path, translator, inputs):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="cannot be written"):

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-import SimpleITK as sitk
+import SimpleITK as sitk  # noqa: N813 (its own custom)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

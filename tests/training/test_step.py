@@ -110,7 +110,7 @@ def test_a_scaler_at_the_end_of_its_scale_counts(make_generator, x):
     generator = make_generator()
     stepper = Stepper(generator, Recipe(1, 100, precision="fp16"), CPU)
     outcomes = [
-        stepper.step(Descent(generator(x), torch.full((2, 1, 4, 4, 4), math.inf)), n)[1]
+        stepper.step(Descent(generator(x).half(), torch.full((2, 1, 4, 4, 4), 1e30)), n)[1]
         for n in range(20)
     ]
     assert outcomes == [True] * 16 + [False] * 4  # 65536 = 2 ** 16
