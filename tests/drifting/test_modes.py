@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from gdmnet.drifting.field import TEMPERATURES, drift_loss
+from gdmnet.drifting.field import AFFINITY_FLOOR, TEMPERATURES, drift_loss
 
 N, STEPS, STEP = 64, 500, 0.02
 
@@ -38,8 +38,9 @@ def attraction(x: Tensor, positives: Tensor) -> Tensor:
     logits = -distances / distances.mean() - 100.0 * torch.eye(N, N + 256)
     total = torch.zeros_like(x)
     for tau in TEMPERATURES:
-        affinity = (torch.softmax(logits / tau, 1) * torch.softmax(logits / tau, 0)).sqrt()[:, N:]
-        force = affinity @ positives / affinity.sum(1, keepdim=True) - x
+        product = torch.softmax(logits / tau, 1) * torch.softmax(logits / tau, 0)
+        affinity = product.clamp(min=AFFINITY_FLOOR).sqrt()[:, N:]
+        force = affinity @ positives - affinity.sum(1, keepdim=True) * x
         total += force / force.square().mean().sqrt()
     return total * distances.mean() / 2**0.5
 
