@@ -19,6 +19,7 @@ from gdmnet.data.case import Volume
 from gdmnet.data.volume import read_geometry, read_volume, write_volume
 from gdmnet.errors import OutputError
 from gdmnet.folders import Roots
+from gdmnet.geometry import Shape
 from gdmnet.plan import Fingerprint
 from gdmnet.report.picture import draw_panels, save_picture, translation_panels
 from gdmnet.tasks.phantom import write_phantom_dataset
@@ -26,8 +27,6 @@ from gdmnet.tasks.phantom import write_phantom_dataset
 DATASET = "Dataset999_Phantom"
 CONFIGURATION = "3d_fullres"
 FOLD = "0"
-SHAPE = (28, 56, 56)  # one training patch sees most of a patient
-N_TRAIN, N_TEST = 8, 2
 N_STEPS = 7
 BASELINE = "mean target"
 METHODS = ("regression", "gdm")
@@ -44,6 +43,9 @@ class Options:
     seed: int = 0
     device: str = "auto"
     overwrite: bool = False
+    shape: Shape = (28, 56, 56)  # one training patch sees most of a patient
+    n_train: int = 8
+    n_test: int = 2
 
 
 @dataclass(frozen=True)
@@ -136,9 +138,9 @@ def run(output: Path, options: Options | None = None) -> Result:
         raw = write_phantom_dataset(
             roots.raw,
             dataset=DATASET,
-            n_train=N_TRAIN,
-            n_test=N_TEST,
-            shape=SHAPE,
+            n_train=options.n_train,
+            n_test=options.n_test,
+            shape=options.shape,
             seed=options.seed,
         )
     with steps.step("check, plan and prepare"):

@@ -16,6 +16,7 @@ from gdmnet.commands.terminal import (
 )
 from gdmnet.data.splits import split_for
 from gdmnet.folders import Roots
+from gdmnet.inference.validate import validate_fold
 from gdmnet.objectives import OBJECTIVES
 from gdmnet.plan import Plan
 from gdmnet.training.batches import Batches
@@ -31,7 +32,6 @@ from gdmnet.training.start import (
     make_generator,
     open_cases,
 )
-from gdmnet.training.validate import validate_fold
 
 
 def build_parser() -> argparse.ArgumentParser:

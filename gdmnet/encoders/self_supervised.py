@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import pickle
+import zipfile
 from pathlib import Path
 
 import torch
@@ -75,7 +76,7 @@ class Decoder(nn.Module):
         fine, middle, coarse = FEATURES
         self.middle = _convolution(coarse, middle, kernels[1], (1, 1, 1))
         self.fine = _convolution(middle, fine, kernels[0], (1, 1, 1))
-        self.image = _convolution(fine, 1, (1, 1, 1), (1, 1, 1))
+        self.image = nn.utils.skip_init(nn.Conv3d, fine, 1, 1)
 
     def forward(self, maps: list[Tensor]) -> Tensor:
         """(b, 1, z, y, x) from the coarsest of the encoder's maps; the others give only shapes."""
@@ -125,6 +126,17 @@ def encoder_for(architecture: Architecture, *, seed: int) -> PlainEncoder:
     encoder = PlainEncoder((second, third), (kernels[0], kernels[1], kernels[2]))
     initialise(encoder, torch.Generator().manual_seed(seed))
     return encoder
+
+
+def decoder_for(encoder: PlainEncoder, *, seed: int) -> Decoder:
+    """A seeded decoder for the encoder; its first image is zero.
+
+    A random image would have to be unlearned first: of a minute's few hundred steps that is many.
+    """
+    decoder = Decoder(encoder.kernels)
+    initialise(decoder, torch.Generator().manual_seed(seed))
+    nn.init.zeros_(decoder.image.weight)
+    return decoder
 
 
 def initialise(module: nn.Module, generator: torch.Generator) -> None:
@@ -208,17 +220,19 @@ def read_file(file: Path) -> dict:
         CheckpointError: the file is missing or damaged.
     """
     try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
+        with zipfile.ZipFile(file) as archive:
+            broken = archive.testzip()  # torch itself does not compare the checksums
+        content = torch.load(file, map_location="cpu", weights_only=True) if not broken else None
     except FileNotFoundError:
-        raise CheckpointError(f"{file}: no such encoder; train once without it") from None
-    except (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError):
+        raise CheckpointError(f"{file}: no such encoder; run gdm_train, which makes it") from None
+    except (OSError, EOFError, RuntimeError, zipfile.BadZipFile, pickle.UnpicklingError):
         content = None
     if not isinstance(content, dict):
-        raise CheckpointError(f"{file}: this encoder cannot be read; delete it to train anew")
+        raise CheckpointError(f"{file}: damaged; delete it to train the encoder anew")
     return content
 
 
-def _convolution(c_in: int, c_out: int, kernel: Shape, stride: Shape) -> nn.Module:
+def _convolution(c_in: int, c_out: int, kernel: Shape, stride: Shape) -> nn.Conv3d:
     # skip_init: the default initialisation would draw from torch's global generator, and what is
     # built next would depend on whether the encoder came from its file or was made.
     z, y, x = (k // 2 for k in kernel)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
 import time
@@ -185,7 +186,9 @@ def _end_with(parent: int, _: int) -> None:
     """End this worker within a second of its parent, even if that was killed.
 
     A worker that still has a batch to hand over would wait for ever for someone to take it.
+    Ctrl-C reaches the parent, too, which then stops its workers in good order.
     """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def watch() -> None:
         while os.getppid() == parent:

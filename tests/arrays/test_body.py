@@ -100,16 +100,25 @@ def test_a_lung_that_is_open_sideways_is_filled_from_another_side(chest):
     assert mask[4:6, 22:38, 12:38].all()
 
 
-@pytest.mark.parametrize("bias", [0.0, 1.0])
+def test_a_nose_that_is_as_thin_as_a_couch_is_kept(chest, patient):
+    front = np.flatnonzero(patient[0].any(axis=1))[0]
+    chest[:, front - 1 : front, 24:27] = 40
+    mask, _ = body_mask(chest[None], SPACING, [True])
+    assert mask[:, front - 1 : front, 24:27].all()
+
+
+@pytest.mark.parametrize("bias", [0.0, 2.0])
 def test_otsu_finds_a_patient_in_noise_under_a_bias_field(bias, patient, rng):
     field = np.exp(bias * np.linspace(-1, 1, SHAPE[1])).reshape(1, -1, 1)
     tissue = np.where(patient, 300, 0) * field
     tissue[:, 25:30, 20:25] = 0  # a sinus
-    noise = rng.normal(0, 10, (2, *SHAPE))
+    tissue[:, 30:32, :15] = 0  # bone without signal, open to the side
+    noise = rng.normal(0, 8, (2, *SHAPE))
     image = np.hypot(tissue + noise[0], noise[1]).astype(np.float32)
     mask, rule = body_mask(image[None], SPACING, [False])
     assert rule == "otsu"
     assert mask[:, 25:30, 20:25].all()
+    assert mask[:, 30:32, 8:15].all()
     assert dice(mask, ndimage.binary_dilation(patient, np.ones((1, 3, 3)))) > 0.97
 
 
@@ -122,6 +131,11 @@ def test_noise_that_is_rounded_to_zero_here_and_there_is_no_zero_background(pati
 
 def test_zeros_inside_alone_are_no_background(brain, patient):
     brain[~patient] = 7
+    assert not has_zero_background(brain)
+    assert not has_zero_background(brain[5:6])
+    brain[[0, 1, -2, -1]] = 7
+    brain[2:-2, 26:40, 15:35] = 0
+    brain[:6, :10, :10] = 0  # a corner is not much of a background
     assert not has_zero_background(brain)
 
 

@@ -36,6 +36,18 @@ def test_a_single_last_axis_is_halved_from_twelve_voxels_on():
     assert topology((1, 1, 1), (7, 7, 12))[2] == ((1, 1, 1), (1, 1, 2))
 
 
+def test_an_axis_of_twice_the_spacing_waits_for_one_stage():
+    _, kernels, strides = topology((2.0, 1.0, 1.0), (64, 64, 64), max_stages=3)
+    assert kernels == ((1, 3, 3), (3, 3, 3), (3, 3, 3))
+    assert strides == ((1, 1, 1), (1, 2, 2), (2, 2, 2))
+
+
+def test_odd_sizes_are_halved_upwards():
+    patch, _, strides = topology((1, 1, 1), (15, 15, 15))  # 15, 8, 4
+    assert total_stride(strides) == (4, 4, 4)
+    assert patch == (16, 16, 16)
+
+
 def test_the_patch_is_padded_up_to_the_total_stride():
     patch, _, strides = topology((1, 1, 1), (50, 61, 64), max_stages=4)
     assert total_stride(strides) == (8, 8, 8)

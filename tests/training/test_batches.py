@@ -2,15 +2,20 @@ import dataclasses
 import multiprocessing
 import os
 import random
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
+from batchgenerators.augmentations.utils import create_zero_centered_coordinate_mesh
 
 from gdmnet.data.case import Case
 from gdmnet.data.store import open_case, save_case
 from gdmnet.errors import DatasetError, TrainingError
 from gdmnet.objectives.base import Batch
+from gdmnet.training import augment
 from gdmnet.training.batches import Batches, prefetched
 
 PARTS = ("source", "target", "mask")
@@ -123,6 +128,18 @@ def test_a_small_volume_is_padded_with_each_channels_background(make_case, make_
         assert (tensor[:, channel, outside] == background).all()
 
 
+def test_a_transform_that_moves_nothing_gives_the_plain_patch(
+    cases, make_configuration, monkeypatch
+):
+    still = create_zero_centered_coordinate_mesh((8, 8, 8))
+    monkeypatch.setattr(augment, "draw_coordinates", lambda *_: still.copy())
+    monkeypatch.setattr(augment, "mirror", lambda patch, rng: patch)
+    moved = Batches(cases, make_configuration(), seed=3, augment=True)
+    plain = Batches(cases, make_configuration(), seed=3, augment=False)
+    for step in range(3):
+        assert _equal(moved.batch(0, step), plain.batch(0, step))
+
+
 def test_only_sources_without_a_unit_change_their_intensities(make_case, make_configuration):
     """Space and intensity have their own random numbers: schemes change nothing in space."""
     rng = np.random.default_rng(0)
@@ -225,6 +242,25 @@ class _Dying(Batches):
 class _Failing(Batches):
     def batch(self, epoch, step, rank=0):
         raise RuntimeError("our own fault")
+
+
+def test_workers_end_with_a_killed_parent(tmp_path):
+    """Even when nobody takes the large batch that they want to hand over."""
+    script = tmp_path / "parent.py"
+    script.write_text(
+        "import os, signal, torch\n"
+        "from gdmnet.objectives.base import Batch\n"
+        "from gdmnet.training.batches import prefetched\n"
+        "class Large:\n"
+        "    def batch(self, epoch, step, rank=0):\n"
+        "        return Batch(*(torch.zeros(2, 1, 32, 32, 32) for _ in range(3)))\n"
+        "source = prefetched(Large(), 0, range(99), 2)\n"
+        "next(source)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    # the workers hold its standard output: the call returns when the last one is gone
+    finished = subprocess.run([sys.executable, script], stdout=subprocess.PIPE, timeout=60)
+    assert finished.returncode == -signal.SIGKILL
 
 
 def test_a_dead_worker_is_an_error_with_advice(cases, make_configuration):

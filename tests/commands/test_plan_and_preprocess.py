@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+from arguments import roots
+
+from gdmnet.commands import plan_and_preprocess
+from gdmnet.tasks.phantom import write_phantom_dataset
+
+DATASET = "Dataset999_Phantom"
+
+
+@pytest.fixture
+def raw_home(tmp_path):
+    write_phantom_dataset(tmp_path / "raw", n_train=3, n_test=0, shape=(10, 20, 20))
+    return tmp_path
+
+
+def plan(home, *arguments: str) -> int:
+    return plan_and_preprocess.main(["-d", "999", "-np", "1", *arguments, *roots(home)])
+
+
+def test_a_dry_run_prints_the_plan_and_writes_nothing(raw_home, capsys):
+    assert plan(raw_home, "--dry-run") == 0
+    assert "patch size" in capsys.readouterr().out
+    assert not (raw_home / "preprocessed").exists()
+
+
+def test_all_complaints_come_at_once_and_nothing_is_written(raw_home, capsys):
+    folder = raw_home / "raw" / DATASET
+    images = sorted((folder / "imagesTr").iterdir())
+    images[0].write_bytes(images[0].read_bytes()[:200])
+    sorted((folder / "targetsTr").iterdir())[1].unlink()
+    assert plan(raw_home) == 2
+    said = capsys.readouterr().err
+    for case in ("_000", "_001"):
+        assert case in said
+    assert not (raw_home / "preprocessed").exists()
+
+
+def test_a_finished_case_is_not_redone(raw_home, capsys):
+    assert plan(raw_home) == 0
+    files = sorted((raw_home / "preprocessed" / DATASET / "3d_fullres").rglob("*.b2nd"))
+    before = [file.stat().st_mtime_ns for file in files]
+    assert plan(raw_home) == 0
+    assert [file.stat().st_mtime_ns for file in files] == before
+    assert plan(raw_home, "--overwrite") == 0
+    assert [file.stat().st_mtime_ns for file in files] != before
+
+
+def test_an_edited_plan_is_kept_and_followed_until_replanned(raw_home):
+    assert plan(raw_home) == 0
+    path = raw_home / "preprocessed" / DATASET / "plan.json"
+    data = json.loads(path.read_text())
+    data["configurations"]["3d_fullres"]["spacing"] = [5.0, 2.4, 2.4]
+    path.write_text(json.dumps(data))
+    assert plan(raw_home) == 0
+    assert json.loads(path.read_text())["configurations"]["3d_fullres"]["spacing"][0] == 5.0
+    (record, *_) = sorted(path.parent.glob("3d_fullres/*/case.json"))
+    assert json.loads(record.read_text())["spacing"] == [5.0, 2.4, 2.4]
+    assert plan(raw_home, "--replan") == 0
+    assert json.loads(path.read_text())["configurations"]["3d_fullres"]["spacing"][0] != 5.0
+
+
+def test_a_changed_dataset_asks_for_a_new_plan(raw_home, capsys):
+    assert plan(raw_home) == 0
+    for file in (raw_home / "raw" / DATASET).glob("*Tr/*_000*"):
+        file.unlink()
+    path = raw_home / "raw" / DATASET / "dataset.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"numTraining": 2}))
+    assert plan(raw_home) == 2
+    assert "--replan" in capsys.readouterr().err
+    assert plan(raw_home, "--replan") == 0
+
+
+def test_a_contradicting_preset_and_an_unknown_name_are_refused(raw_home, capsys):
+    assert plan(raw_home, "--preset", "cpu") == 0
+    assert plan(raw_home, "--preset", "M") == 2
+    assert "--replan" in capsys.readouterr().err
+    assert plan(raw_home, "-c", "2d") == 2
+    assert "no configuration 2d" in capsys.readouterr().err
+
+
+def test_an_unknown_dataset_lists_what_is_there(raw_home, capsys):
+    assert plan_and_preprocess.main(["-d", "77", *roots(raw_home)]) == 2
+    assert DATASET in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_written_is_said(raw_home, capsys):
+    (raw_home / "preprocessed").write_text("a file is in the way")
+    assert plan(raw_home) == 2
+    assert "cannot be written" in capsys.readouterr().err

@@ -1,0 +1,78 @@
+"""Plan, train, predict and evaluate through main(argv), as a user does."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from arguments import SHORT, roots
+
+from gdmnet.commands import evaluate, plan_and_preprocess, predict, train
+from gdmnet.data.volume import read_geometry, read_volume
+from gdmnet.tasks.phantom import Scanner, oblique_direction, write_phantom_dataset
+
+
+@pytest.mark.parametrize("ending", [".nii.gz", ".nii", ".nrrd", ".mha"])
+def test_an_oblique_anisotropic_odd_sized_volume_goes_through_in_every_format(tmp_path, ending):
+    scanner = Scanner((3.1, 1.3, 1.1), oblique_direction(), ending)
+    raw = write_phantom_dataset(
+        tmp_path / "raw", n_train=2, n_test=1, shape=(11, 27, 23), scanner=scanner
+    )
+    out = tmp_path / "out"
+    assert plan_and_preprocess.main(["-d", "999", "-np", "1", *roots(tmp_path)]) == 0
+    regression = ["--objective", "regression", "--epochs", "1", "--iterations", "1"]
+    assert train.main(["999", "3d_fullres", *regression, *roots(tmp_path)]) == 0
+    images = raw / "imagesTs"
+    assert predict.main(["-i", str(images), "-o", str(out), *roots(tmp_path)]) == 0
+    (source,) = images.iterdir()
+    (prediction,) = out.glob(f"*{ending}")
+    assert read_geometry(prediction) == read_geometry(source)
+    assert evaluate.main(["-p", str(out), "-r", str(raw / "targetsTs")]) == 0
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["aggregate"]["mae"]["count"] == 1
+
+
+def test_regression_learns_more_than_the_mean_target(tmp_path):
+    raw = write_phantom_dataset(tmp_path / "raw", n_train=3, n_test=1, shape=(16, 24, 24))
+    out = tmp_path / "out"
+    assert plan_and_preprocess.main(["-d", "999", "-np", "1", *roots(tmp_path)]) == 0
+    length = ["--objective", "regression", "--epochs", "3", "--iterations", "40"]
+    assert train.main(["999", "3d_fullres", "all", *length, *roots(tmp_path)]) == 0
+    arguments = ["-i", str(raw / "imagesTs"), "-o", str(out), "-f", "all"]
+    assert predict.main([*arguments, *roots(tmp_path)]) == 0
+    assert evaluate.main(["-p", str(out), "-r", str(raw / "targetsTs")]) == 0
+    (target_file,) = (raw / "targetsTs").iterdir()
+    target = read_volume(target_file).array[0]
+    body = target > -500
+    constant = float(np.abs(target[body] - target[body].mean()).mean())
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["aggregate"]["mae"]["mean"] < constant
+
+
+@pytest.mark.parametrize("depth", [1, 3])
+def test_single_slices_and_thin_stacks_go_through_without_special_flags(tmp_path, depth):
+    raw = write_phantom_dataset(
+        tmp_path / "raw", n_train=3, n_test=1, shape=(depth, 40, 36), kind="t1tot2"
+    )
+    out = tmp_path / "out"
+    assert plan_and_preprocess.main(["-d", "999", "-np", "1", *roots(tmp_path)]) == 0
+    assert train.main(["999", "3d_fullres", *SHORT, *roots(tmp_path)]) == 0
+    images = raw / "imagesTs"
+    assert predict.main(["-i", str(images), "-o", str(out), *roots(tmp_path)]) == 0
+    (prediction,) = out.glob("*.nii.gz")
+    assert read_volume(prediction).geometry.shape[0] == depth
+
+
+def test_a_training_leaves_its_papers(trained):
+    (fold,) = (trained / "results").glob("Dataset999_Phantom/gdm__3d_fullres/fold_0")
+    names = {path.name for path in fold.iterdir()}
+    papers = {"run.json", "log.jsonl", "log.txt", "progress.png", "summary.json", "validation"}
+    assert papers <= names
+    assert len((fold / "log.jsonl").read_text().splitlines()) == 2
+    run = json.loads((fold / "run.json").read_text())
+    assert run["encoder"] == "self"
+    assert len(run["encoder_sha256"]) == 64
+    summary = json.loads((fold / "summary.json").read_text())
+    assert summary["units"] == "HU"
+    assert set(summary["cases"]) == set(run["validation_cases"])

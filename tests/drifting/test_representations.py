@@ -1,0 +1,284 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gdmnet.drifting.representations import (
+    LEVELS,
+    Draw,
+    Views,
+    block_window,
+    coverage,
+    draw_places,
+    gather_blocks,
+    masked_moments,
+    raw_size,
+)
+
+SHAPE = (8, 12, 16)
+
+
+def rng(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def draw(locations: int = 64, seed: int = 0, **options) -> Draw:
+    return Draw(locations, rng(seed), options.pop("raw_size", (2, 3, 4)), **options)
+
+
+def views(shape=SHAPE, mask=None, *, same: bool = False, kind=torch.float32) -> Views:
+    """Two maps, the second at half the resolution, of volumes of this shape."""
+    half = [max(1, side // 2) for side in shape]
+    maps = [
+        [
+            torch.randn(2, c, *size, generator=rng(seed)).to(kind)
+            for c, size in ((3, shape), (5, half))
+        ]
+        for seed in (1, 1 if same else 2)
+    ]
+    volumes = [torch.randn(2, 1, *shape, generator=rng(seed)) for seed in (3, 3 if same else 4)]
+    mask = torch.ones(2, 1, *shape) if mask is None else mask
+    return Views(*maps, tuple(volumes), mask)
+
+
+def located(shape=SHAPE) -> torch.Tensor:
+    """A map whose three channels are each location's own z, y and x; the sample adds 100."""
+    grid = torch.stack(torch.meshgrid(*(torch.arange(float(n)) for n in shape), indexing="ij"))
+    return torch.stack([grid, grid + 100])
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    shape=st.tuples(*[st.integers(2, 7)] * 3),
+    window=st.tuples(*[st.integers(1, 2)] * 3),
+    data=st.data(),
+)
+def test_blocks_are_where_a_plain_loop_finds_them(shape, window, data):
+    maps = located(shape)
+    counts = [side // size for side, size in zip(shape, window, strict=True)]
+    sample = data.draw(st.integers(0, 1))
+    corner = [data.draw(st.integers(0, n - 1)) for n in counts]
+    index = (corner[0] * counts[1] + corner[1]) * counts[2] + corner[2]
+    found = gather_blocks(maps, window, torch.tensor([[sample, index]]))
+    z, y, x = (slice(c * size, (c + 1) * size) for c, size in zip(corner, window, strict=True))
+    expected = maps[sample, :, z, y, x].reshape(3, -1).T
+    assert torch.equal(found[0], expected)
+
+
+def test_moments_count_only_what_is_valid():
+    maps = torch.randn(2, 3, *SHAPE, generator=rng()) * 5 + 40
+    valid = torch.rand(2, 1, *SHAPE, generator=rng(1)) > 0.3
+    mean, std = masked_moments(maps, valid)
+    for b in range(2):
+        for c in range(3):
+            inside = maps[b, c][valid[b, 0]].double()
+            assert float(mean[b, c]) == pytest.approx(float(inside.mean()), rel=1e-5)
+            expected = math.sqrt(float(inside.var(correction=0)) + 1e-6)
+            assert float(std[b, c]) == pytest.approx(expected, rel=1e-4)
+
+
+def test_moments_of_a_constant_have_a_finite_slope():
+    maps = torch.full((1, 2, 3, 3, 3), 4.0, requires_grad=True)
+    masked_moments(maps, torch.ones(1, 1, 3, 3, 3) > 0)[1].sum().backward()
+    assert torch.isfinite(maps.grad).all()
+
+
+def test_local_rows_are_the_moments_of_blocks():
+    both = views()
+    rows = {entry.name: entry for entry in LEVELS["local"](both, draw(10_000, minimum=1))}
+    assert set(rows) == {"local_mean_0", "local_std_0", "local_mean_1", "local_std_1"}
+    for stage, (window, n) in enumerate([((4, 4, 4), 2 * 2 * 3 * 4), ((2, 3, 4), 2 * 2 * 2 * 2)]):
+        blocks = []
+        for maps in both.generated[stage]:
+            z, y, x = (size for size in window)
+            for k in range(maps.shape[1] // z):
+                for j in range(maps.shape[2] // y):
+                    for i in range(maps.shape[3] // x):
+                        blocks.append(
+                            maps[:, k * z : k * z + z, j * y : j * y + y, i * x : i * x + x]
+                        )
+        assert len(blocks) == n
+        means = sorted(block.mean(dim=(1, 2, 3)).tolist() for block in blocks)
+        stds = sorted(
+            (block.flatten(1).var(1, correction=0) + 1e-6).sqrt().tolist() for block in blocks
+        )
+        for name, expected in (("mean", means), ("std", stds)):
+            found = sorted(rows[f"local_{name}_{stage}"].generated.tolist())
+            assert torch.allclose(torch.tensor(found), torch.tensor(expected), atol=1e-5)
+
+
+def test_global_rows_are_the_moments_of_the_whole():
+    both = views()
+    rows = {entry.name: entry for entry in LEVELS["global"](both, draw())}
+    assert list(rows) == ["global_mean_0", "global_std_0", "global_mean_1", "global_std_1"]
+    expected = both.generated[1].mean(dim=(2, 3, 4))
+    assert torch.allclose(rows["global_mean_1"].generated, expected, atol=1e-5)
+    expected = (both.target[0].var(dim=(2, 3, 4), correction=0) + 1e-6).sqrt()
+    assert torch.allclose(rows["global_std_0"].target, expected, atol=1e-5)
+
+
+def test_spatial_rows_are_feature_vectors_at_equal_numbers_of_distinct_places():
+    maps = located()
+    both = Views([maps], [maps + 1000], (maps[:, :1], maps[:, :1]), torch.ones(2, 1, *SHAPE))
+    (rows,) = LEVELS["spatial"](both, draw(64))
+    assert rows.generated.shape == (64, 3)
+    assert torch.equal(rows.generated + 1000, rows.target)
+    assert len({tuple(row) for row in rows.generated.tolist()}) == 64
+    assert int((rows.generated[:, 0] >= 100).sum()) == 32
+
+
+def test_raw_rows_are_intensity_patches_on_a_grid_that_moves():
+    volume = torch.arange(2.0 * math.prod(SHAPE)).reshape(2, 1, *SHAPE)
+    both = Views([], [], (volume, volume + 0.5), torch.ones(2, 1, *SHAPE))
+    firsts = set()
+    for seed in range(12):
+        (rows,) = LEVELS["raw"](both, draw(32, seed, raw_size=(1, 2, 3)))
+        assert torch.equal(rows.generated + 0.5, rows.target)
+        expected = torch.tensor([0.0, 1, 2, 16, 17, 18])
+        assert torch.equal(rows.generated - rows.generated[:, :1], expected.expand(32, 6))
+        firsts.add(float(rows.generated.flatten()[0] % 16 % 3))
+    assert len(firsts) == 3
+
+
+@pytest.mark.parametrize("level", sorted(LEVELS))
+def test_both_sides_come_from_the_same_places(level):
+    for rows in LEVELS[level](views(same=True), draw()):
+        assert torch.equal(rows.generated, rows.target)
+
+
+@pytest.mark.parametrize("level", sorted(LEVELS))
+def test_rows_are_float32_and_carry_the_gradient(level):
+    both = views(kind=torch.bfloat16)
+    for maps in (*both.generated, both.volumes[0]):
+        maps.requires_grad_(True)
+    found = LEVELS[level](both, draw())
+    assert found
+    for rows in found:
+        assert rows.generated.dtype == rows.target.dtype == torch.float32
+        assert rows.generated.requires_grad
+        assert not rows.target.requires_grad
+
+
+@pytest.mark.parametrize("level", ["spatial", "raw", "local"])
+def test_rows_lie_inside_the_mask(level):
+    mask = torch.zeros(2, 1, *SHAPE)
+    mask[:, :, :, :, 8:] = 1
+    maps = torch.zeros(2, 1, *SHAPE) + 7 * mask
+    both = Views([maps], [maps], (maps, maps), mask)
+    rows = LEVELS[level](both, draw(16, raw_size=(4, 4, 4), minimum=1))[0]
+    inside = (rows.generated > 3.5).float().mean(dim=1)  # the coverage must exceed one half
+    assert float(inside.min()) > 0.5
+    assert rows.generated.shape[0] >= 8
+
+
+def test_global_moments_lie_inside_the_mask_and_empty_samples_have_no_row():
+    mask = torch.zeros(2, 1, *SHAPE)
+    mask[1, :, :4] = 1
+    maps = torch.randn(2, 3, *SHAPE) + 50 * (1 - mask)
+    rows = LEVELS["global"](Views([maps], [maps], (maps, maps), mask), draw())
+    assert [entry.generated.shape for entry in rows] == [(1, 3), (1, 3)]
+    assert torch.allclose(rows[0].generated[0], maps[1, :, :4].mean(dim=(1, 2, 3)), atol=1e-5)
+    nothing = Views([maps], [maps], (maps, maps), torch.zeros_like(mask))
+    assert LEVELS["global"](nothing, draw()) == []
+
+
+def test_a_map_with_too_few_places_is_left_out():
+    mask = torch.zeros(2, 1, *SHAPE)
+    mask[0, 0, 0, 0, :] = 1
+    mask[1, 0, 0, 0, :15] = 1
+    assert LEVELS["spatial"](views(mask=mask), draw()) == []
+    mask[1, 0, 0, 0, 15] = 1
+    (rows,) = LEVELS["spatial"](views(mask=mask), draw())
+    assert rows.generated.shape[0] == 32
+
+
+def test_coverage_is_the_share_of_the_mask():
+    mask = torch.zeros(1, 1, 4, 4, 4)
+    mask[0, 0, 0, :2, 0] = 1
+    assert float(coverage(mask, (2, 2, 2))[0, 0, 0, 0, 0]) == pytest.approx(2 / 8)
+    assert coverage(mask, (4, 4, 4)) is mask
+
+
+@pytest.mark.parametrize(
+    ("shape", "window"),
+    [
+        ((48, 48, 48), (4, 4, 4)),
+        ((1, 48, 48), (1, 4, 4)),
+        ((3, 7, 2), (1, 3, 1)),
+        ((1, 1, 1), (1, 1, 1)),
+    ],
+)
+def test_the_window_of_a_block_is_per_axis(shape, window):
+    assert block_window(shape) == window
+
+
+@pytest.mark.parametrize(
+    ("shape", "spacing", "size"),
+    [
+        ((48, 48, 48), (1.0, 1.0, 1.0), (4, 4, 4)),
+        ((48, 48, 48), (3.0, 3.0, 3.0), (4, 4, 4)),
+        ((16, 64, 64), (5.0, 0.7, 0.7), (1, 8, 8)),
+        ((1, 64, 64), (1.0, 1.0, 1.0), (1, 8, 8)),
+        ((64, 64, 16), (0.7, 0.7, 5.0), (8, 8, 1)),
+        ((2, 2, 2), (1.0, 1.0, 1.0), (2, 2, 2)),
+    ],
+)
+def test_an_intensity_patch_is_nearly_a_cube_in_mm(shape, spacing, size):
+    assert raw_size(shape, spacing) == size
+
+
+@pytest.mark.parametrize("shape", [(1, 48, 56), (3, 24, 32), (5, 8, 40)])
+def test_thin_volumes_keep_every_level(shape):
+    size = raw_size(shape, (5.0, 1.0, 1.0))
+    for level, rows_of in LEVELS.items():
+        rows = rows_of(views(shape), draw(256, raw_size=size))
+        assert rows, level
+        assert all(torch.isfinite(entry.generated).all() for entry in rows)
+
+
+def test_blocks_of_one_location_have_no_deviation():
+    found = LEVELS["local"](views((1, 3, 3)), draw(64, minimum=1))
+    assert [entry.name for entry in found] == ["local_mean_0", "local_mean_1"]
+
+
+@pytest.mark.parametrize("count", [40, 40_000])
+def test_places_are_distinct_seeded_and_valid(count):
+    valid = torch.zeros(3, count, dtype=torch.bool)
+    valid[:, ::2] = True
+    places = draw_places(valid, draw(30, minimum=1))
+    assert places.shape == (30, 2)
+    assert torch.equal(places[:, 0], torch.arange(3).repeat_interleave(10))
+    assert len({tuple(place) for place in places.tolist()}) == 30
+    assert bool(valid[places[:, 0], places[:, 1]].all())
+    assert torch.equal(places, draw_places(valid, draw(30, minimum=1)))
+    assert not torch.equal(places, draw_places(valid, draw(30, seed=1, minimum=1)))
+
+
+def test_places_cover_the_whole_map_evenly():
+    valid = torch.ones(1, 100_000, dtype=torch.bool)
+    places = draw_places(valid, draw(1000))[:, 1].double()
+    assert places.shape == (1000,)
+    assert float(places.mean()) == pytest.approx(50_000, rel=0.06)
+    assert float(places.std()) == pytest.approx(100_000 / 12**0.5, rel=0.06)
+
+
+@pytest.mark.parametrize(("n_foreground", "expected"), [(50, 14), (10, 10), (95, 15)])
+def test_the_wanted_share_lies_on_the_foreground(n_foreground, expected):
+    valid = torch.ones(1, 100, dtype=torch.bool)
+    foreground = torch.zeros_like(valid)
+    foreground[0, :n_foreground] = True
+    places = draw_places(valid, draw(20, minimum=1, foreground=0.7), foreground=foreground)
+    assert places.shape[0] == 20
+    assert int(foreground[0, places[:, 1]].sum()) == expected
+
+
+def test_foreground_is_what_stands_out_from_the_lowest_target():
+    target = torch.zeros(2, 1, *SHAPE)
+    target[:, :, :, :, :3] = 10.0
+    both = Views([target], [target], (target, target), torch.ones(2, 1, *SHAPE))
+    (rows,) = LEVELS["spatial"](both, draw(64, foreground=1.0))
+    assert float(rows.target.min()) == 10.0

@@ -1,0 +1,77 @@
+"""A small generator, a small frozen encoder and batches whose texture the source does not tell."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from gdmnet.objectives.base import Batch, Context
+
+PATCH = (8, 12, 16)
+
+
+class CountingEncoder(nn.Module):
+    """Three norm-free convolutions that count their calls and can be told to fail."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(5)
+        self.stages = nn.ModuleList(
+            [nn.Conv3d(1, 4, 3, 1, 1), nn.Conv3d(4, 6, 3, 2, 1), nn.Conv3d(6, 6, 3, 2, 1)]
+        )
+        self.calls = 0
+        self.factor = 1.0
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        self.calls += 1
+        maps = []
+        for stage in self.stages:
+            x = nn.functional.leaky_relu(stage(x), 0.1)
+            maps.append(x * self.factor)
+        return maps
+
+
+def small_generator(*, dropout: float = 0.0) -> nn.Module:
+    torch.manual_seed(7)
+    return nn.Sequential(
+        nn.Conv3d(1, 6, 3, padding=1),
+        nn.LeakyReLU(0.1),
+        nn.Dropout(dropout),
+        nn.Conv3d(6, 1, 3, padding=1),
+    )
+
+
+def make_batch(step: int, *, mask: Tensor | None = None) -> Batch:
+    rng = torch.Generator().manual_seed(1000 + step)
+    anatomy = nn.functional.avg_pool3d(torch.randn(2, 1, *PATCH, generator=rng), 5, 1, 2) * 8
+    source = anatomy + 0.5 * torch.randn(2, 1, *PATCH, generator=rng)
+    target = anatomy + 0.5 * torch.randn(2, 1, *PATCH, generator=rng) + 0.5
+    return Batch(source, target, torch.ones_like(target) if mask is None else mask)
+
+
+def make_context(total_steps: int = 40, *, encoder: nn.Module | None = None, **options) -> Context:
+    encoder = CountingEncoder() if encoder is None else encoder
+    return Context(total_steps, PATCH, (1.0, 1.0, 1.0), 1, encoder, 3, options)
+
+
+def loop_step(generator, objective, optimiser, step: int, batch: Batch | None = None):
+    rng = torch.Generator().manual_seed(step)
+    batch = make_batch(step) if batch is None else batch
+    descent = objective.descend(generator, batch, rng)
+    optimiser.zero_grad()
+    if descent.cotangent is None:
+        descent.tensor.backward()
+    else:
+        (descent.tensor.float() * descent.cotangent).sum().backward()
+    optimiser.step()
+    return descent
+
+
+def adam(generator: nn.Module, rate: float = 3e-3) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(generator.parameters(), rate)
+
+
+def half_mask() -> Tensor:
+    mask = torch.zeros(2, 1, *PATCH)
+    mask[..., 4:] = 1
+    return mask
