@@ -89,7 +89,7 @@ def draw_progress(records: list[Record], path: Path) -> None:
 
 
 def _chart(panel: Panel, records: list[Record]) -> Chart:
-    keys = list(dict.fromkeys(key for record in records for key in record))
+    keys = sorted({key for record in records for key in record})
     curves = []
     for pattern, name in panel.names.items():
         stem = pattern.rstrip("*")
@@ -97,7 +97,7 @@ def _chart(panel: Panel, records: list[Record]) -> Chart:
         for key in matching:
             points = [(float(r["epoch"]), _value(r.get(key))) for r in records]
             if any(math.isfinite(y) for _, y in points):
-                curves.append(Curve(f"{name} {key[len(stem) :].strip('_')}".strip(), points))
+                curves.append(Curve(f"{name}{key[len(stem) :]}".replace("_", " "), points))
     star = _best(records) if "validation_mae_smoothed" in panel.names else None
     return Chart(panel.title, curves[: len(COLOURS)], panel.logarithmic, panel.marks, star)
 

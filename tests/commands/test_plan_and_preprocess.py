@@ -34,7 +34,7 @@ def test_all_complaints_come_at_once_and_nothing_is_written(raw_home, capsys):
     sorted((folder / "targetsTr").iterdir())[1].unlink()
     assert plan(raw_home) == 2
     said = capsys.readouterr().err
-    for case in ("_000", "_001"):
+    for case in ("phantom_01", "phantom_02"):
         assert case in said
     assert not (raw_home / "preprocessed").exists()
 
@@ -65,7 +65,7 @@ def test_an_edited_plan_is_kept_and_followed_until_replanned(raw_home):
 
 def test_a_changed_dataset_asks_for_a_new_plan(raw_home, capsys):
     assert plan(raw_home) == 0
-    for file in (raw_home / "raw" / DATASET).glob("*Tr/*_000*"):
+    for file in (raw_home / "raw" / DATASET).glob("*Tr/phantom_03*"):
         file.unlink()
     path = raw_home / "raw" / DATASET / "dataset.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"numTraining": 2}))

@@ -70,6 +70,8 @@ def test_seed_epoch_step_and_rank_all_matter(cases, make_configuration):
     for different in (batches.batch(1, 0), batches.batch(0, 1), batches.batch(0, 0, 1)):
         assert not _equal(first, different)
     assert not _equal(first, other.batch(0, 0, 0))
+    alone = Batches(cases[:1], make_configuration(), seed=3, augment=False)
+    assert not _equal(alone.batch(0, 0, 0), alone.batch(0, 0, 1))
 
 
 def test_plain_patches_are_pieces_of_the_volumes(cases, make_configuration):
@@ -259,7 +261,7 @@ def test_workers_end_with_a_killed_parent(tmp_path):
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     # the workers hold its standard output: the call returns when the last one is gone
-    finished = subprocess.run([sys.executable, script], stdout=subprocess.PIPE, timeout=60)
+    finished = subprocess.run([sys.executable, script], stdout=subprocess.PIPE, timeout=600)
     assert finished.returncode == -signal.SIGKILL
 
 

@@ -1,0 +1,84 @@
+"""The documentation is run as it stands: its commands through main(argv), its Python by exec."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+
+from gdmnet.data.volume import read_geometry
+from gdmnet.tasks.phantom import write_phantom_dataset
+
+DOCUMENTATION = Path(__file__).resolve().parents[2] / "documentation"
+NAME = "Dataset501_MRtoCT"
+MODEL = Path("gdmnet_results") / NAME / "gdm__3d_fullres"
+SHORT = ["--epochs", "1", "--iterations", "2", "--encoder-iterations", "2"]
+
+
+def run_commands(page):
+    """Every gdm_ command of a page, trainings shortened; the demo has its own test."""
+    for block in re.findall(r"^```bash\n(.*?)^```$", page.read_text("utf-8"), re.M | re.S):
+        for line in block.splitlines():
+            program, *arguments = shlex.split(line)
+            if program.startswith("gdm_") and program != "gdm_demo":
+                name = program.removeprefix("gdm_")
+                extra = SHORT if name == "train" else []
+                command = importlib.import_module(f"gdmnet.commands.{name}")
+                assert command.main([*arguments, *extra]) == 0, line
+
+
+def run_python(page):
+    names: dict = {}
+    for block in re.findall(r"^```python\n(.*?)^```$", page.read_text("utf-8"), re.M | re.S):
+        exec(compile(block, str(page), "exec"), names)
+    return names
+
+
+@pytest.fixture(scope="module")
+def beginner(tmp_path_factory):
+    """A folder in which somebody has followed the getting-started page."""
+    home = tmp_path_factory.mktemp("home")
+    raw = write_phantom_dataset(
+        home / "gdmnet_raw", dataset=NAME, n_train=2, n_test=1, shape=(24, 24, 24)
+    )
+    (home / "in").mkdir()
+    image = next((raw / "imagesTs").iterdir())
+    shutil.copy(image, home / "in" / "patient_07_0000.nii.gz")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(home)
+        run_commands(DOCUMENTATION / "getting-started.md")
+    return home
+
+
+def test_getting_started_gets_one_started(beginner):
+    assert (beginner / MODEL / "fold_0/summary.json").is_file()
+    assert (beginner / MODEL / "fold_0/progress.png").is_file()
+    assert (beginner / "out/predictions.json").is_file()
+    assert (beginner / "out/summary.json").is_file()
+
+
+@pytest.mark.parametrize("name", ["own-dataset", "resume"])
+def test_the_how_to_works(beginner, monkeypatch, name):
+    monkeypatch.chdir(beginner)
+    run_commands(DOCUMENTATION / f"how-to/{name}.md")
+
+
+def test_a_model_predicts_elsewhere(beginner, monkeypatch, tmp_path):
+    shutil.copytree(beginner / MODEL, tmp_path / MODEL.name)
+    shutil.copytree(beginner / "in", tmp_path / "in")
+    monkeypatch.chdir(tmp_path)
+    run_commands(DOCUMENTATION / "how-to/predict-elsewhere.md")
+    predicted = read_geometry(tmp_path / "out/patient_07.nii.gz")
+    assert predicted == read_geometry(tmp_path / "in/patient_07_0000.nii.gz")
+
+
+def test_the_python_examples_run(beginner, monkeypatch, tmp_path):
+    monkeypatch.chdir(beginner)
+    names = run_python(DOCUMENTATION / "how-to/python.md")
+    assert names["ct"].shape == names["mr"].shape
+    assert read_geometry(Path("patient_07_ct.nii.gz")).shape == names["mr"].shape
+    run_python(DOCUMENTATION.parent / "README.md")
