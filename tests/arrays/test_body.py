@@ -112,13 +112,13 @@ def test_otsu_finds_a_patient_in_noise_under_a_bias_field(bias, patient, rng):
     field = np.exp(bias * np.linspace(-1, 1, SHAPE[1])).reshape(1, -1, 1)
     tissue = np.where(patient, 300, 0) * field
     tissue[:, 25:30, 20:25] = 0  # a sinus
-    tissue[:, 30:32, :15] = 0  # bone without signal, open to the side
+    tissue[:, 30:34, :15] = 0  # bone without signal, open to the side
     noise = rng.normal(0, 8, (2, *SHAPE))
     image = np.hypot(tissue + noise[0], noise[1]).astype(np.float32)
     mask, rule = body_mask(image[None], SPACING, [False])
     assert rule == "otsu"
     assert mask[:, 25:30, 20:25].all()
-    assert mask[:, 30:32, 8:15].all()
+    assert mask[:, 30:34, 8:15].all()
     assert dice(mask, ndimage.binary_dilation(patient, np.ones((1, 3, 3)))) > 0.97
 
 
@@ -132,11 +132,11 @@ def test_noise_that_is_rounded_to_zero_here_and_there_is_no_zero_background(pati
 def test_zeros_inside_alone_are_no_background(brain, patient):
     brain[~patient] = 7
     assert not has_zero_background(brain)
-    assert not has_zero_background(brain[5:6])
     brain[[0, 1, -2, -1]] = 7
     brain[2:-2, 26:40, 15:35] = 0
     brain[:6, :10, :10] = 0  # a corner is not much of a background
     assert not has_zero_background(brain)
+    assert not has_zero_background(brain[7:8])  # in a single slice every voxel is at an end of z
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
@@ -184,10 +184,8 @@ def test_real_scans_get_the_rule_that_suits_them(shared):
     raw = shared / "data" / "raw"
     for name, is_ct, rule, share in [
         ("Dataset501_BrainT1toT2/imagesTr/brain_01_0000", False, "non-zero", (0.36, 0.38)),
-        ("Dataset501_BrainT1toT2/imagesTr/brain_09_0000", False, "non-zero", (0.38, 0.40)),
         ("Dataset501_BrainT1toT2/imagesTr/brain_10_0000", False, "non-zero", (0.60, 0.64)),
         ("Dataset510_SimulatedMRtoCT/imagesTr/headneck_01_0000", False, "non-zero", (0.24, 0.28)),
-        ("Dataset510_SimulatedMRtoCT/targetsTr/headneck_01", True, "above -500 HU", (0.18, 0.22)),
         ("Dataset510_SimulatedMRtoCT/targetsTr/headneck_20", True, "above -500 HU", (0.63, 0.67)),
     ]:
         volume = read_volume(raw / f"{name}.nii.gz")

@@ -16,19 +16,22 @@ from gdmnet.tasks.phantom import write_phantom_dataset
 DOCUMENTATION = Path(__file__).resolve().parents[2] / "documentation"
 NAME = "Dataset501_MRtoCT"
 MODEL = Path("gdmnet_results") / NAME / "gdm__3d_fullres"
-SHORT = ["--epochs", "1", "--iterations", "2", "--encoder-iterations", "2"]
+SHORTER = {
+    "train": ["--epochs", "1", "--iterations", "2", "--encoder-iterations", "2"],
+    "plan_and_preprocess": ["-np", "1"],
+    "evaluate": ["-np", "1"],
+}
 
 
 def run_commands(page):
-    """Every gdm_ command of a page, trainings shortened; the demo has its own test."""
+    """Every gdm_ command of a page, made quicker; the demo has its own test."""
     for block in re.findall(r"^```bash\n(.*?)^```$", page.read_text("utf-8"), re.M | re.S):
         for line in block.splitlines():
             program, *arguments = shlex.split(line)
             if program.startswith("gdm_") and program != "gdm_demo":
                 name = program.removeprefix("gdm_")
-                extra = SHORT if name == "train" else []
                 command = importlib.import_module(f"gdmnet.commands.{name}")
-                assert command.main([*arguments, *extra]) == 0, line
+                assert command.main([*arguments, *SHORTER.get(name, [])]) == 0, line
 
 
 def run_python(page):

@@ -54,6 +54,11 @@ def make_context(total_steps: int = 40, *, encoder: nn.Module | None = None, **o
     return Context(total_steps, PATCH, (1.0, 1.0, 1.0), 1, encoder, 3, options)
 
 
+def gdm_context(total_steps: int = 40, **options) -> Context:
+    """For gdm, with few locations: the tests are about the steps, not about the field."""
+    return make_context(total_steps, **{"locations": 64, "bank": 64, **options})
+
+
 def loop_step(generator, objective, optimiser, step: int, batch: Batch | None = None):
     rng = torch.Generator().manual_seed(step)
     batch = make_batch(step) if batch is None else batch

@@ -38,7 +38,7 @@ def test_the_l1_gradient_is_the_sign_over_the_number_of_voxels():
 def test_descending_lowers_the_loss(name):
     x, b = batch()
     leaf, loss, gradient = fidelity_gradient(x, b, name=name)
-    assert float(fidelity_loss(leaf - 0.1 * gradient, b, name=name)) < float(loss)
+    assert float(fidelity_loss(leaf.detach() - 0.1 * gradient, b, name=name)) < float(loss)
     assert not loss.requires_grad
 
 

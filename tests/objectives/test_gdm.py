@@ -8,6 +8,7 @@ from objectives.small import (
     PATCH,
     CountingEncoder,
     adam,
+    gdm_context,
     half_mask,
     loop_step,
     make_batch,
@@ -44,17 +45,17 @@ def train(objective, steps: int, *, dropout: float = 0.0, rate: float = 3e-3):
 
 def test_without_drift_it_is_regression_to_the_bit():
     plain, _ = train(build_regression(make_context()), 24, dropout=0.3)
-    gdm = build_gdm(make_context(100, warm_steps=12))  # banks fill from step 8, drift from 20
+    gdm = build_gdm(gdm_context(100, warm_steps=12))  # banks fill from step 8, drift from 20
     warmed, descents = train(gdm, 20, dropout=0.3)
     assert gdm.encoder.calls > 1
     assert descents[-1].metrics["norm_drift"] > 0
     shorter, _ = train(build_regression(make_context()), 20, dropout=0.3)
     for mine, other in zip(warmed.parameters(), shorter.parameters(), strict=True):
         assert torch.equal(mine, other)
-    zero, _ = train(build_gdm(make_context(24, drift_ratio=0.0)), 24, dropout=0.3)
+    zero, _ = train(build_gdm(gdm_context(24, drift_ratio=0.0)), 24, dropout=0.3)
     for mine, other in zip(zero.parameters(), plain.parameters(), strict=True):
         assert torch.equal(mine, other)
-    drifted, _ = train(build_gdm(make_context(100, warm_steps=12)), 24, dropout=0.3)
+    drifted, _ = train(build_gdm(gdm_context(100, warm_steps=12)), 24, dropout=0.3)
     assert any(
         not torch.equal(mine, other)
         for mine, other in zip(drifted.parameters(), plain.parameters(), strict=True)
@@ -62,20 +63,20 @@ def test_without_drift_it_is_regression_to_the_bit():
 
 
 def test_the_encoder_runs_only_when_needed():
-    objective = build_gdm(make_context(100, warm_steps=5))
+    objective = build_gdm(gdm_context(100, warm_steps=5))
     at_build = objective.encoder.calls
     train(objective, 15)
     assert objective.encoder.calls == at_build
     train(objective, 3)
     assert objective.encoder.calls == at_build + 6  # prediction and target
-    without = build_gdm(make_context(10, drift_ratio=0.0))
+    without = build_gdm(gdm_context(10, drift_ratio=0.0))
     at_build = without.encoder.calls
     train(without, 10)
     assert without.encoder.calls == at_build
 
 
 def test_the_ratio_ramps_up():
-    objective = build_gdm(make_context(40, ramp_share=0.1, drift_ratio=0.4))
+    objective = build_gdm(gdm_context(40, ramp_share=0.1, drift_ratio=0.4))
     _, descents = train(objective, 14)
     ratios = [descent.metrics["ratio"] for descent in descents]
     assert ratios == pytest.approx([0.0] * 8 + [0.1, 0.2, 0.3, 0.4, 0.4, 0.4])
@@ -85,43 +86,41 @@ def test_drift_gives_back_the_texture_that_regression_loses():
     unseen = make_batch(-1)
 
     def spread(objective) -> float:
-        generator, _ = train(objective, 150, rate=1e-2)
+        generator, _ = train(objective, 60, rate=1e-2)
         with torch.no_grad():
             prediction = generator(unseen.source)
         return float(prediction.diff(dim=4).abs().mean() / unseen.target.diff(dim=4).abs().mean())
 
-    options = {"regression_share": 0.2, "drift_ratio": 1.0}
-    plain, drifted = spread(build_regression(make_context())), None
-    drifted = spread(build_gdm(make_context(150, **options)))
+    plain = spread(build_regression(make_context()))
+    drifted = spread(build_gdm(gdm_context(60, drift_ratio=1.0, levels=["global", "local"])))
+    print(plain, drifted)
     assert plain < 0.8
     assert plain + 0.1 < drifted < 1.2
 
 
 @pytest.mark.parametrize("pairing", sorted(PAIRINGS))
-@pytest.mark.parametrize("levels", [["global"], ["local", "raw"], ["spatial"]])
+@pytest.mark.parametrize("levels", [["global"], ["local"], ["spatial"]])
 def test_every_pairing_and_level_drifts(pairing, levels):
-    objective = build_gdm(make_context(**AT_ONCE, pairing=pairing, levels=levels))
+    objective = build_gdm(gdm_context(**AT_ONCE, pairing=pairing, levels=levels))
     for step in range(3):
         descent = descend(objective, step=step)
     assert descent.finite
     assert descent.metrics["norm_drift"] > 0
     assert {f"force_0.2_{level}" for level in levels} <= set(descent.metrics)
     assert not torch.equal(descent.cotangent, fidelity_gradient(make_batch(2)))
-    assert any("raw" in name for name in objective.state.rings) == (
-        "raw" in levels and pairing != "paired"
-    )
+    assert (len(objective.state.rings) > 0) == (pairing != "paired")
 
 
 @pytest.mark.parametrize("name", sorted(COORDINATIONS))
 def test_every_coordination_drifts(name):
-    objective = build_gdm(make_context(**AT_ONCE, coordination=name))
+    objective = build_gdm(gdm_context(**AT_ONCE, coordination=name))
     descent = descend(objective)
     assert torch.isfinite(descent.cotangent).all()
     assert not torch.equal(descent.cotangent, fidelity_gradient(make_batch(0)))
 
 
 def test_the_default_never_descends_the_fidelity_less():
-    objective = build_gdm(make_context(**AT_ONCE, drift_ratio=3.0))
+    objective = build_gdm(gdm_context(**AT_ONCE, drift_ratio=3.0))
     for step in range(5):
         batch = make_batch(step)
         combined, fidelity = descend(objective, batch).cotangent, fidelity_gradient(batch)
@@ -129,7 +128,7 @@ def test_the_default_never_descends_the_fidelity_less():
 
 
 def test_the_drift_has_the_ratio_of_the_fidelity_norm():
-    objective = build_gdm(make_context(**AT_ONCE, coordination="balance", drift_ratio=0.5))
+    objective = build_gdm(gdm_context(**AT_ONCE, coordination="balance", drift_ratio=0.5))
     for step in range(4):
         batch = make_batch(step)
         added = descend(objective, batch).cotangent - fidelity_gradient(batch)
@@ -140,7 +139,7 @@ def test_the_drift_has_the_ratio_of_the_fidelity_norm():
 def test_the_drift_stays_inside_the_mask_and_does_not_see_the_prediction_outside():
     mask = half_mask()
     batch = make_batch(0, mask=mask)
-    inside = descend(build_gdm(make_context(**AT_ONCE)), batch).cotangent
+    inside = descend(build_gdm(gdm_context(**AT_ONCE)), batch).cotangent
     assert torch.equal(inside * (1 - mask), torch.zeros_like(inside))
     assert float((inside * mask).abs().max()) > 0
 
@@ -152,12 +151,12 @@ def test_the_drift_stays_inside_the_mask_and_does_not_see_the_prediction_outside
         def forward(self, x):
             return self.inner(x) + 50 * (1 - mask)
 
-    painted = build_gdm(make_context(**AT_ONCE)).descend(Painter(), batch, torch.Generator())
+    painted = build_gdm(gdm_context(**AT_ONCE)).descend(Painter(), batch, torch.Generator())
     assert torch.allclose(painted.cotangent, inside, atol=1e-9)
 
 
 def test_a_batch_without_body_has_no_drift_and_no_gradient():
-    objective = build_gdm(make_context(**AT_ONCE))
+    objective = build_gdm(gdm_context(**AT_ONCE))
     descent = descend(objective, make_batch(0, mask=torch.zeros(2, 1, *PATCH)))
     assert descent.finite
     assert torch.equal(descent.cotangent, torch.zeros_like(descent.cotangent))
@@ -167,7 +166,7 @@ def test_a_batch_without_body_has_no_drift_and_no_gradient():
 @pytest.mark.parametrize("factor", [float("nan"), float("inf"), 0.0])
 def test_a_useless_drift_leaves_the_fidelity_alone(factor, caplog):
     encoder = CountingEncoder()
-    objective = build_gdm(make_context(100, encoder=encoder, **AT_ONCE))
+    objective = build_gdm(gdm_context(100, encoder=encoder, **AT_ONCE))
     good = descend(objective)
     assert good.metrics["drift_skipped"] == 0
     watched = ("drift_norm", "level_norms", "rings") if factor != 0 else ("drift_norm",)
@@ -200,7 +199,7 @@ def test_a_useless_drift_leaves_the_fidelity_alone(factor, caplog):
 def test_a_level_without_rows_is_named_once(caplog):
     mask = torch.zeros(2, 1, *PATCH)
     mask[:, :, :2, :2, :2] = 1  # 16 voxels: a mean, but no 32 places
-    objective = build_gdm(make_context(**AT_ONCE))
+    objective = build_gdm(gdm_context(**AT_ONCE))
     with caplog.at_level(logging.WARNING):
         for step in range(3):
             assert descend(objective, make_batch(step, mask=mask)).metrics["norm_drift"] > 0
@@ -210,19 +209,19 @@ def test_a_level_without_rows_is_named_once(caplog):
 
 
 def test_only_the_global_level_waits_for_its_rows(caplog):
-    objective = build_gdm(make_context(regression_share=0.0))  # two rows a step, 16 wanted
+    objective = build_gdm(gdm_context(regression_share=0.0))  # two rows a step, 16 wanted
     for step in range(8):
         metrics = descend(objective, step=step).metrics
         assert "force_0.2_global" not in metrics
         assert "force_0.2_local" in metrics
     assert "force_0.2_global" in descend(objective, step=8).metrics
-    alone = build_gdm(make_context(regression_share=0.0, levels=["global"]))
+    alone = build_gdm(gdm_context(regression_share=0.0, levels=["global"]))
     assert descend(alone).metrics["drift_skipped"] == 0
     assert caplog.text == ""
 
 
 def test_a_joint_backward_equals_the_levels_one_by_one():
-    joint, apart = (build_gdm(make_context(**AT_ONCE)) for _ in range(2))
+    joint, apart = (build_gdm(gdm_context(**AT_ONCE)) for _ in range(2))
     for step in range(3):
         descend(joint, step=step)
     apart.state.load_state_dict(joint.state.state_dict())
@@ -240,14 +239,14 @@ def test_a_joint_backward_equals_the_levels_one_by_one():
 
 
 def test_levels_are_measured_in_the_first_steps_and_every_tenth_one_after():
-    objective = build_gdm(make_context(1000, **AT_ONCE))
+    objective = build_gdm(gdm_context(1000, **AT_ONCE))
     measured = [step for step in range(42) if "cos_local" in descend(objective, step=step).metrics]
     assert measured == [*range(20), 20, 30, 40]
 
 
 def test_level_balance_makes_the_levels_equal():
     for balanced in (True, False):
-        objective = build_gdm(make_context(**AT_ONCE, level_balance=balanced))
+        objective = build_gdm(gdm_context(**AT_ONCE, level_balance=balanced))
         for step in range(10):
             metrics = descend(objective, step=step).metrics
         assert ("norm_local" in metrics) == balanced
@@ -257,16 +256,16 @@ def test_level_balance_makes_the_levels_equal():
 
 def test_bfloat16_autocast_changes_little():
     batch = make_batch(0)
-    full = descend(build_gdm(make_context(**AT_ONCE)), batch).cotangent
+    full = descend(build_gdm(gdm_context(**AT_ONCE)), batch).cotangent
     with torch.autocast("cpu", torch.bfloat16):
-        half = descend(build_gdm(make_context(**AT_ONCE)), batch)
+        half = descend(build_gdm(gdm_context(**AT_ONCE)), batch)
     assert half.tensor.dtype == torch.bfloat16
     cosine = inner(full, half.cotangent) / (norms(full) * norms(half.cotangent))
     assert float(cosine.min()) > 0.95
 
 
 def test_the_seed_moves_the_places():
-    context = make_context(**AT_ONCE)
+    context = gdm_context(**AT_ONCE)
     other = Context(40, PATCH, (1.0, 1.0, 1.0), 1, CountingEncoder(), 4, context.options)
     first, again, moved = (descend(build_gdm(c)).cotangent for c in (context, context, other))
     assert torch.equal(first, again)
@@ -286,14 +285,14 @@ def test_thin_patches_train_too():
 
 
 def test_an_encoder_is_needed():
-    context = make_context()
+    context = gdm_context()
     bare = Context(context.total_steps, PATCH, context.spacing, 1)
     with pytest.raises(TrainingError, match="needs a frozen encoder"):
         build_gdm(bare)
 
 
 def watching(step: int, **options) -> Gdm:
-    objective = build_gdm(make_context(40, **options))
+    objective = build_gdm(gdm_context(40, **options))
     assert isinstance(objective, Watches)
     objective.on_validation({"mae": 1.0, "sharpness": 0.7})
     objective.on_validation({"mae": 2.0, "sharpness": 1.9})  # still regression
