@@ -1,10 +1,11 @@
 """The two baselines that a translation of MR contrasts must beat: a constant and a cubic.
 
-    python documentation/benchmarks/intensity_maps.py RAW/Dataset501_BrainT1toT2 NAME=FOLDER ...
+    python documentation/benchmarks/intensity_maps.py RAW/Dataset501_X PLAN.json NAME=FOLDER ...
 
 Judges every case of imagesTs/targetsTs inside source > 0 and target > 0 (all sources), in the
 target's network units (each case's own percentiles 1 and 99), with and without the linear
-intensity match of gdm_evaluate: the best constant, the best polynomial of degree 3 of the first
+intensity match of gdm_evaluate (predictions are written with the plan's medians, which takes them
+back to network units): the best constant, the best polynomial of degree 3 of the first
 source's z-score that the training cases give (least squares, 200000 voxels a case), and every
 folder of predictions.
 """
@@ -16,26 +17,27 @@ from pathlib import Path
 
 import numpy as np
 
+from gdmnet import codec
 from gdmnet.arrays import normalise
 from gdmnet.data.case import CaseFiles
 from gdmnet.data.raw import read_description, test_cases, training_cases
 from gdmnet.data.volume import read_channels, read_volume
 from gdmnet.metrics.image import mae, match_linear
-from gdmnet.plan import Normalisation
+from gdmnet.plan import Normalisation, Plan
 
 ZSCORE = Normalisation("zscore", 0.0, 1.0, None, None, 0.0)
 PERCENTILES = Normalisation("percentiles", 0.0, 1.0, None, None, 0.0)
 
 
-def load(case: CaseFiles) -> tuple[np.ndarray, np.ndarray, np.ndarray, Normalisation]:
-    """Source z-score, target in network units, mask, and the target's normalisation."""
+def load(case: CaseFiles) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Source z-score, target in network units, mask."""
     sources = read_channels(case.sources).array
     assert case.target is not None
     target = read_volume(case.target).array[0]
     mask = (sources > 0).all(axis=0) & (target > 0)
     units = normalise.fit(PERCENTILES, target, mask)
     source = normalise.apply(sources[0], normalise.fit(ZSCORE, sources[0], mask))
-    return source, normalise.apply(target, units), mask, units
+    return source, normalise.apply(target, units), mask
 
 
 def cubic(cases: list[CaseFiles]) -> np.ndarray:
@@ -43,7 +45,7 @@ def cubic(cases: list[CaseFiles]) -> np.ndarray:
     random = np.random.default_rng(0)
     x, y = [], []
     for case in cases:
-        source, target, mask, _ = load(case)
+        source, target, mask = load(case)
         chosen = random.choice(int(mask.sum()), 200_000)
         x.append(source[mask][chosen])
         y.append(target[mask][chosen])
@@ -59,19 +61,20 @@ def matched(guess: np.ndarray, target: np.ndarray, mask: np.ndarray) -> float:
 def main() -> None:
     """Print one line a case and method, then the means."""
     raw = Path(sys.argv[1])
-    folders = dict(argument.split("=", 1) for argument in sys.argv[2:])
+    written = codec.load(Plan, Path(sys.argv[2])).configurations["3d_fullres"].target
+    folders = dict(argument.split("=", 1) for argument in sys.argv[3:])
     description = read_description(raw)
     coefficients = cubic(training_cases(raw, description)[0])
     rows: dict[str, list[tuple[float, float]]] = {}
     for case in test_cases(raw, description)[0]:
-        source, target, mask, units = load(case)
+        source, target, mask = load(case)
         guesses = {
             "constant": np.full_like(target, np.median(target[mask])),
             "cubic": np.polyval(coefficients, source),
         }
         for name, folder in folders.items():
             path = Path(folder) / f"{case.identifier}{description.file_ending}"
-            guesses[name] = normalise.apply(read_volume(path).array[0], units)
+            guesses[name] = normalise.apply(read_volume(path).array[0], written)
         print(f"{case.identifier}: {int(mask.sum())} voxels")
         best = None
         for name, guess in guesses.items():

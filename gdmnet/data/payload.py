@@ -173,6 +173,8 @@ def _nifti_header(
     if len(header) < 348:
         raise damaged(path, "the NIfTI header is not complete")
     order = next((o for o in "<>" if struct.unpack_from(o + "i", header)[0] == 348), None)
+    if header[4:8] == b"n+2\0":
+        raise DatasetError(f"{path}: is NIfTI-2; store it as NIfTI-1")
     if order is None or header[344:347] != b"n+1":
         raise damaged(path, "no NIfTI-1 header")
     n_axes, *sides = struct.unpack_from(order + "8h", header, 40)

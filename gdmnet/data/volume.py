@@ -202,5 +202,9 @@ def _unreadable(path: Path, problem: Exception) -> DatasetError:
     if isinstance(problem, OSError):
         return DatasetError(f"{path}: cannot be read: {problem.strerror}; check its permissions")
     said = str(problem).strip().splitlines()[-1]
+    if "orthonormal" in said:
+        return DatasetError(
+            f"{path}: the axes in the header are not at right angles; resample it to a plain grid"
+        )
     reason = re.sub(r".*ERROR: (\w+\(0x\w+\): )?", "", said).replace(str(path), "the file")
     return damaged(path, f"cannot be read: {reason.strip()}")

@@ -74,7 +74,8 @@ class Gdm:
         if strength > 0 and self.schedule.fills_banks(step):
             with torch.enable_grad():
                 cotangent, watch = self._coordinated(leaf, batch, fidelity, step, ratio)
-        watch = {"fidelity": loss, "drift_skipped": self.state.skipped, **watch}
+        skipped = self.state.skipped_in_a_row > 0  # its mean over an epoch is the skipped share
+        watch = {"fidelity": loss, "drift_skipped": skipped, **watch}
         values = torch.stack([value.float() for value in watch.values()]).tolist()
         metrics = dict(zip(watch, values, strict=True)) | {"ratio": ratio}
         return Descent(output, cotangent, metrics)

@@ -138,7 +138,7 @@ def _trunk(canvas: _Canvas) -> None:
     canvas.paint("fat", body < 1)
     canvas.paint("muscle", body < canvas.rng.uniform(0.84, 0.93))
     for side in (-1, 1):
-        canvas.ellipsoid("lung", (-0.45, -0.04, 0.37 * side), (0.85, 0.37, 0.25))
+        canvas.ellipsoid("lung", (0.45, -0.04, 0.37 * side), (0.85, 0.37, 0.25))
         for _ in range(5):  # vessels: slanted threads
             slope = canvas.rng.uniform(-0.5, 0.5, 2)
             y = canvas.at[1] - canvas.rng.uniform(-0.25, 0.2) - slope[0] * (canvas.at[0] - 0.3)

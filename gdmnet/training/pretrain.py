@@ -103,8 +103,9 @@ def pretrain_encoder(
     shape = pretraining_patch(configuration.patch_size)
     cell = cell_shape(configuration.spacing, shape)
     training, judging = split_cases(cases)
+    _log.info("feature encoder: %d steps on the targets of %d cases", iterations, len(training))
     encoder = encoder_for(configuration.architecture, seed=seed)
-    network = nn.Sequential(encoder, decoder_for(encoder, seed=seed)).to(device)
+    network = nn.Sequential(encoder, decoder_for(encoder, seed=seed + 1)).to(device)
     _train(network, training, shape, cell, iterations=iterations, seed=seed, precision=precision)
     images, bodies = sample(judging, shape, N_HELD_OUT, numpy_rng(seed, HELD_OUT))
     held_out = HeldOut(
@@ -114,7 +115,7 @@ def pretrain_encoder(
         cell=cell,
         edges=tissue_edges(configuration.target, images, bodies),
     )
-    twin = encoder_for(configuration.architecture, seed=seed + 1)
+    twin = encoder_for(configuration.architecture, seed=seed + 2)
     report = judge(encoder.cpu(), network[1].cpu(), twin, held_out)
     codec.save(report, folder / REPORT_FILE)
     checkpoint.save(file, {"settings": settings, WEIGHTS: encoder.state_dict()})
@@ -197,8 +198,8 @@ def _train(
     )
     rng, generator = numpy_rng(seed, TRAINING), reseed(torch.Generator(), seed, TRAINING)
     for step in tqdm(range(iterations), desc="feature encoder", disable=None, leave=False):
-        images, bodies = _flipped(*sample(cases, shape, BATCH_SIZE, rng), rng)
-        ratio = _ratio_of_step(step, iterations, rng)
+        images, bodies = flipped(*sample(cases, shape, BATCH_SIZE, rng), rng)
+        ratio = hidden_share(step, iterations, rng)
         hidden = random_mask(BATCH_SIZE, shape, cell, ratio=ratio, generator=generator)
         images, bodies, hidden = images.to(device), bodies.to(device), hidden.to(device)
         for group in optimiser.param_groups:
@@ -213,12 +214,14 @@ def _train(
     network.load_state_dict(average.state_dict())
 
 
-def _flipped(images: Tensor, bodies: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+def flipped(images: Tensor, bodies: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """Patches and their bodies, mirrored together along a random choice of axes."""
     axes = [axis for axis in (2, 3, 4) if rng.random() < 0.5]
     return images.flip(axes), bodies.flip(axes)
 
 
-def _ratio_of_step(step: int, iterations: int, rng: np.random.Generator) -> float:
+def hidden_share(step: int, iterations: int, rng: np.random.Generator) -> float:
+    """Share of cells to hide: .6, in the last tenth of the steps anything from 0 to .6."""
     light = step >= (1 - LIGHT_SHARE) * iterations
     return float(rng.uniform(0, MASK_RATIO)) if light else MASK_RATIO
 

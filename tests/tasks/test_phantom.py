@@ -152,6 +152,15 @@ def test_an_oblique_grid_is_stored_in_every_format(tmp_path, ending):
     assert np.allclose(geometry.itk_direction, oblique_direction(15), atol=1e-5)
 
 
+def test_a_patient_stored_in_other_axes_is_the_same_patient(tmp_path):
+    name = "targetsTr/phantom_01.mha"
+    straight = write(tmp_path / "a", scanner=Scanner(file_ending=".mha"))
+    sagittal = (0.0, 0.0, -1.0, 1.0, 0.0, 0.0, 0.0, -1.0, 0.0)
+    turned = write(tmp_path / "b", scanner=Scanner(itk_direction=sagittal, file_ending=".mha"))
+    assert read_geometry(turned / name).axes != (0, 1, 2)
+    assert np.array_equal(voxels(straight / name), voxels(turned / name))
+
+
 def test_an_oblique_direction_is_a_rotation():
     matrix = np.reshape(oblique_direction(20), (3, 3))
     assert np.allclose(matrix @ matrix.T, np.eye(3))
