@@ -149,8 +149,8 @@ def prepare_and_store(files: CaseFiles, configuration: Configuration, folder: Pa
 def ensure_folder(folder: Path, configuration: Configuration, *, overwrite: bool) -> None:
     """Make a folder ready for the cases of a configuration.
 
-    Finished cases stay if they were made with an equal configuration; else, or if asked to
-    overwrite, all are removed. What an interrupted run has left half-written is removed always.
+    Finished cases stay if they were made at the same spacing and with the same normalisations
+    (network and patch may differ); else, or if asked to overwrite, all are removed. What an interrupted run has left half-written is removed always.
 
     Raises:
         OutputError: the folder cannot be written.
@@ -163,7 +163,7 @@ def ensure_folder(folder: Path, configuration: Configuration, *, overwrite: bool
                 shutil.rmtree(leftover)
             else:
                 leftover.unlink()
-        if overwrite or _read_configuration(noted) != configuration:
+        if overwrite or not _prepares_alike(_read_configuration(noted), configuration):
             noted.unlink(missing_ok=True)  # first: interrupted here, the next run starts afresh
             for identifier in stored_identifiers(folder):
                 remove_case(folder, identifier)
@@ -173,6 +173,13 @@ def ensure_folder(folder: Path, configuration: Configuration, *, overwrite: bool
             f"{folder}: cannot be written ({problem.strerror or problem}); check the folder's"
             " permissions and free space"
         ) from None
+
+
+def _prepares_alike(before: Configuration | None, now: Configuration) -> bool:
+    return before is not None and (
+        (before.spacing, source_normalisations(before), before.target)
+        == (now.spacing, source_normalisations(now), now.target)
+    )
 
 
 def _read_configuration(path: Path) -> Configuration | None:

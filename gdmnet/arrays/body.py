@@ -80,7 +80,8 @@ def has_zero_background(image: NDArray) -> bool:
 def _ct_body(channels: list[NDArray], spacing: Spacing) -> NDArray:
     tissue = np.logical_or.reduce([channel > _BETWEEN_AIR_AND_TISSUE for channel in channels])
     core = _without_islands(_opened(_filled(tissue), spacing, _COUCH), 0.1)
-    near = _dilated(core, spacing, _COUCH)  # what the opening cut off ears, noses and chins
+    # What the opening cut off: ears, noses, chins, and the small end slices of a head or a chin.
+    near = ndimage.maximum_filter(core, _reach(spacing, _COUCH), mode="nearest")
     return _filled_from_all_sides(_without_islands((tissue & near) | core, 0.1))
 
 
@@ -180,5 +181,11 @@ def _closed(mask: NDArray, spacing: Spacing, radius: float) -> NDArray:
 
 def _in_plane(spacing: Spacing, radius: float) -> tuple[int, int, int]:
     """The size of an axial box that reaches `radius` mm, at least one voxel, to each side."""
-    y, x = (2 * max(1, round(radius / side)) + 1 for side in spacing[1:])
+    _, y, x = _reach(spacing, radius)
     return 1, y, x
+
+
+def _reach(spacing: Spacing, radius: float) -> tuple[int, int, int]:
+    """The size of a box that reaches `radius` mm, at least one voxel, to each side."""
+    z, y, x = (2 * max(1, round(radius / side)) + 1 for side in spacing)
+    return z, y, x

@@ -192,3 +192,12 @@ def test_real_scans_get_the_rule_that_suits_them(shared):
         mask, found = body_mask(volume.array, volume.geometry.spacing, [is_ct])
         assert found == rule, name
         assert share[0] < mask.mean() < share[1], name
+
+
+def test_the_small_end_slices_of_a_head_stay_in_the_body():
+    z, y, x = np.mgrid[:20, :40, :40]
+    head = ((z - 9.5) / 9) ** 2 + ((y - 19.5) / 15) ** 2 + ((x - 19.5) / 15) ** 2 <= 1
+    image = np.where(head, 40.0, -1000.0).astype(np.float32)
+    mask, rule = body_mask(image[None], (3.0, 1.2, 1.2), [True])
+    assert rule == "above -500 HU"
+    assert (mask[head] == 1).all()

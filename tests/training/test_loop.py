@@ -188,6 +188,18 @@ def test_an_interruption_while_an_epoch_is_saved_loses_nothing(
     _assert_equal_runs(tmp_path / "unbroken", tmp_path / "broken")
 
 
+def test_every_step_of_every_epoch_has_its_own_random_numbers(start):
+    class Recording(NoisyL1):
+        def descend(self, generator, batch, rng):
+            seeds.append(rng.initial_seed())
+            return super().descend(generator, batch, rng)
+
+    seeds = []
+    start(objective=Recording())
+    start("other", objective=Recording(), recipe=dataclasses.replace(RECIPE, seed=6))
+    assert len(set(seeds)) == 24
+
+
 def test_workers_change_nothing(start, tmp_path):
     start("without")
     start("with", n_workers=2)
