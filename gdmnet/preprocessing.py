@@ -150,7 +150,8 @@ def ensure_folder(folder: Path, configuration: Configuration, *, overwrite: bool
     """Make a folder ready for the cases of a configuration.
 
     Finished cases stay if they were made at the same spacing and with the same normalisations
-    (network and patch may differ); else, or if asked to overwrite, all are removed. What an interrupted run has left half-written is removed always.
+    (network and patch may differ); else, or if asked to overwrite, all are removed. What an
+    interrupted run has left half-written is removed always.
 
     Raises:
         OutputError: the folder cannot be written.

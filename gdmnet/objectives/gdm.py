@@ -122,11 +122,12 @@ class Gdm:
         views = self._look(leaf, batch)
         with torch.autocast(leaf.device.type, enabled=False):
             found = level_losses(views, self._draw(step), state, self.options)
-            self._name_absent(set(self.options.levels) - set(found.losses), found.waiting)
+            if found.finite:
+                self._name_absent(found)
             if found.waiting and not found.losses:
                 push_rows(found.rows, state)
                 return fidelity, {}
-            drift = self._drift(found, leaf, batch, fidelity)
+            drift = self._drift(found, leaf, fidelity)
             state.fidelity_norm.update(fidelity)
             size = norms(drift).mean()
             if not bool(torch.isfinite(size) & (size > 0)):
@@ -154,7 +155,7 @@ class Gdm:
         """Both volumes through the encoder, under the loop's autocast.
 
         Outside the mask the generator is free, so there it is shown the target: the maps just
-        inside must not suffer for what nobody judges. The gradient there is 0 all the same.
+        inside must not suffer for what nobody judges; and so the drift's gradient there is 0.
         """
         self.encoder.to(leaf.device)
         seen = torch.where(batch.mask > 0.5, leaf, batch.target)
@@ -168,23 +169,25 @@ class Gdm:
         generator = torch.Generator().manual_seed((self.seed * 1_000_003 + step) % 2**63)
         return Draw(self.options.locations, generator, self.raw_size, self.options.foreground)
 
-    def _drift(self, found: Levels, leaf: Tensor, batch: Batch, fidelity: Tensor) -> Tensor:
+    def _drift(self, found: Levels, leaf: Tensor, fidelity: Tensor) -> Tensor:
         """g_d, zero where there is none; the rings are filled once the losses are done."""
         if not found.losses:
             return torch.zeros_like(leaf)
         rule = COORDINATIONS[self.options.coordination]
         balance = self.options.level_balance and rule.balanced  # "raw" rules see raw gradients
-        drift = drift_gradient(found, leaf, fidelity, batch.mask, self.state, balance=balance)
+        drift = drift_gradient(found, leaf, fidelity, self.state, balance=balance)
         push_rows(found.rows, self.state)
         return drift
 
-    def _name_absent(self, absent: set[str], waiting: bool) -> None:
-        for level in sorted(absent - self._named - ({"global"} if waiting else set())):
-            self._named.add(level)
-            logger.warning(
-                "level %s has no rows in a step (thin maps or a small mask) and is left out there",
-                level,
-            )
+    def _name_absent(self, found: Levels) -> None:
+        waiting = {"global"} if found.waiting else set()
+        for level in self.options.levels:
+            if level not in self._named | waiting | set(found.losses):
+                self._named.add(level)
+                logger.warning(
+                    "level %s has no rows in a step (thin maps or a small mask): left out there",
+                    level,
+                )
 
     def _empty_state(self, context: Context) -> DriftState:
         """Rings as wide as the encoder's maps, found by showing it one empty patch."""

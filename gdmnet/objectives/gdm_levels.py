@@ -79,9 +79,9 @@ def push_rows(rows: list[Rows], state: DriftState) -> None:
 
 
 def drift_gradient(
-    found: Levels, leaf: Tensor, fidelity: Tensor, mask: Tensor, state: DriftState, *, balance: bool
+    found: Levels, leaf: Tensor, fidelity: Tensor, state: DriftState, *, balance: bool
 ) -> Tensor:
-    """The levels' common gradient g_d at the leaf, zero outside the mask.
+    """The levels' common gradient g_d at the leaf.
 
     With `balance` g_d = sum_l g_l / N_l; the mean norms N_l are measured in the first active
     steps and in every tenth one after, by a backward a level; in between one backward serves all.
@@ -90,7 +90,6 @@ def drift_gradient(
         found: losses with their graphs; `found.watch` gains each level's norm and cosine.
         leaf: (b, 1, z, y, x).
         fidelity: g_f, for the cosines.
-        mask: (b, 1, z, y, x).
         state: its level norms are updated.
         balance: the option `level_balance`.
     """
@@ -99,15 +98,15 @@ def drift_gradient(
     new = any(float(state.level_norm(level).weight) == 0 for level in losses)
     if not balance:
         total = torch.stack(list(losses.values())).sum()
-        return _backward(total, leaf, keep=False) * mask
+        return _backward(total, leaf, keep=False)
     if active >= MEASURED_FIRST and active % MEASURED_EVERY and not new:
         weighted = [loss / state.level_norm(level).value for level, loss in losses.items()]
-        return _backward(torch.stack(weighted).sum(), leaf, keep=False) * mask
+        return _backward(torch.stack(weighted).sum(), leaf, keep=False)
     total = torch.zeros_like(leaf)
     for place, (level, loss) in enumerate(losses.items(), start=1):
         norm = state.level_norm(level)
         weight = 1.0 / norm.value if float(norm.weight) > 0 else norm.value + START_WEIGHT
-        gradient = _backward(loss * weight, leaf, keep=place < len(losses)) * mask / weight
+        gradient = _backward(loss * weight, leaf, keep=place < len(losses)) / weight
         size = norms(gradient).mean()
         if bool(torch.isfinite(size) & (size > 0)):
             norm.update(gradient)

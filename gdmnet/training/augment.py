@@ -23,20 +23,15 @@ from batchgenerators.transforms.color_transforms import (
     ContrastAugmentationTransform,
     GammaTransform,
 )
-from batchgenerators.transforms.noise_transforms import (
-    GaussianBlurTransform,
-    GaussianNoiseTransform,
-)
-from batchgenerators.transforms.resample_transforms import SimulateLowResolutionTransform
 from numpy.typing import NDArray
 
 from gdmnet.geometry import Shape, Spacing
 
-P_ROTATION, P_SCALE = 0.2, 0.2  # as nnU-Net: most patches stay uninterpolated
+# Half of nnU-Net's: an interpolated target is a softened one, and teaches blur.
+P_ROTATION, P_SCALE = 0.1, 0.1
 ANGLE_3D, ANGLE_IN_PLANE = np.deg2rad(15.0), np.deg2rad(30.0)
 SCALES = (0.85, 1.2)
 ANISOTROPY = 3.0  # nnU-Net's: axes whose patch size or spacing differ by more are never mixed
-SHORTEST_LOW_RESOLUTION = 4  # voxels; shorter axes are not made coarser
 
 
 def rotation_axes(patch: Shape, spacing: Spacing) -> tuple[bool, bool, bool]:
@@ -121,28 +116,17 @@ def mirror(patch: NDArray, rng: np.random.Generator) -> NDArray:
     return np.flip(patch, axes)
 
 
-def intensity_transforms(patch: Shape) -> Compose:
-    """nnU-Net's intensity augmentation, for a batch (b, c, z, y, x) under the key "data".
+def intensity_transforms() -> Compose:
+    """Brightness, contrast and gamma, for a batch (b, c, z, y, x) under the key "data".
 
-    It draws from Python's and numpy's global generators (`seeds.seeded_globals`).
+    nnU-Net's noise, blur and low resolution are left out: they take detail from the source that
+    the target then cannot be predicted from. The rest draws from Python's and numpy's global
+    generators (`seeds.seeded_globals`).
     """
-    short = [axis for axis, size in enumerate(patch) if size < SHORTEST_LOW_RESOLUTION]
     return Compose(
         [
-            GaussianNoiseTransform(noise_variance=(0, 0.1), p_per_sample=0.1),
-            GaussianBlurTransform((0.5, 1.0), p_per_sample=0.2, p_per_channel=0.5),
             BrightnessMultiplicativeTransform((0.75, 1.25), p_per_sample=0.15),
             ContrastAugmentationTransform((0.75, 1.25), p_per_sample=0.15),
-            SimulateLowResolutionTransform(
-                zoom_range=(0.5, 1),
-                per_channel=True,
-                p_per_channel=0.5,
-                order_downsample=0,
-                order_upsample=3,
-                p_per_sample=0.25,
-                ignore_axes=short,
-            ),
-            GammaTransform((0.7, 1.5), True, per_channel=True, retain_stats=True, p_per_sample=0.1),
             GammaTransform(
                 (0.7, 1.5), False, per_channel=True, retain_stats=True, p_per_sample=0.3
             ),

@@ -70,7 +70,7 @@ class Batches:
         self.augment = augment
         self.n_workers = n_workers
         self._source_fill = [background_value(scheme) for scheme in configuration.sources]
-        self._transforms = augmentation.intensity_transforms(configuration.patch_size)
+        self._transforms = augmentation.intensity_transforms()
 
     def batch(self, epoch: int, step: int, rank: int = 0) -> Batch:
         """The batch of one step, CPU tensors in network units.
