@@ -26,8 +26,8 @@ def topology(
     """Kernels and strides of each stage, finest first, and the patch they need.
 
     Each stage halves the axes that have at least 8 voxels left and are finer than twice the finest
-    of these, until none is left (a single last axis must have 12). The kernel of an axis is 1 until
-    its spacing lies within a factor of 2 of the finest, then 3. Thin axes keep kernel and stride 1.
+    of these, until none is left (an axis that is halved alone must have 12). The kernel of an axis
+    is 1 until its spacing lies within a factor of 2 of the finest, then 3. Thin axes keep kernel and stride 1.
 
     Args:
         spacing: mm (z, y, x).
@@ -61,13 +61,13 @@ def total_stride(strides: Sequence[Shape]) -> Shape:
 
 def _axes_to_halve(spacing: list[float], size: list[int], thin: list[bool]) -> list[int]:
     large = [a for a in range(3) if size[a] >= 2 * _MIN_EDGE and not thin[a]]
-    if not large:
-        return []
-    finest = min(spacing[axis] for axis in large)
-    fine = [axis for axis in large if spacing[axis] / finest < 2]
-    if len(fine) == 1 and size[fine[0]] < 3 * _MIN_EDGE:
-        return []
-    return fine
+    while large:
+        finest = min(spacing[axis] for axis in large)
+        fine = [axis for axis in large if spacing[axis] / finest < 2]
+        if len(fine) > 1 or size[fine[0]] >= 3 * _MIN_EDGE:
+            return fine
+        large.remove(fine[0])  # too short to be halved alone; it must not end the others' stages
+    return []
 
 
 def _kernel(spacing: list[float], previous: Sequence[int], thin: list[bool]) -> Shape:

@@ -190,7 +190,7 @@ def _train(
     """Train encoder and decoder in place; they end with their averaged weights."""
     device = next(network.parameters()).device
     for weight in network.parameters():
-        if weight.dim() == 5:  # measured: halves a step on the CPU
+        if device.type == "cpu" and weight.dim() == 5:  # measured: halves a step
             weight.data = weight.data.contiguous(memory_format=torch.channels_last_3d)
     average = WeightAverage(network, EMA_DECAY)
     optimiser = torch.optim.AdamW(

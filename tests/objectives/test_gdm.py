@@ -273,6 +273,16 @@ def test_the_seed_moves_the_places():
     assert not torch.equal(first, moved)
 
 
+def test_every_step_draws_its_own_places_and_draws_them_again():
+    options = {"levels": ["spatial"], "pairing": "paired", "coordination": "sum"}
+    objective = build_gdm(gdm_context(**AT_ONCE, **options))
+    batch = make_batch(0)
+    first, second = descend(objective, batch).cotangent, descend(objective, batch).cotangent
+    objective.state.step.zero_()
+    assert torch.equal(first, descend(objective, batch).cotangent)
+    assert not torch.equal(first, second)
+
+
 def test_thin_patches_train_too():
     for patch in ((1, 48, 48), (2, 24, 48)):
         rng = torch.Generator().manual_seed(0)

@@ -36,6 +36,11 @@ def test_a_single_last_axis_is_halved_from_twelve_voxels_on():
     assert topology((1, 1, 1), (7, 7, 12))[2] == ((1, 1, 1), (1, 1, 2))
 
 
+def test_a_short_fine_axis_does_not_keep_the_others_from_depth():
+    _, _, strides = topology((1.0, 4.0, 4.0), (11, 96, 64))
+    assert total_stride(strides) == (1, 16, 16)
+
+
 def test_an_axis_of_twice_the_spacing_waits_for_one_stage():
     _, kernels, strides = topology((2.0, 1.0, 1.0), (64, 64, 64), max_stages=3)
     assert kernels == ((1, 3, 3), (3, 3, 3), (3, 3, 3))

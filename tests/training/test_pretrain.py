@@ -229,6 +229,24 @@ def test_the_rate_rises_then_falls_to_a_twentieth():
     assert rate_share(0, 1) == 1
 
 
+def test_the_encoder_does_not_see_what_it_has_to_guess(tmp_path, monkeypatch):
+    zeros = []
+    real = pretrain.encoder_for
+
+    def watched(*args, **kwargs):
+        encoder = real(*args, **kwargs)
+        encoder.register_forward_pre_hook(
+            lambda _, inputs: zeros.append(float((inputs[0] == 0).float().mean()))
+        )
+        return encoder
+
+    monkeypatch.setattr(pretrain, "encoder_for", watched)
+    monkeypatch.setattr(pretrain, "judge", lambda *_: {})
+    make(tmp_path, iterations=10)
+    assert zeros[:9] == [38 / 64] * 9  # .6 of 4^3 cells; the phantom itself has no zeros
+    assert 0 < zeros[9] < 38 / 64
+
+
 def test_a_patch_and_its_body_are_mirrored_together():
     images, bodies = sample(CASES, (6, 8, 10), 2, np.random.default_rng(0))
     rng = np.random.default_rng(1)
