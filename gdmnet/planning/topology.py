@@ -27,7 +27,8 @@ def topology(
 
     Each stage halves the axes that have at least 8 voxels left and are finer than twice the finest
     of these, until none is left (an axis that is halved alone must have 12). The kernel of an axis
-    is 1 until its spacing lies within a factor of 2 of the finest, then 3. Thin axes keep kernel and stride 1.
+    is 1 until its spacing lies within a factor of 2 of the finest, then 3. Thin axes keep kernel
+    and stride 1.
 
     Args:
         spacing: mm (z, y, x).
