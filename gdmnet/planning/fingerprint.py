@@ -14,7 +14,7 @@ from gdmnet.arrays.normalise import scheme_of
 from gdmnet.data.case import CaseFiles
 from gdmnet.data.volume import read_channels, read_volume
 from gdmnet.errors import DatasetError
-from gdmnet.geometry import Spacing
+from gdmnet.geometry import Spacing, grid_difference
 from gdmnet.plan import CaseFingerprint, Fingerprint, Intensity
 
 _PERCENTILES = (0.5, 1, 50, 99, 99.5)
@@ -36,7 +36,11 @@ def measure_case(
     if files.target is None:
         raise DatasetError(f"{files.identifier}: no target; training cases need one in targetsTr")
     sources = read_channels(files.sources)
-    target = read_volume(files.target).array[0]
+    volume = read_volume(files.target)
+    difference = grid_difference(volume.geometry, sources.geometry)
+    if difference is not None:
+        raise DatasetError(f"{files.target}: not on the grid of its source: {difference}")
+    target = volume.array[0]
     spacing = sources.geometry.spacing
     body, rule = _body(files, sources.array, spacing, channel_names)
     inside = body != 0

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from math import ceil
 from pathlib import Path
 
 import torch
 
 from gdmnet.errors import TrainingError
+from gdmnet.plan import Configuration
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _CPU_BF16 = {"avx512_bf16", "amx_bf16"}
 _CPU_INFO = Path("/proc/cpuinfo")
+_SAFE_DEPTH, _SAFE_PLANE = 10, 32 * 32  # voxels of a feature map; see `is_safe_in_cpu_bf16`
 
 
 def choose(precision: str, device: torch.device) -> str:
@@ -35,6 +38,38 @@ def choose(precision: str, device: torch.device) -> str:
     if precision == "fp16" and device.type != "cuda":
         raise TrainingError("precision fp16 needs a CUDA device; use bf16, fp32 or auto")
     return precision
+
+
+def choose_for(precision: str, device: torch.device, configuration: Configuration) -> str:
+    """`choose`, for the training of one configuration: bf16 on CPUs only where it is safe.
+
+    Raises:
+        TrainingError: as `choose`, or bf16 was asked for where it would crash.
+    """
+    chosen = choose(precision, device)
+    if chosen != "bf16" or device.type != "cpu" or is_safe_in_cpu_bf16(configuration):
+        return chosen
+    if precision == "auto":
+        return "fp32"
+    raise TrainingError(
+        f"precision bf16 is not safe on a CPU for the flat patch {configuration.patch_size} of"
+        f" {configuration.name}; use fp32 or auto"
+    )
+
+
+def is_safe_in_cpu_bf16(configuration: Configuration) -> bool:
+    """False where a feature map is flat: few slices, each large.
+
+    oneDNN's bf16 weight gradient of 3D convolutions corrupts memory there (torch 2.13 on AMX:
+    1 x 80 x 80, 8 x 96 x 96 and 6 x 128 x 128 crashed; nothing with 10 or more slices did, nor
+    the small deep maps of cubic patches).
+    """
+    z, y, x = configuration.patch_size
+    for stride in configuration.architecture.strides:
+        z, y, x = ceil(z / stride[0]), ceil(y / stride[1]), ceil(x / stride[2])
+        if z < _SAFE_DEPTH and y * x > _SAFE_PLANE:
+            return False
+    return True
 
 
 def cpu_has_bf16(cpu_info: Path = _CPU_INFO) -> bool:

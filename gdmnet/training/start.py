@@ -78,7 +78,7 @@ def describe(
         epochs=options.epochs or epochs,
         iterations=options.iterations or iterations,
         seed=options.seed,
-        precision=precision.choose(options.precision, device),
+        precision=precision.choose_for(options.precision, device, configuration),
     )
     pretrained = None
     if options.pretrained is not None:

@@ -72,7 +72,7 @@ def undisturbed(tmp_path_factory):
 
 
 PLAN = ("-d", "999", "-np", "2", "--preset", "cpu")
-TRAIN = ("999", "3d_fullres", "--epochs", "4", "--iterations", "6", "--encoder-iterations", "10")
+TRAIN = ("999", "3d_fullres", "--epochs", "3", "--iterations", "4", "--encoder-iterations", "6")
 
 
 def predict_arguments(home: Path) -> tuple[str, ...]:

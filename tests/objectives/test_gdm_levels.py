@@ -19,16 +19,16 @@ def views(step: int = 0) -> Views:
     return Views(*maps, (batch.source, batch.target), batch.mask)
 
 
-def draw() -> Draw:
-    return Draw(64, torch.Generator().manual_seed(0), (4, 4, 4))
+def draw(minimum: int = 32) -> Draw:
+    return Draw(64, torch.Generator().manual_seed(0), (4, 4, 4), minimum=minimum)
 
 
 def empty(options: GdmOptions = OPTIONS) -> DriftState:
-    return DriftState(options.levels, ring_sizes(views(), draw(), options))
+    return DriftState(options.levels, ring_sizes(views(), draw(1), options))
 
 
 def test_rings_are_as_wide_as_the_rows_and_as_long_as_the_options_say():
-    sizes = ring_sizes(views(), draw(), GdmOptions(bank_capacity=100, global_bank=20))
+    sizes = ring_sizes(views(), draw(1), GdmOptions(bank_capacity=100, global_bank=20))
     assert sizes["global_mean_0"] == sizes["global_std_0_generated"] == (20, 4)
     assert sizes["local_std_1"] == sizes["spatial_2"] == (100, 6)
     assert "local_mean_0_generated" not in sizes

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -53,3 +55,24 @@ def test_autocast_computes_in_the_precision():
         assert layer(x).dtype == torch.bfloat16
     with precision.autocast("fp32", CPU):
         assert layer(x).dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("patch", "strides", "safe"),
+    [
+        ((48, 48, 48), (2, 2, 2), True),
+        ((1, 168, 128), (1, 2, 2), False),
+        ((8, 96, 96), (1, 2, 2), False),
+        ((16, 96, 72), (2, 2, 2), False),  # flat from the second stage on
+        ((1, 24, 24), (1, 2, 2), True),
+    ],
+)
+def test_flat_patches_are_not_trained_in_bf16_on_a_cpu(patch, strides, safe, monkeypatch):
+    architecture = SimpleNamespace(strides=((1, 1, 1), strides))
+    configuration = SimpleNamespace(patch_size=patch, architecture=architecture, name="3d_fullres")
+    monkeypatch.setattr(precision, "cpu_has_bf16", lambda: True)
+    cpu = torch.device("cpu")
+    assert precision.choose_for("auto", cpu, configuration) == ("bf16" if safe else "fp32")
+    if not safe:
+        with pytest.raises(TrainingError, match="flat patch"):
+            precision.choose_for("bf16", cpu, configuration)
