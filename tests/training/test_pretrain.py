@@ -13,7 +13,7 @@ from scipy.ndimage import gaussian_filter
 from gdmnet.data.case import Case, CaseRecord
 from gdmnet.data.store import StoredCase, open_case, save_case
 from gdmnet.encoders import ENCODERS
-from gdmnet.encoders.self_supervised import CUBE
+from gdmnet.encoders.self_supervised import CUBE, encoder_for
 from gdmnet.errors import TrainingError
 from gdmnet.geometry import Geometry
 from gdmnet.plan import Architecture, Configuration, Normalisation
@@ -245,6 +245,24 @@ def test_the_encoder_does_not_see_what_it_has_to_guess(tmp_path, monkeypatch):
     make(tmp_path, iterations=10)
     assert zeros[:9] == [38 / 64] * 9  # .6 of 4^3 cells; the phantom itself has no zeros
     assert 0 < zeros[9] < 38 / 64
+
+
+def test_only_hidden_voxels_in_the_body_are_learnt_from(tmp_path, monkeypatch):
+    real, seen = pretrain.masked_error, []
+
+    def watched(prediction, images, mask):
+        seen.append(bool(mask.any() and (images[mask] != BACKGROUND).all()))
+        return real(prediction, images, mask)
+
+    monkeypatch.setattr(pretrain, "masked_error", watched)
+    make(tmp_path, iterations=3)
+    assert seen == [True] * 3
+
+
+def test_the_averaged_weights_are_the_encoder(tmp_path, monkeypatch):
+    monkeypatch.setattr(pretrain.WeightAverage, "update", lambda *_: None)
+    untouched = encoder_for(configuration().architecture, seed=0)
+    assert equal(make(tmp_path).encoder, untouched)
 
 
 def test_a_patch_and_its_body_are_mirrored_together():
