@@ -22,7 +22,7 @@ PATIENCE = 60  # seconds until a test calls it a hang
 
 # Two workers note their process ids and then sleep for longer than any test.
 SLEEPERS = """
-import os, sys, time
+import os, signal, sys, time
 from pathlib import Path
 from gdmnet.parallel import map_cases
 
@@ -31,6 +31,7 @@ def sleep(folder):
     time.sleep(600)
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # shells ignore it behind an "&"
     map_cases(sleep, [sys.argv[1]] * 4, n_processes=2)
 """
 
