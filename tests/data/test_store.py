@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 
 import numpy as np
@@ -181,21 +182,34 @@ def test_a_full_disk_is_an_error_that_leaves_nothing(tmp_path, small_files, nois
     if not noisy:
         flat = np.zeros_like(case.source)
         case = Case(case.record, flat, flat, np.ones((1, 60, 60), dtype=np.uint8))
-    small_files(10_000)
-    with pytest.raises(OutputError, match=r"a: cannot be written \(.*free space"):
+    with (
+        small_files(10_000),
+        pytest.raises(OutputError, match=r"a: cannot be written \(.*free space"),
+    ):
         save_case(tmp_path, case, PATCH)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.fixture
 def small_files():
-    """A limit on the size of files fails a write as a full disk does."""
+    """A limit on the size of files fails a write as a full disk does.
+
+    It ends with the block: pytest's own output may be a file, too.
+    """
     resource = pytest.importorskip("resource")
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    yield lambda n_bytes: resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, limits[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    signal.signal(signal.SIGXFSZ, before)
+
+    @contextlib.contextmanager
+    def limited(n_bytes):
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, limits[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+            signal.signal(signal.SIGXFSZ, before)
+
+    return limited
 
 
 def test_a_folder_that_cannot_be_made_is_an_error(tmp_path):
