@@ -19,7 +19,6 @@ PLAN_JSON = "plan.json"
 SPLITS_JSON = "splits_final.json"
 RUN_JSON = "run.json"
 SUMMARY_JSON = "summary.json"
-PREDICTIONS_JSON = "predictions.json"
 LATEST, BEST, FINAL = "checkpoint_latest.pt", "checkpoint_best.pt", "checkpoint_final.pt"
 
 

@@ -10,8 +10,6 @@ from numpy.typing import NDArray
 Shape = tuple[int, int, int]
 Spacing = tuple[float, float, float]
 
-_AXIS_NAMES = ("z", "y", "x")
-
 
 @dataclass(frozen=True)
 class Geometry:
