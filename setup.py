@@ -6,7 +6,16 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).resolve().parent
-COMMANDS = ("plan_and_preprocess", "train", "predict", "evaluate", "demo")
+COMMANDS = (
+    "plan_and_preprocess",
+    "train",
+    "predict",
+    "evaluate",
+    "demo",
+    "export_model",
+    "install_model",
+    "info",
+)
 TEST = ("pytest", "pytest-cov", "hypothesis")
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from gdmnet.errors import DatasetError
 
 RAW, PREPROCESSED, RESULTS = "gdmnet_raw", "gdmnet_preprocessed", "gdmnet_results"
+ENCODERS = "gdmnet_encoders"
 _DATASET = re.compile(r"Dataset(\d{3})_(.+)")
 
 DATASET_JSON = "dataset.json"
@@ -24,12 +25,16 @@ LATEST, BEST, FINAL = "checkpoint_latest.pt", "checkpoint_best.pt", "checkpoint_
 
 @dataclass(frozen=True)
 class Roots:
-    """The three root folders; `notes` are lines that a command says aloud about them."""
+    """The three root folders; `notes` are lines that a command says aloud about them.
+
+    `origins` says of raw, preprocessed and results where each comes from.
+    """
 
     raw: Path
     preprocessed: Path
     results: Path
     notes: tuple[str, ...] = ()
+    origins: tuple[str, ...] = ("given",) * 3
 
 
 def find_roots(
@@ -37,18 +42,27 @@ def find_roots(
 ) -> Roots:
     """Roots from the arguments, else the environment, else folders in the current directory."""
     notes: list[str] = []
+    origins: list[str] = []
 
     def choose(given: Path | None, name: str) -> Path:
         if given is not None:
+            origins.append("given")
             return given
         if os.environ.get(name):
+            origins.append("environment variable")
             return Path(os.environ[name])
+        origins.append("current directory")
         notes.append(f"{name} is not set: using {Path.cwd() / name}")
         return Path.cwd() / name
 
-    return Roots(
-        choose(raw, RAW), choose(preprocessed, PREPROCESSED), choose(results, RESULTS), tuple(notes)
-    )
+    chosen = choose(raw, RAW), choose(preprocessed, PREPROCESSED), choose(results, RESULTS)
+    return Roots(*chosen, notes=tuple(notes), origins=tuple(origins))
+
+
+def encoders_root() -> Path | None:
+    """Folder of public encoders' weights, $gdmnet_encoders; None where it is not set."""
+    root = os.environ.get(ENCODERS)
+    return Path(root) if root else None
 
 
 def n_default_processes() -> int:

@@ -19,6 +19,7 @@ def test_flags_go_before_the_environment_and_that_before_the_current_folder(tmp_
     assert roots.raw == tmp_path / "from_environment"
     assert roots.preprocessed == tmp_path / "gdmnet_preprocessed"
     assert roots.results == tmp_path / "flag"
+    assert roots.origins == ("environment variable", "current directory", "given")
 
 
 def test_only_a_root_that_was_guessed_is_said_aloud(tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ import torch
 
 from gdmnet import __version__
 from gdmnet.errors import DeviceError
+from gdmnet.training.precision import cpu_has_bf16
 
 
 def find_device(name: str = "auto") -> torch.device:
@@ -44,6 +45,20 @@ def memory_gb(device: torch.device) -> float | None:
     if device.type != "cuda":
         return None
     return torch.cuda.get_device_properties(device).total_memory / 2**30
+
+
+def describe_devices() -> dict[str, str]:
+    """Every device that --device accepts here, and what a person wants to know about it."""
+    n_threads = torch.get_num_threads()
+    cpu = f"{torch.backends.cpu.get_cpu_capability()}, {n_threads} threads"
+    found = {"cpu": f"{cpu}, bf16 in hardware" if cpu_has_bf16() else cpu}
+    for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        device = torch.device("cuda", index)
+        name = torch.cuda.get_device_properties(device).name
+        found[str(device)] = f"{name}, {memory_gb(device):.0f} GB"
+    if torch.backends.mps.is_available():
+        found["mps"] = "Apple GPU"
+    return found
 
 
 def versions() -> dict[str, str]:

@@ -23,15 +23,24 @@ SHORTER = {
 }
 
 
+def commands(page, n_first=0):
+    """The lines of a page's bash blocks: of the first ones, and of the others."""
+    blocks = re.findall(r"^```bash\n(.*?)^```$", page.read_text("utf-8"), re.M | re.S)
+    return "".join(blocks[:n_first]).splitlines(), "".join(blocks[n_first:]).splitlines()
+
+
+def run_lines(lines):
+    """Every gdm_ command, made quicker; the demo has its own test."""
+    for line in lines:
+        program, *arguments = shlex.split(line)
+        if program.startswith("gdm_") and program != "gdm_demo":
+            name = program.removeprefix("gdm_")
+            command = importlib.import_module(f"gdmnet.commands.{name}")
+            assert command.main([*arguments, *SHORTER.get(name, [])]) == 0, line
+
+
 def run_commands(page):
-    """Every gdm_ command of a page, made quicker; the demo has its own test."""
-    for block in re.findall(r"^```bash\n(.*?)^```$", page.read_text("utf-8"), re.M | re.S):
-        for line in block.splitlines():
-            program, *arguments = shlex.split(line)
-            if program.startswith("gdm_") and program != "gdm_demo":
-                name = program.removeprefix("gdm_")
-                command = importlib.import_module(f"gdmnet.commands.{name}")
-                assert command.main([*arguments, *SHORTER.get(name, [])]) == 0, line
+    run_lines(commands(page)[1])
 
 
 def run_python(page):
@@ -71,10 +80,14 @@ def test_the_how_to_works(beginner, monkeypatch, name):
 
 
 def test_a_model_predicts_elsewhere(beginner, monkeypatch, tmp_path):
-    shutil.copytree(beginner / MODEL, tmp_path / MODEL.name)
+    shutil.copytree(beginner / MODEL, tmp_path / "here" / MODEL)
     shutil.copytree(beginner / "in", tmp_path / "in")
+    monkeypatch.chdir(tmp_path / "here")
+    here, there = commands(DOCUMENTATION / "how-to/predict-elsewhere.md", 1)
+    run_lines(here)
+    shutil.move("model.zip", tmp_path)
     monkeypatch.chdir(tmp_path)
-    run_commands(DOCUMENTATION / "how-to/predict-elsewhere.md")
+    run_lines(there)
     predicted = read_geometry(tmp_path / "out/patient_07.nii.gz")
     assert predicted == read_geometry(tmp_path / "in/patient_07_0000.nii.gz")
 

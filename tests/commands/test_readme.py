@@ -8,11 +8,11 @@ import shlex
 from pathlib import Path
 
 import pytest
+from arguments import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
 PAGES = [README, *sorted((ROOT / "documentation").rglob("*.md"))]
-COMMANDS = ("plan_and_preprocess", "train", "predict", "evaluate", "demo")
 UNIVERSAL = {"--help", "--version", "-h", "--raw", "--preprocessed", "--results"}
 
 
