@@ -16,7 +16,7 @@ COMMANDS = (
     "install_model",
     "info",
 )
-TEST = ("pytest", "pytest-cov", "hypothesis")
+TEST = ("pytest", "pytest-cov", "hypothesis", "pydicom")
 
 
 def read_version() -> str:

@@ -21,13 +21,54 @@ class Volume:
 
 
 @dataclass(frozen=True)
+class Series:
+    """A DICOM series, as the headers of its slices tell.
+
+    Attributes:
+        uid: SeriesInstanceUID.
+        study: StudyInstanceUID.
+        frame: FrameOfReferenceUID.
+        patient: PatientID; it must not be printed.
+        modality: CT, MR, ...
+        description: SeriesDescription.
+        files: one a slice, sorted along the slices' normal if the series is sound.
+        geometry: the grid; None if the slices do not make one.
+        problem: why they do not.
+    """
+
+    uid: str
+    study: str
+    frame: str
+    patient: str
+    modality: str
+    description: str
+    files: tuple[Path, ...]
+    geometry: Geometry | None
+    problem: str | None = None
+
+    @property
+    def label(self) -> str:
+        """What a person tells series apart by: "MR t1_mprage_sag"."""
+        return f"{self.modality} {self.description}".strip()
+
+    @property
+    def folder(self) -> Path:
+        """Where its first slice lies."""
+        return self.files[0].parent
+
+
+@dataclass(frozen=True)
 class CaseFiles:
-    """The files of one case; a source channel each, in channel order."""
+    """The files of one case; a source channel each, in channel order.
+
+    A case that comes as DICOM has `series`, one a channel, and no `sources`.
+    """
 
     identifier: str
     sources: tuple[Path, ...]
     target: Path | None = None
     mask: Path | None = None
+    series: tuple[Series, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,152 @@
+"""From the headers of a series' slices to one grid, or the reason why there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gdmnet.errors import DatasetError
+from gdmnet.geometry import Geometry, nearest_lps
+
+Vector = tuple[float, float, float]
+
+_ANGLE = 1e-3  # of direction cosines: scanners round them to three digits and more
+_UNEVEN = 0.1  # of the slice distance: positions rounded to 0.1 mm stay below it, a gap does not
+_SHEAR = 0.2  # mm over the whole stack, below any pixel; a tilt of 1 degree makes it in 12 mm
+
+
+@dataclass(frozen=True)
+class Slice:
+    """One image of a series, as its header describes it.
+
+    Attributes:
+        path: the file.
+        uid: SOPInstanceUID.
+        position: (x, y, z) of the first pixel's centre in mm, LPS.
+        along_row: unit vector (x, y, z) in which the column number grows.
+        along_column: unit vector in which the row number grows.
+        spacing: mm between rows and between columns.
+        shape: rows and columns.
+        thickness: SliceThickness in mm; None where the header has none.
+    """
+
+    path: Path
+    uid: str
+    position: Vector
+    along_row: Vector
+    along_column: Vector
+    spacing: tuple[float, float]
+    shape: tuple[int, int]
+    thickness: float | None = None
+
+
+def stack(slices: Sequence[Slice]) -> tuple[list[Slice], Geometry]:
+    """The slices sorted along their normal, and the grid that they make.
+
+    The stored axes (z, y, x) are slice, row, column; the slice axis is the cross product of the
+    row's and the column's direction, so that the order of the files does not matter.
+
+    Raises:
+        DatasetError: not one evenly spaced, untilted stack; the text begins with what is wrong
+            and names no folder.
+    """
+    _require_alike(slices)
+    first = slices[0]
+    normal = np.cross(first.along_row, first.along_column)
+    heights = np.array([np.dot(normal, item.position) for item in slices])
+    order = np.argsort(heights, kind="stable")
+    ordered = [slices[i] for i in order]
+    distance = _distance(ordered, heights[order])
+    _require_untilted(ordered, normal)
+    direction = np.stack([first.along_row, first.along_column, normal], axis=1)
+    cosines = tuple(float(cosine) for cosine in direction.ravel())
+    axes, flips = nearest_lps(cosines)
+    stored_shape = (len(slices), *first.shape)
+    stored_spacing = (distance, *first.spacing)
+    geometry = Geometry(
+        shape=(stored_shape[axes[0]], stored_shape[axes[1]], stored_shape[axes[2]]),
+        spacing=(stored_spacing[axes[0]], stored_spacing[axes[1]], stored_spacing[axes[2]]),
+        itk_origin=ordered[0].position,
+        itk_direction=cosines,
+        axes=axes,
+        flips=flips,
+    )
+    return ordered, geometry
+
+
+def _require_alike(slices: Sequence[Slice]) -> None:
+    """One size, pixel spacing and orientation, and no image twice."""
+    first = slices[0]
+    seen: dict[str, Path] = {}
+    for item in slices:
+        if item.shape != first.shape or not np.allclose(item.spacing, first.spacing, rtol=1e-4):
+            raise DatasetError(
+                f"its images differ in size or pixel spacing ({_size(first)} and {_size(item)});"
+                " export one volume a series"
+            )
+        turned = np.abs(np.subtract(_plane(item), _plane(first))).max()
+        if turned > _ANGLE:
+            raise DatasetError(
+                "its images lie in several orientations, as in a scout or a radial series;"
+                " export one stack of parallel slices"
+            )
+        if item.uid in seen:
+            raise DatasetError(
+                f"the same image is there twice ({seen[item.uid].name} and {item.path.name});"
+                " remove the copies"
+            )
+        seen[item.uid] = item.path
+    lengths = np.linalg.norm(_plane(first), axis=1)
+    if np.abs(lengths - 1).max() > _ANGLE or abs(np.dot(*_plane(first))) > _ANGLE:
+        raise DatasetError(
+            "ImageOrientationPatient does not hold two unit vectors at right angles; export anew"
+        )
+
+
+def _distance(ordered: Sequence[Slice], heights: NDArray) -> float:
+    """The distance of the slices in mm, the same between any two neighbours."""
+    if len(ordered) == 1:
+        return ordered[0].thickness or 1.0
+    gaps = np.diff(heights)
+    usual = float(np.median(gaps))
+    same = np.flatnonzero(gaps < max(_UNEVEN * usual, 1e-3))
+    if same.size:
+        a, b = ordered[same[0]].path.name, ordered[same[0] + 1].path.name
+        raise DatasetError(
+            f"duplicate slices: {same.size} times two images lie at one position ({a} and {b}"
+            " first): several echoes, time points or copies; export one volume a series"
+        )
+    distance = float(heights[-1] - heights[0]) / (len(ordered) - 1)
+    off = np.abs(heights - heights[0] - distance * np.arange(len(ordered)))
+    if off.max() <= _UNEVEN * distance:
+        return distance
+    widest = int(np.argmax(gaps))
+    a, b = ordered[widest].path.name, ordered[widest + 1].path.name
+    raise DatasetError(
+        f"slices are missing or unevenly spaced: mostly {usual:.3g} mm, but {gaps[widest]:.3g} mm"
+        f" between {a} and {b}; export all slices"
+    )
+
+
+def _require_untilted(ordered: Sequence[Slice], normal: NDArray) -> None:
+    way = np.subtract(ordered[-1].position, ordered[0].position)
+    along = float(np.dot(way, normal))
+    aside = float(np.linalg.norm(way - along * normal))
+    if aside > _SHEAR:
+        raise DatasetError(
+            f"the gantry was tilted by {np.degrees(np.arctan2(aside, along)):.1f} degrees: the"
+            " slices are sheared against each other; resample it to a plain grid first"
+        )
+
+
+def _plane(item: Slice) -> tuple[Vector, Vector]:
+    return item.along_row, item.along_column
+
+
+def _size(item: Slice) -> str:
+    rows, columns = item.shape
+    return f"{rows}x{columns} of {item.spacing[0]:g}x{item.spacing[1]:g} mm"

@@ -1,0 +1,333 @@
+"""Reading: what is found in a tree, what is refused, and that voxels lie where they belong."""
+
+import shutil
+
+import numpy as np
+import pydicom
+import pytest
+from dicoms import AXIAL, SAGITTAL, make_other, make_series, save, turned, write_series
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
+
+from gdmnet.data.dicom import (
+    case_name,
+    find_series,
+    grid_of,
+    holds_dicom,
+    only_series,
+    read_series,
+    read_series_channels,
+    series_sha256,
+)
+from gdmnet.errors import DatasetError
+from gdmnet.geometry import lps_frame
+
+SHAPE = (5, 6, 7)  # slices, rows, columns
+
+
+@pytest.fixture
+def array(rng):
+    return rng.integers(-1000, 2000, SHAPE)
+
+
+def place_of(volume, index):
+    """Patient position (x, y, z) of the LPS voxel (z, y, x)."""
+    origin, direction = lps_frame(volume.geometry)
+    return origin + direction @ (np.array(index[::-1]) * volume.geometry.spacing[::-1])
+
+
+def assert_voxels_lie_right(volume, slices):
+    """The obvious oracle: every pixel's place by the equation of DICOM PS3.3 C.7.6.2.1.1."""
+    found = {}
+    for item in slices:
+        pixels = item.pixel_array * float(item.get("RescaleSlope", 1))
+        pixels = pixels + float(item.get("RescaleIntercept", 0))
+        along_row, along_column = np.reshape(item.ImageOrientationPatient, (2, 3)).astype(float)
+        between_rows, between_columns = (float(value) for value in item.PixelSpacing)
+        for row, column in np.ndindex(pixels.shape):
+            place = np.array(item.ImagePositionPatient, float)
+            place = place + along_row * between_columns * column + along_column * between_rows * row
+            found[tuple(np.round(place, 3) + 0.0)] = pixels[row, column]
+    assert volume.array.shape[1:] == volume.geometry.shape
+    assert volume.array.size == len(found)
+    for index in np.ndindex(volume.geometry.shape):
+        place = tuple(np.round(place_of(volume, index), 3) + 0.0)
+        assert volume.array[0][index] == pytest.approx(found[place])
+
+
+@pytest.mark.parametrize("direction", [AXIAL, SAGITTAL, turned()], ids=["axial", "sag", "oblique"])
+@pytest.mark.parametrize("order", [1, -1])
+def test_every_voxel_lies_where_its_header_says(tmp_path, array, direction, order):
+    slices = make_series(array, direction=direction)
+    for number, item in enumerate(slices[::order]):
+        save(tmp_path / f"{number}.dcm", item)
+    volume = read_series(only_series(tmp_path))
+    assert volume.array.dtype == np.float32
+    assert_voxels_lie_right(volume, slices)
+
+
+def test_the_order_of_the_slices_does_not_depend_on_names_or_numbers(tmp_path, array):
+    slices = make_series(array)
+    for name, item in zip("cadbe", slices, strict=True):
+        item.InstanceNumber = 1
+        save(tmp_path / name, item)
+    assert_voxels_lie_right(read_series(only_series(tmp_path)), slices)
+
+
+def test_a_step_against_the_normal_is_sorted_along_it(tmp_path, array):
+    slices = make_series(array, step=(0, 0, -3.0))
+    for number, item in enumerate(slices):
+        save(tmp_path / str(number), item)
+    series = only_series(tmp_path)
+    assert [path.name for path in series.files] == list("43210")
+    assert_voxels_lie_right(read_series(series), slices)
+
+
+def test_each_slice_has_its_own_rescale(tmp_path, array):
+    slices = make_series(array)
+    for number, item in enumerate(slices):
+        item.RescaleSlope, item.RescaleIntercept = 0.5 + number, -3 * number
+        save(tmp_path / str(number), item)
+    assert_voxels_lie_right(read_series(only_series(tmp_path)), slices)
+
+
+@pytest.mark.parametrize(("signed", "bits"), [(0, 12), (0, 16), (1, 16)])
+def test_monochrome1_is_inverted_for_mr_and_left_in_hu_for_ct(tmp_path, rng, signed, bits):
+    low, high = (-(2**15), 2**15 - 1) if signed else (0, 2**bits - 1)
+    stored = rng.integers(low, high + 1, SHAPE)
+    kind = {"PixelRepresentation": signed, "BitsStored": bits, "HighBit": bits - 1}
+    scale = {"RescaleSlope": 2, "RescaleIntercept": -1024}
+    white = {"PhotometricInterpretation": "MONOCHROME1", **kind, **scale}
+    write_series(tmp_path / "mr", stored, **white)
+    write_series(tmp_path / "ct", stored, Modality="CT", **white)
+    mr = read_series(only_series(tmp_path / "mr")).array[0]
+    ct = read_series(only_series(tmp_path / "ct")).array[0]
+    np.testing.assert_array_equal(ct, stored * 2.0 - 1024)
+    np.testing.assert_array_equal(mr, (high + low - stored) * 2.0 - 1024)
+
+
+def test_other_transfer_syntaxes_are_read(tmp_path, rng):
+    array = rng.integers(-1000, 2000, (2, 64, 64))  # GDCM cannot decode tiny RLE images
+    for number, item in enumerate(make_series(array)):
+        save(tmp_path / "implicit" / str(number), item, syntax=ImplicitVRLittleEndian)
+        item.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        item.compress(RLELossless)
+        save(tmp_path / "rle" / str(number), item, syntax=RLELossless)
+    for name in ("implicit", "rle"):
+        volume = read_series(only_series(tmp_path / name))
+        np.testing.assert_array_equal(volume.array[0], array)
+
+
+def test_a_tree_is_searched_and_what_is_no_scan_is_counted(tmp_path, array):
+    write_series(tmp_path / "a/mr", array)
+    write_series(tmp_path / "a/ct", array, Modality="CT", SeriesDescription="planning")
+    write_series(tmp_path / "a", array[:3], SeriesDescription="3-plane localizer")
+    write_series(tmp_path / "b", array[:1], Modality="CT", ImageType=["ORIGINAL", "LOCALIZER"])
+    structures = make_other("1.2.840.10008.5.1.4.1.1.481.3", "RTSTRUCT")
+    save(tmp_path / "a/rs.dcm", structures)
+    save(tmp_path / "a/sr.dcm", make_other("1.2.840.10008.5.1.4.1.1.88.11", "SR"))
+    save(tmp_path / "a/pr.dcm", make_other("1.2.840.10008.5.1.4.1.1.11.1", "PR"))
+    write_series(tmp_path / "dose", array[:1], Modality="RTDOSE")
+    write_series(tmp_path / "capture", array[:1], ImagePositionPatient=None, PixelSpacing=None)
+    for number, path in enumerate((tmp_path / "capture").iterdir()):
+        item = pydicom.dcmread(path)
+        del item.ImagePositionPatient
+        save(tmp_path / "capture" / f"x{number}", item)
+        path.unlink()
+    (tmp_path / "readme.txt").write_text("no DICOM")
+    (tmp_path / ".hidden").write_text("not looked at")
+    tree = find_series(tmp_path)
+    assert [series.label for series in tree.series] == ["CT planning", "MR t1 vibe"]
+    assert tree.skipped == {
+        "scouts": 4,
+        "RTSTRUCT": 1,
+        "SR": 1,
+        "objects without an image": 1,
+        "RTDOSE": 1,
+        "images without a position in the patient": 1,
+        "not DICOM": 1,
+    }
+    assert str(tree).startswith("2 DICOM series; left aside: RTDOSE (1), RTSTRUCT (1), SR (1), im")
+
+
+def test_two_series_in_one_folder_and_one_series_in_two(tmp_path, array):
+    one = write_series(tmp_path / "x", array)
+    write_series(tmp_path / "x", array + 7, first=100)
+    (tmp_path / "y").mkdir()
+    shutil.move(one[2], tmp_path / "y" / "moved")
+    first, second = find_series(tmp_path).series
+    np.testing.assert_array_equal(read_series(first).array[0], array)
+    np.testing.assert_array_equal(read_series(second).array[0], array + 7)
+    with pytest.raises(DatasetError, match=r"2 DICOM series \(MR t1 vibe, 5 images; .*give the"):
+        only_series(tmp_path)
+
+
+def problem_of(folder):
+    (series,) = find_series(folder).series
+    assert series.geometry is None
+    with pytest.raises(DatasetError) as refused:
+        read_series(series)
+    message = str(refused.value)
+    assert message.startswith(f"{folder}: MR t1 vibe: ")
+    assert "\n" not in message
+    assert not any(word in message for word in ("Doe", "Jane", "SECRET"))
+    return message
+
+
+@pytest.mark.parametrize("missing", [1, 2, 3])
+def test_a_missing_slice_is_refused(tmp_path, array, missing):
+    write_series(tmp_path, array)[missing].unlink()
+    message = problem_of(tmp_path)
+    assert "slices are missing or unevenly spaced: mostly 3 mm, but 6 mm between IM" in message
+
+
+def test_duplicate_slices_are_refused(tmp_path, array):
+    slices = make_series(np.concatenate([array, array]))
+    for number, item in enumerate(slices):
+        item.ImagePositionPatient[2] = 3.0 * (number % 5)
+        save(tmp_path / f"IM{number}", item)
+    assert "duplicate slices: 5 times two images lie at one position (IM0 and IM5" in problem_of(
+        tmp_path
+    )
+
+
+def test_a_copy_of_an_image_is_refused(tmp_path, array):
+    files = write_series(tmp_path, array)
+    shutil.copy(files[1], tmp_path / "copy")
+    assert "the same image is there twice (IM0002 and copy)" in problem_of(tmp_path)
+
+
+@pytest.mark.parametrize("degrees", [1.5, 15.0, -15.0])
+def test_a_tilted_gantry_is_refused(tmp_path, array, degrees):
+    write_series(tmp_path, array, direction=turned(degrees, 0), step=(0, 0, 3.0))
+    message = problem_of(tmp_path)
+    assert f"the gantry was tilted by {abs(degrees):.1f} degrees" in message
+
+
+def test_a_tag_of_tilt_alone_does_not_hurt(tmp_path, array):
+    write_series(tmp_path, array, direction=turned(15, 0), GantryDetectorTilt=15)
+    assert grid_of(only_series(tmp_path)).shape == SHAPE
+
+
+def test_rounded_positions_are_accepted(tmp_path, array):
+    slices = make_series(array, spacing=(1.25, 1.0, 1.0))
+    for number, item in enumerate(slices):
+        item.ImagePositionPatient[2] = round(float(item.ImagePositionPatient[2]), 1)
+        save(tmp_path / str(number), item)
+    assert grid_of(only_series(tmp_path)).spacing[0] == pytest.approx(1.25, abs=0.03)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"ImageOrientationPatient": [0, 1, 0, 0, 0, -1]}, "several orientations"),
+        ({"PixelSpacing": [1.5, 1.3]}, "differ in size or pixel spacing"),
+        ({"FrameOfReferenceUID": "1.2.3"}, "differ in patient, study or frame of reference"),
+        ({"PatientID": "SECRET-43"}, "differ in patient, study or frame of reference"),
+        ({"ImagePositionPatient": [1, 2]}, "are no numbers"),
+        ({"PixelSpacing": [0, 1.25]}, "not positive"),
+        ({"NumberOfFrames": 3}, "enhanced multi-frame images are not supported"),
+    ],
+)
+def test_images_that_do_not_belong_together_are_refused(tmp_path, array, change, text):
+    slices = make_series(array)
+    for key, value in change.items():
+        setattr(slices[2], key, value)
+    if "NumberOfFrames" in change:
+        slices[2].PixelData *= 3
+    for number, item in enumerate(slices):
+        save(tmp_path / str(number), item)
+    assert text in problem_of(tmp_path)
+
+
+def test_an_orientation_that_is_none_is_refused(tmp_path, array):
+    write_series(tmp_path, array, ImageOrientationPatient=[1, 0, 0, 0.1, 1, 0])
+    assert "two unit vectors at right angles" in problem_of(tmp_path)
+
+
+def test_colours_are_refused(tmp_path, array):
+    three = np.repeat(array[..., None], 3, axis=-1) % 256
+    slices = make_series(array, SamplesPerPixel=3, PhotometricInterpretation="RGB", BitsStored=8)
+    for number, (item, plane) in enumerate(zip(slices, three, strict=True)):
+        item.BitsAllocated, item.HighBit, item.PixelRepresentation = 8, 7, 0
+        item.PlanarConfiguration = 0
+        item.PixelData = plane.astype("u1").tobytes()
+        save(tmp_path / str(number), item)
+    assert "in colour" in problem_of(tmp_path)
+
+
+def test_a_damaged_image_is_named_not_skipped(tmp_path, array):
+    files = write_series(tmp_path, array)
+    content = files[1].read_bytes()
+    files[1].write_bytes(content[: len(content) - 20])
+    with pytest.raises(DatasetError, match=r"IM0002: a DICOM image that cannot be read: truncated"):
+        find_series(tmp_path)
+
+
+def test_an_image_damaged_after_it_was_found_is_named(tmp_path, array):
+    files = write_series(tmp_path, array)
+    series = only_series(tmp_path)
+    files[1].write_bytes(files[1].read_bytes()[:-20])
+    with pytest.raises(DatasetError, match=r"IM0002: a DICOM image that cannot be read"):
+        read_series(series)
+
+
+def test_a_single_slice_is_as_thick_as_its_header_says(tmp_path, array):
+    write_series(tmp_path / "a", array[:1])
+    write_series(tmp_path / "b", array[:1], SliceThickness=None)
+    assert grid_of(only_series(tmp_path / "a")).spacing == (3.0, 1.5, 1.25)
+    assert grid_of(only_series(tmp_path / "b")).spacing == (1.0, 1.5, 1.25)
+
+
+def test_channels_must_share_a_grid(tmp_path, array):
+    write_series(tmp_path / "a", array)
+    write_series(tmp_path / "b", array + 1)
+    write_series(tmp_path / "c", array, origin=(0, 0, 0))
+    a, b, c = (only_series(tmp_path / name) for name in "abc")
+    volume = read_series_channels([a, b])
+    np.testing.assert_array_equal(volume.array, np.stack([array, array + 1]))
+    with pytest.raises(DatasetError, match=r"c: MR t1 vibe is not on the grid of MR t1 vibe: orig"):
+        read_series_channels([a, c])
+
+
+def test_names_of_cases_are_stable_and_tell_nothing(tmp_path, array):
+    uid = "1.2.3.4"
+    write_series(tmp_path / "a", array, SeriesInstanceUID=uid, PatientID="x")
+    write_series(tmp_path / "b", array, SeriesInstanceUID=uid, PatientID="y")
+    write_series(tmp_path / "c", array)
+    a, b, c = (only_series(tmp_path / name) for name in "abc")
+    assert case_name(a) == case_name(b) == "case_6694f83c"
+    assert case_name(c) != case_name(a)
+
+
+def test_the_digest_of_a_series_is_that_of_its_files_in_order(tmp_path, array):
+    files = write_series(tmp_path, array)
+    before = series_sha256(only_series(tmp_path))
+    for number, path in enumerate(files):
+        path.rename(tmp_path / f"renamed{9 - number}")
+    assert series_sha256(only_series(tmp_path)) == before
+    write_series(tmp_path / "other", array)
+    assert series_sha256(only_series(tmp_path / "other")) != before
+
+
+def test_no_dicom_is_said_and_a_missing_folder_too(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/x.txt").write_text("x" * 200)
+    assert not holds_dicom(tmp_path)
+    with pytest.raises(DatasetError, match=r"0 DICOM series; left aside: not DICOM \(1\);"):
+        only_series(tmp_path)
+    with pytest.raises(DatasetError, match="no such folder"):
+        find_series(tmp_path / "none")
+
+
+def test_a_folder_with_dicom_deep_inside_holds_dicom(tmp_path, array):
+    write_series(tmp_path / "a/b/c", array)
+    assert holds_dicom(tmp_path)
+
+
+def test_nothing_is_printed(tmp_path, array, capfd):
+    write_series(tmp_path, array, PatientName="Müller^Jörg", SpecificCharacterSet="ISO_IR 100")
+    (tmp_path / "x").write_bytes(bytes(128) + b"DICM" + b"rubbish" * 30)
+    assert find_series(tmp_path).skipped == {"objects without an image": 1}
+    read_series(find_series(tmp_path).series[0])
+    captured = capfd.readouterr()
+    assert captured.out == captured.err == ""
