@@ -1,0 +1,395 @@
+"""Writing: pydicom, which shares no code with the writer, reads every attribute and every voxel."""
+
+import numpy as np
+import pydicom
+import pytest
+from dicoms import AXIAL, SAGITTAL, turned, write_series
+
+import gdmnet
+from gdmnet.data import dicom_out
+from gdmnet.data.case import Volume
+from gdmnet.data.dicom import only_series, read_series
+from gdmnet.data.dicom_elements import decimal_string
+from gdmnet.data.dicom_out import Maker, write_ct_series
+from gdmnet.data.regrid import axial_grid, regrid
+from gdmnet.errors import DatasetError, OutputError
+from gdmnet.geometry import Geometry, grid_difference, nearest_lps
+
+SHAPE = (6, 8, 10)  # slices, rows, columns
+MAKER = Maker("Dataset510_MRtoCT gdm__3d_fullres", "folds 0, 1; final checkpoints")
+
+IOD = {
+    "Patient": {
+        1: [],
+        2: ["PatientName", "PatientID", "PatientBirthDate", "PatientSex"],
+    },
+    "General Study": {
+        1: ["StudyInstanceUID"],
+        2: ["StudyDate", "StudyTime", "ReferringPhysicianName", "StudyID", "AccessionNumber"],
+    },
+    "General Series": {
+        1: ["Modality", "SeriesInstanceUID"],
+        2: ["SeriesNumber", "PatientPosition"],  # the latter is 2C, and required for CT
+    },
+    "Frame of Reference": {1: ["FrameOfReferenceUID"], 2: ["PositionReferenceIndicator"]},
+    "General Equipment": {1: [], 2: ["Manufacturer"]},
+    "General Image": {1: [], 2: ["InstanceNumber"]},
+    "Image Plane": {
+        1: ["PixelSpacing", "ImageOrientationPatient", "ImagePositionPatient"],
+        2: ["SliceThickness"],
+    },
+    "Image Pixel": {
+        1: [
+            "SamplesPerPixel",
+            "PhotometricInterpretation",
+            "Rows",
+            "Columns",
+            "BitsAllocated",
+            "BitsStored",
+            "HighBit",
+            "PixelRepresentation",
+            "PixelData",
+        ],
+        2: [],
+    },
+    "CT Image": {
+        1: ["ImageType", "RescaleIntercept", "RescaleSlope", "RescaleType"],
+        2: ["KVP", "AcquisitionNumber"],
+    },
+    "VOI LUT": {1: ["WindowCenter", "WindowWidth"], 2: []},
+    "SOP Common": {1: ["SOPClassUID", "SOPInstanceUID"], 2: []},
+}
+"""Attributes of type 1 and 2 of the CT Image IOD (PS3.3 A.3.3); 1C and 2C where they apply."""
+OPTIONAL = {
+    "SpecificCharacterSet",
+    "StudyDescription",
+    "IssuerOfPatientID",
+    "PatientIdentityRemoved",
+    "DeidentificationMethod",
+    "InstanceCreationDate",
+    "InstanceCreationTime",
+    "SeriesDate",
+    "SeriesTime",
+    "ContentDate",
+    "ContentTime",
+    "SyntheticData",
+    "SeriesDescription",
+    "ManufacturerModelName",
+    "SoftwareVersions",
+    "DerivationDescription",
+    "BurnedInAnnotation",
+    "SliceLocation",
+    "SpacingBetweenSlices",
+}
+SAME_IN_THE_SOURCE = [
+    "PatientName",
+    "PatientID",
+    "PatientBirthDate",
+    "PatientSex",
+    "PatientPosition",
+    "StudyInstanceUID",
+    "StudyDate",
+    "StudyTime",
+    "StudyID",
+    "AccessionNumber",
+    "ReferringPhysicianName",
+    "FrameOfReferenceUID",
+    "PositionReferenceIndicator",
+]
+
+
+@pytest.fixture
+def hounsfield(rng):
+    """HU with the extremes of CT."""
+    array = rng.integers(-1024, 3072, SHAPE).astype(np.float32)
+    array[0, 0, :4] = -1024, 3071, 12000, 0
+    return array
+
+
+def mr(folder, rng, **options):
+    write_series(folder, rng.integers(0, 900, SHAPE), **options)
+    return only_series(folder)
+
+
+def lps(hounsfield, geometry):
+    """The array as a volume of that grid, whatever its order of axes."""
+    return Volume(np.resize(hounsfield, geometry.shape)[None], geometry)
+
+
+def read(folder):
+    return [pydicom.dcmread(path) for path in sorted(folder.glob("CT_*.dcm"))]
+
+
+def pydicom_volume(slices):
+    """HU (slice, row, column) and the Geometry of slices sorted by pydicom's attributes."""
+    first = slices[0]
+    along_row, along_column = np.reshape(first.ImageOrientationPatient, (2, 3)).astype(float)
+    normal = np.cross(along_row, along_column)
+    heights = [float(np.dot(normal, np.array(s.ImagePositionPatient, float))) for s in slices]
+    assert heights == sorted(heights)
+    array = np.stack([pydicom.pixels.apply_modality_lut(s.pixel_array, s) for s in slices])
+    cosines = tuple(np.stack([along_row, along_column, normal], axis=1).ravel())
+    axes, flips = nearest_lps(cosines)
+    distance = (heights[-1] - heights[0]) / (len(slices) - 1)
+    spacing = (distance, *(float(value) for value in first.PixelSpacing))
+    geometry = Geometry(
+        tuple(array.shape[a] for a in axes),
+        tuple(spacing[a] for a in axes),
+        tuple(float(value) for value in first.ImagePositionPatient),
+        cosines,
+        axes,
+        flips,
+    )
+    return array, geometry
+
+
+def test_every_attribute_of_type_1_and_2_is_there_and_no_other(tmp_path, rng, hounsfield):
+    series = mr(tmp_path / "mr", rng, EthnicGroup="x", InstitutionName="Clinic", PatientAge="075Y")
+    write_ct_series(tmp_path / "ct", lps(hounsfield, series.geometry), series, MAKER)
+    allowed = set(OPTIONAL)
+    for slice_ in read(tmp_path / "ct"):
+        for module, types in IOD.items():
+            for keyword in types[1]:
+                assert slice_.get(keyword) not in (None, ""), (module, keyword)
+            for keyword in types[2]:
+                assert keyword in slice_, (module, keyword)
+            allowed |= set(types[1]) | set(types[2])
+        assert {element.keyword for element in slice_} <= allowed
+        assert not any(element.tag.is_private for element in slice_)
+        for element in slice_:  # the writer names every VR itself: they must be the standard's
+            known = pydicom.datadict.dictionary_VR(element.tag).split(" or ")
+            assert element.VR in known, element
+
+
+def test_it_is_a_ct_of_the_same_patient_study_and_frame(tmp_path, rng, hounsfield):
+    series = mr(tmp_path / "mr", rng, StudyDescription="Prostate", IssuerOfPatientID="Clinic")
+    write_ct_series(tmp_path / "ct", lps(hounsfield, series.geometry), series, MAKER)
+    source = pydicom.dcmread(series.files[0])
+    slices = read(tmp_path / "ct")
+    assert len(slices) == SHAPE[0]
+    for slice_ in slices:
+        for keyword in [*SAME_IN_THE_SOURCE, "StudyDescription", "IssuerOfPatientID"]:
+            assert slice_.get(keyword) == source.get(keyword), keyword
+        assert slice_.SOPClassUID == pydicom.uid.CTImageStorage
+        assert slice_.file_meta.MediaStorageSOPClassUID == pydicom.uid.CTImageStorage
+        assert slice_.file_meta.MediaStorageSOPInstanceUID == slice_.SOPInstanceUID
+        assert slice_.file_meta.TransferSyntaxUID == pydicom.uid.ExplicitVRLittleEndian
+        assert slice_.Modality == "CT"
+        assert slice_.ImageType == ["DERIVED", "SECONDARY", "AXIAL"]
+        assert (slice_.RescaleSlope, slice_.RescaleIntercept) == (1, -1024)
+        assert slice_.RescaleType == "HU"
+        assert slice_.KVP is None
+        assert (slice_.BitsAllocated, slice_.BitsStored, slice_.HighBit) == (16, 16, 15)
+        assert slice_.PixelRepresentation == 1
+        assert slice_.SyntheticData == "YES"
+    assert {s.SeriesInstanceUID for s in slices} != {source.SeriesInstanceUID}
+    assert len({s.SeriesInstanceUID for s in slices}) == 1
+    assert len({s.SOPInstanceUID for s in slices}) == len(slices)
+    assert [s.InstanceNumber for s in slices] == list(range(1, 1 + len(slices)))
+    uids = [slices[0].SeriesInstanceUID, *(s.SOPInstanceUID for s in slices)]
+    assert all(uid.startswith("2.25.") and uid.is_valid for uid in uids)
+    assert slices[0].file_meta.ImplementationClassUID.is_valid
+
+
+def test_the_descriptions_name_gdmnet_model_and_version(tmp_path, rng, hounsfield):
+    series = mr(tmp_path / "mr", rng)
+    write_ct_series(tmp_path / "ct", lps(hounsfield, series.geometry), series, MAKER)
+    first = read(tmp_path / "ct")[0]
+    version = gdmnet.__version__
+    assert first.SeriesDescription == f"gdmnet {version} Dataset510_MRtoCT gdm__3d_fullres"
+    for word in ("gdmnet", version, MAKER.model, MAKER.details, "MR series", "Not for diagnosis"):
+        assert word in first.DerivationDescription
+    assert "resampled to an axial grid" in first.DerivationDescription  # pixels 1.5 x 1.25 mm
+    assert first.SoftwareVersions == version
+
+
+def test_a_long_name_with_odd_letters_is_cut_to_what_dicom_takes(tmp_path, rng, hounsfield):
+    series = mr(tmp_path / "mr", rng)
+    maker = Maker("Dataset510_Größe\\x " + "y" * 99, "z" * 2000)
+    write_ct_series(tmp_path / "ct", lps(hounsfield, series.geometry), series, maker)
+    first = read(tmp_path / "ct")[0]
+    assert first.SeriesDescription.startswith("gdmnet")
+    assert len(first.SeriesDescription) == 64
+    assert "Gr??e/x" in first.SeriesDescription
+    assert len(first.DerivationDescription) == 1024
+
+
+DIRECTIONS = pytest.mark.parametrize(
+    "direction", [AXIAL, SAGITTAL, turned()], ids=["axial", "sagittal", "oblique"]
+)
+
+
+@DIRECTIONS
+def test_on_the_sources_grid_hu_and_geometry_come_back(tmp_path, rng, hounsfield, direction):
+    series = mr(tmp_path / "mr", rng, direction=direction)
+    volume = lps(hounsfield, series.geometry)
+    write_ct_series(tmp_path / "ct", volume, series, MAKER, grid="source")
+    slices = read(tmp_path / "ct")
+    array, geometry = pydicom_volume(slices)
+    again = read_series(only_series(tmp_path / "ct"))
+    np.testing.assert_array_equal(again.array, volume.array)
+    stored = again.array[0] if direction is not SAGITTAL else None
+    if stored is not None:
+        np.testing.assert_array_equal(array, stored)
+    assert_same_geometry(geometry, series.geometry)
+    assert_same_geometry(again.geometry, series.geometry)
+    for written, path in zip(slices, series.files, strict=True):
+        source = pydicom.dcmread(path)
+        for keyword in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"):
+            np.testing.assert_allclose(
+                np.array(written[keyword].value, float),
+                np.array(source[keyword].value, float),
+                rtol=0,
+                atol=1e-4,
+            )
+        assert (written.Rows, written.Columns) == (source.Rows, source.Columns)
+    assert "resampled" not in slices[0].DerivationDescription
+
+
+def assert_same_geometry(a, b):
+    assert grid_difference(a, b) is None
+    np.testing.assert_allclose(a.spacing, b.spacing, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(a.itk_origin, b.itk_origin, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(a.itk_direction, b.itk_direction, rtol=0, atol=1e-4)
+
+
+@DIRECTIONS
+def test_on_the_axial_grid_slices_are_axial_and_pixels_square(tmp_path, rng, direction):
+    series = mr(tmp_path / "mr", rng, direction=direction)
+    volume = lps(rng.integers(-1000, 1500, SHAPE).astype(np.float32), series.geometry)
+    write_ct_series(tmp_path / "ct", volume, series, MAKER)
+    slices = read(tmp_path / "ct")
+    for slice_ in slices:
+        assert slice_.ImageOrientationPatient == [1, 0, 0, 0, 1, 0]
+        assert slice_.PixelSpacing[0] == slice_.PixelSpacing[1]
+        assert slice_.SliceThickness == slice_.SpacingBetweenSlices
+        assert slice_.SliceLocation == slice_.ImagePositionPatient[2]
+    steps = np.diff([float(slice_.ImagePositionPatient[2]) for slice_ in slices])
+    np.testing.assert_allclose(steps, float(slices[0].SliceThickness), atol=1e-4)
+    array, geometry = pydicom_volume(slices)
+    wanted = axial_grid(series.geometry)
+    assert_same_geometry(geometry, wanted)
+    moved = regrid(volume, wanted, fill=-1024.0)
+    np.testing.assert_array_equal(array, np.rint(moved.array[0]))
+
+
+def test_a_sagittal_scan_with_square_pixels_is_copied_not_interpolated(tmp_path, rng, hounsfield):
+    series = mr(tmp_path / "mr", rng, direction=SAGITTAL, spacing=(1.2, 1.2, 1.2))
+    volume = lps(hounsfield, series.geometry)
+    write_ct_series(tmp_path / "ct", volume, series, MAKER)
+    array, _ = pydicom_volume(read(tmp_path / "ct"))
+    np.testing.assert_array_equal(array, volume.array[0])
+
+
+def test_a_grid_that_runs_downwards_is_written_upwards(tmp_path, rng, hounsfield):
+    """NIfTI files may count slices from head to feet, which no series read from DICOM does."""
+    series = mr(tmp_path / "mr", rng)
+    cosines = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, -1.0)
+    axes, flips = nearest_lps(cosines)
+    geometry = Geometry(SHAPE, (3.0, 1.5, 1.25), (-20.0, -15.5, 90.0), cosines, axes, flips)
+    volume = Volume(hounsfield[None], geometry)
+    write_ct_series(tmp_path / "ct", volume, series, MAKER, grid="source")
+    array, written = pydicom_volume(read(tmp_path / "ct"))
+    np.testing.assert_array_equal(array, hounsfield)
+    assert grid_difference(written, geometry) is None
+
+
+def test_hu_are_rounded_and_only_what_no_ct_can_hold_is_clipped(tmp_path, rng):
+    series = mr(tmp_path / "mr", rng)
+    array = np.zeros(SHAPE, np.float32)
+    array[0, 0, :6] = 0.4, 0.6, -0.6, -3024.0, -1024.0, 40000.0
+    volume = Volume(array[None], series.geometry)
+    write_ct_series(tmp_path / "ct", volume, series, MAKER, grid="source")
+    read_back, _ = pydicom_volume(read(tmp_path / "ct"))
+    assert read_back[0, 0, :6].tolist() == [0, 1, -1, -1024, -1024, 31743]
+
+
+@pytest.mark.parametrize(
+    ("character_set", "name"),
+    [
+        ("ISO_IR 100", "Müller^Jörg"),
+        ("ISO_IR 192", "Müller^Jörg=王^小東"),
+        ("ISO_IR 144", "Иванов"),
+        (["", "ISO 2022 IR 87"], "Yamada^Tarou=山田^太郎=やまだ^たろう"),
+    ],
+)
+def test_names_come_through_in_any_character_set(tmp_path, rng, hounsfield, character_set, name):
+    series = mr(tmp_path / "mr", rng, SpecificCharacterSet=character_set, PatientName=name)
+    write_ct_series(tmp_path / "ct", lps(hounsfield, series.geometry), series, MAKER)
+    source, written = pydicom.dcmread(series.files[0]), read(tmp_path / "ct")[0]
+    assert written.PatientName == source.PatientName == name
+    assert written.SpecificCharacterSet == source.SpecificCharacterSet
+
+
+def test_what_the_source_lacks_is_empty_and_not_invented(tmp_path, rng, hounsfield):
+    gone = ["StudyDate", "PatientBirthDate", "AccessionNumber", "PatientPosition", "StudyID"]
+    series = mr(tmp_path / "mr", rng, **dict.fromkeys(gone))
+    write_ct_series(tmp_path / "ct", lps(hounsfield, series.geometry), series, MAKER)
+    written = read(tmp_path / "ct")[0]
+    for keyword in gone:
+        assert written[keyword].is_empty
+
+
+def test_a_deidentified_source_gives_a_deidentified_series(tmp_path, rng, hounsfield):
+    plain = mr(tmp_path / "a", rng, PatientIdentityRemoved="YES")
+    named = mr(tmp_path / "b", rng, PatientIdentityRemoved="YES", DeidentificationMethod="CTP")
+    for name, series, method in [("x", plain, "as the source series"), ("y", named, "CTP")]:
+        write_ct_series(tmp_path / name, lps(hounsfield, series.geometry), series, MAKER)
+        written = read(tmp_path / name)[0]
+        assert (written.PatientIdentityRemoved, written.DeidentificationMethod) == ("YES", method)
+
+
+def test_a_template_without_a_frame_of_reference_is_refused(tmp_path, rng, hounsfield):
+    series = mr(tmp_path / "mr", rng, FrameOfReferenceUID=None)
+    with pytest.raises(DatasetError, match="has no StudyInstanceUID or FrameOfReferenceUID"):
+        write_ct_series(tmp_path / "ct", lps(hounsfield, series.geometry), series, MAKER)
+    assert not (tmp_path / "ct").exists()
+
+
+def test_the_whole_series_or_nothing(tmp_path, rng, hounsfield, monkeypatch):
+    series = mr(tmp_path / "mr", rng)
+    volume = lps(hounsfield, series.geometry)
+    write_ct_series(tmp_path / "ct", volume, series, MAKER)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "ct").iterdir()}
+    write = dicom_out.write_dicom
+
+    def full_disk(path, elements):
+        if path.name == "CT_0003.dcm":
+            raise OSError(28, "No space left on device")
+        write(path, elements)
+
+    monkeypatch.setattr(dicom_out, "write_dicom", full_disk)
+    for name in ("ct", "new"):
+        with pytest.raises(OutputError, match="No space left on device"):
+            write_ct_series(tmp_path / name, volume, series, MAKER)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["ct", "mr"]
+    assert {path.name: path.read_bytes() for path in (tmp_path / "ct").iterdir()} == before
+
+
+def test_a_second_series_replaces_the_first_under_new_uids(tmp_path, rng, hounsfield):
+    series = mr(tmp_path / "mr", rng)
+    uids = []
+    for n_slices in (6, 4):
+        geometry = Geometry((n_slices, 8, 10), (3.0, 1.5, 1.25))
+        volume = Volume(hounsfield[None, :n_slices], geometry)
+        write_ct_series(tmp_path / "ct", volume, series, MAKER)
+        slices = read(tmp_path / "ct")
+        assert len(slices) == n_slices
+        uids.append(slices[0].SeriesInstanceUID)
+    assert uids[0] != uids[1]
+
+
+@pytest.mark.parametrize(
+    "value", [0.0, -0.0, 1.0, -1024.0, 1 / 3, -123.456789012345678, -1e-17, -1.23e-5, 1e9 / 7]
+)
+def test_a_decimal_string_fits_and_needs_no_exponent(value):
+    text = decimal_string(value)
+    assert len(text) <= 16
+    assert float(text) == pytest.approx(value, abs=1e-9, rel=1e-12)
+    assert set(text) <= set("-.0123456789")
+    assert text.startswith("-") == (float(text) < 0)
+
+
+def test_a_number_too_long_for_dicom_is_refused():
+    with pytest.raises(ValueError, match="more digits"):
+        decimal_string(1e17)
