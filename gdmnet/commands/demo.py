@@ -214,7 +214,12 @@ def _evaluate(raw: Path, output: Path) -> dict[str, dict[str, float]]:
     methods = {}
     for method in (BASELINE, *METHODS):
         folder = output / "predictions" / method
-        summary = evaluate.run(folder, raw / "targetsTs", output=folder / folders.SUMMARY_JSON)
+        summary = evaluate.run(
+            folder,
+            raw / "targetsTs",
+            output=folder / folders.SUMMARY_JSON,
+            options=evaluate.Options(allow_constant=method == BASELINE),
+        )
         methods[method] = {
             metric: float(summary.aggregate[metric]["mean"] or 0.0) for metric in _METRICS
         }

@@ -11,7 +11,7 @@ from gdmnet import codec, folders
 from gdmnet.commands.terminal import add_root_options, guarded, new_parser
 from gdmnet.errors import PlanError
 from gdmnet.folders import Roots, find_roots
-from gdmnet.metrics.folders import Summary
+from gdmnet.metrics.summary import Summary
 from gdmnet.training.device import describe_devices, versions
 
 _PACKAGES = ("SimpleITK", "scipy", "scikit-image", "batchgenerators", "blosc2")

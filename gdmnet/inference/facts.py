@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gdmnet import codec, folders
-from gdmnet.metrics.folders import Summary
+from gdmnet.metrics.summary import Summary
 from gdmnet.plan import Fingerprint, Plan, Run
 
 

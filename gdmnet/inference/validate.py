@@ -17,8 +17,9 @@ from gdmnet.data.store import StoredCase
 from gdmnet.data.volume import write_volume
 from gdmnet.inference.model import load_model
 from gdmnet.inference.translator import Translator
-from gdmnet.metrics.folders import CONVENTION, Summary, Values, aggregate, shared_range
 from gdmnet.metrics.score import METRICS, score
+from gdmnet.metrics.statistics import Values
+from gdmnet.metrics.summary import Summary, summarise
 from gdmnet.preprocessing import restore
 
 FOLDER = "validation"
@@ -51,16 +52,10 @@ def validate_fold(
         scores[case.record.identifier] = _score(translator, case, home / FOLDER)
     rules = sorted({case.record.mask_rule for case in cases})
     is_ct = translator.configuration.target.scheme == "ct"
-    summary = Summary(
-        convention=CONVENTION,
+    summary = summarise(
+        scores,
         units="HU" if is_ct else "network units (each case's own percentiles 1 and 99 are 0 and 1)",
-        data_range=shared_range(scores),
         mask=f"the body as prepared ({', '.join(rules)})",
-        match_intensity=None,
-        cases=scores,
-        aggregate={
-            metric: aggregate([values[metric] for values in scores.values()]) for metric in METRICS
-        },
         note="the cases were trained on: this says nothing about new patients"
         if on_training
         else None,

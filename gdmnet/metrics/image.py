@@ -1,21 +1,22 @@
-"""MAE, PSNR, SSIM, sharpness and the linear intensity match of one case, inside a mask.
+"""MAE, bias, tissue bands, PSNR, sharpness and the linear match of one case, inside a mask.
 
 Arrays are (z, y, x) on one grid, in file units (CT: HU); masks are non-zero inside.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
-from skimage.metrics import structural_similarity
 
 from gdmnet.arrays.crop import bounding_box, crop
 from gdmnet.geometry import Spacing
+from gdmnet.metrics.edges import AIR_BELOW, BONE_ABOVE, gradient_magnitudes
 
-SSIM_WINDOW = 7
+BANDS = ("air", "soft", "bone")
 CT_LOW, CT_RANGE = -1024.0, 4095.0  # SynthRAD2025: HU from -1024 to 3071
 CT_LIKE_MINIMUM = -500.0  # a reference that goes below this is taken to be in HU
 
@@ -42,7 +43,32 @@ def data_range(reference: NDArray, mask: NDArray) -> DataRange:
 
 def mae(prediction: NDArray, reference: NDArray, mask: NDArray) -> float:
     """Mean absolute error inside the mask: sum |p - r| m / sum m; nothing is clipped."""
-    return float(np.abs(_inside(prediction, mask) - _inside(reference, mask)).mean())
+    errors = _errors(prediction, reference, mask)
+    return sum(float(np.abs(error).sum()) for error in errors) / np.count_nonzero(mask)
+
+
+def bias(prediction: NDArray, reference: NDArray, mask: NDArray) -> float:
+    """Mean error inside the mask, prediction minus reference: above 0 is too bright."""
+    errors = _errors(prediction, reference, mask)
+    return sum(float(error.sum()) for error in errors) / np.count_nonzero(mask)
+
+
+def bands(prediction: NDArray, reference: NDArray, mask: NDArray) -> dict[str, float | None]:
+    """MAE and bias by tissue, for images in HU: `mae_air`, `bias_air`, `mae_soft`, ...
+
+    The reference decides: air below -200 HU, soft tissue from -200 to 200, bone above 200.
+
+    Returns:
+        None for a tissue that has no voxel inside the mask.
+    """
+    values: dict[str, float | None] = {}
+    air, bone = reference < AIR_BELOW, reference > BONE_ABOVE
+    for name, band in zip(BANDS, (air, ~(air | bone), bone), strict=True):
+        voxels = band & (mask != 0)
+        some = bool(voxels.any())
+        values[f"mae_{name}"] = mae(prediction, reference, voxels) if some else None
+        values[f"bias_{name}"] = bias(prediction, reference, voxels) if some else None
+    return values
 
 
 def psnr(prediction: NDArray, reference: NDArray, mask: NDArray, width: float) -> float | None:
@@ -57,43 +83,11 @@ def psnr(prediction: NDArray, reference: NDArray, mask: NDArray, width: float) -
     Returns:
         None where it is not a finite number: a perfect prediction, or a range of 0.
     """
-    error = float(np.square(_inside(prediction, mask) - _inside(reference, mask)).mean())
+    errors = _errors(prediction, reference, mask)
+    error = sum(float(np.square(error).sum()) for error in errors) / np.count_nonzero(mask)
     if error == 0 or width <= 0:
         return None
     return float(10 * np.log10(width**2 / error))
-
-
-def ssim(prediction: NDArray, reference: NDArray, mask: NDArray, span: DataRange) -> float | None:
-    """Structural similarity (Wang et al. 2004, eq. 13): mean of the full map inside the mask.
-
-    A uniform 7 x 7 x 7 window, K1 = 0.01, K2 = 0.03 and sample covariances as in scikit-image and
-    SynthRAD; values count from the low end of the range. Outside the mask the prediction is taken
-    to be right, so that only what is inside is judged. Axes shorter than the window (single
-    slices) are continued by their edge.
-
-    Returns:
-        None where the range is 0.
-    """
-    if span.width <= 0:
-        return None
-    reach = SSIM_WINDOW // 2  # no voxel farther away enters a window
-    box = bounding_box(mask, (reach, reach, reach))
-    inside = crop(mask, box) != 0
-    truth = crop(reference, box).astype(np.float64) - span.low
-    guess = np.where(inside, crop(prediction, box).astype(np.float64) - span.low, truth)
-    missing = [max(0, SSIM_WINDOW - size) for size in truth.shape]
-    pads = [(n // 2, n - n // 2) for n in missing]
-    _, full = structural_similarity(
-        np.pad(guess, pads, mode="edge"),
-        np.pad(truth, pads, mode="edge"),
-        data_range=span.width,
-        win_size=SSIM_WINDOW,
-        full=True,
-    )
-    unpad = tuple(
-        slice(first, first + size) for (first, _), size in zip(pads, truth.shape, strict=True)
-    )
-    return float(full[unpad][inside].mean())
 
 
 def sharpness(
@@ -106,11 +100,14 @@ def sharpness(
     Returns:
         None where the reference is flat.
     """
-    truth = _mean_gradient(reference, mask, spacing)
-    if truth == 0:
-        return None
-    filled = np.where(mask != 0, prediction, reference)
-    return _mean_gradient(filled, mask, spacing) / truth
+    box = bounding_box(mask, (1, 1, 1))  # no voxel farther away enters a difference
+    inside, truth = crop(mask, box) != 0, crop(reference, box)
+    guess = np.where(inside, crop(prediction, box), truth)
+    mean, true_mean = (
+        float(gradient_magnitudes(image, inside, spacing).mean(dtype=np.float64))
+        for image in (guess, truth)
+    )
+    return mean / true_mean if true_mean else None
 
 
 def match_linear(prediction: NDArray, reference: NDArray, mask: NDArray) -> tuple[float, float]:
@@ -144,9 +141,7 @@ def _inside(array: NDArray, mask: NDArray) -> NDArray:
     return array[mask != 0].astype(np.float64)
 
 
-def _mean_gradient(image: NDArray, mask: NDArray, spacing: Spacing) -> float:
-    squared = np.zeros(image.shape, dtype=np.float64)
-    for axis, size in enumerate(image.shape):
-        if size > 1:
-            squared += np.gradient(image.astype(np.float64), spacing[axis], axis=axis) ** 2
-    return float(np.sqrt(squared[mask != 0]).mean())
+def _errors(prediction: NDArray, reference: NDArray, mask: NDArray) -> Iterator[NDArray]:
+    """Prediction minus reference inside the mask, float64, slice by slice to save memory."""
+    for guess, truth, inside in zip(prediction, reference, mask != 0, strict=True):
+        yield np.subtract(guess[inside], truth[inside], dtype=np.float64)

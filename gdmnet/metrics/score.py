@@ -1,34 +1,89 @@
-"""All metrics of one case."""
+"""All metrics of one case under one convention."""
 
 from __future__ import annotations
 
+from functools import partial
+
+import numpy as np
 from numpy.typing import NDArray
 
 from gdmnet.geometry import Spacing
-from gdmnet.metrics.image import data_range, mae, psnr, sharpness, ssim
+from gdmnet.metrics.conventions import CONVENTIONS, GDMNET, Convention
+from gdmnet.metrics.image import (
+    CT_LIKE_MINIMUM,
+    DataRange,
+    bands,
+    bias,
+    data_range,
+    mae,
+    psnr,
+    sharpness,
+)
+from gdmnet.metrics.plausibility import plausibility
+from gdmnet.metrics.similarity import masked_ssim, ms_ssim, ssim
+from gdmnet.metrics.statistics import Values
 
-METRICS = ("mae", "psnr", "ssim", "sharpness")
+METRICS = ("mae", "bias", "psnr", "ssim", "ms_ssim", "sharpness")
+"""The metrics of every case; bands, windows and plausibility come beside them."""
 
 
 def score(
-    prediction: NDArray, reference: NDArray, mask: NDArray, spacing: Spacing
-) -> dict[str, float | None]:
-    """Every metric of `METRICS`, and the data range that PSNR and SSIM refer to.
+    prediction: NDArray,
+    reference: NDArray,
+    mask: NDArray,
+    spacing: Spacing,
+    *,
+    convention: str = GDMNET,
+    with_plausibility: bool = True,
+) -> Values:
+    """Every metric of `METRICS`, the tissue bands, the convention's windows, plausibility.
 
     Args:
         prediction: (z, y, x), file units (CT: HU).
-        reference: (z, y, x), the same.
-        mask: (z, y, x), non-zero where errors count.
+        reference: (z, y, x), the same; in HU the bands are measured too.
+        mask: (z, y, x), non-zero where errors count; not empty.
         spacing: mm (z, y, x).
+        convention: a name of `CONVENTIONS`.
+        with_plausibility: also the metrics of `PLAUSIBILITY`.
 
     Returns:
-        Metric -> value; None where a metric is not defined (PSNR of a perfect prediction).
+        Metric -> value, and `data_range`, that of PSNR, SSIM and MS-SSIM. None where a metric is
+        not defined (PSNR of a perfect prediction).
     """
-    span = data_range(reference, mask)
+    rules = CONVENTIONS[convention]
+    hounsfield = rules.span is not None or is_ct_like(reference)
+    span = rules.span or data_range(reference, mask)
+    values: Values = dict.fromkeys(METRICS)
+    values["bias"] = bias(prediction, reference, mask)
+    values["sharpness"] = sharpness(prediction, reference, mask, spacing)
+    values |= _errors_and_ssim(prediction, reference, mask, span, rules)
+    values["ms_ssim"] = ms_ssim(prediction, reference, mask, span)
+    values["data_range"] = span.width
+    for name, window in rules.windows.items():
+        inner = _errors_and_ssim(prediction, reference, mask, window, rules)
+        values |= {f"{metric}_window_{name}": value for metric, value in inner.items()}
+    if hounsfield:
+        values |= bands(prediction, reference, mask)
+    if with_plausibility:
+        values |= plausibility(prediction, reference, mask, spacing, hounsfield=hounsfield)
+    return values
+
+
+def is_ct_like(reference: NDArray) -> bool:
+    """Whether a reference's values look like HU: the least is at most -500."""
+    return float(reference.min()) <= CT_LIKE_MINIMUM
+
+
+def _errors_and_ssim(
+    prediction: NDArray, reference: NDArray, mask: NDArray, span: DataRange, rules: Convention
+) -> Values:
+    images = prediction, reference
+    if rules.clips_psnr:
+        clip = partial(np.clip, a_min=span.low, a_max=span.low + span.width)
+        images = clip(prediction), clip(reference)
+    similarity = masked_ssim if rules.inner_ssim else ssim
     return {
-        "mae": mae(prediction, reference, mask),
-        "psnr": psnr(prediction, reference, mask, span.width),
-        "ssim": ssim(prediction, reference, mask, span),
-        "sharpness": sharpness(prediction, reference, mask, spacing),
-        "data_range": span.width,
+        "mae": mae(*(images if rules.clips_mae else (prediction, reference)), mask),
+        "psnr": psnr(*images, mask, span.width),
+        "ssim": similarity(*images, mask, span),
     }

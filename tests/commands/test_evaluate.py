@@ -1,3 +1,4 @@
+import csv
 import json
 
 import numpy as np
@@ -30,13 +31,15 @@ def call(folders, *options):
 def test_a_table_is_printed_and_json_written(folders, capsys):
     assert call(folders) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split() == ["case", "MAE", "PSNR", "[dB]", "SSIM", "sharpness"]
+    titles = ["case", "MAE", "PSNR", "[dB]", "SSIM", "MS-SSIM", "bias", "sharpness"]
+    assert lines[0].split()[: len(titles)] == titles
+    assert max(map(len, lines[:13])) <= 100
     assert [line.split()[0] for line in lines if line.startswith(("alpha", "b ", "mean"))] == [
         "alpha",
         "b",
         "mean",
     ]
-    assert len({len(line) for line in lines[:11]}) == 1  # columns are aligned
+    assert len({len(line) for line in lines[:13]}) == 1  # columns are aligned
     data = json.loads((folders / "out" / "summary.json").read_text())
     assert set(data) >= {"convention", "data_range", "mask", "cases", "aggregate"}
     assert data["cases"]["alpha"]["sharpness"] == pytest.approx(2, rel=1e-3)
@@ -57,7 +60,7 @@ def test_a_perfect_prediction_has_a_dash_for_psnr(folders, capsys):
     assert summary.aggregate["psnr"]["count"] == 0
     assert call(folders, "-p", str(folders / "targets")) == 0
     mean = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("mean"))
-    assert mean.split() == ["mean", "0", "-", "1", "1"]
+    assert mean.split()[:6] == ["mean", "0", "-", "1", "1", "0"]
 
 
 def test_refusals_are_one_line_and_status_two(folders, capsys):
@@ -74,3 +77,65 @@ def test_unknown_options_are_refused(folders, capsys):
         call(folders, "--match-intensity", "cubic")
     assert stop.value.code == 2
     assert "linear" in capsys.readouterr().err
+
+
+def test_the_table_stays_within_100_columns(folders, capsys):
+    for folder in ("out", "targets"):
+        path = folders / folder / "b.nii.gz"
+        path.rename(path.with_name("a_very_long_name_of_a_patient_" + 3 * "0123456789" + ".nii.gz"))
+    assert call(folders) == 0
+    lines = capsys.readouterr().out.splitlines()[:13]
+    assert max(map(len, lines)) <= 100
+    assert "MS-SSIM" in lines[0]
+    assert any(line.startswith("a_very_long_nam..") for line in lines)
+
+
+def test_a_convention_is_named_and_its_range_printed(folders, capsys):
+    assert call(folders, "--convention", "synthrad2025-3000") == 0
+    text = capsys.readouterr().out
+    assert "convention: synthrad2025-3000" in text
+    assert "data range: 4024" in text
+    assert "note: synthrad2025-3000 is for CT in HU" in text
+    data = json.loads((folders / "out" / "summary.json").read_text())
+    assert data["convention"] == "synthrad2025-3000"
+    assert data["ranges"]["ms_ssim"] == "4024, -1024 to 3000, clipped to it"
+
+
+def test_a_table_is_written_as_csv(folders):
+    assert call(folders, "--csv", str(folders / "scores.csv"), "--no-plausibility") == 0
+    rows = list(csv.DictReader((folders / "scores.csv").open()))
+    data = json.loads((folders / "out" / "summary.json").read_text())
+    assert [row["case"] for row in rows] == ["alpha", "b"]
+    assert float(rows[0]["mae"]) == data["cases"]["alpha"]["mae"]
+    assert set(rows[0]) == {"case", *data["cases"]["alpha"]}
+    assert "histogram_w1" not in rows[0]
+
+
+def test_segmentations_show_in_the_table(folders, capsys):
+    for folder in ("seg_out", "seg_targets"):
+        (folders / folder).mkdir()
+        labels = np.zeros(SHAPE, dtype=np.float32)
+        labels[1:3, 2:6, 2:8] = 1
+        for name in ("alpha", "b"):
+            volume = Volume(labels[None], Geometry(SHAPE, (1.0, 1.0, 1.0)))
+            write_volume(folders / folder / f"{name}.nii.gz", volume, integer=True)
+    both = ("--seg-pred", str(folders / "seg_out"), "--seg-ref", str(folders / "seg_targets"))
+    assert call(folders, *both) == 0
+    assert "Dice  HD95 [mm]" in capsys.readouterr().out
+    assert call(folders, *both[:2]) == 2
+    assert "belong together" in capsys.readouterr().err
+
+
+def test_it_keeps_going_and_says_so_with_status_one(folders, capsys):
+    volume = Volume(np.full((1, *SHAPE), 3.0, dtype=np.float32), Geometry(SHAPE, (1.0, 1.0, 1.0)))
+    write_volume(folders / "out" / "alpha.nii.gz", volume)
+    assert call(folders) == 2
+    assert "alpha" in capsys.readouterr().err
+    assert call(folders, "--keep-going") == 1
+    captured = capsys.readouterr()
+    assert captured.err.startswith("not evaluated: ")
+    assert captured.err.count("\n") == 1
+    data = json.loads((folders / "out" / "summary.json").read_text())
+    assert list(data["cases"]) == ["b"]
+    assert "alpha" in data["failed"]["alpha"]
+    assert call(folders, "--allow-constant") == 0

@@ -13,7 +13,8 @@ from gdmnet.inference.export import export_model
 from gdmnet.inference.install import install_model
 from gdmnet.inference.manifest import Manifest
 from gdmnet.inference.model import file_sha256
-from gdmnet.metrics.folders import Summary, aggregate
+from gdmnet.metrics.statistics import aggregate
+from gdmnet.metrics.summary import Summary
 from gdmnet.plan import CaseFingerprint, Fingerprint, Intensity
 from gdmnet.training import checkpoint
 

@@ -1,0 +1,88 @@
+"""What an evaluation found: every case, all cases together, and by which rules."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from gdmnet.metrics.conventions import CONVENTIONS, GDMNET, convention_ranges
+from gdmnet.metrics.image import CT_RANGE
+from gdmnet.metrics.statistics import Values, aggregate_cases, metric_names
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What summary.json holds.
+
+    Attributes:
+        convention: a name of `CONVENTIONS`; it settles clipping, ranges, masks and borders.
+        units: of prediction and reference.
+        data_range: of PSNR, SSIM and MS-SSIM where all cases share it, else how each case's was
+            found.
+        mask: where the masks come from.
+        match_intensity: None, or "linear" where predictions were fitted to the references first.
+        cases: identifier -> metric -> value; None where a metric is not defined. Each case has
+            its `data_range`, and with a match its `gain` and `offset`.
+        aggregate: metric -> the `STATISTICS` of the cases where it is defined.
+        ranges: metric -> its data range and what is clipped, in words.
+        failed: identifier -> why that case could not be evaluated.
+        note: what a reader must know beside the figures, if anything.
+    """
+
+    convention: str
+    units: str
+    data_range: float | str
+    mask: str
+    match_intensity: str | None
+    cases: dict[str, Values]
+    aggregate: dict[str, Values]
+    ranges: dict[str, str] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+    note: str | None = None
+
+
+def summarise(
+    cases: dict[str, Values],
+    *,
+    units: str,
+    mask: str,
+    convention: str = GDMNET,
+    match_intensity: str | None = None,
+    failed: Mapping[str, str] | None = None,
+    note: str | None = None,
+) -> Summary:
+    """The summary of scored cases; arguments as the attributes of `Summary`."""
+    return Summary(
+        convention=convention,
+        units=units,
+        data_range=_shared_range(cases, convention),
+        mask=mask,
+        match_intensity=match_intensity,
+        cases=cases,
+        aggregate=aggregate_cases(cases),
+        ranges=convention_ranges(convention),
+        failed=dict(failed or {}),
+        note=note,
+    )
+
+
+def as_csv(summary: Summary) -> str:
+    """The cases as comma-separated values: a row a case, a column a metric, empty where None."""
+    metrics = metric_names(summary.cases)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["case", *metrics])
+    for name, values in summary.cases.items():
+        writer.writerow([name, *(values.get(metric) for metric in metrics)])
+    return text.getvalue()
+
+
+def _shared_range(cases: Mapping[str, Values], convention: str) -> float | str:
+    span = CONVENTIONS[convention].span
+    if span is not None:
+        return span.width
+    if all(case["data_range"] == CT_RANGE for case in cases.values()):
+        return CT_RANGE
+    return "per case: percentiles 0.5 to 99.5 of the reference inside the mask (HU: 4095)"
