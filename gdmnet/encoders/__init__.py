@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from gdmnet.encoders.adapter import freeze_norms
+from gdmnet.encoders.build import ENCODERS, build_encoder, list_encoders
+from gdmnet.encoders.frozen import FeatureEncoder, Frozen, Report
+from gdmnet.encoders.self_supervised import PlainEncoder
 
-from gdmnet.encoders.self_supervised import (
-    Frozen,
-    PlainEncoder,
-    frozen,
-    random_encoder,
-    self_encoder,
-)
-
-# name -> build(architecture, file=Path, seed=int) -> frozen encoder, forward(x[b,1,z,y,x]) -> maps
-ENCODERS: dict[str, Callable[..., Frozen]] = {"self": self_encoder, "random": random_encoder}
-
-__all__ = ["ENCODERS", "Frozen", "PlainEncoder", "frozen"]
+__all__ = [
+    "ENCODERS",
+    "FeatureEncoder",
+    "Frozen",
+    "PlainEncoder",
+    "Report",
+    "build_encoder",
+    "freeze_norms",
+    "list_encoders",
+]

@@ -6,6 +6,7 @@ statistics on every patch and so hide contrast and texture strength, just what r
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import pickle
 import zipfile
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from gdmnet.encoders.frozen import Frozen, Report
 from gdmnet.errors import CheckpointError
 from gdmnet.geometry import Shape, Spacing
 from gdmnet.plan import Architecture
@@ -85,29 +87,6 @@ class Decoder(nn.Module):
         x = functional.interpolate(x, size=maps[0].shape[2:], mode="nearest")
         x = functional.leaky_relu(self.fine(x), SLOPE)
         return self.image(x)
-
-
-class Frozen(nn.Module):
-    """An encoder that stays as it is: no weight gradients, always eval; images get gradients."""
-
-    def __init__(self, encoder: nn.Module) -> None:
-        super().__init__()
-        self.encoder = encoder.requires_grad_(False)
-        self.train(False)
-
-    def train(self, mode: bool = True) -> Frozen:
-        """Stay in eval mode whatever the loop asks for."""
-        del mode
-        return super().train(False)
-
-    def forward(self, x: Tensor) -> list[Tensor]:
-        """The encoder's feature maps, finest first."""
-        return self.encoder(x)
-
-
-def frozen(encoder: nn.Module) -> Frozen:
-    """The encoder with its weights held fixed, in eval mode for good."""
-    return Frozen(encoder)
 
 
 def encoder_for(architecture: Architecture, *, seed: int) -> PlainEncoder:
@@ -190,7 +169,8 @@ def masked_error(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
 def random_encoder(architecture: Architecture, *, file: Path, seed: int) -> Frozen:
     """The control of every table: the same network with random weights; no file is read."""
     del file
-    return frozen(encoder_for(architecture, seed=seed))
+    encoder = encoder_for(architecture, seed=seed)
+    return Frozen(encoder, _report("random", encoder))
 
 
 def self_encoder(architecture: Architecture, *, file: Path, seed: int) -> Frozen:
@@ -210,7 +190,22 @@ def self_encoder(architecture: Architecture, *, file: Path, seed: int) -> Frozen
         ) from None
     if not all(bool(tensor.isfinite().all()) for tensor in encoder.state_dict().values()):
         raise CheckpointError(f"{file}: holds numbers that are not finite; delete it to train anew")
-    return frozen(encoder)
+    return Frozen(encoder, dataclasses.replace(_report("self", encoder), file=str(file)))
+
+
+def _report(name: str, encoder: PlainEncoder) -> Report:
+    d, h, w = 1, 1, 1
+    totals = []
+    for stride in encoder.strides:
+        d, h, w = d * stride[0], h * stride[1], w * stride[2]
+        totals.append((d, h, w))
+    return Report(
+        name,
+        n_tensors=len(encoder.state_dict()),
+        stages=tuple(range(len(totals))),
+        channels=encoder.channels,
+        strides=tuple(totals),
+    )
 
 
 def read_file(file: Path) -> dict:

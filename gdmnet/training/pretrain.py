@@ -18,10 +18,10 @@ from tqdm import tqdm
 
 from gdmnet import codec
 from gdmnet.arrays.normalise import background_value
+from gdmnet.encoders.frozen import Frozen
 from gdmnet.encoders.self_supervised import (
     MASK_RATIO,
     WEIGHTS,
-    Frozen,
     cell_shape,
     decoder_for,
     encoder_for,

@@ -12,8 +12,7 @@ from scipy.ndimage import gaussian_filter
 
 from gdmnet.data.case import Case, CaseRecord
 from gdmnet.data.store import StoredCase, open_case, save_case
-from gdmnet.encoders import ENCODERS
-from gdmnet.encoders.self_supervised import CUBE, encoder_for
+from gdmnet.encoders.self_supervised import CUBE, encoder_for, self_encoder
 from gdmnet.errors import TrainingError
 from gdmnet.geometry import Geometry
 from gdmnet.plan import Architecture, Configuration, Normalisation
@@ -84,7 +83,7 @@ def test_forty_steps_beat_the_visible_mean(tmp_path):
     assert report["masked_mse"]["encoder"] < 0.9 * report["masked_mse"]["zero"]
     assert report["cases"] == ["case_3"]
     assert not any(p.requires_grad for p in encoder.parameters())
-    read = ENCODERS["self"](configuration().architecture, file=tmp_path / "encoder.pt", seed=9)
+    read = self_encoder(configuration().architecture, file=tmp_path / "encoder.pt", seed=9)
     assert equal(read, encoder)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["encoder.pt", "report.json"]
 

@@ -1,0 +1,164 @@
+"""From network units of the target to what a public encoder was trained on: one affine, one clamp.
+
+The constants are those of the dataset, never of a patch: a patch's own z-score would take away
+the very errors of level and contrast that the drift has to see.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from gdmnet.errors import PlanError
+from gdmnet.plan import Fingerprint, Intensity, Normalisation
+
+MOST_OUTSIDE = 0.2  # of the target's range that may lie outside an encoder's window unremarked
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class HuWindow:
+    """An encoder of CT: HU low..high become out_low..out_high, values outside are clipped."""
+
+    low: float
+    high: float
+    out_low: float = 0.0
+    out_high: float = 1.0
+
+
+@dataclass(frozen=True)
+class ZScore:
+    """An encoder of images with mean 0 and deviation 1: any modality.
+
+    `whole`: taken over the whole volume, else inside the body.
+    """
+
+    whole: bool = True
+
+
+@dataclass(frozen=True)
+class Mapping:
+    """y = clamp(scale * x + offset, low, high), x in network units of the target.
+
+    `outside` is the share of the target's range that the clamp makes constant.
+    """
+
+    scale: float
+    offset: float
+    low: float = float("-inf")
+    high: float = float("inf")
+    outside: float = 0.0
+
+
+def mapping(
+    expects: HuWindow | ZScore,
+    target: Normalisation,
+    fingerprint: Fingerprint | None,
+    *,
+    name: str,
+) -> Mapping:
+    """The mapping to an encoder's input.
+
+    Args:
+        expects: what the encoder was trained on.
+        target: of the configuration.
+        fingerprint: of the training set; z-scores are made of it, and the target's range is that
+            of its 0.5 and 99.5 percentiles (else of the plan's clip).
+        name: of the encoder, for complaints.
+
+    Raises:
+        PlanError: an encoder of CT and a target without HU; a z-score without a fingerprint.
+    """
+    if isinstance(expects, ZScore):
+        if fingerprint is None:
+            raise PlanError(
+                f"encoder {name}: needs the dataset's fingerprint.json for its z-score; run"
+                " gdm_plan_and_preprocess"
+            )
+        mean, std = moments(fingerprint, target, whole=expects.whole)
+        return Mapping(1 / std, -mean / std)
+    if target.scheme != "ct":
+        raise PlanError(
+            f"encoder {name}: was trained on CT in HU, and this target ({target.scheme}) has none;"
+            " use self, random, or one that takes any modality (gdm_info --encoders)"
+        )
+    slope = (expects.out_high - expects.out_low) / (expects.high - expects.low)
+    outside = _outside(expects, target, fingerprint)
+    if outside > MOST_OUTSIDE:
+        _log.warning(
+            "warning: encoder %s: %.0f %% of the target's range lie outside its window of %g to %g"
+            " HU; there the drift has no gradient",
+            name,
+            100 * outside,
+            expects.low,
+            expects.high,
+        )
+    return Mapping(
+        scale=target.scale * slope,
+        offset=(target.centre - expects.low) * slope + expects.out_low,
+        low=min(expects.out_low, expects.out_high),
+        high=max(expects.out_low, expects.out_high),
+        outside=outside,
+    )
+
+
+def moments(fingerprint: Fingerprint, target: Normalisation, *, whole: bool) -> tuple[float, float]:
+    """Mean and deviation of the training targets in network units, every case with equal weight.
+
+    Of the whole volume they are those of the body and, in the share that is not body, the value
+    outside it: the background's own noise is neglected.
+    """
+    means, squares = [], []
+    for case in fingerprint.cases:
+        centre, scale = _SCHEMES.get(target.scheme, _of_plan)(case.target, target)
+        mean, std = (case.target.mean - centre) / scale, case.target.std / scale
+        square = std**2 + mean**2
+        if whole:
+            air = (_clip(case.target.outside, target) - centre) / scale
+            share = case.body_fraction
+            mean, square = _mix(share, mean, air), _mix(share, square, air**2)
+        means.append(mean)
+        squares.append(square)
+    mean = sum(means) / len(means)
+    variance = sum(squares) / len(squares) - mean**2
+    return mean, variance**0.5 if variance > 0 else 1.0
+
+
+def _of_plan(_: Intensity, target: Normalisation) -> tuple[float, float]:
+    return target.centre, target.scale
+
+
+def _percentiles(case: Intensity, _: Normalisation) -> tuple[float, float]:
+    return case.p01, case.p99 - case.p01 or 1.0
+
+
+def _zscore(case: Intensity, _: Normalisation) -> tuple[float, float]:
+    return case.mean, case.std or 1.0
+
+
+# Each case's own centre and scale, as `arrays.normalise.SCHEMES` fits them; others take the plan's.
+_SCHEMES: dict[str, Callable[[Intensity, Normalisation], tuple[float, float]]] = {
+    "percentiles": _percentiles,
+    "zscore": _zscore,
+}
+
+
+def _mix(share: float, inside: float, outside: float) -> float:
+    return share * inside + (1 - share) * outside
+
+
+def _clip(value: float, target: Normalisation) -> float:
+    low = value if target.low is None else max(value, target.low)
+    return low if target.high is None else min(low, target.high)
+
+
+def _outside(window: HuWindow, target: Normalisation, fingerprint: Fingerprint | None) -> float:
+    low, high = target.low, target.high
+    if fingerprint is not None:
+        low, high = fingerprint.target.p00_5, fingerprint.target.p99_5
+    if low is None or high is None or high <= low:
+        return 0.0
+    inside = max(0.0, min(high, window.high) - max(low, window.low))
+    return 1 - inside / (high - low)
