@@ -42,8 +42,9 @@ def radial_power(image: NDArray, mask: NDArray, spacing: Spacing) -> NDArray:
     for first in range(0, len(starts), _BATCH):
         parts = np.stack([image[_window(s, size)] for s in starts[first : first + _BATCH]])
         parts = parts.astype(np.float32, copy=False)
-        means = (parts * weights).sum(axis=(1, 2, 3), keepdims=True) / weights.sum()
-        spectra = fft.rfftn((parts - means) * weights, axes=(1, 2, 3))
+        means = (parts * weights).sum(axis=(1, 2, 3), keepdims=True, dtype=np.float64)
+        parts -= (means / weights.sum(dtype=np.float64)).astype(np.float32)
+        spectra = fft.rfftn(parts * weights, axes=(1, 2, 3))
         total += (spectra.real**2 + spectra.imag**2).sum(axis=0, dtype=np.float64)
     power = total / (len(starts) * float(np.square(weights, dtype=np.float64).sum()))
     shell, count = _shells(size, spacing, WINDOW * _finest(image.shape, spacing))
