@@ -19,6 +19,7 @@ MIN_SQUARED_DISTANCE = 1e-8
 MIN_SCALE = 1e-3
 MIN_SQUARED_FORCE = 1e-8
 SELF_DISTANCE = 100.0  # in mean distances: far beyond every neighbour at tau <= 1
+MOST_DISTANCES = 2**26  # held at once, 256 MiB; larger problems are computed in blocks of probes
 
 
 @dataclass(frozen=True)
@@ -153,13 +154,6 @@ def _distances(x: Tensor, t: Tensor) -> Tensor:
     return (squared - 2.0 * x @ t.mT).clamp(min=MIN_SQUARED_DISTANCE).sqrt()
 
 
-def _mean_distance(distances: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
-    """The scale sigma = mean_{q,i,j}(d_ij w_j) / mean_{q,j}(w_j): one number for all problems."""
-    pairs = zip(distances, weights, strict=True)
-    weighted = torch.stack([(d * w[:, None, :]).sum() for d, w in pairs]).sum()
-    return weighted / (distances[0].shape[1] * torch.stack([w.sum() for w in weights]).sum())
-
-
 def _field(
     points: _Points, *, temperatures: Sequence[float], affinity_floor: float, exclude_self: bool
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
@@ -169,58 +163,133 @@ def _field(
     temperature's force is brought to unit root mean square over all problems.
     """
     probe = points.probe
-    distances = [_distances(probe, targets) for targets in points.targets]
-    sigma = _mean_distance(distances, points.weights)
+    blocks = _blocks(points)
+    weights = points.weights
+    totals = torch.stack([_weighted_sum(block.distances(), weights) for block in blocks])
+    mass = probe.shape[1] * torch.stack([w.sum() for w in weights]).sum()
+    sigma = totals.sum() / mass  # the mean of d_ij w_j over that of w_j: one for all problems
     scale = (sigma / probe.shape[-1] ** 0.5).clamp(min=MIN_SCALE)
     targets = [side / scale for side in points.targets]
-    relative = [d / sigma.clamp(min=MIN_SCALE) for d in distances]
-    if exclude_self:
-        relative[0].diagonal(dim1=1, dim2=2).add_(SELF_DISTANCE)  # the first N negatives
+    unit = sigma.clamp(min=MIN_SCALE)
 
     total = torch.zeros_like(probe)
     info = {"scale": sigma}
     for tau in temperatures:
-        affinity = _affinity([side / -tau for side in relative], affinity_floor)
-        weighted = [a * w[:, None, :] for a, w in zip(affinity, points.weights, strict=True)]
-        force, shares = _force(weighted, targets, affinity_floor)
+
+        def logits(block: _Block, tau: float = tau) -> list[Tensor]:
+            return [side / -tau for side in block.relative(unit, exclude_self=exclude_self)]
+
+        columns = _columns([block.column_sums(logits(block)) for block in blocks])
+        parts = []
+        for block in blocks:
+            affinity = _affinity(logits(block), columns, affinity_floor)
+            weighted = [a * w[:, None, :] for a, w in zip(affinity, weights, strict=True)]
+            parts.append(_force(weighted, targets, affinity_floor))
+        force = torch.cat([part for part, _ in parts], dim=1)
         squared = force.square().mean()
         total += force / squared.clamp(min=MIN_SQUARED_FORCE).sqrt()
         info[f"force_{tau:g}"] = squared
-        info |= {f"{name}_{tau:g}": share for name, share in shares.items()}
+        info |= {f"{name}_{tau:g}": share for name, share in _shares([m for _, m in parts]).items()}
     info["v_rms"] = total.square().mean().sqrt()
     return total, scale, info
 
 
-def _affinity(logits: Sequence[Tensor], floor: float) -> list[Tensor]:
+class _Block:
+    """Some probes against all targets: what is recomputed where all at once are too many.
+
+    Args:
+        points: the whole problems.
+        rows: which probes.
+        keep: whether the distances may stay in memory.
+    """
+
+    def __init__(self, points: _Points, rows: slice, *, keep: bool) -> None:
+        self._points, self._rows, self._keep = points, rows, keep
+        self._kept: list[Tensor] | None = None
+
+    def distances(self) -> list[Tensor]:
+        """[Q,n,M] to the negatives and [Q,n,P] to the positives."""
+        if self._kept is not None:
+            return self._kept
+        probe = self._points.probe[:, self._rows]
+        found = [_distances(probe, targets) for targets in self._points.targets]
+        if self._keep:
+            self._kept = found
+        return found
+
+    def relative(self, unit: Tensor, *, exclude_self: bool) -> list[Tensor]:
+        """Distances in units of the mean one; a probe is far from itself where that is asked."""
+        relative = [d / unit for d in self.distances()]
+        if exclude_self:  # the first N negatives are the probes
+            own = relative[0][:, :, self._rows]
+            own.diagonal(dim1=1, dim2=2).add_(SELF_DISTANCE)
+        return relative
+
+    @staticmethod
+    def column_sums(logits: Sequence[Tensor]) -> list[Tensor]:
+        """This block's share of the softmax over the probes: log-sums [Q,1,M] and [Q,1,P]."""
+        return [side.logsumexp(dim=1, keepdim=True) for side in logits]
+
+
+def _blocks(points: _Points) -> list[_Block]:
+    """All probes at once where the distances fit `MOST_DISTANCES`, else as many as do."""
+    n_problems, n_probes, _ = points.probe.shape
+    n_targets = sum(side.shape[1] for side in points.targets)
+    step = max(1, min(n_probes, MOST_DISTANCES // max(1, n_problems * n_targets)))
+    slices = [slice(start, min(start + step, n_probes)) for start in range(0, n_probes, step)]
+    return [_Block(points, rows, keep=len(slices) == 1) for rows in slices]
+
+
+def _weighted_sum(distances: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
+    pairs = zip(distances, weights, strict=True)
+    return torch.stack([(d * w[:, None, :]).sum() for d, w in pairs]).sum()
+
+
+def _columns(sums: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+    """The log-sums of all blocks as those of the whole."""
+    if len(sums) == 1:
+        return list(sums[0])
+    sides = zip(*sums, strict=True)
+    return [torch.cat(side, dim=1).logsumexp(dim=1, keepdim=True) for side in sides]
+
+
+def _affinity(logits: Sequence[Tensor], columns: Sequence[Tensor], floor: float) -> list[Tensor]:
     """A_ij = sqrt(max(softmax_j(l)_ij softmax_i(l)_ij, floor)), in the log domain.
 
     The softmax over j runs over negatives and positives jointly, the one over the probes i is
-    each target's own.
+    each target's own; `columns` are its log-sums over all probes.
     """
     negative, positive = (side.logsumexp(dim=2, keepdim=True) for side in logits)
     rows = torch.logaddexp(negative, positive)  # [Q,N,1]
-    columns = [side.logsumexp(dim=1, keepdim=True) for side in logits]
     pairs = zip(logits, columns, strict=True)
     return [(side - 0.5 * (rows + c)).exp().clamp(min=floor**0.5) for side, c in pairs]
 
 
 def _force(
     affinity: Sequence[Tensor], targets: Sequence[Tensor], floor: float
-) -> tuple[Tensor, dict[str, Tensor]]:
+) -> tuple[Tensor, Tensor]:
     """F_i = Z+_i Z-_i (mean+_i - mean-_i), Eq. 11: attraction and repulsion carry equal mass.
 
     Z+ and Z- are the sums of the affinities to positives and negatives, mean+ and mean- the
     affinity-weighted means; multiplied out, so that nothing is divided by a vanishing sum. The
     coefficient of x_i itself is exactly 0, which keeps a lone positive from making it diverge.
+
+    Returns:
+        F [Q,N,S], and three masses for `_shares`.
     """
     negative, positive = affinity
     z_negative, z_positive = negative.sum(2, keepdim=True), positive.sum(2, keepdim=True)  # [Q,N,1]
     attraction = z_negative * (positive @ targets[1])  # [Q,N,S]
     repulsion = z_positive * (negative @ targets[0])
-    mass = z_positive.sum()
     at_floor = positive * (positive <= floor**0.5)
-    shares = {
-        "p_pos": mass / (mass + z_negative.sum()).clamp(min=1e-30),
-        "floor_share": at_floor.sum() / mass.clamp(min=1e-30),
+    masses = torch.stack([z_positive.sum(), z_negative.sum(), at_floor.sum()])
+    return attraction - repulsion, masses
+
+
+def _shares(masses: Sequence[Tensor]) -> dict[str, Tensor]:
+    """From each block's affinity to positives, to negatives, and to positives at the floor."""
+    positive, negative, at_floor = torch.stack(list(masses)).sum(dim=0)
+    return {
+        "p_pos": positive / (positive + negative).clamp(min=1e-30),
+        "floor_share": at_floor / positive.clamp(min=1e-30),
     }
-    return attraction - repulsion, shares

@@ -3,7 +3,9 @@
 paired: each generated row is a problem of its own whose one positive is its target; the field is
 then a normalised perceptual loss, without a distribution. pooled: all generated rows of a map are
 one problem; the distribution of patterns is matched, and the paired targets are among the
-positives. hybrid: the mean of both, (1 - a) pooled + a paired with a = 0.5.
+positives. hybrid: the mean of both, (1 - a) pooled + a paired with a = 0.5. per_location: the rows
+at one place of all samples are a problem; it asks that a place means the same in all of them
+(volumes brought to an atlas), which random patches do not.
 """
 
 from __future__ import annotations
@@ -17,7 +19,31 @@ from torch import Tensor
 from gdmnet.drifting.field import AFFINITY_FLOOR, drift_loss
 from gdmnet.drifting.representations import Rows
 
-PAIRINGS: dict[str, float] = {"pooled": 0.0, "hybrid": 0.5, "paired": 1.0}
+
+@dataclass(frozen=True)
+class Pairing:
+    """One way to compare.
+
+    Attributes:
+        paired_share: a, the share of the loss that compares each row with its own target.
+        by_place: the rest compares place by place, instead of in one pool.
+    """
+
+    paired_share: float
+    by_place: bool = False
+
+    @property
+    def uses_past(self) -> bool:
+        """Whether past rows can take part."""
+        return self.paired_share < 1
+
+
+PAIRINGS: dict[str, Pairing] = {
+    "pooled": Pairing(0.0),
+    "hybrid": Pairing(0.5),
+    "paired": Pairing(1.0),
+    "per_location": Pairing(0.0, by_place=True),
+}
 FLOOR_POSITIVES = 64  # the affinity floor was made for problems of 64 x 64 points
 
 
@@ -26,12 +52,12 @@ class Field:
     """How the field is computed.
 
     Attributes:
-        paired_share: a, a value of `PAIRINGS`.
+        pairing: a value of `PAIRINGS`.
         temperatures: tau.
         affinity_floor: below 0 for the scaled floor 1e-6 (64 / max(64, P))^2.
     """
 
-    paired_share: float
+    pairing: Pairing
     temperatures: Sequence[float]
     affinity_floor: float = -1.0
 
@@ -60,14 +86,18 @@ def rows_loss(
     """
     loss = rows.generated.new_zeros(())
     info: dict[str, Tensor] = {}
-    if field.paired_share > 0:
+    share = field.pairing.paired_share
+    if share > 0:
         own, info = _drift(rows.generated[:, None], rows.target[:, None], None, field)
-        loss = loss + field.paired_share * own
-    if field.paired_share < 1:
+        loss = loss + share * own
+    if share == 1:
+        return loss, info
+    if field.pairing.by_place and rows.samples > 1 and len(rows.target) > rows.samples:
+        pool, info = _drift(rows.by_place(rows.generated), rows.by_place(rows.target), None, field)
+    else:
         positives = torch.cat([rows.target, past_targets])
         pool, info = _drift(rows.generated[None], positives[None], past_generated[None], field)
-        loss = loss + (1 - field.paired_share) * pool
-    return loss, info
+    return loss + (1 - share) * pool, info
 
 
 def _drift(

@@ -50,6 +50,7 @@ class Draw:
         generator: on the CPU, so that every device draws the same places.
         raw_size: voxels (z, y, x) of an intensity patch.
         foreground: share of the locations that must lie on foreground; 0 for no such rule.
+        same_places: every sample gives the same places, those that all their masks allow.
         minimum: a map with fewer locations inside the mask is left out.
     """
 
@@ -57,16 +58,25 @@ class Draw:
     generator: torch.Generator
     raw_size: Size
     foreground: float = 0.0
+    same_places: bool = False
     minimum: int = 32
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Paired rows [n, S], float32: the i-th generated and the i-th target lie at one place."""
+    """Paired rows [n, S], float32: the i-th generated and the i-th target lie at one place.
+
+    `samples` is the number of samples they come from, one after the other.
+    """
 
     name: str
     generated: Tensor
     target: Tensor
+    samples: int = 1
+
+    def by_place(self, rows: Tensor) -> Tensor:
+        """[n, S] as [places, samples, S], where all samples gave the same places."""
+        return rows.unflatten(0, (self.samples, -1)).transpose(0, 1)
 
 
 def global_rows(views: Views, draw: Draw) -> list[Rows]:
@@ -92,9 +102,11 @@ def local_rows(views: Views, draw: Draw) -> list[Rows]:
         if places is None:
             continue
         blocks = [gather_blocks(maps, window, places) for maps in (generated, target)]
-        rows.append(Rows(f"local_mean_{stage}", *(block.mean(dim=1) for block in blocks)))
+        mean, real_mean = (block.mean(dim=1) for block in blocks)
+        rows.append(Rows(f"local_mean_{stage}", mean, real_mean, len(target)))
         if math.prod(window) > 1:
-            rows.append(Rows(f"local_std_{stage}", *(_deviation(block) for block in blocks)))
+            std, real_std = (_deviation(block) for block in blocks)
+            rows.append(Rows(f"local_std_{stage}", std, real_std, len(target)))
     return rows
 
 
@@ -104,8 +116,8 @@ def spatial_rows(views: Views, draw: Draw) -> list[Rows]:
     for stage, (generated, target) in enumerate(zip(views.generated, views.target, strict=True)):
         places = _draw_blocks(views, generated.shape[2:], (1, 1, 1), draw)
         if places is not None:
-            pair = [gather_blocks(maps, (1, 1, 1), places)[:, 0] for maps in (generated, target)]
-            rows.append(Rows(f"spatial_{stage}", *pair))
+            mine, real = (gather_blocks(m, (1, 1, 1), places)[:, 0] for m in (generated, target))
+            rows.append(Rows(f"spatial_{stage}", mine, real, len(target)))
     return rows
 
 
@@ -122,7 +134,8 @@ def raw_rows(views: Views, draw: Draw) -> list[Rows]:
     places = _draw_blocks(shifted, shifted.mask.shape[2:], draw.raw_size, draw)
     if places is None:
         return []
-    return [Rows("raw", *(gather_blocks(v, draw.raw_size, places)[:, :, 0] for v in volumes))]
+    mine, real = (gather_blocks(volume, draw.raw_size, places)[:, :, 0] for volume in volumes)
+    return [Rows("raw", mine, real, len(volumes[1]))]
 
 
 LEVELS: dict[str, Callable[[Views, Draw], list[Rows]]] = {
@@ -218,6 +231,11 @@ def draw_places(valid: Tensor, draw: Draw, *, foreground: Tensor | None = None) 
         [n, 2] sample and index, or None with fewer than `draw.minimum` places.
     """
     n_each = max(1, draw.locations // valid.shape[0])
+    if draw.same_places:
+        order = _permuted(valid.all(dim=0).nonzero()[:, 0], n_each, draw.generator)
+        samples = torch.arange(valid.shape[0], device=order.device).repeat_interleave(len(order))
+        places = torch.stack([samples, order.repeat(valid.shape[0])], dim=1)
+        return places if places.shape[0] >= max(1, draw.minimum) else None
     chosen = []
     for sample in range(valid.shape[0]):
         candidates = valid[sample].nonzero()[:, 0]

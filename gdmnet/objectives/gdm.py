@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gdmnet.drifting.coordination import COORDINATIONS, coordinate, cosine, norms
+from gdmnet.drifting.pairing import PAIRINGS
 from gdmnet.drifting.representations import Draw, Views, raw_size
 from gdmnet.errors import TrainingError
 from gdmnet.objectives.base import Batch, Context, Descent, Inputs
@@ -167,7 +168,13 @@ class Gdm:
     def _draw(self, step: int) -> Draw:
         """The step's own generator: a resumed training draws what the unbroken one draws."""
         generator = torch.Generator().manual_seed((self.seed * 1_000_003 + step) % 2**63)
-        return Draw(self.options.locations, generator, self.raw_size, self.options.foreground)
+        return Draw(
+            self.options.locations,
+            generator,
+            self.raw_size,
+            foreground=self.options.foreground,
+            same_places=PAIRINGS[self.options.pairing].by_place,
+        )
 
     def _drift(self, found: Levels, leaf: Tensor, fidelity: Tensor) -> Tensor:
         """g_d, zero where there is none; the rings are filled once the losses are done."""

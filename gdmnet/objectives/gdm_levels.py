@@ -41,14 +41,14 @@ class Levels:
 def ring_sizes(views: Views, draw: Draw, options: GdmOptions) -> dict[str, tuple[int, int]]:
     """For each ring that the options need its name, rows and row length, by one look."""
     sizes: dict[str, tuple[int, int]] = {}
-    if PAIRINGS[options.pairing] == 1:
-        return sizes
-    for level in options.levels:
+    pairing = PAIRINGS[options.pairing]
+    levels = options.levels if pairing.uses_past else ()
+    for level in levels:
         for rows in LEVELS[level](views, draw):
             dim = rows.target.shape[1]
             if level == "global":
                 sizes[rows.name] = sizes[rows.name + GENERATED] = (options.global_bank, dim)
-            else:
+            elif not pairing.by_place:
                 sizes[rows.name] = (options.bank_capacity, dim)
     return sizes
 

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gdmnet.drifting import field as field_module
 from gdmnet.drifting.field import drift_field, drift_loss
 
 GOLDEN = sorted((Path(__file__).resolve().parents[1] / "golden").glob("*.npz"))
@@ -98,6 +99,17 @@ def test_the_field_equals_the_slow_one(exclude_self):
     targets, weights = torch.cat([negatives, pos], 1)[0], torch.cat([w_neg, w_pos], 1)[0]
     expected, _ = slow_field(x[0], targets, weights, 9, TAUS, 1e-6, exclude_self)
     assert torch.allclose(found[0].double(), expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("most", [1, 40, 10_000])
+def test_blocks_of_probes_give_what_all_at_once_give(monkeypatch, most):
+    gen, pos, neg = points(3, 11, 9, 5, q=2)
+    whole_loss, whole_gradient, whole_info = gradient(gen, pos, neg)
+    monkeypatch.setattr(field_module, "MOST_DISTANCES", most)
+    loss, found, info = gradient(gen, pos, neg)
+    torch.testing.assert_close(loss, whole_loss)
+    torch.testing.assert_close(found, whole_gradient)
+    torch.testing.assert_close(info, whole_info)
 
 
 def test_the_loss_is_the_field_with_the_generated_points_as_first_negatives():

@@ -55,6 +55,23 @@ def test_past_generated_rows_repel_in_the_pool():
     assert not torch.allclose(gradient("pooled", rows, targets, generated), without, rtol=0.1)
 
 
+def test_by_place_each_place_is_a_problem_of_its_own():
+    rows, targets, generated = example(n=12)
+    rows = Rows("map", rows.generated, rows.target, samples=3)  # 4 places of 3 samples
+    loss, _ = rows_loss(rows, targets, generated, Field(PAIRINGS["per_location"], TAUS, 1e-6))
+    x, y = (part.reshape(3, 4, -1).permute(1, 0, 2) for part in (rows.generated, rows.target))
+    expected, _ = drift_loss(x, y, temperatures=TAUS, affinity_floor=1e-6)
+    assert float(loss.detach()) == pytest.approx(float(expected.mean().detach()))
+
+
+def test_by_place_a_row_a_sample_is_one_pool_with_past_rows():
+    rows, targets, generated = example(n=3)
+    rows = Rows("global", rows.generated, rows.target, samples=3)
+    kinds = [Field(PAIRINGS[name], TAUS) for name in ("per_location", "pooled")]
+    losses = [rows_loss(rows, targets, generated, kind)[0] for kind in kinds]
+    assert float(losses[0].detach()) == float(losses[1].detach())
+
+
 @pytest.mark.parametrize(("n", "floor"), [(1, 1e-6), (64, 1e-6), (128, 2.5e-7), (640, 1e-8)])
 def test_the_floor_shrinks_with_the_square_of_the_positives(n, floor):
     assert scaled_floor(n) == pytest.approx(floor)
@@ -63,7 +80,7 @@ def test_the_floor_shrinks_with_the_square_of_the_positives(n, floor):
 def test_the_scaled_floor_is_used_unless_one_is_given():
     rows, targets, generated = example(n=60, s=5)
     targets = targets.repeat(20, 1) + 0.1 * torch.randn(400, 5)
-    kinds = [Field(0.0, (0.02,), floor) for floor in (-1.0, scaled_floor(460), 1e-6)]
+    kinds = [Field(PAIRINGS["pooled"], (0.02,), floor) for floor in (-1.0, scaled_floor(460), 1e-6)]
     losses = [rows_loss(rows, targets, generated, kind)[1]["floor_share_0.02"] for kind in kinds]
     assert float(losses[0]) == float(losses[1])
     assert float(losses[0]) < 0.5 * float(losses[2])

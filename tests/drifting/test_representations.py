@@ -262,6 +262,19 @@ def test_places_are_distinct_seeded_and_valid(count):
     assert not torch.equal(places, draw_places(valid, draw(30, seed=1, minimum=1)))
 
 
+def test_samples_can_be_asked_for_the_same_places():
+    valid = torch.rand(3, 400, generator=torch.Generator().manual_seed(1)) > 0.3
+    draw = Draw(60, torch.Generator().manual_seed(2), (4, 4, 4), same_places=True)
+    places = draw_places(valid, draw)
+    assert places.shape == (60, 2)
+    samples, order = places.reshape(3, 20, 2).unbind(dim=2)
+    assert torch.equal(samples, torch.arange(3)[:, None].expand(3, 20))
+    assert torch.equal(order[0], order[1])
+    assert torch.equal(order[0], order[2])
+    assert len(set(order[0].tolist())) == 20
+    assert bool(valid[:, order[0]].all())
+
+
 def test_places_cover_the_whole_map_evenly():
     valid = torch.ones(1, 100_000, dtype=torch.bool)
     places = draw_places(valid, draw(1000))[:, 1].double()

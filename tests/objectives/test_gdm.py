@@ -107,7 +107,8 @@ def test_every_pairing_and_level_drifts(pairing, levels):
     assert descent.metrics["norm_drift"] > 0
     assert {f"force_0.2_{level}" for level in levels} <= set(descent.metrics)
     assert not torch.equal(descent.cotangent, fidelity_gradient(make_batch(2)))
-    assert (len(objective.state.rings) > 0) == (pairing != "paired")
+    alone = pairing == "paired" or (pairing == "per_location" and levels != ["global"])
+    assert (len(objective.state.rings) == 0) == alone
 
 
 @pytest.mark.parametrize("name", sorted(COORDINATIONS))
