@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from encoders.fakes import BODIES, checkpoint, configuration, narrow, write
+from torch import nn
+
+from gdmnet.encoders import build_encoder, freeze_norms
+from gdmnet.encoders.adapter import Adapter, ConstantNorm
+from gdmnet.encoders.build import Request, load_family
+from gdmnet.encoders.grid import RAS, Grid
+from gdmnet.encoders.intensity import Mapping
+
+
+class Pyramid(nn.Module):
+    """Means of growing blocks: what a map shows is where it lies."""
+
+    channels = (1, 1)
+    strides = ((1, 1, 1), (1, 2, 4))
+
+    def forward(self, x):
+        self.seen = x
+        return [x, nn.functional.avg_pool3d(x, (1, 2, 4))]
+
+
+def adapter(**changes):
+    plain = {
+        "mapping": Mapping(1.0, 0.0),
+        "layout": RAS,
+        "grid": Grid((1.0, 1.0, 1.0), (1, 2, 4)),
+    }
+    return Adapter(Pyramid(), (0, 1), **(plain | changes))
+
+
+def image(*shape, seed=5):
+    return torch.randn(2, 1, *shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_maps_come_back_in_the_images_axes_and_place():
+    x = image(8, 6, 5)
+    made = adapter()
+    fine, coarse = made(x)
+    assert torch.equal(made.network.seen, x.permute(0, 1, 4, 3, 2).flip(2, 3))
+    assert torch.equal(fine, x)
+    torch.testing.assert_close(coarse, nn.functional.avg_pool3d(x, (4, 2, 1)))
+
+
+def test_padding_lies_at_the_networks_end_and_is_cut_off():
+    x = image(7, 5, 3)
+    fine, coarse = adapter()(x)
+    assert torch.equal(fine, x)
+    assert coarse.shape[2:] == (2, 3, 3)
+    # y is flipped: the network's last location, half of it padding, is the image's first
+    whole = nn.functional.avg_pool3d(x[:, :, :4, 1:], (4, 2, 1))
+    torch.testing.assert_close(coarse[:, :, :1, 1:], whole)
+
+
+def test_intensities_are_mapped_and_clamped_before_the_network():
+    x = image(8, 4, 4)
+    made = adapter(mapping=Mapping(2.0, 0.5, low=0.0, high=1.0))
+    fine, _ = made(x)
+    torch.testing.assert_close(fine, (2 * x + 0.5).clamp(0, 1))
+
+
+class Normed(nn.Module):
+    def __init__(self, norm):
+        super().__init__()
+        self.first = nn.Conv3d(1, 8, 3, padding=1)
+        self.norm = norm
+        nn.init.normal_(norm.weight, 1, 0.3)
+        nn.init.normal_(norm.bias, 0, 0.3)
+
+    def forward(self, x):
+        return [self.norm(self.first(x))]
+
+
+@pytest.mark.parametrize("norm", [nn.InstanceNorm3d(8, affine=True), nn.GroupNorm(4, 8)])
+def test_frozen_statistics_are_those_of_the_patches_they_were_measured_on(norm):
+    encoder = Normed(norm)
+    x = image(6, 7, 8)[:1]
+    before = encoder(x)[0]
+    assert freeze_norms(encoder, [x]) == 1
+    assert isinstance(encoder.norm, ConstantNorm)
+    torch.testing.assert_close(encoder(x)[0], before, rtol=1e-4, atol=1e-5)
+    assert freeze_norms(encoder, [x]) == 0
+
+
+def test_statistics_are_pooled_over_all_patches_and_contrast_passes_through():
+    encoder = Normed(nn.InstanceNorm3d(8, affine=True)).requires_grad_(False)
+    patches = [image(6, 7, 8, seed=s) * (1 + s) for s in range(5)]
+    seen = torch.cat([encoder.first(p).movedim(1, 0).flatten(1) for p in patches], dim=1)
+    weight, bias, x = encoder.norm.weight, encoder.norm.bias, patches[0]
+    freeze_norms(encoder, patches)
+    mean, variance = seen.mean(1), seen.var(1, correction=0)
+    wanted = nn.functional.batch_norm(encoder.first(x), mean, variance, weight, bias)
+    torch.testing.assert_close(encoder(x)[0], wanted, rtol=1e-4, atol=1e-5)
+    spread = [float(encoder(factor * x)[0].std(dim=(2, 3, 4)).mean()) for factor in (1, 2)]
+    assert spread[1] == pytest.approx(2 * spread[0], rel=0.05)
+
+
+def test_layers_without_scale_and_no_patches():
+    encoder = nn.Sequential(nn.InstanceNorm3d(1))
+    with pytest.raises(ValueError, match="no patches"):
+        freeze_norms(encoder, [])
+    x = image(5, 5, 5)[:1]
+    before = encoder(x)
+    freeze_norms(encoder, [x])
+    torch.testing.assert_close(encoder(x), before, rtol=1e-4, atol=1e-5)
+
+
+def test_a_public_encoder_is_frozen_whole_and_one_with_batch_norm_is_left_alone(tmp_path):
+    patches = [image(16, 16, 16, seed=s) for s in range(3)]
+    frozen = {}
+    for layout, name in (("nnssl_resencl.pth", "nnssl_resencl"), ("ctfm.safetensors", "ctfm")):
+        file = write(tmp_path, layout, checkpoint(layout))
+        config = configuration((16, 16, 16), spacing=narrow(name).spacing)
+        request = Request(name, file, config, BODIES, 0, None)
+        encoder = load_family(request, narrow(name), file)
+        before = [m.std() for m in encoder(patches[0])]
+        frozen[name] = freeze_norms(encoder, patches)
+        assert not any(isinstance(m, nn.InstanceNorm3d) for m in encoder.modules())
+        for old, new in zip(before, encoder(patches[0]), strict=True):
+            assert 0.5 * old < new.std() < 2 * old
+        assert not any(p.requires_grad for p in encoder.parameters())
+    assert frozen == {"nnssl_resencl": 1 + 2 + 7 + 9, "ctfm": 0}
+    plain = build_encoder("random", weights=None, configuration=configuration())
+    assert freeze_norms(plain, patches) == 0

@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from encoders.fakes import write_safetensors
+
+from gdmnet.encoders.weights import check, find_file, read_tensors, sha256, take
+from gdmnet.errors import CheckpointError
+
+TENSORS = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.zeros(2)}
+
+
+def saved(folder, content, name="weights.pth", **options):
+    torch.save(content, folder / name, **options)
+    return folder / name
+
+
+@pytest.mark.parametrize("container", [(), ("state_dict",), ("network_weights",), ("net", "model")])
+@pytest.mark.parametrize("new", [True, False])
+def test_tensors_are_found_in_every_container_and_in_old_files(tmp_path, container, new):
+    content = TENSORS | {"note": "text"}
+    for name in container:
+        content = {"epoch": 3, name: content, "optimizer": {"lr": 0.1}}
+    found = read_tensors(saved(tmp_path, content, _use_new_zipfile_serialization=new))
+    assert found.keys() == TENSORS.keys()
+    assert torch.equal(found["a.weight"], TENSORS["a.weight"])
+
+
+def test_numpy_numbers_beside_the_weights_are_harmless(tmp_path):
+    logs = {"dice": [np.float32(0.5), np.float64(0.25), np.int64(3), np.bool_(True)]}
+    assert read_tensors(saved(tmp_path, {"state_dict": TENSORS, "logging": logs}))
+
+
+class Evil:
+    def __reduce__(self):
+        return Path.touch, (Path("executed"),)
+
+
+def test_nothing_in_a_file_is_executed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for file in (
+        saved(tmp_path, {"state_dict": TENSORS, "callbacks": Evil()}),
+        saved(tmp_path, {**TENSORS, "x": Evil()}, "old.pth", _use_new_zipfile_serialization=False),
+    ):
+        with pytest.raises(CheckpointError, match=f"{file.name}: not read, because it holds more"):
+            read_tensors(file)
+    (tmp_path / "plain.pt").write_bytes(pickle.dumps(Evil(), protocol=2))
+    with pytest.raises(CheckpointError, match=r"plain\.pt"):
+        read_tensors(tmp_path / "plain.pt")
+    assert not (tmp_path / "executed").exists()
+
+
+def test_damaged_files_are_refused_by_name(tmp_path):
+    whole = saved(tmp_path, TENSORS).read_bytes()
+    middle = whole.index(TENSORS["a.weight"].numpy().tobytes()) + 9
+    flipped = whole[:middle] + bytes([whole[middle] ^ 255]) + whole[middle + 1 :]
+    for content in (whole[: len(whole) // 2], b"", b"nonsense", flipped):
+        (tmp_path / "bad.pth").write_bytes(content)
+        with pytest.raises(CheckpointError, match=r"bad\.pth"):
+            read_tensors(tmp_path / "bad.pth")
+    with pytest.raises(CheckpointError, match="gone"):
+        read_tensors(tmp_path / "gone.pth")
+    for content in ([1, 2], {"epoch": 3}):
+        with pytest.raises(CheckpointError, match="holds"):
+            read_tensors(saved(tmp_path, content))
+
+
+def test_safetensors_are_read_as_they_were_written(tmp_path):
+    tensors = {
+        "scalar": torch.tensor(3),
+        "half": torch.tensor([[1.5, -2.0]], dtype=torch.bfloat16),
+        "empty": torch.zeros(0, 3),
+        **TENSORS,
+    }
+    write_safetensors(tmp_path / "x.safetensors", tensors)
+    found = read_tensors(tmp_path / "x.safetensors")
+    assert found.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert found[name].dtype == tensor.dtype
+        assert torch.equal(found[name], tensor)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda head: head["a.bias"].update(data_offsets=[0, 10_000]),
+        lambda head: head["a.bias"].update(data_offsets=[-8, 8]),
+        lambda head: head["a.bias"].update(shape=[5]),
+        lambda head: head["a.bias"].update(dtype="F8"),
+        lambda head: head["a.bias"].pop("shape"),
+        lambda head: head.update({"a.bias": 3}),
+    ],
+)
+def test_wrong_headers_of_safetensors_are_refused(tmp_path, change):
+    file = tmp_path / "x.safetensors"
+    write_safetensors(file, TENSORS)
+    whole = file.read_bytes()
+    n = int.from_bytes(whole[:8], "little")
+    head = json.loads(whole[8 : 8 + n])
+    change(head)
+    text = json.dumps(head).encode()
+    file.write_bytes(len(text).to_bytes(8, "little") + text + whole[8 + n :])
+    with pytest.raises(CheckpointError, match=r"x\.safetensors: damaged"):
+        read_tensors(file)
+
+
+def test_cut_safetensors_are_refused(tmp_path):
+    file = tmp_path / "x.safetensors"
+    write_safetensors(file, TENSORS)
+    whole = file.read_bytes()
+    for content in (b"", whole[:5], whole[:40], whole[:-1], b"\xff" * 64):
+        file.write_bytes(content)
+        with pytest.raises(CheckpointError, match=r"x\.safetensors: damaged"):
+            read_tensors(file)
+
+
+def test_the_shortest_prefix_is_the_encoders_and_names_end_at_a_dot():
+    half = torch.ones(2, dtype=torch.float16)
+    tensors = {
+        "decoder.encoder.stem.weight": torch.zeros(2),
+        "encoder.stem.weight": half,
+        "encoder.block.all_modules.0.weight": torch.zeros(2),
+        "encoder.norm.num_batches_tracked": torch.tensor(3),
+        "ecosystem.weight": torch.zeros(2),
+        "head.weight": torch.zeros(2),
+    }
+    found = take(tensors, "stem.weight", file=Path("f"), name="n")
+    assert found.prefix == "encoder."
+    assert list(found.tensors) == ["stem.weight"]
+    assert found.tensors["stem.weight"].dtype == torch.float32
+    assert found.n_others == 5
+    with pytest.raises(CheckpointError, match=r"f: not the weights of n: none .*ecosystem"):
+        take({"ecosystem.weight": half}, "system.weight", file=Path("f"), name="n")
+
+
+def test_complaints_name_a_few_of_many():
+    found = take({"a.weight": torch.ones(1)}, "weight", file=Path("f"), name="n")
+    wanted = {f"layer{n}": torch.ones(1) for n in range(20)}
+    with pytest.raises(CheckpointError) as problem:
+        check(found, wanted, file=Path("f"), name="n")
+    assert "20 missing (layer0, layer1" in str(problem.value)
+    assert "and 14 more" in str(problem.value)
+    assert "1 unexpected (weight)" in str(problem.value)
+
+
+def test_weights_are_found_where_they_are_said_to_be(tmp_path, monkeypatch):
+    def find(given=None):
+        return find_file("ctfm", given, "model.safetensors", needs="somewhere.org")
+
+    with pytest.raises(CheckpointError, match=r"gdmnet_encoders is not set.*somewhere\.org"):
+        find()
+    monkeypatch.setenv("gdmnet_encoders", str(tmp_path))
+    with pytest.raises(CheckpointError, match=f"no weights .{tmp_path}/ctfm"):
+        find()
+    folder = tmp_path / "ctfm"
+    folder.mkdir()
+    other = folder / "other.pth"
+    other.touch()
+    (folder / "config.json").touch()
+    assert find() == other  # the only one
+    (folder / "more.pth").touch()
+    with pytest.raises(CheckpointError):
+        find()
+    published = folder / "model.safetensors"
+    published.touch()
+    assert find() == find(folder) == published
+    assert find(other) == other
+    with pytest.raises(CheckpointError, match="gone"):
+        find(tmp_path / "gone.pth")
+
+
+def test_the_checksum_is_that_of_sha256sum(tmp_path):
+    (tmp_path / "f").write_bytes(b"abc")
+    assert sha256(tmp_path / "f").startswith("ba7816bf8f01cfea414140de5dae2223")
