@@ -175,6 +175,19 @@ def raw_size(shape: Sequence[int], spacing: Sequence[float]) -> Size:
     return min(product(z, y, x), key=unlike_a_cube)
 
 
+def random_crop(
+    shape: Sequence[int], share: float, generator: torch.Generator
+) -> tuple[slice, ...]:
+    """A random box of (b, c, z, y, x), `share` of each spatial side; with 1 nothing is drawn."""
+    box = [slice(None), slice(None)]
+    for side in shape:
+        size = max(1, round(share * side))
+        spare = side - size
+        start = int(torch.randint(spare + 1, (), generator=generator)) if spare else 0
+        box.append(slice(start, start + size))
+    return tuple(box)
+
+
 def coverage(mask: Tensor, shape: Sequence[int]) -> Tensor:
     """The mask's share (b, 1, z, y, x) of each location of a map of this shape."""
     if tuple(mask.shape[2:]) == tuple(shape):

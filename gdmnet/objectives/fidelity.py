@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from gdmnet.objectives.base import Batch
+from gdmnet.objectives.ranks import mean_over_ranks
 
 HUBER_BETA = 0.1  # network units: below it the error counts squared, above it linearly
 
@@ -41,10 +42,11 @@ def fidelity_loss(prediction: Tensor, batch: Batch, *, name: str = "l1") -> Tens
         name: a key of `FIDELITIES`.
 
     Returns:
-        A scalar; 0 where the mask is empty.
+        A scalar; 0 where the mask is empty. In a distributed training sum(m) is the mean of all
+        ranks': the mean of their gradients is then that of one process on the joined batch.
     """
     penalty = FIDELITIES[name](prediction - batch.target) * batch.mask
-    return penalty.sum() / batch.mask.sum().clamp(min=1.0)
+    return penalty.sum() / mean_over_ranks(batch.mask.sum()).clamp(min=1.0)
 
 
 def fidelity_gradient(

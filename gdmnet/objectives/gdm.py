@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from gdmnet.drifting.coordination import COORDINATIONS, coordinate, cosine, norms
 from gdmnet.drifting.pairing import PAIRINGS
-from gdmnet.drifting.representations import Draw, Views, raw_size
+from gdmnet.drifting.representations import Draw, Views, random_crop, raw_size
 from gdmnet.errors import TrainingError
 from gdmnet.objectives.base import Batch, Context, Descent, Inputs
 from gdmnet.objectives.fidelity import fidelity_gradient
@@ -30,6 +30,7 @@ from gdmnet.objectives.gdm_levels import (
 from gdmnet.objectives.gdm_options import GdmOptions, check_options, schedule_of
 from gdmnet.objectives.gdm_state import DriftState
 from gdmnet.objectives.options import read_options
+from gdmnet.objectives.ranks import mean_over_ranks, on_all_ranks
 
 logger = logging.getLogger(__name__)
 
@@ -66,13 +67,13 @@ class Gdm:
         output = generator(batch.source)
         leaf, loss, fidelity = fidelity_gradient(output, batch, name=self.options.fidelity)
         step = self.state.begin_step()
-        if not bool(torch.isfinite(loss) & torch.isfinite(fidelity).all()):
+        finite = bool(torch.isfinite(loss) & torch.isfinite(fidelity).all())
+        if not on_all_ranks(condition=finite, device=leaf.device):
             return Descent(output, fidelity, {"fidelity": float(loss)}, finite=False)
-        strength = self.options.strength
-        ratio = strength * self.schedule.ramp_at(step) * float(self.state.ratio_factor)
+        ratio = self._ratio_at(step)
         cotangent = fidelity
         watch: dict[str, Tensor] = {}
-        if strength > 0 and self.schedule.fills_banks(step):
+        if self.schedule.drifts(step):
             with torch.enable_grad():
                 cotangent, watch = self._coordinated(leaf, batch, fidelity, step, ratio)
         skipped = self.state.skipped_in_a_row > 0  # its mean over an epoch is the skipped share
@@ -80,6 +81,11 @@ class Gdm:
         values = torch.stack([value.float() for value in watch.values()]).tolist()
         metrics = dict(zip(watch, values, strict=True)) | {"ratio": ratio}
         return Descent(output, cotangent, metrics)
+
+    @property
+    def drift_start(self) -> int:
+        """The first step in which the drift moves the generator: until there it is regression."""
+        return self.schedule.start
 
     def translate(self, generator: nn.Module, source: Tensor, noise: Tensor | None) -> Tensor:
         """One call of the generator."""
@@ -115,35 +121,27 @@ class Gdm:
             self.options.strength * float(state.ratio_factor),
         )
 
+    def _ratio_at(self, step: int) -> float:
+        """R of a step; as much larger as the drift's steps are rarer."""
+        full = self.options.strength * float(self.state.ratio_factor) * self.schedule.every
+        return full * self.schedule.ramp_at(step)
+
     def _coordinated(
         self, leaf: Tensor, batch: Batch, fidelity: Tensor, step: int, ratio: float
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The cotangent and what to watch; the fidelity gradient itself where r is 0."""
-        state = self.state
-        views = self._look(leaf, batch)
+        draw = self._draw(step)
+        views = self._look(leaf, batch, draw)
         with torch.autocast(leaf.device.type, enabled=False):
-            found = level_losses(views, self._draw(step), state, self.options)
-            if found.finite:
-                self._name_absent(found)
-            if found.waiting and not found.losses:
-                push_rows(found.rows, state)
+            drift, watch = self._drift(views, draw, leaf, fidelity)
+            n_f, n_d = self._shared_norms()
+            if drift is None:
                 return fidelity, {}
-            drift = self._drift(found, leaf, fidelity)
-            state.fidelity_norm.update(fidelity)
-            size = norms(drift).mean()
-            if not bool(torch.isfinite(size) & (size > 0)):
-                if state.count_skip() % SKIPS_TO_NAME == 0:
-                    logger.warning("%d steps in a row without a drift", state.skipped_in_a_row)
-                return fidelity, {}
-            state.skipped_in_a_row.zero_()
-            state.active += 1
-            state.drift_norm.update(drift)
-            n_f, n_d = state.fidelity_norm.value, state.drift_norm.value
             angle = cosine(drift, fidelity)
-            watch = found.watch | {
+            watch = watch | {
                 "cos": angle.mean(),
                 "conflict": (angle < 0).float().mean(),
-                "raw_ratio": size / norms(fidelity).mean().clamp(min=1e-12),
+                "raw_ratio": norms(drift).mean() / norms(fidelity).mean().clamp(min=1e-12),
                 "norm_fidelity": n_f,
                 "norm_drift": n_d,
             }
@@ -152,18 +150,56 @@ class Gdm:
             name = self.options.coordination
             return coordinate(fidelity, drift, (n_f, n_d), name=name, ratio=ratio), watch
 
-    def _look(self, leaf: Tensor, batch: Batch) -> Views:
-        """Both volumes through the encoder, under the loop's autocast.
+    def _drift(
+        self, views: Views, draw: Draw, leaf: Tensor, fidelity: Tensor
+    ) -> tuple[Tensor | None, dict[str, Tensor]]:
+        """g_d and what to watch, None where this step has none; fills the rings and the norms."""
+        state = self.state
+        found = level_losses(views, draw, state, self.options)
+        if found.finite:
+            self._name_absent(found)
+        if found.waiting and not found.losses:
+            push_rows(found.rows, state)
+            return None, {}
+        drift = torch.zeros_like(leaf)
+        if found.losses:
+            rule = COORDINATIONS[self.options.coordination]
+            balance = self.options.level_balance and rule.balanced  # "raw" rules see raw gradients
+            drift = drift_gradient(found, leaf, fidelity, state, balance=balance)
+            push_rows(found.rows, state)
+        state.fidelity_norm.update(fidelity)
+        size = norms(drift).mean()
+        if not bool(torch.isfinite(size) & (size > 0)):
+            if state.count_skip() % SKIPS_TO_NAME == 0:
+                logger.warning("%d steps in a row without a drift", state.skipped_in_a_row)
+            return None, {}
+        state.skipped_in_a_row.zero_()
+        state.active += 1
+        state.drift_norm.update(drift)
+        return drift, found.watch
+
+    def _shared_norms(self) -> tuple[Tensor, Tensor]:
+        """N_f and N_d, equal on all ranks: the means over those that have measured any."""
+        pair = (self.state.fidelity_norm, self.state.drift_norm)
+        known = [(norm.weight > 0).float() for norm in pair]
+        packed = torch.stack([norm.value for norm in pair] + known)
+        n_f, n_d, knows_f, knows_d = mean_over_ranks(packed)
+        return n_f / knows_f.clamp(min=1e-12), n_d / knows_d.clamp(min=1e-12)
+
+    def _look(self, leaf: Tensor, batch: Batch, draw: Draw) -> Views:
+        """Both volumes, or the same crop of both, through the encoder under the loop's autocast.
 
         Outside the mask the generator is free, so there it is shown the target: the maps just
         inside must not suffer for what nobody judges; and so the drift's gradient there is 0.
         """
         self.encoder.to(leaf.device)
-        seen = torch.where(batch.mask > 0.5, leaf, batch.target)
+        box = random_crop(leaf.shape[2:], self.options.encoder_crop, draw.generator)
+        target, mask = batch.target[box], batch.mask[box]
+        seen = torch.where(mask > 0.5, leaf[box], target)
         generated = self.encoder(seen)
         with torch.no_grad():
-            target = self.encoder(batch.target)
-        return Views(generated, target, (seen, batch.target), batch.mask)
+            real = self.encoder(target)
+        return Views(generated, real, (seen, target), mask)
 
     def _draw(self, step: int) -> Draw:
         """The step's own generator: a resumed training draws what the unbroken one draws."""
@@ -175,16 +211,6 @@ class Gdm:
             foreground=self.options.foreground,
             same_places=PAIRINGS[self.options.pairing].by_place,
         )
-
-    def _drift(self, found: Levels, leaf: Tensor, fidelity: Tensor) -> Tensor:
-        """g_d, zero where there is none; the rings are filled once the losses are done."""
-        if not found.losses:
-            return torch.zeros_like(leaf)
-        rule = COORDINATIONS[self.options.coordination]
-        balance = self.options.level_balance and rule.balanced  # "raw" rules see raw gradients
-        drift = drift_gradient(found, leaf, fidelity, self.state, balance=balance)
-        push_rows(found.rows, self.state)
-        return drift
 
     def _name_absent(self, found: Levels) -> None:
         waiting = {"global"} if found.waiting else set()
@@ -201,6 +227,9 @@ class Gdm:
         with torch.no_grad():
             some = next(self.encoder.parameters(), torch.zeros(()))
             patch = torch.zeros(1, 1, *context.patch_size, device=some.device)
+            patch = patch[
+                random_crop(patch.shape[2:], self.options.encoder_crop, torch.Generator())
+            ]
             maps = self.encoder(patch)
         views = Views(maps, maps, (patch, patch), torch.ones_like(patch))
         draw = Draw(1, torch.Generator(), self.raw_size, minimum=1)

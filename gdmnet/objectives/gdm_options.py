@@ -37,6 +37,8 @@ class GdmOptions:
         regression_share: share of all steps before the drift begins.
         ramp_share: share of all steps over which r grows to its value.
         warm_steps: steps before the ramp in which banks and norms are filled.
+        every: only every so many-th step has a drift, as much stronger: cheaper steps.
+        encoder_crop: the encoder sees a random crop, this share of the patch along each axis.
     """
 
     drift_ratio: float = 0.2
@@ -58,6 +60,8 @@ class GdmOptions:
     regression_share: float = 0.2
     ramp_share: float = 0.05
     warm_steps: int = 64
+    every: int = 1
+    encoder_crop: float = 1.0
 
     @property
     def strength(self) -> float:
@@ -86,6 +90,8 @@ def check_options(options: GdmOptions) -> None:
         "regression_share": 0 <= options.regression_share <= 1,
         "ramp_share": 0 <= options.ramp_share <= 1,
         "warm_steps": options.warm_steps >= 0,
+        "every": options.every >= 1,
+        "encoder_crop": 0 < options.encoder_crop <= 1,
     }
     for name, right in ranges.items():
         if not right:
@@ -100,18 +106,22 @@ class Schedule:
     start: int
     ramp: int
     warm: int
+    every: int = 1
+    on: bool = True
 
     def ramp_at(self, step: int) -> float:
         """The share of the full drift at a step: 0 to 1."""
+        if not self.drifts(step):
+            return 0.0
         return min(1.0, max(0, step - self.start + 1) / self.ramp)
 
-    def fills_banks(self, step: int) -> bool:
-        """Whether the encoder runs: from `warm` steps before the ramp on."""
-        return step >= self.start - self.warm
+    def drifts(self, step: int) -> bool:
+        """Whether the encoder runs: from `warm` steps before the ramp on, first to fill banks."""
+        return self.on and step >= self.start - self.warm and step % self.every == 0
 
 
 def schedule_of(options: GdmOptions, total_steps: int) -> Schedule:
     """The schedule for a whole training of so many steps."""
     start = math.ceil(options.regression_share * total_steps)
     ramp = max(1, math.ceil(options.ramp_share * total_steps))
-    return Schedule(start, ramp, options.warm_steps)
+    return Schedule(start, ramp, options.warm_steps, options.every, options.strength > 0)

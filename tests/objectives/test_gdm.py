@@ -82,6 +82,26 @@ def test_the_ratio_ramps_up():
     assert ratios == pytest.approx([0.0] * 8 + [0.1, 0.2, 0.3, 0.4, 0.4, 0.4])
 
 
+def test_rarer_drift_steps_are_as_much_stronger():
+    objective = build_gdm(gdm_context(40, ramp_share=0.0, drift_ratio=0.2, every=3))
+    at_build = objective.encoder.calls
+    _, descents = train(objective, 14)
+    ratios = [descent.metrics["ratio"] for descent in descents[8:]]
+    assert ratios == pytest.approx([0.0, 0.6, 0.0, 0.0, 0.6, 0.0])
+    assert objective.encoder.calls == at_build + 2 * 5  # 0, 3, 6 fill the banks, 9 and 12 drift
+
+
+def test_a_crop_for_the_encoder_moves_and_leaves_the_rest_to_the_fidelity():
+    objective = build_gdm(gdm_context(**AT_ONCE, encoder_crop=0.5))
+    touched = []
+    for _ in range(2):
+        batch = make_batch(0)
+        drift = descend(objective, batch).cotangent - fidelity_gradient(batch)
+        touched.append(drift[0, 0].abs().sum(dim=(0, 1)) > 0)  # along x
+        assert 0 < int(touched[-1].sum()) <= PATCH[2] // 2
+    assert not torch.equal(touched[0], touched[1])
+
+
 def test_drift_gives_back_the_texture_that_regression_loses():
     unseen = make_batch(-1)
 

@@ -81,7 +81,7 @@ def test_a_value_out_of_range_is_named(given, words):
 def test_the_schedule_is_regression_then_a_ramp_then_constant():
     schedule = schedule_of(GdmOptions(), 1000)
     assert (schedule.start, schedule.ramp) == (200, 50)
-    assert [schedule.fills_banks(step) for step in (135, 136, 200)] == [False, True, True]
+    assert [schedule.drifts(step) for step in (135, 136, 200)] == [False, True, True]
     ramp = [schedule.ramp_at(step) for step in (0, 199, 200, 224, 249, 250, 999)]
     assert ramp == pytest.approx([0, 0, 1 / 50, 0.5, 1, 1, 1])
 
