@@ -11,6 +11,7 @@ COMMANDS = (
     "train",
     "predict",
     "evaluate",
+    "convert_dicom",
     "demo",
     "export_model",
     "install_model",

@@ -13,6 +13,24 @@ from gdmnet.geometry import Geometry, lps_frame
 _TURNED = 1e-6  # of direction cosines: 0.3 micrometres over 30 cm
 
 
+def bounds(geometry: Geometry) -> tuple[NDArray, NDArray]:
+    """The lowest and the highest (x, y, z) in mm of a grid's voxel centres in the patient."""
+    origin, direction = lps_frame(geometry)
+    ends = (np.array(geometry.shape[::-1]) - 1) * np.array(geometry.spacing[::-1])
+    corners = np.stack(np.meshgrid(*((0.0, end) for end in ends), indexing="ij"), axis=-1)
+    places = corners.reshape(-1, 3) @ direction.T + origin
+    return places.min(axis=0), places.max(axis=0)
+
+
+def share_inside(first: Geometry, second: Geometry) -> float:
+    """Which share of the box around the first grid lies in the box around the second, 0 to 1."""
+    lowest, highest = bounds(first)
+    other_lowest, other_highest = bounds(second)
+    sides = np.minimum(highest, other_highest) - np.maximum(lowest, other_lowest)
+    whole = np.maximum(highest - lowest, 1e-6)  # a single slice has no thickness
+    return float(np.prod(np.clip(np.where(sides < 0, 0, np.maximum(sides, 1e-6)) / whole, 0, 1)))
+
+
 def axial_grid(geometry: Geometry) -> Geometry:
     """The axial grid with square pixels that holds all voxel centres of a grid.
 
@@ -20,14 +38,10 @@ def axial_grid(geometry: Geometry) -> Geometry:
     spacings along x and y, the distance of slices that along z. A grid that is axial and square
     already, in whatever order it is stored, keeps its voxels exactly.
     """
-    origin, direction = lps_frame(geometry)
     z, y, x = geometry.spacing
     pixel = min(y, x)
     steps = np.array([pixel, pixel, z])
-    ends = (np.array(geometry.shape[::-1]) - 1) * np.array([x, y, z])
-    corners = np.stack(np.meshgrid(*((0.0, end) for end in ends), indexing="ij"), axis=-1)
-    places = corners.reshape(-1, 3) @ direction.T + origin
-    lowest, highest = places.min(axis=0), places.max(axis=0)
+    lowest, highest = bounds(geometry)
     n_x, n_y, n_z = np.ceil((highest - lowest) / steps - 1e-4).astype(int) + 1
     return Geometry(
         shape=(int(n_z), int(n_y), int(n_x)),

@@ -1,0 +1,298 @@
+"""Patients in DICOM to a raw dataset, through main(argv), and on to the integrity check."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from dicoms import SAGITTAL, make_other, save, write_series
+
+from gdmnet.commands import plan_and_preprocess
+from gdmnet.commands.convert_dicom import Options, main, run
+from gdmnet.data.check import check_dataset
+from gdmnet.data.dicom import case_name, find_series, only_series, read_series
+from gdmnet.data.regrid import regrid
+from gdmnet.data.volume import read_volume
+from gdmnet.geometry import grid_difference
+from gdmnet.tasks import dicom_pairs
+from gdmnet.tasks.dicom_pairs import Choice
+from gdmnet.tasks.phantom import make_patient
+
+SHAPE = (12, 20, 20)
+NAMES = ("patient_a", "patient_b")
+FRAME = "1.2.826.0.1.3680043.9999.7"
+
+
+@pytest.fixture
+def patients(tmp_path):
+    """Two patients with an MR, a CT on its grid, a scout and an RTSTRUCT each."""
+    for seed, name in enumerate(NAMES):
+        (mr,), ct, _ = make_patient(np.random.default_rng(seed), SHAPE)
+        folder = tmp_path / "patients" / name
+        own = {"PatientID": f"SECRET-{seed}", "FrameOfReferenceUID": f"{FRAME}.{seed}"}
+        write_series(folder / "mr", np.rint(mr), **own)
+        planning = {"Modality": "CT", "SeriesDescription": "planning", **own}
+        write_series(
+            folder / "ct", np.rint(ct) + 1024, RescaleIntercept=-1024, RescaleSlope=1, **planning
+        )
+        write_series(folder / "mr", mr[:1], first=100, SeriesDescription="localizer", **own)
+        save(folder / "rs.dcm", make_other("1.2.840.10008.5.1.4.1.1.481.3", "RTSTRUCT"))
+    return tmp_path / "patients"
+
+
+def call(patients, *options):
+    raw = patients.parent / "raw"
+    return main(["-i", str(patients), "-d", "512", "-np", "1", f"--raw={raw}", *options])
+
+
+def dataset(patients, name="MRtoCT"):
+    return patients.parent / "raw" / f"Dataset512_{name}"
+
+
+def refusal(patients, capsys, *options):
+    assert call(patients, *options) == 2
+    assert not list((patients.parent).glob("raw/*"))
+    return capsys.readouterr().err
+
+
+def test_patients_become_a_dataset_that_the_check_accepts(patients, capsys):
+    assert call(patients) == 0
+    folder = dataset(patients)
+    assert check_dataset(folder, n_processes=1) == []
+    cases = {}
+    for name in NAMES:
+        mr, ct = (only_series_of(patients / name, kind) for kind in ("mr", "ct"))
+        case = cases[name] = case_name(mr)
+        image = read_volume(folder / f"imagesTr/{case}_0000.nii.gz")
+        target = read_volume(folder / f"targetsTr/{case}.nii.gz")
+        np.testing.assert_array_equal(image.array, read_series(mr).array)
+        np.testing.assert_array_equal(target.array, read_series(ct).array)
+        assert grid_difference(image.geometry, read_series(mr).geometry) is None
+    description = json.loads((folder / "dataset.json").read_text())
+    assert description["channel_names"] == {"0": "MR"}
+    assert (description["target_name"], description["numTraining"]) == ("CT", 2)
+    shown = capsys.readouterr().out
+    assert f"{cases['patient_a']}  patient_a  MR t1 vibe 12x20x20, 3x1.5x1.25 mm  CT planning" in (
+        shown
+    )
+    assert "left aside: RTSTRUCT (2), scouts (2)" in shown
+    assert "gdm_plan_and_preprocess -d 512" in shown
+
+
+def only_series_of(patient, kind):
+    return next(s for s in find_series(patient).series if s.modality == kind.upper())
+
+
+def test_nothing_of_the_patients_is_told(patients, capsys):
+    assert call(patients) == 0
+    said = "".join(capsys.readouterr())
+    told = said + (dataset(patients) / "dataset.json").read_text()
+    names = " ".join(path.name for path in dataset(patients).rglob("*"))
+    for secret in ("Doe", "Jane", "SECRET", "1950", "9999"):
+        assert secret not in told
+        assert secret not in names
+    assert "patient" not in names
+
+
+def test_a_mapping_is_written_on_request_only(patients):
+    file = patients.parent / "who.json"
+    assert call(patients, "--mapping", str(file)) == 0
+    told = json.loads(file.read_text())
+    assert {entry["folder"] for entry in told.values()} == set(NAMES)
+    assert {entry["patient_id"] for entry in told.values()} == {"SECRET-0", "SECRET-1"}
+    assert all((dataset(patients) / f"targetsTr/{case}.nii.gz").is_file() for case in told)
+
+
+def test_a_dry_run_prints_the_table_and_writes_nothing(patients, capsys):
+    assert call(patients, "--dry-run") == 0
+    assert "patient_b" in capsys.readouterr().out
+    assert not (patients.parent / "raw").exists()
+
+
+def test_the_dataset_goes_on_into_planning(patients):
+    assert call(patients) == 0
+    roots = [f"--{name}={patients.parent / name}" for name in ("raw", "preprocessed", "results")]
+    assert plan_and_preprocess.main(["-d", "512", "-np", "1", "--dry-run", *roots]) == 0
+
+
+def test_several_fitting_series_are_refused_and_a_pattern_decides(patients, capsys):
+    for name in NAMES:
+        write_series(patients / name / "t2", np.ones(SHAPE), SeriesDescription="T2 space")
+    said = refusal(patients, capsys)
+    assert "2 complaints; nothing was written" in said
+    assert (
+        "  patient_a: 2 series fit the source 'MR*' (MR t1 vibe, MR T2 space); narrow it by"
+        " --source" in said
+    )
+    assert call(patients, "--source", "mr*T1*") == 0
+
+
+def test_no_fitting_series_is_refused_and_what_is_there_is_listed(patients, capsys):
+    said = refusal(patients, capsys, "--target", "*cbct*")
+    assert "no series fits the target '*cbct*' (there: CT planning, MR t1 vibe)" in said
+
+
+def test_patterns_that_fit_one_series_twice_are_refused(patients, capsys):
+    said = refusal(patients, capsys, "--source", "CT*")
+    assert "the patterns CT* and CT* fit the same series" in said
+
+
+def test_an_unsound_series_is_refused_with_its_reason(patients, capsys):
+    (patients / "patient_b/mr/IM0005").unlink()
+    said = refusal(patients, capsys)
+    assert "  patient_b: MR t1 vibe: slices are missing or unevenly spaced" in said
+    assert "patient_a" not in said
+
+
+def test_several_channels_are_several_patterns(patients):
+    for seed, name in enumerate(NAMES):
+        array = np.random.default_rng(seed).integers(0, 99, SHAPE)
+        write_series(patients / name / "t2", array, SeriesDescription="T2 space")
+    assert call(patients, "--source", "*t1*", "*t2*", "--name", "Two") == 0
+    folder = dataset(patients, "Two")
+    assert check_dataset(folder, n_processes=1) == []
+    description = json.loads((folder / "dataset.json").read_text())
+    assert description["channel_names"] == {"0": "MR 0", "1": "MR 1"}
+
+
+@pytest.fixture
+def apart(patients, rng):
+    """The same with CTs on a grid of their own, in the frame of the MRs."""
+    for seed, name in enumerate(NAMES):
+        for path in (patients / name / "ct").iterdir():
+            path.unlink()
+        array = rng.integers(-1000, 1000, (16, 16, 16))
+        write_series(
+            patients / name / "ct",
+            array,
+            Modality="CT",
+            SeriesDescription="planning",
+            direction=SAGITTAL,
+            origin=(-18.0, -12.0, 70.0),
+            spacing=(1.5, 2.0, 2.0),
+            FrameOfReferenceUID=f"{FRAME}.{seed}",
+        )
+    return patients
+
+
+def test_other_grids_are_refused_without_a_word_to_resample(apart, capsys):
+    said = refusal(apart, capsys)
+    assert "CT planning is not on the grid of MR t1 vibe: shape" in said
+    assert "try --resample target or --resample source" in said
+
+
+@pytest.mark.parametrize("which", ["target", "source"])
+def test_one_is_resampled_onto_the_other_on_request(apart, which):
+    assert call(apart, "--resample", which) == 0
+    folder = dataset(apart)
+    assert check_dataset(folder, n_processes=1) == []
+    mr, ct = (read_series(only_series_of(apart / "patient_a", kind)) for kind in ("mr", "ct"))
+    case = case_name(only_series_of(apart / "patient_a", "mr"))
+    image = read_volume(folder / f"imagesTr/{case}_0000.nii.gz")
+    target = read_volume(folder / f"targetsTr/{case}.nii.gz")
+    if which == "target":
+        np.testing.assert_array_equal(image.array, mr.array)
+        wanted = regrid(ct, mr.geometry, fill=-1024.0)
+        np.testing.assert_array_equal(target.array, np.rint(wanted.array))
+        assert (target.array == -1024).any()
+    else:
+        np.testing.assert_array_equal(target.array, ct.array)
+        wanted = regrid(mr, ct.geometry, fill=0.0)
+        np.testing.assert_allclose(image.array, wanted.array, atol=1e-3)
+    assert json.loads((folder / "dataset.json").read_text())["resampled"] == which
+
+
+def test_other_frames_of_reference_cannot_be_resampled(apart, capsys):
+    for path in (apart / "patient_a/ct").iterdir():
+        path.unlink()
+    array = np.zeros((16, 16, 16))
+    write_series(apart / "patient_a/ct", array, Modality="CT", FrameOfReferenceUID="1.2.3")
+    said = refusal(apart, capsys, "--resample", "target")
+    assert "different frames of reference and grids" in said
+    assert "register them first" in said
+
+
+def test_images_that_do_not_overlap_are_refused(patients, capsys):
+    for path in (patients / "patient_a/ct").iterdir():
+        path.unlink()
+    own = {"Modality": "CT", "FrameOfReferenceUID": f"{FRAME}.0", "origin": (500.0, 0.0, 0.0)}
+    write_series(patients / "patient_a/ct", np.zeros(SHAPE), **own)
+    assert "do not overlap in space" in refusal(patients, capsys, "--resample", "target")
+
+
+def test_one_grid_in_two_frames_is_taken_with_a_note(patients, capsys):
+    for path in (patients / "patient_a/ct").iterdir():
+        path.unlink()
+    _, ct, _ = make_patient(np.random.default_rng(0), SHAPE)
+    write_series(patients / "patient_a/ct", np.rint(ct), Modality="CT", FrameOfReferenceUID="1.2.3")
+    assert call(patients) == 0
+    said = capsys.readouterr().out
+    assert "1 pairs have one grid but different frames of reference (patient_a first)" in said
+
+
+def test_the_same_patient_id_in_two_folders_is_noted(patients, capsys):
+    for name in NAMES:
+        for path in (patients / name / "ct").iterdir():
+            path.unlink()
+        _, ct, _ = make_patient(np.random.default_rng(len(name)), SHAPE)
+        write_series(patients / name / "ct", np.rint(ct), Modality="CT", PatientID="SECRET-1")
+    assert call(patients, "--dry-run") == 0
+    assert "2 folders share their PatientID with another one" in capsys.readouterr().out
+
+
+def test_a_copied_patient_is_refused(patients, capsys):
+    shutil.copytree(patients / "patient_a", patients / "patient_c")
+    said = refusal(patients, capsys)
+    assert "patient_c: holds the same source series as patient_a; remove one" in said
+
+
+def test_patients_of_other_kinds_are_refused(patients, capsys):
+    for path in (patients / "patient_b/mr").iterdir():
+        path.unlink()
+    write_series(patients / "patient_b/pet", np.ones(SHAPE), Modality="PT")
+    said = refusal(patients, capsys, "--source", "[mp][rt]*")
+    assert "patient_b: is PT to CT, but patient_a is MR to CT; make a dataset of each" in said
+
+
+def test_a_number_that_is_taken_is_refused(patients, capsys):
+    assert call(patients) == 0
+    assert call(patients, "--name", "Other") == 2
+    assert "Dataset512_MRtoCT is there already; choose another number" in capsys.readouterr().err
+    assert not dataset(patients, "Other").exists()
+
+
+def test_an_empty_folder_and_a_missing_one_are_refused(tmp_path, capsys):
+    (tmp_path / "patients").mkdir()
+    assert "no folder in it holds a DICOM series" in refusal(tmp_path / "patients", capsys)
+    assert "no such folder" in refusal(tmp_path / "none", capsys)
+
+
+def test_a_dataset_is_whole_or_not_there(patients, capsys):
+    path = patients / "patient_b/ct/IM0003"
+    raw = patients.parent / "raw"
+    found = dicom_pairs.find_pairs(patients, Choice())
+    path.write_bytes(path.read_bytes()[:-50])
+    with pytest.raises(dicom_pairs.DatasetError, match="truncated"):
+        dicom_pairs.write_pairs(found.pairs, raw / "Dataset512_X", None, n_processes=1)
+    assert list(raw.iterdir()) == []
+
+
+def test_run_is_the_command_for_python(patients):
+    options = Options(name="Python", choice=Choice(("MR t1*",), "CT plan*"))
+    folder = run(patients, patients.parent / "raw", 7, options)
+    assert folder == patients.parent / "raw/Dataset007_Python"
+    assert len(list(folder.glob("imagesTr/*"))) == 2
+
+
+@pytest.mark.parametrize("number", ["1000", "-1", "x"])
+def test_an_impossible_number_is_refused(patients, capsys, number):
+    with pytest.raises(SystemExit) as stop:
+        main(["-i", str(patients), "-d", number])
+    assert stop.value.code == 2
+
+
+def test_only_series_lists_what_a_patient_holds(patients):
+    with pytest.raises(Exception, match="CT planning, 12 images; MR t1 vibe, 12 images"):
+        only_series(patients / "patient_a")
