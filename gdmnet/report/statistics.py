@@ -1,0 +1,222 @@
+"""How a prediction agrees with its target, voxel by voxel inside a mask.
+
+Volumes are (z, y, x) in file units (CT: HU). They are read slab by slab: a large case needs hardly
+more memory than its volumes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import uniform_filter
+
+from gdmnet.geometry import Shape, Spacing
+from gdmnet.report.encode import reduce
+
+CT_EDGES = (-200.0, 200.0)  # HU: below is air, lung and fat's edge, above is bone
+N_BINS = 128
+_SLAB_VOXELS = 4_000_000
+_SAMPLE = 500_000  # voxels from which percentiles are taken
+_N_LEVELS = 10  # of uncertainty
+CUBE_MM, APART_MM, N_WORST = 10.0, 30.0, 3
+
+
+@dataclass(frozen=True)
+class Band:
+    """The voxels whose target lies from `low` to `high` (None: no end), and their errors.
+
+    `bias` is the mean and `sd` the standard deviation of prediction - target, `mae` the mean of
+    its magnitude; all None where the band is empty.
+    """
+
+    low: float | None
+    high: float | None
+    n: int
+    bias: float | None
+    sd: float | None
+    mae: float | None
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """A prediction against its target.
+
+    Attributes:
+        low: of the values counted in `joint` and `differences`; what lies beyond counts at the end.
+        high: the other end.
+        joint: voxel counts (target, prediction), both from low to high.
+        reach: differences are counted from -reach to reach.
+        differences: voxel counts (mean of both, prediction - target), as Bland and Altman draw it.
+        whole: the whole mask as one band.
+        bands: by the target's value, in ascending order.
+    """
+
+    low: float
+    high: float
+    joint: NDArray
+    reach: float
+    differences: NDArray
+    whole: Band
+    bands: tuple[Band, ...]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Stated uncertainty (a standard deviation) against the error that was made.
+
+    Attributes:
+        stated: root mean square of the uncertainty in each of up to ten equally large groups.
+        made: root mean square error of the same groups.
+        factor: by which uncertainties would have to be multiplied to match the errors overall.
+        silent: share of the mask where the uncertainty is 0: no second opinion, so left out of all.
+        within_one: share of voxels whose error is at most the stated uncertainty (Gaussian: 0.68).
+        within_two: the same for twice the uncertainty (Gaussian: 0.95).
+        correlation: of uncertainty and absolute error (Pearson); None where one is constant.
+    """
+
+    stated: tuple[float, ...]
+    made: tuple[float, ...]
+    factor: float
+    silent: float
+    within_one: float
+    within_two: float
+    correlation: float | None
+
+
+@dataclass(frozen=True)
+class Place:
+    """A voxel (z, y, x) of the reduced grid and the mean absolute error in the cube around it."""
+
+    at: Shape
+    error: float
+
+
+def percentiles(volume: NDArray, mask: NDArray, shares: tuple[float, ...]) -> list[float]:
+    """Percentiles inside the mask, from every n-th voxel of large ones."""
+    inside = volume[mask != 0]
+    return [float(v) for v in np.percentile(inside[:: 1 + inside.size // _SAMPLE], shares)]
+
+
+def agreement(
+    prediction: NDArray, target: NDArray, mask: NDArray, edges: tuple[float, ...]
+) -> Agreement:
+    """Counts and errors of one case; `edges` are the target values that part the bands."""
+    ends = [percentiles(volume, mask, (0.1, 99.9)) for volume in (prediction, target)]
+    low, high = min(e[0] for e in ends), max(e[1] for e in ends)
+    reach = percentiles(np.abs(prediction - target), mask, (99.5,))[0] or 1.0
+    joint = np.zeros((N_BINS, N_BINS), np.int64)
+    differences = np.zeros_like(joint)
+    sums = np.zeros((4, len(edges) + 1))
+    for guess, truth in _inside(mask, prediction, target):
+        error = guess - truth
+        joint += _counts(_bins(truth, low, high), _bins(guess, low, high))
+        differences += _counts(_bins((guess + truth) / 2, low, high), _bins(error, -reach, reach))
+        band = np.digitize(truth, edges)
+        for total, values in zip(sums, (None, error, error**2, np.abs(error)), strict=True):
+            total += np.bincount(band, values, len(edges) + 1)
+    limits = (None, *edges, None)
+    bands = [
+        _band(low_, high_, column)
+        for low_, high_, column in zip(limits[:-1], limits[1:], sums.T, strict=True)
+    ]
+    whole = _band(None, None, sums.sum(axis=1))
+    return Agreement(low, high, joint, reach, differences, whole, tuple(bands))
+
+
+def calibration(uncertainty: NDArray, error: NDArray, mask: NDArray) -> Calibration | None:
+    """Uncertainty against error = prediction - target, over the mask; None if it is 0 all over."""
+    known = (mask != 0) & (uncertainty > 0)
+    n = int(np.count_nonzero(known))
+    if n == 0:
+        return None
+    shares = tuple(np.linspace(0, 100, _N_LEVELS + 1)[1:-1])
+    edges = np.unique(percentiles(uncertainty, known, shares))
+    sums = np.zeros((3, len(edges) + 1))
+    near = np.zeros(2)
+    moments = np.zeros(3)
+    for spread, wrong in _inside(known, uncertainty, error):
+        size = np.abs(wrong)
+        group = np.digitize(spread, edges)
+        for total, values in zip(sums, (None, spread**2, wrong**2), strict=True):
+            total += np.bincount(group, values, len(edges) + 1)
+        near += [np.sum(size <= spread), np.sum(size <= 2 * spread)]
+        moments += [np.sum(spread), np.sum(size), np.sum(spread * size)]
+    counts, stated, made = sums[:, sums[0] > 0]
+    mean, mean_size, product = moments / n
+    variance = (stated.sum() / n - mean**2) * (made.sum() / n - mean_size**2)
+    return Calibration(
+        stated=tuple(np.sqrt(stated / counts).tolist()),
+        made=tuple(np.sqrt(made / counts).tolist()),
+        factor=float(np.sqrt(made.sum() / stated.sum())),
+        silent=1 - n / np.count_nonzero(mask),
+        within_one=float(near[0] / n),
+        within_two=float(near[1] / n),
+        correlation=float((product - mean * mean_size) / np.sqrt(variance))
+        if variance > 1e-12 * (mean * mean_size) ** 2
+        else None,
+    )
+
+
+def profile(error: NDArray, mask: NDArray, axis: int, factor: int) -> list[float | None]:
+    """Mean |error| inside the mask of every `factor` slices along an axis; None without mask."""
+    others = tuple({0, 1, 2} - {axis})
+    starts = np.arange(0, error.shape[axis], factor)
+    sums = np.add.reduceat(np.sum(error, axis=others, where=mask != 0, dtype=np.float64), starts)
+    counts = np.add.reduceat(np.count_nonzero(mask, axis=others), starts)
+    return [float(s / n) if n else None for s, n in zip(sums, counts, strict=True)]
+
+
+def worst_places(
+    error: NDArray, mask: NDArray, factors: Shape, spacing: Spacing
+) -> tuple[Place, ...]:
+    """Where the mean of |error| over a cube of 1 cm is largest, at places 3 cm apart.
+
+    Args:
+        error: |prediction - target|, (z, y, x).
+        mask: outside of it errors count as 0.
+        factors: of the reduced grid on which places are given.
+        spacing: mm (z, y, x) of the reduced grid.
+    """
+    sides = [max(1, round(CUBE_MM / s)) for s in spacing]
+    means = uniform_filter(reduce(np.where(mask != 0, error, 0), factors), sides, mode="constant")
+    grid = np.indices(means.shape, dtype=np.float32, sparse=True)
+    found = []
+    for _ in range(N_WORST):
+        z, y, x = (int(i) for i in np.unravel_index(np.argmax(means), means.shape))
+        if means[z, y, x] <= 0:
+            break
+        found.append(Place((z, y, x), float(means[z, y, x])))
+        far = sum(((g - i) * s) ** 2 for g, i, s in zip(grid, (z, y, x), spacing, strict=True))
+        means = np.where(far < APART_MM**2, 0, means)
+    return tuple(found)
+
+
+def _inside(mask: NDArray, *volumes: NDArray) -> Iterator[list[NDArray]]:
+    """The voxels inside the mask, float64, of some slices at a time."""
+    depth = max(1, _SLAB_VOXELS // max(1, mask[0].size))
+    for first in range(0, len(mask), depth):
+        slab = slice(first, first + depth)
+        inside = mask[slab] != 0
+        yield [volume[slab][inside].astype(np.float64) for volume in volumes]
+
+
+def _bins(values: NDArray, low: float, high: float) -> NDArray:
+    share = (values - low) / max(high - low, 1e-12)
+    return np.clip((share * N_BINS).astype(np.int64), 0, N_BINS - 1)
+
+
+def _counts(rows: NDArray, columns: NDArray) -> NDArray:
+    flat = np.bincount(rows * N_BINS + columns, minlength=N_BINS * N_BINS)
+    return flat.reshape(N_BINS, N_BINS)
+
+
+def _band(low: float | None, high: float | None, sums: NDArray) -> Band:
+    n, error, squared, size = sums
+    if n == 0:
+        return Band(low, high, 0, None, None, None)
+    bias = error / n
+    sd = np.sqrt(max(0.0, squared / n - bias**2))
+    return Band(low, high, int(n), float(bias), float(sd), float(size / n))

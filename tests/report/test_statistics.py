@@ -1,0 +1,128 @@
+import numpy as np
+import pytest
+
+from gdmnet.report import statistics
+from gdmnet.report.statistics import (
+    N_BINS,
+    agreement,
+    calibration,
+    profile,
+    worst_places,
+)
+
+SHAPE = (6, 20, 30)
+
+
+@pytest.fixture
+def case(rng):
+    target = rng.uniform(-1000, 1000, SHAPE).astype(np.float32)
+    prediction = target + rng.normal(20, 50, SHAPE).astype(np.float32)
+    mask = (rng.uniform(size=SHAPE) < 0.7).astype(np.uint8)
+    return prediction, target, mask
+
+
+def test_errors_are_those_of_numpy(case):
+    prediction, target, mask = case
+    found = agreement(prediction, target, mask, (-200.0, 200.0))
+    errors = (prediction - target)[mask != 0].astype(np.float64)
+    assert found.whole.n == errors.size
+    assert found.whole.bias == pytest.approx(errors.mean())
+    assert found.whole.sd == pytest.approx(errors.std())
+    assert found.whole.mae == pytest.approx(np.abs(errors).mean())
+
+
+def test_bands_part_by_the_target(case):
+    prediction, target, mask = case
+    found = agreement(prediction, target, mask, (-200.0, 200.0))
+    inside = (mask != 0) & (target >= -200) & (target < 200)
+    errors = (prediction - target)[inside]
+    assert [(b.low, b.high) for b in found.bands] == [(None, -200), (-200, 200), (200, None)]
+    assert found.bands[1].n == errors.size
+    assert found.bands[1].bias == pytest.approx(errors.mean(), rel=1e-4)
+    assert sum(band.n for band in found.bands) == found.whole.n
+
+
+def test_an_empty_band_has_no_values(case):
+    prediction, target, mask = case
+    band = agreement(prediction, target, mask, (5000.0,)).bands[1]
+    assert (band.n, band.bias, band.sd, band.mae) == (0, None, None, None)
+
+
+def test_the_joint_histogram_counts_target_by_prediction(case):
+    prediction, target, mask = case
+    found = agreement(prediction, target, mask, ())
+    values = [image[mask != 0] for image in (target, prediction)]
+    edges = np.linspace(found.low, found.high, N_BINS + 1)
+    clipped = [np.clip(v, edges[0], edges[-1]) for v in values]
+    slow, _, _ = np.histogram2d(*clipped, bins=(edges, edges))
+    assert found.joint.sum() == np.count_nonzero(mask)
+    assert np.abs(found.joint - slow).sum() < 0.01 * slow.sum()  # rounding at edges
+
+
+def test_differences_are_counted_at_the_mean_of_both():
+    target = np.zeros((1, 10, 10))
+    target[0, :5] = 100
+    prediction = target + np.where(target > 0, 30.0, -10.0)
+    found = agreement(prediction, target, np.ones(target.shape), ())
+    (low, _), (high, _) = np.argwhere(found.differences)
+    assert low < high  # rows: means -5 and 115
+    rows, columns = np.nonzero(found.differences)
+    middle = N_BINS / 2
+    assert columns[np.argmax(rows)] > middle > columns[np.argmin(rows)]
+
+
+def test_slabs_change_nothing(case, monkeypatch):
+    whole = agreement(*case, (0.0,))
+    monkeypatch.setattr(statistics, "_SLAB_VOXELS", 700)
+    parts = agreement(*case, (0.0,))
+    assert np.array_equal(whole.joint, parts.joint)
+    assert parts.whole.bias == pytest.approx(whole.whole.bias)
+
+
+def test_uncertainty_half_the_error_asks_for_a_factor_of_two(rng):
+    uncertainty = rng.uniform(1, 20, (20, 40, 40))
+    error = 2 * uncertainty * rng.normal(size=uncertainty.shape)
+    found = calibration(uncertainty, error, np.ones(uncertainty.shape))
+    assert found.factor == pytest.approx(2, rel=0.03)
+    assert found.within_one == pytest.approx(0.383, abs=0.02)  # half a deviation
+    assert found.within_two == pytest.approx(0.683, abs=0.02)
+    assert len(found.stated) == 10
+    assert np.allclose(np.divide(found.made, found.stated), 2, rtol=0.15)
+    expected = np.corrcoef(uncertainty.ravel(), np.abs(error).ravel())[0, 1]
+    assert found.correlation == pytest.approx(expected, rel=1e-6)
+
+
+def test_voxels_without_a_second_opinion_are_left_out(rng):
+    uncertainty = np.ones((4, 10, 10))
+    uncertainty[0] = 0
+    error = rng.normal(size=uncertainty.shape)
+    error[0] = 1000
+    found = calibration(uncertainty, error, np.ones(uncertainty.shape))
+    assert found.silent == pytest.approx(0.25)
+    assert found.factor < 2
+    assert found.correlation is None
+    assert calibration(0 * uncertainty, error, np.ones(uncertainty.shape)) is None
+
+
+def test_the_profile_is_the_error_of_each_slice(rng):
+    error, mask = rng.uniform(size=(5, 6, 7)), rng.uniform(size=(5, 6, 7)) < 0.5
+    mask[:, 3] = False
+    found = profile(error, mask, 1, 1)
+    assert found[3] is None
+    assert found[2] == pytest.approx(error[:, 2][mask[:, 2]].mean())
+    pairs = profile(error, mask, 2, 2)
+    assert len(pairs) == 4
+    assert pairs[1] == pytest.approx(error[..., 2:4][mask[..., 2:4]].mean())
+
+
+def test_the_worst_place_is_found_and_the_second_lies_apart():
+    error = np.zeros((20, 50, 60))
+    error[4:8, 30:36, 10:16] = 100
+    error[14:18, 10:16, 44:50] = 70
+    error[0, 0, 59] = 5000  # outside the mask
+    mask = np.ones(error.shape)
+    mask[0, 0, 59] = 0
+    first, second = worst_places(error, mask, (2, 2, 2), (4.0, 4.0, 4.0))[:2]
+    assert np.abs(np.subtract(first.at, (3, 16, 6))).max() <= 1
+    assert np.abs(np.subtract(second.at, (8, 6, 23))).max() <= 1
+    assert first.error > second.error > 0
