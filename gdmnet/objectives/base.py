@@ -113,3 +113,12 @@ class Watches(Protocol):
     def on_validation(self, metrics: Mapping[str, float]) -> None:
         """Take one epoch's validation metrics, such as "mae" and "sharpness"."""
         ...
+
+
+@runtime_checkable
+class Dialled(Protocol):
+    """An objective whose realism can be dialled at prediction; optional."""
+
+    def twin(self) -> tuple[Objective, int] | None:
+        """What a twin of the generator descends, and the step in which it begins; None for none."""
+        ...

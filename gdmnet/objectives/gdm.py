@@ -31,6 +31,7 @@ from gdmnet.objectives.gdm_options import GdmOptions, check_options, schedule_of
 from gdmnet.objectives.gdm_state import DriftState
 from gdmnet.objectives.options import read_options
 from gdmnet.objectives.ranks import mean_over_ranks, on_all_ranks
+from gdmnet.objectives.regression import Regression, RegressionOptions
 
 logger = logging.getLogger(__name__)
 
@@ -82,10 +83,11 @@ class Gdm:
         metrics = dict(zip(watch, values, strict=True)) | {"ratio": ratio}
         return Descent(output, cotangent, metrics)
 
-    @property
-    def drift_start(self) -> int:
-        """The first step in which the drift moves the generator: until there it is regression."""
-        return self.schedule.start
+    def twin(self) -> tuple[Regression, int] | None:
+        """A regression from the step on in which the drift first moves the generator."""
+        if not self.options.realism_dial:
+            return None
+        return Regression(RegressionOptions(self.options.fidelity)), self.schedule.start
 
     def translate(self, generator: nn.Module, source: Tensor, noise: Tensor | None) -> Tensor:
         """One call of the generator."""

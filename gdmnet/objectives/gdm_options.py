@@ -38,6 +38,7 @@ class GdmOptions:
         ramp_share: share of all steps over which r grows to its value.
         warm_steps: steps before the ramp in which banks and norms are filled.
         every: only every so many-th step has a drift, as much stronger: cheaper steps.
+        realism_dial: train a regression twin beside, so that prediction can choose its realism.
         encoder_crop: the encoder sees a random crop, this share of the patch along each axis.
     """
 
@@ -62,6 +63,7 @@ class GdmOptions:
     warm_steps: int = 64
     every: int = 1
     encoder_crop: float = 1.0
+    realism_dial: bool = False
 
     @property
     def strength(self) -> float:

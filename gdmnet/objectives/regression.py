@@ -11,7 +11,6 @@ from torch.optim import Optimizer
 from gdmnet.objectives.base import Batch, Context, Descent, Inputs
 from gdmnet.objectives.fidelity import FIDELITIES, fidelity_gradient
 from gdmnet.objectives.options import read_options, require_known
-from gdmnet.objectives.ranks import on_all_ranks
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,6 @@ class Regression:
         output = generator(batch.source)
         _, loss, gradient = fidelity_gradient(output, batch, name=self.options.fidelity)
         finite = bool(torch.isfinite(loss) & torch.isfinite(gradient).all())
-        finite = on_all_ranks(condition=finite, device=gradient.device)
         return Descent(output, gradient, {"fidelity": float(loss)}, finite)
 
     def translate(self, generator: nn.Module, source: Tensor, noise: Tensor | None) -> Tensor:

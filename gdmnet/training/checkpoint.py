@@ -89,6 +89,17 @@ def capture(parts: Mapping[str, Stateful]) -> dict[str, Any]:
     return {name: part.state_dict() for name, part in parts.items()}
 
 
+def on_cpu(state: Any) -> Any:  # noqa: ANN401
+    """The same state with every tensor on the CPU: what may travel between processes."""
+    if isinstance(state, Tensor):
+        return state.detach().cpu()
+    if isinstance(state, dict):
+        return {name: on_cpu(value) for name, value in state.items()}
+    if isinstance(state, list):
+        return [on_cpu(value) for value in state]
+    return state
+
+
 def restore(parts: Mapping[str, Stateful], state: Mapping[str, Any], path: Path) -> None:
     """Give every part its state back.
 

@@ -16,17 +16,18 @@ from tqdm import tqdm
 
 from gdmnet.errors import TrainingError
 from gdmnet.folders import BEST, FINAL, LATEST
-from gdmnet.objectives.base import Objective, Watches
+from gdmnet.objectives.base import Batch, Objective, Watches
 from gdmnet.plan import Recipe
 from gdmnet.training import log, precision, seeds
 from gdmnet.training.batches import Batches, prefetched
+from gdmnet.training.distributed import from_leader, gathered, this_team
 from gdmnet.training.monitor import MOST_IN_A_ROW, Means, Quality, Tally, validate
 from gdmnet.training.progress import PROGRESS_PNG, draw_progress
 from gdmnet.training.schedule import learning_rate
-from gdmnet.training.state import Training, clear, save_latest, save_weights, take_up
+from gdmnet.training.state import Training, begin, save_latest, save_weights, take_up
 from gdmnet.training.step import Stepper, all_finite
+from gdmnet.training.twin import twin_of
 
-RANK = 0
 DRAW_SECONDS = 10.0  # short epochs would be spent on drawing
 _STEP, _NOISE = 3, 4  # streams of random numbers beside those of the batches
 
@@ -91,15 +92,27 @@ def fit(
     for module in objective.modules().values():
         module.to(device)
     stepper = Stepper(generator, recipe, device)
-    training = Training(generator, objective, stepper, Tally(), recipe, folder, device)
-    first = take_up(training) if resume else clear(folder)
-    quality = Quality(math.nan, math.nan)
+    team = this_team()
+    training = Training(
+        generator,
+        objective,
+        stepper,
+        Tally(),
+        recipe,
+        folder,
+        device,
+        twin=twin_of(objective),
+        team=team,
+    )
+    first = take_up(training) if resume else begin(training)
+    quality = Quality()
     for epoch in range(first, recipe.epochs):
         started = time.perf_counter()
         means = _train_epoch(training, train_batches, epoch)
         quality = _validate(training, validation_batches)
         _finish_epoch(training, means, quality, epoch + 1, started)
-    save_weights(training, recipe.epochs, FINAL)
+    if team.leads:
+        save_weights(training, recipe.epochs, FINAL)
     tally = training.tally
     return Summary(
         epochs=recipe.epochs,
@@ -115,23 +128,17 @@ def fit(
 
 def _train_epoch(training: Training, batches: Batches, epoch: int) -> dict[str, float]:
     """All steps of one epoch (from 0); the means of its metrics."""
-    recipe, device = training.recipe, training.device
-    rng = torch.Generator(device=device)
+    recipe, rank = training.recipe, training.team.rank
     means = Means()
     steps = range(recipe.iterations)
     title = f"epoch {epoch + 1}/{recipe.epochs}"
+    hidden = None if training.team.leads else True
     with (
-        closing(prefetched(batches, epoch, steps, batches.n_workers, RANK)) as source,
-        tqdm(source, title, len(steps), disable=None, leave=False) as bar,
+        closing(prefetched(batches, epoch, steps, batches.n_workers, rank)) as source,
+        tqdm(source, title, len(steps), disable=hidden, leave=False) as bar,
     ):
         for step, batch in enumerate(bar):
-            seeds.reseed(rng, recipe.seed, epoch, step, RANK, _STEP)
-            with precision.autocast(recipe.precision, device):
-                descent = training.objective.descend(training.generator, batch.to(device), rng)
-            metrics = dict(descent.metrics)
-            if descent.cotangent is None:
-                metrics.setdefault("loss", float(descent.tensor.detach()))
-            metrics["gradient_norm"], finite = training.stepper.step(descent, training.tally.step)
+            metrics, finite = _step(training, batch.to(training.device), epoch, step)
             if training.tally.count_step(finite=finite):
                 raise TrainingError(_too_many(training.folder, epoch + 1, step + 1, metrics))
             if finite:
@@ -141,8 +148,33 @@ def _train_epoch(training: Training, batches: Batches, epoch: int) -> dict[str, 
     return means.result()
 
 
+def _step(training: Training, batch: Batch, epoch: int, step: int) -> tuple[dict[str, float], bool]:
+    """One step of the generator, and of its twin; metrics, and whether all was finite."""
+    recipe, device, number = training.recipe, training.device, training.tally.step
+    rng = torch.Generator(device=device)
+    seeds.reseed(rng, recipe.seed, epoch, step, training.team.rank, _STEP)
+    twin = training.twin
+    metrics: dict[str, float] = {}
+    with precision.autocast(recipe.precision, device):
+        if twin is not None and number >= twin.start:
+            if twin.stepper is None:
+                twin.wake(training.stepper)
+            metrics["twin_fidelity"] = twin.step(batch, rng, number)
+        descent = training.objective.descend(training.stepper.trained, batch, rng)
+    metrics = dict(descent.metrics) | metrics
+    if descent.cotangent is None:
+        metrics.setdefault("loss", float(descent.tensor.detach()))
+    metrics["gradient_norm"], finite = training.stepper.step(descent, number)
+    return metrics, finite
+
+
 def _validate(training: Training, batches: Batches) -> Quality:
-    """The averaged weights on fixed patches."""
+    """The averaged weights on fixed patches, judged by rank 0 for all."""
+    quality = _judge(training, batches) if training.team.leads else Quality()
+    return Quality(*from_leader(list(dataclasses.astuple(quality)), training.device))
+
+
+def _judge(training: Training, batches: Batches) -> Quality:
     network, device = training.stepper.ema.network, training.device
     n_noise = training.objective.inputs.extra_channels
     rng = torch.Generator()
@@ -150,13 +182,14 @@ def _validate(training: Training, batches: Batches) -> Quality:
     def predict(source: Tensor, number: int) -> Tensor:
         noise = None
         if n_noise:
-            seeds.reseed(rng, training.recipe.seed, number, RANK, _NOISE)
+            seeds.reseed(rng, training.recipe.seed, number, 0, _NOISE)
             shape = (source.shape[0], n_noise, *source.shape[2:])
             noise = torch.randn(shape, generator=rng).to(device)
         with torch.no_grad(), precision.autocast(training.recipe.precision, device):
             return training.objective.translate(network, source.to(device), noise)
 
-    return validate(predict, batches, training.recipe.validation_patches)
+    spacing = batches.configuration.spacing
+    return validate(predict, batches, training.recipe.validation_patches, spacing)
 
 
 def _finish_epoch(
@@ -180,13 +213,19 @@ def _finish_epoch(
         "validation_mae": quality.mae,
         "validation_mae_smoothed": tally.smoothed_mae,
         "validation_sharpness": quality.sharpness,
+        "validation_histogram_w1": quality.histogram_w1,
+        "validation_gradient_w1": quality.gradient_w1,
+        "validation_spectrum_distance": quality.spectrum_distance,
         "best": is_best,
         "seconds": time.perf_counter() - started,
     }
+    others = gathered(training.own_state())  # of every rank: each has patches of its own
+    if not training.team.leads:
+        return
     log.append(folder, record)
     if is_best:
         save_weights(training, epoch, BEST)
-    save_latest(training, epoch)
+    save_latest(training, epoch, others)
     if epoch == recipe.epochs or _age(folder / PROGRESS_PNG) > DRAW_SECONDS:
         draw_progress(log.read(folder), folder / PROGRESS_PNG)
 

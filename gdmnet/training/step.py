@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from gdmnet.objectives.base import Descent
+from gdmnet.objectives.ranks import on_all_ranks
 from gdmnet.plan import Recipe
+from gdmnet.training.distributed import averaged_over_ranks
 from gdmnet.training.ema import WeightAverage
 from gdmnet.training.schedule import learning_rate
 
@@ -45,11 +47,17 @@ class Stepper:
         generator: on its device already.
         recipe: with a resolved precision.
         device: of the generator.
+
+    Attributes:
+        trained: what a step calls: the generator, in a distributed training the wrapper that
+            averages its gradients over the ranks.
     """
 
     def __init__(self, generator: nn.Module, recipe: Recipe, device: torch.device) -> None:
         self.generator = generator
+        self.trained = averaged_over_ranks(generator, device)
         self.recipe = recipe
+        self.device = device
         self.optimizer = adamw(generator, recipe)
         self.ema = WeightAverage(generator, recipe.ema_decay)
         scales = recipe.precision == "fp16"
@@ -69,7 +77,7 @@ class Stepper:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(number, self.recipe)
         self.optimizer.zero_grad(set_to_none=True)
-        if not descent.finite:
+        if not on_all_ranks(condition=descent.finite, device=self.device):
             return math.nan, False
         loss = surrogate(descent)
         self.scaler.scale(loss).backward()

@@ -1,0 +1,105 @@
+"""The regression twin: what the generator would have become without its realism.
+
+It begins as a copy of the generator in the step in which the realism begins, and from then on sees
+the same patches with the same schedule, but descends the fidelity alone. The line through both in
+weight space is the realism dial: theta(T) = theta_twin + T (theta_generator - theta_twin), still
+one call of one network.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gdmnet.objectives.base import Batch, Dialled, Objective
+from gdmnet.training.step import Stepper
+
+
+class Twin:
+    """A second generator with its own optimiser, asleep until `wake`.
+
+    Args:
+        objective: the regression that it descends.
+        start: the step of the run in which it begins.
+    """
+
+    def __init__(self, objective: Objective, start: int) -> None:
+        self.objective = objective
+        self.start = start
+        self.stepper: Stepper | None = None
+
+    def wake(self, original: Stepper) -> None:
+        """Become a copy of the generator, its optimiser and its average."""
+        generator = copy.deepcopy(original.generator)
+        stepper = Stepper(generator, original.recipe, original.device)
+        stepper.optimizer.load_state_dict(copy.deepcopy(original.optimizer.state_dict()))
+        stepper.scaler.load_state_dict(original.scaler.state_dict())
+        stepper.ema.load_state_dict(original.ema.state_dict())
+        self.stepper = stepper
+
+    def step(self, batch: Batch, rng: torch.Generator, number: int) -> float:
+        """One step beside the generator's; its loss."""
+        assert self.stepper is not None
+        descent = self.objective.descend(self.stepper.trained, batch, rng)
+        self.stepper.step(descent, number)
+        return descent.metrics["fidelity"]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing while asleep."""
+        if self.stepper is None:
+            return {}
+        return {name: part.state_dict() for name, part in self._parts(self.stepper).items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take the state back; the generator must have been woken for it, see `wake`."""
+        if not state:
+            self.stepper = None
+            return
+        if self.stepper is None:
+            raise ValueError("the twin is asleep")
+        for name, part in self._parts(self.stepper).items():
+            part.load_state_dict(state[name])
+
+    def weights(self) -> dict[str, Tensor] | None:
+        """The averaged weights, or None while asleep."""
+        return None if self.stepper is None else self.stepper.ema.state_dict()
+
+    @staticmethod
+    def _parts(stepper: Stepper) -> dict[str, Any]:
+        return {
+            "generator": stepper.generator,
+            "ema": stepper.ema,
+            "optimizer": stepper.optimizer,
+            "scaler": stepper.scaler,
+        }
+
+
+def twin_of(objective: Objective) -> Twin | None:
+    """The twin that an objective asks for, asleep."""
+    wanted = objective.twin() if isinstance(objective, Dialled) else None
+    return None if wanted is None else Twin(*wanted)
+
+
+def between(
+    twin: Mapping[str, Tensor], generator: Mapping[str, Tensor], realism: float
+) -> dict[str, Tensor]:
+    """theta(T) = theta_twin + T (theta_generator - theta_twin) for every weight.
+
+    Args:
+        twin: weights by name.
+        generator: weights of the same names and shapes.
+        realism: T; 0 is the twin and 1 the generator, exactly.
+
+    Returns:
+        New tensors of the same names.
+    """
+    if realism in (0.0, 1.0):
+        return dict(generator if realism else twin)
+    return {
+        name: torch.lerp(base, generator[name], realism) if base.is_floating_point() else base
+        for name, base in twin.items()
+    }
