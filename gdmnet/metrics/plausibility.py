@@ -57,7 +57,7 @@ def plausibility(
     truth = crop(reference, box)
     guess = np.where(inside, crop(prediction, box), truth)
     values, true_values = guess[inside], truth[inside]
-    unit = 1.0 if hounsfield else _range(true_values)
+    unit = 1.0 if hounsfield else value_range(true_values)
     if unit <= 0:
         return dict.fromkeys(PLAUSIBILITY)
     found: dict[str, float | None] = dict.fromkeys(PLAUSIBILITY)
@@ -101,6 +101,7 @@ def _by_band(values: NDArray, true_values: NDArray) -> dict[str, float | None]:
     }
 
 
-def _range(values: NDArray) -> float:
+def value_range(values: NDArray) -> float:
+    """From the percentile 0.5 to 99.5."""
     low, high = np.percentile(values, (0.5, 99.5))
     return float(high - low)

@@ -14,11 +14,13 @@ from gdmnet.geometry import Shape, Spacing
 WINDOW = 32  # voxels along the finest axis; the other axes reach equally far in mm
 N_BINS = WINDOW // 2  # from 1 / window length to the finest axis' Nyquist frequency
 FEWEST_VOXELS = 4  # an axis on which a window would have fewer is cut into single slices
-MOST_WINDOWS = 1024  # spread evenly over all that lie in the mask: a few seconds at most
+MOST_WINDOWS = 1024  # half a second
 _BATCH = 64
 
 
-def radial_power(image: NDArray, mask: NDArray, spacing: Spacing) -> NDArray:
+def radial_power(
+    image: NDArray, mask: NDArray, spacing: Spacing, *, n_windows: int = MOST_WINDOWS
+) -> NDArray:
     """Mean power of the image at N_BINS spatial frequencies, by Welch's method (Welch 1967).
 
     The image is cut into half-overlapping windows, those with at least half as much mask as the
@@ -31,12 +33,13 @@ def radial_power(image: NDArray, mask: NDArray, spacing: Spacing) -> NDArray:
         image: (z, y, x); what lies outside the mask enters only at windows on the mask's border.
         mask: (z, y, x), bool, not empty.
         spacing: mm (z, y, x).
+        n_windows: at most so many, spread evenly over all that count.
 
     Returns:
         float64 (N_BINS,), in squared units of the image; nan where a shell has no frequency.
     """
     size = window_shape(image.shape, spacing)
-    starts = _starts(mask, size)
+    starts = _starts(mask, size, n_windows)
     weights = _hann(size)
     total = np.zeros((*size[:2], size[2] // 2 + 1))
     for first in range(0, len(starts), _BATCH):
@@ -94,7 +97,7 @@ def _finest(shape: tuple[int, ...], spacing: Spacing) -> float:
     return min(along or spacing)
 
 
-def _starts(mask: NDArray, size: Shape) -> list[Shape]:
+def _starts(mask: NDArray, size: Shape, most: int) -> list[Shape]:
     """First voxels of the windows that count, in raster order."""
     axes = []
     for n, length in zip(mask.shape, size, strict=True):
@@ -103,8 +106,8 @@ def _starts(mask: NDArray, size: Shape) -> list[Shape]:
     starts = [(z, y, x) for z in axes[0] for y in axes[1] for x in axes[2]]
     filled = np.array([np.count_nonzero(mask[_window(start, size)]) for start in starts])
     chosen = np.flatnonzero(filled >= 0.5 * filled.max())
-    if len(chosen) > MOST_WINDOWS:
-        chosen = chosen[np.linspace(0, len(chosen) - 1, MOST_WINDOWS).astype(int)]
+    if len(chosen) > most:
+        chosen = chosen[np.linspace(0, len(chosen) - 1, most).astype(int)]
     return [starts[i] for i in chosen]
 
 

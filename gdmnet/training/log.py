@@ -19,6 +19,7 @@ READABLE = {  # of a record's numbers, those for people; log.jsonl has all
     "ratio": "drift ratio {:.3g}",
     "validation_mae": "validation MAE {:.4g}",
     "validation_sharpness": "sharpness {:.3f}",
+    "validation_spectrum_distance": "spectrum {:.1f} dB",
     "learning_rate": "learning rate {:.2e}",
     "seconds": "{:.1f} s",
 }

@@ -10,7 +10,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from gdmnet.geometry import Spacing
 from gdmnet.objectives.base import Batch
+from gdmnet.training.likeness import Likeness
 
 SMOOTHING = 0.5  # light: the patches are fixed and the weights are averages already
 MOST_IN_A_ROW = 10  # non-finite steps before the training stops
@@ -101,14 +103,23 @@ class Quality:
         mae: mean absolute error inside the mask, network units.
         sharpness: mean |gradient of the prediction| / mean |gradient of the target| inside the
             mask; below 1 is blur, above 1.1 suspect texture.
+        histogram_w1: how far the intensities are from the targets', network units.
+        gradient_w1: the same of the gradient magnitudes, per mm.
+        spectrum_distance: of the radial power spectra, dB.
     """
 
-    mae: float
-    sharpness: float
+    mae: float = math.nan
+    sharpness: float = math.nan
+    histogram_w1: float = math.nan
+    gradient_w1: float = math.nan
+    spectrum_distance: float = math.nan
 
 
 def validate(
-    predict: Callable[[Tensor, int], Tensor], source: PatchSource, n_patches: int
+    predict: Callable[[Tensor, int], Tensor],
+    source: PatchSource,
+    n_patches: int,
+    spacing: Spacing = (1.0, 1.0, 1.0),
 ) -> Quality:
     """Judge predictions on fixed patches: those of the source's epoch 0, rank 0.
 
@@ -117,9 +128,11 @@ def validate(
             patches (b, 1, z, y, x) on any device.
         source: of the validation batches.
         n_patches: at least this many are used.
+        spacing: of the patches, mm (z, y, x).
     """
     error = voxels = edges = target_edges = 0.0
     step = seen = 0
+    likeness = Likeness(spacing)
     while seen < n_patches:
         batch = source.batch(0, step)
         prediction = predict(batch.source, step).float().cpu()
@@ -127,10 +140,13 @@ def validate(
         voxels += float(batch.mask.sum(dtype=torch.float64))
         edges += gradient_sum(prediction, batch.mask)
         target_edges += gradient_sum(batch.target, batch.mask)
+        likeness.add(prediction, batch.target, batch.mask)
         seen += batch.source.shape[0]
         step += 1
     return Quality(
-        error / voxels if voxels else math.nan, edges / target_edges if target_edges else math.nan
+        mae=error / voxels if voxels else math.nan,
+        sharpness=edges / target_edges if target_edges else math.nan,
+        **likeness.result(),
     )
 
 

@@ -49,6 +49,15 @@ PANELS = (
         marks=(1.0, 1.1),
     ),
     Panel(
+        "Validation: distance from the targets' look",
+        {
+            "validation_spectrum_distance": "spectrum (dB)",
+            "validation_gradient_w1": "gradients",
+            "validation_histogram_w1": "histogram",
+        },
+        logarithmic=True,
+    ),
+    Panel(
         "Gradient norms",
         {"gradient_norm": "weights", "norm_fidelity": "fidelity", "norm_drift": "drift"},
         logarithmic=True,

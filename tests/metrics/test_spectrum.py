@@ -3,7 +3,6 @@ import pytest
 from scipy.ndimage import fourier_gaussian
 
 from gdmnet.metrics.spectrum import (
-    MOST_WINDOWS,
     N_BINS,
     WINDOW,
     _starts,
@@ -100,16 +99,16 @@ def test_windows_are_cubes_in_millimetres_and_thick_slices_stay_single():
 def test_windows_lie_in_the_mask_or_where_there_is_most_of_it():
     mask = np.zeros((32, 32, 128), dtype=bool)
     mask[..., 40:] = True
-    starts = _starts(mask, (32, 32, 32))
+    starts = _starts(mask, (32, 32, 32), 9)
     assert starts == [(0, 0, x) for x in (32, 48, 64, 80, 96)]
     small = np.zeros_like(mask)
     small[3:6, 3:6, 3:6] = True
-    assert _starts(small, (32, 32, 32)) == [(0, 0, 0)]
+    assert _starts(small, (32, 32, 32), 9) == [(0, 0, 0)]
 
 
 def test_many_windows_are_thinned_evenly():
-    starts = _starts(np.ones((200, 120, 120), dtype=bool), (8, 8, 8))
-    assert len(set(starts)) == MOST_WINDOWS
+    starts = _starts(np.ones((200, 120, 120), dtype=bool), (8, 8, 8), 100)
+    assert len(set(starts)) == 100
     assert starts[0] == (0, 0, 0)
     assert starts[-1] == (192, 112, 112)
 
