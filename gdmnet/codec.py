@@ -108,6 +108,8 @@ def _decode_scalar(kind: Any, data: Any, where: str) -> Any:  # noqa: ANN401
         return data
     if kind is float and isinstance(data, (int, float)) and not isinstance(data, bool):
         return float(data)
+    if kind is Path and isinstance(data, str):
+        return Path(data)
     if isinstance(data, bool) and kind is not bool:
         raise _wrong(where, kind.__name__, data)
     if not isinstance(data, kind):

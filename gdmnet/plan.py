@@ -146,7 +146,11 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Run:
-    """What one training is: written before its first step, never changed after."""
+    """What one training is: written before its first step.
+
+    Only `realism`, the setting that the realism dial has at prediction unless asked otherwise, is
+    added after the validation that chose it; None where there is no dial.
+    """
 
     SCHEMA: ClassVar[int] = 1
     schema: int
@@ -166,3 +170,6 @@ class Run:
     n_threads: int
     n_workers: int
     versions: dict[str, str] = field(default_factory=dict)
+    encoder_options: dict[str, Any] = field(default_factory=dict)
+    n_devices: int = 1
+    realism: float | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +20,16 @@ from gdmnet.folders import Roots
 from gdmnet.inference.validate import validate_fold
 from gdmnet.objectives import OBJECTIVES
 from gdmnet.plan import Plan
-from gdmnet.training.batches import Batches
 from gdmnet.training.device import find_device
-from gdmnet.training.loop import fit
+from gdmnet.training.distributed import require_devices
+from gdmnet.training.feature_encoder import NORM_STATISTICS, EncoderChoice
+from gdmnet.training.job import Job, run_job
 from gdmnet.training.start import (
     Options,
-    build_objective,
     claim,
     describe,
     find_configuration,
     keep_plan,
-    make_generator,
     open_cases,
 )
 
@@ -64,10 +64,49 @@ def build_parser() -> argparse.ArgumentParser:
         "--no-adapt-drift", action="store_true", help="gdm: never halve the drift ratio on alarm"
     )
     parser.add_argument(
+        "--option",
+        dest="objective_options",
+        action="append",
+        default=[],
+        type=_option,
+        metavar="NAME=VALUE",
+        help="another option of the objective, for example --option pairing=pooled",
+    )
+    parser.add_argument(
+        "--realism-dial",
+        action="store_true",
+        help="gdm: train a regression twin beside, so that gdm_predict --realism T can choose",
+    )
+    parser.add_argument(
+        "--fidelity-budget",
+        type=float,
+        default=0.01,
+        metavar="SHARE",
+        help="MAE that the dial's default may cost against the twin (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--encoder",
+        default="self",
+        metavar="NAME",
+        help="feature encoder; gdm_info --encoders lists them (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--encoder-weights", type=Path, metavar="PATH", help="its file or folder of weights"
+    )
+    parser.add_argument(
+        "--norm-statistics",
+        choices=NORM_STATISTICS,
+        default="patch",
+        help="dataset: constants for the encoder's instance and group norms",
+    )
+    parser.add_argument(
         "--encoder-iterations",
         type=positive_int,
         metavar="N",
-        help="steps of the encoder's own",
+        help="steps of the embedded encoder's own training",
+    )
+    parser.add_argument(
+        "--num-gpus", type=positive_int, default=1, metavar="N", help="devices that train together"
     )
     parser.add_argument(
         "-np", dest="n_workers", type=int, metavar="N", help="workers that make patches (CPU: 0)"
@@ -79,11 +118,13 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Entry point of gdm_train."""
     args = build_parser().parse_args(argv)
-    objective_options: dict[str, Any] = {}
+    objective_options: dict[str, Any] = dict(args.objective_options)
     if args.drift_ratio is not None:
         objective_options["drift_ratio"] = args.drift_ratio
     if args.no_adapt_drift:
         objective_options["adapt_drift"] = False
+    if args.realism_dial:
+        objective_options["realism_dial"] = True
     options = Options(
         objective=args.objective,
         epochs=args.epochs,
@@ -94,7 +135,14 @@ def main(argv: list[str] | None = None) -> int:
         resume=args.resume,
         overwrite=args.overwrite,
         pretrained=args.pretrained,
-        encoder_iterations=args.encoder_iterations,
+        encoder=EncoderChoice(
+            args.encoder,
+            args.encoder_weights,
+            norm_statistics=args.norm_statistics,
+            iterations=args.encoder_iterations,
+        ),
+        n_devices=args.num_gpus,
+        fidelity_budget=args.fidelity_budget,
         n_workers=args.n_workers,
         objective_options=objective_options,
     )
@@ -132,38 +180,46 @@ def run(
     prepared = folders.preprocessed_cases(roots.preprocessed, name, configuration)
     split = split_for(str(fold), roots.preprocessed / name / folders.SPLITS_JSON)
     device = find_device(options.device)
+    if options.n_devices > 1:
+        require_devices(options.n_devices, device)
     model = folders.model_folder(roots.results, name, options.objective, configuration)
     folder = folders.fold_folder(model, str(fold))
     described = describe(plan, chosen, str(fold), split, options, device)
     described, resume = claim(folder, described, options)
-    cases = open_cases(prepared, split)
-    keep_plan(model, plan)
-    encoder_home = folders.encoder_folder(roots.results, name, configuration, str(fold))
-    objective, described = build_objective(
-        described, chosen, cases[0], encoder_home, options.encoder_iterations
+    open_cases(prepared, split)  # all there?
+    fingerprint = roots.preprocessed / name / folders.FINGERPRINT_JSON
+    keep_plan(model, plan, fingerprint)
+    job = Job(
+        run=described,
+        configuration=chosen,
+        split=split,
+        cases=prepared,
+        folder=folder,
+        fingerprint=fingerprint,
+        encoder_home=folders.encoder_folder(roots.results, name, configuration, str(fold)),
+        device=str(device),
+        pretrained=options.pretrained,
+        resume=resume,
     )
-    if not resume:
-        codec.save(described, folder / folders.RUN_JSON)
-    generator = make_generator(chosen, objective, described, options.pretrained)
     if not (folder / folders.FINAL).is_file():
-        recipe = described.recipe
-        n_workers = described.n_workers
-        fit(
-            generator,
-            objective,
-            Batches(cases[0], chosen, seed=recipe.seed, augment=True, n_workers=n_workers),
-            Batches(cases[1], chosen, seed=recipe.seed, augment=False),
-            recipe,
-            folder,
-            device,
-            resume=resume,
-        )
+        run_job(job, n_processes=options.n_devices)
     if not (folder / folders.SUMMARY_JSON).is_file():
         validate_fold(
             model,
             str(fold),
-            cases[1],
+            open_cases(prepared, split)[1],
             device=options.device,
             on_training=split.validates_on_training,
         )
     return folder
+
+
+def _option(text: str) -> tuple[str, Any]:
+    """NAME=VALUE: a number, true, false or a list as in JSON, else a name."""
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise argparse.ArgumentTypeError(f"{text} is not NAME=VALUE")
+    try:
+        return name.replace("-", "_"), json.loads(value)
+    except json.JSONDecodeError:
+        return name.replace("-", "_"), value

@@ -1,4 +1,4 @@
-"""The start of a training: what it is, whether its folder is free, and its built parts."""
+"""The start of a training: what it is, and whether its folder is free."""
 
 from __future__ import annotations
 
@@ -11,20 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from gdmnet import codec, folders
 from gdmnet.data.splits import Split
 from gdmnet.data.store import StoredCase, is_stored, open_case
 from gdmnet.errors import CheckpointError, DatasetError, PlanError, TrainingError
-from gdmnet.networks.unet import build_generator
-from gdmnet.objectives import NEED_ENCODER, OBJECTIVES
-from gdmnet.objectives.base import Context, Objective
+from gdmnet.objectives import NEED_ENCODER
 from gdmnet.plan import Configuration, Plan, Recipe, Run
 from gdmnet.training import precision
-from gdmnet.training.checkpoint import load_pretrained
 from gdmnet.training.device import versions
-from gdmnet.training.pretrain import default_iterations, pretrain_encoder
+from gdmnet.training.feature_encoder import EncoderChoice
 
 _log = logging.getLogger(__name__)
 
@@ -38,6 +34,8 @@ class Options:
     """What `run` may be told beside dataset, configuration and fold; None is the default's choice.
 
     `objective_options` are passed to the objective by name, for example {"drift_ratio": 0.3}.
+    `encoder` is the frozen feature encoder of the objectives that need one. `fidelity_budget` is
+    the share of MAE that the realism dial's default setting may cost.
     """
 
     objective: str = "gdm"
@@ -49,7 +47,9 @@ class Options:
     resume: bool = False
     overwrite: bool = False
     pretrained: Path | None = None
-    encoder_iterations: int | None = None
+    encoder: EncoderChoice = dataclasses.field(default_factory=EncoderChoice)
+    n_devices: int = 1
+    fidelity_budget: float = 0.01
     n_workers: int | None = None
     objective_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -85,6 +85,9 @@ def describe(
         if not options.pretrained.is_file():
             raise CheckpointError(f"--pretrained {options.pretrained}: file not found")
         pretrained = hashlib.sha256(options.pretrained.read_bytes()).hexdigest()
+    encoder, needs_encoder = options.encoder, options.objective in NEED_ENCODER
+    chosen = codec.encode(encoder)
+    del chosen["name"]
     n_workers = options.n_workers
     if n_workers is None:
         n_workers = min(8, folders.n_default_processes()) if device.type == "cuda" else 0
@@ -99,12 +102,14 @@ def describe(
         objective=options.objective,
         options=dict(options.objective_options),
         recipe=recipe,
-        encoder="self" if options.objective in NEED_ENCODER else None,
+        encoder=encoder.name if needs_encoder else None,
+        encoder_options=chosen if needs_encoder else {},
         encoder_sha256=None,
         pretrained_sha256=pretrained,
         device=device.type,
         n_threads=torch.get_num_threads(),
         n_workers=n_workers,
+        n_devices=options.n_devices,
         versions=versions(),
     )
 
@@ -139,13 +144,19 @@ def claim(folder: Path, described: Run, options: Options) -> tuple[Run, bool]:
 
 
 def _refuse_changes(existing: Run, described: Run, options: Options, path: Path) -> None:
-    asked = {
+    asked: dict[str, tuple[Any, Any]] = {
         "--epochs": (options.epochs, existing.recipe.epochs),
         "--iterations": (options.iterations, existing.recipe.iterations),
         "--seed": (options.seed or None, existing.recipe.seed),
         "the training cases": (described.training_cases, existing.training_cases),
         "the objective's options": (described.options or None, existing.options),
+        "--num-gpus": (described.n_devices, existing.n_devices),
     }
+    if options.encoder != EncoderChoice():
+        asked["--encoder"] = (
+            (described.encoder, described.encoder_options),
+            (existing.encoder, existing.encoder_options),
+        )
     for what, (now, before) in asked.items():
         if now is not None and now != before:
             raise TrainingError(
@@ -165,8 +176,11 @@ def open_cases(folder: Path, split: Split) -> tuple[list[StoredCase], list[Store
     return training, [open_case(folder, case) for case in split.validation]
 
 
-def keep_plan(model: Path, plan: Plan) -> None:
-    """Put the plan into the model's folder, so that the model can be mailed; never change it."""
+def keep_plan(model: Path, plan: Plan, fingerprint: Path) -> None:
+    """Put the plan into the model's folder, so that the model can be mailed; never change it.
+
+    The fingerprint, if it is there, goes along: inputs are compared with it at prediction.
+    """
     path = model / folders.PLAN_JSON
     begun = [*model.glob(f"fold_*/{folders.LATEST}"), *model.glob(f"fold_*/{folders.FINAL}")]
     if begun and path.is_file() and codec.load(Plan, path) != plan:
@@ -175,62 +189,5 @@ def keep_plan(model: Path, plan: Plan) -> None:
             " another plan; move the folder away first"
         )
     codec.save(plan, path)
-
-
-def build_objective(
-    described: Run,
-    configuration: Configuration,
-    training: list[StoredCase],
-    encoder_home: Path,
-    encoder_iterations: int | None,
-) -> tuple[Objective, Run]:
-    """The objective with its encoder, and the run with the encoder's checksum."""
-    recipe = described.recipe
-    encoder = None
-    if described.encoder is not None:
-        device = torch.device(described.device)
-        encoder = pretrain_encoder(
-            training,
-            configuration,
-            encoder_home,
-            iterations=encoder_iterations or default_iterations(recipe.total_steps, device),
-            seed=recipe.seed,
-            device=device,
-            precision=recipe.precision,
-        )
-        described = dataclasses.replace(described, encoder_sha256=_digest(encoder))
-    context = Context(
-        total_steps=recipe.total_steps,
-        patch_size=configuration.patch_size,
-        spacing=configuration.spacing,
-        n_sources=len(configuration.sources),
-        encoder=encoder,
-        seed=recipe.seed,
-        options=described.options,
-    )
-    return OBJECTIVES[described.objective](context), described
-
-
-def make_generator(
-    configuration: Configuration, objective: Objective, run: Run, pretrained: Path | None
-) -> nn.Module:
-    """The generator with its seeded first weights, or those of a checkpoint."""
-    torch.manual_seed(run.recipe.seed)
-    generator = build_generator(
-        configuration.architecture,
-        n_sources=len(configuration.sources),
-        extra_channels=objective.inputs.extra_channels,
-        residual_channel=configuration.residual_channel,
-    )
-    if pretrained is not None:
-        load_pretrained(generator, pretrained)
-    return generator
-
-
-def _digest(module: nn.Module) -> str:
-    """SHA-256 of a module's weights."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
+    if fingerprint.is_file():
+        codec.write_text(model / folders.FINGERPRINT_JSON, fingerprint.read_text(encoding="utf-8"))

@@ -1,0 +1,123 @@
+"""The feature encoder of a training: trained, read or drawn, and ready on its device."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from gdmnet.encoders import Frozen, build_encoder, freeze_norms
+from gdmnet.errors import TrainingError
+from gdmnet.plan import Configuration, Fingerprint, Recipe
+from gdmnet.training.pretrain import BATCH_SIZE, default_iterations, pretrain_encoder, sample
+from gdmnet.training.seeds import numpy_rng
+
+if TYPE_CHECKING:
+    from gdmnet.data.store import StoredCase
+
+NORM_STATISTICS = ("patch", "dataset")
+N_BATCHES = 30  # of real targets, to measure normalisation layers on
+NORMS = 2  # their stream of randomness; 0 and 1 are the pretraining's
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class EncoderChoice:
+    """Which encoder, and how it is used.
+
+    Attributes:
+        name: a key of `encoders.ENCODERS`, or "nnunet:FOLDER".
+        weights: file or folder of its weights; None for $gdmnet_encoders, and for "self" to
+            train it here.
+        stages: whose maps to use, 0 is the finest; None for all that are large enough.
+        norm_statistics: "patch", or "dataset" to make constants of instance and group norms.
+        iterations: of the encoder's own training; None for the default.
+    """
+
+    name: str = "self"
+    weights: Path | None = None
+    stages: tuple[int, ...] | None = None
+    norm_statistics: str = "patch"
+    iterations: int | None = None
+
+
+def prepare_encoder(
+    choice: EncoderChoice,
+    cases: Sequence[StoredCase],
+    configuration: Configuration,
+    *,
+    fingerprint: Fingerprint | None,
+    folder: Path,
+    recipe: Recipe,
+    device: torch.device,
+) -> Frozen:
+    """The frozen encoder that was chosen, on the device.
+
+    Args:
+        choice: see there.
+        cases: the fold's training cases and no others.
+        configuration: of the training.
+        fingerprint: of the dataset; encoders with a z-score need it.
+        folder: where "self" is kept.
+        recipe: its seed, precision and length (of which "self" takes a fifth on a CPU).
+        device: to compute on.
+
+    Raises:
+        GdmnetError: an unknown name or word; weights or a target that do not fit.
+    """
+    if choice.norm_statistics not in NORM_STATISTICS:
+        raise TrainingError(
+            f"norm statistics {choice.norm_statistics}: unknown; use {' or '.join(NORM_STATISTICS)}"
+        )
+    if choice.name == "self" and choice.weights is None:
+        length = default_iterations(recipe.total_steps, device, n_cases=len(cases))
+        return pretrain_encoder(
+            cases,
+            configuration,
+            folder,
+            iterations=choice.iterations or length,
+            seed=recipe.seed,
+            device=device,
+            precision=recipe.precision,
+        )
+    encoder = build_encoder(
+        choice.name,
+        weights=choice.weights,
+        configuration=configuration,
+        fingerprint=fingerprint,
+        seed=recipe.seed,
+        stages=choice.stages,
+    ).to(device)
+    _tell(encoder)
+    if choice.norm_statistics == "dataset":
+        n_norms = freeze_norms(encoder, target_patches(cases, configuration, recipe.seed, device))
+        _log.info("feature encoder: the statistics of %d normalisation layers are fixed", n_norms)
+    return encoder
+
+
+def target_patches(
+    cases: Sequence[StoredCase], configuration: Configuration, seed: int, device: torch.device
+) -> Iterator[Tensor]:
+    """Thirty batches (b, 1, z, y, x) of real target patches, the same for the same seed."""
+    rng = numpy_rng(seed, NORMS)
+    for _ in range(N_BATCHES):
+        images, _bodies = sample(cases, configuration.patch_size, BATCH_SIZE, rng)
+        yield images.to(device)
+
+
+def _tell(encoder: Frozen) -> None:
+    report = encoder.report
+    if report is None:
+        return
+    where = f" from {report.file} (sha256 {report.sha256})" if report.sha256 else ""
+    channels = ", ".join(map(str, report.channels))
+    resampled = "" if report.zoom == (1.0, 1.0, 1.0) else ", resampled to its spacing"
+    _log.info(
+        "feature encoder: %s%s, maps of %s channels%s", report.name, where, channels, resampled
+    )
