@@ -1,0 +1,243 @@
+"""How far two sets of feature vectors are apart, with intervals over the subjects they come from.
+
+Features are float64 (n, d), one row a patch; a set is a list of them, one entry a subject.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+MOST_DIMENSIONS = 32
+RESAMPLES, _SEED = 200, 0
+_CONSTANT = 1e-6  # standard deviation of a feature that says nothing, and share of the variance
+
+
+@dataclass(frozen=True)
+class Distance:
+    """A distance and its 95 % bootstrap interval over subjects; None with a single subject."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Distances:
+    """Frechet and kernel distance of the same two sets."""
+
+    frechet: Distance
+    kernel: Distance
+
+
+@dataclass(frozen=True)
+class Projection:
+    """Standardised features on their principal axes: (x - mean) / spread @ axes."""
+
+    mean: NDArray
+    spread: NDArray
+    axes: NDArray
+
+    def __call__(self, features: NDArray) -> NDArray:
+        """(n, d) -> (n, n_axes)."""
+        return ((features - self.mean) / self.spread) @ self.axes
+
+
+def principal_axes(features: NDArray, most: int = MOST_DIMENSIONS) -> Projection:
+    """Fit a projection onto at most `most` principal axes; nothing is whitened.
+
+    The axes are scaled by one common number, so that the variances along them have the mean 1.
+
+    Args:
+        features: (n, d) of real patches, n > 1.
+        most: axes at most.
+    """
+    mean, spread = features.mean(axis=0), features.std(axis=0)
+    spread = np.where(spread > _CONSTANT, spread, np.inf)
+    standard = (features - mean) / spread
+    variances, axes = np.linalg.eigh(standard.T @ standard / len(standard))
+    chosen = np.arange(len(variances))[::-1][: min(most, len(features) - 1)]
+    chosen = chosen[variances[chosen] > _CONSTANT * max(float(variances[-1]), _CONSTANT)]
+    if chosen.size == 0:
+        raise ValueError("all features are the same everywhere")
+    return Projection(mean, spread, axes[:, chosen] / np.sqrt(variances[chosen].mean()))
+
+
+def frechet_distance(first: NDArray, second: NDArray) -> float:
+    """Squared Frechet distance of the two Gaussians that fit best (Dowson & Landau 1982).
+
+    |m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)) of means and sample covariances.
+
+    Args:
+        first: (n, d), n > 1.
+        second: (m, d), m > 1.
+    """
+    moments = (_Moments.of([one]) for one in (first, second))
+    return _frechet(*(m.gaussian(np.ones(1)) for m in moments))
+
+
+def kernel_distance(first: NDArray, second: NDArray, *, paired: bool = False) -> float:
+    """Unbiased squared maximum mean discrepancy (Gretton et al. 2012, eq. 3; paired: eq. 4).
+
+    The kernel is that of KID (Binkowski et al. 2018): k(x, y) = (x y / d + 1)^3. It is 0 on
+    average for samples of one distribution, and may be negative.
+
+    Args:
+        first: (n, d), n > 1.
+        second: (m, d), m > 1.
+        paired: row i of both is the same place; such pairs do not count.
+    """
+    return _Kernels.of([first], [second], paired=paired).distance(np.ones(1), np.ones(1))
+
+
+def compare(
+    first: Sequence[NDArray], second: Sequence[NDArray], *, paired: bool = False
+) -> Distances:
+    """Both distances of two sets of subjects, with bootstrap intervals over subjects.
+
+    Args:
+        first: (n, d) of each subject.
+        second: the same.
+        paired: subject i, row j of both is the same place; subjects are then drawn together.
+
+    Returns:
+        Percentile intervals of 200 resamples, always the same ones; none where a set has only one
+        subject.
+    """
+    moments = _Moments.of(first), _Moments.of(second)
+    kernels = _Kernels.of(first, second, paired=paired)
+
+    def frechet(weights: NDArray, others: NDArray) -> float:
+        return _frechet(moments[0].gaussian(weights), moments[1].gaussian(others))
+
+    draws = _draws(len(first), len(second), paired=paired)
+    return Distances(_interval(frechet, draws), _interval(kernels.distance, draws))
+
+
+def _draws(n: int, m: int, *, paired: bool) -> list[tuple[NDArray, NDArray]]:
+    """How often each subject of the two sets counts: once each, then the resamples."""
+    rng = np.random.default_rng(_SEED)
+    draws = [(np.ones(n), np.ones(m))]
+    for _ in range(RESAMPLES if min(n, m) > 1 else 0):
+        weights = rng.multinomial(n, np.full(n, 1 / n)).astype(float)
+        others = weights if paired else rng.multinomial(m, np.full(m, 1 / m)).astype(float)
+        draws.append((weights, others))
+    return draws
+
+
+def _interval(
+    distance: Callable[[NDArray, NDArray], float], draws: list[tuple[NDArray, NDArray]]
+) -> Distance:
+    value, *resampled = (distance(*draw) for draw in draws)
+    if not resampled:
+        return Distance(value)
+    low, high = np.percentile(resampled, (2.5, 97.5))
+    return Distance(value, float(low), float(high))
+
+
+Gaussian = tuple[NDArray, NDArray]
+
+
+def _frechet(first: Gaussian, second: Gaussian) -> float:
+    (mean, covariance), (other_mean, other_covariance) = first, second
+    values, vectors = np.linalg.eigh(covariance)
+    root = (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
+    product = np.linalg.eigvalsh(root @ other_covariance @ root)  # those of S1 S2
+    traces = np.trace(covariance) + np.trace(other_covariance)
+    return float(
+        np.square(mean - other_mean).sum() + traces - 2 * np.sqrt(product.clip(min=0)).sum()
+    )
+
+
+@dataclass(frozen=True)
+class _Moments:
+    """Counts (s,), sums (s, d) and sums of products (s, d, d) of each subject's features."""
+
+    counts: NDArray
+    sums: NDArray
+    products: NDArray
+
+    @classmethod
+    def of(cls, features: Sequence[NDArray]) -> _Moments:
+        return cls(
+            np.array([len(one) for one in features], dtype=float),
+            np.stack([one.sum(axis=0) for one in features]),
+            np.stack([one.T @ one for one in features]),
+        )
+
+    def gaussian(self, weights: NDArray) -> Gaussian:
+        """Mean and sample covariance where subject i counts `weights[i]` times."""
+        n = weights @ self.counts
+        mean = weights @ self.sums / n
+        products = np.tensordot(weights, self.products, axes=1)
+        return mean, (products - n * np.outer(mean, mean)) / (n - 1)
+
+
+@dataclass(frozen=True)
+class _Kernels:
+    """Sums of the kernel over pairs of patches, by pairs of subjects; of one set or across.
+
+    A patch and itself, and in paired sets a patch and its partner, are kept apart: `same`, `twin`.
+    """
+
+    counts: NDArray
+    other_counts: NDArray
+    first: NDArray
+    second: NDArray
+    across: NDArray
+    same: NDArray
+    other_same: NDArray
+    twin: NDArray | None
+
+    @classmethod
+    def of(cls, first: Sequence[NDArray], second: Sequence[NDArray], *, paired: bool) -> _Kernels:
+        pairs = zip(first, second, strict=True) if paired else ()
+        twins = [_kernel_of_rows(x, y) for x, y in pairs]
+        return cls(
+            counts=np.array([len(one) for one in first], dtype=float),
+            other_counts=np.array([len(one) for one in second], dtype=float),
+            first=_blocks(first, first),
+            second=_blocks(second, second),
+            across=_blocks(first, second),
+            same=np.array([_kernel_of_rows(x, x) for x in first]),
+            other_same=np.array([_kernel_of_rows(x, x) for x in second]),
+            twin=np.array(twins) if paired else None,
+        )
+
+    def distance(self, weights: NDArray, others: NDArray) -> float:
+        """The discrepancy where subjects count so often; copies of one patch are no pair."""
+        within = _mean_of_pairs(self.first, self.same, self.counts, weights, weights)
+        beside = _mean_of_pairs(self.second, self.other_same, self.other_counts, others, others)
+        if self.twin is not None:
+            across = _mean_of_pairs(self.across, self.twin, self.counts, weights, others)
+        else:
+            n_pairs = (weights @ self.counts) * (others @ self.other_counts)
+            across = float(weights @ self.across @ others / n_pairs)
+        return within + beside - 2 * across
+
+
+def _mean_of_pairs(
+    sums: NDArray, left_out: NDArray, counts: NDArray, weights: NDArray, others: NDArray
+) -> float:
+    both = weights * others
+    n_pairs = (weights @ counts) * (others @ counts) - both @ counts
+    return float((weights @ sums @ others - both @ left_out) / n_pairs)
+
+
+def _blocks(first: Sequence[NDArray], second: Sequence[NDArray]) -> NDArray:
+    """Sums of the kernel, (s, t): subject by subject."""
+    everything = np.concatenate(second)
+    starts = np.cumsum([0, *(len(one) for one in second[:-1])])
+    rows = []
+    for one in first:
+        kernel = (one @ everything.T / one.shape[1] + 1) ** 3
+        rows.append(np.add.reduceat(kernel.sum(axis=0), starts))
+    return np.stack(rows)
+
+
+def _kernel_of_rows(first: NDArray, second: NDArray) -> float:
+    """Sum over i of k(x_i, y_i)."""
+    return float(((np.einsum("ij,ij->i", first, second) / first.shape[1] + 1) ** 3).sum())
