@@ -12,6 +12,7 @@ from gdmnet.commands.terminal import (
     add_root_options,
     guarded,
     new_parser,
+    positive_float,
     positive_int,
     roots_from,
 )
@@ -43,6 +44,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--objective", choices=list(OBJECTIVES), default="gdm")
     parser.add_argument("--epochs", type=positive_int, help="epochs (default: by the preset)")
     parser.add_argument("--iterations", type=positive_int, help="steps an epoch")
+    parser.add_argument(
+        "--learning-rate", type=positive_float, metavar="RATE", help="default: by the preset"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
     parser.add_argument("--precision", choices=("auto", "fp32", "bf16", "fp16"), default="auto")
@@ -129,6 +133,7 @@ def main(argv: list[str] | None = None) -> int:
         objective=args.objective,
         epochs=args.epochs,
         iterations=args.iterations,
+        learning_rate=args.learning_rate,
         seed=args.seed,
         device=args.device,
         precision=args.precision,

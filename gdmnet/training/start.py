@@ -27,6 +27,9 @@ _log = logging.getLogger(__name__)
 # A laptop trains the cpu preset in about an hour; a GPU run is of nnU-Net's order of length.
 DEFAULT_LENGTH = {"cpu": (80, 50)}
 DEFAULT_GPU_LENGTH = (400, 250)
+# Real T1 to T2, 600 steps of the cpu preset, held-out MAE: .107 at 1e-3, .100 at 3e-3. The larger
+# networks of the other presets keep the customary rate; nobody has measured more on them.
+DEFAULT_RATE = {"cpu": 3e-3}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +44,7 @@ class Options:
     objective: str = "gdm"
     epochs: int | None = None
     iterations: int | None = None
+    learning_rate: float | None = None
     seed: int = 0
     device: str = "auto"
     precision: str = "auto"
@@ -77,6 +81,7 @@ def describe(
     recipe = Recipe(
         epochs=options.epochs or epochs,
         iterations=options.iterations or iterations,
+        learning_rate=options.learning_rate or DEFAULT_RATE.get(plan.preset, Recipe.learning_rate),
         seed=options.seed,
         precision=precision.choose_for(options.precision, device, configuration),
     )
@@ -147,6 +152,7 @@ def _refuse_changes(existing: Run, described: Run, options: Options, path: Path)
     asked: dict[str, tuple[Any, Any]] = {
         "--epochs": (options.epochs, existing.recipe.epochs),
         "--iterations": (options.iterations, existing.recipe.iterations),
+        "--learning-rate": (options.learning_rate, existing.recipe.learning_rate),
         "--seed": (options.seed or None, existing.recipe.seed),
         "the training cases": (described.training_cases, existing.training_cases),
         "the objective's options": (described.options or None, existing.options),
