@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from training.together import CPU, joined, rank_work, refused, train
+
+from gdmnet.errors import DeviceError, GdmnetError
+from gdmnet.objectives.ranks import mean_over_ranks, on_all_ranks
+from gdmnet.training.distributed import require_devices, run_together, this_team
+
+
+@pytest.mark.parametrize("name", ["regression", "gdm"])
+def test_two_ranks_stay_bit_equal(name, tmp_path):
+    run_together(rank_work, 2, name, tmp_path)
+    first, second = (torch.load(tmp_path / f"{name}{rank}.pt") for rank in range(2))
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    if name == "regression":
+        alone = train(name, joined)
+        for key, value in alone.items():
+            assert torch.allclose(first[key], value, atol=1e-6), key
+
+
+def test_what_the_user_can_mend_comes_through_as_one_line(tmp_path):
+    with pytest.raises(GdmnetError, match="case x: is not as it must be"):
+        run_together(refused, 2, tmp_path)
+
+
+def test_more_devices_than_there_are_are_refused():
+    with pytest.raises(DeviceError, match="--num-gpus"):
+        require_devices(10_000, torch.device("cuda"))
+    with pytest.raises(DeviceError, match="without a number"):
+        require_devices(2, torch.device("cuda:1"))
+    require_devices(2, CPU)
+
+
+def test_alone_nothing_is_shared():
+    value = torch.tensor(3.0)
+    assert mean_over_ranks(value) is value
+    assert on_all_ranks(condition=True, device=CPU)
+    assert this_team().leads

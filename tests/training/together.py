@@ -1,0 +1,61 @@
+"""What the ranks of the distributed tests do: spawned processes import it by name."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from objectives.small import PATCH, CountingEncoder, make_batch, small_generator
+
+from gdmnet.errors import GdmnetError
+from gdmnet.objectives.base import Batch, Context
+from gdmnet.objectives.gdm import build_gdm
+from gdmnet.objectives.ranks import mean_over_ranks, n_ranks, on_all_ranks
+from gdmnet.objectives.regression import build_regression
+from gdmnet.plan import Recipe
+from gdmnet.training.distributed import this_team
+from gdmnet.training.step import Stepper
+
+CPU = torch.device("cpu")
+RECIPE = Recipe(epochs=1, iterations=5, learning_rate=1e-2)
+N_STEPS = 5
+
+
+def masked_batch(step: int, rank: int) -> Batch:
+    """A batch of one rank; the ranks' masks differ in size."""
+    batch = make_batch(10 * step + rank)
+    mask = batch.mask.clone()
+    mask[..., : 3 + 4 * rank] = 0
+    return dataclasses.replace(batch, mask=mask)
+
+
+def joined(step: int) -> Batch:
+    both = [masked_batch(step, rank) for rank in range(2)]
+    return Batch(
+        *(torch.cat([getattr(b, name) for b in both]) for name in ("source", "target", "mask"))
+    )
+
+
+def train(name: str, batches) -> dict[str, torch.Tensor]:
+    encoder = CountingEncoder()
+    options = {} if name == "regression" else {"locations": 32, "bank": 32, "regression_share": 0.0}
+    context = Context(N_STEPS, PATCH, (1.0, 1.0, 1.0), 1, encoder, 3, options)
+    objective = {"regression": build_regression, "gdm": build_gdm}[name](context)
+    stepper = Stepper(small_generator(), RECIPE, CPU)
+    for step in range(N_STEPS):
+        descent = objective.descend(stepper.trained, batches(step), torch.Generator())
+        stepper.step(descent, step)
+    return stepper.generator.state_dict()
+
+
+def rank_work(name: str, folder) -> None:
+    rank = this_team().rank
+    assert n_ranks() == 2
+    assert float(mean_over_ranks(torch.tensor(float(rank)))) == 0.5
+    assert not on_all_ranks(condition=rank == 0, device=CPU)
+    weights = train(name, lambda step: masked_batch(step, rank))
+    torch.save(weights, folder / f"{name}{rank}.pt")
+
+
+def refused(folder) -> None:
+    raise GdmnetError("case x: is not as it must be; mend it")
