@@ -19,6 +19,7 @@ from gdmnet.folders import Roots
 from gdmnet.inference.model import CHECKPOINTS, load_model
 from gdmnet.inference.predict import Outcome, predict_folder
 from gdmnet.inference.select import find_model
+from gdmnet.inference.sliding import ENSEMBLES
 
 _EPILOG = """example:
   gdm_predict -i in/ -o out/
@@ -45,6 +46,8 @@ class Options:
     checkpoint: str = "final"
     step_size: float = 0.5
     tta: bool = False
+    ensemble: str = "mean"
+    uncertainty: bool = False
     device: str = "auto"
     overwrite: bool = False
     n_threads: int = 1
@@ -75,7 +78,7 @@ def build_parser() -> argparse.ArgumentParser:
         dest="folds",
         nargs="+",
         metavar="FOLD",
-        help="folds to average, or all (default: every finished numeric fold)",
+        help="folds to combine, or all (default: every finished numeric fold)",
     )
     model.add_argument("-m", dest="model", type=Path, metavar="MODEL", help="a model's folder")
     model.add_argument("--checkpoint", choices=list(CHECKPOINTS), default="final")
@@ -87,6 +90,17 @@ def build_parser() -> argparse.ArgumentParser:
         help="distance of windows as a share of the patch (default: %(default)s)",
     )
     parser.add_argument("--tta", action="store_true", help="average over mirrored copies (8x time)")
+    parser.add_argument(
+        "--ensemble",
+        choices=list(ENSEMBLES),
+        default="mean",
+        help="how folds are combined, voxel by voxel (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--uncertainty",
+        action="store_true",
+        help="write OUT/uncertainty too: how far folds, mirrored copies and windows lie apart",
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
     parser.add_argument("--overwrite", action="store_true", help="predict anew what is there")
     parser.add_argument(
@@ -111,6 +125,8 @@ def main(argv: list[str] | None = None) -> int:
         checkpoint=args.checkpoint,
         step_size=args.step_size,
         tta=args.tta,
+        ensemble=args.ensemble,
+        uncertainty=args.uncertainty,
         device=args.device,
         overwrite=args.overwrite,
         n_threads=args.n_threads,
@@ -170,10 +186,16 @@ def run(
         checkpoint=options.checkpoint,
         step_size=options.step_size,
         tta=options.tta,
+        ensemble=options.ensemble,
     )
     card = translator.card
     used = f"{card.checkpoint} checkpoint, folds {', '.join(card.checkpoints)}"
     print(f"model: {card.folder} ({used}) on {card.device}, {card.precision}", file=sys.stderr)
+    if translator.training is None:
+        print(
+            "no fingerprint.json in the model: inputs are not compared with the training data",
+            file=sys.stderr,
+        )
     return predict_folder(
         translator,
         inputs,
@@ -182,6 +204,7 @@ def run(
         n_threads=options.n_threads,
         n_parts=options.n_parts,
         part_id=options.part_id,
+        uncertainty=options.uncertainty,
     )
 
 

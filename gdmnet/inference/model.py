@@ -10,12 +10,13 @@ import torch
 from torch import nn
 
 from gdmnet import codec, folders
-from gdmnet.errors import CheckpointError
+from gdmnet.errors import CheckpointError, PlanError
 from gdmnet.inference.select import choose_folds
+from gdmnet.inference.sliding import ENSEMBLES
 from gdmnet.inference.translator import Ensemble, ModelCard, Translator
 from gdmnet.networks.unet import build_generator
 from gdmnet.objectives import OBJECTIVES
-from gdmnet.plan import Configuration, Plan, Run
+from gdmnet.plan import Configuration, Fingerprint, Plan, Run
 from gdmnet.training import checkpoint as checkpoint_file
 from gdmnet.training.device import find_device
 from gdmnet.training.precision import cpu_has_bf16
@@ -31,8 +32,9 @@ def load_model(
     checkpoint: str = "final",
     step_size: float = 0.5,
     tta: bool = False,
+    ensemble: str = "mean",
 ) -> Translator:
-    """Load a trained model: the EMA weights of its folds, averaged at their outputs.
+    """Load a trained model: the EMA weights of its folds, combined at their outputs.
 
     Args:
         folder: of the model, for example gdmnet_results/Dataset501_MR2CT/gdm__3d_fullres; it holds
@@ -42,6 +44,7 @@ def load_model(
         checkpoint: "final" or "best".
         step_size: of the sliding window as a share of the patch, in (0, 1].
         tta: average over mirrored copies; eight times slower.
+        ensemble: "mean" or "median" of the folds.
 
     Raises:
         CheckpointError: not a model folder, an unfinished fold, a damaged checkpoint.
@@ -50,6 +53,8 @@ def load_model(
     """
     if checkpoint not in CHECKPOINTS or not 0 < step_size <= 1:
         raise ValueError(f"checkpoint {checkpoint!r} or step size {step_size} is not possible")
+    if ensemble not in ENSEMBLES:
+        raise ValueError(f"unknown ensemble {ensemble!r}; known: {', '.join(ENSEMBLES)}")
     folder = Path(folder)
     chosen = choose_folds(folder, None if folds is None else [str(fold) for fold in folds])
     place = find_device(device)
@@ -71,9 +76,10 @@ def load_model(
         tta=tta,
         device=str(place),
         precision=_usable(runs[0].recipe.precision, place),
+        ensemble=ensemble,
     )
     network = Ensemble(members).eval().requires_grad_(False).to(place)
-    return Translator(plan, configuration, card, network)
+    return Translator(plan, configuration, card, network, _read_fingerprint(folder, plan))
 
 
 def file_sha256(path: Path) -> str:
@@ -105,6 +111,20 @@ def _read_run(folder: Path, fold: str, plan: Plan) -> Run:
             f" {folders.PLAN_JSON} lacks; copy the whole model folder again"
         )
     return run
+
+
+def _read_fingerprint(folder: Path, plan: Plan) -> Fingerprint | None:
+    path = folder / folders.FINGERPRINT_JSON
+    if not path.is_file():  # a model of before it travelled along
+        return None
+    fingerprint = codec.load(Fingerprint, path)
+    if fingerprint.channel_names != plan.channel_names:
+        raise PlanError(
+            f"{path}: has the channels {', '.join(fingerprint.channel_names)}, but"
+            f" {folders.PLAN_JSON} has {', '.join(plan.channel_names)}; copy the whole model"
+            " folder again"
+        )
+    return fingerprint
 
 
 def _read_generator(path: Path, configuration: Configuration) -> nn.Module:

@@ -8,7 +8,26 @@ from typing import ClassVar
 
 from gdmnet import codec
 from gdmnet.errors import OutputError
+from gdmnet.inference.input_check import Finding, InputCheck
 from gdmnet.inference.translator import ModelCard
+
+
+@dataclass(frozen=True)
+class Uncertainty:
+    """The map of standard deviations of one case.
+
+    Attributes:
+        output: the map's file, seen from the output folder.
+        sources: what the opinions come from: folds, mirrored copies, overlapping windows.
+        mean: standard deviation inside the body, averaged, in the target's units.
+        single_opinion: share of the body where there was only one opinion (or none differed): 0 in
+            the map says nothing there.
+    """
+
+    output: str
+    sources: str
+    mean: float
+    single_opinion: float
 
 
 @dataclass(frozen=True)
@@ -23,6 +42,9 @@ class CaseResult:
         mask_rule: how the body was found.
         warnings: what a person should know before using the result.
         error: why it failed.
+        input_check: each way in which the input is unlike the training data, () if it is not;
+            None where the model's folder does not say what it was trained on.
+        uncertainty: None if it was not asked for.
     """
 
     status: str
@@ -32,11 +54,13 @@ class CaseResult:
     mask_rule: str | None = None
     warnings: tuple[str, ...] = ()
     error: str | None = None
+    input_check: tuple[Finding, ...] | None = None
+    uncertainty: Uncertainty | None = None
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """The contents of predictions.json."""
+    """The contents of predictions.json; `input_check` says what inputs are compared with."""
 
     SCHEMA: ClassVar[int] = 1
     schema: int
@@ -44,6 +68,7 @@ class Predictions:
     model: ModelCard
     versions: dict[str, str]
     cases: dict[str, CaseResult]
+    input_check: InputCheck | None = None
 
 
 def report_name(part_id: int, n_parts: int) -> str:
@@ -68,7 +93,7 @@ def require_same_model(folder: Path, records: dict[str, Predictions], card: Mode
         OutputError: they do.
     """
     for name, record in records.items():
-        for what in ("checkpoints", "step_size", "tta"):
+        for what in ("checkpoints", "step_size", "tta", "ensemble"):
             if getattr(record.model, what) != getattr(card, what):
                 raise OutputError(
                     f"{folder / name}: the predictions there come from another model or settings"

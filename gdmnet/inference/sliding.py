@@ -17,6 +17,7 @@ from tqdm import tqdm
 from gdmnet.arrays.crop import Box, crop
 from gdmnet.arrays.pad import pad_to
 from gdmnet.geometry import Shape
+from gdmnet.inference.spread import Moments, Window
 
 SIGMA_SHARE = 1 / 8  # of the patch: a window counts for little where it lacks context
 WEIGHT_FLOOR = 1e-3  # of the peak: keeps w * p / w well conditioned where one window stands alone
@@ -25,6 +26,43 @@ WEIGHT_FLOOR = 1e-3  # of the peak: keeps w * p / w well conditioned where one w
 BODY_MARGIN = 8
 
 Network = Callable[[Tensor], Tensor]
+ENSEMBLES: dict[str, Callable[[Tensor], Tensor]] = {
+    "mean": lambda outputs: outputs.mean(dim=0),
+    # torch.median takes the lower of the two in the middle; of two folds that would be one fold
+    "median": lambda outputs: _middle(outputs).mean(dim=0),
+}
+"""How n opinions (n, z, y, x) about the same voxels become one (z, y, x)."""
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How a volume is covered, and how several opinions about a voxel become one.
+
+    Attributes:
+        step_size: largest distance of neighbouring windows as a share of the patch, in (0, 1].
+        tta: average over all mirrored copies of each window.
+        ensemble: a name in `ENSEMBLES`: how the network's outputs (the folds) are combined.
+        spread: measure how far the opinions lie apart; the prediction is the same to the bit.
+    """
+
+    step_size: float = 0.5
+    tta: bool = False
+    ensemble: str = "mean"
+    spread: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Estimate:
+    """A predicted volume: float32 (1, z, y, x), network units.
+
+    Attributes:
+        mean: the prediction.
+        std: how far folds, mirrored copies and overlapping windows lie apart at each voxel, as a
+            standard deviation; 0 where there is only one opinion; None if it was not asked for.
+    """
+
+    mean: NDArray
+    std: NDArray | None
 
 
 @dataclass(frozen=True)
@@ -45,57 +83,56 @@ def predict_volume(
     source: NDArray,
     patch_size: Shape,
     *,
-    step_size: float = 0.5,
     fill: Sequence[float],
     device: torch.device | str,
-    tta: bool = False,
+    manner: Manner | None = None,
     outside: Outside | None = None,
-) -> NDArray:
+) -> Estimate:
     """Slide the network over a volume: one call a window, Gaussian blending in fp32.
 
     With `outside`, windows that do not come near the body are skipped. Every window that touches
     the body is computed all the same, so that no voxel of the body changes.
 
     Args:
-        network: (1, c, z, y, x) to (1, 1, z, y, x) on `device`, any floating type.
+        network: (1, c, z, y, x) to (n, 1, z, y, x) on `device`, any floating type: n opinions,
+            one a fold.
         source: float32 (c, z, y, x), network units.
         patch_size: voxels (z, y, x) of a window.
-        step_size: largest distance of neighbouring windows as a share of the patch, in (0, 1].
         fill: what surrounds the volume, one number a channel, network units.
         device: where the network lies; the accumulators stay in main memory.
-        tta: average over all mirrored copies of each window.
+        manner: step size, mirrored copies, ensemble, spread; None is the default of each.
         outside: skip what is far from the body.
-
-    Returns:
-        float32 (1, z, y, x), network units.
 
     Raises:
         ValueError: shapes that do not fit, or a step size outside (0, 1].
     """
+    manner = manner or Manner()
     padded, box = pad_to(source, patch_size, fill)
     shape = _spatial(padded)
     near = None if outside is None else _padded_body(outside.body, box, shape)
     chosen = [
         window
-        for window in windows(shape, patch_size, step_size)
+        for window in windows(shape, patch_size, manner.step_size)
         if near is None or _touches(near, window)
     ]
     weight = torch.from_numpy(gaussian_weight(patch_size))
     total = torch.zeros(shape, dtype=torch.float32)
     weights = torch.zeros(shape, dtype=torch.float32)
+    spread = Moments(shape) if manner.spread else None
     volume = torch.from_numpy(np.ascontiguousarray(padded, dtype=np.float32))
     with torch.inference_mode():
         for window in tqdm(chosen, desc="windows", disable=None, leave=False, delay=2):
             z, y, x = window
             patch = volume[None, :, z, y, x].to(device)  # (1, c, z, y, x)
-            output = _mirrored_mean(network, patch) if tta else network(patch)
-            if output.shape != (1, 1, *patch_size):
-                raise ValueError(f"the network gave {tuple(output.shape)} for {tuple(patch.shape)}")
-            total[window] += output[0, 0].float().cpu() * weight
+            value, opinions = _predict_window(network, patch, manner)
+            total[window] += value.cpu() * weight
             weights[window] += weight
+            if spread is not None and opinions is not None:
+                spread.add(opinions.mean.cpu(), opinions.variance().cpu(), weight, window)
     covered = weights > 0
     mean = torch.where(covered, total / weights, _background(outside))
-    return np.ascontiguousarray(crop(mean.numpy(), box))[None]
+    std = None if spread is None else _cut(spread.variance().sqrt(), box)
+    return Estimate(_cut(mean, box), std)
 
 
 def window_starts(size: int, patch: int, step_size: float) -> list[int]:
@@ -117,9 +154,7 @@ def window_starts(size: int, patch: int, step_size: float) -> list[int]:
     return [round(i * (size - patch) / n_gaps) for i in range(n_gaps + 1)]
 
 
-def windows(
-    shape: Shape, patch_size: Shape, step_size: float
-) -> Iterator[tuple[slice, slice, slice]]:
+def windows(shape: Shape, patch_size: Shape, step_size: float) -> Iterator[Window]:
     """All windows (z, y, x) of a volume; see `window_starts`."""
     axes = (
         [slice(start, start + patch) for start in window_starts(size, patch, step_size)]
@@ -139,11 +174,38 @@ def gaussian_weight(patch_size: Shape) -> NDArray:
     return np.maximum(weight, WEIGHT_FLOOR).astype(np.float32)
 
 
-def _mirrored_mean(network: Network, patch: Tensor) -> Tensor:
+def _predict_window(
+    network: Network, patch: Tensor, manner: Manner
+) -> tuple[Tensor, Moments | None]:
+    """The value (z, y, x) of one window and, if asked for, mean and variance of its opinions."""
+    combine = ENSEMBLES[manner.ensemble]
+    opinions = Moments(patch.shape[2:], patch.device) if manner.spread else None
+    copies = []
+    for flip in _flips(patch) if manner.tta else [()]:
+        outputs = network(patch.flip(flip)).flip(flip).float()
+        if outputs.shape[1:] != (1, *patch.shape[2:]):
+            raise ValueError(f"the network gave {tuple(outputs.shape)} for {tuple(patch.shape)}")
+        copies.append(combine(outputs[:, 0]))  # (z, y, x)
+        if opinions is not None:
+            variance, mean = torch.var_mean(outputs[:, 0], dim=0, correction=0)
+            opinions.add(mean, variance, len(outputs))
+    value = torch.stack(copies).mean(dim=0) if manner.tta else copies[0]
+    return value, opinions
+
+
+def _flips(patch: Tensor) -> list[tuple[int, ...]]:
     axes = [axis for axis in (2, 3, 4) if patch.shape[axis] > 1]
-    flips = [flip for n in range(len(axes) + 1) for flip in itertools.combinations(axes, n)]
-    outputs = [network(patch.flip(flip)).flip(flip).float() for flip in flips]
-    return torch.stack(outputs).mean(dim=0)
+    return [flip for n in range(len(axes) + 1) for flip in itertools.combinations(axes, n)]
+
+
+def _middle(outputs: Tensor) -> Tensor:
+    """The one or two values (1 or 2, z, y, x) in the middle of n sorted ones."""
+    n = len(outputs)
+    return outputs.sort(dim=0).values[(n - 1) // 2 : n // 2 + 1]
+
+
+def _cut(volume: Tensor, box: Box) -> NDArray:
+    return np.ascontiguousarray(crop(volume.numpy(), box))[None]
 
 
 def _padded_body(body: NDArray, box: Box, shape: Shape) -> NDArray:
@@ -152,7 +214,7 @@ def _padded_body(body: NDArray, box: Box, shape: Shape) -> NDArray:
     return padded
 
 
-def _touches(body: NDArray, window: tuple[slice, slice, slice]) -> bool:
+def _touches(body: NDArray, window: Window) -> bool:
     wider = tuple(slice(max(0, s.start - BODY_MARGIN), s.stop + BODY_MARGIN) for s in window)
     return bool(body[wider].any())
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -15,8 +16,8 @@ from gdmnet.data.case import Case, CaseFiles, Volume
 from gdmnet.data.volume import write_volume
 from gdmnet.errors import DatasetError
 from gdmnet.geometry import Geometry, Spacing
-from gdmnet.inference.sliding import Outside, predict_volume
-from gdmnet.plan import Configuration, Plan
+from gdmnet.inference.sliding import Estimate, Manner, Outside, predict_volume
+from gdmnet.plan import Configuration, Fingerprint, Normalisation, Plan
 from gdmnet.preprocessing import prepare, prepare_volumes, restore, source_normalisations
 from gdmnet.training.precision import autocast
 
@@ -35,6 +36,7 @@ class ModelCard:
         tta: True if mirrored copies are averaged.
         device: "cpu", "cuda:0", ...
         precision: "fp32", "bf16" or "fp16"; sums are fp32 always.
+        ensemble: "mean" or "median" of the folds' outputs.
     """
 
     folder: str
@@ -46,6 +48,7 @@ class ModelCard:
     tta: bool
     device: str
     precision: str
+    ensemble: str = "mean"
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,12 +60,14 @@ class Translator:
         configuration: the one of its configurations that the model has.
         card: which weights are used and how.
         network: the folds' generators as one, on the device.
+        training: what the training cases looked like; None where the folder does not say.
     """
 
     plan: Plan
     configuration: Configuration
     card: ModelCard
     network: nn.Module
+    training: Fingerprint | None = None
 
     def translate_array(self, array: NDArray, spacing: Spacing) -> NDArray:
         """Translate an image in memory.
@@ -126,33 +131,52 @@ class Translator:
         Returns:
             float32 (1, z, y, x) in the target's units, on the sources' grid.
         """
-        units = self.configuration.target
-        restored = restore(self.predict(case), case.record, units, body=case.body)
-        return Volume(restored, case.record.geometry)
+        return self.restore(self.predict(case), case)
 
-    def predict(self, case: Case) -> NDArray:
-        """The network's output for a prepared case: float32 (1, z, y, x), network units.
+    def restore(self, estimate: Estimate, case: Case) -> Volume:
+        """A prediction in the target's units, on the sources' grid: float32 (1, z, y, x)."""
+        return _restored(estimate.mean, case, self.configuration.target)
+
+    def restore_spread(self, std: NDArray, case: Case) -> Volume:
+        """Standard deviations likewise: clipping ignored, 0 outside the body."""
+        scale = self.configuration.target.scale
+        units = Normalisation("none", 0.0, scale, None, None, background=0.0)
+        return _restored(std, case, units)
+
+    def predict(self, case: Case, *, spread: bool = False) -> Estimate:
+        """The network's output for a prepared case in network units, on the prepared grid.
+
+        Args:
+            case: from `preprocessing.prepare`.
+            spread: measure the spread too.
 
         Raises:
             DatasetError: the output is not finite.
         """
         sources = source_normalisations(self.configuration)
-        prediction = predict_volume(
+        card = self.card
+        estimate = predict_volume(
             self._call,
             case.source,
             self.configuration.patch_size,
-            step_size=self.card.step_size,
             fill=[background_value(normalisation) for normalisation in sources],
-            device=self.card.device,
-            tta=self.card.tta,
+            device=card.device,
+            manner=Manner(card.step_size, card.tta, card.ensemble, spread),
             outside=Outside(case.body, background_value(self.configuration.target)),
         )
-        if not np.isfinite(prediction).all():
+        if not np.isfinite(estimate.mean).all():
             raise DatasetError(
                 f"case {case.record.identifier}: the network's output is not finite; look at the"
                 " input's intensities"
             )
-        return prediction
+        return estimate
+
+    def spread_sources(self) -> str:
+        """What the opinions come from whose spread is measured, in words."""
+        n_folds = len(self.card.checkpoints)
+        folds = [f"{n_folds} folds"] if n_folds > 1 else []
+        copies = ["mirrored copies"] if self.card.tta else []
+        return ", ".join([*folds, *copies, "overlapping windows"])
 
     def _call(self, patch: Tensor) -> Tensor:
         with autocast(self.card.precision, patch.device):
@@ -161,9 +185,10 @@ class Translator:
 
 
 class Ensemble(nn.Module):
-    """Several generators as one: the fp32 mean of their outputs, in network units.
+    """Several generators as one network that gives each one's output, in network units.
 
-    Blending by windows is linear, so this equals the mean of the folds' whole volumes.
+    Blending by windows is linear: the mean over them in every window, as `sliding` takes it, is
+    the mean of the folds' whole volumes.
     """
 
     def __init__(self, members: Sequence[nn.Module]) -> None:
@@ -171,8 +196,9 @@ class Ensemble(nn.Module):
         self.members = nn.ModuleList(members)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(b, c, z, y, x) to (b, 1, z, y, x)."""
-        total = self.members[0](x).float()
-        for member in self.members[1:]:
-            total = total + member(x).float()
-        return total / len(self.members)
+        """(1, c, z, y, x) to (n, 1, z, y, x), fp32."""
+        return torch.cat([member(x).float() for member in self.members])
+
+
+def _restored(image: NDArray, case: Case, units: Normalisation) -> Volume:
+    return Volume(restore(image, case.record, units, body=case.body), case.record.geometry)

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from gdmnet import codec, folders
 from gdmnet.arrays.normalise import invert
-from gdmnet.data.case import Case, Volume
+from gdmnet.data.case import Case
 from gdmnet.data.store import StoredCase
 from gdmnet.data.volume import write_volume
 from gdmnet.inference.model import load_model
@@ -20,7 +20,6 @@ from gdmnet.inference.translator import Translator
 from gdmnet.metrics.score import METRICS, score
 from gdmnet.metrics.statistics import Values
 from gdmnet.metrics.summary import Summary, summarise
-from gdmnet.preprocessing import restore
 
 FOLDER = "validation"
 _log = logging.getLogger(__name__)
@@ -70,15 +69,14 @@ def validate_fold(
 def _score(translator: Translator, stored: StoredCase, folder: Path) -> Values:
     body = stored.body[:]
     case = Case(stored.record, stored.source[:], None, body)
-    prediction = translator.predict(case)
-    restored = restore(prediction, stored.record, translator.configuration.target, body=body)
+    estimate = translator.predict(case)
     folder.mkdir(parents=True, exist_ok=True)
     write_volume(
         folder / f"{stored.record.identifier}{translator.plan.file_ending}",
-        Volume(restored, stored.record.geometry),
+        translator.restore(estimate, case),
         integer=translator.plan.integer_output,
     )
-    guess, truth = prediction[0], stored.target[:][0]
+    guess, truth = estimate.mean[0], stored.target[:][0]
     if translator.configuration.target.scheme == "ct":
         guess, truth = _hounsfield(translator, guess), _hounsfield(translator, truth)
     return score(guess, truth, body, stored.record.spacing)

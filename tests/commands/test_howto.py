@@ -73,7 +73,7 @@ def test_getting_started_gets_one_started(beginner):
     assert (beginner / "out/summary.json").is_file()
 
 
-@pytest.mark.parametrize("name", ["own-dataset", "resume"])
+@pytest.mark.parametrize("name", ["own-dataset", "resume", "judge"])
 def test_the_how_to_works(beginner, monkeypatch, name):
     monkeypatch.chdir(beginner)
     run_commands(DOCUMENTATION / f"how-to/{name}.md")

@@ -2,6 +2,7 @@ import runpy
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -128,6 +129,17 @@ def test_nothing_but_bad_cases_gives_status_two(place):
     for name in "ab":
         (place / "in" / f"{name}_0000.nii.gz").write_bytes(b"no image")
     assert call(place) == 2
+
+
+def test_the_median_of_the_folds_and_a_map_of_their_spread(place, models, capsys):
+    models.make_model(place / "results", {"2": 20.0})
+    options = ["--ensemble", "median", "--uncertainty"]
+    assert call(place, *options) == 0
+    assert "no fingerprint.json in the model" in capsys.readouterr().err
+    assert mean_shift(place, models) == pytest.approx(20)
+    spread = read_volume(place / "out/uncertainty/a.nii.gz").array[0]
+    std = pytest.approx(np.std([0, 100, 20]), rel=1e-3)
+    assert spread[models.core()].mean() == std
 
 
 @pytest.mark.parametrize("step", ["0", "1.5", "-1", "x"])

@@ -83,3 +83,9 @@ def test_a_training_leaves_its_papers(trained):
     summary = json.loads((fold / "summary.json").read_text())
     assert summary["units"] == "HU"
     assert set(summary["cases"]) == set(run["validation_cases"])
+
+
+def test_a_model_knows_what_it_was_trained_on(trained):
+    (known,) = (trained / "results").glob("Dataset999_Phantom/gdm__3d_fullres/fingerprint.json")
+    measured = trained / "preprocessed/Dataset999_Phantom/fingerprint.json"
+    assert known.read_text() == measured.read_text()

@@ -12,11 +12,23 @@ import numpy as np
 import torch
 
 from gdmnet import codec, folders
+from gdmnet.arrays.body import body_mask
+from gdmnet.arrays.crop import bounding_box
 from gdmnet.data.case import Volume
 from gdmnet.data.volume import write_volume
 from gdmnet.geometry import Geometry, nearest_lps
 from gdmnet.networks.unet import build_generator
-from gdmnet.plan import Architecture, Configuration, Normalisation, Plan, Recipe, Run
+from gdmnet.plan import (
+    Architecture,
+    CaseFingerprint,
+    Configuration,
+    Fingerprint,
+    Normalisation,
+    Plan,
+    Recipe,
+    Run,
+)
+from gdmnet.planning.fingerprint import measure_intensity, summarise
 from gdmnet.training import checkpoint
 
 CT = Normalisation("ct", 0.0, 500.0, -1024.0, 3000.0, -1024.0)
@@ -146,3 +158,26 @@ def write_ct(path: Path, *, seed=0, degrees=0.0, shape=(11, 21, 25)) -> np.ndarr
     path.parent.mkdir(parents=True, exist_ok=True)
     write_volume(path, Volume(array[None], make_geometry(shape, degrees=degrees)), integer=True)
     return array
+
+
+def make_fingerprint(*, n_sources=1, n_cases=3) -> Fingerprint:
+    """Of a training set of `make_ct` with the seeds 0, 1, ..."""
+    names = [f"CT {i}" for i in range(n_sources)]
+    cases = []
+    for seed in range(n_cases):
+        ct = make_ct(seed=seed)
+        body, rule = body_mask(ct[None], SPACING, [True])
+        (z0, z1), (y0, y1), (x0, x1) = bounding_box(body)
+        intensity = measure_intensity(ct, body != 0)
+        cases.append(
+            CaseFingerprint(
+                identifier=f"case_{seed}",
+                shape=(z1 - z0, y1 - y0, x1 - x0),
+                spacing=SPACING,
+                body_fraction=float((body != 0).mean()),
+                mask_rule=rule,
+                sources=(intensity,) * n_sources,
+                target=intensity,
+            )
+        )
+    return summarise("Dataset501_Test", cases, names, "CT")

@@ -7,12 +7,13 @@ import SimpleITK as sitk  # noqa: N813
 import torch
 
 import gdmnet.inference
-from gdmnet import folders
-from gdmnet.data.case import CaseFiles
+from gdmnet import codec, folders
+from gdmnet.data.case import CaseFiles, Volume
 from gdmnet.data.volume import read_volume
 from gdmnet.errors import CheckpointError, DatasetError, DeviceError, GdmnetError, PlanError
 from gdmnet.inference import load_model
 from gdmnet.inference.translator import Ensemble
+from gdmnet.preprocessing import prepare_volumes
 
 
 def is_one_line(error):
@@ -56,11 +57,54 @@ def test_folds_are_averaged_at_their_outputs(tmp_path, models):
         np.testing.assert_allclose((result - ct)[inside], shift, atol=0.01)
 
 
-def test_an_ensemble_is_the_mean_of_its_members():
+def test_folds_are_combined_by_their_median_when_asked_for(tmp_path, models):
+    folder = models.make_model(tmp_path, {"0": 0.0, "1": 300.0, "2": 30.0})
+    translator = load_model(folder, device="cpu", ensemble="median")
+    ct = models.make_ct()
+    result = translator.translate_array(ct, models.SPACING)
+    np.testing.assert_allclose((result - ct)[models.core()], 30, atol=0.01)
+    assert translator.card.ensemble == "median"
+
+
+def test_an_ensemble_gives_the_output_of_each_member():
     members = [torch.nn.Conv3d(1, 1, 1) for _ in range(3)]
     x = torch.randn(1, 1, 2, 3, 4)
-    expected = torch.stack([member(x) for member in members]).mean(0)
-    torch.testing.assert_close(Ensemble(members)(x), expected)
+    outputs = Ensemble(members)(x)
+    assert outputs.shape == (3, 1, 2, 3, 4)
+    for output, member in zip(outputs, members, strict=True):
+        torch.testing.assert_close(output, member(x)[0])
+
+
+def test_the_spread_of_the_folds_comes_in_file_units(tmp_path, models):
+    folder = models.make_model(tmp_path, {"0": 0.0, "1": 300.0})
+    translator = load_model(folder, device="cpu")
+    ct = models.make_ct()
+    volume = Volume(ct[None], models.make_geometry(ct.shape))
+    case = prepare_volumes("a", volume, translator.configuration)
+    estimate = translator.predict(case, spread=True)
+    spread = translator.restore_spread(estimate.std, case)
+    assert spread.geometry == volume.geometry
+    np.testing.assert_allclose(spread.array[0][models.core()], 150, atol=0.01)
+    assert spread.array[0][0, 0, 0] == 0  # outside the body
+    assert translator.spread_sources() == "2 folds, overlapping windows"
+    with_tta = load_model(folder, folds=["0"], device="cpu", tta=True)
+    assert with_tta.spread_sources() == "mirrored copies, overlapping windows"
+
+
+def test_the_fingerprint_is_read_where_it_travels_along(tmp_path, models):
+    folder = models.make_model(tmp_path)
+    assert load_model(folder, device="cpu").training is None
+    fingerprint = models.make_fingerprint()
+    codec.save(fingerprint, folder / folders.FINGERPRINT_JSON)
+    assert load_model(folder, device="cpu").training == fingerprint
+
+
+def test_a_fingerprint_of_other_channels_is_refused(tmp_path, models):
+    folder = models.make_model(tmp_path)
+    codec.save(models.make_fingerprint(n_sources=2), folder / folders.FINGERPRINT_JSON)
+    with pytest.raises(PlanError, match="channels") as error:
+        load_model(folder, device="cpu")
+    assert is_one_line(error)
 
 
 def test_the_best_checkpoint_is_taken_when_asked_for(tmp_path, models):
@@ -215,6 +259,8 @@ def test_impossible_settings_are_misuse(tmp_path, models):
         load_model(folder, checkpoint="latest")
     with pytest.raises(ValueError, match="step size"):
         load_model(folder, step_size=0.0)
+    with pytest.raises(ValueError, match="mode"):
+        load_model(folder, ensemble="mode")
 
 
 def test_a_model_folder_works_wherever_it_was_copied(tmp_path, models):

@@ -1,5 +1,6 @@
 import json
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,8 +9,9 @@ from gdmnet import codec
 from gdmnet.data.case import Volume
 from gdmnet.data.volume import FORMATS, read_geometry, read_volume, write_volume
 from gdmnet.errors import DatasetError, OutputError, PlanError
-from gdmnet.inference import load_model, predict
-from gdmnet.inference.predict import find_cases, predict_folder
+from gdmnet.inference import job, load_model, predict
+from gdmnet.inference.inputs import find_cases
+from gdmnet.inference.predict import predict_folder
 from gdmnet.inference.record import Predictions
 
 
@@ -177,7 +179,7 @@ def test_the_record_is_true_at_every_moment(tmp_path, translator, inputs, monkey
         seen.append(list(record(tmp_path / "out").cases))
         write_volume(path, volume, integer=integer)
 
-    monkeypatch.setattr(predict, "write_volume", watch)
+    monkeypatch.setattr(job, "write_volume", watch)
     predict_folder(translator, inputs, tmp_path / "out")
     assert seen == [[], ["a"], ["a", "b"]]
 
@@ -185,14 +187,14 @@ def test_the_record_is_true_at_every_moment(tmp_path, translator, inputs, monkey
 def test_reading_ahead_is_bounded_and_in_order(monkeypatch):
     begun, lock = [], threading.Lock()
 
-    def slow(job):
+    def slow(item):
         with lock:
-            begun.append(job)
-        return job * 10
+            begun.append(item)
+        return item * 10
 
     results, most_ahead = [], 0
-    for job, future in predict._ahead(slow, list(range(20)), 3):
-        results.append((job, future.result()))
+    for item, future in predict._ahead(slow, list(range(20)), 3):
+        results.append((item, future.result()))
         most_ahead = max(most_ahead, len(begun) - len(results))
     assert results == [(i, i * 10) for i in range(20)]
     assert most_ahead <= 3
@@ -200,7 +202,7 @@ def test_reading_ahead_is_bounded_and_in_order(monkeypatch):
 
 def test_leaving_early_stops_the_reading():
     begun = []
-    ahead = predict._ahead(lambda job: begun.append(job), list(range(100)), 1)
+    ahead = predict._ahead(lambda item: begun.append(item), list(range(100)), 1)
     next(ahead)
     ahead.close()
     assert len(begun) <= 3
@@ -210,7 +212,7 @@ def test_a_full_disk_stops_everything(tmp_path, translator, inputs, monkeypatch)
     def full(path, volume, *, integer):
         raise OutputError(f"{path}: cannot be written")
 
-    monkeypatch.setattr(predict, "write_volume", full)
+    monkeypatch.setattr(job, "write_volume", full)
     with pytest.raises(OutputError):
         predict_folder(translator, inputs, tmp_path / "out", n_threads=2)
 
@@ -219,7 +221,7 @@ def test_memory_that_runs_out_is_an_error_of_the_case(tmp_path, translator, inpu
     def greedy(*_):
         raise MemoryError
 
-    monkeypatch.setattr(predict, "prepare", greedy)
+    monkeypatch.setattr(job, "prepare_volumes", greedy)
     outcome = predict_folder(translator, inputs, tmp_path / "out")
     assert outcome.failed == ("a", "b", "c")
     assert "memory" in str(record(tmp_path / "out").cases["a"].error)
@@ -307,3 +309,103 @@ def test_the_record_is_plain_json(tmp_path, translator, inputs):
     data = json.loads((tmp_path / "out" / "predictions.json").read_text())
     assert data["model"]["checkpoints"].keys() == {"0"}
     assert data["version"]
+
+
+@pytest.fixture(scope="module")
+def trio(tmp_path_factory, models):
+    """A model of three folds whose folder says what it was trained on."""
+    folder = models.make_model(tmp_path_factory.mktemp("trio"), {"0": 0.0, "1": 90.0, "2": 30.0})
+    codec.save(models.make_fingerprint(), folder / "fingerprint.json")
+    return load_model(folder, device="cpu")
+
+
+def test_uncertainty_is_written_beside_the_same_prediction(tmp_path, models, trio, inputs):
+    predict_folder(trio, inputs, tmp_path / "plain")
+    predict_folder(trio, inputs, tmp_path / "out", uncertainty=True)
+    plain, out = (read_volume(tmp_path / place / "a.nii.gz") for place in ("plain", "out"))
+    np.testing.assert_array_equal(plain.array, out.array)
+    spread = read_volume(tmp_path / "out/uncertainty/a.nii.gz")
+    assert spread.geometry == out.geometry
+    std = np.std([0, 90, 30])
+    np.testing.assert_allclose(spread.array[0][models.core()], std, rtol=1e-3)
+    noted = record(tmp_path / "out").cases["a"].uncertainty
+    assert noted.output == "uncertainty/a.nii.gz"
+    assert noted.sources == "3 folds, overlapping windows"
+    assert noted.mean == pytest.approx(std, rel=1e-3)
+    assert noted.single_opinion == 0
+    assert record(tmp_path / "plain").cases["a"].uncertainty is None
+
+
+def test_a_missing_map_is_made_up_for(tmp_path, trio, inputs):
+    out = tmp_path / "out"
+    predict_folder(trio, inputs, out)
+    first = (out / "a.nii.gz").read_bytes()
+    assert predict_folder(trio, inputs, out, uncertainty=True).predicted == ("a", "b", "c")
+    assert (out / "a.nii.gz").read_bytes() == first
+    assert predict_folder(trio, inputs, out, uncertainty=True).skipped == ("a", "b", "c")
+    assert record(out).cases["a"].uncertainty is not None
+    assert predict_folder(trio, inputs, out).skipped == ("a", "b", "c")
+    assert predict_folder(trio, inputs, out, overwrite=True).predicted == ("a", "b", "c")
+    assert not list((out / "uncertainty").iterdir())  # another run's maps do not stay
+
+
+def test_a_map_of_changed_inputs_is_refused(tmp_path, models, trio, inputs):
+    predict_folder(trio, inputs, tmp_path / "out")
+    models.write_ct(inputs / "a_0000.nii.gz", seed=9)
+    assert predict_folder(trio, inputs, tmp_path / "out", uncertainty=True).failed == ("a",)
+
+
+def test_an_empty_map_is_said_to_be_empty(tmp_path, models, inputs):
+    configuration = replace(models.make_configuration(), patch_size=(16, 32, 32))
+    folder = models.make_model(tmp_path / "results", configuration=configuration)
+    predict_folder(load_model(folder, device="cpu"), inputs, tmp_path / "out", uncertainty=True)
+    case = record(tmp_path / "out").cases["a"]
+    assert case.uncertainty.single_opinion == 1
+    assert "the uncertainty map is empty" in case.warnings[0]
+
+
+def test_a_maps_folder_that_cannot_be_made_is_refused(tmp_path, trio, inputs):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "uncertainty").write_text("")
+    with pytest.raises(OutputError, match="cannot be written"):
+        predict_folder(trio, inputs, tmp_path / "out", uncertainty=True)
+
+
+def test_mean_and_median_are_not_mixed_in_a_folder(tmp_path, trio, inputs):
+    predict_folder(trio, inputs, tmp_path / "out")
+    median = load_model(trio.card.folder, device="cpu", ensemble="median")
+    with pytest.raises(OutputError, match="other ensemble"):
+        predict_folder(median, inputs, tmp_path / "out")
+
+
+def test_inputs_like_the_training_data_are_not_warned_about(tmp_path, trio, inputs, caplog):
+    predict_folder(trio, inputs, tmp_path / "out")
+    noted = record(tmp_path / "out")
+    assert (noted.input_check.training_cases, noted.input_check.false_alarms) == (3, 0)
+    assert all(case.input_check == () and not case.warnings for case in noted.cases.values())
+    assert not caplog.records
+
+
+def test_an_input_unlike_the_training_data_is_warned_about(tmp_path, models, trio, caplog):
+    ct = models.make_ct()
+    (tmp_path / "in").mkdir()
+    geometry = models.make_geometry(ct.shape, spacing=(6.0, 1.0, 1.0))
+    write_volume(tmp_path / "in/x_0000.nii.gz", Volume(ct[None], geometry), integer=True)
+    predict_folder(trio, tmp_path / "in", tmp_path / "out")
+    case = record(tmp_path / "out").cases["x"]
+    assert [finding.what for finding in case.input_check] == [
+        "spacing along z",
+        "field of view along z",
+    ]
+    spacing = case.input_check[0]
+    assert (spacing.value, spacing.training, spacing.unit) == (6, (2, 2), "mm")
+    assert spacing.accepted == pytest.approx((1, 4))
+    (line,) = case.warnings
+    assert line.startswith("unlike the training data: spacing along z 6 mm (training 2 to 2); ")
+    assert [r.getMessage() for r in caplog.records] == [f"case x: {line}"]
+
+
+def test_without_a_fingerprint_inputs_are_not_compared(tmp_path, translator, inputs):
+    predict_folder(translator, inputs, tmp_path / "out")
+    assert record(tmp_path / "out").input_check is None
+    assert record(tmp_path / "out").cases["a"].input_check is None

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from gdmnet.inference.sliding import (
     BODY_MARGIN,
     WEIGHT_FLOOR,
+    Manner,
     Outside,
     gaussian_weight,
     predict_volume,
@@ -21,9 +22,16 @@ PATCHES = st.tuples(st.integers(1, 6), st.integers(1, 9), st.integers(1, 12))
 STEPS = st.sampled_from([0.25, 0.5, 0.7, 1.0])
 
 
-def predict(network, source, patch, **options):
-    options = {"fill": [0.0] * len(source), "device": "cpu", **options}
-    return predict_volume(network, source, patch, **options)
+def predict(network, source, patch, *, fill=None, outside=None, **manner):
+    return estimate(network, source, patch, fill=fill, outside=outside, **manner).mean
+
+
+def estimate(network, source, patch, *, fill=None, outside=None, **manner):
+    fill = [0.0] * len(source) if fill is None else fill
+    manner = Manner(**manner)
+    return predict_volume(
+        network, source, patch, fill=fill, device="cpu", manner=manner, outside=outside
+    )
 
 
 def ramp(patch_size):
@@ -184,3 +192,95 @@ def test_an_output_of_another_shape_is_refused():
     source = np.zeros((1, 4, 4, 4), dtype=np.float32)
     with pytest.raises(ValueError, match="the network gave"):
         predict(lambda x: x[..., 1:], source, (4, 4, 4))
+
+
+def folds(x):
+    """Three opinions that differ by place and from fold to fold."""
+    place = ramp(tuple(x.shape[2:]))
+    return torch.cat([x * place, x + 0.3, (x * 0.5 - place).flip(4)])
+
+
+def slow_opinions(source, patch, step, *, tta):
+    """Every opinion about every voxel, with its weight, in float64: (weights, values) a voxel."""
+    shape = source.shape[1:]
+    found = {voxel: ([], []) for voxel in np.ndindex(shape)}
+    weight = gaussian_weight(patch).astype(np.float64)
+    all_flips = [
+        flip for n in range(4) for flip in itertools.combinations((2, 3, 4), n) if tta or n == 0
+    ]
+    for window in windows(shape, patch, step):
+        part = torch.from_numpy(source[(slice(None), *window)])[None]
+        outputs = [folds(part.flip(flip)).flip(flip)[:, 0].double().numpy() for flip in all_flips]
+        outputs = np.concatenate(outputs)
+        for voxel in np.ndindex(patch):
+            place = tuple(s.start + v for s, v in zip(window, voxel, strict=True))
+            for output in outputs:
+                found[place][0].append(weight[voxel])
+                found[place][1].append(output[voxel])
+    return found
+
+
+@pytest.mark.parametrize("tta", [False, True])
+def test_the_spread_is_the_weighted_deviation_of_all_opinions(rng, tta):
+    source = rng.normal(size=(1, 4, 5, 7)).astype(np.float32) + 100
+    patch = (3, 3, 4)
+    result = estimate(folds, source, patch, tta=tta, spread=True)
+    assert result.std.shape == (1, 4, 5, 7)
+    assert result.std.dtype == np.float32
+    for voxel, (weights, values) in slow_opinions(source, patch, 0.5, tta=tta).items():
+        mean = np.average(values, weights=weights)
+        std = np.average((np.array(values) - mean) ** 2, weights=weights) ** 0.5
+        assert result.std[0][voxel] == pytest.approx(std, rel=1e-4)
+        assert result.mean[0][voxel] == pytest.approx(mean, rel=1e-5)
+
+
+def test_windows_alone_have_a_spread_and_a_single_window_has_none(rng):
+    source = rng.normal(size=(1, 4, 4, 9)).astype(np.float32)
+    patch = (4, 4, 6)
+    std = estimate(lambda x: x + ramp(patch), source, patch, spread=True).std[0]
+    assert (std[..., :3] == 0).all()  # one window only
+    assert (std[..., 6:] == 0).all()
+    assert (std[..., 3:6] > 0).all()
+
+
+@pytest.mark.parametrize("ensemble", ["mean", "median"])
+@pytest.mark.parametrize("tta", [False, True])
+def test_measuring_the_spread_changes_no_bit_of_the_prediction(rng, ensemble, tta):
+    source = rng.normal(size=(1, 7, 9, 8)).astype(np.float32)
+    results = [
+        estimate(folds, source, (4, 5, 6), ensemble=ensemble, tta=tta, spread=spread)
+        for spread in (False, True)
+    ]
+    assert results[0].std is None
+    np.testing.assert_array_equal(results[0].mean, results[1].mean)
+
+
+def test_folds_are_combined_by_their_mean_or_median(rng):
+    source = np.ones((1, 2, 2, 2), dtype=np.float32)
+    levels = torch.tensor([0.0, 1.0, 10.0, 3.0, -7.0])
+
+    def network(x, n):
+        return x * levels[:n].reshape(n, 1, 1, 1, 1)
+
+    for n, mean, median in ((1, 0, 0), (2, 0.5, 0.5), (3, 11 / 3, 1), (4, 3.5, 2), (5, 1.4, 1)):
+        for ensemble, expected in (("mean", mean), ("median", median)):
+            result = predict(lambda x, n=n: network(x, n), source, (2, 2, 2), ensemble=ensemble)
+            np.testing.assert_allclose(result, expected, rtol=1e-6)
+
+
+def test_half_precision_opinions_have_their_spread_in_fp32():
+    def network(x):
+        return torch.cat([x, x + 1]).bfloat16()
+
+    source = np.full((1, 2, 2, 2), 7.0, dtype=np.float32)
+    result = estimate(network, source, (2, 2, 2), spread=True)
+    np.testing.assert_allclose(result.std, 0.5)
+
+
+def test_skipped_places_have_no_spread(rng):
+    source = rng.normal(size=(1, 6, 40, 60)).astype(np.float32)
+    body = np.zeros((6, 40, 60), dtype=np.uint8)
+    body[2:4, 5:9, 6:12] = 1
+    result = estimate(folds, source, (6, 8, 8), outside=Outside(body, -2.5), spread=True)
+    assert (result.std[0][:, 30:, 40:] == 0).all()
+    assert (result.std[0][2:4, 5:9, 6:12] > 0).all()

@@ -1,0 +1,211 @@
+"""Is this input like the training data? Grid and intensities against the model's fingerprint.
+
+The network is asked for what it has seen. An input that differs from all training cases is
+translated all the same, but a person should look at the result twice.
+
+Of every quantity the lowest and the highest value of the training cases are known. Accepted is this
+range, widened on both sides by the distance between the cases' 10th and 90th percentile, but at
+least by a factor (spacing, field of view) or by a share of the deviation inside the body
+(intensities): with one or two training cases these least margins decide. Leaving the training cases
+out in turn shows how often the rule is wrong about a case of the same kind (`false_alarms`).
+
+Channels whose normalisation takes away the gain of each case (every MR) are compared by ratios to
+their own 99th percentile, as the gain is no property of the patient; CT is compared in HU.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gdmnet.arrays.crop import bounding_box, uncrop
+from gdmnet.arrays.normalise import scheme_of
+from gdmnet.arrays.resample import resample_mask
+from gdmnet.data.case import Case, Volume
+from gdmnet.geometry import Shape, Spacing
+from gdmnet.plan import CaseFingerprint, Fingerprint, Intensity
+from gdmnet.planning.fingerprint import measure_intensity
+
+# The least margins. On 34 head-neck CTs of one collection, trained on 1, 2, 3, 7, 20 of them, they
+# leave 8, 3, 2, 1, 0.1 % of the others with a warning (30, 11, 7, 3, 1 % with 1.5, 1.3 and 1).
+SPACING_FACTOR = 2.0
+FIELD_FACTOR = 1.5
+DEVIATIONS = 1.5
+_CORE = (0.1, 0.9)  # quantiles of the training cases: one odd case must not widen the margin
+_SHOWN = 3  # findings named in the warning; all are in predictions.json
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One way in which an input is unlike the training cases.
+
+    Attributes:
+        what: for example "spacing along z".
+        unit: "mm", "HU", or "" for a ratio or an arbitrary scale.
+        value: of the input.
+        training: lowest and highest value of the training cases.
+        accepted: the limits beyond which there is a warning.
+    """
+
+    what: str
+    unit: str
+    value: float
+    training: tuple[float, float]
+    accepted: tuple[float, float]
+
+    def __str__(self) -> str:
+        low, high = (f"{value:.3g}" for value in self.training)
+        unit = f" {self.unit}" if self.unit else ""
+        return f"{self.what} {self.value:.3g}{unit} (training {low} to {high})"
+
+
+@dataclass(frozen=True)
+class InputCheck:
+    """What inputs are compared with; stands once in predictions.json.
+
+    Attributes:
+        training_cases: how many the fingerprint describes.
+        false_alarms: how many of them would be warned about if held against the others; None
+            where there is only one.
+        rule: the margins, in words.
+    """
+
+    training_cases: int
+    false_alarms: int | None
+    rule: str
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is compared: body's bounding box in voxels, mm, and intensities of each source."""
+
+    shape: Shape
+    spacing: Spacing
+    sources: tuple[Intensity, ...]
+
+
+@dataclass(frozen=True)
+class _Quantity:
+    """`margin` is the least one: a factor if `is_factor`, else of the unit."""
+
+    what: str
+    unit: str
+    value: float
+    margin: float
+    is_factor: bool = False
+
+
+def measure_input(case: Case, volume: Volume) -> Facts:
+    """Measure an input as `planning.fingerprint` measures a training case.
+
+    Args:
+        case: prepared; its body is brought back to the source's grid.
+        volume: the sources it was prepared from, (c, z, y, x) in file units.
+    """
+    record = case.record
+    z, y, x = (stop - first for first, stop in record.box)
+    body = uncrop(resample_mask(case.body, (z, y, x)), record.box, record.geometry.shape, 0)
+    inside = body != 0
+    if not inside.any():  # thinner than half a voxel of the prepared grid
+        inside[...] = True
+    (z0, z1), (y0, y1), (x0, x1) = bounding_box(inside)
+    return Facts(
+        (z1 - z0, y1 - y0, x1 - x0),
+        record.geometry.spacing,
+        tuple(measure_intensity(channel, inside) for channel in volume.array),
+    )
+
+
+def check_input(facts: Facts, fingerprint: Fingerprint) -> tuple[Finding, ...]:
+    """Everything about an input that lies outside of what the training cases justify."""
+    training = [_facts_of(case) for case in fingerprint.cases]
+    return _compare(facts, training, fingerprint.channel_names)
+
+
+def describe_check(fingerprint: Fingerprint) -> InputCheck:
+    """The rule, and how it does on the training cases themselves, left out in turn."""
+    training = [_facts_of(case) for case in fingerprint.cases]
+    alarms = [
+        bool(_compare(case, training[:i] + training[i + 1 :], fingerprint.channel_names))
+        for i, case in enumerate(training)
+        if len(training) > 1
+    ]
+    rule = (
+        "outside the range of the training cases by more than the distance of their 10th and 90th"
+        f" percentile, and by more than a factor of {SPACING_FACTOR:g} (spacing), {FIELD_FACTOR:g}"
+        f" (field of view) or {DEVIATIONS:g} standard deviations inside the body (intensities)"
+    )
+    return InputCheck(len(training), sum(alarms) if alarms else None, rule)
+
+
+def warning(findings: Sequence[Finding]) -> str:
+    """The findings as one line."""
+    told = "; ".join(str(finding) for finding in findings[:_SHOWN])
+    n_more = len(findings) - _SHOWN
+    more = f"; and {n_more} more, see predictions.json" if n_more > 0 else ""
+    return f"unlike the training data: {told}{more}"
+
+
+def _compare(
+    facts: Facts, training: Sequence[Facts], channel_names: Sequence[str]
+) -> tuple[Finding, ...]:
+    known = [_quantities(case, channel_names) for case in training]
+    findings = []
+    for i, own in enumerate(_quantities(facts, channel_names)):
+        values = np.array([quantities[i].value for quantities in known])
+        margin = float(np.median([quantities[i].margin for quantities in known]))
+        low, high = _limits(values, margin, is_factor=own.is_factor)
+        if not low <= own.value <= high:
+            training_range = float(values.min()), float(values.max())
+            findings.append(Finding(own.what, own.unit, own.value, training_range, (low, high)))
+    return tuple(findings)
+
+
+def _limits(values: NDArray, margin: float, *, is_factor: bool) -> tuple[float, float]:
+    """Lowest and highest accepted value; factors are differences of logarithms."""
+    if is_factor:
+        low, high = _limits(np.log(values), math.log(margin), is_factor=False)
+        return math.exp(low), math.exp(high)
+    first, last = np.quantile(values, _CORE)
+    margin = max(margin, float(last - first))
+    return float(values.min()) - margin, float(values.max()) + margin
+
+
+def _facts_of(case: CaseFingerprint) -> Facts:
+    return Facts(case.shape, case.spacing, case.sources)
+
+
+def _quantities(facts: Facts, channel_names: Sequence[str]) -> list[_Quantity]:
+    found = []
+    for axis, size, width in zip("zyx", facts.shape, facts.spacing, strict=True):
+        found.append(_Quantity(f"spacing along {axis}", "mm", width, SPACING_FACTOR, True))
+        field = f"field of view along {axis}"
+        found.append(_Quantity(field, "mm", size * width, FIELD_FACTOR, True))
+    for name, intensity in zip(channel_names, facts.sources, strict=True):
+        found += _intensities(name, intensity)
+    return found
+
+
+def _intensities(name: str, intensity: Intensity) -> list[_Quantity]:
+    scheme = scheme_of(name, target=False)
+    values = {
+        "percentile 1": intensity.p01,
+        "median": intensity.p50,
+        "percentile 99": intensity.p99,
+        "contrast (standard deviation)": intensity.std,
+        "background": intensity.outside,
+    }
+    unit, scale, relative = ("HU" if scheme == "ct" else ""), 1.0, ""
+    if scheme not in ("ct", "none"):
+        del values["percentile 99"]
+        scale = abs(intensity.p99) or 1.0
+        relative = " over its percentile 99"
+    margin = DEVIATIONS * intensity.std / scale
+    return [
+        _Quantity(f"{what} of {name}{relative}", unit, value / scale, margin)
+        for what, value in values.items()
+    ]

@@ -1,0 +1,74 @@
+"""Stated uncertainty against the error that was made: does the one tell of the other?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+N_GROUPS = 10
+_SAMPLE = 500_000  # voxels that settle the groups' borders
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A map of standard deviations against the errors of its prediction, inside a mask.
+
+    Attributes:
+        stated: root mean square of the stated deviation in each of up to ten groups of voxels, in
+            ascending order; equally large but for ties.
+        made: root mean square error of the same groups; equal to `stated` if well calibrated.
+        factor: by which the deviations would have to be multiplied to match the errors overall;
+            None if all are 0.
+        within_one: share of voxels whose error is at most one deviation (Gaussian: 0.68).
+        within_two: the same for two deviations (Gaussian: 0.95).
+        correlation: of deviation and absolute error (Pearson); None where one is constant.
+    """
+
+    stated: tuple[float, ...]
+    made: tuple[float, ...]
+    factor: float | None
+    within_one: float
+    within_two: float
+    correlation: float | None
+
+
+def calibrate(std: NDArray, error: NDArray, mask: NDArray) -> Calibration:
+    """Compare deviations with errors.
+
+    Args:
+        std: (z, y, x), stated standard deviation, target units.
+        error: (z, y, x), prediction - target, the same units; only its magnitude counts.
+        mask: (z, y, x), non-zero where voxels count.
+
+    Raises:
+        ValueError: the mask is empty.
+    """
+    inside = mask != 0
+    spread, size = std[inside], np.abs(error[inside])
+    if spread.size == 0:
+        raise ValueError("nothing to compare: the mask is empty")
+    shares = np.linspace(0, 1, N_GROUPS + 1)[1:-1]
+    borders = np.unique(np.quantile(spread[:: 1 + spread.size // _SAMPLE], shares))
+    group = np.searchsorted(borders, spread, side="right")
+    counts = np.bincount(group)
+    kept = counts > 0
+    stated, made = (
+        np.bincount(group, np.square(values, dtype=np.float64))[kept] for values in (spread, size)
+    )
+    return Calibration(
+        stated=tuple(map(float, np.sqrt(stated / counts[kept]))),
+        made=tuple(map(float, np.sqrt(made / counts[kept]))),
+        factor=float(np.sqrt(made.sum() / stated.sum())) if stated.sum() > 0 else None,
+        within_one=float((size <= spread).mean()),
+        within_two=float((size <= 2 * spread).mean()),
+        correlation=_correlation(spread, size),
+    )
+
+
+def _correlation(first: NDArray, second: NDArray) -> float | None:
+    a, b = (values - values.mean(dtype=np.float64) for values in (first, second))
+    if first.min() == first.max() or second.min() == second.max():
+        return None
+    return float((a @ b) / np.sqrt((a @ a) * (b @ b)))
