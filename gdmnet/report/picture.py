@@ -99,6 +99,18 @@ def draw_panels(
     return page
 
 
+def draw_strip(panels: Sequence[Panel], spacing: Spacing, z: int, height: int) -> Image.Image:
+    """The axial slice `z` of every panel side by side, without any words; `height` in pixels."""
+    scale = height / (panels[0].image.shape[1] * spacing[1])
+    slices = [_plane(panel.image[z], spacing[1:], scale, panel) for panel in panels]
+    strip = Image.new("RGB", (sum(s.width + 1 for s in slices) - 1, height), _GREY)
+    left = 0
+    for part in slices:
+        strip.paste(part, (left, 0))
+        left += part.width + 1
+    return strip
+
+
 def save_picture(picture: Image.Image, path: Path) -> None:
     """Write a PNG aside and rename it.
 

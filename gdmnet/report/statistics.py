@@ -106,6 +106,7 @@ def agreement(
     """Counts and errors of one case; `edges` are the target values that part the bands."""
     ends = [percentiles(volume, mask, (0.1, 99.9)) for volume in (prediction, target)]
     low, high = min(e[0] for e in ends), max(e[1] for e in ends)
+    high = high if high > low else low + 1  # flat images have a histogram, too
     reach = percentiles(np.abs(prediction - target), mask, (99.5,))[0] or 1.0
     joint = np.zeros((N_BINS, N_BINS), np.int64)
     differences = np.zeros_like(joint)

@@ -79,7 +79,7 @@ def draw_progress(records: list[Record], path: Path) -> None:
     Raises:
         OutputError: the folder is not writable or the disk is full.
     """
-    charts = [chart for panel in PANELS if (chart := _chart(panel, records)).curves]
+    charts = [chart for panel in PANELS if (chart := panel_chart(panel, records)).curves]
     n_columns = 4 if len(charts) > 6 else 3
     n_rows = max(1, math.ceil(len(charts) / n_columns))
     width, height = _CHART_SIZE
@@ -97,7 +97,8 @@ def draw_progress(records: list[Record], path: Path) -> None:
     _save(image.resize(size, Image.Resampling.LANCZOS), path)
 
 
-def _chart(panel: Panel, records: list[Record]) -> Chart:
+def panel_chart(panel: Panel, records: list[Record]) -> Chart:
+    """A panel's curves, one point an epoch; without curves where the log has no such numbers."""
     keys = sorted({key for record in records for key in record})
     curves = []
     for pattern, name in panel.names.items():

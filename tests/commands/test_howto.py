@@ -20,6 +20,7 @@ SHORTER = {
     "train": ["--epochs", "1", "--iterations", "2", "--encoder-iterations", "2"],
     "plan_and_preprocess": ["-np", "1"],
     "evaluate": ["-np", "1"],
+    "report": ["-np", "1"],
 }
 
 
@@ -73,7 +74,7 @@ def test_getting_started_gets_one_started(beginner):
     assert (beginner / "out/summary.json").is_file()
 
 
-@pytest.mark.parametrize("name", ["own-dataset", "resume", "judge"])
+@pytest.mark.parametrize("name", ["own-dataset", "resume", "judge", "report"])
 def test_the_how_to_works(beginner, monkeypatch, name):
     monkeypatch.chdir(beginner)
     run_commands(DOCUMENTATION / f"how-to/{name}.md")

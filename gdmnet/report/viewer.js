@@ -1,0 +1,328 @@
+// The viewer: one case at a time, its panels in up to three planes that move together.
+
+const $ = (id) => document.getElementById(id);
+const HU_WINDOWS = {  // low and high; the usual widths and levels
+  "soft tissue": [-160, 240], lung: [-1350, 150], bone: [-500, 1300], brain: [0, 80],
+};
+
+// What the user has chosen; it stays from case to case.
+const chosen = {
+  planes: new Set(Object.keys(PLANES)), panels: {}, active: "axial",
+  crosshair: true, smooth: true, outline: false, flicker: false,
+};
+let shown = null;  // the open case: view, volumes, panels, windows, at (z, y, x), zoom, centre in mm
+let cells = [];  // the canvases on the stage
+let opening = 0;  // only the case asked for last is shown
+
+async function openCase(number) {
+  const ticket = ++opening;
+  const source = $(`case-${number}`);
+  const view = JSON.parse(source.textContent);
+  announceCase(number, view);
+  if (typeof DecompressionStream === "undefined") {
+    say("This browser is too old for the pictures: Chrome or Edge 80, Firefox 113 or Safari 16.4 are needed.");
+    return;
+  }
+  say("unpacking the pictures ...");
+  const volumes = {};
+  for (const picture of view.pictures) {
+    await new Promise((done) => setTimeout(done));  // lets the page breathe between volumes
+    volumes[picture.title] = await decodeVolume(picture, view.shape);
+    if (ticket !== opening) return;
+  }
+  const mask = await decodeMask(view.mask, view.shape);
+  if (ticket !== opening) return;
+  const panels = panelsOf(view);
+  const before = shown && shown.view.unit === "HU" && view.unit === "HU" ? shown.windows : {};
+  const windows = Object.fromEntries(panels.map((panel) => [panel.window, before[panel.window] || panel.auto]));
+  shown = { number, view, volumes, mask, panels, windows, worst: 0, ...extentOf(mask, view) };
+  resetPlace();
+  buildTools();
+  buildStage();
+  $("viewer").dataset.ready = number;
+}
+
+function announceCase(number, view) {
+  delete $("viewer").dataset.ready;
+  $("case-title").textContent = view.identifier;
+  $("charts-of").textContent = `: ${view.identifier}`;
+  for (const part of document.querySelectorAll(".per-case")) part.hidden = Number(part.dataset.case) !== number;
+  selectRow(number);
+  const order = caseOrder(), place = order.indexOf(number);
+  $("previous").disabled = place === 0;
+  $("next").disabled = place === order.length - 1;
+}
+
+// The columns of the stage: every volume, and the error as one more after the target.
+function panelsOf(view) {
+  const panels = [];
+  for (const picture of view.pictures) {
+    const { title, kind } = picture;
+    const isImage = kind === "prediction" || kind === "target";
+    const shared = isImage || (kind === "source" && picture.hounsfield && view.unit === "HU");
+    const auto = shared && view.unit === "HU" ? HU_WINDOWS["soft tissue"] : [picture.low, picture.high];
+    panels.push({
+      title, kind, unit: isImage || kind === "uncertainty" || shared ? view.unit : "",
+      colours: kind === "uncertainty" ? "spread" : "grey",
+      window: shared ? "image" : title, auto: kind === "uncertainty" ? [0, picture.high] : auto,
+      fitted: [picture.low, picture.high],
+    });
+    if (kind === "target") {
+      panels.push({
+        title: "error", kind: "error", unit: view.unit, colours: "signed",
+        window: "error", auto: [-view.reach, view.reach], fitted: [-view.reach, view.reach],
+      });
+    }
+  }
+  const sources = panels.filter((panel) => panel.kind === "source");
+  for (const panel of panels) panel.atFirst = !sources.slice(1).includes(panel);  // one source at first
+  return panels;
+}
+
+// The middle and the sides, in mm, of the box around the mask, with a little air: what is looked at.
+function extentOf(mask, { shape, spacing }) {
+  const first = shape.slice(), last = [0, 0, 0];
+  for (let z = 0, i = 0; z < shape[0]; z++) {
+    for (let y = 0; y < shape[1]; y++) {
+      for (let x = 0; x < shape[2]; x++, i++) {
+        if (!mask[i]) continue;
+        [z, y, x].forEach((at, axis) => {
+          first[axis] = Math.min(first[axis], at);
+          last[axis] = Math.max(last[axis], at + 1);
+        });
+      }
+    }
+  }
+  return {
+    middle: spacing.map((mm, axis) => ((first[axis] + last[axis]) / 2) * mm),
+    extent: spacing.map((mm, axis) => Math.min(shape[axis], (last[axis] - first[axis]) * 1.08 + 2) * mm),
+  };
+}
+
+function resetPlace() {
+  const { view } = shown;
+  shown.zoom = 1;
+  shown.centre = shown.middle.slice();
+  shown.at = view.worst.length ? view.worst[0].at.slice() : view.shape.map((n) => n >> 1);
+}
+
+// The volumes of a panel; the flicker lets prediction and target change places.
+function volumesOf(panel) {
+  const { prediction, target } = shown.volumes;
+  if (panel.kind === "error") return [prediction, target];
+  if (swapped(panel)) return [panel.kind === "target" ? prediction : target, null];
+  return [shown.volumes[panel.title], null];
+}
+
+function swapped(panel) {
+  return chosen.flicker && shown.volumes.target && (panel.kind === "prediction" || panel.kind === "target");
+}
+
+function isVisible(panel) {
+  return panel.title in chosen.panels ? chosen.panels[panel.title] : panel.atFirst;
+}
+
+function visiblePanels() {
+  const some = shown.panels.filter(isVisible);
+  return some.length ? some : shown.panels.slice(0, 1);
+}
+
+// A plane that is one voxel thin shows nothing.
+function visiblePlanes() {
+  const thick = Object.keys(PLANES).filter((name) => {
+    const { down, right } = PLANES[name];
+    return Math.min(shown.view.shape[down], shown.view.shape[right]) > 1;
+  });
+  const some = thick.filter((name) => chosen.planes.has(name));
+  return some.length ? some : thick.slice(0, 1);
+}
+
+// Lay canvases out: a row a plane, a column a panel; two rows a plane where columns would be narrow.
+function buildStage() {
+  const stage = $("stage"), panels = visiblePanels(), planes = visiblePlanes();
+  const { extent } = shown;
+  const columns = stage.clientWidth / panels.length < 170 ? Math.ceil(panels.length / 2) : panels.length;
+  const lines = Math.ceil(panels.length / columns);
+  const wide = stage.clientWidth / columns - 3;
+  const above = stage.getBoundingClientRect().top - $("viewer").getBoundingClientRect().top;
+  const high = Math.max(330, innerHeight - above - 44 * planes.length - 44 * lines) / lines;
+  shown.fit = Math.min(
+    wide / Math.max(...planes.map((plane) => extent[PLANES[plane].right])),
+    high / planes.reduce((sum, plane) => sum + extent[PLANES[plane].down], 0));
+  const { panel: focused, plane: focusedPlane } = document.activeElement.dataset;
+  stage.replaceChildren();
+  stage.style.gridTemplateColumns = `repeat(${columns}, minmax(0, 1fr))`;
+  cells = [];
+  for (const plane of planes) {
+    for (let first = 0; first < panels.length; first += columns) {
+      const row = panels.slice(first, first + columns);
+      const height = Math.max(90, extent[PLANES[plane].down] * shown.fit);
+      const blanks = () => Array.from({ length: columns - row.length }, () => document.createElement("div"));
+      if (plane === planes[0] || lines > 1) stage.append(...row.map(headOf), ...blanks());
+      stage.append(...row.map((panel) => cellOf(panel, plane, height)), ...blanks());
+    }
+    stage.append(travelOf(plane));
+  }
+  const again = cells.find(({ panel, plane }) => panel.title === focused && plane === focusedPlane);
+  if (again) again.canvas.focus({ preventScroll: true });
+  refresh();
+}
+
+function headOf(panel) {
+  const head = document.createElement("div");
+  head.className = "head";
+  head.dataset.title = panel.title;
+  head.innerHTML = '<b></b> <span></span> <div class="scale"><em></em><i></i><em></em></div>';
+  head.querySelector("i").className = panel.colours;
+  return head;
+}
+
+function cellOf(panel, plane, height) {
+  const canvas = document.createElement("canvas");
+  canvas.className = "slice";
+  canvas.style.height = `${Math.round(height)}px`;
+  canvas.tabIndex = 0;
+  canvas.setAttribute("role", "img");
+  canvas.dataset.plane = plane;
+  canvas.dataset.panel = panel.title;
+  const cell = { canvas, panel, plane };
+  listenTo(cell);
+  cells.push(cell);
+  return canvas;
+}
+
+function travelOf(plane) {
+  const row = document.createElement("div"), axis = PLANES[plane].through;
+  row.className = "travel";
+  row.innerHTML = '<span></span><div><canvas></canvas><input type="range" min="0" step="1"></div>';
+  row.dataset.plane = plane;
+  const slider = row.querySelector("input"), profile = row.querySelector("canvas");
+  slider.max = shown.view.shape[axis] - 1;
+  slider.setAttribute("aria-label", `${plane} slice`);
+  slider.addEventListener("input", () => moveTo(axis, Number(slider.value), plane));
+  profile.hidden = !shown.view.profiles.length;
+  profile.title = "mean absolute error of each slice";
+  profile.addEventListener("click", (event) => {
+    const share = event.offsetX / profile.clientWidth;
+    moveTo(axis, Math.floor(share * shown.view.shape[axis]), plane);
+  });
+  return row;
+}
+
+function moveTo(axis, index, plane) {
+  shown.at[axis] = Math.min(shown.view.shape[axis] - 1, Math.max(0, index));
+  if (plane) chosen.active = plane;
+  refresh();
+}
+
+let waiting = false;
+function refresh() {
+  if (waiting) return;
+  waiting = true;
+  requestAnimationFrame(() => {
+    waiting = false;
+    cells.forEach(drawCell);
+    document.querySelectorAll(".head").forEach(updateHead);
+    document.querySelectorAll(".travel").forEach(updateTravel);
+    updateTools();
+    tell(shown.at);
+    tellCube();
+    Object.assign($("viewer").dataset, { at: shown.at.join(), image: shown.windows.image.join() });
+  });
+}
+
+function drawCell(cell) {
+  const { canvas, panel, plane } = cell, { view } = shown;
+  const scale = shown.fit * shown.zoom * devicePixelRatio;
+  canvas.width = Math.max(1, Math.round(canvas.clientWidth * devicePixelRatio));
+  canvas.height = Math.max(1, Math.round(canvas.clientHeight * devicePixelRatio));
+  const context = canvas.getContext("2d");
+  const [volume, minus] = volumesOf(panel);
+  const at = shown.at[PLANES[plane].through];
+  const slice = sliceCanvas(volume, minus, view.shape, plane, at, shown.windows[panel.window], panel.colours);
+  cell.place = placement(canvas, plane, view.shape, view.spacing, scale, shown.centre);
+  const { left, top, across, below } = cell.place;
+  context.imageSmoothingEnabled = chosen.smooth;
+  context.imageSmoothingQuality = "high";
+  context.drawImage(slice, left, top, slice.width * across, slice.height * below);
+  if (chosen.outline) drawOutline(context, cell.place, plane, view.shape, shown.at, shown.mask);
+  if (chosen.crosshair) drawCross(context, cell.place, plane, view.shape, shown.at);
+  drawMarks(context, plane, scale);
+  canvas.setAttribute("aria-label", `${panel.title}, ${plane} slice ${fileVoxel(PLANES[plane].through, at)}`);
+}
+
+function updateHead(head) {
+  const panel = shown.panels.find((one) => one.title === head.dataset.title);
+  const [low, high] = shown.windows[panel.window];
+  const [title, words] = head.children, [from, to] = head.querySelectorAll("em");
+  title.textContent = swapped(panel) ? { prediction: "TARGET", target: "PREDICTION" }[panel.kind] : panel.title;
+  words.textContent = panel.kind === "error" ? "prediction - target" : panel.colours === "grey" ? `W ${digits(high - low)} L ${digits((low + high) / 2)}` : "";
+  from.textContent = digits(low);
+  to.textContent = `${panel.kind === "error" ? "+" : ""}${digits(high)} ${panel.unit}`;
+}
+
+function updateTravel(row) {
+  const axis = PLANES[row.dataset.plane].through, at = shown.at[axis];
+  const last = fileVoxel(axis, shown.view.shape[axis] - 1);
+  const words = `${row.dataset.plane} ${AXES[axis]} ${fileVoxel(axis, at)} of ${last}`;
+  const profile = shown.view.profiles[axis];
+  const [label, slider] = [row.querySelector("span"), row.querySelector("input")];
+  slider.value = at;
+  slider.setAttribute("aria-valuetext", words);
+  const error = profile && profile[at] !== null ? `, MAE ${digits(profile[at])}` : "";
+  label.textContent = words + error;
+  if (profile) drawProfile(row.querySelector("canvas"), profile, at);
+}
+
+// The voxel's number in the file, from 0; the first where several were stored as one.
+function fileVoxel(axis, index) {
+  return index * shown.view.factors[axis];
+}
+
+// What stands under the pointer, or at the crosshair.
+function tell(voxel) {
+  const [z, y, x] = voxel, { view } = shown;
+  const index = (z * view.shape[1] + y) * view.shape[2] + x;
+  const place = [2, 1, 0].map((axis) => `${AXES[axis]} ${fileVoxel(axis, voxel[axis])}`).join(" ");
+  const words = [`voxel ${place}${shown.mask[index] ? "" : " (outside the mask)"}`];
+  for (const panel of shown.panels) {
+    const [volume, minus] = panel.kind === "error" ? volumesOf(panel) : [shown.volumes[panel.title], null];
+    const value = volume[index] - (minus ? minus[index] : 0), number = document.createElement("b");
+    number.textContent = (panel.kind === "error" && value > 0 ? "+" : "") + digits(value, panel.unit);
+    words.push(` \u2003 ${panel.title} `, number, ` ${panel.unit}`);
+  }
+  $("readout").replaceChildren(...words);
+}
+
+// Mean and standard deviation over a cube of 1 cm around the crosshair: less at the mercy of noise.
+function tellCube() {
+  const { shape, spacing } = shown.view;
+  const reach = spacing.map((mm) => Math.max(0, Math.round((10 / mm - 1) / 2)));
+  const [z, y, x] = shown.at.map((at, axis) => [Math.max(0, at - reach[axis]), Math.min(shape[axis] - 1, at + reach[axis])]);
+  const words = shown.panels.map((panel) => {
+    const [volume, minus] = panel.kind === "error" ? volumesOf(panel) : [shown.volumes[panel.title], null];
+    let n = 0, sum = 0, squares = 0;
+    for (let k = z[0]; k <= z[1]; k++) {
+      for (let j = y[0]; j <= y[1]; j++) {
+        for (let i = x[0]; i <= x[1]; i++) {
+          const index = (k * shape[1] + j) * shape[2] + i, value = volume[index] - (minus ? minus[index] : 0);
+          n++;
+          sum += value;
+          squares += value * value;
+        }
+      }
+    }
+    const spread = Math.sqrt(Math.max(0, squares / n - (sum / n) ** 2));
+    return `${panel.title} ${digits(sum / n, panel.unit)} \u00b1 ${digits(spread, panel.unit)} ${panel.unit}`;
+  });
+  $("cube").textContent = ["1 cm around the crosshair (mean \u00b1 SD)", ...words].join(" \u2003 ");
+}
+
+function say(text) {
+  $("readout").textContent = text;
+}
+
+function digits(value, unit = "") {
+  if (unit === "HU" || Math.abs(value) >= 1000) return String(Math.round(value));
+  return String(Number(value.toPrecision(3)));
+}

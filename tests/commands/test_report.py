@@ -1,0 +1,114 @@
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from report.cases import SHAPE, target, write, write_case, write_record
+
+from gdmnet.commands import evaluate
+from gdmnet.commands.report import main
+from gdmnet.geometry import Geometry
+from gdmnet.report.encode import unpack
+
+ODD = "A&B 'c'"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A report of two cases with everything, made by the command."""
+    home = tmp_path_factory.mktemp("made")
+    write_case(home, "a", 0, error=50, spread=5)
+    write_case(home, ODD, 1, error=200, spread=5)
+    write_record(home, {"a": {"warnings": ["odd spacing"], "inputs": {}}})
+    assert call(home) == 0
+    return home
+
+
+def call(home, *options):
+    folders = ("-p", "out", "-r", "targets", "-s", "in")
+    given = [str(home / word) if not word.startswith("-") else word for word in folders]
+    return main([*given, "-np", "1", *options])
+
+
+def html_of(home):
+    return (home / "out/report.html").read_text("utf-8")
+
+
+def views_of(html):
+    return [json.loads(t) for t in re.findall(r'id="case-\d+">(.+?)</script>', html)]
+
+
+def test_the_table_is_that_of_gdm_evaluate(made):
+    summary = evaluate.run(made / "out", made / "targets")
+    html = html_of(made)
+    for case in summary.cases.values():
+        for metric in ("mae", "bias", "ms_ssim", "mae_bone", "histogram_w1"):
+            assert f'title="{case[metric]}">{case[metric]:.4g}' in html
+    assert f"<td>{summary.aggregate['mae']['mean']:.4g}" in html
+
+
+def test_the_report_holds_the_images(made):
+    view = views_of(html_of(made))[0]
+    assert view["identifier"] == ODD
+    picture = view["pictures"][2]
+    shown = unpack(picture["text"], picture["step"], tuple(view["shape"]))
+    assert shown.shape == SHAPE
+    assert shown[4, 7, 17] == pytest.approx(900, abs=40)
+
+
+def test_it_says_how_it_was_made(made):
+    html = html_of(made)
+    assert "gdm_report -p " in html
+    assert "ab" * 32 in html
+    assert "odd spacing" in html.split('id="overview"')[0]
+
+
+def test_predictions_alone_are_enough(tmp_path, capsys):
+    write_case(tmp_path, "a", 0, error=0)
+    output = tmp_path / "elsewhere/r.html"
+    assert main(["-p", str(tmp_path / "out"), "-o", str(output), "-np", "1"]) == 0
+    assert f"written: {output}" in capsys.readouterr().out
+    assert "No targets were given" in output.read_text("utf-8")
+
+
+def test_a_match_is_applied_to_pictures_and_table(tmp_path):
+    write_case(tmp_path, "a", 0, error=0)
+    write(tmp_path / "out/a.nii.gz", 2 * target(0))
+    assert call(tmp_path, "--match-intensity", "linear") == 0
+    (view,) = views_of(html_of(tmp_path))
+    prediction = unpack(view["pictures"][1]["text"], view["pictures"][1]["step"], SHAPE)
+    assert prediction[4, 7, 17] == pytest.approx(900, abs=40)
+    assert "matched first (linear)" in html_of(tmp_path)
+
+
+@pytest.mark.parametrize("fault", ["no target", "other grid", "no folder", "empty mask", "damaged"])
+def test_refusals_are_one_line_and_write_nothing(tmp_path, capsys, fault):
+    write_case(tmp_path, "a", 0, error=0)
+    options: list[str] = []
+    if fault == "no target":
+        write(tmp_path / "out/b.nii.gz", np.zeros(SHAPE))
+    elif fault == "other grid":
+        write(
+            tmp_path / "in/a_0000.nii.gz", np.zeros((1, 1, 1)), Geometry((1, 1, 1), (1.0, 1.0, 1.0))
+        )
+    elif fault == "no folder":
+        options = ["-m", str(tmp_path / "masks")]
+    elif fault == "empty mask":
+        write(tmp_path / "masks/a.nii.gz", np.zeros(SHAPE))
+        options = ["-m", str(tmp_path / "masks")]
+    else:
+        (tmp_path / "out/predictions.json").write_text("{")
+    assert call(tmp_path, *options) == 2
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1
+    assert captured.err.startswith("error: ")
+    assert not (tmp_path / "out/report.html").exists()
+
+
+def test_it_starts_without_torch():
+    code = "import sys, gdmnet.commands.report; sys.exit('torch' in sys.modules)"
+    root = Path(__file__).resolve().parents[2]
+    assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0

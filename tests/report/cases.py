@@ -1,0 +1,54 @@
+"""Small phantoms with a target, a prediction and a source, for the tests of the report."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from gdmnet.data.case import Volume
+from gdmnet.data.volume import write_volume
+from gdmnet.geometry import Geometry, Shape
+
+SHAPE: Shape = (12, 20, 26)
+GEOMETRY = Geometry(SHAPE, (3.0, 1.5, 1.0))
+
+
+def target(seed: int) -> np.ndarray:
+    """HU: an ellipsoid of soft tissue with a bone in it, air around; different along every axis."""
+    z, y, x = np.indices(SHAPE)
+    centre = [n / 2 for n in SHAPE]
+    inside = sum(((i - c) / (0.9 * c)) ** 2 for i, c in zip((z, y, x), centre, strict=True)) < 1
+    image = np.where(inside, 40.0, -1000.0)
+    image[3:6, 5:9, 14:20] = 900
+    noise = np.random.default_rng(seed).normal(0, 10, SHAPE)
+    return (image + noise).astype(np.float32)
+
+
+def write(path: Path, array: np.ndarray, geometry: Geometry = GEOMETRY) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_volume(path, Volume(np.asarray(array, np.float32)[None], geometry))
+
+
+def write_case(home: Path, name: str, seed: int, *, error: float, spread: float | None = None):
+    """targets/, out/ (a prediction that is `error` HU too high in the bone) and in/ of one case."""
+    truth = target(seed)
+    prediction = truth + np.where(truth > 300, error, error / 10)
+    write(home / f"targets/{name}.nii.gz", truth)
+    write(home / f"out/{name}.nii.gz", prediction)
+    write(home / f"in/{name}_0000.nii.gz", np.where(truth > -500, 300 + truth / 10, 0))
+    if spread is not None:
+        write(home / f"out/uncertainty/{name}.nii.gz", np.full(SHAPE, spread))
+
+
+def write_record(home: Path, cases: dict, model: str = "") -> None:
+    """out/predictions.json."""
+    record = {
+        "schema": 1,
+        "version": "0.1.0",
+        "model": {"folder": model, "configuration": "3d", "checkpoints": {"0": "ab" * 32}},
+        "versions": {"torch": "2.13"},
+        "cases": cases,
+    }
+    (home / "out/predictions.json").write_text(json.dumps(record))

@@ -1,0 +1,58 @@
+import re
+
+import numpy as np
+
+from gdmnet.report.figures import (
+    agreement_figures,
+    calibration_figure,
+    histogram_figure,
+    training_figures,
+)
+from gdmnet.report.statistics import agreement, calibration
+
+
+def figures_of(rng, unit="HU"):
+    target = rng.uniform(-1000, 1000, (6, 20, 20))
+    prediction = target + np.where(target > 200, 50, -10)
+    found = agreement(prediction, target, np.ones(target.shape), (-200.0, 200.0))
+    return found, agreement_figures(found, unit)
+
+
+def test_every_figure_is_told_in_words(rng):
+    found, figures = figures_of(rng)
+    titles = [re.search("<h4>(.+?)</h4>", figure)[1] for figure in figures]
+    assert titles == ["Histograms", "Joint histogram", "Bland-Altman", "Bias by tissue band"]
+    assert all("<desc>" in figure and "<figcaption>" in figure for figure in figures)
+    assert f"Bias {found.whole.bias:.4g} HU" in figures[2]
+
+
+def test_bands_stand_in_a_table(rng):
+    _, figures = figures_of(rng)
+    row = re.search(r"<th scope=row>above 200(.+?)<tr>", figures[3])[1]
+    assert re.findall("<td>([^<]+)", row)[1:] == ["50", "0", "50"]
+    _, plain = figures_of(rng, "")
+    assert "Bias by intensity" in plain[3]
+
+
+def test_one_histogram_needs_no_target():
+    figure = histogram_figure({"prediction": np.array([1, 2, 1])}, (0.0, 3.0), "")
+    assert "<h4>Histogram</h4>" in figure
+    assert "prediction 1.5" in figure
+
+
+def test_calibration_says_what_to_multiply_by(rng):
+    spread = rng.uniform(1, 5, (8, 30, 30))
+    error = 2 * spread * rng.normal(size=spread.shape)
+    text = calibration_figure(calibration(spread, error, np.ones(spread.shape)), "HU")
+    assert "too small" in text
+    assert re.search(r"multiplied by (1\.9|2\.0|2 )", text)
+
+
+def test_training_curves_are_thinned_and_end_where_they_end():
+    records = [
+        {"epoch": i, "epochs": 1000, "validation_mae": 1 / i, "fidelity": None}
+        for i in range(1, 1001)
+    ]
+    (figure,) = training_figures(records)
+    assert figure.count("L") < 320
+    assert "each epoch 0.001" in figure

@@ -1,0 +1,73 @@
+import math
+import re
+
+import pytest
+
+from gdmnet.metrics.summary import summarise
+from gdmnet.report.case import CasePage
+from gdmnet.report.overview import badness, overview
+
+VALUES = {
+    "a": {"mae": 10.0, "psnr": 30.0, "sharpness": 0.5, "bias": -2.0, "new": 1.0},
+    "b": {"mae": 30.0, "psnr": None, "sharpness": 1.1, "bias": 1.0, "new": 2.0},
+    "c": {"mae": 20.0, "psnr": 20.0, "sharpness": 1.0, "bias": 0.5, "new": None},
+}
+
+
+def pages(*names):
+    return [CasePage(name, "{}", (), "<img>", (), (1.0, 2.0, 3.0)) for name in names]
+
+
+def table(values=VALUES, **warnings):
+    summary = summarise(
+        {name: {**case, "data_range": 4095.0} for name, case in values.items()},
+        units="HU",
+        mask="the body",
+    )
+    return overview(pages(*values), summary, {name: warnings.get(name, 0) for name in values})
+
+
+def cells(html, case):
+    row = re.search(rf'class="open">{case}<.+?</tr>', html, re.S)[0]
+    return re.findall(r'data-bad="([^"]*)"', row)
+
+
+def test_the_worst_case_comes_first():
+    assert re.findall('class="open">(.)<', table()) == ["b", "c", "a"]
+    assert 'data-worst="descending" data-order="worst"' in table()
+
+
+def test_cells_tell_how_bad_they_are():
+    html = table(a=2)
+    assert cells(html, "a")[:3] == ["2", "10.0", "-30.0"]
+    assert float(cells(html, "a")[3]) == pytest.approx(math.log(2))
+    assert cells(html, "b")[2] == ""  # not defined
+    assert float(cells(html, "a")[4]) == 2  # |bias|
+
+
+def test_every_metric_has_a_direction():
+    assert badness("ms_ssim", 0.9) < badness("ms_ssim", 0.8)
+    assert badness("mae_bone", 5.0) < badness("mae_bone", 6.0)
+    assert badness("bias_soft", -3.0) == badness("bias_soft", 3.0)
+    assert badness("edge_width", 1.0) < badness("edge_width", 0.5) == badness("edge_width", 2.0)
+    assert badness("sharpness", 0.0) == math.inf
+    assert badness("mae", None) is None
+
+
+def test_unknown_metrics_are_there_but_folded_away():
+    html = table()
+    assert re.search('class="more"[^>]*>1', html)
+    assert 'id="more"' in html
+    assert '<th scope="row" colspan="3">median<td>20' in html
+
+
+def test_metrics_that_no_case_has_are_left_out():
+    values = {name: {**case, "psnr": None} for name, case in VALUES.items()}
+    assert "PSNR" not in re.search("<thead>.+</thead>", table(values))[0]
+
+
+def test_without_targets_the_predictions_values_stand_there():
+    html = overview(pages("x<y"), None, {"x<y": 0})
+    assert "x&lt;y" in html
+    assert ">mean<" in html.replace("</button>", "<")
+    assert "tfoot></tfoot" in html

@@ -1,0 +1,108 @@
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from gdmnet.report.case import CasePage
+from gdmnet.report.page import Report, page
+from gdmnet.report.provenance import CaseOrigin, Origin
+
+NAME = 'A&B<"C">'
+VOID = {"meta", "img", "input", "br", "th", "td", "li", "dt", "dd"}
+
+
+class Outline(HTMLParser):
+    """Elements, and whether all that is opened is closed."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.open, self.wrong, self.seen, self.links, self.inputs = [], [], [], [], []
+        self.feed(html)
+
+    def handle_starttag(self, tag, attributes):
+        given = dict(attributes)
+        self.seen.append((tag, given))
+        self.links += [given[key] for key in ("src", "href", "action") if given.get(key)]
+        if tag not in VOID and tag != "path" and tag != "rect" and tag != "circle":
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.handle_starttag(tag, attributes)
+        if self.open and self.open[-1] == tag:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        if tag not in VOID and (not self.open or self.open.pop() != tag):
+            self.wrong.append(tag)
+
+
+def report(**changes):
+    case = CasePage(
+        NAME, "{}", ("<figure></figure>",), '<img src="data:," alt="x">', ("5 > 4",), (1, 0, 2)
+    )
+    values = {
+        "title": "Predictions in <out>",
+        "pages": (case,),
+        "summary": None,
+        "origin": Origin({}, {}, (), {}),
+        "inputs": {},
+        "made": (("command", "gdm_report -p '<x>'"),),
+    }
+    return Report(**{**values, **changes})
+
+
+def test_the_page_is_well_formed_and_needs_nothing_else():
+    html = page(report())
+    outline = Outline(html)
+    assert outline.wrong == []
+    assert all(link.startswith(("data:", "#")) for link in outline.links)
+    assert "default-src 'none'" in html
+    assert not re.search(r"https?://", html)
+    assert "$" + "{" not in html.split("<script>")[0]
+
+
+def test_names_from_files_are_escaped():
+    origin = Origin(
+        {"predictions.json": (("model.<b>", "<i>"),)},
+        {NAME: CaseOrigin(warnings=("<script>alert(1)</script>",), error=None)},
+        (),
+        {"<0>": ("<figure></figure>",)},
+    )
+    html = page(report(origin=origin, inputs={NAME: [("<f>", "ff", "as translated")]}))
+    text = html.split('<script type="application/json"')[0]
+    for raw in ('<"C">', "<script>alert", "<i>", "<f>", "<out>", "<x>", "Fold <0>"):
+        assert raw not in text, raw
+    assert "A&amp;B&lt;&quot;C&quot;&gt;" in text
+
+
+def test_warnings_failures_and_what_is_unknown_are_said_at_the_top():
+    cases = {
+        NAME: CaseOrigin(warnings=("unlike the training",)),
+        "b": CaseOrigin(error="no memory"),
+    }
+    html = page(report(origin=Origin({}, cases, (), {})))
+    top = html.split('id="overview"')[0]
+    assert "unlike the training" in top
+    assert "no memory" in top
+    assert "No targets were given" in top
+    assert "no predictions.json" in top
+
+
+def test_a_changed_source_is_a_warning():
+    html = page(report(inputs={NAME: [("a_0000.nii.gz", "ff", "DIFFERS from it")]}))
+    assert "a_0000.nii.gz DIFFERS from it" in html.split('id="overview"')[0]
+
+
+@pytest.mark.parametrize(
+    ("findings", "told"),
+    [((), "like the training data"), ((("spacing", "5 mm", "1 to 2", "1 to 3"),), "<td>5 mm")],
+)
+def test_the_input_check_is_told_for_each_case(findings, told):
+    origin = Origin({}, {NAME: CaseOrigin(findings=findings)}, (), {})
+    assert told in page(report(origin=origin))
+
+
+def test_controls_have_names():
+    outline = Outline(page(report()))
+    images = [given for tag, given in outline.seen if tag == "img"]
+    assert all(given.get("alt") for given in images)

@@ -1,0 +1,77 @@
+import hashlib
+import json
+
+import pytest
+from report.cases import write_case, write_record
+
+from gdmnet.errors import PlanError
+from gdmnet.report.provenance import check_inputs, read_origin
+
+FINDING = {"what": "spacing along z", "unit": "mm", "value": 5.0}
+
+
+@pytest.fixture
+def home(tmp_path):
+    write_case(tmp_path, "a", 0, error=50)
+    return tmp_path
+
+
+def rows(origin, title):
+    return dict(origin.tables[title])
+
+
+def test_a_folder_without_a_record_has_no_origin(home):
+    origin = read_origin(home / "out")
+    assert (origin.tables, origin.cases, origin.training) == ({}, {}, {})
+
+
+def test_the_record_is_told_whatever_it_holds(home):
+    finding = {**FINDING, "training": [1.0, 2.0], "accepted": [0.5, 4.0]}
+    case = {"warnings": ["odd"], "inputs": {"a_0000.nii.gz": "ff"}, "input_check": [finding]}
+    write_record(home, {"a": case, "b": {"status": "failed", "error": "no memory"}})
+    origin = read_origin(home / "out")
+    assert rows(origin, "predictions.json")["model.checkpoints.0"] == "ab" * 32
+    assert rows(origin, "predictions.json")["versions.torch"] == "2.13"
+    assert origin.cases["a"].warnings == ("odd",)
+    assert origin.cases["a"].findings == (("spacing along z", "5 mm", "1 to 2", "0.5 to 4"),)
+    assert origin.cases["b"].error == "no memory"
+    assert origin.cases["b"].findings is None
+
+
+@pytest.mark.parametrize("named", ["absolute", "from the predictions"])
+def test_a_model_that_is_there_gives_plan_and_curves(home, named):
+    model = home / "model"
+    (model / "fold_0").mkdir(parents=True)
+    plan = {"channel_names": ["T1"], "configurations": {"3d": {"patch_size": [8, 16, 16]}}}
+    (model / "plan.json").write_text(json.dumps(plan))
+    record = {"epoch": 1, "epochs": 1, "validation_mae": 0.5}
+    (model / "fold_0/log.jsonl").write_text(json.dumps(record) + "\n")
+    write_record(home, {}, str(model) if named == "absolute" else "../model")
+    origin = read_origin(home / "out")
+    assert origin.channel_names == ("T1",)
+    assert rows(origin, "plan.json of the model")["3d.patch_size"] == "8, 16, 16"
+    assert "mean absolute error" in origin.training["0"][0]
+
+
+def test_parts_of_a_record_are_read_together(home):
+    for part, case in enumerate("ab"):
+        path = home / f"out/predictions_{part}_of_2.json"
+        path.write_text(json.dumps({"cases": {case: {"warnings": [case]}}}))
+    assert set(read_origin(home / "out").cases) == {"a", "b"}
+
+
+def test_a_damaged_record_is_refused(home):
+    (home / "out/predictions.json").write_text("{")
+    with pytest.raises(PlanError, match=r"predictions\.json: not valid JSON"):
+        read_origin(home / "out")
+
+
+def test_sources_are_held_against_the_record(home):
+    source = home / "in/a_0000.nii.gz"
+    digest = hashlib.sha256(source.read_bytes()).hexdigest()
+    write_record(home, {"a": {"inputs": {source.name: digest, "a_0001.nii.gz": "ff"}}})
+    case = read_origin(home / "out").cases["a"]
+    verdicts = {name: verdict for name, _, verdict in check_inputs(case, [source])}
+    assert verdicts == {source.name: "as translated", "a_0001.nii.gz": "recorded, not compared"}
+    source.write_bytes(b"other")
+    assert check_inputs(case, [source])[0][2].startswith("DIFFERS")

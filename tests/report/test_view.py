@@ -1,0 +1,71 @@
+import numpy as np
+import pytest
+from report.cases import SHAPE, target, write, write_case
+
+from gdmnet.report import encode, view
+from gdmnet.report.collect import ReportFolders, find_cases
+from gdmnet.report.images import read_images
+from gdmnet.report.view import case_view, describe_storage
+
+ROOM = 100_000
+
+
+@pytest.fixture
+def home(tmp_path):
+    write_case(tmp_path, "a", 0, error=300, spread=5)
+    return tmp_path
+
+
+def view_of(home, names=()):
+    (case,) = find_cases(ReportFolders(home / "out", home / "targets", home / "in"))
+    return case_view("a", read_images(case), names, ROOM)
+
+
+def test_volumes_stand_in_the_order_of_the_panels(home):
+    found = view_of(home)
+    assert [p.kind for p in found.pictures] == ["source", "prediction", "target", "uncertainty"]
+    assert found.pictures[0].title == "source"
+    assert view_of(home, ("MR",)).pictures[0].title == "source MR"
+
+
+def test_channels_without_distinct_names_are_numbered(home):
+    write(home / "in/a_0001.nii.gz", np.ones(SHAPE))
+    for names in ((), ("MR",), ("MR", "MR")):
+        titles = [p.title for p in view_of(home, names).pictures[:2]]
+        assert titles == ["source 0", "source 1"]
+    assert view_of(home, ("T1", "T2")).pictures[1].title == "source T2"
+
+
+def test_what_the_page_shows_is_the_target(home):
+    found = view_of(home)
+    picture = found.pictures[2]
+    shown = encode.unpack(picture.text, picture.step, found.shape)
+    assert np.abs(shown - target(0)).max() < 5 * picture.step
+    assert picture.rms < 5
+    assert (picture.hounsfield, found.pictures[0].hounsfield) == (True, False)
+
+
+def test_prediction_and_target_share_a_window(home):
+    _, prediction, truth, _ = view_of(home).pictures
+    assert (prediction.low, prediction.high) == (truth.low, truth.high)
+
+
+def test_the_worst_place_and_slice_are_in_the_bone(home):
+    found = view_of(home)
+    z, y, x = found.worst[0].at
+    assert 2 <= z <= 6
+    assert 4 <= y <= 9
+    assert 13 <= x <= 20
+    assert 3 <= int(np.nanargmax([v or 0 for v in found.profiles[0]])) <= 5
+    assert [len(profile) for profile in found.profiles] == list(SHAPE)
+
+
+def test_large_cases_are_reduced_and_say_so(home, monkeypatch):
+    monkeypatch.setattr(view, "reduction", lambda shape, spacing: (1, 2, 2))
+    found = view_of(home)
+    assert found.shape == (12, 10, 13)
+    assert found.spacing == (3.0, 3.0, 2.0)
+    assert len(found.profiles[2]) == 13
+    told = describe_storage(found)
+    assert "13 x 10 x 12 voxels of 2 x 3 x 3 mm, means over 2 x 2 x 1 voxels" in told[0]
+    assert "RMS" in told[1]
