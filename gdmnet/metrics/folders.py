@@ -57,7 +57,7 @@ class Options:
 
 
 @dataclass(frozen=True)
-class _Scored:
+class Scored:
     """A case's values, where its mask came from, whether it looks like HU; or why it has none."""
 
     values: Values
@@ -78,7 +78,7 @@ def evaluate_folders(folders: Folders, options: Options = DEFAULTS) -> Summary:
     """
     pairs, failed = sound_pairs(folders, keep_going=options.keep_going)
     results = map_cases(
-        partial(_attempt if options.keep_going else _evaluate, options),
+        partial(_attempt if options.keep_going else evaluate_pair, options),
         pairs,
         n_processes=options.n_processes,
         name=lambda pair: pair.identifier,
@@ -103,14 +103,19 @@ def evaluate_folders(folders: Folders, options: Options = DEFAULTS) -> Summary:
     )
 
 
-def _attempt(options: Options, pair: Pair) -> _Scored:
+def _attempt(options: Options, pair: Pair) -> Scored:
     try:
-        return _evaluate(options, pair)
+        return evaluate_pair(options, pair)
     except DatasetError as problem:
-        return _Scored({}, failure=str(problem))
+        return Scored({}, failure=str(problem))
 
 
-def _evaluate(options: Options, pair: Pair) -> _Scored:
+def evaluate_pair(options: Options, pair: Pair) -> Scored:
+    """Score one case whose files lie on one grid.
+
+    Raises:
+        DatasetError: an image cannot be read or scored.
+    """
     volume = read_volume(pair.reference)
     reference, spacing = volume.array[0], volume.geometry.spacing
     mask, rule = _mask(pair, volume, options.convention)
@@ -141,7 +146,7 @@ def _evaluate(options: Options, pair: Pair) -> _Scored:
     if pair.segmentations is not None:
         predicted, segmented = map(_labels, pair.segmentations)
         structures = score_structures(predicted, segmented, spacing)
-    return _Scored({**scores, **structures, **matched}, rule, ct_like)
+    return Scored({**scores, **structures, **matched}, rule, ct_like)
 
 
 def _mask(pair: Pair, reference: Volume, convention: str) -> tuple[NDArray, str]:

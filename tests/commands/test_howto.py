@@ -20,6 +20,7 @@ SHORTER = {
     "train": ["--epochs", "1", "--iterations", "2", "--encoder-iterations", "2"],
     "plan_and_preprocess": ["-np", "1"],
     "evaluate": ["-np", "1"],
+    "find_best": ["-np", "1"],
     "report": ["-np", "1"],
 }
 
@@ -78,6 +79,14 @@ def test_getting_started_gets_one_started(beginner):
 def test_the_how_to_works(beginner, monkeypatch, name):
     monkeypatch.chdir(beginner)
     run_commands(DOCUMENTATION / f"how-to/{name}.md")
+
+
+def test_a_model_is_chosen(beginner, monkeypatch, tmp_path, capsys):
+    shutil.copytree(beginner, tmp_path / "home")  # a second model would disturb the other pages
+    monkeypatch.chdir(tmp_path / "home")
+    run_commands(DOCUMENTATION / "how-to/choose.md")
+    assert "best by fidelity" in capsys.readouterr().out
+    assert (tmp_path / "home/chosen/patient_07.nii.gz").is_file()
 
 
 def test_a_model_predicts_elsewhere(beginner, monkeypatch, tmp_path):

@@ -1,0 +1,341 @@
+import runpy
+import shlex
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from gdmnet import codec, folders
+from gdmnet.commands import find_best, predict
+from gdmnet.commands.find_best import main, run
+from gdmnet.data.case import Volume
+from gdmnet.data.volume import write_volume
+from gdmnet.errors import CheckpointError
+from gdmnet.folders import Roots
+from gdmnet.plan import Plan, Run
+from gdmnet.report import contest
+from gdmnet.report.candidates import Wanted
+from gdmnet.report.contest import Contest
+
+DATASET = "Dataset501_Test"
+CASES = ("a", "b", "c", "d")
+SHAPE = (7, 12, 14)
+
+
+@pytest.fixture(scope="module")
+def models():
+    path = Path(__file__).parents[1] / "inference" / "models.py"
+    return SimpleNamespace(**runpy.run_path(str(path)))
+
+
+class Place:
+    """Raw targets, and models that make known errors on them."""
+
+    def __init__(self, home, models):
+        self.home, self.models = home, models
+        self.roots = Roots(home / "raw", home / "preprocessed", home / "results")
+        self.raw = self.roots.raw / DATASET
+        self.truths = {name: models.make_ct(SHAPE, seed=i) for i, name in enumerate(CASES)}
+        for name, truth in self.truths.items():
+            self.write(self.raw / "imagesTr" / f"{name}_0000.nii.gz", truth)
+            self.write(self.raw / "targetsTr" / f"{name}.nii.gz", truth)
+        codec.save(
+            {
+                "channel_names": {"0": "MR"},
+                "target_name": "CT",
+                "file_ending": ".nii.gz",
+                "numTraining": len(CASES),
+            },
+            self.raw / "dataset.json",
+        )
+
+    def write(self, path, array, *, integer=False):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        geometry = self.models.make_geometry(array.shape)
+        write_volume(path, Volume(array[None].astype(np.float32), geometry), integer=integer)
+
+    def model(self, spoil, objective="gdm", *, folds=None, configuration="3d_fullres"):
+        """A model whose predictions are `spoil(truth, case)`; folds: name -> its cases."""
+        folds = {"0": CASES} if folds is None else folds
+        made = self.models.make_configuration(configuration)
+        folder = self.models.make_model(
+            self.roots.results,
+            dict.fromkeys(folds, 0.0),
+            objective=objective,
+            configuration=made,
+        )
+        for fold, cases in folds.items():
+            home = folders.fold_folder(folder, fold)
+            unseen = self.models.make_run(made, fold, objective)
+            unseen = replace(unseen, training_cases=("z",), validation_cases=tuple(cases))
+            codec.save(unseen, home / folders.RUN_JSON)
+            for case in cases:
+                image = spoil(self.truths[case], case)
+                self.write(home / "validation" / f"{case}.nii.gz", image)
+        return folder
+
+    def edit_plan(self, folder, **target):
+        path = folder / folders.PLAN_JSON
+        plan = codec.load(Plan, path)
+        (name,) = plan.configurations
+        configuration = plan.configurations[name]
+        changed = replace(configuration, target=replace(configuration.target, **target))
+        codec.save(replace(plan, configurations={name: changed}), path)
+
+    def call(self, *options):
+        roots = [f"--{name}={self.home / name}" for name in ("raw", "preprocessed", "results")]
+        return main(["501", "-np", "1", *roots, *options])
+
+    def contest(self) -> Contest:
+        return codec.load(Contest, self.roots.results / DATASET / "find_best.json")
+
+
+@pytest.fixture(autouse=True)
+def _only_the_first_convention(monkeypatch, request):
+    """The others only take time, but in the test about them."""
+    if "convention" not in request.node.name:
+        monkeypatch.setattr(contest, "conventions_for", lambda _: ("gdmnet",))
+
+
+@pytest.fixture
+def place(tmp_path, models):
+    return Place(tmp_path, models)
+
+
+def offset(hu):
+    return lambda truth, case: truth + hu * (1 + CASES.index(case) / 10)
+
+
+def blur(truth, case):
+    """Small errors, but less detail."""
+    return 0.9 * truth + 0.05 * (np.roll(truth, 1, 0) + np.roll(truth, -1, 0))
+
+
+def mirror(truth, case):
+    """All the detail, but on the wrong side."""
+    return truth[:, :, ::-1]
+
+
+def scaled(gain, shift):
+    return lambda truth, case: gain * truth + shift
+
+
+def test_the_best_by_each_criterion_is_found_with_its_command(place, capsys):
+    fine = place.model(offset(5), "gdm")
+    place.model(offset(30), "regression")
+    assert place.call() == 0
+    out = capsys.readouterr().out
+    found = place.contest()
+    assert found.cases == CASES
+    assert found.units == "HU"
+    assert found.match_intensity is None
+    assert {criterion: v.model for criterion, v in found.best.items()} == {
+        "fidelity": "gdm__3d_fullres",
+        "plausibility": "gdm__3d_fullres",
+    }
+    assert "best by fidelity: gdm__3d_fullres" in out
+    verdict = found.best["fidelity"]
+    assert verdict.command == shlex.join(["gdm_predict", "-i", "IN", "-o", "OUT", "-m", str(fine)])
+    assert verdict.command in out
+    (rival,) = verdict.against
+    assert rival == "regression__3d_fullres"
+    paired = {(c.convention, c.metric): c.paired for c in verdict.against[rival]}
+    shares = [1 + i / 10 for i in range(4)]
+    assert paired["gdmnet", "mae"].difference == pytest.approx(-25 * np.mean(shares), rel=1e-3)
+    assert paired["gdmnet", "fidelity"] == paired["gdmnet", "mae"]
+    assert paired["gdmnet", "psnr"].difference > 0
+    assert paired["gdmnet", "mae"].p == paired["gdmnet", "mae"].least_p == 0.125
+
+
+def test_the_printed_command_works(place, models):
+    place.model(offset(5), "gdm")
+    place.model(offset(30), "regression", folds={"0": CASES, "all": CASES})
+    place.call("--objective", "regression")
+    models.write_ct(place.home / "in/a_0000.nii.gz")
+    _, *words = shlex.split(place.contest().best["fidelity"].command)
+    words = [
+        {"IN": str(place.home / "in"), "OUT": str(place.home / "out")}.get(w, w) for w in words
+    ]
+    assert predict.main([*words, "--device", "cpu"]) == 0
+    assert (place.home / "out/a.nii.gz").is_file()
+
+
+def test_a_blurred_and_a_detailed_model_win_one_criterion_each(place, capsys):
+    place.model(blur, "regression")
+    place.model(mirror, "gdm")
+    assert place.call() == 0
+    best = place.contest().best
+    assert best["fidelity"].model == "regression__3d_fullres"
+    assert best["plausibility"].model == "gdm__3d_fullres"
+    assert "--objective" not in best["plausibility"].command
+
+
+def test_every_convention_that_fits_is_computed(place):
+    folder = place.model(offset(5), "gdm")
+    place.model(offset(30), "regression")
+    ct_to_ct = run(501, place.roots)
+    (gdm, _) = ct_to_ct.models.values()
+    assert set(gdm.aggregate) == {"gdmnet", "synthrad2023", "synthrad2025", "sparse-ct"}
+    assert "histogram_w1" in gdm.aggregate["gdmnet"]
+    assert "histogram_w1" not in gdm.aggregate["synthrad2025"]
+    assert gdm.cases["gdmnet"]["b"]["mae"] == pytest.approx(5.5, rel=1e-3)
+    assert gdm.folder == str(folder)
+    assert gdm.folds == ("0",)
+
+
+def test_targets_without_a_unit_are_matched_on_all_sides(place, capsys):
+    for objective, spoil in (("gdm", scaled(3, 100)), ("regression", blur)):
+        place.edit_plan(place.model(spoil, objective), scheme="percentiles")
+    assert place.call() == 0
+    found = place.contest()
+    assert found.units == "%"
+    assert found.match_intensity == "linear"
+    assert found.best["fidelity"].model == "gdm__3d_fullres"
+    values = found.models["gdm__3d_fullres"].cases["gdmnet"]["a"]
+    assert set(found.models["gdm__3d_fullres"].cases) == {"gdmnet"}
+    assert values["fidelity"] < 0.01
+    blurred = found.models["regression__3d_fullres"].cases["gdmnet"]["a"]
+    assert blurred["fidelity"] == pytest.approx(100 * blurred["mae"] / blurred["data_range"])
+    assert "percentiles 0.5 to 99.5" in capsys.readouterr().out
+
+
+def test_configurations_are_compared_on_the_source_grid(place):
+    place.model(offset(5), configuration="3d_lowres")
+    place.model(offset(30), configuration="3d_fullres")
+    assert run(501, place.roots).best["fidelity"].model == "gdm__3d_lowres"
+
+
+def test_only_common_cases_count_and_that_is_said(place, capsys):
+    place.model(offset(5), "gdm", folds={"0": "ab", "1": "cd"})
+    place.model(offset(4), "regression", folds={"0": "ab"})
+    assert place.call() == 0
+    out = capsys.readouterr().out
+    assert "2 of its 4 cases are left out" in out
+    assert "p cannot be below 0.5" in out
+    found = place.contest()
+    assert found.cases == ("a", "b")
+    assert found.best["fidelity"].model == "regression__3d_fullres"
+
+
+def test_models_without_a_common_case_cannot_be_compared(place, capsys):
+    place.model(offset(5), "gdm", folds={"0": "ab"})
+    place.model(offset(4), "regression", folds={"1": "cd"})
+    assert place.call() == 2
+    error = capsys.readouterr().err
+    assert "no case was predicted by all models" in error
+    assert "gdm__3d_fullres has folds 0; regression__3d_fullres has folds 1" in error
+    assert place.call("-f", "0") == 0
+    assert "regression__3d_fullres: left out" in capsys.readouterr().out
+
+
+def test_the_fold_all_and_validation_on_training_cases_are_left_out(place, capsys):
+    folder = place.model(offset(5), folds={"0": "ab", "1": "cd", "all": CASES})
+    path = folders.fold_folder(folder, "1") / folders.RUN_JSON
+    seen = replace(codec.load(Run, path), training_cases=("c", "d"))
+    codec.save(seen, path)
+    assert place.call() == 0
+    out = capsys.readouterr().out
+    assert "fold all was validated on its training cases" in out
+    assert "fold 1 was validated on its training cases" in out
+    found = place.contest()
+    assert found.cases == ("a", "b")
+    assert found.best["fidelity"].command.endswith(" -f 0")
+
+
+def test_a_single_model_is_reported(place, capsys):
+    place.model(offset(5))
+    assert place.call() == 0
+    out = capsys.readouterr().out
+    assert "there is only one model" in out
+    assert place.contest().best["fidelity"].against == {}
+
+
+def test_equal_models_do_not_differ(place, capsys):
+    place.model(offset(5), "gdm")
+    place.model(offset(5), "regression")
+    assert place.call() == 0
+    out = capsys.readouterr().out
+    assert "+0 HU [+0, +0] (no case differs): they do not differ significantly" in out
+    assert place.contest().best["fidelity"].differs == {"regression__3d_fullres": False}
+
+
+def test_six_cases_that_agree_make_a_significant_difference(tmp_path, models, monkeypatch):
+    monkeypatch.setitem(Place.__init__.__globals__, "CASES", tuple("abcdef"))
+    place = Place(tmp_path, models)
+    place.model(offset(5), "gdm", folds={"0": "abcdef"})
+    place.model(offset(30), "regression", folds={"0": "abcdef"})
+    found = run(501, place.roots)
+    assert found.best["fidelity"].differs == {"regression__3d_fullres": True}
+    assert not any("cannot be below" in note for note in found.notes)
+    text = find_best.describe(found)
+    assert "(p = 0.031)\n" in text
+    assert "not differ" not in text.split("best by plausibility")[0]
+
+
+def test_given_masks_are_where_errors_count(place):
+    for name in CASES:
+        mask = np.zeros(SHAPE)
+        mask[:, :, 7:] = 1
+        place.write(place.raw / "masksTr" / f"{name}.nii.gz", mask)
+    place.model(lambda truth, case: truth + np.where(np.arange(14) < 7, 100, 1))
+    found = run(501, place.roots)
+    values = found.models["gdm__3d_fullres"].cases["gdmnet"]["a"]
+    assert values["mae"] == pytest.approx(1, rel=1e-3)
+
+
+def test_a_collapsed_model_loses_but_disturbs_nothing(place):
+    place.model(lambda truth, case: np.zeros(SHAPE), "gdm")
+    place.model(offset(5), "regression")
+    found = run(501, place.roots)
+    assert found.best["fidelity"].model == "regression__3d_fullres"
+    assert found.best["plausibility"].model == "regression__3d_fullres"
+
+
+def test_a_missing_validation_prediction_is_told_with_its_remedy(place, capsys):
+    folder = place.model(offset(5))
+    (folder / "fold_0/validation/b.nii.gz").unlink()
+    assert place.call() == 0
+    out = capsys.readouterr().out
+    assert "lacks predictions of b; finish it with gdm_train Dataset501_Test 3d_fullres 0" in out
+    assert place.contest().cases == ("a", "c", "d")
+
+
+def test_the_choice_is_narrowed_by_options(place):
+    place.model(offset(5), "gdm")
+    place.model(offset(4), "regression")
+    place.model(offset(3), "gdm", configuration="3d_lowres")
+    narrowed = run(501, place.roots, Wanted(objectives=["gdm"], configurations=["3d_fullres"]))
+    assert list(narrowed.models) == ["gdm__3d_fullres"]
+    assert len(run(501, place.roots).models) == 3
+
+
+def test_what_is_not_there_is_one_line_and_status_two(place, capsys):
+    place.model(offset(5))
+    (place.raw / "targetsTr/b.nii.gz").unlink()
+    for options, text in (
+        (("--objective", "telepathy"), "no finished model with validation predictions"),
+        (("--raw", str(place.home)), "name the place by --raw"),
+        ((), "no target of b"),
+    ):
+        assert place.call(*options) == 2
+        lines = capsys.readouterr().err.splitlines()
+        assert text in lines[-1]
+        assert [line for line in lines if line.startswith("error: ")] == lines[-1:]
+    with pytest.raises(CheckpointError):
+        run(501, place.roots, Wanted(folds=["7"]))
+
+
+def test_the_output_goes_where_it_is_asked_for(place):
+    place.model(offset(5))
+    assert place.call("-o", str(place.home / "chosen/best.json")) == 0
+    assert (place.home / "chosen/best.json").is_file()
+    assert not (place.roots.results / DATASET / "find_best.json").exists()
+
+
+def test_comparing_needs_no_torch():
+    code = "import sys, gdmnet.commands.find_best; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
