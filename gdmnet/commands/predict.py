@@ -20,6 +20,7 @@ from gdmnet.inference.model import CHECKPOINTS, load_model
 from gdmnet.inference.predict import Outcome, predict_folder
 from gdmnet.inference.select import find_model
 from gdmnet.inference.sliding import ENSEMBLES
+from gdmnet.training.twin import MOST_REALISM
 
 _EPILOG = """example:
   gdm_predict -i in/ -o out/
@@ -47,6 +48,7 @@ class Options:
     step_size: float = 0.5
     tta: bool = False
     ensemble: str = "mean"
+    realism: float | None = None
     uncertainty: bool = False
     device: str = "auto"
     overwrite: bool = False
@@ -97,6 +99,13 @@ def build_parser() -> argparse.ArgumentParser:
         help="how folds are combined, voxel by voxel (default: %(default)s)",
     )
     parser.add_argument(
+        "--realism",
+        type=_dial,
+        metavar="T",
+        help="of a model with a realism dial: 0 most faithful, 1 as trained, at most 1.5"
+        " (default: what its validation chose)",
+    )
+    parser.add_argument(
         "--uncertainty",
         action="store_true",
         help="write OUT/uncertainty too: how far folds, mirrored copies and windows lie apart",
@@ -126,6 +135,7 @@ def main(argv: list[str] | None = None) -> int:
         step_size=args.step_size,
         tta=args.tta,
         ensemble=args.ensemble,
+        realism=args.realism,
         uncertainty=args.uncertainty,
         device=args.device,
         overwrite=args.overwrite,
@@ -187,9 +197,12 @@ def run(
         step_size=options.step_size,
         tta=options.tta,
         ensemble=options.ensemble,
+        realism=options.realism,
     )
     card = translator.card
     used = f"{card.checkpoint} checkpoint, folds {', '.join(card.checkpoints)}"
+    if card.realism:
+        used += f", realism {', '.join(f'{value:g}' for value in card.realism.values())}"
     print(f"model: {card.folder} ({used}) on {card.device}, {card.precision}", file=sys.stderr)
     if translator.training is None:
         print(
@@ -213,6 +226,13 @@ def _status(outcome: Outcome) -> int:
     if not outcome.failed:
         return 0
     return 1 if outcome.predicted or outcome.skipped else 2
+
+
+def _dial(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= MOST_REALISM:
+        raise argparse.ArgumentTypeError(f"{text} does not lie between 0 and {MOST_REALISM}")
+    return value
 
 
 def _share(text: str) -> float:

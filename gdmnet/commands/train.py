@@ -215,6 +215,7 @@ def run(
             open_cases(prepared, split)[1],
             device=options.device,
             on_training=split.validates_on_training,
+            fidelity_budget=options.fidelity_budget,
         )
     return folder
 

@@ -25,7 +25,8 @@ from gdmnet.inference.model import CHECKPOINTS, file_sha256, load_model
 from gdmnet.inference.select import choose_folds
 from gdmnet.training import checkpoint as checkpoint_file
 
-_LEAN = {"schema", "epoch", "ema", "tally"}
+_KEPT: tuple[str, ...] = ("epoch", "ema", "twin")
+_LEAN = {*_KEPT, "schema", "tally"}
 _SAME_DATE = (1980, 1, 1, 0, 0, 0)  # the same model gives the same archive, to the bit
 
 
@@ -105,7 +106,7 @@ def _write_weights(path: Path, copy: Path) -> None:
     if set(state) <= _LEAN:
         shutil.copyfile(path, copy)
     else:
-        checkpoint_file.save(copy, {"epoch": state["epoch"], "ema": state["ema"]})
+        checkpoint_file.save(copy, {name: state[name] for name in _KEPT if name in state})
 
 
 def _manifest(facts: Facts, kinds: tuple[str, ...], licence: str) -> Manifest:

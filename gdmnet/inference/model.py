@@ -20,6 +20,7 @@ from gdmnet.plan import Configuration, Fingerprint, Plan, Run
 from gdmnet.training import checkpoint as checkpoint_file
 from gdmnet.training.device import find_device
 from gdmnet.training.precision import cpu_has_bf16
+from gdmnet.training.twin import MOST_REALISM, between
 
 CHECKPOINTS = {"final": folders.FINAL, "best": folders.BEST}
 
@@ -33,6 +34,7 @@ def load_model(
     step_size: float = 0.5,
     tta: bool = False,
     ensemble: str = "mean",
+    realism: float | None = None,
 ) -> Translator:
     """Load a trained model: the EMA weights of its folds, combined at their outputs.
 
@@ -45,9 +47,12 @@ def load_model(
         step_size: of the sliding window as a share of the patch, in (0, 1].
         tta: average over mirrored copies; eight times slower.
         ensemble: "mean" or "median" of the folds.
+        realism: T of the realism dial, from 0 (the regression twin) over 1 (as trained) to 1.5;
+            None takes what each fold's validation chose.
 
     Raises:
-        CheckpointError: not a model folder, an unfinished fold, a damaged checkpoint.
+        CheckpointError: not a model folder, an unfinished fold, a damaged checkpoint, or a realism
+            is asked of a model without a twin.
         DeviceError: no such device.
         PlanError: the folder was written by another version of gdmnet.
     """
@@ -55,16 +60,21 @@ def load_model(
         raise ValueError(f"checkpoint {checkpoint!r} or step size {step_size} is not possible")
     if ensemble not in ENSEMBLES:
         raise ValueError(f"unknown ensemble {ensemble!r}; known: {', '.join(ENSEMBLES)}")
+    if realism is not None and not 0 <= realism <= MOST_REALISM:
+        raise ValueError(f"realism {realism} does not lie between 0 and {MOST_REALISM}")
     folder = Path(folder)
     chosen = choose_folds(folder, None if folds is None else [str(fold) for fold in folds])
     place = find_device(device)
     plan = codec.load(Plan, folder / folders.PLAN_JSON)
     runs = [_read_run(folder, fold, plan) for fold in chosen]
     configuration = plan.configurations[runs[0].configuration]
-    digests, members = {}, []
-    for fold in chosen:
+    digests, members, dials = {}, [], {}
+    for fold, run in zip(chosen, runs, strict=True):
         path = folders.fold_folder(folder, fold) / CHECKPOINTS[checkpoint]
-        members.append(_read_generator(path, configuration))
+        setting = run.realism if realism is None else realism
+        if setting is not None:
+            dials[fold] = setting
+        members.append(_read_generator(path, configuration, 1.0 if setting is None else setting))
         digests[fold] = file_sha256(path)
     card = ModelCard(
         folder=str(folder),
@@ -77,6 +87,7 @@ def load_model(
         device=str(place),
         precision=_usable(runs[0].recipe.precision, place),
         ensemble=ensemble,
+        realism=dials,
     )
     network = Ensemble(members).eval().requires_grad_(False).to(place)
     return Translator(plan, configuration, card, network, _read_fingerprint(folder, plan))
@@ -127,15 +138,20 @@ def _read_fingerprint(folder: Path, plan: Plan) -> Fingerprint | None:
     return fingerprint
 
 
-def _read_generator(path: Path, configuration: Configuration) -> nn.Module:
+def _read_generator(path: Path, configuration: Configuration, realism: float) -> nn.Module:
     generator = build_generator(
         configuration.architecture,
         n_sources=len(configuration.sources),
         residual_channel=configuration.residual_channel,
     )
-    weights = checkpoint_file.load(path)["ema"]
+    state = checkpoint_file.load(path)
+    if realism != 1.0 and "twin" not in state:
+        raise CheckpointError(
+            f"{path}: has no regression twin, so its realism cannot be dialled to {realism:g};"
+            " train with --realism-dial, or leave --realism out"
+        )
     try:
-        generator.load_state_dict(weights)
+        generator.load_state_dict(between(state.get("twin", {}), state["ema"], realism))
     except (RuntimeError, TypeError):
         raise CheckpointError(
             f"{path}: its weights do not fit the network of {folders.PLAN_JSON}; the two are from"

@@ -93,7 +93,7 @@ def require_same_model(folder: Path, records: dict[str, Predictions], card: Mode
         OutputError: they do.
     """
     for name, record in records.items():
-        for what in ("checkpoints", "step_size", "tta", "ensemble"):
+        for what in ("checkpoints", "step_size", "tta", "ensemble", "realism"):
             if getattr(record.model, what) != getattr(card, what):
                 raise OutputError(
                     f"{folder / name}: the predictions there come from another model or settings"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +37,7 @@ class ModelCard:
         device: "cpu", "cuda:0", ...
         precision: "fp32", "bf16" or "fp16"; sums are fp32 always.
         ensemble: "mean" or "median" of the folds' outputs.
+        realism: fold -> T of the realism dial; empty without one.
     """
 
     folder: str
@@ -49,6 +50,7 @@ class ModelCard:
     device: str
     precision: str
     ensemble: str = "mean"
+    realism: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)

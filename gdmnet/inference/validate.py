@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from gdmnet import codec, folders
-from gdmnet.arrays.normalise import invert
-from gdmnet.data.case import Case
 from gdmnet.data.store import StoredCase
 from gdmnet.data.volume import write_volume
+from gdmnet.inference.dial import as_input, dial_fold, score_prepared
 from gdmnet.inference.model import load_model
 from gdmnet.inference.translator import Translator
-from gdmnet.metrics.score import METRICS, score
+from gdmnet.metrics.score import METRICS
 from gdmnet.metrics.statistics import Values
 from gdmnet.metrics.summary import Summary, summarise
 
@@ -26,7 +24,13 @@ _log = logging.getLogger(__name__)
 
 
 def validate_fold(
-    model: Path, fold: str, cases: Sequence[StoredCase], *, device: str, on_training: bool
+    model: Path,
+    fold: str,
+    cases: Sequence[StoredCase],
+    *,
+    device: str,
+    on_training: bool,
+    fidelity_budget: float = 0.01,
 ) -> Summary:
     """Predict every case of a fold with its final weights and score it inside the body.
 
@@ -40,15 +44,17 @@ def validate_fold(
         cases: of the fold's validation, with targets.
         device: as for `load_model`.
         on_training: the cases were trained on; the summary says so.
+        fidelity_budget: share of the MAE that a realism dial's setting may cost; see `dial_fold`.
 
     Returns:
         What was written to summary.json.
     """
     home = folders.fold_folder(model, fold)
+    front = dial_fold(model, fold, cases, device=device, budget=fidelity_budget)
     translator = load_model(model, folds=[fold], device=device)
     scores: dict[str, Values] = {}
     for case in tqdm(cases, desc="validation", disable=None, leave=False):
-        scores[case.record.identifier] = _score(translator, case, home / FOLDER)
+        scores[case.record.identifier] = _judge(translator, case, home / FOLDER)
     rules = sorted({case.record.mask_rule for case in cases})
     is_ct = translator.configuration.target.scheme == "ct"
     summary = summarise(
@@ -59,6 +65,7 @@ def validate_fold(
         if on_training
         else None,
     )
+    summary = dataclasses.replace(summary, realism=front)
     codec.save(summary, home / folders.SUMMARY_JSON)
     means = {m: summary.aggregate[m]["mean"] for m in METRICS}
     told = ", ".join(f"{name} {value:.4g}" for name, value in means.items() if value is not None)
@@ -66,9 +73,9 @@ def validate_fold(
     return summary
 
 
-def _score(translator: Translator, stored: StoredCase, folder: Path) -> Values:
-    body = stored.body[:]
-    case = Case(stored.record, stored.source[:], None, body)
+def _judge(translator: Translator, stored: StoredCase, folder: Path) -> Values:
+    """Predict a case, write it as gdm_predict would, and score it."""
+    case = as_input(stored)
     estimate = translator.predict(case)
     folder.mkdir(parents=True, exist_ok=True)
     write_volume(
@@ -76,11 +83,4 @@ def _score(translator: Translator, stored: StoredCase, folder: Path) -> Values:
         translator.restore(estimate, case),
         integer=translator.plan.integer_output,
     )
-    guess, truth = estimate.mean[0], stored.target[:][0]
-    if translator.configuration.target.scheme == "ct":
-        guess, truth = _hounsfield(translator, guess), _hounsfield(translator, truth)
-    return score(guess, truth, body, stored.record.spacing)
-
-
-def _hounsfield(translator: Translator, image: NDArray) -> NDArray:
-    return np.asarray(invert(image, translator.configuration.target))
+    return score_prepared(translator, stored, estimate.mean)

@@ -29,6 +29,7 @@ class Summary:
         ranges: metric -> its data range and what is clipped, in words.
         failed: identifier -> why that case could not be evaluated.
         note: what a reader must know beside the figures, if anything.
+        realism: the realism dial's front, T -> metric -> mean, where a model has one.
     """
 
     convention: str
@@ -41,6 +42,7 @@ class Summary:
     ranges: dict[str, str] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     note: str | None = None
+    realism: dict[str, Values] = field(default_factory=dict)
 
 
 def summarise(

@@ -13,6 +13,7 @@ Rectangle = tuple[float, float, float, float]
 COLOURS = ("#1f6fb4", "#d9622b", "#2f9464", "#8a4fb0", "#c23b5a", "#7a6a3a")  # readable on white
 _INK, _FAINT, _GRID = "#222222", "#6b6b6b", "#e3e3e3"
 _N_TICKS = 5
+EPOCH = "epoch"
 _SMALLEST = 1e-12  # a logarithmic axis shows nothing below
 
 
@@ -34,6 +35,7 @@ class Chart:
         logarithmic: the y axis.
         marks: horizontal dashed lines, always inside the shown range.
         star: one point to point out.
+        x_title: below the x axis; epochs are whole numbers, anything else may have fractions.
     """
 
     title: str
@@ -41,6 +43,7 @@ class Chart:
     logarithmic: bool = False
     marks: tuple[float, ...] = ()
     star: Point | None = None
+    x_title: str = EPOCH
 
 
 @dataclass(frozen=True)
@@ -139,14 +142,14 @@ def _draw_grid(canvas: ImageDraw.ImageDraw, axes: _Axes, style: Style) -> None:
         label = f"{value:.4g}"
         canvas.text((left - 6 * unit, y), label, fill=_FAINT, font=style.text, anchor="rm")
     for value in ticks(axes.first, axes.last):
-        if value != round(value):
+        if axes.chart.x_title == EPOCH and value != round(value):
             continue
         x = axes.at((value, axes.high))[0]
         canvas.line((x, bottom, x, bottom + 4 * unit), fill=_FAINT, width=unit)
-        label = f"{value:.0f}"
+        label = f"{value:.3g}"
         canvas.text((x, bottom + 7 * unit), label, fill=_FAINT, font=style.text, anchor="ma")
     middle = ((left + right) / 2, bottom + 22 * unit)
-    canvas.text(middle, "epoch", fill=_FAINT, font=style.text, anchor="ma")
+    canvas.text(middle, axes.chart.x_title, fill=_FAINT, font=style.text, anchor="ma")
     canvas.line((left, top, left, bottom, right, bottom), fill=_FAINT, width=unit)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,17 +70,19 @@ PANELS = (
 )
 
 
-def draw_progress(records: list[Record], path: Path) -> None:
+def draw_progress(records: list[Record], path: Path, *, more: Sequence[Chart] = ()) -> None:
     """Draw the log's curves; panels without numbers are left out.
 
     Args:
         records: of `log.read`, one an epoch.
+        more: charts that come after them.
         path: of the picture, written aside and renamed.
 
     Raises:
         OutputError: the folder is not writable or the disk is full.
     """
     charts = [chart for panel in PANELS if (chart := panel_chart(panel, records)).curves]
+    charts += more
     n_columns = 4 if len(charts) > 6 else 3
     n_rows = max(1, math.ceil(len(charts) / n_columns))
     width, height = _CHART_SIZE

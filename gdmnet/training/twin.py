@@ -18,6 +18,8 @@ from torch import Tensor
 from gdmnet.objectives.base import Batch, Dialled, Objective
 from gdmnet.training.step import Stepper
 
+MOST_REALISM = 1.5  # T beyond which the line through both weights leaves what was measured
+
 
 class Twin:
     """A second generator with its own optimiser, asleep until `wake`.

@@ -7,7 +7,7 @@ import pytest
 import torch
 from arguments import SHORT, roots
 
-from gdmnet.commands import train
+from gdmnet.commands import predict, train
 from gdmnet.errors import DatasetError
 from gdmnet.training import loop
 
@@ -109,3 +109,41 @@ def test_python_users_get_the_error_itself(home):
 
     with pytest.raises(DatasetError, match="no dataset 5"):
         train.run(5, "3d_fullres", "0", find_roots(home, home, home))
+
+
+def test_a_realism_dial_is_trained_chosen_and_turned(home, tmp_path, capsys):
+    options = [*SHORT, "--realism-dial", "--option", "pairing=pooled", "--option", "warm_steps=1"]
+    assert train.main(["999", "3d_fullres", *options, *roots(home)]) == 0
+    fold = fold_of(home)
+    run = json.loads((fold / "run.json").read_text(encoding="utf-8"))
+    assert run["options"] == {"realism_dial": True, "pairing": "pooled", "warm_steps": 1}
+    front = json.loads((fold / "summary.json").read_text(encoding="utf-8"))["realism"]
+    assert [float(setting) for setting in front] == [0, 0.25, 0.5, 0.75, 1, 1.25, 1.5]
+    assert {"mae", "ssim", "histogram_w1", "spectrum_distance"} <= set(front["0"])
+    assert str(run["realism"]).rstrip("0").rstrip(".") in {f"{float(t):g}" for t in front}
+    inputs = home / "raw" / "Dataset999_Phantom" / "imagesTs"
+    for realism in ("0", "1.5"):
+        out = tmp_path / realism
+        asked = ["-i", str(inputs), "-o", str(out), "--realism", realism, *roots(home)]
+        assert predict.main(asked) == 0
+        written = json.loads((out / "predictions.json").read_text(encoding="utf-8"))
+        assert written["model"]["realism"] == {"0": float(realism)}
+    assert f"realism {realism}" in capsys.readouterr().err
+
+
+def test_a_realism_beyond_what_was_measured_is_refused(trained, tmp_path):
+    with pytest.raises(SystemExit) as stop:
+        predict.main(["-i", str(tmp_path), "-o", str(tmp_path / "o"), "--realism", "2"])
+    assert stop.value.code == 2
+
+
+def test_two_processes_train_one_model(home):
+    assert train.main(["999", "3d_fullres", *SHORT, "--num-gpus", "2", *roots(home)]) == 0
+    latest = torch.load(fold_of(home) / "checkpoint_latest.pt", weights_only=True)
+    assert len(latest["ranks"]) == 2
+    assert (fold_of(home) / "summary.json").is_file()
+
+
+def test_another_option_of_the_objective_must_be_known(home, capsys):
+    said = refused(capsys, "999", "3d_fullres", *SHORT, "--option", "colour=blue", *roots(home))
+    assert "colour" in said
