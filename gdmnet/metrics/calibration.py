@@ -19,8 +19,8 @@ class Calibration:
         stated: root mean square of the stated deviation in each of up to ten groups of voxels, in
             ascending order; equally large but for ties.
         made: root mean square error of the same groups; equal to `stated` if well calibrated.
-        factor: by which the deviations would have to be multiplied to match the errors overall;
-            None if all are 0.
+        factor: by which the deviations would have to be multiplied to match the errors overall.
+        silent: share of the mask where the deviation is 0: no second opinion; left out of all else.
         within_one: share of voxels whose error is at most one deviation (Gaussian: 0.68).
         within_two: the same for two deviations (Gaussian: 0.95).
         correlation: of deviation and absolute error (Pearson); None where one is constant.
@@ -28,27 +28,25 @@ class Calibration:
 
     stated: tuple[float, ...]
     made: tuple[float, ...]
-    factor: float | None
+    factor: float
+    silent: float
     within_one: float
     within_two: float
     correlation: float | None
 
 
-def calibrate(std: NDArray, error: NDArray, mask: NDArray) -> Calibration:
-    """Compare deviations with errors.
+def calibrate(std: NDArray, error: NDArray, mask: NDArray) -> Calibration | None:
+    """Compare deviations with errors; None if the deviation is 0 everywhere inside the mask.
 
     Args:
         std: (z, y, x), stated standard deviation, target units.
         error: (z, y, x), prediction - target, the same units; only its magnitude counts.
         mask: (z, y, x), non-zero where voxels count.
-
-    Raises:
-        ValueError: the mask is empty.
     """
-    inside = mask != 0
-    spread, size = std[inside], np.abs(error[inside])
+    known = (mask != 0) & (std > 0)
+    spread, size = std[known], np.abs(error[known])
     if spread.size == 0:
-        raise ValueError("nothing to compare: the mask is empty")
+        return None
     shares = np.linspace(0, 1, N_GROUPS + 1)[1:-1]
     borders = np.unique(np.quantile(spread[:: 1 + spread.size // _SAMPLE], shares))
     group = np.searchsorted(borders, spread, side="right")
@@ -58,9 +56,10 @@ def calibrate(std: NDArray, error: NDArray, mask: NDArray) -> Calibration:
         np.bincount(group, np.square(values, dtype=np.float64))[kept] for values in (spread, size)
     )
     return Calibration(
-        stated=tuple(map(float, np.sqrt(stated / counts[kept]))),
-        made=tuple(map(float, np.sqrt(made / counts[kept]))),
-        factor=float(np.sqrt(made.sum() / stated.sum())) if stated.sum() > 0 else None,
+        stated=tuple(np.sqrt(stated / counts[kept]).tolist()),
+        made=tuple(np.sqrt(made / counts[kept]).tolist()),
+        factor=float(np.sqrt(made.sum() / stated.sum())),
+        silent=1 - spread.size / np.count_nonzero(mask),
         within_one=float((size <= spread).mean()),
         within_two=float((size <= 2 * spread).mean()),
         correlation=_correlation(spread, size),

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from gdmnet import codec
+from gdmnet.metrics.calibration import calibrate
 from gdmnet.metrics.edges import AIR_BELOW, BONE_ABOVE
 from gdmnet.report.collect import ReportCase
 from gdmnet.report.figures import agreement_figures, calibration_figure, histogram_figure
 from gdmnet.report.images import Images, describe, read_images
 from gdmnet.report.picture import Panel, draw_strip
-from gdmnet.report.statistics import N_BINS, agreement, calibration, percentiles
+from gdmnet.report.statistics import N_BINS, agreement, percentiles
 from gdmnet.report.view import CaseView, case_view, describe_storage, reach
 
 MOST_BYTES = 2_000_000  # of the page for one case: volumes, charts, thumbnail
@@ -89,7 +90,7 @@ def _figures(images: Images) -> tuple[str, ...]:
         edges = tuple(np.unique(percentiles(target, mask, (25, 50, 75))).tolist())
     figures = agreement_figures(agreement(prediction, target, mask, edges), images.unit)
     if images.uncertainty is not None:
-        spread = calibration(images.uncertainty, prediction - target, mask)
+        spread = calibrate(images.uncertainty, prediction - target, mask)
         if spread is not None:
             figures.append(calibration_figure(spread, images.unit))
     return tuple(figures)

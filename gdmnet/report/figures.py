@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gdmnet.metrics.calibration import Calibration
 from gdmnet.report.charts import (
     Axis,
     Frame,
@@ -22,7 +23,7 @@ from gdmnet.report.charts import (
     number,
     points,
 )
-from gdmnet.report.statistics import Agreement, Band, Calibration
+from gdmnet.report.statistics import Agreement, Band
 from gdmnet.training.chart import Chart, Curve
 from gdmnet.training.progress import PANELS, panel_chart
 

@@ -20,7 +20,6 @@ CT_EDGES = (-200.0, 200.0)  # HU: below is air, lung and fat's edge, above is bo
 N_BINS = 128
 _SLAB_VOXELS = 4_000_000
 _SAMPLE = 500_000  # voxels from which percentiles are taken
-_N_LEVELS = 10  # of uncertainty
 CUBE_MM, APART_MM, N_WORST = 10.0, 30.0, 3
 
 
@@ -64,29 +63,6 @@ class Agreement:
 
 
 @dataclass(frozen=True)
-class Calibration:
-    """Stated uncertainty (a standard deviation) against the error that was made.
-
-    Attributes:
-        stated: root mean square of the uncertainty in each of up to ten equally large groups.
-        made: root mean square error of the same groups.
-        factor: by which uncertainties would have to be multiplied to match the errors overall.
-        silent: share of the mask where the uncertainty is 0: no second opinion, so left out of all.
-        within_one: share of voxels whose error is at most the stated uncertainty (Gaussian: 0.68).
-        within_two: the same for twice the uncertainty (Gaussian: 0.95).
-        correlation: of uncertainty and absolute error (Pearson); None where one is constant.
-    """
-
-    stated: tuple[float, ...]
-    made: tuple[float, ...]
-    factor: float
-    silent: float
-    within_one: float
-    within_two: float
-    correlation: float | None
-
-
-@dataclass(frozen=True)
 class Place:
     """A voxel (z, y, x) of the reduced grid and the mean absolute error in the cube around it."""
 
@@ -125,40 +101,6 @@ def agreement(
     ]
     whole = _band(None, None, sums.sum(axis=1))
     return Agreement(low, high, joint, reach, differences, whole, tuple(bands))
-
-
-def calibration(uncertainty: NDArray, error: NDArray, mask: NDArray) -> Calibration | None:
-    """Uncertainty against error = prediction - target, over the mask; None if it is 0 all over."""
-    known = (mask != 0) & (uncertainty > 0)
-    n = int(np.count_nonzero(known))
-    if n == 0:
-        return None
-    shares = tuple(np.linspace(0, 100, _N_LEVELS + 1)[1:-1])
-    edges = np.unique(percentiles(uncertainty, known, shares))
-    sums = np.zeros((3, len(edges) + 1))
-    near = np.zeros(2)
-    moments = np.zeros(3)
-    for spread, wrong in _inside(known, uncertainty, error):
-        size = np.abs(wrong)
-        group = np.digitize(spread, edges)
-        for total, values in zip(sums, (None, spread**2, wrong**2), strict=True):
-            total += np.bincount(group, values, len(edges) + 1)
-        near += [np.sum(size <= spread), np.sum(size <= 2 * spread)]
-        moments += [np.sum(spread), np.sum(size), np.sum(spread * size)]
-    counts, stated, made = sums[:, sums[0] > 0]
-    mean, mean_size, product = moments / n
-    variance = (stated.sum() / n - mean**2) * (made.sum() / n - mean_size**2)
-    return Calibration(
-        stated=tuple(np.sqrt(stated / counts).tolist()),
-        made=tuple(np.sqrt(made / counts).tolist()),
-        factor=float(np.sqrt(made.sum() / stated.sum())),
-        silent=1 - n / np.count_nonzero(mask),
-        within_one=float(near[0] / n),
-        within_two=float(near[1] / n),
-        correlation=float((product - mean * mean_size) / np.sqrt(variance))
-        if variance > 1e-12 * (mean * mean_size) ** 2
-        else None,
-    )
 
 
 def profile(error: NDArray, mask: NDArray, axis: int, factor: int) -> list[float | None]:

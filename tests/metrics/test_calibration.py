@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -68,14 +70,18 @@ def test_a_constant_deviation_is_one_group():
     assert found.within_two == 1
 
 
-def test_no_deviation_at_all_cannot_be_scaled():
+def test_voxels_without_a_second_opinion_are_left_out_and_counted(rng):
+    std, error = gaussian(rng, (4, 20, 20))
+    silenced, spoilt = std.copy(), error.copy()
+    silenced[0] = 0
+    spoilt[0] = 1e6
+    found = calibrate(silenced, spoilt, np.ones(std.shape))
+    rest = calibrate(std[1:], error[1:], np.ones(std[1:].shape))
+    assert found.silent == pytest.approx(0.25)
+    assert found == replace(rest, silent=found.silent)
+
+
+def test_no_second_opinion_anywhere_is_no_calibration():
     zero = np.zeros((2, 2, 2), dtype=np.float32)
-    found = calibrate(zero, zero + 1, np.ones(zero.shape))
-    assert found.factor is None
-    assert found.within_two == 0
-
-
-def test_an_empty_mask_is_misuse():
-    zero = np.zeros((2, 2, 2))
-    with pytest.raises(ValueError, match="empty"):
-        calibrate(zero, zero, zero)
+    assert calibrate(zero, zero + 1, np.ones(zero.shape)) is None
+    assert calibrate(zero + 1, zero, zero) is None

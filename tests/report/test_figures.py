@@ -2,13 +2,14 @@ import re
 
 import numpy as np
 
+from gdmnet.metrics.calibration import calibrate
 from gdmnet.report.figures import (
     agreement_figures,
     calibration_figure,
     histogram_figure,
     training_figures,
 )
-from gdmnet.report.statistics import agreement, calibration
+from gdmnet.report.statistics import agreement
 
 
 def figures_of(rng, unit="HU"):
@@ -43,7 +44,7 @@ def test_one_histogram_needs_no_target():
 def test_calibration_says_what_to_multiply_by(rng):
     spread = rng.uniform(1, 5, (8, 30, 30))
     error = 2 * spread * rng.normal(size=spread.shape)
-    text = calibration_figure(calibration(spread, error, np.ones(spread.shape)), "HU")
+    text = calibration_figure(calibrate(spread, error, np.ones(spread.shape)), "HU")
     assert "too small" in text
     assert re.search(r"multiplied by (1\.9|2\.0|2 )", text)
 

@@ -5,7 +5,6 @@ from gdmnet.report import statistics
 from gdmnet.report.statistics import (
     N_BINS,
     agreement,
-    calibration,
     profile,
     worst_places,
 )
@@ -77,31 +76,6 @@ def test_slabs_change_nothing(case, monkeypatch):
     parts = agreement(*case, (0.0,))
     assert np.array_equal(whole.joint, parts.joint)
     assert parts.whole.bias == pytest.approx(whole.whole.bias)
-
-
-def test_uncertainty_half_the_error_asks_for_a_factor_of_two(rng):
-    uncertainty = rng.uniform(1, 20, (20, 40, 40))
-    error = 2 * uncertainty * rng.normal(size=uncertainty.shape)
-    found = calibration(uncertainty, error, np.ones(uncertainty.shape))
-    assert found.factor == pytest.approx(2, rel=0.03)
-    assert found.within_one == pytest.approx(0.383, abs=0.02)  # half a deviation
-    assert found.within_two == pytest.approx(0.683, abs=0.02)
-    assert len(found.stated) == 10
-    assert np.allclose(np.divide(found.made, found.stated), 2, rtol=0.15)
-    expected = np.corrcoef(uncertainty.ravel(), np.abs(error).ravel())[0, 1]
-    assert found.correlation == pytest.approx(expected, rel=1e-6)
-
-
-def test_voxels_without_a_second_opinion_are_left_out(rng):
-    uncertainty = np.ones((4, 10, 10))
-    uncertainty[0] = 0
-    error = rng.normal(size=uncertainty.shape)
-    error[0] = 1000
-    found = calibration(uncertainty, error, np.ones(uncertainty.shape))
-    assert found.silent == pytest.approx(0.25)
-    assert found.factor < 2
-    assert found.correlation is None
-    assert calibration(0 * uncertainty, error, np.ones(uncertainty.shape)) is None
 
 
 def test_the_profile_is_the_error_of_each_slice(rng):
