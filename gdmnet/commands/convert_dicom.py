@@ -140,6 +140,10 @@ def run(
         raise DatasetError(f"{raw}: {taken[0]} is there already; choose another number by -d")
     found = find_pairs(patients, options.choice)
     print("\n".join(table(found)))
+    if found.complaints:
+        count = len(found.complaints)
+        head = f"{patients}: {count} complaint{'s' if count > 1 else ''}; nothing was written"
+        raise DatasetError("\n  ".join([head, *found.complaints]))
     if options.dry_run:
         return None
     sources, target = channel_names(found.pairs[0])

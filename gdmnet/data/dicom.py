@@ -17,9 +17,10 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from gdmnet.data.case import Series, Volume
+from gdmnet.data.case import CaseFiles, Series, Volume
 from gdmnet.data.dicom_file import Header, is_dicom, read_header, read_pixels
 from gdmnet.data.dicom_grid import Slice, stack
+from gdmnet.data.volume import read_channels
 from gdmnet.errors import DatasetError
 from gdmnet.geometry import Geometry, grid_difference, to_lps
 
@@ -122,6 +123,26 @@ def read_series_channels(channels: Sequence[Series]) -> Volume:
                 f" {difference}; resample one onto the other"
             )
     return Volume(np.concatenate([read_series(series).array for series in channels]), geometry)
+
+
+def case_of(identifier: str, paths: Sequence[Path]) -> CaseFiles:
+    """The case whose channels lie in these files, or in these folders of one series each.
+
+    Raises:
+        DatasetError: a folder does not hold exactly one series.
+    """
+    if all(path.is_dir() for path in paths):
+        return CaseFiles(identifier, (), series=tuple(only_series(path) for path in paths))
+    return CaseFiles(identifier, tuple(paths))
+
+
+def read_sources(case: CaseFiles) -> Volume:
+    """The source channels of a case, from files or from series: float32 (c, z, y, x) in LPS.
+
+    Raises:
+        DatasetError: as `read_channels` and `read_series_channels`.
+    """
+    return read_series_channels(case.series) if case.series else read_channels(case.sources)
 
 
 def grid_of(series: Series) -> Geometry:

@@ -86,6 +86,7 @@ def write_ct_series(
         DatasetError: the template lacks its study or frame of reference, or cannot be read.
         OutputError: the folder cannot be written.
     """
+    require_template(template)
     wanted = GRIDS[grid](volume.geometry)
     moved = regrid(volume, wanted, fill=_AIR)
     is_same = wanted.shape == volume.geometry.shape and moved.array is volume.array
@@ -112,13 +113,21 @@ def write_ct_series(
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def _copied(template: Series) -> Elements:
-    """Patient, study and frame of the template's first slice, byte for byte."""
+def require_template(template: Series) -> None:
+    """Refuse a series whose study and frame of reference no other series can share.
+
+    Raises:
+        DatasetError: it has none.
+    """
     if not (template.study and template.frame):
         raise DatasetError(
             f"{template.folder}: has no StudyInstanceUID or FrameOfReferenceUID, which the new"
             " series must share; export it anew"
         )
+
+
+def _copied(template: Series) -> Elements:
+    """Patient, study and frame of the template's first slice, byte for byte."""
     header = open_image(template.files[0])
     elements: Elements = {}
     for tag, kind in (_COPIED_OR_EMPTY | _COPIED_IF_THERE).items():
@@ -136,8 +145,9 @@ def _described(template: Series, maker: Maker, resampled: str | None) -> Element
     date, time = now.strftime("%Y%m%d"), now.strftime("%H%M%S")
     how = f", resampled to an {resampled} grid" if resampled else ""
     derivation = (
-        f"Synthetic CT computed from a {template.modality} series by gdmnet {__version__}, model"
-        f" {maker.model}{how}. {maker.details}. Not for diagnosis without validation."
+        f"Synthetic CT computed from a series of modality {template.modality} by gdmnet"
+        f" {__version__}, model {maker.model}{how}. {maker.details}. Not for diagnosis without"
+        " validation."
     )
     return {
         0x00080008: ("CS", b"DERIVED\\SECONDARY\\AXIAL"),

@@ -55,21 +55,23 @@ class Pair:
 
 @dataclass(frozen=True)
 class Pairs:
-    """What was found: pairs, what was left aside, and what a person should know."""
+    """What was found: pairs, what was left aside, what to know, and what stands in the way."""
 
     pairs: tuple[Pair, ...]
     skipped: dict[str, int]
     notes: tuple[str, ...]
+    complaints: tuple[str, ...]
 
 
 def find_pairs(folder: Path, choice: Choice) -> Pairs:
     """One pair a patient; a patient is a folder in `folder` that holds DICOM at any depth.
 
     Each pattern must fit exactly one series of a patient, a sound one, and source and target must
-    lie on one grid, or in one frame of reference if one of them is to be resampled.
+    lie on one grid, or in one frame of reference if one of them is to be resampled. Everything
+    else is a complaint, and nothing may be written as long as there is one.
 
     Raises:
-        DatasetError: anything else; all complaints at once, one line each.
+        DatasetError: no such folder, no DICOM in it, a damaged image.
     """
     if not folder.is_dir():
         raise DatasetError(f"{folder}: no such folder; give the folder of the patients' folders")
@@ -81,7 +83,9 @@ def find_pairs(folder: Path, choice: Choice) -> Pairs:
         skipped.update(tree.skipped)
         if tree.series:
             try:
-                pairs.append(_pair(patient.name, tree.series, choice))
+                pair = _pair(patient.name, tree.series, choice)
+                pairs.append(pair)
+                _require_one_space(pair, choice.resample)
             except DatasetError as problem:
                 complaints.append(f"{patient.name}: {problem}")
     if not (pairs or complaints):
@@ -89,11 +93,7 @@ def find_pairs(folder: Path, choice: Choice) -> Pairs:
             f"{folder}: no folder in it holds a DICOM series; give each patient a folder there"
         )
     complaints += _complaints_on_all(pairs)
-    if complaints:
-        count = "1 complaint" if len(complaints) == 1 else f"{len(complaints)} complaints"
-        lines = [f"{folder}: {count}; nothing was written", *(f"  {text}" for text in complaints)]
-        raise DatasetError("\n".join(lines))
-    return Pairs(tuple(pairs), dict(skipped), tuple(_notes(pairs)))
+    return Pairs(tuple(pairs), dict(skipped), tuple(_notes(pairs)), tuple(complaints))
 
 
 def write_pairs(
@@ -178,9 +178,7 @@ def _pair(patient: str, found: Sequence[Series], choice: Choice) -> Pair:
     for series in (*sources, target):
         if series.geometry is None:
             raise DatasetError(f"{series.label}: {series.problem}")
-    pair = Pair(case_name(sources[0]), patient, sources, target)
-    _require_one_space(pair, choice.resample)
-    return pair
+    return Pair(case_name(sources[0]), patient, sources, target)
 
 
 def _only(found: Sequence[Series], pattern: str, what: str) -> Series:

@@ -197,7 +197,7 @@ def test_the_descriptions_name_gdmnet_model_and_version(tmp_path, rng, hounsfiel
     first = read(tmp_path / "ct")[0]
     version = gdmnet.__version__
     assert first.SeriesDescription == f"gdmnet {version} Dataset510_MRtoCT gdm__3d_fullres"
-    for word in ("gdmnet", version, MAKER.model, MAKER.details, "MR series", "Not for diagnosis"):
+    for word in ("gdmnet", version, MAKER.model, MAKER.details, "modality MR", "Not for diagnosis"):
         assert word in first.DerivationDescription
     assert "resampled to an axial grid" in first.DerivationDescription  # pixels 1.5 x 1.25 mm
     assert first.SoftwareVersions == version
