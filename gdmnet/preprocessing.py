@@ -19,8 +19,9 @@ from gdmnet.arrays.body import body_mask
 from gdmnet.arrays.crop import bounding_box, crop, uncrop
 from gdmnet.arrays.resample import resample, resample_mask, resampled_shape
 from gdmnet.data.case import Case, CaseFiles, CaseRecord, Volume
+from gdmnet.data.dicom import read_sources
 from gdmnet.data.store import is_stored, remove_case, save_case, stored_identifiers
-from gdmnet.data.volume import read_channels, read_volume
+from gdmnet.data.volume import read_volume
 from gdmnet.errors import DatasetError, OutputError, PlanError
 from gdmnet.geometry import Shape, grid_difference
 from gdmnet.plan import Configuration, Normalisation
@@ -45,7 +46,7 @@ def prepare(files: CaseFiles, configuration: Configuration) -> Case:
     """
     return prepare_volumes(
         files.identifier,
-        read_channels(files.sources),
+        read_sources(files),
         configuration,
         target=None if files.target is None else read_volume(files.target),
         mask=None if files.mask is None else read_volume(files.mask),

@@ -15,7 +15,11 @@ from gdmnet.commands.terminal import (
     positive_int,
     roots_from,
 )
+from gdmnet.data.dicom_out import GRIDS
+from gdmnet.errors import DatasetError, OutputError
 from gdmnet.folders import Roots
+from gdmnet.inference.dicom import SUFFIX, Export, find_templates, write_series
+from gdmnet.inference.inputs import find_cases, output_name
 from gdmnet.inference.model import CHECKPOINTS, load_model
 from gdmnet.inference.predict import Outcome, predict_folder
 from gdmnet.inference.select import find_model
@@ -55,6 +59,7 @@ class Options:
     n_threads: int = 1
     n_parts: int = 1
     part_id: int = 0
+    export: Export | None = None
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -66,7 +71,7 @@ def build_parser() -> argparse.ArgumentParser:
         type=Path,
         required=True,
         metavar="IN",
-        help="folder of CASE_0000.nii.gz (one file a channel), or one file",
+        help="folder of CASE_0000.nii.gz (one file a channel), one file, or a tree of DICOM series",
     )
     parser.add_argument(
         "-o", dest="output", type=Path, required=True, metavar="OUT", help="output folder"
@@ -122,8 +127,29 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--num-parts", type=positive_int, default=1, metavar="N")
     parser.add_argument("--part-id", type=int, default=0, metavar="K", help="from 0 to N - 1")
+    _add_dicom_options(parser)
     add_root_options(parser)
     return parser
+
+
+def _add_dicom_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("DICOM")
+    group.add_argument(
+        "--dicom-out",
+        action="store_true",
+        help="write OUT/CASE_dicom too: a CT series of the source's patient, study and frame",
+    )
+    group.add_argument(
+        "--dicom-grid",
+        choices=list(GRIDS),
+        help="axial with square pixels, or the source's own slices (default: axial)",
+    )
+    group.add_argument(
+        "--dicom-template",
+        type=Path,
+        metavar="SERIES",
+        help="folder of the series that an input which is not DICOM was made from",
+    )
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -142,9 +168,12 @@ def main(argv: list[str] | None = None) -> int:
         n_threads=args.n_threads,
         n_parts=args.num_parts,
         part_id=args.part_id,
+        export=Export(args.dicom_grid or "axial", args.dicom_template) if args.dicom_out else None,
     )
 
     def body() -> int:
+        if options.export is None and (args.dicom_grid or args.dicom_template):
+            raise DatasetError("--dicom-grid and --dicom-template need --dicom-out; add it")
         outcome = run(args.inputs, args.output, roots_from(args), choice, options)
         counts = (
             f"{len(outcome.predicted)} predicted, {len(outcome.skipped)} there already,"
@@ -166,7 +195,8 @@ def run(
     """Predict a folder of cases, or one file.
 
     Args:
-        inputs: folder of CASE_0000<ending> files, or one file for a model of one channel.
+        inputs: folder of CASE_0000<ending> files, one file for a model of one channel, or a tree
+            of DICOM series.
         output: folder of the predictions.
         roots: the folders; only the results are looked at.
         choice: which model; by default the only finished one.
@@ -209,9 +239,13 @@ def run(
             "no fingerprint.json in the model: inputs are not compared with the training data",
             file=sys.stderr,
         )
-    return predict_folder(
+    cases = find_cases(inputs, translator.plan)
+    if any(case.series for case in cases) and output.resolve().is_relative_to(inputs.resolve()):
+        raise OutputError(f"{output}: lies among the scans; give another folder by -o")
+    templates = find_templates(cases, translator, options.export) if options.export else {}
+    outcome = predict_folder(
         translator,
-        inputs,
+        cases,
         output,
         overwrite=options.overwrite,
         n_threads=options.n_threads,
@@ -219,6 +253,14 @@ def run(
         part_id=options.part_id,
         uncertainty=options.uncertainty,
     )
+    if options.export is not None:
+        there = {*outcome.predicted, *outcome.skipped}
+        done = [case for case in cases if case.identifier in there]
+        files = {case.identifier: output / output_name(case, translator.plan) for case in done}
+        grid, keep = options.export.grid, outcome.skipped
+        written = write_series(translator, files, templates, grid=grid, keep=keep)
+        print(f"{len(written)} CT series: {output}/*{SUFFIX}")
+    return outcome
 
 
 def _status(outcome: Outcome) -> int:

@@ -5,14 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 from gdmnet.data.case import CaseFiles
+from gdmnet.data.dicom import holds_dicom, series_sha256
 from gdmnet.data.raw import input_cases
 from gdmnet.data.volume import FORMATS
 from gdmnet.errors import DatasetError
+from gdmnet.inference.dicom import dicom_cases
+from gdmnet.inference.model import file_sha256
 from gdmnet.plan import Plan
 
 
 def find_cases(inputs: Path, plan: Plan) -> list[CaseFiles]:
-    """The cases of a folder of CASE_0000<ending> files, or the one case of a single file.
+    """The cases of a folder of CASE_0000<ending> files, of a DICOM tree, or of a single file.
 
     The plan's file ending is preferred; a folder in one of the other formats is taken as well.
 
@@ -29,7 +32,30 @@ def find_cases(inputs: Path, plan: Plan) -> list[CaseFiles]:
             )
         name = inputs.name.removesuffix(ending).removesuffix("_0000")
         return [CaseFiles(name, (inputs,))]
+    if inputs.is_dir() and not _endings(inputs) and holds_dicom(inputs):
+        return dicom_cases(inputs, plan)
     return input_cases(inputs, n_channels, _folder_ending(inputs, plan.file_ending))
+
+
+def output_name(case: CaseFiles, plan: Plan) -> str:
+    """File name of a case's prediction: in the format of its source, for DICOM in the plan's."""
+    ending = plan.file_ending if case.series else ending_of(case.sources[0])
+    return f"{case.identifier}{ending}"
+
+
+def source_digests(case: CaseFiles) -> dict[str, str]:
+    """Name -> SHA-256 of each source; a series is called as the file of its channel would be.
+
+    Raises:
+        DatasetError: a file cannot be read.
+    """
+    series = {f"{case.identifier}_{i:04d}": item for i, item in enumerate(case.series)}
+    try:
+        return {path.name: file_sha256(path) for path in case.sources} | {
+            name: series_sha256(item) for name, item in series.items()
+        }
+    except OSError as problem:
+        raise DatasetError(f"{problem.filename}: cannot be read ({problem.strerror})") from None
 
 
 def ending_of(path: Path) -> str:
@@ -47,6 +73,10 @@ def ending_of(path: Path) -> str:
 def _folder_ending(folder: Path, preferred: str) -> str:
     if not folder.is_dir():
         return preferred
-    names = [path.name for path in folder.iterdir() if not path.name.startswith(".")]
-    there = [e for e in FORMATS if any(name.endswith(e) for name in names)]
+    there = _endings(folder)
     return there[0] if len(there) == 1 else preferred
+
+
+def _endings(folder: Path) -> list[str]:
+    names = [path.name for path in folder.iterdir() if not path.name.startswith(".")]
+    return [ending for ending in FORMATS if any(name.endswith(ending) for name in names)]

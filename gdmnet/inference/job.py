@@ -14,10 +14,11 @@ import torch
 from numpy.typing import NDArray
 
 from gdmnet.data.case import Case, CaseFiles
-from gdmnet.data.volume import read_channels, write_volume
+from gdmnet.data.dicom import read_sources
+from gdmnet.data.volume import write_volume
 from gdmnet.errors import DatasetError, GdmnetError, OutputError
 from gdmnet.inference.input_check import Finding, check_input, measure_input, warning
-from gdmnet.inference.model import file_sha256
+from gdmnet.inference.inputs import source_digests
 from gdmnet.inference.record import CaseResult, Uncertainty
 from gdmnet.inference.translator import Translator
 from gdmnet.preprocessing import prepare_volumes
@@ -70,10 +71,7 @@ def read(job: Job, translator: Translator) -> Ready:
         DatasetError: a file cannot be read or does not fit, or the prediction that is there was
             made from other files.
     """
-    try:
-        inputs = {path.name: file_sha256(path) for path in job.files.sources}
-    except OSError as problem:
-        raise DatasetError(f"{problem.filename}: cannot be read ({problem.strerror})") from None
+    inputs = source_digests(job.files)
     if job.output.exists() and job.before is not None and job.before.inputs not in ({}, inputs):
         raise DatasetError(
             f"{job.output}: was predicted from other files of these names; move it away or"
@@ -81,7 +79,7 @@ def read(job: Job, translator: Translator) -> Ready:
         )
     if job.is_done:
         return Ready(None, inputs)
-    volume = read_channels(job.files.sources)
+    volume = read_sources(job.files)
     case = prepare_volumes(job.files.identifier, volume, translator.configuration)
     if translator.training is None:
         return Ready(case, inputs)

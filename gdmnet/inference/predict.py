@@ -12,9 +12,10 @@ import SimpleITK as sitk  # noqa: N813
 from tqdm import tqdm
 
 from gdmnet import __version__, codec
+from gdmnet.data.case import CaseFiles
 from gdmnet.errors import DatasetError, OutputError
 from gdmnet.inference.input_check import describe_check
-from gdmnet.inference.inputs import ending_of, find_cases
+from gdmnet.inference.inputs import find_cases, output_name
 from gdmnet.inference.job import Job, Ready, finish, read
 from gdmnet.inference.record import Predictions, read_records, report_name, require_same_model
 from gdmnet.inference.translator import Translator
@@ -33,7 +34,7 @@ class Outcome:
 
 def predict_folder(
     translator: Translator,
-    inputs: Path,
+    inputs: Path | Sequence[CaseFiles],
     output: Path,
     *,
     overwrite: bool = False,
@@ -49,7 +50,7 @@ def predict_folder(
 
     Args:
         translator: from `load_model`.
-        inputs: see `find_cases`.
+        inputs: see `find_cases`; or what it gave.
         output: folder of the predictions, CASE<ending> in the inputs' format.
         overwrite: predict anew what is there.
         n_threads: read and prepare so many cases ahead.
@@ -63,12 +64,12 @@ def predict_folder(
     """
     if not 0 <= part_id < n_parts:
         raise DatasetError(f"--part-id {part_id}: must be from 0 to {n_parts - 1} (--num-parts)")
-    cases = find_cases(inputs, translator.plan)[part_id::n_parts]
-    if output.resolve() == (inputs if inputs.is_dir() else inputs.parent).resolve():
+    found = find_cases(inputs, translator.plan) if isinstance(inputs, Path) else inputs
+    if output.resolve() in {path.parent.resolve() for case in found for path in case.sources}:
         raise OutputError(f"{output}: holds the inputs; give another folder by -o")
     jobs = [
-        Job(case, output / f"{case.identifier}{ending_of(case.sources[0])}", uncertainty)
-        for case in cases
+        Job(case, output / output_name(case, translator.plan), uncertainty)
+        for case in found[part_id::n_parts]
     ]
     records = _claim(output, jobs, translator, overwrite=overwrite)
     earlier = {name: result for r in records.values() for name, result in r.cases.items()}

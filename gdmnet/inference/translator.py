@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from gdmnet.arrays.normalise import background_value
 from gdmnet.data.case import Case, CaseFiles, Volume
+from gdmnet.data.dicom import case_of
 from gdmnet.data.volume import write_volume
 from gdmnet.errors import DatasetError
 from gdmnet.geometry import Geometry, Spacing
@@ -106,7 +107,7 @@ class Translator:
         Raises:
             DatasetError: a file cannot be read or does not fit the model.
         """
-        sources = CaseFiles(files.identifier, files.sources, mask=files.mask)
+        sources = CaseFiles(files.identifier, files.sources, None, files.mask, files.series)
         return self.translate_prepared(prepare(sources, self.configuration))
 
     def translate_files(
@@ -115,7 +116,8 @@ class Translator:
         """Translate one case from files to a file, on the sources' exact grid.
 
         Args:
-            sources: one file a channel, in the plan's order; a single file for one channel.
+            sources: one file a channel, in the plan's order; a single file for one channel. The
+                folder of a DICOM series does as well as a file.
             output: the file to write; its ending (.nii.gz, .nii, .nrrd, .mha) is the format.
 
         Raises:
@@ -123,7 +125,7 @@ class Translator:
             OutputError: the output cannot be written.
         """
         paths = [sources] if isinstance(sources, (str, Path)) else sources
-        files = CaseFiles(Path(output).name.split(".")[0], tuple(Path(path) for path in paths))
+        files = case_of(Path(output).name.split(".")[0], [Path(path) for path in paths])
         volume = self.translate_case(files)
         write_volume(Path(output), volume, integer=self.plan.integer_output)
 
