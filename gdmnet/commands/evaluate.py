@@ -162,9 +162,10 @@ def table(summary: Summary) -> str:
     rule = "-" * len(lines[0])
     n_cases = len(summary.cases)
     lines = [lines[0], rule, *lines[1 : n_cases + 1], rule, *lines[n_cases + 1 :]]
+    span = summary.data_range
     notes = [
         f"convention: {summary.convention}",
-        f"data range: {summary.data_range}",
+        f"data range: {span if isinstance(span, str) else f'{span:g}'}",
         f"mask: {summary.mask}",
     ]
     if summary.match_intensity:
