@@ -11,6 +11,7 @@ COMMANDS = (
     "train",
     "predict",
     "evaluate",
+    "report",
     "find_best",
     "report",
     "convert_dicom",

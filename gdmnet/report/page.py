@@ -13,7 +13,7 @@ from gdmnet.report.case import CasePage
 from gdmnet.report.overview import overview
 from gdmnet.report.provenance import CaseOrigin, Origin, Rows
 
-_SCRIPTS = ("decode.js", "paint.js", "viewer.js", "table.js", "control.js")
+_SCRIPTS = ("decode.js", "paint.js", "lines.js", "viewer.js", "table.js", "control.js")
 _OPEN_TABLES = 1  # provenance tables that are not folded away
 
 

@@ -30,6 +30,13 @@ function lookup(name) {
 
 const LOOKUPS = Object.fromEntries(Object.keys(COLOURS).map((name) => [name, lookup(name)]));
 
+// As many pixels as the screen has there; this also wipes the canvas.
+function fitCanvas(canvas) {
+  canvas.width = Math.max(1, Math.round(canvas.clientWidth * devicePixelRatio));
+  canvas.height = Math.max(1, Math.round(canvas.clientHeight * devicePixelRatio));
+  return canvas;
+}
+
 // One slice as a picture of its own, a pixel a voxel. `minus` is taken away from `volume` if given.
 function sliceCanvas(volume, minus, shape, plane, at, window_, colours) {
   const { through, down, right, flip } = PLANES[plane];
@@ -138,9 +145,7 @@ function drawMarks(context, plane, scale) {
 
 // The mean |error| of every slice as columns, the shown one bright.
 function drawProfile(canvas, profile, shown) {
-  const unit = devicePixelRatio;
-  canvas.width = Math.max(1, Math.round(canvas.clientWidth * unit));
-  canvas.height = Math.max(1, Math.round(canvas.clientHeight * unit));
+  fitCanvas(canvas);
   const context = canvas.getContext("2d");
   const highest = Math.max(...profile.map((value) => value || 0)) || 1;
   const step = canvas.width / profile.length;

@@ -38,6 +38,7 @@ async function openCase(number) {
   shown = { number, view, volumes, mask, panels, windows, worst: 0, ...extentOf(mask, view) };
   resetPlace();
   buildTools();
+  buildLines();
   buildStage();
   $("viewer").dataset.ready = number;
 }
@@ -227,6 +228,7 @@ function refresh() {
     updateTools();
     tell(shown.at);
     tellCube();
+    drawLines();
     Object.assign($("viewer").dataset, { at: shown.at.join(), image: shown.windows.image.join() });
   });
 }
@@ -234,8 +236,7 @@ function refresh() {
 function drawCell(cell) {
   const { canvas, panel, plane } = cell, { view } = shown;
   const scale = shown.fit * shown.zoom * devicePixelRatio;
-  canvas.width = Math.max(1, Math.round(canvas.clientWidth * devicePixelRatio));
-  canvas.height = Math.max(1, Math.round(canvas.clientHeight * devicePixelRatio));
+  fitCanvas(canvas);
   const context = canvas.getContext("2d");
   const [volume, minus] = volumesOf(panel);
   const at = shown.at[PLANES[plane].through];

@@ -3,7 +3,13 @@ import pytest
 from PIL import Image
 
 from gdmnet.errors import OutputError
-from gdmnet.report.picture import Panel, draw_panels, save_picture, translation_panels
+from gdmnet.report.picture import (
+    Panel,
+    draw_panels,
+    draw_strip,
+    save_picture,
+    translation_panels,
+)
 
 SPACING = (2.0, 1.0, 1.0)
 
@@ -108,3 +114,16 @@ def test_an_unwritable_place_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match=r"case\.png: cannot be written"):
         save_picture(draw_panels([panel(np.zeros((4, 4, 4)))], SPACING), tmp_path / "file/case.png")
+
+
+def test_a_strip_shows_one_slice_of_every_panel_the_right_way_round():
+    image = np.zeros((4, 10, 20))
+    image[2, 7, 3] = 1
+    strip = draw_strip([panel(np.ones(image.shape)), panel(image)], SPACING, 2, 100)
+    assert strip.size == (401, 100)
+    grey = pixels(strip).sum(-1)
+    assert grey[:, :200].min() > 700
+    down, right = np.nonzero(grey[:, 201:] > 400)
+    assert down.mean() == pytest.approx(74.5, abs=2)
+    assert right.mean() == pytest.approx(34.5, abs=2)
+    assert pixels(draw_strip([panel(image)], SPACING, 1, 100)).max() == 0

@@ -1,0 +1,58 @@
+// Values along the three lines through the crosshair: how steep edges are, and whether they lie apart.
+
+const LINE_COLOURS = { source: "#6cb2ff", prediction: "#ff9a3d", target: "#f2f2f2" };
+const LINE_WORDS = ["feet to head", "front to back", "right to left"];
+
+// Panels that share a window can share a chart: prediction, target, and a source in the same unit.
+function linePanels() {
+  return shown.panels.filter((panel) => panel.window === "image");
+}
+
+function buildLines() {
+  const legend = document.createElement("p");
+  legend.append("Along the lines through the crosshair: ", ...linePanels().map((panel) => {
+    const name = document.createElement("b");
+    name.textContent = `${panel.title} `;
+    name.style.color = LINE_COLOURS[panel.kind];
+    return name;
+  }));
+  const charts = [2, 1, 0].filter((axis) => shown.view.shape[axis] > 1).map((axis) => {
+    const box = document.createElement("div"), canvas = document.createElement("canvas");
+    canvas.dataset.axis = axis;
+    canvas.setAttribute("role", "img");
+    box.append(canvas, `${AXES[axis]}, ${LINE_WORDS[axis]}`);
+    return box;
+  });
+  $("lines").replaceChildren(legend, ...charts);
+}
+
+function drawLines() {
+  $("lines").querySelectorAll("canvas").forEach((canvas) => drawLine(canvas, Number(canvas.dataset.axis)));
+}
+
+function drawLine(canvas, axis) {
+  const { shape } = shown.view, strides = [shape[1] * shape[2], shape[2], 1], n = shape[axis];
+  const first = shown.at.reduce((sum, at, other) => sum + (other === axis ? 0 : at * strides[other]), 0);
+  const curves = linePanels().map((panel) =>
+    [panel, Array.from({ length: n }, (_, i) => shown.volumes[panel.title][first + i * strides[axis]])]);
+  const values = curves.flatMap(([, line]) => line);
+  const low = Math.min(...values), high = Math.max(...values, low + 1e-6), unit = devicePixelRatio;
+  const { width, height } = fitCanvas(canvas), context = canvas.getContext("2d");
+  const across = (i) => ((i + 0.5) / n) * width;
+  const down = (value) => height - 3 * unit - ((value - low) / (high - low)) * (height - 6 * unit);
+  context.lineWidth = unit;
+  context.strokeStyle = "rgba(255, 211, 61, .6)";
+  context.strokeRect(across(shown.at[axis]), -9, 0, height + 18);
+  for (const [panel, line] of curves) {
+    context.strokeStyle = LINE_COLOURS[panel.kind];
+    context.lineWidth = 1.4 * unit;
+    context.beginPath();
+    line.forEach((value, i) => context.lineTo(across(i), down(value)));
+    context.stroke();
+  }
+  context.font = `${11 * unit}px system-ui, sans-serif`;
+  context.fillStyle = "#aab4bf";
+  context.fillText(`${digits(high)} ${shown.view.unit}`, 4 * unit, 12 * unit);
+  context.fillText(`${digits(low)} ${shown.view.unit}`, 4 * unit, height - 4 * unit);
+  canvas.setAttribute("aria-label", `values along ${AXES[axis]}, ${digits(low)} to ${digits(high)} ${shown.view.unit}`);
+}
