@@ -35,20 +35,24 @@ class PlainEncoder(nn.Module):
     Args:
         strides: (z, y, x) of the second and the third convolution; the first has stride 1.
         kernels: (z, y, x) of all three.
+        features: channels of the three maps.
     """
 
     def __init__(
-        self, strides: tuple[Shape, Shape], kernels: tuple[Shape, Shape, Shape] = (CUBE, CUBE, CUBE)
+        self,
+        strides: tuple[Shape, Shape],
+        kernels: tuple[Shape, Shape, Shape] = (CUBE, CUBE, CUBE),
+        features: tuple[int, int, int] = FEATURES,
     ) -> None:
         super().__init__()
         self.strides = ((1, 1, 1), *strides)
         self.kernels = kernels
-        self.channels = FEATURES
-        inputs = (1, *FEATURES[:-1])
+        self.channels = features
+        inputs = (1, *features[:-1])
         self.convolutions = nn.ModuleList(
             _convolution(c_in, c_out, kernel, stride)
             for c_in, c_out, kernel, stride in zip(
-                inputs, FEATURES, kernels, self.strides, strict=True
+                inputs, features, kernels, self.strides, strict=True
             )
         )
 
@@ -73,9 +77,11 @@ class Decoder(nn.Module):
     Without skips the deep maps must carry the image, which keeps them rich (encoders 3).
     """
 
-    def __init__(self, kernels: tuple[Shape, Shape, Shape]) -> None:
+    def __init__(
+        self, kernels: tuple[Shape, Shape, Shape], features: tuple[int, int, int] = FEATURES
+    ) -> None:
         super().__init__()
-        fine, middle, coarse = FEATURES
+        fine, middle, coarse = features
         self.middle = _convolution(coarse, middle, kernels[1], (1, 1, 1))
         self.fine = _convolution(middle, fine, kernels[0], (1, 1, 1))
         self.image = nn.utils.skip_init(nn.Conv3d, fine, 1, 1)
@@ -89,7 +95,9 @@ class Decoder(nn.Module):
         return self.image(x)
 
 
-def encoder_for(architecture: Architecture, *, seed: int) -> PlainEncoder:
+def encoder_for(
+    architecture: Architecture, *, seed: int, features: tuple[int, int, int] = FEATURES
+) -> PlainEncoder:
     """The plan's encoder with seeded Kaiming weights: start of "self" and all of "random".
 
     Strides are those of the plan's stages 1 and 2 where it has them. An axis whose plan kernel is
@@ -102,7 +110,7 @@ def encoder_for(architecture: Architecture, *, seed: int) -> PlainEncoder:
         planned = architecture.kernels[min(stage, len(architecture.kernels) - 1)]
         z, y, x = (1 if k == 1 and s == 1 else 3 for k, s in zip(planned, stride, strict=True))
         kernels.append((z, y, x))
-    encoder = PlainEncoder((second, third), (kernels[0], kernels[1], kernels[2]))
+    encoder = PlainEncoder((second, third), (kernels[0], kernels[1], kernels[2]), features)
     initialise(encoder, torch.Generator().manual_seed(seed))
     return encoder
 
@@ -112,7 +120,7 @@ def decoder_for(encoder: PlainEncoder, *, seed: int) -> Decoder:
 
     A random image would have to be unlearned first: of a minute's few hundred steps that is many.
     """
-    decoder = Decoder(encoder.kernels)
+    decoder = Decoder(encoder.kernels, encoder.channels)
     initialise(decoder, torch.Generator().manual_seed(seed))
     nn.init.zeros_(decoder.image.weight)
     return decoder

@@ -134,7 +134,7 @@ def build_objective(job: Job) -> tuple[Objective, str | None]:
         seed=run.recipe.seed,
         options=run.options,
     )
-    return OBJECTIVES[run.objective](context), None if encoder is None else _digest(encoder)
+    return OBJECTIVES[run.objective](context), None if encoder is None else weights_sha256(encoder)
 
 
 def make_generator(job: Job, objective: Objective) -> nn.Module:
@@ -151,7 +151,7 @@ def make_generator(job: Job, objective: Objective) -> nn.Module:
     return generator
 
 
-def _digest(module: nn.Module) -> str:
+def weights_sha256(module: nn.Module) -> str:
     """SHA-256 of a module's weights."""
     digest = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):

@@ -107,7 +107,9 @@ def pretrain_encoder(
     _log.info("feature encoder: %d steps on the targets of %d cases", iterations, len(training))
     encoder = encoder_for(configuration.architecture, seed=seed)
     network = nn.Sequential(encoder, decoder_for(encoder, seed=seed + 1)).to(device)
-    _train(network, training, shape, cell, iterations=iterations, seed=seed, precision=precision)
+    train_autoencoder(
+        network, training, shape, cell, iterations=iterations, seed=seed, precision=precision
+    )
     images, bodies = sample(judging, shape, N_HELD_OUT, numpy_rng(seed, HELD_OUT))
     held_out = HeldOut(
         cases=tuple(case.record.identifier for case in judging),
@@ -178,7 +180,7 @@ def _sample_one(
     return image, body[None]
 
 
-def _train(
+def train_autoencoder(
     network: nn.Sequential,
     cases: Sequence[StoredCase],
     shape: Shape,

@@ -104,7 +104,7 @@ def test_a_cached_encoder_is_reused_without_training(tmp_path, monkeypatch):
     def fail(*_, **__):
         raise AssertionError("trained again")
 
-    monkeypatch.setattr(pretrain, "_train", fail)
+    monkeypatch.setattr(pretrain, "train_autoencoder", fail)
     assert equal(make(tmp_path), first)
     reworded = dataclasses.replace(configuration(), reasons={"patch": "in other words"})
     assert equal(make(tmp_path, config=reworded), first)
@@ -121,7 +121,7 @@ def test_a_cached_encoder_is_reused_without_training(tmp_path, monkeypatch):
 )
 def test_other_settings_make_it_anew(tmp_path, monkeypatch, change):
     trained = []
-    monkeypatch.setattr(pretrain, "_train", lambda *_, **__: trained.append(1))
+    monkeypatch.setattr(pretrain, "train_autoencoder", lambda *_, **__: trained.append(1))
     make(tmp_path)
     make(tmp_path, **change)
     assert len(trained) == 2
