@@ -82,7 +82,7 @@ def test_the_gate_runs_the_readmes_test_command():
 
 
 def test_the_method_page_names_code_that_exists():
-    page = (ROOT / "documentation/explanation/method.md").read_text("utf-8")
+    page = (ROOT / "documentation/explanation/the-method.md").read_text("utf-8")
     for code in re.findall(r"`(\w+/\w+\.py(?:: [\w, ]+)?)`", page):
         file, _, names = code.partition(": ")
         text = (ROOT / "gdmnet" / file).read_text("utf-8")
