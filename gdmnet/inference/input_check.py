@@ -180,13 +180,15 @@ def _facts_of(case: CaseFingerprint) -> Facts:
 
 
 def _quantities(facts: Facts, channel_names: Sequence[str]) -> list[_Quantity]:
+    """Another kind of image or unit is the gravest: intensities come first."""
     found = []
-    for axis, size, width in zip("zyx", facts.shape, facts.spacing, strict=True):
-        found.append(_Quantity(f"spacing along {axis}", "mm", width, SPACING_FACTOR, True))
-        field = f"field of view along {axis}"
-        found.append(_Quantity(field, "mm", size * width, FIELD_FACTOR, True))
     for name, intensity in zip(channel_names, facts.sources, strict=True):
         found += _intensities(name, intensity)
+    for axis, width in zip("zyx", facts.spacing, strict=True):
+        found.append(_Quantity(f"spacing along {axis}", "mm", width, SPACING_FACTOR, True))
+    for axis, size, width in zip("zyx", facts.shape, facts.spacing, strict=True):
+        field = f"field of view along {axis}"
+        found.append(_Quantity(field, "mm", size * width, FIELD_FACTOR, True))
     return found
 
 

@@ -196,6 +196,8 @@ def test_the_warning_names_three_findings_and_counts_the_rest():
     assert text.endswith("; and 3 more, see predictions.json")
     assert "\n" not in text
     assert "more" not in warning(findings[:3])
+    both = check(facts(spacing=(9.0, 1.0, 1.0), sources=(intensity(p50=900),)), case())
+    assert warning(both).startswith("unlike the training data: median of CT 900 HU")
 
 
 def test_an_input_is_measured_as_a_training_case_is(models):
