@@ -11,6 +11,7 @@ COMMANDS = (
     "train",
     "predict",
     "evaluate",
+    "judge",
     "report",
     "find_best",
     "report",

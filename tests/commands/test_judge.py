@@ -1,0 +1,142 @@
+import json
+
+import numpy as np
+import pytest
+from scipy.ndimage import gaussian_filter
+
+from gdmnet import codec
+from gdmnet.commands.judge import main
+from gdmnet.data.case import Volume
+from gdmnet.data.volume import write_volume
+from gdmnet.encoders.self_supervised import WEIGHTS, encoder_for, self_encoder
+from gdmnet.folders import RUN_JSON, fold_folder
+from gdmnet.geometry import Geometry
+from gdmnet.inference.record import Predictions
+from gdmnet.inference.translator import ModelCard
+from gdmnet.plan import Architecture, Recipe, Run
+from gdmnet.training import checkpoint
+from gdmnet.training.job import weights_sha256
+
+SHAPE = (12, 16, 18)
+ARCHITECTURE = Architecture((4,), ((3, 3, 3),), ((1, 1, 1),), (1,))
+
+
+def write(folder, name, array):
+    folder.mkdir(exist_ok=True)
+    volume = Volume(array.astype(np.float32)[None], Geometry(SHAPE, (1.0, 1.0, 1.0)))
+    write_volume(folder / f"{name}.nii.gz", volume)
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch, rng):
+    monkeypatch.setattr("gdmnet.training.verdict.N_PATCHES", 60)
+    monkeypatch.setattr("gdmnet.training.verdict.FEWEST_A_SUBJECT", 30)
+    for name in ("a", "b", "c"):
+        real = gaussian_filter(rng.normal(size=SHAPE), 0.7) * 100 + 300
+        mask = np.zeros(SHAPE)
+        mask[1:-1, 2:-2, 2:-2] = 1
+        if name != "c":
+            write(tmp_path / "out", name, gaussian_filter(real, 0.5))
+            write(tmp_path / "targets", name, real)
+            write(tmp_path / "masks", name, mask)
+        write(tmp_path / "training", name, real)
+    return tmp_path
+
+
+def call(home, *options):
+    folders = ("-p", "out", "-r", "targets", "-m", "masks")
+    return main([word if word[0] == "-" else str(home / word) for word in folders] + [*options])
+
+
+@pytest.fixture
+def model(home):
+    """A model whose training was driven by encoder.pt; its predictions lie in out/."""
+    folder = home / "results" / "gdm__3d_fullres"
+    file = home / "encoder.pt"
+    settings = {"architecture": codec.encode(ARCHITECTURE)}
+    weights = encoder_for(ARCHITECTURE, seed=3).state_dict()
+    checkpoint.save(file, {"settings": settings, WEIGHTS: weights})
+    digest = weights_sha256(self_encoder(ARCHITECTURE, file=file, seed=0))
+    run = Run(
+        schema=Run.SCHEMA,
+        version="0.1.0",
+        dataset="Dataset501_Test",
+        configuration="3d_fullres",
+        fold="0",
+        training_cases=("a",),
+        validation_cases=("b",),
+        objective="gdm",
+        options={},
+        recipe=Recipe(epochs=1, iterations=1),
+        encoder="self",
+        encoder_sha256=digest,
+        pretrained_sha256=None,
+        device="cpu",
+        n_threads=1,
+        n_workers=0,
+    )
+    codec.save(run, fold_folder(folder, "0") / RUN_JSON)
+    card = ModelCard(
+        str(folder), "gdm", "3d_fullres", {"0": "00"}, "final", 0.5, False, "cpu", "fp32"
+    )
+    codec.save(Predictions(1, "0.1.0", card, {}, {}), home / "out" / "predictions.json")
+    return file
+
+
+def test_a_verdict_is_printed_and_written(home, capsys):
+    assert call(home, "--iterations", "1", "--train-on", str(home / "training")) == 0
+    said = capsys.readouterr().out
+    assert "self: 3 plain convolutions" in said
+    assert "floor from 1 other real images" in said  # a and b are references
+    assert "the encoder-free block decides" in said
+    verdict = json.loads((home / "out" / "judge.json").read_text())
+    assert verdict["n_subjects"] == 2
+    distance = verdict["prediction"]["frechet"]
+    assert 0 < distance["low"] <= distance["value"] <= distance["high"]
+    assert f"{distance['value']:.3g} [" in said
+    assert distance["value"] < verdict["ceiling"]["frechet"]["value"]
+
+
+def test_without_masks_and_other_images_the_references_serve(home, capsys):
+    out, targets = str(home / "out"), str(home / "targets")
+    file = home / "x" / "verdict.json"
+    options = ["--judge", "random", "--match-intensity", "mean-std", "-o", str(file)]
+    assert main(["-p", out, "-r", targets, *options]) == 0
+    said = capsys.readouterr().out
+    assert "floor from halves of the 2 real images" in said
+    assert "mean and spread matched" in said
+    assert json.loads(file.read_text())["matched"]
+
+
+def test_the_encoder_that_drove_the_training_is_refused_with_the_reason(home, model, capsys):
+    assert call(home, "--encoder", str(model)) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "drove the training" in error
+    assert "flatter" in error
+    assert not (home / "out" / "judge.json").exists()
+
+
+def test_the_encoder_of_another_training_may_judge(home, model, capsys):
+    other = home / "other.pt"
+    settings = {"architecture": codec.encode(ARCHITECTURE)}
+    weights = encoder_for(ARCHITECTURE, seed=4).state_dict()
+    checkpoint.save(other, {"settings": settings, WEIGHTS: weights})
+    assert call(home, "--encoder", str(other)) == 0
+    assert f"judge: encoder {other}" in capsys.readouterr().out
+
+
+def test_it_warns_where_nobody_knows_which_encoder_drove_the_training(home, model, caplog):
+    (home / "out" / "predictions.json").unlink()
+    assert call(home, "--encoder", str(model)) == 0
+    assert "make sure" in caplog.text
+
+
+def test_refusals_are_one_line_and_status_two(home, capsys):
+    (home / "out" / "b.nii.gz").unlink()
+    assert call(home) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    write(home / "out", "b", np.zeros(SHAPE))
+    write(home / "masks", "b", np.zeros(SHAPE))
+    assert call(home, "--judge", "random") == 2
+    assert "the mask is empty" in capsys.readouterr().err
