@@ -1,0 +1,1 @@
+"""Axial tomography on numpy and scipy: projection, reconstruction, noise, data consistency."""

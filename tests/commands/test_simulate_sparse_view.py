@@ -1,0 +1,113 @@
+import json
+
+import numpy as np
+import pytest
+
+from gdmnet.commands import plan_and_preprocess
+from gdmnet.commands.simulate_sparse_view import main
+from gdmnet.data.case import Volume
+from gdmnet.data.volume import write_volume
+from gdmnet.geometry import Geometry
+from gdmnet.tasks.phantom import make_patient
+
+SHAPE = (6, 24, 24)
+
+
+@pytest.fixture
+def home(tmp_path):
+    (tmp_path / "ct").mkdir()
+    for seed, name in enumerate(("p1", "p2", "p3")):
+        _, ct, _ = make_patient(np.random.default_rng(seed), SHAPE)
+        volume = Volume(ct[None], Geometry(SHAPE, (4.0, 5.0, 5.0)))
+        write_volume(tmp_path / "ct" / f"{name}.nii.gz", volume, integer=True)
+    return tmp_path
+
+
+def call(home, *options):
+    return main(
+        ["-i", str(home / "ct"), "-d", "502", f"--raw={home / 'raw'}", "-np", "1", *options]
+    )
+
+
+def description(home, name):
+    return json.loads((home / "raw" / name / "dataset.json").read_text())
+
+
+def test_one_call_makes_a_dataset_that_can_be_planned(home, capsys):
+    assert call(home, "--views", "20") == 0
+    said = capsys.readouterr().out
+    assert "Dataset502_SparseView20: 3 cases simulated, 0 there already" in said
+    assert "next: gdm_plan_and_preprocess -d 502" in said
+    settings = description(home, "Dataset502_SparseView20")["simulation"]
+    assert settings["geometry"] == "parallel"
+    assert settings["arc"] == 180
+    assert settings["photons"] == 1e5
+    assert settings["electronic_noise"] == 0
+    assert settings["filter"] == "hann"
+    assert settings["mu_water"] == 0.0192
+    assert settings["seed"] == 0
+    roots = [f"--{root}={home / root}" for root in ("raw", "preprocessed", "results")]
+    assert plan_and_preprocess.main(["-d", "502", "--dry-run", "-np", "1", *roots]) == 0
+    assert "is the same quantity as the target" in capsys.readouterr().out
+    assert call(home, "--views", "20") == 0
+    assert "0 cases simulated, 3 there already" in capsys.readouterr().out
+
+
+def test_several_views_make_consecutive_datasets(home):
+    assert call(home, "--views", "10,20", "--name", "Few") == 0
+    for name, views in (("Dataset502_Few10", 10), ("Dataset503_Few20", 20)):
+        assert description(home, name)["simulation"]["views"] == views
+        tests = list((home / "raw" / name / "imagesTs").iterdir())
+        assert len(tests) == 1  # a fifth of three, rounded
+
+
+def test_defaults_follow_the_geometry_and_the_noise(home):
+    assert call(home, "--views", "9", "--geometry", "fan", "--photons", "inf") == 0
+    settings = description(home, "Dataset502_SparseView9")["simulation"]
+    assert (settings["arc"], settings["filter"], settings["photons"]) == (360, "ram-lak", None)
+
+
+def test_a_split_is_followed(home):
+    split = home / "split.json"
+    split.write_text(json.dumps({"train": ["p3"], "test": ["p1"]}))
+    assert call(home, "--views", "5", "--split", str(split), "--keep-sinograms") == 0
+    folder = home / "raw" / "Dataset502_SparseView5"
+    assert [p.name for p in (folder / "imagesTr").iterdir()] == ["p3_0000.nii.gz"]
+    assert [p.name for p in (folder / "targetsTs").iterdir()] == ["p1.nii.gz"]
+    assert sorted(p.name for p in (folder / "simulation").glob("*.npz")) == ["p1.npz", "p3.npz"]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--photons", "-5"], "--photons -5: must be positive"),
+        (["--test-fraction", "1.5"], "--test-fraction 1.5"),
+        (["--name", "a/b"], "--name a/b: use letters"),
+        (["--views", "5", "--arc", "500"], "500 degrees"),
+        (["--geometry", "fan", "--source-distance", "50"], "--source-distance"),
+        (["--split", "none.json"], "none.json: file not found"),
+    ],
+)
+def test_refusals_are_one_line_and_status_two(home, capsys, options, words):
+    assert call(home, *options) == 2
+    told = capsys.readouterr().err.strip()
+    assert told.count("\n") == 0
+    assert told.startswith("error: ")
+    assert words in told
+
+
+def test_a_number_that_is_taken_is_refused(home, capsys):
+    (home / "raw" / "Dataset502_Other").mkdir(parents=True)
+    assert call(home) == 2
+    assert "Dataset502_Other is there already" in capsys.readouterr().err
+    (home / "raw" / "Dataset502_Other").rmdir()
+    (home / "raw" / "Dataset503_Other").mkdir()
+    assert call(home, "--views", "5,6") == 2
+    assert not (home / "raw" / "Dataset502_SparseView5").exists()
+
+
+@pytest.mark.parametrize("views", ["0", "20,20", "a", "-3"])
+def test_impossible_views_are_refused(home, views):
+    with pytest.raises(SystemExit) as stopped:
+        call(home, f"--views={views}")
+    assert stopped.value.code == 2
