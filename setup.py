@@ -14,7 +14,6 @@ COMMANDS = (
     "judge",
     "report",
     "find_best",
-    "report",
     "convert_dicom",
     "demo",
     "export_model",

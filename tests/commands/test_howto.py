@@ -20,7 +20,6 @@ SHORTER = {
     "train": ["--epochs", "1", "--iterations", "2", "--encoder-iterations", "2"],
     "plan_and_preprocess": ["-np", "1"],
     "evaluate": ["-np", "1"],
-    "report": ["-np", "1"],
     "find_best": ["-np", "1"],
     "report": ["-np", "1"],
 }
