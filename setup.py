@@ -9,6 +9,8 @@ HERE = Path(__file__).resolve().parent
 COMMANDS = (
     "plan_and_preprocess",
     "train",
+    "pretrain_encoder",
+    "check_encoder",
     "predict",
     "evaluate",
     "judge",
@@ -19,6 +21,8 @@ COMMANDS = (
     "export_model",
     "install_model",
     "info",
+    "simulate_sparse_view",
+    "reconstruct_fbp",
 )
 TEST = ("pytest", "pytest-cov", "hypothesis", "pydicom")
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from gdmnet import codec, folders
 from gdmnet.commands.terminal import add_root_options, guarded, new_parser
+from gdmnet.encoders import list_encoders
 from gdmnet.errors import PlanError
 from gdmnet.folders import Roots, find_roots
 from gdmnet.metrics.summary import Summary
@@ -20,6 +21,9 @@ _PACKAGES = ("SimpleITK", "scipy", "scikit-image", "batchgenerators", "blosc2")
 def build_parser() -> argparse.ArgumentParser:
     """The command's parser."""
     parser = new_parser(__doc__ or "")
+    parser.add_argument(
+        "--encoders", action="store_true", help="list the feature encoders and what each needs"
+    )
     add_root_options(parser)
     return parser
 
@@ -29,7 +33,8 @@ def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
 
     def body() -> int:
-        print(run(find_roots(args.raw, args.preprocessed, args.results)))
+        roots = find_roots(args.raw, args.preprocessed, args.results)
+        print(encoders() if args.encoders else run(roots))
         return 0
 
     return guarded(body)
@@ -44,6 +49,22 @@ def run(roots: Roots) -> str:
         "models": _models(roots.results),
     }
     return "\n\n".join("\n".join([title, *_aligned(rows)]) for title, rows in sections.items())
+
+
+def encoders() -> str:
+    """What `gdm_info --encoders` prints: every feature encoder and what it needs."""
+    blocks = []
+    for row in list_encoders():
+        about, place = row.about, f"${folders.ENCODERS}/{row.name}/{row.about.filename}"
+        facts = [("for", about.modality), ("from", about.source), ("licence", about.licence)]
+        if row.found is not None:
+            facts.append(("weights", f"{row.found} (found)"))
+        elif row.name == "nnunet":
+            facts.append(("weights", "--encoder nnunet:FOLDER"))
+        elif about.filename:
+            facts.append(("weights", f"{place} (not there) or --encoder-weights PATH"))
+        blocks.append("\n".join([row.name, *_aligned(facts)]))
+    return "\n\n".join(blocks)
 
 
 def _versions() -> dict[str, str]:

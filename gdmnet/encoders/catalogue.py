@@ -116,7 +116,7 @@ FAMILIES: dict[str, Family] = {
     "vista3d": Family(
         About(
             "model.pt",
-            "huggingface.co/MONAI/VISTA3D-HF or build.nvidia.com (MONAI 1.4 layout)",
+            "the vista3d bundle of the MONAI model zoo (MONAI 1.4 layout)",
             "NVIDIA Open Model License",
             "CT",
         ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import logging
@@ -36,6 +37,7 @@ from gdmnet.plan import Configuration
 from gdmnet.training import checkpoint
 from gdmnet.training.ema import WeightAverage
 from gdmnet.training.patches import patch_start, read_patch
+from gdmnet.training.precision import is_safe_in_cpu_bf16
 from gdmnet.training.seeds import numpy_rng, reseed
 from gdmnet.training.usefulness import HeldOut, judge, tissue_edges
 
@@ -55,6 +57,8 @@ BETAS, WEIGHT_DECAY, CLIP, EMA_DECAY = (0.9, 0.95), 0.01, 2.0, 0.999
 LIGHT_SHARE = 0.1  # last share of the steps: few or no cells hidden, as when the encoder is used
 N_HELD_OUT = 8  # patches of the usefulness gate
 TRAINING, HELD_OUT = 0, 1  # streams of randomness
+PROBE: Shape = (16, 16, 16)  # of the blocks that a case is recognised by
+N_PROBES = 16
 METHOD = 1  # another number makes every cached encoder anew
 
 _log = logging.getLogger(__name__)
@@ -90,7 +94,8 @@ def pretrain_encoder(
         iterations: training steps of two patches.
         seed: of weights, patches and masks.
         device: to train on; the encoder is handed back on it.
-        precision: "bf16" computes under autocast, anything else in fp32.
+        precision: "bf16" computes under autocast (but not flat patches on a CPU), anything else
+            in fp32.
 
     Raises:
         TrainingError: the encoder's weights are not finite, or it does not see the image.
@@ -104,25 +109,36 @@ def pretrain_encoder(
     shape = pretraining_patch(configuration.patch_size)
     cell = cell_shape(configuration.spacing, shape)
     training, judging = split_cases(cases)
+    flat = not is_safe_in_cpu_bf16(dataclasses.replace(configuration, patch_size=shape))
+    if flat and device.type == "cpu":
+        precision = "fp32"
     _log.info("feature encoder: %d steps on the targets of %d cases", iterations, len(training))
     encoder = encoder_for(configuration.architecture, seed=seed)
     network = nn.Sequential(encoder, decoder_for(encoder, seed=seed + 1)).to(device)
     train_autoencoder(
         network, training, shape, cell, iterations=iterations, seed=seed, precision=precision
     )
-    images, bodies = sample(judging, shape, N_HELD_OUT, numpy_rng(seed, HELD_OUT))
-    held_out = HeldOut(
-        cases=tuple(case.record.identifier for case in judging),
-        images=images,
-        bodies=bodies,
-        cell=cell,
-        edges=tissue_edges(configuration.target, images, bodies),
-    )
+    held_out = held_out_patches(judging, configuration, seed=seed)
     twin = encoder_for(configuration.architecture, seed=seed + 2)
     report = judge(encoder.cpu(), network[1].cpu(), twin, held_out)
     codec.save(report, folder / REPORT_FILE)
     checkpoint.save(file, {"settings": settings, WEIGHTS: encoder.state_dict()})
     return self_encoder(configuration.architecture, file=file, seed=seed).to(device)
+
+
+def held_out_patches(
+    judging: Sequence[StoredCase], configuration: Configuration, *, seed: int
+) -> HeldOut:
+    """What an encoder is judged by: eight patches of cases that it was not trained on."""
+    shape = pretraining_patch(configuration.patch_size)
+    images, bodies = sample(judging, shape, N_HELD_OUT, numpy_rng(seed, HELD_OUT))
+    return HeldOut(
+        cases=tuple(case.record.identifier for case in judging),
+        images=images,
+        bodies=bodies,
+        cell=cell_shape(configuration.spacing, shape),
+        edges=tissue_edges(configuration.target, images, bodies),
+    )
 
 
 def pretraining_patch(patch_size: Shape) -> Shape:
@@ -249,10 +265,24 @@ def _settings(
         "method": METHOD,
         "architecture": codec.encode(configuration.architecture),
         "configuration": digest,
-        "cases": [case.record.identifier for case in cases],
+        "cases": {case.record.identifier: _content(case) for case in cases},
         "iterations": iterations,
         "seed": seed,
     }
+
+
+def _content(case: StoredCase) -> str:
+    """SHA-256 of a case's record, its centres and sixteen blocks of its target.
+
+    Blocks, because the whole targets of a large dataset take long to read: a change that misses
+    all of them, in a case of the same shape, body and intensities, goes unseen.
+    """
+    digest = hashlib.sha256(json.dumps(codec.encode(case.record), sort_keys=True).encode())
+    digest.update(np.ascontiguousarray(case.centres).tobytes())
+    for centre in case.centres[:: max(1, len(case.centres) // N_PROBES)][:N_PROBES]:
+        start = patch_start(centre, PROBE, case.record.shape)
+        digest.update(read_patch(case.target, start, PROBE, 0.0).tobytes())
+    return digest.hexdigest()
 
 
 def _is_cached(file: Path, settings: dict[str, Any]) -> bool:

@@ -18,10 +18,11 @@ NAME = "Dataset501_MRtoCT"
 MODEL = Path("gdmnet_results") / NAME / "gdm__3d_fullres"
 SHORTER = {
     "train": ["--epochs", "1", "--iterations", "2", "--encoder-iterations", "2"],
+    "pretrain_encoder": ["--encoder-iterations", "2"],
     "plan_and_preprocess": ["-np", "1"],
     "evaluate": ["-np", "1"],
-    "find_best": ["-np", "1"],
     "report": ["-np", "1"],
+    "find_best": ["-np", "1"],
 }
 
 
@@ -75,7 +76,7 @@ def test_getting_started_gets_one_started(beginner):
     assert (beginner / "out/summary.json").is_file()
 
 
-@pytest.mark.parametrize("name", ["own-dataset", "resume", "judge", "report"])
+@pytest.mark.parametrize("name", ["own-dataset", "resume", "judge", "report", "encoders"])
 def test_the_how_to_works(beginner, monkeypatch, name):
     monkeypatch.chdir(beginner)
     run_commands(DOCUMENTATION / f"how-to/{name}.md")

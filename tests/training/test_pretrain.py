@@ -127,6 +127,48 @@ def test_other_settings_make_it_anew(tmp_path, monkeypatch, change):
     assert len(trained) == 2
 
 
+def test_other_targets_under_the_same_names_make_it_anew(tmp_path, monkeypatch):
+    trained = []
+    monkeypatch.setattr(pretrain, "train_autoencoder", lambda *_, **__: trained.append(1))
+    make(tmp_path)
+    moved = [dataclasses.replace(case, target=np.roll(case.target, 1, 3)) for case in CASES]
+    make(tmp_path, cases=moved)
+    other = dataclasses.replace(CASES[0].record, target=dataclasses.replace(TARGET, scale=21.0))
+    make(tmp_path, cases=[dataclasses.replace(moved[0], record=other), *moved[1:]])
+    assert len(trained) == 3
+
+
+@pytest.mark.parametrize(
+    ("patch", "second", "device", "used"),
+    [
+        ((6, 72, 72), (1, 2, 2), "cpu", "fp32"),  # oneDNN corrupts memory there
+        ((16, 16, 16), (2, 2, 2), "cpu", "bf16"),
+        ((6, 72, 72), (1, 2, 2), "meta", "bf16"),
+    ],
+)
+def test_flat_patches_are_not_computed_in_bf16_on_a_cpu(
+    tmp_path, monkeypatch, patch, second, device, used
+):
+    class StoppedError(Exception):
+        pass
+
+    def watched(*_, precision, **__):
+        assert precision == used
+        raise StoppedError
+
+    monkeypatch.setattr(pretrain, "train_autoencoder", watched)
+    with pytest.raises(StoppedError):
+        pretrain_encoder(
+            CASES,
+            configuration(patch=patch, second=second),
+            tmp_path,
+            iterations=1,
+            seed=0,
+            device=torch.device(device),
+            precision="bf16",
+        )
+
+
 def test_a_damaged_file_is_made_anew_and_named(tmp_path, caplog):
     first = make(tmp_path)
     file = tmp_path / "encoder.pt"

@@ -1,0 +1,176 @@
+"""gdm_pretrain_encoder: train the embedded feature encoder alone and say how useful it is."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from gdmnet import codec, folders
+from gdmnet.commands.terminal import (
+    add_root_options,
+    guarded,
+    new_parser,
+    positive_int,
+    roots_from,
+)
+from gdmnet.data.splits import split_for
+from gdmnet.data.store import StoredCase
+from gdmnet.folders import Roots
+from gdmnet.plan import Configuration, Fingerprint, Plan, Recipe
+from gdmnet.training.device import find_device
+from gdmnet.training.feature_encoder import EncoderChoice, prepare_encoder
+from gdmnet.training.pretrain import ENCODER_FILE, REPORT_FILE
+from gdmnet.training.start import Options, describe, find_configuration, open_cases
+from gdmnet.training.usefulness import Report
+
+_EPILOG = """example:
+  gdm_pretrain_encoder -d 501 -c 3d_fullres
+
+gdm_train does the same before its first step, and takes what lies there."""
+
+
+@dataclass(frozen=True)
+class Fold:
+    """The training cases of a fold, and all that its encoder depends on."""
+
+    configuration: Configuration
+    cases: list[StoredCase]
+    recipe: Recipe
+    folder: Path
+    fingerprint: Fingerprint
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command's parser."""
+    parser = new_parser(__doc__ or "", _EPILOG)
+    add_fold_options(parser)
+    parser.add_argument(
+        "--encoder-iterations",
+        type=positive_int,
+        metavar="N",
+        help="steps (default: a fifth of the training's on a CPU, by the cases on a GPU)",
+    )
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
+    parser.add_argument("--precision", choices=("auto", "fp32", "bf16", "fp16"), default="auto")
+    add_root_options(parser)
+    return parser
+
+
+def add_fold_options(parser: argparse.ArgumentParser) -> None:
+    """-d, -c and -f: the fold of a prepared dataset."""
+    parser.add_argument(
+        "-d", dest="dataset", required=True, metavar="ID", help="501 or Dataset501_Name"
+    )
+    parser.add_argument(
+        "-c", dest="configuration", required=True, metavar="NAME", help="3d_fullres, ..."
+    )
+    parser.add_argument(
+        "-f", dest="fold", default="0", metavar="FOLD", help="0, 1, ... or all (default: 0)"
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point of gdm_pretrain_encoder."""
+    args = build_parser().parse_args(argv)
+    options = Options(
+        seed=args.seed,
+        device=args.device,
+        precision=args.precision,
+        encoder=EncoderChoice(iterations=args.encoder_iterations),
+    )
+
+    def body() -> int:
+        folder = run(args.dataset, args.configuration, args.fold, roots_from(args), options)
+        print(told(codec.load(Report, folder / REPORT_FILE)))
+        print(f"encoder: {folder / ENCODER_FILE}")
+        return 0
+
+    return guarded(body)
+
+
+def run(
+    dataset: str | int, configuration: str, fold: str, roots: Roots, options: Options | None = None
+) -> Path:
+    """Train the encoder of one fold, or find that it is there.
+
+    Args:
+        dataset: 501 or "Dataset501_Name"; planned and prepared.
+        configuration: a name of its plan.
+        fold: "0", "1", ... or "all": only its training cases are looked at.
+        roots: the folders.
+        options: seed, device, precision and encoder are heeded.
+
+    Returns:
+        The folder with encoder.pt and report.json.
+
+    Raises:
+        GdmnetError: an unknown dataset, configuration, fold or device; a useless encoder.
+    """
+    options = options or Options()
+    found = open_fold(dataset, configuration, fold, roots, options)
+    prepare_encoder(
+        options.encoder,
+        found.cases,
+        found.configuration,
+        fingerprint=found.fingerprint,
+        folder=found.folder,
+        recipe=found.recipe,
+        device=find_device(options.device),
+    )
+    return found.folder
+
+
+def open_fold(
+    dataset: str | int, configuration: str, fold: str, roots: Roots, options: Options
+) -> Fold:
+    """What a training of this fold would work with.
+
+    Raises:
+        GdmnetError: an unknown dataset, configuration, fold or device.
+    """
+    name = folders.resolve_dataset(dataset, roots.preprocessed)
+    plan = codec.load(Plan, roots.preprocessed / name / folders.PLAN_JSON)
+    chosen = find_configuration(plan, configuration)
+    split = split_for(str(fold), roots.preprocessed / name / folders.SPLITS_JSON)
+    device = find_device(options.device)
+    recipe = describe(plan, chosen, str(fold), split, options, device).recipe
+    prepared = folders.preprocessed_cases(roots.preprocessed, name, configuration)
+    return Fold(
+        configuration=chosen,
+        cases=open_cases(prepared, split)[0],
+        recipe=recipe,
+        folder=folders.encoder_folder(roots.results, name, configuration, str(fold)),
+        fingerprint=codec.load(Fingerprint, roots.preprocessed / name / folders.FINGERPRINT_JSON),
+    )
+
+
+def told(report: Report) -> str:
+    """A usefulness report as text: each map beside the random twin's, then what was to be kept."""
+    lines = [f"judged on {report.n_patches} patches of {', '.join(report.cases)}", ""]
+    lines += compared({"encoder": report.encoder, "random twin": report.twin})
+    lines += ["", "masked error: " + _listed(report.masked_mse), ""]
+    for figure in report.figures:
+        kept, wanted = "good" if figure.passed else "poor", f"{figure.rule} {figure.limit:.3g}"
+        lines.append(f"{kept}  {figure.name}: {figure.value:.3g} (wanted {wanted})")
+    return "\n".join(lines)
+
+
+def compared(encoders: Mapping[str, Mapping[str, tuple[float, ...]]]) -> list[str]:
+    """A table of measures, one row a measure and encoder, one column a map, finest first."""
+    measures = list(next(iter(encoders.values())))
+    n_maps = max(len(values) for one in encoders.values() for values in one.values())
+    width = max(len(name) for name in measures) + max(len(name) for name in encoders) + 2
+    header = " " * width + "".join(f"{f'map {stage}':>10}" for stage in range(n_maps))
+    rows = [header]
+    for measure in measures:
+        for name, values in encoders.items():
+            cells = "".join(f"{value:10.3g}" for value in values[measure])
+            rows.append(f"{f'{measure}, {name}':<{width}}{cells}")
+    return rows
+
+
+def _listed(values: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:.3g}" for name, value in values.items())

@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from encoders.fakes import BODIES, CT, checkpoint, narrow, write
+
+from gdmnet.encoders import Frozen, build
+from gdmnet.encoders.adapter import ConstantNorm
+from gdmnet.errors import CheckpointError, TrainingError
+from gdmnet.plan import Architecture, Recipe
+from gdmnet.training import feature_encoder
+from gdmnet.training.feature_encoder import EncoderChoice, prepare_encoder, target_patches
+
+CPU = torch.device("cpu")
+CUBE = (3, 3, 3)
+
+
+@pytest.fixture
+def prepare(tmp_path, make_configuration, make_noise_case):
+    config = make_configuration(
+        (16, 16, 16),
+        target=CT,
+        spacing=(1.5, 1.5, 1.5),
+        architecture=Architecture((4,) * 2, (CUBE,) * 2, ((1, 1, 1), (2, 2, 2)), (1, 1)),
+    )
+    cases = [make_noise_case((20, 20, 20), seed=s, name=f"c{s}") for s in range(2)]
+
+    def made(choice, seed=0):
+        return prepare_encoder(
+            choice,
+            cases,
+            config,
+            fingerprint=BODIES,
+            folder=tmp_path / "self",
+            recipe=Recipe(2, 10, seed=seed),
+            device=CPU,
+        )
+
+    made.cases, made.configuration, made.folder = cases, config, tmp_path / "self"
+    return made
+
+
+def test_the_default_is_trained_for_as_long_as_the_training_asks(prepare, monkeypatch):
+    asked = []
+
+    def train(*_, iterations, seed, precision, **__):
+        asked.append((iterations, seed, precision))
+        return Frozen(torch.nn.Identity())
+
+    monkeypatch.setattr(feature_encoder, "pretrain_encoder", train)
+    prepare(EncoderChoice())
+    prepare(EncoderChoice(iterations=7), seed=3)
+    assert asked == [(60, 0, "fp32"), (7, 3, "fp32")]
+
+
+def test_a_self_trained_encoder_can_be_taken_from_a_file(prepare, tmp_path):
+    first = prepare(EncoderChoice(iterations=2))
+    again = prepare(EncoderChoice(weights=prepare.folder / "encoder.pt"))
+    for a, b in zip(first.state_dict().values(), again.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+    with pytest.raises(CheckpointError, match="gone"):
+        prepare(EncoderChoice(weights=tmp_path / "gone.pt"))
+
+
+def test_a_public_encoder_is_read_told_and_made_constant(prepare, tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO")
+    file = write(tmp_path, "vista3d.pt", checkpoint("vista3d.pt"))
+    entry = dataclasses.replace(
+        build.ENCODERS["vista3d"],
+        load=lambda request: build.load_family(request, narrow("vista3d"), request.weights),
+    )
+    monkeypatch.setitem(build.ENCODERS, "vista3d", entry)
+    chosen = EncoderChoice("vista3d", weights=file, stages=(0, 2))
+    encoder = prepare(chosen)
+    assert [m.shape[1] for m in encoder(torch.zeros(1, 1, 16, 16, 16))] == [6, 24]
+    assert f"feature encoder: vista3d from {file} (sha256 " in caplog.text
+    assert "maps of 6, 24 channels" in caplog.text
+    constant = prepare(dataclasses.replace(chosen, norm_statistics="dataset"))
+    norms = [m for m in constant.modules() if isinstance(m, ConstantNorm)]
+    assert len(norms) == 2 * (1 + 2 + 2)
+    assert "statistics of 10 normalisation layers are fixed" in caplog.text
+    assert not any(p.requires_grad for p in constant.parameters())
+    again = prepare(dataclasses.replace(chosen, norm_statistics="dataset"))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(constant.state_dict().values(), again.state_dict().values(), strict=True)
+    )
+
+
+def test_norm_statistics_are_a_known_word(prepare):
+    with pytest.raises(TrainingError, match="norm statistics batch: unknown; use patch or dataset"):
+        prepare(EncoderChoice("random", norm_statistics="batch"))
+
+
+def test_thirty_batches_of_real_targets_are_shown(prepare):
+    first = list(target_patches(prepare.cases, prepare.configuration, 0, CPU))
+    again = list(target_patches(prepare.cases, prepare.configuration, 0, CPU))
+    other = next(iter(target_patches(prepare.cases, prepare.configuration, 1, CPU)))
+    assert len(first) == 30
+    assert first[0].shape == (2, 1, 16, 16, 16)
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not torch.equal(first[0], other)
+    inner = first[0][first[0] != -1].numpy()
+    assert np.isin(inner, np.concatenate([case.target.ravel() for case in prepare.cases])).all()
