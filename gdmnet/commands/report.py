@@ -99,7 +99,7 @@ def run(folders: ReportFolders, output: Path, options: Options | None = None) ->
         compared = Folders(folders.predictions, folders.targets, folders.masks)
         summary = evaluate_folders(compared, options)
     pages = map_cases(
-        partial(_page, origin.channel_names, summary),
+        partial(_page, origin.channel_names, summary, options.convention),
         cases,
         n_processes=options.n_processes,
         name=lambda case: case.identifier,
@@ -120,11 +120,13 @@ def run(folders: ReportFolders, output: Path, options: Options | None = None) ->
     codec.write_text(output, page(report))
 
 
-def _page(channel_names: tuple[str, ...], summary: Summary | None, case: ReportCase) -> CasePage:
+def _page(
+    channel_names: tuple[str, ...], summary: Summary | None, convention: str, case: ReportCase
+) -> CasePage:
     values = {} if summary is None else summary.cases[case.identifier]
     gain, offset = values.get("gain"), values.get("offset")
     match = (1.0, 0.0) if gain is None or offset is None else (gain, offset)
-    return case_page(case, channel_names, match)
+    return case_page(case, channel_names, match, convention)
 
 
 def _made(folders: ReportFolders, output: Path, options: Options) -> tuple[tuple[str, str], ...]:

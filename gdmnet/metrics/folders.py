@@ -118,7 +118,7 @@ def evaluate_pair(options: Options, pair: Pair) -> Scored:
     """
     volume = read_volume(pair.reference)
     reference, spacing = volume.array[0], volume.geometry.spacing
-    mask, rule = _mask(pair, volume, options.convention)
+    mask, rule = find_mask(pair.mask, volume, options.convention)
     prediction = read_volume(pair.prediction).array[0]
     values = prediction[mask != 0]
     if values.min() == values.max() and not options.allow_constant:
@@ -149,12 +149,17 @@ def evaluate_pair(options: Options, pair: Pair) -> Scored:
     return Scored({**scores, **structures, **matched}, rule, ct_like)
 
 
-def _mask(pair: Pair, reference: Volume, convention: str) -> tuple[NDArray, str]:
+def find_mask(path: Path | None, reference: Volume, convention: str) -> tuple[NDArray, str]:
+    """Where errors count, uint8 (z, y, x), and the rule: "given", "circle" or one of `body_mask`.
+
+    Raises:
+        DatasetError: the mask at `path` is empty or cannot be read.
+    """
     geometry = reference.geometry
-    if pair.mask is not None:
-        mask = (read_volume(pair.mask).array[0] > 0).astype(np.uint8)
+    if path is not None:
+        mask = (read_volume(path).array[0] > 0).astype(np.uint8)
         if not mask.any():
-            raise DatasetError(f"{pair.mask}: the mask is empty; mark the region to be scored")
+            raise DatasetError(f"{path}: the mask is empty; mark the region to be scored")
         return mask, "given"
     if CONVENTIONS[convention].in_circle:
         return inscribed_circle(geometry.shape, geometry.spacing), "circle"

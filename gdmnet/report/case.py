@@ -12,6 +12,7 @@ import numpy as np
 
 from gdmnet import codec
 from gdmnet.metrics.calibration import calibrate
+from gdmnet.metrics.conventions import GDMNET
 from gdmnet.metrics.edges import AIR_BELOW, BONE_ABOVE
 from gdmnet.report.collect import ReportCase
 from gdmnet.report.figures import agreement_figures, calibration_figure, histogram_figure
@@ -47,7 +48,10 @@ class CasePage:
 
 
 def case_page(
-    case: ReportCase, channel_names: Sequence[str] = (), match: tuple[float, float] = (1.0, 0.0)
+    case: ReportCase,
+    channel_names: Sequence[str] = (),
+    match: tuple[float, float] = (1.0, 0.0),
+    convention: str = GDMNET,
 ) -> CasePage:
     """Read, measure and pack one case into at most `MOST_BYTES`.
 
@@ -55,11 +59,12 @@ def case_page(
         case: its files.
         channel_names: of the sources.
         match: gain and offset that the prediction needs.
+        convention: of the metrics; it settles the mask where none is given.
 
     Raises:
         DatasetError: an image cannot be read, or the mask is empty.
     """
-    images = read_images(case, match)
+    images = read_images(case, match, convention)
     figures = _figures(images)
     room = MOST_BYTES - _RESERVE - sum(map(len, figures))
     view = case_view(case.identifier, images, channel_names, room)

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from gdmnet.arrays.body import body_mask
 from gdmnet.data.volume import read_volume
-from gdmnet.errors import DatasetError
 from gdmnet.geometry import Geometry, lps_frame
+from gdmnet.metrics.conventions import GDMNET
+from gdmnet.metrics.folders import find_mask
 from gdmnet.metrics.score import is_ct_like
 from gdmnet.report.collect import ReportCase
 
+_RULES = {"given": "given", "circle": "the field of view, a circle in each axial slice"}
 _TILTED = 2.0  # degrees from the patient's axes: worth a word
 
 
@@ -48,25 +49,24 @@ class Images:
         return "HU" if self.hounsfield else ""
 
 
-def read_images(case: ReportCase, match: tuple[float, float] = (1.0, 0.0)) -> Images:
-    """Read a case's files; `match` is the gain and the offset that the prediction needs.
+def read_images(
+    case: ReportCase, match: tuple[float, float] = (1.0, 0.0), convention: str = GDMNET
+) -> Images:
+    """Read a case's files.
 
-    Without a mask the body is computed from the target, or else from the prediction.
+    Args:
+        case: its files.
+        match: gain and offset that the prediction needs.
+        convention: of the metrics: it settles the mask where none is given, from the target or
+            else from the prediction.
 
     Raises:
         DatasetError: an image cannot be read, or the mask is empty.
     """
     volume = read_volume(case.prediction)
     truth = volume if case.target is None else read_volume(case.target)
-    if case.mask is None:
-        mask, rule = body_mask(truth.array, truth.geometry.spacing, [is_ct_like(truth.array)])
-        rule = (
-            f"the body, computed from the {'prediction' if truth is volume else 'target'} ({rule})"
-        )
-    else:
-        mask, rule = (read_volume(case.mask).array[0] > 0).astype(np.uint8), "given"
-        if not mask.any():
-            raise DatasetError(f"{case.mask}: the mask is empty; mark the region to be judged")
+    mask, rule = find_mask(case.mask, truth, convention)
+    whose = "prediction" if case.target is None else "target"
     gain, offset = np.float32(match[0]), np.float32(match[1])
     spread = None if case.uncertainty is None else gain * read_volume(case.uncertainty).array[0]
     return Images(
@@ -75,7 +75,7 @@ def read_images(case: ReportCase, match: tuple[float, float] = (1.0, 0.0)) -> Im
         sources=tuple(read_volume(path).array[0] for path in case.sources),
         uncertainty=spread,
         mask=mask,
-        mask_rule=rule,
+        mask_rule=_RULES.get(rule, f"the body, computed from the {whose} ({rule})"),
         geometry=volume.geometry,
         hounsfield=is_ct_like(truth.array),
     )

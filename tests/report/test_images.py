@@ -55,3 +55,10 @@ def test_a_tilt_is_told(tmp_path):
     write(tmp_path / "out/a.nii.gz", target(0), tilted)
     assert "tilted by 10 degrees" in describe(images_of(tmp_path))[2]
     assert describe(images_of(tmp_path))[0].startswith("26 x 20 x 12 voxels of 1 x 1.5 x 3 mm")
+
+
+def test_the_convention_settles_the_mask(home):
+    images = images_of(home, home / "targets", convention="sparse-ct")
+    assert images.mask_rule.startswith("the field of view")
+    assert images.mask[0, 10, 13] == 1
+    assert images.mask[6, 0, 0] == 0
