@@ -156,7 +156,7 @@ def run(
 
 
 def table(found: Pairs) -> list[str]:
-    """What is used of which folder, in lines; nothing of the patients but the folders' names."""
+    """What is used of which folder, in lines; nothing of the patients but their folders' names."""
     head = ("case", "folder", "source", "target", "grids")
     rows = [head, *(_row(pair) for pair in found.pairs)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(head))]

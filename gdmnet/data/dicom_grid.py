@@ -56,13 +56,13 @@ def stack(slices: Sequence[Slice]) -> tuple[list[Slice], Geometry]:
     """
     _require_alike(slices)
     first = slices[0]
-    normal = np.cross(first.along_row, first.along_column)
+    direction = _right_angles(first)
+    normal = direction[:, 2]
     heights = np.array([np.dot(normal, item.position) for item in slices])
     order = np.argsort(heights, kind="stable")
     ordered = [slices[i] for i in order]
     distance = _distance(ordered, heights[order])
     _require_untilted(ordered, normal)
-    direction = np.stack([first.along_row, first.along_column, normal], axis=1)
     cosines = tuple(float(cosine) for cosine in direction.ravel())
     axes, flips = nearest_lps(cosines)
     stored_shape = (len(slices), *first.shape)
@@ -105,6 +105,14 @@ def _require_alike(slices: Sequence[Slice]) -> None:
         raise DatasetError(
             "ImageOrientationPatient does not hold two unit vectors at right angles; export anew"
         )
+
+
+def _right_angles(item: Slice) -> NDArray:
+    """Directions of column, row and slice number as columns, freed of the header's rounding."""
+    along_row = item.along_row / np.linalg.norm(item.along_row)
+    normal = np.cross(along_row, item.along_column)
+    normal /= np.linalg.norm(normal)
+    return np.stack([along_row, np.cross(normal, along_row), normal], axis=1)
 
 
 def _distance(ordered: Sequence[Slice], heights: NDArray) -> float:

@@ -239,6 +239,14 @@ def test_images_that_do_not_belong_together_are_refused(tmp_path, array, change,
     assert text in problem_of(tmp_path)
 
 
+def test_rounded_cosines_give_axes_at_right_angles(tmp_path, array):
+    rounded = [round(float(cosine), 3) for cosine in turned()[:, :2].T.ravel()]
+    write_series(tmp_path, array, direction=turned(), ImageOrientationPatient=rounded)
+    direction = np.reshape(grid_of(only_series(tmp_path)).itk_direction, (3, 3))
+    np.testing.assert_allclose(direction.T @ direction, np.eye(3), atol=1e-12)
+    np.testing.assert_allclose(direction, turned(), atol=1e-3)
+
+
 def test_an_orientation_that_is_none_is_refused(tmp_path, array):
     write_series(tmp_path, array, ImageOrientationPatient=[1, 0, 0, 0.1, 1, 0])
     assert "two unit vectors at right angles" in problem_of(tmp_path)
