@@ -106,6 +106,31 @@ def test_intervals_hold_the_value_and_grow_with_differences_of_subjects(rng):
     assert unlike.frechet.high - unlike.frechet.low > 2 * (alike.frechet.high - alike.frechet.low)
 
 
+def test_the_interval_is_that_of_95_percent_of_the_resampled_subjects(rng):
+    from gdmnet.metrics.frechet import RESAMPLES, _draws
+
+    first, second = ([rng.normal(size=(9, 2)) + rng.normal() for _ in range(5)] for _ in "ab")
+    resampled = []
+    for weights, others in _draws(5, 5, paired=False)[1:]:
+        assert weights.sum() == others.sum() == 5
+        sets = zip((first, second), (weights, others), strict=True)
+        resampled.append(
+            frechet_distance(
+                *(np.repeat(one, w.astype(int), axis=0).reshape(-1, 2) for one, w in sets)
+            )
+        )
+    assert len(resampled) == RESAMPLES
+    found = compare(first, second).frechet
+    assert (found.low, found.high) == pytest.approx(tuple(np.percentile(resampled, (2.5, 97.5))))
+
+
+def test_paired_subjects_are_drawn_together(rng):
+    features = [rng.normal(size=(9, 2)) + rng.normal() for _ in range(4)]
+    found = compare(features, features, paired=True)
+    for distance in (found.frechet, found.kernel):
+        assert (distance.low, distance.high) == pytest.approx((0, 0), abs=1e-9)
+
+
 def test_a_single_subject_has_no_interval(rng):
     found = compare([rng.normal(size=(9, 2))], [rng.normal(size=(8, 2))])
     assert found.frechet.low is found.frechet.high is found.kernel.low is None
