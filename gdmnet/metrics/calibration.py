@@ -59,7 +59,7 @@ def calibrate(std: NDArray, error: NDArray, mask: NDArray) -> Calibration | None
         stated=tuple(np.sqrt(stated / counts[kept]).tolist()),
         made=tuple(np.sqrt(made / counts[kept]).tolist()),
         factor=float(np.sqrt(made.sum() / stated.sum())),
-        silent=1 - spread.size / np.count_nonzero(mask),
+        silent=1 - spread.size / int(np.count_nonzero(mask)),
         within_one=float((size <= spread).mean()),
         within_two=float((size <= 2 * spread).mean()),
         correlation=_correlation(spread, size),

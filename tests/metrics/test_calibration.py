@@ -1,4 +1,4 @@
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -79,6 +79,7 @@ def test_voxels_without_a_second_opinion_are_left_out_and_counted(rng):
     rest = calibrate(std[1:], error[1:], np.ones(std[1:].shape))
     assert found.silent == pytest.approx(0.25)
     assert found == replace(rest, silent=found.silent)
+    assert {type(value) for value in asdict(found).values()} == {tuple, float}
 
 
 def test_no_second_opinion_anywhere_is_no_calibration():
