@@ -89,10 +89,10 @@ def write_ct_series(
     require_template(template)
     wanted = GRIDS[grid](volume.geometry)
     moved = regrid(volume, wanted, fill=_AIR)
-    is_same = wanted.shape == volume.geometry.shape and moved.array is volume.array
+    is_copy = moved.array is volume.array
     common = {
         **_copied(template),
-        **_described(template, maker, None if is_same else grid),
+        **_described(template, maker, None if is_copy else grid),
         **_pixel_format(wanted),
     }
     aside = folder.with_name(f".{folder.name}.partial")

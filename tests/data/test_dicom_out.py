@@ -3,6 +3,7 @@
 import numpy as np
 import pydicom
 import pytest
+import SimpleITK as sitk  # noqa: N813
 from dicoms import AXIAL, SAGITTAL, turned, write_series
 
 import gdmnet
@@ -12,6 +13,7 @@ from gdmnet.data.dicom import only_series, read_series
 from gdmnet.data.dicom_elements import decimal_string
 from gdmnet.data.dicom_out import Maker, write_ct_series
 from gdmnet.data.regrid import axial_grid, regrid
+from gdmnet.data.volume import read_volume
 from gdmnet.errors import DatasetError, OutputError
 from gdmnet.geometry import Geometry, grid_difference, nearest_lps
 
@@ -393,3 +395,27 @@ def test_a_decimal_string_fits_and_needs_no_exponent(value):
 def test_a_number_too_long_for_dicom_is_refused():
     with pytest.raises(ValueError, match="more digits"):
         decimal_string(1e17)
+
+
+@pytest.mark.real
+def test_a_real_scan_goes_through_dicom_and_comes_back_to_the_voxel(shared, tmp_path):
+    raw = shared / "data/raw/Dataset510_SimulatedMRtoCT"
+    case = "headneck_02"
+    mr, ct = raw / f"imagesTr/{case}_0000.nii.gz", raw / f"targetsTr/{case}.nii.gz"
+    image = sitk.ReadImage(str(mr))
+    write_series(
+        tmp_path / "mr",
+        sitk.GetArrayFromImage(image),
+        direction=np.reshape(image.GetDirection(), (3, 3)),
+        origin=image.GetOrigin(),
+        spacing=image.GetSpacing()[::-1],
+    )
+    series = only_series(tmp_path / "mr")
+    source, target = read_series(series), read_volume(ct)
+    np.testing.assert_array_equal(source.array, read_volume(mr).array)
+    assert_same_geometry(source.geometry, read_volume(mr).geometry)
+    for grid in ("axial", "source"):
+        write_ct_series(tmp_path / grid, target, series, MAKER, grid=grid)
+        array, geometry = pydicom_volume(read(tmp_path / grid))
+        np.testing.assert_array_equal(array, target.array[0])
+        assert_same_geometry(geometry, target.geometry)
