@@ -250,9 +250,10 @@ def test_segmentations_add_dice_and_distances(folders, tmp_path, rng):
     expected = score_structures(labels["predicted", "a"], labels["true", "a"], SPACING)
     assert {name: summary.cases["a"][name] for name in expected} == expected
     assert summary.aggregate["dice_2"]["count"] == 2
-    write(tmp_path / "true" / "b.nii.gz", labels["true", "b"] + 0.5)
-    with pytest.raises(DatasetError, match="whole numbers"):
-        evaluate(folders, segmentations=(tmp_path / "predicted", tmp_path / "true"))
+    for wrong in (0.5, -1):
+        write(tmp_path / "true" / "b.nii.gz", labels["true", "b"] + wrong)
+        with pytest.raises(DatasetError, match="whole numbers"):
+            evaluate(folders, segmentations=(tmp_path / "predicted", tmp_path / "true"))
     (tmp_path / "true" / "b.nii.gz").unlink()
     with pytest.raises(DatasetError, match="no image of b"):
         evaluate(folders, segmentations=(tmp_path / "predicted", tmp_path / "true"))
