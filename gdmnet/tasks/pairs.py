@@ -1,0 +1,139 @@
+"""Which image of one folder belongs to which of another: by name, never by order."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+from functools import reduce
+from operator import and_
+from pathlib import Path
+
+from gdmnet.data.case import CaseFiles
+from gdmnet.data.volume import FORMATS
+from gdmnet.errors import DatasetError
+
+EXACT, BY_WORDS = "same name", "same but for words that all share"
+_WORD = re.compile(r"[^\W\d_]+|\d+")
+_CHANNEL = re.compile(r"_\d{4}$")
+_UNFIT = re.compile(r"[^\w.-]+")
+
+
+@dataclass(frozen=True)
+class Matches:
+    """Pairs by name, and what is left over.
+
+    Attributes:
+        cases: sorted by name.
+        rules: how each case was found: `EXACT` or `BY_WORDS`.
+        lonely: images without all their partners.
+    """
+
+    cases: tuple[CaseFiles, ...]
+    rules: dict[str, str]
+    lonely: tuple[Path, ...]
+
+
+def match_folders(sources: Sequence[Path], targets: Path, masks: Path | None = None) -> Matches:
+    """Match the images of several folders.
+
+    1. `EXACT`: names are equal but for the ending and a channel number (_0000).
+    2. `BY_WORDS`: what is left is equal once the words that all names of a folder share are taken
+       away, numbers without leading zeros: sub-01_T1w and sub-01_CT, MR_7 and CT_007.
+
+    Args:
+        sources: a folder a channel.
+        targets: their folder.
+        masks: body masks; None for none.
+
+    Raises:
+        DatasetError: a folder is missing or empty, holds an image in two formats, or nothing
+            matches.
+    """
+    folders = [*sources, targets, *([masks] if masks else [])]
+    images = [_images(folder) for folder in folders]
+    exact = _common(images)
+    by_words = _common([_by_words(there, without=exact) for there in images])
+    cases, rules = [], {}
+    for rule, found in ((EXACT, exact), (BY_WORDS, by_words)):
+        names = _names(found, rule)
+        for key, paths in found.items():
+            mask = paths[-1] if masks else None
+            case = CaseFiles(names[key], tuple(paths[: len(sources)]), paths[len(sources)], mask)
+            cases.append(case)
+            rules[case.identifier] = rule
+    if len(rules) < len(cases):
+        raise DatasetError(f"{targets}: two cases would have the same name; rename the files")
+    if not cases:
+        raise DatasetError(
+            f"{sources[0]} and {targets}: no name of one fits one of the other; give both images"
+            " of a patient the same name"
+        )
+    matched = {path for case in cases for path in (*case.sources, case.target, case.mask)}
+    lonely = tuple(path for there in images for path in there.values() if path not in matched)
+    return Matches(tuple(sorted(cases, key=lambda case: case.identifier)), rules, lonely)
+
+
+def _images(folder: Path) -> dict[str, Path]:
+    """Name without ending, and without the channel number that all end with -> file."""
+    if not folder.is_dir():
+        raise DatasetError(f"{folder}: no such folder")
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        ending = next((ending for ending in FORMATS if path.name.endswith(ending)), None)
+        if ending is None or path.name.startswith(".") or not path.is_file():
+            continue
+        stem = path.name.removesuffix(ending)
+        if stem in found:
+            raise DatasetError(f"{path}: {found[stem].name} is the same image; keep one")
+        found[stem] = path
+    if not found:
+        raise DatasetError(f"{folder}: no image here ({', '.join(FORMATS)})")
+    numbers = {_CHANNEL.search(stem) and stem[-5:] for stem in found}
+    if len(numbers) > 1 or None in numbers:
+        return found
+    return {stem[:-5]: path for stem, path in found.items()}
+
+
+def _by_words(images: Mapping[str, Path], *, without: Collection[str]) -> dict[str, Path]:
+    """What tells the images of a folder apart -> file; images that nothing tells apart are left."""
+    words = {
+        stem: Counter(word.lstrip("0") or "0" for word in _WORD.findall(stem.casefold()))
+        for stem in images
+    }
+    shared = reduce(and_, words.values())
+    keys = {stem: " ".join(sorted((words[stem] - shared).elements())) for stem in images}
+    n_with = Counter(keys.values())
+    return {
+        key: images[stem]
+        for stem, key in keys.items()
+        if key and n_with[key] == 1 and stem not in without
+    }
+
+
+def _common(folders: Sequence[Mapping[str, Path]]) -> dict[str, list[Path]]:
+    keys = set(folders[0]).intersection(*folders[1:])
+    return {key: [there[key] for there in folders] for key in sorted(keys)}
+
+
+def _names(found: Mapping[str, Sequence[Path]], rule: str) -> dict[str, str]:
+    """Names of the cases: what the files' names have in common, where that tells them apart."""
+    if rule == EXACT:
+        return {key: _UNFIT.sub("_", key) for key in found}
+    names = {
+        key: _shared_part([path.name.split(".")[0] for path in paths])
+        for key, paths in found.items()
+    }
+    if len(set(names.values())) == len(names) and all(names.values()):
+        return names
+    return {key: _UNFIT.sub("_", paths[0].name.split(".")[0]) for key, paths in found.items()}
+
+
+def _shared_part(stems: Sequence[str]) -> str:
+    common = stems[0]
+    for stem in stems[1:]:
+        match = SequenceMatcher(None, common, stem, autojunk=False).find_longest_match()
+        common = common[match.a : match.a + match.size]
+    return _UNFIT.sub("_", common).strip("_.-")
