@@ -91,10 +91,20 @@ def test_hounsfield_units_stay_and_others_become_shares_of_the_real_range():
     assert np.isfinite(in_own_units(flat, flat, inside)).all()
 
 
-def test_units_are_standardised_inside_the_body():
-    judge = make_judge([subject(0, offset=5e3)], kind="random")
-    assert 0.2 < judge.centre < 0.8  # shares of the range
-    assert 0.05 < judge.scale < 0.5
+def test_units_are_those_of_the_body_and_patches_of_features_are_half_as_long():
+    one = subject()
+    inside = one.mask != 0
+    one.real[~inside] = 900  # shares of the range far above 1
+    judge = make_judge([one], kind="random")
+    assert 0.2 < judge.centre < 0.8
+    assert 0.05 < judge.scale < 0.3
+    assert _training_patch(one) == (16, 16, 16)
+    assert judge.patch == (8, 8, 8)
+
+
+def test_every_real_image_counts_alike():
+    reals = [subject(0, offset=-1000), subject(1, offset=-700)]  # read as HU
+    assert make_judge(reals, kind="random").centre == pytest.approx(-850, abs=20)
 
 
 def test_patches_lie_around_the_mask_and_in_the_volume(rng):
