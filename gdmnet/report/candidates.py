@@ -8,7 +8,7 @@ from pathlib import Path
 
 from gdmnet import codec, folders
 from gdmnet.data.splits import ALL
-from gdmnet.errors import CheckpointError
+from gdmnet.errors import CheckpointError, PlanError
 from gdmnet.metrics.pairs import images_by_case
 from gdmnet.plan import Plan, Run
 
@@ -132,6 +132,11 @@ def _candidate(
     if not predictions:
         return None, notes
     plan = codec.load(Plan, folder / folders.PLAN_JSON)
+    if configuration not in plan.configurations:
+        raise PlanError(
+            f"{folder / folders.PLAN_JSON}: has no configuration {configuration}, which the folder"
+            " is named after; copy the whole model folder again"
+        )
     chosen = plan.configurations[configuration]
     return (
         Candidate(

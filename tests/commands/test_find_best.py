@@ -329,6 +329,13 @@ def test_what_is_not_there_is_one_line_and_status_two(place, capsys):
         run(501, place.roots, Wanted(folds=["7"]))
 
 
+def test_a_folder_of_another_name_than_its_plan_is_refused(place, capsys):
+    folder = place.model(offset(5))
+    folder.rename(folder.with_name("gdm__3d_other"))
+    assert place.call() == 2
+    assert "has no configuration 3d_other" in capsys.readouterr().err
+
+
 def test_the_output_goes_where_it_is_asked_for(place):
     place.model(offset(5))
     assert place.call("-o", str(place.home / "chosen/best.json")) == 0
