@@ -147,9 +147,8 @@ def _frechet(first: Gaussian, second: Gaussian) -> float:
     root = (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
     product = np.linalg.eigvalsh(root @ other_covariance @ root)  # those of S1 S2
     traces = np.trace(covariance) + np.trace(other_covariance)
-    return float(
-        np.square(mean - other_mean).sum() + traces - 2 * np.sqrt(product.clip(min=0)).sum()
-    )
+    spreads = traces - 2 * np.sqrt(product.clip(min=0)).sum()
+    return max(0.0, float(np.square(mean - other_mean).sum() + spreads))  # rounding may go below
 
 
 @dataclass(frozen=True)
