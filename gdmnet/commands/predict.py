@@ -18,6 +18,7 @@ from gdmnet.commands.terminal import (
 from gdmnet.data.dicom_out import GRIDS
 from gdmnet.errors import DatasetError, OutputError
 from gdmnet.folders import Roots
+from gdmnet.inference.consistency import with_data_consistency
 from gdmnet.inference.dicom import SUFFIX, Export, find_templates, write_series
 from gdmnet.inference.inputs import find_cases, output_name
 from gdmnet.inference.model import CHECKPOINTS, load_model
@@ -60,6 +61,8 @@ class Options:
     n_parts: int = 1
     part_id: int = 0
     export: Export | None = None
+    data_consistency: bool = False
+    sinograms: Path | None = None
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -128,6 +131,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--num-parts", type=positive_int, default=1, metavar="N")
     parser.add_argument("--part-id", type=int, default=0, metavar="K", help="from 0 to N - 1")
     _add_dicom_options(parser)
+    _add_sinogram_options(parser)
     add_root_options(parser)
     return parser
 
@@ -152,6 +156,21 @@ def _add_dicom_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_sinogram_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("sparse-view CT")
+    group.add_argument(
+        "--data-consistency",
+        action="store_true",
+        help="make predictions agree with the measured line integrals by a few iterations",
+    )
+    group.add_argument(
+        "--sinograms",
+        type=Path,
+        metavar="DIR",
+        help="folder of CASE.json and CASE.npz (default: simulation/ beside the images' folder)",
+    )
+
+
 def main(argv: list[str] | None = None) -> int:
     """Entry point of gdm_predict."""
     args = build_parser().parse_args(argv)
@@ -169,11 +188,15 @@ def main(argv: list[str] | None = None) -> int:
         n_parts=args.num_parts,
         part_id=args.part_id,
         export=Export(args.dicom_grid or "axial", args.dicom_template) if args.dicom_out else None,
+        data_consistency=args.data_consistency,
+        sinograms=args.sinograms,
     )
 
     def body() -> int:
         if options.export is None and (args.dicom_grid or args.dicom_template):
             raise DatasetError("--dicom-grid and --dicom-template need --dicom-out; add it")
+        if args.sinograms and not args.data_consistency:
+            raise DatasetError("--sinograms needs --data-consistency; add it")
         outcome = run(args.inputs, args.output, roots_from(args), choice, options)
         counts = (
             f"{len(outcome.predicted)} predicted, {len(outcome.skipped)} there already,"
@@ -242,6 +265,8 @@ def run(
     cases = find_cases(inputs, translator.plan)
     if any(case.series for case in cases) and output.resolve().is_relative_to(inputs.resolve()):
         raise OutputError(f"{output}: lies among the scans; give another folder by -o")
+    if options.data_consistency:
+        translator = with_data_consistency(translator, cases, options.sinograms)
     templates = find_templates(cases, translator, options.export) if options.export else {}
     outcome = predict_folder(
         translator,

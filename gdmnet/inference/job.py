@@ -131,6 +131,8 @@ def _translate(translator: Translator, job: Job, case: Case, item: Ready) -> Cas
     if estimate.std is not None:  # before the prediction: what is there is taken to be finished
         uncertainty = _write_spread(translator, job, case, estimate.std)
     volume = translator.restore(estimate, case)
+    if translator.finishing is not None:
+        volume = translator.finishing(job.files, volume)
     write_volume(job.output, volume, integer=translator.plan.integer_output)
     seconds = round(time.perf_counter() - begin, 3)
     warnings = tuple(_warnings(translator, case, item.findings, uncertainty))

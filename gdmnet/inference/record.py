@@ -11,6 +11,9 @@ from gdmnet.errors import OutputError
 from gdmnet.inference.input_check import Finding, InputCheck
 from gdmnet.inference.translator import ModelCard
 
+SETTINGS = ("checkpoints", "step_size", "tta", "ensemble", "realism", "data_consistency")
+"""What all predictions of a folder share."""
+
 
 @dataclass(frozen=True)
 class Uncertainty:
@@ -93,7 +96,7 @@ def require_same_model(folder: Path, records: dict[str, Predictions], card: Mode
         OutputError: they do.
     """
     for name, record in records.items():
-        for what in ("checkpoints", "step_size", "tta", "ensemble", "realism"):
+        for what in SETTINGS:
             if getattr(record.model, what) != getattr(card, what):
                 raise OutputError(
                     f"{folder / name}: the predictions there come from another model or settings"

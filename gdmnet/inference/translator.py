@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -39,6 +39,7 @@ class ModelCard:
         precision: "fp32", "bf16" or "fp16"; sums are fp32 always.
         ensemble: "mean" or "median" of the folds' outputs.
         realism: fold -> T of the realism dial; empty without one.
+        data_consistency: True if predictions are made to agree with measured line integrals.
     """
 
     folder: str
@@ -52,6 +53,7 @@ class ModelCard:
     precision: str
     ensemble: str = "mean"
     realism: dict[str, float] = field(default_factory=dict)
+    data_consistency: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +66,7 @@ class Translator:
         card: which weights are used and how.
         network: the folds' generators as one, on the device.
         training: what the training cases looked like; None where the folder does not say.
+        finishing: what `predict_folder` does with a case's prediction before it is written.
     """
 
     plan: Plan
@@ -71,6 +74,7 @@ class Translator:
     card: ModelCard
     network: nn.Module
     training: Fingerprint | None = None
+    finishing: Callable[[CaseFiles, Volume], Volume] | None = None
 
     def translate_array(self, array: NDArray, spacing: Spacing) -> NDArray:
         """Translate an image in memory.

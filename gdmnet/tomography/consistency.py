@@ -25,8 +25,8 @@ from gdmnet.tomography.record import Acquisition
 
 EXPECTED_ERROR = 40.0
 """HU by which a volume may be wrong: measured, 20 changes too little and 80 lets noise in."""
-PADDING = -1024.0
-"""HU: what lies at or below it is no tissue, but filled in."""
+PADDING = -1023.5
+"""HU: what lies at or below the floor of 12-bit CT, -1024, is no tissue, but filled in."""
 _MISMATCH = 0.01  # of a line integral: pixels are no tissue, a bin is no ray
 _USUAL_PHOTONS = 1e5  # where the record of a scan does not say
 

@@ -8,10 +8,13 @@ import shlex
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from gdmnet.data.volume import read_geometry
-from gdmnet.tasks.phantom import write_phantom_dataset
+from gdmnet.data.case import Volume
+from gdmnet.data.volume import read_geometry, read_volume, write_volume
+from gdmnet.geometry import Geometry
+from gdmnet.tasks.phantom import make_patient, write_phantom_dataset
 
 DOCUMENTATION = Path(__file__).resolve().parents[2] / "documentation"
 NAME = "Dataset501_MRtoCT"
@@ -23,6 +26,7 @@ SHORTER = {
     "evaluate": ["-np", "1"],
     "report": ["-np", "1"],
     "find_best": ["-np", "1"],
+    "simulate_sparse_view": ["-np", "1"],
 }
 
 
@@ -109,3 +113,19 @@ def test_the_python_examples_run(beginner, monkeypatch, tmp_path):
     assert names["ct"].shape == names["mr"].shape
     assert read_geometry(Path("patient_07_ct.nii.gz")).shape == names["mr"].shape
     run_python(DOCUMENTATION.parent / "README.md")
+
+
+def test_sparse_view_ct_is_made_restored_and_made_consistent(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    Path("ct").mkdir()
+    shape = (16, 24, 24)
+    for i in range(4):
+        _, ct, _ = make_patient(np.random.default_rng(i), shape)
+        volume = Volume(ct[None], Geometry(shape, (4.0, 6.0, 6.0)))
+        write_volume(Path(f"ct/patient_{i}.nii.gz"), volume, integer=True)
+    run_commands(DOCUMENTATION / "how-to/sparse-view.md")
+    plain, consistent = (
+        read_volume(next(Path(name).glob("*.nii.gz"))).array for name in ("plain", "consistent")
+    )
+    assert not np.array_equal(plain, consistent)
+    assert read_geometry(Path("fbp.nii.gz")).shape == shape
