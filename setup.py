@@ -23,8 +23,6 @@ COMMANDS = (
     "info",
     "simulate_sparse_view",
     "reconstruct_fbp",
-    "simulate_sparse_view",
-    "reconstruct_fbp",
 )
 TEST = ("pytest", "pytest-cov", "hypothesis", "pydicom")
 
