@@ -97,5 +97,7 @@ def test_a_single_slice_has_contours_and_no_lids():
     prediction[0, 20, 20] = 0  # a hole far from every contour
     found = score_structures(prediction, reference, (1.0, 1.0, 1.0))
     assert found["hd95_1"] == 0
+    moved = np.roll(reference, 1, axis=2)  # by far most voxels still lie on each other
+    assert score_structures(moved, reference, (1.0, 1.0, 1.0))["hd95_1"] == 1
     prediction[0, 10:30, 10:30] = 0
     assert score_structures(prediction, reference, (1.0, 1.0, 1.0))["hd95_1"] > 3
