@@ -329,6 +329,14 @@ def test_what_is_not_there_is_one_line_and_status_two(place, capsys):
         run(501, place.roots, Wanted(folds=["7"]))
 
 
+def test_a_case_that_two_folds_validate_counts_once(place, capsys):
+    folder = place.model(offset(5), folds={"0": "ab", "1": "bc"})
+    place.write(folder / "fold_1/validation/b.nii.gz", place.truths["b"] + 500)
+    assert place.call() == 0
+    assert "fold 1 validates b again; the first one counts" in capsys.readouterr().out
+    assert place.contest().models["gdm__3d_fullres"].cases["gdmnet"]["b"]["mae"] < 10
+
+
 def test_a_folder_of_another_name_than_its_plan_is_refused(place, capsys):
     folder = place.model(offset(5))
     folder.rename(folder.with_name("gdm__3d_other"))
