@@ -57,7 +57,7 @@ def dicom_cases(folder: Path, plan: Plan) -> list[CaseFiles]:
     tree = find_series(folder)
     fitting = {case_name(s): s for s in tree.series if (s.modality == "CT") == takes_ct}
     left = len(tree.series) - len(fitting)
-    _log.info("%s%s", tree, f"; {left} are of another modality than the model's" if left else "")
+    _log.info("%s%s", tree, f"; {left} of another modality than the model's" if left else "")
     if not fitting:
         raise DatasetError(
             f"{folder}: no series for a model that takes {plan.channel_names[0]} ({tree})"

@@ -96,7 +96,7 @@ def test_every_fitting_series_of_a_tree_becomes_a_case(place, models, capsys, ca
         shift = (result.array[0] - models.make_ct(SHAPE, seed=seed))[inside].mean()
         assert shift == pytest.approx(50, abs=1)
     said = caplog.text + "".join(capsys.readouterr())
-    assert "3 DICOM series; left aside: RTSTRUCT (1), scouts (3); 1 are of another modality" in said
+    assert "3 DICOM series; left aside: RTSTRUCT (1), scouts (3); 1 of another modality" in said
     assert f"{names['one']}: MR t1 vibe, 11 images in one/mr" in said
     record = (place / "out/predictions.json").read_text()
     for secret in ("Doe", "Jane", "SECRET", "1950", "9999"):
