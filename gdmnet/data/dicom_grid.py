@@ -109,7 +109,7 @@ def _require_alike(slices: Sequence[Slice]) -> None:
 
 def _right_angles(item: Slice) -> NDArray:
     """Directions of column, row and slice number as columns, freed of the header's rounding."""
-    along_row = item.along_row / np.linalg.norm(item.along_row)
+    along_row = np.array(item.along_row) / np.linalg.norm(item.along_row)
     normal = np.cross(along_row, item.along_column)
     normal /= np.linalg.norm(normal)
     return np.stack([along_row, np.cross(normal, along_row), normal], axis=1)
