@@ -96,7 +96,8 @@ def test_the_floor_comes_from_others_or_from_halves_or_not_at_all(judge):
     assert give_verdict(judge, made, others).floor_from == "2 other real images"
     halves = give_verdict(judge, made)
     assert "halves of the 3" in halves.floor_from
-    assert halves.floor.frechet.low <= halves.floor.frechet.value <= halves.floor.frechet.high
+    low, high = halves.floor.frechet.low, halves.floor.frechet.high
+    assert 0.01 < low <= halves.floor.frechet.value <= high
     alone = give_verdict(judge, made[:1])
     assert alone.floor is None
     assert alone.prediction.frechet.low is None
