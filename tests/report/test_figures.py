@@ -1,6 +1,10 @@
+import base64
+import io
 import re
 
 import numpy as np
+import pytest
+from PIL import Image
 
 from gdmnet.metrics.calibration import calibrate
 from gdmnet.report.figures import (
@@ -25,6 +29,24 @@ def test_every_figure_is_told_in_words(rng):
     assert titles == ["Histograms", "Joint histogram", "Bland-Altman", "Bias by tissue band"]
     assert all("<desc>" in figure and "<figcaption>" in figure for figure in figures)
     assert f"Bias {found.whole.bias:.4g} HU" in figures[2]
+
+
+def pixels(figure):
+    """The density of a figure, dark where there are voxels, (rows from above, columns)."""
+    data = re.search('base64,([^"]+)', figure)[1]
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(data))).convert("L")) < 240
+
+
+def test_predictions_go_up_and_targets_to_the_right(rng):
+    target = rng.uniform(-500, 500, (6, 20, 20))
+    found = agreement(target + 400, target, np.ones(target.shape), (0.0,))
+    histograms, joint, differences, _ = agreement_figures(found, "HU")
+    up, right = np.nonzero(pixels(joint)[::-1])
+    assert (up > right + 20).all()  # above the diagonal
+    up, right = np.nonzero(pixels(differences)[::-1])
+    assert np.ptp(up) < 3 < 40 < np.ptp(right)  # one difference, at many means
+    medians = re.search(r"Medians: target (\S+) HU, prediction (\S+) HU", histograms)
+    assert float(medians[2]) - float(medians[1]) == pytest.approx(400, abs=30)
 
 
 def test_bands_stand_in_a_table(rng):

@@ -50,8 +50,10 @@ def test_prediction_and_target_share_a_window(home):
     assert (prediction.low, prediction.high) == (truth.low, truth.high)
 
 
-def test_the_worst_place_and_slice_are_in_the_bone(home):
-    found = view_of(home)
+@pytest.mark.parametrize("error", [300, -300])
+def test_the_worst_place_and_slice_are_in_the_bone(tmp_path, error):
+    write_case(tmp_path, "a", 0, error=error)
+    found = view_of(tmp_path)
     z, y, x = found.worst[0].at
     assert 2 <= z <= 6
     assert 4 <= y <= 9

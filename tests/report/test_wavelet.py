@@ -52,3 +52,13 @@ def test_a_constant_lies_in_the_overview_alone():
 def test_an_error_in_coefficients_is_about_as_large_in_the_volume(rng):
     wrong = rng.normal(0, 1, (32, 32, 32))
     assert np.std(inverse(wrong)) == pytest.approx(1, abs=0.1)
+
+
+def test_bands_are_counted_in_binary_from_z():
+    low, high = slice(0, 8), slice(8, 16)
+    assert bands((16, 16, 16))[:4] == [
+        (low, low, low),
+        (high, low, low),
+        (low, high, low),
+        (high, high, low),
+    ]
