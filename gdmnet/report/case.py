@@ -37,6 +37,7 @@ class CasePage:
         thumbnail: an HTML image.
         facts: about grid, mask and storage, in words.
         values: mean, minimum and maximum of the prediction inside the mask.
+        unit: of prediction and target: "HU" or "".
     """
 
     identifier: str
@@ -45,6 +46,7 @@ class CasePage:
     thumbnail: str
     facts: tuple[str, ...]
     values: tuple[float, float, float]
+    unit: str
 
 
 def case_page(
@@ -80,6 +82,7 @@ def case_page(
             float(inside.min()),
             float(inside.max()),
         ),
+        unit=images.unit,
     )
 
 

@@ -11,7 +11,7 @@ from string import Template
 from gdmnet.metrics.summary import Summary
 from gdmnet.report.case import CasePage
 from gdmnet.report.overview import overview
-from gdmnet.report.provenance import CaseOrigin, Origin, Rows
+from gdmnet.report.provenance import DIFFERS, MODEL_FOLDER, CaseOrigin, Origin, Rows
 
 _SCRIPTS = ("decode.js", "paint.js", "lines.js", "viewer.js", "table.js", "control.js")
 _OPEN_TABLES = 1  # provenance tables that are not folded away
@@ -78,17 +78,25 @@ def _notices(report: Report, warnings: Mapping[str, Sequence[str]]) -> str:
         blocks.append(_notice("Look twice: warnings of the input check and the prediction", told))
     if failed:
         blocks.append(_notice("Not predicted", failed))
+    changed = [row for row in report.origin.tables.get(MODEL_FOLDER, ()) if DIFFERS in row[1]]
+    if changed:
+        blocks.append(_notice("The model's plan and curves below are of other weights", changed))
     if report.summary is None:
+        blocks.append(_hint("No targets were given: nothing here says how accurate these are."))
+    elif report.summary.match_intensity is None and not all(p.unit for p in report.pages):
         blocks.append(
-            '<div class="notice">No targets were given: nothing here says how accurate the'
-            " predictions are.</div>"
+            _hint(
+                "These targets have no unit. Errors hold every difference of overall brightness and"
+                " contrast; gdm_report --match-intensity linear takes it out."
+            )
         )
     if not report.origin.tables:
-        blocks.append(
-            '<div class="notice">There is no predictions.json: what made these images is not'
-            " known.</div>"
-        )
+        blocks.append(_hint("There is no predictions.json: what made these images is not known."))
     return "".join(blocks)
+
+
+def _hint(text: str) -> str:
+    return f'<div class="notice">{text}</div>'
 
 
 def _notice(title: str, rows: Sequence[tuple[str, str]]) -> str:
@@ -167,7 +175,7 @@ def _table(title: str, rows: Rows, *, is_open: bool = False) -> str:
 
 
 def _changed_inputs(inputs: Sequence[tuple[str, str, str]]) -> list[str]:
-    return [f"{name} {verdict}" for name, _, verdict in inputs if verdict.startswith("DIFFERS")]
+    return [f"{name} {verdict}" for name, _, verdict in inputs if DIFFERS in verdict]
 
 
 def _read(name: str) -> str:

@@ -18,6 +18,8 @@ from gdmnet.folders import PLAN_JSON, RUN_JSON, fold_folder
 from gdmnet.report.figures import training_figures
 from gdmnet.training import log
 
+DIFFERS = "DIFFERS"  # stands in verdicts that must not be overlooked
+MODEL_FOLDER = "The model's folder"  # title of a table
 Rows = tuple[tuple[str, str], ...]
 
 
@@ -80,6 +82,7 @@ def read_origin(predictions: Path) -> Origin:
     if folder is not None:
         plan = _json_if_there(folder / PLAN_JSON)
         channel_names = tuple(str(name) for name in plan.get("channel_names") or ())
+        tables[MODEL_FOLDER] = _checkpoint_rows(folder, model)
         tables[f"{PLAN_JSON} of the model"] = _plan_rows(plan, str(model.get("configuration")))
         for fold in folds:
             run = _json_if_there(fold_folder(folder, fold) / RUN_JSON)
@@ -100,17 +103,34 @@ def check_inputs(origin: CaseOrigin, sources: Sequence[Path]) -> list[tuple[str,
         elif found is None:
             verdict = "recorded, not compared"
         else:
-            verdict = "as translated" if found == recorded else "DIFFERS from what was translated"
+            verdict = (
+                "as translated" if found == recorded else f"{DIFFERS} from what was translated"
+            )
         rows.append((name, found or recorded or "", verdict))
     return rows
 
 
 def _model_folder(predictions: Path, model: dict[str, Any]) -> Path | None:
-    """The model's folder as it was named, from here or from the predictions, if it is there."""
+    """The model's folder, if it is there: as named, from here or from above the predictions."""
     name = model.get("folder")
     if not isinstance(name, str) or not name:
         return None
-    return next((f for f in (Path(name), predictions / name) if (f / PLAN_JSON).is_file()), None)
+    whole = predictions.resolve()
+    places = (Path(name), *(above / name for above in (whole, *whole.parents)))
+    return next((place for place in places if (place / PLAN_JSON).is_file()), None)
+
+
+def _checkpoint_rows(folder: Path, model: dict[str, Any]) -> Rows:
+    """Whether the model's checkpoints still are those that predicted."""
+    rows = [("found at", str(folder))]
+    for fold, recorded in _object(model.get("checkpoints")).items():
+        path = fold_folder(folder, fold) / f"checkpoint_{model.get('checkpoint')}.pt"
+        verdict = "is not there"
+        if path.is_file():
+            same = _sha256(path) == recorded
+            verdict = "as recorded" if same else f"{DIFFERS}: trained anew since the prediction"
+        rows.append((f"checkpoint of fold {fold}", verdict))
+    return tuple(rows)
 
 
 def _case(result: dict[str, Any]) -> CaseOrigin:

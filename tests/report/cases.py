@@ -47,7 +47,12 @@ def write_record(home: Path, cases: dict, model: str = "") -> None:
     record = {
         "schema": 1,
         "version": "0.1.0",
-        "model": {"folder": model, "configuration": "3d", "checkpoints": {"0": "ab" * 32}},
+        "model": {
+            "folder": model,
+            "configuration": "3d",
+            "checkpoint": "final",
+            "checkpoints": {"0": "ab" * 32},
+        },
         "versions": {"torch": "2.13"},
         "cases": cases,
     }

@@ -15,7 +15,7 @@ VALUES = {
 
 
 def pages(*names):
-    return [CasePage(name, "{}", (), "<img>", (), (1.0, 2.0, 3.0)) for name in names]
+    return [CasePage(name, "{}", (), "<img>", (), (1.0, 2.0, 3.0), "HU") for name in names]
 
 
 def table(values=VALUES, **warnings):

@@ -3,6 +3,7 @@ from html.parser import HTMLParser
 
 import pytest
 
+from gdmnet.metrics.summary import summarise
 from gdmnet.report.case import CasePage
 from gdmnet.report.page import Report, page
 from gdmnet.report.provenance import CaseOrigin, Origin
@@ -38,7 +39,7 @@ class Outline(HTMLParser):
 
 def report(**changes):
     case = CasePage(
-        NAME, "{}", ("<figure></figure>",), '<img src="data:," alt="x">', ("5 > 4",), (1, 0, 2)
+        NAME, "{}", ("<figure></figure>",), '<img src="data:," alt="x">', ("5 > 4",), (1, 0, 2), ""
     )
     values = {
         "title": "Predictions in <out>",
@@ -91,6 +92,20 @@ def test_warnings_failures_and_what_is_unknown_are_said_at_the_top():
 def test_a_changed_source_is_a_warning():
     html = page(report(inputs={NAME: [("a_0000.nii.gz", "ff", "DIFFERS from it")]}))
     assert "a_0000.nii.gz DIFFERS from it" in html.split('id="overview"')[0]
+
+
+def test_a_model_trained_anew_is_told_at_the_top():
+    rows = (("checkpoint of fold 0", "DIFFERS: trained anew"),)
+    html = page(report(origin=Origin({"The model's folder": rows}, {}, (), {})))
+    assert "DIFFERS: trained anew" in html.split('id="overview"')[0]
+
+
+def test_targets_without_a_unit_are_told_apart():
+    case = {"mae": 1.0, "data_range": 5.0}
+    plain = summarise({NAME: case}, units="", mask="given")
+    matched = summarise({NAME: case}, units="", mask="given", match_intensity="linear")
+    assert "have no unit" in page(report(summary=plain))
+    assert "have no unit" not in page(report(summary=matched))
 
 
 @pytest.mark.parametrize(

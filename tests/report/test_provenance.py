@@ -38,7 +38,7 @@ def test_the_record_is_told_whatever_it_holds(home):
     assert origin.cases["b"].findings is None
 
 
-@pytest.mark.parametrize("named", ["absolute", "from the predictions"])
+@pytest.mark.parametrize("named", ["absolute", "from above"])
 def test_a_model_that_is_there_gives_plan_and_curves(home, named):
     model = home / "model"
     (model / "fold_0").mkdir(parents=True)
@@ -46,11 +46,13 @@ def test_a_model_that_is_there_gives_plan_and_curves(home, named):
     (model / "plan.json").write_text(json.dumps(plan))
     record = {"epoch": 1, "epochs": 1, "validation_mae": 0.5}
     (model / "fold_0/log.jsonl").write_text(json.dumps(record) + "\n")
-    write_record(home, {}, str(model) if named == "absolute" else "../model")
+    (model / "fold_0/checkpoint_final.pt").write_bytes(b"weights")
+    write_record(home, {}, str(model) if named == "absolute" else "model")
     origin = read_origin(home / "out")
     assert origin.channel_names == ("T1",)
     assert rows(origin, "plan.json of the model")["3d.patch_size"] == "8, 16, 16"
     assert "mean absolute error" in origin.training["0"][0]
+    assert rows(origin, "The model's folder")["checkpoint of fold 0"].startswith("DIFFERS")
 
 
 def test_parts_of_a_record_are_read_together(home):
@@ -75,3 +77,19 @@ def test_sources_are_held_against_the_record(home):
     assert verdicts == {source.name: "as translated", "a_0001.nii.gz": "recorded, not compared"}
     source.write_bytes(b"other")
     assert check_inputs(case, [source])[0][2].startswith("DIFFERS")
+
+
+def test_a_checkpoint_is_held_against_the_record(home):
+    fold = home / "model/fold_0"
+    fold.mkdir(parents=True)
+    (home / "model/plan.json").write_text("{}")
+    digest = hashlib.sha256(b"weights").hexdigest()
+    model = {"folder": "model", "checkpoints": {"0": digest}, "checkpoint": "final"}
+    (home / "out/predictions.json").write_text(json.dumps({"model": model}))
+    assert verdict_of(home) == "is not there"
+    (fold / "checkpoint_final.pt").write_bytes(b"weights")
+    assert verdict_of(home) == "as recorded"
+
+
+def verdict_of(home):
+    return rows(read_origin(home / "out"), "The model's folder")["checkpoint of fold 0"]
