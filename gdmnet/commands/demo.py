@@ -14,6 +14,7 @@ import numpy as np
 
 from gdmnet import codec, folders
 from gdmnet.commands import evaluate, plan_and_preprocess, predict, train
+from gdmnet.commands.model_options import Choice
 from gdmnet.commands.terminal import guarded, new_parser, positive_int
 from gdmnet.data.case import Volume
 from gdmnet.data.volume import read_geometry, read_volume, write_volume
@@ -198,7 +199,7 @@ def _predict(raw: Path, roots: Roots, output: Path, options: Options) -> None:
             raw / "imagesTs",
             output / "predictions" / method,
             roots,
-            predict.Choice(dataset=DATASET, configuration=CONFIGURATION, objective=method),
+            Choice(dataset=DATASET, configuration=CONFIGURATION, objective=method),
             predict.Options(device=options.device),
         )
     facts = codec.load(Fingerprint, roots.preprocessed / DATASET / folders.FINGERPRINT_JSON)

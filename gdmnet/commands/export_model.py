@@ -5,12 +5,16 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from gdmnet.commands.predict import Choice
+from gdmnet.commands.model_options import (
+    Choice,
+    add_model_options,
+    chosen_folder,
+    model_choice,
+)
 from gdmnet.commands.terminal import add_root_options, guarded, new_parser, roots_from
 from gdmnet.folders import Roots
 from gdmnet.inference.export import export_model
 from gdmnet.inference.manifest import Manifest
-from gdmnet.inference.select import find_model
 
 _EPILOG = """example:
   gdm_export_model -d 501 -o model.zip
@@ -25,18 +29,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "-o", dest="output", type=Path, required=True, metavar="FILE", help="the archive, model.zip"
     )
-    model = parser.add_argument_group("model (default: the only finished one)")
-    model.add_argument("-d", dest="dataset", metavar="ID", help="501 or Dataset501_Name")
-    model.add_argument("-c", dest="configuration", metavar="NAME", help="3d_fullres, ...")
-    model.add_argument("--objective", metavar="NAME", help="gdm, regression, ...")
-    model.add_argument(
-        "-f",
-        dest="folds",
-        nargs="+",
-        metavar="FOLD",
-        help="folds to pack, or all (default: every finished numeric fold)",
-    )
-    model.add_argument("-m", dest="model", type=Path, metavar="MODEL", help="a model's folder")
+    add_model_options(parser, folds="pack")
     parser.add_argument("--with-best", action="store_true", help="also the best checkpoints")
     parser.add_argument(
         "--licence",
@@ -52,7 +45,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Entry point of gdm_export_model."""
     args = build_parser().parse_args(argv)
-    choice = Choice(args.model, args.dataset, args.configuration, args.objective, args.folds)
+    choice = model_choice(args)
 
     def body() -> int:
         manifest = run(
@@ -84,17 +77,8 @@ def run(
 ) -> Manifest:
     """Find the model that is meant and export it; see `find_model` and `export_model`."""
     choice = choice or Choice()
-    folder = choice.model
-    if folder is None:
-        folder = find_model(
-            roots.results,
-            dataset=choice.dataset,
-            configuration=choice.configuration,
-            objective=choice.objective,
-            folds=choice.folds,
-        ).folder
     return export_model(
-        folder,
+        chosen_folder(choice, roots),
         output,
         folds=choice.folds,
         with_best=with_best,

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from gdmnet.commands.model_options import (
+    Choice,
+    add_model_options,
+    chosen_folder,
+    model_choice,
+)
 from gdmnet.commands.terminal import (
     add_root_options,
     guarded,
@@ -23,7 +28,6 @@ from gdmnet.inference.dicom import SUFFIX, Export, find_templates, write_series
 from gdmnet.inference.inputs import find_cases, output_name
 from gdmnet.inference.model import CHECKPOINTS, load_model
 from gdmnet.inference.predict import Outcome, predict_folder
-from gdmnet.inference.select import find_model
 from gdmnet.inference.sliding import ENSEMBLES
 from gdmnet.training.twin import MOST_REALISM
 
@@ -32,17 +36,6 @@ _EPILOG = """example:
 
 One finished model under the results is found by itself; -d, -c, --objective and -f narrow the
 choice where there are several, and -m names a model's folder directly."""
-
-
-@dataclass(frozen=True)
-class Choice:
-    """Which model: its folder, or what narrows the choice under the results; None is any."""
-
-    model: Path | None = None
-    dataset: str | None = None
-    configuration: str | None = None
-    objective: str | None = None
-    folds: Sequence[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -79,18 +72,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "-o", dest="output", type=Path, required=True, metavar="OUT", help="output folder"
     )
-    model = parser.add_argument_group("model (default: the only finished one)")
-    model.add_argument("-d", dest="dataset", metavar="ID", help="501 or Dataset501_Name")
-    model.add_argument("-c", dest="configuration", metavar="NAME", help="3d_fullres, ...")
-    model.add_argument("--objective", metavar="NAME", help="gdm, regression, ...")
-    model.add_argument(
-        "-f",
-        dest="folds",
-        nargs="+",
-        metavar="FOLD",
-        help="folds to combine, or all (default: every finished numeric fold)",
-    )
-    model.add_argument("-m", dest="model", type=Path, metavar="MODEL", help="a model's folder")
+    model = add_model_options(parser, folds="combine")
     model.add_argument("--checkpoint", choices=list(CHECKPOINTS), default="final")
     parser.add_argument(
         "--step-size",
@@ -174,7 +156,7 @@ def _add_sinogram_options(parser: argparse.ArgumentParser) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Entry point of gdm_predict."""
     args = build_parser().parse_args(argv)
-    choice = Choice(args.model, args.dataset, args.configuration, args.objective, args.folds)
+    choice = model_choice(args)
     options = Options(
         checkpoint=args.checkpoint,
         step_size=args.step_size,
@@ -233,17 +215,8 @@ def run(
             be written.
     """
     choice, options = choice or Choice(), options or Options()
-    folder = choice.model
-    if folder is None:
-        folder = find_model(
-            roots.results,
-            dataset=choice.dataset,
-            configuration=choice.configuration,
-            objective=choice.objective,
-            folds=choice.folds,
-        ).folder
     translator = load_model(
-        folder,
+        chosen_folder(choice, roots),
         folds=choice.folds,
         device=options.device,
         checkpoint=options.checkpoint,

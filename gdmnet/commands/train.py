@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gdmnet import codec, folders
+from gdmnet.commands.encoder_options import add_encoder_options, encoder_choice
 from gdmnet.commands.terminal import (
     add_root_options,
     guarded,
@@ -23,7 +24,6 @@ from gdmnet.objectives import OBJECTIVES
 from gdmnet.plan import Plan
 from gdmnet.training.device import find_device
 from gdmnet.training.distributed import require_devices
-from gdmnet.training.feature_encoder import NORM_STATISTICS, EncoderChoice
 from gdmnet.training.job import Job, run_job
 from gdmnet.training.start import (
     Options,
@@ -89,21 +89,6 @@ def build_parser() -> argparse.ArgumentParser:
         help="MAE that the dial's default may cost against the twin (default: %(default)s)",
     )
     parser.add_argument(
-        "--encoder",
-        default="self",
-        metavar="NAME",
-        help="feature encoder; gdm_info --encoders lists them (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--encoder-weights", type=Path, metavar="PATH", help="its file or folder of weights"
-    )
-    parser.add_argument(
-        "--norm-statistics",
-        choices=NORM_STATISTICS,
-        default="patch",
-        help="dataset: constants for the encoder's instance and group norms",
-    )
-    parser.add_argument(
         "--encoder-iterations",
         type=positive_int,
         metavar="N",
@@ -115,6 +100,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "-np", dest="n_workers", type=int, metavar="N", help="workers that make patches (CPU: 0)"
     )
+    add_encoder_options(parser)
     add_root_options(parser)
     return parser
 
@@ -140,12 +126,7 @@ def main(argv: list[str] | None = None) -> int:
         resume=args.resume,
         overwrite=args.overwrite,
         pretrained=args.pretrained,
-        encoder=EncoderChoice(
-            args.encoder,
-            args.encoder_weights,
-            norm_statistics=args.norm_statistics,
-            iterations=args.encoder_iterations,
-        ),
+        encoder=encoder_choice(args, args.encoder_iterations),
         n_devices=args.num_gpus,
         fidelity_budget=args.fidelity_budget,
         n_workers=args.n_workers,

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from gdmnet.commands.predict import Choice, Options, main, run
+from gdmnet.commands.model_options import Choice
+from gdmnet.commands.predict import Options, main, run
 from gdmnet.data.volume import read_volume
 from gdmnet.folders import Roots
 
