@@ -107,14 +107,17 @@ def register(
 def move(source: NDArray, motion: Rigid, geometry: Geometry, *, linear: bool = False) -> NDArray:
     """A source (z, y, x) brought onto its target's place: the motion undone, on the same grid.
 
-    Cubic B-splines within the range of the image, or linear; what lay outside takes the image's
-    lowest value.
+    Cubic B-splines within the range of the image, or linear. What lay outside continues the image's
+    edge: any constant could be taken for a background that somebody masked.
     """
-    low, high = float(source.min()), float(source.max())
-    kind = sitk.sitkLinear if linear else sitk.sitkBSpline
     image = as_image(source, geometry)
-    moved = sitk.GetArrayFromImage(sitk.Resample(image, motion.transform, kind, low))
-    return np.clip(moved, low, high)
+    resampler = sitk.ResampleImageFilter()
+    resampler.SetReferenceImage(image)
+    resampler.SetTransform(motion.transform)
+    resampler.SetInterpolator(sitk.sitkLinear if linear else sitk.sitkBSpline)
+    resampler.UseNearestNeighborExtrapolatorOn()
+    moved = sitk.GetArrayFromImage(resampler.Execute(image))  # a view would dangle
+    return np.clip(moved, source.min(), source.max())
 
 
 def as_image(array: NDArray, geometry: Geometry) -> sitk.Image:

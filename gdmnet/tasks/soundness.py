@@ -23,7 +23,7 @@ from gdmnet.tasks.registration import THINNEST, Rigid, register
 
 LARGEST_SHIFT = 2.0  # mm
 LARGEST_TURN = 2.0  # degrees
-LEAST_OVERLAP = 0.7  # Dice of the bodies; an MR's body ends some mm inside a CT's
+LEAST_OVERLAP = 0.6  # Dice of the bodies; an MR's body ends some mm inside a CT's
 _GAIN = 1.03  # of information, without which a motion is not believed
 _MIRRORED = 1.15  # times the information: mirrored sound pairs have 0.14 to 0.73 of it
 _RELATED = 0.03  # nats
@@ -147,15 +147,17 @@ def _measure(files: CaseFiles, description: Description) -> _Examined:
     if files.target is None:
         raise DatasetError("no target")
     source, target = read_channels(files.sources), read_volume(files.target)
-    difference = grid_difference(source.geometry, target.geometry)
-    if difference:
-        raise DatasetError(f"source and target lie on different grids: {difference}")
+    mask = None if files.mask is None else read_volume(files.mask)
+    for volume, what in ((target, "target"), (mask, "mask")):
+        difference = volume and grid_difference(source.geometry, volume.geometry)
+        if difference:
+            raise DatasetError(f"source and {what} lie on different grids: {difference}")
     spacing = source.geometry.spacing
     is_ct = [scheme_of(name, target=False) == "ct" for name in description.channel_names]
     target_is_ct = scheme_of(description.target_name, target=True) == "ct"
     body, rule = body_mask(source.array, spacing, is_ct)
     target_body, target_rule = body_mask(target.array, spacing, [target_is_ct])
-    region = np.ones_like(body) if files.mask is None else read_volume(files.mask).array[0] > 0
+    region = np.ones_like(body) if mask is None else mask.array[0] > 0
     flags = []
     if target_is_ct:
         doubt = why_not_plausible(target.array[0], target_body)
@@ -180,7 +182,7 @@ def _measure(files: CaseFiles, description: Description) -> _Examined:
 def _alignments(
     sources: NDArray, target: NDArray, compared: NDArray, geometry: Geometry
 ) -> tuple[Alignment, ...]:
-    if min(geometry.shape) < THINNEST:
+    if min(geometry.shape) < THINNEST or not compared.any():
         return ()
     steady = _windowed(target, compared)
     found = []

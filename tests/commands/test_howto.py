@@ -14,7 +14,7 @@ import pytest
 from gdmnet.data.case import Volume
 from gdmnet.data.volume import read_geometry, read_volume, write_volume
 from gdmnet.geometry import Geometry
-from gdmnet.tasks.phantom import make_patient, write_phantom_dataset
+from gdmnet.tasks.phantom import Scanner, make_patient, write_phantom_dataset
 
 DOCUMENTATION = Path(__file__).resolve().parents[2] / "documentation"
 NAME = "Dataset501_MRtoCT"
@@ -26,6 +26,9 @@ SHORTER = {
     "evaluate": ["-np", "1"],
     "report": ["-np", "1"],
     "find_best": ["-np", "1"],
+    "check": ["-np", "1"],
+    "convert_pairs": ["-np", "1"],
+    "convert_synthrad": ["-np", "1"],
     "simulate_sparse_view": ["-np", "1"],
 }
 
@@ -84,6 +87,28 @@ def test_getting_started_gets_one_started(beginner):
 def test_the_how_to_works(beginner, monkeypatch, name):
     monkeypatch.chdir(beginner)
     run_commands(DOCUMENTATION / f"how-to/{name}.md")
+
+
+def test_pairs_are_made_and_checked(monkeypatch, tmp_path, capsys):
+    scanner = Scanner((3.0, 2.0, 2.0), varied_shapes=False, masks=True)
+    raw = write_phantom_dataset(
+        tmp_path / "phantoms", n_train=2, n_test=0, shape=(20, 36, 36), scanner=scanner
+    )
+    for i in (1, 2):
+        patient = tmp_path / f"synthRAD2025/Task1/AB/1ABA00{i}"
+        for source, *copies in (
+            (f"imagesTr/phantom_0{i}_0000", tmp_path / f"mr/MR_{i}", patient / "mr"),
+            (f"targetsTr/phantom_0{i}", tmp_path / f"ct/CT_00{i}", patient / "ct"),
+            (f"masksTr/phantom_0{i}", patient / "mask"),
+        ):
+            for copy in copies:
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(raw / f"{source}.nii.gz", f"{copy}.nii.gz")
+    monkeypatch.chdir(tmp_path)
+    run_commands(DOCUMENTATION / "how-to/pairs.md")
+    assert "0 of 2 cases flagged" in capsys.readouterr().out
+    copies = {path.name for path in (tmp_path / "gdmnet_raw").iterdir()}
+    assert {"Dataset511_SynthRAD2025Task1AB", "Dataset612_MRtoCTRegistered"} <= copies
 
 
 def test_a_model_is_chosen(beginner, monkeypatch, tmp_path, capsys):

@@ -96,6 +96,15 @@ def test_a_whole_voxel_is_moved_exactly():
     assert moved[9, 22, 14] == pytest.approx(7.0, abs=1e-3)  # back: against the displacement
 
 
+def test_no_background_is_made_up_where_the_image_ends():
+    grid = geometry()
+    noise = np.random.default_rng(0).uniform(5, 20, SHAPE)
+    motion = Rigid((0.0, 0.0, 9.0), (0.0, 0.0, 0.0), (0.0, 0.0, 0.0), 1.0, 0.5)
+    moved = move(noise, motion, grid, linear=True)
+    np.testing.assert_allclose(moved[-3:], noise[-1:].repeat(3, axis=0), atol=1e-3)
+    np.testing.assert_allclose(moved[:-3], noise[3:], atol=1e-3)
+
+
 def test_the_angle_is_of_the_whole_rotation():
     motion = Rigid((3.0, 0.0, 4.0), (90.0, 0.0, 90.0), (0.0, 0.0, 0.0), 1.0, 1.0)
     assert motion.angle == pytest.approx(120.0, abs=1e-6)  # a corner's axis, three-fold

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -135,6 +136,20 @@ def test_thin_volumes_are_not_registered(tmp_path):
     (fact,) = examine_dataset(cases, read_description(folder))
     assert fact.alignments == ()
     assert fact.overlap > 0.7
+
+
+def test_a_mask_beside_the_body_or_on_another_grid_is_a_flag(folder, cases, tmp_path):
+    mask = read_volume(cases[3].mask)
+    beside = np.zeros_like(mask.array)
+    beside[:, :, 0, 0] = 1
+    files = []
+    for name, array in (("beside", beside), ("short", np.ones((1, 2, 2, 2), np.float32))):
+        path = tmp_path / f"{name}.nii.gz"
+        write_volume(path, Volume(array, replace(mask.geometry, shape=array.shape[1:])))
+        files.append(soundness.CaseFiles(name, cases[3].sources, cases[3].target, path))
+    first, second = examine_dataset(files, read_description(folder))
+    assert "overlap by 0.00 only" in first.flags[0]
+    assert "source and mask lie on different grids" in second.flags[0]
 
 
 def test_one_patient_under_two_names_is_told(folder, cases):
