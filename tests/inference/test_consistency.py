@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from gdmnet.commands.predict import main
+from gdmnet.data.case import CaseFiles
 from gdmnet.data.volume import read_volume
 from gdmnet.errors import DatasetError, OutputError
 from gdmnet.inference import load_model
@@ -15,6 +16,8 @@ from gdmnet.inference.predict import predict_folder
 from gdmnet.plan import Normalisation
 from gdmnet.tasks.ct_volumes import find_ct_volumes
 from gdmnet.tasks.sparse_view import Settings, write_sparse_view_dataset
+from gdmnet.tomography.consistency import data_consistent
+from gdmnet.tomography.record import load_acquisition, load_sinogram
 
 SHAPE = (11, 40, 44)
 
@@ -59,6 +62,15 @@ def test_predictions_get_nearer_to_the_truth_inside_the_body(translator, dataset
     errors = [np.abs(v.array - target)[body].mean() for v in (plain, found)]
     assert errors[1] < 0.95 * errors[0]
     assert np.array_equal(found.array[~body], plain.array[~body])
+    source = dataset / "imagesTs/b_0000.nii.gz"
+    acquisition = load_acquisition(dataset / "simulation/b.json")
+    wanted = data_consistent(
+        translator.translate_case(CaseFiles("b", (source,))).array[0],
+        load_sinogram(dataset / "simulation/b.npz", acquisition),
+        acquisition,
+        outside=read_volume(source).array[0],
+    )
+    assert np.array_equal(found.array[0], np.rint(wanted))
     record = json.loads((tmp_path / "consistent/predictions.json").read_text())
     assert record["model"]["data_consistency"] is True
 

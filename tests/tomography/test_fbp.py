@@ -64,6 +64,16 @@ def test_rectangular_slices_of_unequal_spacing_stay_where_they_are():
     assert np.corrcoef(found.ravel(), image.ravel())[0, 1] > 0.98
 
 
+@pytest.mark.parametrize(("source", "shape"), [(None, "flat"), (150.0, "flat"), (150.0, "curved")])
+def test_a_shifted_detector_does_not_shift_the_image(source, shape):
+    scan = Scan(120, 360.0, Detector(180, 1.0, shape, offset=4.0), source_distance=source)
+    spot = (disc(12.0, -18.0, 5.0, MU),)
+    image = reconstruct(line_integrals(spot, scan), GRID.shape, GRID.spacing, scan)[0]
+    y, x = GRID.coordinates()
+    assert image.sum(axis=0) @ x / image.sum() == pytest.approx(12, abs=0.2)
+    assert image.sum(axis=1) @ y / image.sum() == pytest.approx(-18, abs=0.2)
+
+
 @pytest.mark.parametrize("window", ["ram-lak", "shepp-logan", "cosine", "hamming", "hann"])
 def test_scikit_image_agrees(window, rng):
     n, scan = 65, Scan(40, 180.0, Detector(93, 1.0))
