@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 import dataclasses
 
-import torch
-
 from gdmnet.commands.encoder_options import add_encoder_options, encoder_choice
 from gdmnet.commands.pretrain_encoder import add_fold_options, compared, open_fold
 from gdmnet.commands.terminal import add_root_options, guarded, new_parser, roots_from
 from gdmnet.encoders.frozen import Report
 from gdmnet.folders import Roots
+from gdmnet.training.device import find_device
 from gdmnet.training.feature_encoder import EncoderChoice, prepare_encoder
 from gdmnet.training.pretrain import (
     ENCODER_FILE,
@@ -90,7 +89,7 @@ def run(
             fingerprint=found.fingerprint,
             folder=found.folder,
             recipe=found.recipe,
-            device=torch.device("cpu"),
+            device=find_device("cpu"),
         )
         for chosen in (choice, EncoderChoice("random"))
     )

@@ -15,12 +15,12 @@ from gdmnet.encoders.intensity import Mapping
 class Pyramid(nn.Module):
     """Means of growing blocks: what a map shows is where it lies."""
 
-    channels = (1, 1)
-    strides = ((1, 1, 1), (1, 2, 4))
+    channels = (1, 1, 1)
+    strides = ((1, 1, 1), (1, 1, 2), (1, 2, 4))
 
     def forward(self, x):
         self.seen = x
-        return [x, nn.functional.avg_pool3d(x, (1, 2, 4))]
+        return [nn.functional.avg_pool3d(x, stride) for stride in self.strides]
 
 
 def adapter(**changes):
@@ -29,7 +29,7 @@ def adapter(**changes):
         "layout": RAS,
         "grid": Grid((1.0, 1.0, 1.0), (1, 2, 4)),
     }
-    return Adapter(Pyramid(), (0, 1), **(plain | changes))
+    return Adapter(Pyramid(), (0, 1, 2), **(plain | changes))
 
 
 def image(*shape, seed=5):
@@ -39,16 +39,18 @@ def image(*shape, seed=5):
 def test_maps_come_back_in_the_images_axes_and_place():
     x = image(8, 6, 5)
     made = adapter()
-    fine, coarse = made(x)
+    fine, middle, coarse = made(x)
     assert torch.equal(made.network.seen, x.permute(0, 1, 4, 3, 2).flip(2, 3))
     assert torch.equal(fine, x)
+    torch.testing.assert_close(middle, nn.functional.avg_pool3d(x, (2, 1, 1)))
     torch.testing.assert_close(coarse, nn.functional.avg_pool3d(x, (4, 2, 1)))
 
 
 def test_padding_lies_at_the_networks_end_and_is_cut_off():
-    x = image(7, 5, 3)
-    fine, coarse = adapter()(x)
+    x = image(5, 5, 3)
+    fine, middle, coarse = adapter()(x)
     assert torch.equal(fine, x)
+    assert middle.shape[2:] == (3, 5, 3)
     assert coarse.shape[2:] == (2, 3, 3)
     # y is flipped: the network's last location, half of it padding, is the image's first
     whole = nn.functional.avg_pool3d(x[:, :, :4, 1:], (4, 2, 1))
@@ -58,7 +60,7 @@ def test_padding_lies_at_the_networks_end_and_is_cut_off():
 def test_intensities_are_mapped_and_clamped_before_the_network():
     x = image(8, 4, 4)
     made = adapter(mapping=Mapping(2.0, 0.5, low=0.0, high=1.0))
-    fine, _ = made(x)
+    fine = made(x)[0]
     torch.testing.assert_close(fine, (2 * x + 0.5).clamp(0, 1))
 
 

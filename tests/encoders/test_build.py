@@ -76,6 +76,20 @@ def test_every_public_layout_is_read_and_computes_what_its_network_does(files, l
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("layout", ["medicalnet18.pth", "medicalnet50.pth"])
+def test_shortcuts_pass_gradients_on(files, layout):
+    """Where a shortcut is detached, outputs are right and gradients are not."""
+    name = LAYOUTS[layout][0]
+    encoder = load(files[layout], name, stages=(4,), patch=(32, 32, 32))
+    tensors = take(read_tensors(files[layout]), narrow(name).anchor, file=Path(), name=name).tensors
+    x = image(32, 32, 32).requires_grad_(True)
+    mapped = encoder.encoder.mapping
+    (mine,) = torch.autograd.grad(encoder(x)[0].square().sum(), x)
+    theirs = ORACLES[name](tensors, mapped.scale * x + mapped.offset)[-1]
+    (wanted,) = torch.autograd.grad(theirs.square().sum(), x)
+    torch.testing.assert_close(mine, wanted, rtol=1e-3, atol=1e-4 * float(wanted.abs().max()))
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_the_networks_have_the_published_sizes(layout):
     name, prefix, _ = LAYOUTS[layout]

@@ -16,6 +16,7 @@ from encoders.fakes import (
     plain_maps,
     residual_maps,
 )
+from torch.nn import functional
 
 from gdmnet.encoders import build_encoder
 from gdmnet.encoders.grid import Layout
@@ -148,11 +149,12 @@ def test_a_sites_own_model_is_an_encoder(tmp_path, old):
     wanted = plain_maps(tensors, (hounsfield + 50) / 200, STRIDES)
     for mine, theirs in zip(encoder(x), wanted, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
-    assert [tuple(m.shape[2:]) for m in encoder(image(9, 18, 16))] == [
-        (9, 18, 16),
-        (9, 9, 8),
-        (5, 5, 4),
-    ]
+    x = image(9, 18, 16)  # to (10, 20, 16)
+    padded = functional.pad((400 * x - 200).clamp(-900, 1300), (0, 0, 0, 2, 0, 1), "replicate")
+    wanted = plain_maps(tensors, (padded + 50) / 200, STRIDES)
+    sizes = [(9, 18, 16), (9, 9, 8), (5, 5, 4)]
+    for mine, theirs, (d, h, w) in zip(encoder(x), wanted, sizes, strict=True):
+        torch.testing.assert_close(mine, theirs[:, :, :d, :h, :w], rtol=1e-4, atol=1e-5)
 
 
 def test_a_residual_model_is_an_encoder(tmp_path):

@@ -89,6 +89,7 @@ def test_safetensors_are_read_as_they_were_written(tmp_path):
     "change",
     [
         lambda head: head["a.bias"].update(data_offsets=[0, 10_000]),
+        lambda head: head["a.bias"].update(data_offsets=[24, 10_000]),
         lambda head: head["a.bias"].update(data_offsets=[-8, 8]),
         lambda head: head["a.bias"].update(shape=[5]),
         lambda head: head["a.bias"].update(dtype="F8"),
