@@ -33,8 +33,10 @@ async function openCase(number) {
   const mask = await decodeMask(view.mask, view.shape);
   if (ticket !== opening) return;
   const panels = panelsOf(view);
-  const before = shown && shown.view.unit === "HU" && view.unit === "HU" ? shown.windows : {};
-  const windows = Object.fromEntries(panels.map((panel) => [panel.window, before[panel.window] || panel.auto]));
+  const windows = Object.fromEntries(panels.map((panel) => [panel.window, panel.auto]));
+  if (shown && shown.view.unit === "HU" && view.unit === "HU") {  // one scale: what was chosen stays
+    for (const name of ["image", "error"]) windows[name] = shown.windows[name] || windows[name];
+  }
   shown = { number, view, volumes, mask, panels, windows, worst: 0, ...extentOf(mask, view) };
   resetPlace();
   buildTools();

@@ -37,7 +37,9 @@ def write_case(home: Path, name: str, seed: int, *, error: float, spread: float 
     prediction = truth + np.where(truth > 300, error, error / 10)
     write(home / f"targets/{name}.nii.gz", truth)
     write(home / f"out/{name}.nii.gz", prediction)
-    write(home / f"in/{name}_0000.nii.gz", np.where(truth > -500, 300 + truth / 10, 0))
+    write(
+        home / f"in/{name}_0000.nii.gz", np.where(truth > -500, (1 + seed) * (300 + truth / 10), 0)
+    )
     if spread is not None:
         write(home / f"out/uncertainty/{name}.nii.gz", np.full(SHAPE, spread))
 

@@ -135,6 +135,17 @@ def test_a_case_opens_with_its_own_charts_and_warnings(browser):
     assert browser.run("return document.activeElement.id") == "viewer"
 
 
+def test_a_window_in_hu_stays_with_the_next_case_and_that_of_the_source_does_not(browser):
+    browser.click('[data-name="bone"]')
+    browser.click("#next")
+    browser.wait(f"{READY} === '2'")
+    assert state(browser)[1] == [-500, 1300]
+    source = browser.run("return shown.panels.find(panel => panel.kind === 'source')")
+    assert browser.run("return shown.windows[arguments[0]]", source["window"]) == source["fitted"]
+    low, high = np.percentile(stored(browser, "source"), (70, 99.9))
+    assert low - 50 < source["fitted"][1] < high + 50
+
+
 @pytest.mark.parametrize("plane", ["axial", "coronal", "sagittal"])
 def test_the_right_voxels_are_shown_the_right_way_round(browser, plane):
     show_raw_voxels(browser)
