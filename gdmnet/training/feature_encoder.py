@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,6 +76,8 @@ def prepare_encoder(
         raise TrainingError(
             f"norm statistics {choice.norm_statistics}: unknown; use {' or '.join(NORM_STATISTICS)}"
         )
+    if choice.stages is not None and choice.name in ("self", "random"):
+        raise TrainingError(f"encoder {choice.name}: uses all its maps; drop --encoder-stages")
     if choice.name == "self" and choice.weights is None:
         length = default_iterations(recipe.total_steps, device, n_cases=len(cases))
         return pretrain_encoder(
@@ -117,7 +120,6 @@ def _tell(encoder: Frozen) -> None:
         return
     where = f" from {report.file} (sha256 {report.sha256})" if report.sha256 else ""
     channels = ", ".join(map(str, report.channels))
-    resampled = "" if report.zoom == (1.0, 1.0, 1.0) else ", resampled to its spacing"
-    _log.info(
-        "feature encoder: %s%s, maps of %s channels%s", report.name, where, channels, resampled
-    )
+    factor = math.prod(report.zoom)
+    how = f", resampled to its spacing: {factor:.2g} times the voxels" if factor != 1 else ""
+    _log.info("feature encoder: %s%s, maps of %s channels%s", report.name, where, channels, how)

@@ -43,6 +43,15 @@ def prepare(tmp_path, make_configuration, make_noise_case):
     return made
 
 
+def read(monkeypatch, name):
+    """From now on the encoder of this name has narrow weights, as the fakes."""
+    entry = dataclasses.replace(
+        build.ENCODERS[name],
+        load=lambda request: build.load_family(request, narrow(name), request.weights),
+    )
+    monkeypatch.setitem(build.ENCODERS, name, entry)
+
+
 def test_the_default_is_trained_for_as_long_as_the_training_asks(prepare, monkeypatch):
     asked = []
 
@@ -68,11 +77,7 @@ def test_a_self_trained_encoder_can_be_taken_from_a_file(prepare, tmp_path):
 def test_a_public_encoder_is_read_told_and_made_constant(prepare, tmp_path, monkeypatch, caplog):
     caplog.set_level("INFO")
     file = write(tmp_path, "vista3d.pt", checkpoint("vista3d.pt"))
-    entry = dataclasses.replace(
-        build.ENCODERS["vista3d"],
-        load=lambda request: build.load_family(request, narrow("vista3d"), request.weights),
-    )
-    monkeypatch.setitem(build.ENCODERS, "vista3d", entry)
+    read(monkeypatch, "vista3d")
     chosen = EncoderChoice("vista3d", weights=file, stages=(0, 2))
     encoder = prepare(chosen)
     assert [m.shape[1] for m in encoder(torch.zeros(1, 1, 16, 16, 16))] == [6, 24]
@@ -93,6 +98,20 @@ def test_a_public_encoder_is_read_told_and_made_constant(prepare, tmp_path, monk
 def test_norm_statistics_are_a_known_word(prepare):
     with pytest.raises(TrainingError, match="norm statistics batch: unknown; use patch or dataset"):
         prepare(EncoderChoice("random", norm_statistics="batch"))
+
+
+@pytest.mark.parametrize("name", ["self", "random"])
+def test_the_small_encoders_have_no_stages_to_choose(prepare, name):
+    with pytest.raises(TrainingError, match=f"encoder {name}: uses all its maps"):
+        prepare(EncoderChoice(name, stages=(0,)))
+
+
+def test_the_cost_of_resampling_is_told(prepare, tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO")
+    read(monkeypatch, "ctfm")
+    file = write(tmp_path, "ctfm.safetensors", checkpoint("ctfm.safetensors"))
+    prepare(EncoderChoice("ctfm", weights=file))
+    assert "resampled to its spacing: 1.1 times the voxels" in caplog.text  # 1.5^3 / 3
 
 
 def test_thirty_batches_of_real_targets_are_shown(prepare):
