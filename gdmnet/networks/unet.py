@@ -93,7 +93,7 @@ class Generator(nn.Module):
             return x[:, self.residual_channel : self.residual_channel + 1].float() + output
 
 
-class _InstanceNorm(nn.InstanceNorm3d):
+class InstanceNorm(nn.InstanceNorm3d):
     """Instance normalisation that lets a map of a single voxel pass, where torch refuses to train.
 
     A single voxel minus its own mean would be zero: all of the bottleneck would be forgotten.
@@ -103,6 +103,7 @@ class _InstanceNorm(nn.InstanceNorm3d):
         super().__init__(channels, eps=1e-5, affine=True)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(b, c, z, y, x), each channel with mean and deviation of its own."""
         if x[0, 0].numel() == 1:
             return x * self.weight.view(1, -1, 1, 1, 1) + self.bias.view(1, -1, 1, 1, 1)
         return super().forward(x)
@@ -114,7 +115,7 @@ class _Block(nn.Module):
     def __init__(self, n_in: int, n_out: int, kernel: Shape, stride: Shape) -> None:
         super().__init__()
         self.first = nn.Sequential(_convolution(n_in, n_out, kernel, stride), _norm_act(n_out))
-        last_norm = _InstanceNorm(n_out)
+        last_norm = InstanceNorm(n_out)
         nn.init.zeros_(last_norm.weight)  # each block starts as its shortcut
         self.second = nn.Sequential(_convolution(n_out, n_out, kernel), last_norm)
         shortcut: list[nn.Module] = []
@@ -122,7 +123,7 @@ class _Block(nn.Module):
             shortcut.append(_Average(stride))
         if n_in != n_out:
             shortcut.append(_convolution(n_in, n_out, (1, 1, 1)))
-            shortcut.append(_InstanceNorm(n_out))
+            shortcut.append(InstanceNorm(n_out))
         self.shortcut = nn.Sequential(*shortcut)
         self.activation = nn.LeakyReLU(_SLOPE, inplace=True)
 
@@ -168,7 +169,7 @@ def _stage(n_in: int, n_out: int, kernel: Shape, stride: Shape, blocks: int) -> 
 
 
 def _norm_act(channels: int) -> nn.Sequential:
-    return nn.Sequential(_InstanceNorm(channels), nn.LeakyReLU(_SLOPE, inplace=True))
+    return nn.Sequential(InstanceNorm(channels), nn.LeakyReLU(_SLOPE, inplace=True))
 
 
 def _convolution(

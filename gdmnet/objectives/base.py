@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gdmnet.geometry import Shape, Spacing
+from gdmnet.plan import Architecture
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ class Context:
         encoder: the frozen feature encoder, for objectives that need one.
         seed: of the run.
         options: the objective's own options by name; unknown names raise TrainingError.
+        architecture: of the generator, for objectives with a network of their own.
     """
 
     total_steps: int
@@ -82,6 +84,7 @@ class Context:
     encoder: nn.Module | None = None
     seed: int = 0
     options: Mapping[str, Any] = field(default_factory=dict)
+    architecture: Architecture | None = None
 
 
 class Objective(Protocol):

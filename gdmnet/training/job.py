@@ -133,6 +133,7 @@ def build_objective(job: Job) -> tuple[Objective, str | None]:
         encoder=encoder,
         seed=run.recipe.seed,
         options=run.options,
+        architecture=configuration.architecture,
     )
     return OBJECTIVES[run.objective](context), None if encoder is None else weights_sha256(encoder)
 

@@ -6,8 +6,15 @@ import torch
 from torch import Tensor, nn
 
 from gdmnet.objectives.base import Batch, Context
+from gdmnet.plan import Architecture
 
 PATCH = (8, 12, 16)
+ARCHITECTURE = Architecture(
+    features=(3, 6, 6),
+    kernels=((3, 3, 3),) * 3,
+    strides=((1, 1, 1), (2, 2, 2), (1, 2, 2)),
+    blocks=(1, 1, 1),
+)
 
 
 class CountingEncoder(nn.Module):
@@ -51,7 +58,7 @@ def make_batch(step: int, *, mask: Tensor | None = None) -> Batch:
 
 def make_context(total_steps: int = 40, *, encoder: nn.Module | None = None, **options) -> Context:
     encoder = CountingEncoder() if encoder is None else encoder
-    return Context(total_steps, PATCH, (1.0, 1.0, 1.0), 1, encoder, 3, options)
+    return Context(total_steps, PATCH, (1.0, 1.0, 1.0), 1, encoder, 3, options, ARCHITECTURE)
 
 
 def gdm_context(total_steps: int = 40, **options) -> Context:

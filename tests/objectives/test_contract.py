@@ -34,6 +34,7 @@ def states_of(generator, optimiser, objective: Objective) -> dict:
         "generator": generator.state_dict(),
         "optimiser": optimiser.state_dict(),
         "modules": {key: part.state_dict() for key, part in objective.modules().items()},
+        "own": {key: part.state_dict() for key, part in objective.optimizers().items()},
     }
 
 
@@ -45,6 +46,8 @@ def restored(name: str, content: bytes):
     optimiser.load_state_dict(states["optimiser"])
     for key, part in objective.modules().items():
         part.load_state_dict(states["modules"][key])
+    for key, part in objective.optimizers().items():
+        part.load_state_dict(states["own"][key])
     return generator, optimiser, objective
 
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import dataclasses
 
 import torch
-from objectives.small import PATCH, CountingEncoder, make_batch, small_generator
+from objectives.small import CountingEncoder, make_batch, make_context, small_generator
 
 from gdmnet.errors import GdmnetError
-from gdmnet.objectives.base import Batch, Context
-from gdmnet.objectives.gdm import build_gdm
+from gdmnet.objectives import OBJECTIVES
+from gdmnet.objectives.base import Batch
 from gdmnet.objectives.ranks import mean_over_ranks, n_ranks, on_all_ranks
-from gdmnet.objectives.regression import build_regression
 from gdmnet.plan import Recipe
 from gdmnet.training.distributed import this_team
 from gdmnet.training.step import Stepper
@@ -37,15 +36,20 @@ def joined(step: int) -> Batch:
 
 
 def train(name: str, batches) -> dict[str, torch.Tensor]:
-    encoder = CountingEncoder()
-    options = {} if name == "regression" else {"locations": 32, "bank": 32, "regression_share": 0.0}
-    context = Context(N_STEPS, PATCH, (1.0, 1.0, 1.0), 1, encoder, 3, options)
-    objective = {"regression": build_regression, "gdm": build_gdm}[name](context)
+    options = {
+        "gdm": {"locations": 32, "bank": 32, "regression_share": 0.0},
+        "gan": {"adversarial": 1.0},
+    }
+    objective = OBJECTIVES[name](
+        make_context(N_STEPS, encoder=CountingEncoder(), **options.get(name, {}))
+    )
     stepper = Stepper(small_generator(), RECIPE, CPU)
     for step in range(N_STEPS):
         descent = objective.descend(stepper.trained, batches(step), torch.Generator())
         stepper.step(descent, step)
-    return stepper.generator.state_dict()
+    critics = objective.modules().items() if name == "gan" else ()
+    own = {f"{key}.{k}": v for key, part in critics for k, v in part.state_dict().items()}
+    return stepper.generator.state_dict() | own
 
 
 def rank_work(name: str, folder) -> None:

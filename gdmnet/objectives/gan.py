@@ -1,0 +1,180 @@
+"""The conditional GAN of pix2pix (Isola et al., CVPR 2017) in 3D, with least-squares losses.
+
+The generator descends L1 + a (D(c, x) - 1)^2 for source c and prediction x; the critic D descends
+((D(c, y) - 1)^2 + D(c, x)^2) / 2 for the paired target y (LSGAN: Mao et al., ICCV 2017). pix2pix
+writes 100 L1 + adversarial; with a = 1/100 that is the same, on the scale of `regression`, for
+which the recipe's rate and clipping are made.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Adam, Optimizer
+
+from gdmnet.drifting.representations import coverage
+from gdmnet.errors import TrainingError
+from gdmnet.networks.critic import build_critic
+from gdmnet.objectives.base import Batch, Context, Descent, Inputs
+from gdmnet.objectives.fidelity import FIDELITIES, fidelity_gradient
+from gdmnet.objectives.options import read_options, require_known
+from gdmnet.objectives.ranks import mean_over_ranks, on_all_ranks
+
+BETAS = (0.5, 0.999)  # of the critic's Adam, as in pix2pix
+
+
+@dataclass(frozen=True)
+class GanOptions:
+    """Options of `gan`; the defaults are pix2pix's.
+
+    Attributes:
+        fidelity: a key of `FIDELITIES`.
+        adversarial: a, the critic's weight against the fidelity.
+        critic_rate: the critic's learning rate; constant, then linear to 0 over the second half.
+    """
+
+    fidelity: str = "l1"
+    adversarial: float = 0.01
+    critic_rate: float = 2e-4
+
+
+class GanState(nn.Module):
+    """The critic and the number of steps begun."""
+
+    step: Tensor
+
+    def __init__(self, critic: nn.Module) -> None:
+        super().__init__()
+        self.critic = critic
+        self.register_buffer("step", torch.zeros((), dtype=torch.int64))
+
+
+class Gan:
+    """The objective `gan`.
+
+    The critic computes in float32 whatever the generator does: its gradient at one voxel is too
+    small for float16, and its flat maps crash bfloat16 on CPUs (see `training.precision`).
+    """
+
+    inputs = Inputs()
+
+    def __init__(self, options: GanOptions, critic: nn.Module, total_steps: int) -> None:
+        self.options = options
+        self.total_steps = total_steps
+        self.state = GanState(critic)
+        self.optimizer = Adam(critic.parameters(), options.critic_rate, BETAS)
+
+    def modules(self) -> dict[str, nn.Module]:
+        """The critic and its count of steps."""
+        return {"gan": self.state}
+
+    def optimizers(self) -> dict[str, Optimizer]:
+        """The critic's."""
+        return {"critic": self.optimizer}
+
+    def descend(self, generator: nn.Module, batch: Batch, rng: torch.Generator) -> Descent:
+        """One forward of the generator, the gradient at its output, then the critic's own step."""
+        output = generator(batch.source)
+        leaf, fidelity, gradient = fidelity_gradient(output, batch, name=self.options.fidelity)
+        step = int(self.state.step)
+        self.state.step += 1
+        finite = bool(torch.isfinite(fidelity) & torch.isfinite(gradient).all())
+        if not on_all_ranks(condition=finite, device=leaf.device):
+            return Descent(output, gradient, {"fidelity": float(fidelity)}, finite=False)
+        with torch.enable_grad(), torch.autocast(leaf.device.type, enabled=False):
+            fake = judged(self.state.critic, batch, leaf)
+            real = judged(self.state.critic, batch, batch.target)
+            weights = coverage(batch.mask, fake.shape[2:])
+            adversarial = square_loss(fake, weights, goal=1.0)
+            (push,) = torch.autograd.grad(adversarial, leaf, retain_graph=True)
+            loss = critic_loss(real, fake, weights)
+            self._train_critic(loss, critic_rate(step, self.total_steps, self.options.critic_rate))
+        cotangent = gradient + self.options.adversarial * push
+        names = ("fidelity", "adversarial", "critic")
+        values = torch.stack([fidelity, adversarial.detach(), loss.detach()]).tolist()
+        finite = bool(torch.isfinite(cotangent).all())
+        return Descent(output, cotangent, dict(zip(names, values, strict=True)), finite)
+
+    def translate(self, generator: nn.Module, source: Tensor, noise: Tensor | None) -> Tensor:
+        """One call of the generator."""
+        output: Tensor = generator(source)
+        return output
+
+    def _train_critic(self, loss: Tensor, rate: float) -> None:
+        """One step of Adam with the mean gradient of all ranks; none where it is not finite."""
+        parameters = list(self.state.critic.parameters())
+        flat = torch.cat([g.flatten() for g in torch.autograd.grad(loss, parameters)])
+        flat = mean_over_ranks(flat)
+        if not bool(torch.isfinite(flat).all()):
+            return
+        pieces = flat.split([parameter.numel() for parameter in parameters])
+        for parameter, piece in zip(parameters, pieces, strict=True):
+            parameter.grad = piece.view_as(parameter)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+
+def judged(critic: nn.Module, batch: Batch, image: Tensor) -> Tensor:
+    """The critic's scores of an image beside its source.
+
+    Both are 0 outside the mask, in real and generated pairs alike, so that the critic learns
+    nothing from what the generator is not asked for, and its gradient is 0 there.
+
+    Args:
+        critic: (b, c + 1, z, y, x) to scores.
+        batch: its source and mask.
+        image: (b, 1, z, y, x), float32, network units.
+    """
+    pair = torch.cat([batch.source, image], dim=1)
+    scores: Tensor = critic(torch.where(batch.mask > 0.5, pair, 0.0))
+    return scores
+
+
+def square_loss(scores: Tensor, weights: Tensor, *, goal: float) -> Tensor:
+    """sum(w (s - goal)^2) / sum(w), a scalar; 0 where no score lies in the mask.
+
+    Args:
+        scores: s, (b, 1, z', y', x').
+        weights: w, likewise: the share of each score's cell inside the mask.
+        goal: 1 for real, 0 for generated.
+
+    In a distributed training sum(w) is the mean of all ranks', as in `fidelity_loss`.
+    """
+    total = mean_over_ranks(weights.sum()).clamp(min=1.0)
+    return (weights * (scores - goal).square()).sum() / total
+
+
+def critic_loss(real: Tensor, fake: Tensor, weights: Tensor) -> Tensor:
+    """((D(c, y) - 1)^2 + D(c, x)^2) / 2 (LSGAN, Eq. 9), each a mean inside the mask."""
+    of_real = square_loss(real, weights, goal=1.0)
+    return 0.5 * (of_real + square_loss(fake, weights, goal=0.0))
+
+
+def critic_rate(step: int, total_steps: int, rate: float) -> float:
+    """The learning rate of a step, from 0: constant, then linear to 0 over the second half."""
+    return rate * max(0.0, min(1.0, 2.0 * (1.0 - step / total_steps)))
+
+
+def build_gan(context: Context) -> Gan:
+    """The objective `gan` from its options, with a critic that follows the plan.
+
+    Raises:
+        TrainingError: an unknown option or fidelity, or a number out of range.
+    """
+    options = read_options(GanOptions, context.options, objective="gan")
+    require_known(options.fidelity, FIDELITIES, what="fidelity")
+    for name in ("adversarial", "critic_rate"):
+        value = getattr(options, name)
+        if not 0 <= value < math.inf:
+            raise TrainingError(f"option {name} of objective gan is out of range: {value!r}")
+    if context.architecture is None:
+        raise ValueError("objective gan needs the generator's architecture")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(context.seed)  # equal on all ranks
+        critic = build_critic(context.architecture, context.n_sources + 1)
+    return Gan(options, critic, context.total_steps)
