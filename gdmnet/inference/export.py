@@ -103,10 +103,10 @@ def _write_facts(facts: Facts, stage: Path) -> None:
 def _write_weights(path: Path, copy: Path) -> None:
     """A checkpoint without what only a training needs; the same bytes where possible."""
     state = checkpoint_file.load(path)
-    if set(state) <= _LEAN:
+    if set(state) <= {"schema", *_PREDICTS}:
         shutil.copyfile(path, copy)
     else:
-        checkpoint_file.save(copy, {name: state[name] for name in _KEPT if name in state})
+        checkpoint_file.save(copy, {name: state[name] for name in _PREDICTS if name in state})
 
 
 def _manifest(facts: Facts, kinds: tuple[str, ...], licence: str) -> Manifest:

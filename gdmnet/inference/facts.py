@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from gdmnet import codec, folders
 from gdmnet.metrics.summary import Summary
@@ -49,7 +50,7 @@ def read_facts(folder: Path, folds: Sequence[str]) -> Facts:
 
 
 def anonymised(facts: Facts) -> Facts:
-    """The same with the cases called case_001, case_002, ..., alike in every file."""
+    """The same with cases called case_001, case_002, ..., and without the names of folders."""
     names = {
         *(name for run in facts.runs.values() for name in run.training_cases),
         *(name for run in facts.runs.values() for name in run.validation_cases),
@@ -68,11 +69,13 @@ def anonymised(facts: Facts) -> Facts:
                 run,
                 training_cases=renamed(run.training_cases),
                 validation_cases=renamed(run.validation_cases),
+                encoder=run.encoder and _without_folders(run.encoder),
+                encoder_options={k: _without_folders(v) for k, v in run.encoder_options.items()},
             )
             for fold, run in facts.runs.items()
         },
         summaries={
-            fold: replace(summary, cases={alias[n]: v for n, v in summary.cases.items()})
+            fold: replace(summary, cases={alias[n]: v for n, v in summary.cases.items()}, failed={})
             for fold, summary in facts.summaries.items()
         },
         fingerprint=facts.fingerprint
@@ -83,3 +86,11 @@ def anonymised(facts: Facts) -> Facts:
             ),
         ),
     )
+
+
+def _without_folders(value: Any) -> Any:  # noqa: ANN401 (options are JSON values)
+    """An encoder's file is called by its own name: "nnunet:/home/me/model" is "nnunet:model"."""
+    if not isinstance(value, str):
+        return value
+    kind, colon, path = value.rpartition(":")
+    return f"{kind}{colon}{Path(path).name}"

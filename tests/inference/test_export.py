@@ -1,6 +1,7 @@
 import json
 import re
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -28,11 +29,14 @@ def make_clinical(results, models, folds=("0", "1")):
         home = folders.fold_folder(folder, fold)
         run = json.loads((home / folders.RUN_JSON).read_text())
         run |= {"training_cases": PATIENTS[:2], "validation_cases": PATIENTS[2:]}
+        run |= {"encoder": f"nnunet:/home/{PATIENTS[0]}/segmenter", "encoder_options": {}}
+        run["encoder_options"] |= {"weights": f"/home/{PATIENTS[0]}/fold_0", "stages": [1, 2]}
         codec.save(run, home / folders.RUN_JSON)
         mae = {PATIENTS[2]: {"mae": 25.0 + int(fold), "data_range": 4095.0}}
         summary = Summary(
             "gdmnet", "HU", 4095.0, "the body", None, mae, {"mae": aggregate([25.0 + int(fold)])}
         )
+        summary = replace(summary, failed={PATIENTS[1]: f"/scans/{PATIENTS[1]}.nii.gz: damaged"})
         codec.save(summary, home / folders.SUMMARY_JSON)
         (home / "validation").mkdir()
         (home / "validation" / f"{PATIENTS[2]}.nii.gz").write_bytes(b"an image")
@@ -71,6 +75,8 @@ def test_a_case_has_the_same_new_name_in_every_file(folder, tmp_path):
     run = files["fold_0/run.json"]  # anna < patient < zz_miller
     assert run["training_cases"] == ["case_003", "case_001"]
     assert run["validation_cases"] == ["case_002"]
+    assert run["encoder"] == "nnunet:segmenter"
+    assert run["encoder_options"] == {"weights": "fold_0", "stages": [1, 2]}
     assert list(files["fold_1/summary.json"]["cases"]) == ["case_002"]
     cases = files["fingerprint.json"]["cases"]
     assert [case["identifier"] for case in cases] == ["case_003", "case_001", "case_002"]
@@ -110,11 +116,12 @@ def test_optimiser_state_is_stripped_and_a_lean_checkpoint_keeps_its_digest(
 ):
     path = folder / "fold_1" / folders.FINAL
     state = checkpoint.load(path)
-    checkpoint.save(path, {**{k: state[k] for k in ("epoch", "ema")}, "optimizer": torch.ones(999)})
+    useful = {"epoch": 1, "ema": state["ema"], "twin": state["ema"]}
+    checkpoint.save(path, {**useful, "optimizer": torch.ones(999)})
     export_model(folder, tmp_path / "model.zip")
     model = install_model(tmp_path / "model.zip", tmp_path / "clinic").folder
     stripped = checkpoint.load(model / "fold_1" / folders.FINAL)
-    assert set(stripped) == {"schema", "epoch", "ema"}
+    assert set(stripped) == {"schema", "epoch", "ema", "twin"}
     for name, tensor in state["ema"].items():
         assert torch.equal(stripped["ema"][name], tensor)
     lean = file_sha256(folder / "fold_0" / folders.FINAL)
