@@ -14,7 +14,7 @@ function listenTo(cell) {
     pointers.set(event.pointerId, [event.clientX, event.clientY]);
     chosen.active = cell.plane;
     drag = {
-      cell, mode: modeOf(event), from: [event.clientX, event.clientY], apart: distance(), moved: pointers.size > 1,
+      cell, mode: modeOf(event), from: middle(), apart: distance(), moved: pointers.size > 1,
       window: shown.windows[cell.panel.window].slice(), centre: shown.centre.slice(), zoom: shown.zoom, at: shown.at.slice(),
     };
   });
@@ -24,7 +24,7 @@ function listenTo(cell) {
       return;
     }
     pointers.set(event.pointerId, [event.clientX, event.clientY]);
-    const dx = event.clientX - drag.from[0], dy = event.clientY - drag.from[1];
+    const [x, y] = middle(), dx = x - drag.from[0], dy = y - drag.from[1];
     drag.moved = drag.moved || Math.hypot(dx, dy) > 4;
     if (drag.moved) DRAGS[drag.mode](dx, dy);
   });
@@ -52,6 +52,12 @@ function modeOf(event) {
   return event.button === 2 ? "zoom" : "window";
 }
 
+// Between all fingers.
+function middle() {
+  const all = [...pointers.values()];
+  return [0, 1].map((i) => all.reduce((sum, place) => sum + place[i], 0) / all.length);
+}
+
 function distance() {
   const [a, b] = [...pointers.values()];
   return b ? Math.hypot(a[0] - b[0], a[1] - b[1]) : 0;
@@ -75,8 +81,8 @@ const DRAGS = {
   },
   rest() {},
   pinch(dx, dy) {
-    moveView(dx / 2, dy / 2);
     if (drag.apart) setZoom((drag.zoom * distance()) / drag.apart);
+    moveView(dx, dy);
   },
 };
 

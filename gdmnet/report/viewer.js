@@ -154,6 +154,7 @@ function buildStage() {
     high / planes.reduce((sum, plane) => sum + extent[PLANES[plane].down], 0));
   const { panel: focused, plane: focusedPlane } = document.activeElement.dataset;
   stage.replaceChildren();
+  pointers.clear();  // what was pressed on the old canvases
   stage.style.gridTemplateColumns = `repeat(${columns}, minmax(0, 1fr))`;
   cells = [];
   for (const plane of planes) {

@@ -124,6 +124,25 @@ class Browser:
         kind = {"pointerType": "touch"}
         self._act({"type": "pointer", "id": "finger", "parameters": kind, "actions": steps})
 
+    def pinch(self, middle: tuple[int, int], reach: tuple[int, int]) -> None:
+        """Two fingers left and right of a point, from one distance to it to another."""
+        x, y = middle
+        fingers = [
+            {
+                "type": "pointer",
+                "id": f"finger{side}",
+                "parameters": {"pointerType": "touch"},
+                "actions": [
+                    {"type": "pointerMove", "duration": 0, "x": x + side * reach[0], "y": y},
+                    {"type": "pointerDown", "button": 0},
+                    {"type": "pointerMove", "duration": 50, "x": x + side * reach[1], "y": y},
+                    {"type": "pointerUp", "button": 0},
+                ],
+            }
+            for side in (-1, 1)
+        ]
+        self._act(*fingers)
+
     def log(self) -> list[str]:
         """Everything on the console since the last call: errors, warnings, refused requests."""
         entries = self._post("/se/log", {"type": "browser"})
@@ -146,8 +165,8 @@ class Browser:
         kind = {"pointerType": "mouse"}
         self._act({"type": "pointer", "id": "mouse", "parameters": kind, "actions": list(steps)})
 
-    def _act(self, source: dict[str, Any]) -> None:
-        self._post("/actions", {"actions": [source]})
+    def _act(self, *sources: dict[str, Any]) -> None:
+        self._post("/actions", {"actions": list(sources)})
 
     def _cdp(self, name: str, parameters: dict[str, Any]) -> Any:
         return self._post("/goog/cdp/execute", {"cmd": name, "params": parameters})

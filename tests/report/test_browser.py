@@ -300,6 +300,18 @@ def test_a_tablet_shows_all_without_scrolling_sideways_and_takes_fingers(browser
     assert min(browser.run(heights)) >= 36
 
 
+def test_two_fingers_zoom_without_a_jump(browser):
+    browser.resize(768, 1024, touch=True)
+    browser.wait("return document.documentElement.clientWidth === 768")
+    at, _ = state(browser)
+    middle = place(browser, "axial", [at[0], 10, 13])
+    centre = browser.run("return shown.centre")
+    browser.pinch(middle, (20, 40))
+    assert state(browser)[0] == at
+    assert browser.run("return shown.zoom") == pytest.approx(2, abs=0.2)
+    assert browser.run("return shown.centre") == pytest.approx(centre, abs=2)
+
+
 def test_everything_has_a_name_for_those_who_cannot_see_it(browser):
     nameless = """
         const all = [...document.querySelectorAll('button, input, canvas.slice, img, svg')];
