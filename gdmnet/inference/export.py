@@ -26,7 +26,7 @@ from gdmnet.inference.select import choose_folds
 from gdmnet.training import checkpoint as checkpoint_file
 
 _KEPT: tuple[str, ...] = ("epoch", "ema", "twin")
-_LEAN = {*_KEPT, "schema", "tally"}
+_PREDICTS = ("epoch", "ema", "twin", "tally")  # what prediction takes, and a few numbers
 _SAME_DATE = (1980, 1, 1, 0, 0, 0)  # the same model gives the same archive, to the bit
 
 
