@@ -68,6 +68,12 @@ def build_parser() -> argparse.ArgumentParser:
         "--no-adapt-drift", action="store_true", help="gdm: never halve the drift ratio on alarm"
     )
     parser.add_argument(
+        "--perceptual",
+        type=float,
+        metavar="W",
+        help="regression: weight of the distance in the encoder's features (default: 0)",
+    )
+    parser.add_argument(
         "--option",
         dest="objective_options",
         action="append",
@@ -111,6 +117,8 @@ def main(argv: list[str] | None = None) -> int:
     objective_options: dict[str, Any] = dict(args.objective_options)
     if args.drift_ratio is not None:
         objective_options["drift_ratio"] = args.drift_ratio
+    if args.perceptual is not None:
+        objective_options["perceptual"] = args.perceptual
     if args.no_adapt_drift:
         objective_options["adapt_drift"] = False
     if args.realism_dial:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from gdmnet.objectives.base import Context, Objective
 from gdmnet.objectives.gan import build_gan
@@ -15,5 +16,7 @@ OBJECTIVES: dict[str, Callable[[Context], Objective]] = {
     "gan": build_gan,
 }
 
-NEED_ENCODER = frozenset({"gdm"})
-"""Objectives that are built with a frozen feature encoder."""
+
+def needs_encoder(objective: str, options: Mapping[str, Any]) -> bool:
+    """Whether an objective with these options is built with a frozen feature encoder."""
+    return objective == "gdm" or bool(options.get("perceptual"))

@@ -16,7 +16,7 @@ from gdmnet import codec, folders
 from gdmnet.data.splits import Split
 from gdmnet.data.store import StoredCase, is_stored, open_case
 from gdmnet.errors import CheckpointError, DatasetError, PlanError, TrainingError
-from gdmnet.objectives import NEED_ENCODER
+from gdmnet.objectives import needs_encoder
 from gdmnet.plan import Configuration, Plan, Recipe, Run
 from gdmnet.training import precision
 from gdmnet.training.device import versions
@@ -90,7 +90,8 @@ def describe(
         if not options.pretrained.is_file():
             raise CheckpointError(f"--pretrained {options.pretrained}: file not found")
         pretrained = hashlib.sha256(options.pretrained.read_bytes()).hexdigest()
-    encoder, needs_encoder = options.encoder, options.objective in NEED_ENCODER
+    encoder = options.encoder
+    with_encoder = needs_encoder(options.objective, options.objective_options)
     chosen = codec.encode(encoder)
     del chosen["name"]
     n_workers = options.n_workers
@@ -107,8 +108,8 @@ def describe(
         objective=options.objective,
         options=dict(options.objective_options),
         recipe=recipe,
-        encoder=encoder.name if needs_encoder else None,
-        encoder_options=chosen if needs_encoder else {},
+        encoder=encoder.name if with_encoder else None,
+        encoder_options=chosen if with_encoder else {},
         encoder_sha256=None,
         pretrained_sha256=pretrained,
         device=device.type,
