@@ -25,7 +25,6 @@ from gdmnet.inference.model import CHECKPOINTS, file_sha256, load_model
 from gdmnet.inference.select import choose_folds
 from gdmnet.training import checkpoint as checkpoint_file
 
-_KEPT: tuple[str, ...] = ("epoch", "ema", "twin")
 _PREDICTS = ("epoch", "ema", "twin", "tally")  # what prediction takes, and a few numbers
 _SAME_DATE = (1980, 1, 1, 0, 0, 0)  # the same model gives the same archive, to the bit
 
