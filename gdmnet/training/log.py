@@ -16,6 +16,9 @@ LOG_JSONL, LOG_TXT = "log.jsonl", "log.txt"
 READABLE = {  # of a record's numbers, those for people; log.jsonl has all
     "fidelity": "fidelity {:.4g}",
     "loss": "loss {:.4g}",
+    "perceptual": "perceptual {:.4g}",
+    "adversarial": "adversarial {:.3f}",
+    "critic": "critic {:.3f}",
     "ratio": "drift ratio {:.3g}",
     "validation_mae": "validation MAE {:.4g}",
     "validation_sharpness": "sharpness {:.3f}",

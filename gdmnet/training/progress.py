@@ -39,7 +39,10 @@ class Panel:
 
 
 PANELS = (
-    Panel("Loss on training patches", {"fidelity": "fidelity", "loss": "loss"}),
+    Panel(
+        "Loss on training patches",
+        {"fidelity": "fidelity", "perceptual": "perceptual", "loss": "loss"},
+    ),
     Panel(
         "Validation: mean absolute error (network units)",
         {"validation_mae": "each epoch", "validation_mae_smoothed": "smoothed; circle: best"},
@@ -65,6 +68,11 @@ PANELS = (
     ),
     Panel("Drift against fidelity", {"cos*": "cosine", "conflict": "conflict share"}, marks=(0.0,)),
     Panel("Drift: force by level", {"force*": "force"}, logarithmic=True),
+    Panel(
+        "Generator against critic (1/4 each: undecided)",
+        {"adversarial": "generator", "critic": "critic"},
+        marks=(0.25,),
+    ),
     Panel("Learning rate", {"learning_rate": "learning rate"}),
     Panel("Seconds an epoch", {"seconds": "seconds"}),
 )
