@@ -66,3 +66,14 @@ def test_slices_of_a_flat_plan_are_judged_alone():
             module.forward = lambda x: x
     image = torch.randn(1, 2, 3, 8, 8)
     assert torch.allclose(critic(image)[:, :, 1:2], critic(image[:, :, 1:2]), atol=1e-6)
+
+
+def test_the_first_layer_has_a_bias_and_the_others_a_norm_in_its_place():
+    first, *others = build_critic(CUBE, 2).layers
+    image = torch.randn(1, 2, 4, 4, 4)
+    plain = first.convolution(image)
+    assert torch.equal(first(image), torch.where(plain > 0, plain, 0.2 * plain))
+    assert first.convolution.bias is not None
+    for layer in others:
+        assert layer.convolution.bias is None
+        assert isinstance(layer.norm, torch.nn.InstanceNorm3d)

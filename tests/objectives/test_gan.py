@@ -146,10 +146,13 @@ def test_the_rate_is_constant_and_then_falls_to_nothing():
 
 def test_autocast_does_not_reach_the_critic():
     batch = make_batch(0)
-    output = batch.source.clone()
-    plain = build_gan(make_context(critic_rate=0.0)).descend(Fixed(output), batch, None)
+    plain = build_gan(make_context()).descend(Fixed(batch.source), batch, torch.Generator())
+    gan = build_gan(make_context())
+    found = []
+    gan.state.critic.head.register_forward_hook(lambda *io: found.append(io[-1].dtype))
     with torch.autocast("cpu", torch.bfloat16):
-        mixed = build_gan(make_context(critic_rate=0.0)).descend(Fixed(output), batch, None)
+        mixed = gan.descend(Fixed(batch.source), batch, torch.Generator())
+    assert set(found) == {torch.float32}
     assert torch.equal(plain.cotangent, mixed.cotangent)
 
 
@@ -180,7 +183,9 @@ def test_flat_and_single_slice_patches_are_trained_on(size):
     flat = Architecture((3, 6, 6), ((1, 3, 3),) * 3, ((1, 1, 1), (1, 2, 2), (1, 2, 2)), (1, 1, 1))
     source, target = torch.randn(2, 2, 1, *size)
     gan = build_gan(dataclasses.replace(make_context(), architecture=flat))
-    descent = gan.descend(small_generator(), Batch(source, target, torch.ones_like(target)), None)
+    descent = gan.descend(
+        small_generator(), Batch(source, target, torch.ones_like(target)), torch.Generator()
+    )
     assert descent.finite
     assert descent.cotangent.shape == target.shape
 
