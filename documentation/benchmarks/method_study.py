@@ -192,6 +192,7 @@ def run_row(study: Study, name: str, row: Row) -> None:
         encoder=encoder,
         seed=row.seed,
         options=described.options,
+        architecture=configuration.architecture,
     )
     objective = OBJECTIVES[row.objective](context)
     torch.manual_seed(row.seed)
