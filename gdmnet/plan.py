@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from gdmnet.errors import PlanError
 from gdmnet.geometry import Shape, Spacing
 
 
@@ -121,6 +122,19 @@ class Plan:
     memory_gb: float
     reasons: dict[str, str]
     configurations: dict[str, Configuration]
+
+    def configuration(self, name: str) -> Configuration:
+        """The configuration of that name.
+
+        Raises:
+            PlanError: there is none; the message lists the names.
+        """
+        if name not in self.configurations:
+            raise PlanError(
+                f"{self.dataset}: no configuration {name} in its plan (there:"
+                f" {', '.join(self.configurations)})"
+            )
+        return self.configurations[name]
 
 
 @dataclass(frozen=True)

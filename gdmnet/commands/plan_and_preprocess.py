@@ -125,7 +125,7 @@ def run(dataset: str | int, roots: Roots, options: Options | None = None) -> Pla
     folder = roots.preprocessed / name
     plan = _plan(fingerprint, description, folder, options)
     print(plan_table(plan))
-    chosen = _chosen(plan, options.configurations)
+    chosen = [plan.configuration(name) for name in options.configurations or plan.configurations]
     if options.dry_run:
         return plan
     codec.save(fingerprint, folder / folders.FINGERPRINT_JSON)
@@ -225,16 +225,6 @@ def _size(options: Options) -> tuple[str, float, str]:
     preset = "S" if memory < 7.5 else "M" if memory < 20 else "L"
     source = "--memory" if options.memory_gb else "the CUDA device"
     return preset, memory, f"{memory:.1f} GB by {source}"
-
-
-def _chosen(plan: Plan, names: tuple[str, ...] | None) -> list[Configuration]:
-    unknown = [name for name in names or () if name not in plan.configurations]
-    if unknown:
-        raise PlanError(
-            f"{plan.dataset}: no configuration {unknown[0]} in its plan (there:"
-            f" {', '.join(plan.configurations)})"
-        )
-    return [plan.configurations[name] for name in names or plan.configurations]
 
 
 def _prepare(

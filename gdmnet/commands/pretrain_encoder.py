@@ -22,7 +22,7 @@ from gdmnet.plan import Configuration, Fingerprint, Plan, Recipe
 from gdmnet.training.device import find_device
 from gdmnet.training.feature_encoder import EncoderChoice, prepare_encoder
 from gdmnet.training.pretrain import ENCODER_FILE, REPORT_FILE
-from gdmnet.training.start import Options, describe, find_configuration, open_cases
+from gdmnet.training.start import Options, describe, open_cases
 from gdmnet.training.usefulness import Report
 
 _EPILOG = """example:
@@ -133,7 +133,7 @@ def open_fold(
     """
     name = folders.resolve_dataset(dataset, roots.preprocessed)
     plan = codec.load(Plan, roots.preprocessed / name / folders.PLAN_JSON)
-    chosen = find_configuration(plan, configuration)
+    chosen = plan.configuration(configuration)
     split = split_for(str(fold), roots.preprocessed / name / folders.SPLITS_JSON)
     device = find_device(options.device)
     recipe = describe(plan, chosen, str(fold), split, options, device).recipe

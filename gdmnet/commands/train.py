@@ -29,7 +29,6 @@ from gdmnet.training.start import (
     Options,
     claim,
     describe,
-    find_configuration,
     keep_plan,
     open_cases,
 )
@@ -170,7 +169,7 @@ def run(
     options = options or Options()
     name = folders.resolve_dataset(dataset, roots.preprocessed)
     plan = codec.load(Plan, roots.preprocessed / name / folders.PLAN_JSON)
-    chosen = find_configuration(plan, configuration)
+    chosen = plan.configuration(configuration)
     prepared = folders.preprocessed_cases(roots.preprocessed, name, configuration)
     split = split_for(str(fold), roots.preprocessed / name / folders.SPLITS_JSON)
     device = find_device(options.device)

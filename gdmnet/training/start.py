@@ -58,16 +58,6 @@ class Options:
     objective_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
-def find_configuration(plan: Plan, name: str) -> Configuration:
-    """The configuration of that name, or a PlanError that lists the names."""
-    if name not in plan.configurations:
-        raise PlanError(
-            f"{plan.dataset}: no configuration {name} in its plan (there:"
-            f" {', '.join(plan.configurations)})"
-        )
-    return plan.configurations[name]
-
-
 def describe(
     plan: Plan,
     configuration: Configuration,
