@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 
 import SimpleITK as sitk  # noqa: N813
@@ -83,6 +86,8 @@ def predict_folder(
         {**versions(), "SimpleITK": sitk.Version.VersionString()},
         {} if own is None else own.cases,
         None if translator.training is None else describe_check(translator.training),
+        date=datetime.now().astimezone().isoformat(timespec="seconds"),
+        command=shlex.join(sys.argv),
     )
     return _predict(translator, jobs, record, report, n_threads)
 

@@ -63,7 +63,18 @@ class CaseResult:
 
 @dataclass(frozen=True)
 class Predictions:
-    """The contents of predictions.json; `input_check` says what inputs are compared with."""
+    """The contents of predictions.json.
+
+    Attributes:
+        schema: of the file.
+        version: of gdmnet.
+        model: which weights, and how they are used.
+        versions: of the libraries.
+        cases: identifier -> what became of it.
+        input_check: what inputs are compared with.
+        date: when the last run over the folder began, ISO 8601 with the time zone.
+        command: that run's command line.
+    """
 
     SCHEMA: ClassVar[int] = 1
     schema: int
@@ -72,6 +83,8 @@ class Predictions:
     versions: dict[str, str]
     cases: dict[str, CaseResult]
     input_check: InputCheck | None = None
+    date: str | None = None
+    command: str | None = None
 
 
 def report_name(part_id: int, n_parts: int) -> str:

@@ -1,6 +1,7 @@
 import json
 import threading
 from dataclasses import replace
+from datetime import datetime
 
 import numpy as np
 import pytest
@@ -42,6 +43,8 @@ def test_every_case_is_predicted_and_noted(tmp_path, models, translator, inputs)
     noted = record(tmp_path / "out")
     assert noted.model == translator.card
     assert {"gdmnet", "torch", "numpy", "SimpleITK"} <= set(noted.versions)
+    assert datetime.fromisoformat(noted.date).tzinfo is not None
+    assert "pytest" in noted.command
     assert list(noted.cases) == ["a", "b", "c"]
     case = noted.cases["a"]
     assert case.status == "done"
