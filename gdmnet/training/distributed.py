@@ -15,7 +15,11 @@ from typing import Any
 
 import torch
 from torch import distributed, nn
-from torch.multiprocessing.spawn import ProcessRaisedException, start_processes
+from torch.multiprocessing.spawn import (
+    ProcessExitedException,
+    ProcessRaisedException,
+    start_processes,
+)
 from torch.nn.parallel import DistributedDataParallel
 
 from gdmnet.errors import DeviceError, GdmnetError, TrainingError
@@ -84,6 +88,11 @@ def run_together(function: Callable[..., None], n_processes: int, *args: object)
             if told.is_file():
                 raise GdmnetError(told.read_text(encoding="utf-8")) from None
             raise TrainingError(f"a training process failed: {problem}") from None
+        except ProcessExitedException as problem:
+            raise TrainingError(
+                f"a training process died ({problem}); most often memory ran out: use fewer devices"
+                " or a smaller patch"
+            ) from None
 
 
 def _run_one(

@@ -26,7 +26,7 @@ from gdmnet.training.progress import PROGRESS_PNG, draw_progress
 from gdmnet.training.schedule import learning_rate
 from gdmnet.training.state import Training, begin, save_latest, save_weights, take_up
 from gdmnet.training.step import Stepper, all_finite
-from gdmnet.training.twin import twin_of
+from gdmnet.training.twin import Twin, twin_of
 
 DRAW_SECONDS = 10.0  # short epochs would be spent on drawing
 _STEP, _NOISE = 3, 4  # streams of random numbers beside those of the batches
@@ -153,19 +153,26 @@ def _step(training: Training, batch: Batch, epoch: int, step: int) -> tuple[dict
     recipe, device, number = training.recipe, training.device, training.tally.step
     rng = torch.Generator(device=device)
     seeds.reseed(rng, recipe.seed, epoch, step, training.team.rank, _STEP)
-    twin = training.twin
-    metrics: dict[str, float] = {}
+    beside: dict[str, float] = {}
+    if training.twin is not None and number >= training.twin.start:
+        beside["twin_fidelity"] = _step_twin(training, training.twin, batch, rng)
     with precision.autocast(recipe.precision, device):
-        if twin is not None and number >= twin.start:
-            if twin.stepper is None:
-                twin.wake(training.stepper)
-            metrics["twin_fidelity"] = twin.step(batch, rng, number)
         descent = training.objective.descend(training.stepper.trained, batch, rng)
-    metrics = dict(descent.metrics) | metrics
+    metrics = dict(descent.metrics) | beside
     if descent.cotangent is None:
         metrics.setdefault("loss", float(descent.tensor.detach()))
     metrics["gradient_norm"], finite = training.stepper.step(descent, number)
     return metrics, finite
+
+
+def _step_twin(training: Training, twin: Twin, batch: Batch, rng: torch.Generator) -> float:
+    """The twin's own step, on the same patches; its fidelity."""
+    if twin.stepper is None:
+        twin.stepper = twin.copy_of(training.stepper)
+    with precision.autocast(training.recipe.precision, training.device):
+        descent = twin.objective.descend(twin.stepper.trained, batch, rng)
+    twin.stepper.step(descent, training.tally.step)
+    return descent.metrics["fidelity"]
 
 
 def _validate(training: Training, batches: Batches) -> Quality:

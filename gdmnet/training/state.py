@@ -118,7 +118,7 @@ def take_up(training: Training) -> int:
             f" go on with --num-gpus {len(ranks)}, or start anew"
         )
     if training.twin is not None and state.get("twin"):
-        training.twin.wake(training.stepper)
+        training.twin.stepper = training.twin.copy_of(training.stepper)
     checkpoint.restore(training.parts(), state, path)
     checkpoint.restore(training.own_parts(), ranks[training.team.rank], path)
     if training.team.leads:

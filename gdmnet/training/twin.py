@@ -15,18 +15,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gdmnet.objectives.base import Batch, Dialled, Objective
+from gdmnet.objectives.base import Dialled, Objective
 from gdmnet.training.step import Stepper
 
 MOST_REALISM = 1.5  # T beyond which the line through both weights leaves what was measured
 
 
 class Twin:
-    """A second generator with its own optimiser, asleep until `wake`.
+    """A second generator with its own optimiser.
 
     Args:
         objective: the regression that it descends.
         start: the step of the run in which it begins.
+
+    Attributes:
+        stepper: of its generator; None until it begins, see `copy_of`.
     """
 
     def __init__(self, objective: Objective, start: int) -> None:
@@ -34,40 +37,32 @@ class Twin:
         self.start = start
         self.stepper: Stepper | None = None
 
-    def wake(self, original: Stepper) -> None:
-        """Become a copy of the generator, its optimiser and its average."""
-        generator = copy.deepcopy(original.generator)
-        stepper = Stepper(generator, original.recipe, original.device)
+    def copy_of(self, original: Stepper) -> Stepper:
+        """A stepper like the generator's, with its weights, optimiser and average."""
+        stepper = Stepper(copy.deepcopy(original.generator), original.recipe, original.device)
         stepper.optimizer.load_state_dict(copy.deepcopy(original.optimizer.state_dict()))
         stepper.scaler.load_state_dict(original.scaler.state_dict())
         stepper.ema.load_state_dict(original.ema.state_dict())
-        self.stepper = stepper
-
-    def step(self, batch: Batch, rng: torch.Generator, number: int) -> float:
-        """One step beside the generator's; its loss."""
-        assert self.stepper is not None
-        descent = self.objective.descend(self.stepper.trained, batch, rng)
-        self.stepper.step(descent, number)
-        return descent.metrics["fidelity"]
+        return stepper
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing while asleep."""
+        """Nothing before it begins."""
         if self.stepper is None:
             return {}
         return {name: part.state_dict() for name, part in self._parts(self.stepper).items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take the state back; the generator must have been woken for it, see `wake`."""
+        """Take the state back; where there is one the stepper must be there for it."""
         if not state:
             self.stepper = None
             return
         if self.stepper is None:
-            raise ValueError("the twin is asleep")
+            raise ValueError("the twin has not begun")
         for name, part in self._parts(self.stepper).items():
             part.load_state_dict(state[name])
 
     def weights(self) -> dict[str, Tensor] | None:
-        """The averaged weights, or None while asleep."""
+        """The averaged weights, or None before it begins."""
         return None if self.stepper is None else self.stepper.ema.state_dict()
 
     @staticmethod
@@ -81,7 +76,7 @@ class Twin:
 
 
 def twin_of(objective: Objective) -> Twin | None:
-    """The twin that an objective asks for, asleep."""
+    """The twin that an objective asks for, not yet begun."""
     wanted = objective.twin() if isinstance(objective, Dialled) else None
     return None if wanted is None else Twin(*wanted)
 

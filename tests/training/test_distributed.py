@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from training.together import CPU, joined, rank_work, refused, train
+from training.together import CPU, joined, killed, rank_work, refused, train
 
-from gdmnet.errors import DeviceError, GdmnetError
+from gdmnet.errors import DeviceError, GdmnetError, TrainingError
 from gdmnet.objectives.ranks import mean_over_ranks, on_all_ranks
 from gdmnet.training.distributed import require_devices, run_together, this_team
 
@@ -23,6 +23,11 @@ def test_two_ranks_stay_bit_equal(name, tmp_path):
 def test_what_the_user_can_mend_comes_through_as_one_line(tmp_path):
     with pytest.raises(GdmnetError, match="case x: is not as it must be"):
         run_together(refused, 2, tmp_path)
+
+
+def test_a_killed_process_is_told_and_hangs_nobody(tmp_path):
+    with pytest.raises(TrainingError, match="a training process"):
+        run_together(killed, 2, tmp_path)
 
 
 def test_more_devices_than_there_are_are_refused():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import signal
 
 import torch
 from objectives.small import CountingEncoder, make_batch, make_context, small_generator
@@ -63,3 +65,9 @@ def rank_work(name: str, folder) -> None:
 
 def refused(folder) -> None:
     raise GdmnetError("case x: is not as it must be; mend it")
+
+
+def killed(folder) -> None:
+    if this_team().rank == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    on_all_ranks(condition=True, device=CPU)
