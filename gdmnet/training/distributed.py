@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -118,6 +120,11 @@ def _run_one(
         raise
     finally:
         distributed.destroy_process_group()
+    # torch's and gloo's threads sometimes outlive the interpreter and abort the process at its very
+    # end (seen with 2.13 on a busy machine); all that had to be written is written.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def averaged_over_ranks(generator: nn.Module, device: torch.device) -> nn.Module:
