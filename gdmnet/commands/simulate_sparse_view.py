@@ -120,6 +120,12 @@ def _add_scan_options(parser: argparse.ArgumentParser) -> None:
         help="of a fan, source to isocentre (default: %(default)s)",
     )
     scan.add_argument(
+        "--pitch",
+        type=float,
+        metavar="MM",
+        help="from bin to bin at the isocentre (default: a pixel's side, at most 1)",
+    )
+    scan.add_argument(
         "--photons",
         type=float,
         default=1e5,
@@ -165,6 +171,7 @@ def main(argv: list[str] | None = None) -> int:
             arc=default_arc(args.geometry) if args.arc is None else args.arc,
             detector=args.detector,
             source_distance=args.source_distance,
+            pitch=args.pitch,
             photons=photons,
             electronic_noise=args.electronic_noise,
             filter=args.filter or default_filter(photons),

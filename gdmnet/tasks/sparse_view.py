@@ -33,6 +33,7 @@ from gdmnet.tomography.scan import FLAT, Grid, covering_scan
 FILE_ENDING = ".nii.gz"
 CHANNEL, TARGET = "sparse-view CT", "CT"  # both in HU: the planner lets the network learn the rest
 GEOMETRIES = ("parallel", "fan")
+_USUAL_PITCH = 1.0  # mm: scanners have 0.5 to 1 at the isocentre
 _LOWEST = -1024.0  # HU: what lies below pads the image outside the scanner's field of view
 
 
@@ -46,6 +47,8 @@ class Settings:
         arc: degrees.
         detector: of a fan, "flat" or "curved".
         source_distance: of a fan, mm from source to isocentre.
+        pitch: mm from bin to bin at the isocentre; None is a pixel's smaller side, at most 1 mm,
+            since no scanner's detector gets coarser with the image.
         photons: that reach a bin through air; None is without noise.
         electronic_noise: standard deviation in photons.
         filter: of the reconstruction, a name in `FILTERS`.
@@ -58,6 +61,7 @@ class Settings:
     arc: float = 180.0
     detector: str = FLAT
     source_distance: float = 595.0
+    pitch: float | None = None
     photons: float | None = 1e5
     electronic_noise: float = 0.0
     filter: str = "hann"
@@ -69,7 +73,12 @@ class Settings:
             raise DatasetError(f"--geometry {self.geometry}: choose one of {', '.join(GEOMETRIES)}")
         if self.filter not in FILTERS:
             raise DatasetError(f"--filter {self.filter}: choose one of {', '.join(FILTERS)}")
-        for option, value in (("--photons", self.photons), ("--mu-water", self.mu_water)):
+        positive = (
+            ("--photons", self.photons),
+            ("--mu-water", self.mu_water),
+            ("--pitch", self.pitch),
+        )
+        for option, value in positive:
             if value is not None and not 0 < value < math.inf:
                 raise DatasetError(f"{option} {value:g}: must be positive")
         if not 0 <= self.electronic_noise < math.inf:
@@ -220,7 +229,7 @@ def _simulate(job: _Job) -> bool:
     target = np.maximum(volume.array, _LOWEST)
     write_volume(job.target, Volume(target, volume.geometry), integer=True)
     if job.keep_sinogram:
-        save_sinogram(job.sinogram, sinogram)
+        save_sinogram(job.sinogram, sinogram, noisy=simulation.photons is not None)
     codec.save(wanted, job.record)  # last: what has a record is whole
     return True
 
@@ -236,6 +245,7 @@ def _acquisition(job: _Job, volume: Volume) -> Acquisition:
         arc=settings.arc,
         source_distance=settings.source_distance if is_fan else None,
         shape=settings.detector if is_fan else FLAT,
+        pitch=settings.pitch or min(*grid.spacing, _USUAL_PITCH),
     )
     view_weights(scan)  # refuses an arc that is too short, before anything is computed
     simulation = Simulation(

@@ -154,20 +154,22 @@ def covering_scan(
     arc: float,
     source_distance: float | None = None,
     shape: str = FLAT,
+    pitch: float | None = None,
 ) -> Scan:
     """A scan whose detector sees the whole slice, corners too: nothing is truncated.
 
     Args:
-        grid: of the slice; the pitch is its smaller side at the isocentre.
+        grid: of the slice.
         n_views: on the arc.
         arc: degrees.
         source_distance: mm; None is a parallel beam.
         shape: "flat" or "curved".
+        pitch: mm from bin to bin at the isocentre; None is the smaller side of a pixel.
 
     Raises:
         DatasetError: the slice reaches the source.
     """
-    pitch, reach = min(grid.spacing), grid.radius()
+    pitch, reach = pitch or min(grid.spacing), grid.radius()
     half = reach
     if source_distance is not None:
         if reach > _WIDEST_FAN * source_distance:

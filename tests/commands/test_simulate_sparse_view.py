@@ -67,6 +67,12 @@ def test_defaults_follow_the_geometry_and_the_noise(home):
     assert (settings["arc"], settings["filter"], settings["photons"]) == (360, "ram-lak", None)
 
 
+def test_the_pitch_is_an_option(home):
+    assert call(home, "--views", "9", "--pitch", "3") == 0
+    record = next((home / "raw/Dataset502_SparseView9/simulation").glob("*.json"))
+    assert json.loads(record.read_text())["scan"]["detector"]["pitch"] == 3
+
+
 def test_a_split_is_followed(home):
     split = home / "split.json"
     split.write_text(json.dumps({"train": ["p3"], "test": ["p1"]}))

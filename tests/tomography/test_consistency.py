@@ -72,20 +72,59 @@ def test_conjugate_gradients_find_the_minimum_of_the_sum(rng):
     scan = covering_scan(grid, 5, arc=180.0)
     simulation = Simulation("", "", 1e5, 500.0, "hann", 0, "")
     how = Acquisition(scan, Geometry((1, 6, 7), (1.0, 2.0, 1.5)), MU_WATER, simulation)
-    start = rng.uniform(-200, 200, (1, 6, 7)).astype(np.float32)
+    start = np.zeros((1, 6, 7), dtype=np.float32)  # flat: the same error of 20 HU everywhere
     true = attenuation(start + rng.normal(0, 80, start.shape), MU_WATER)
     sinogram = measure(true, grid.spacing, scan, rng, photons=1e5)
     matrix = np.concatenate([block.toarray() for _, block in projector(scan, grid)])
     p, x0 = sinogram.ravel().astype(np.float64), attenuation(start, MU_WATER).ravel()
     counts = 1e5 * np.exp(-p)
     weights = 1 / (1 / counts + (500 / counts) ** 2 + 0.01**2)
-    belief = (1000 / (40 * MU_WATER)) ** 2
+    belief = (1000 / (20 * MU_WATER)) ** 2
     normal = matrix.T @ (weights[:, None] * matrix) + belief * np.eye(42)
     change = np.linalg.solve(normal, matrix.T @ (weights * (p - matrix @ x0)))
     wanted = start.ravel() + 1000 / MU_WATER * change
     found = data_consistent(start, sinogram, how, iterations=60)
-    assert np.abs(change).max() * 1000 / MU_WATER > 10
-    assert found.ravel() == pytest.approx(wanted, abs=0.5)
+    assert np.abs(change).max() * 1000 / MU_WATER > 3
+    assert found.ravel() == pytest.approx(wanted, abs=0.1)
+
+
+def test_edges_may_be_wrong_by_more_than_flat_tissue(rng):
+    how, ct = acquisition(40, photons=1e5), truth()
+    start = gaussian_filter(ct, (0, 1.2, 1.2))
+    change = np.abs(data_consistent(start, measured(ct, how, rng), how) - start)
+    y, x = GRID.coordinates()
+    body = Ellipse(2.0, -1.0, 34.0, 38.0, 1.0)
+    rim = inside(body, y[:, None], x, -2) & ~inside(body, y[:, None], x, 2)
+    middle = inside(disc(2.0, -15.0, 6.0, 1.0), y[:, None], x)
+    assert change[0][rim].mean() > 3 * change[0][middle].mean()
+
+
+def test_air_in_the_body_is_no_padding(rng):
+    how, ct = acquisition(40, photons=1e5), truth()
+    sinogram = measured(ct, how, rng)
+    y, x = GRID.coordinates()
+    hole = inside(disc(10.0, 5.0, 5.0, 0.0), y[:, None], x)[None]
+    body = inside(Ellipse(2.0, -1.0, 35.0, 39.0, 0.0), y[:, None], x)[None]
+    prediction = np.where(body & ~hole, ct, -1024.0)
+    found = data_consistent(prediction, sinogram, how)
+    assert (found[~body] == -1024).all()
+    assert (found[hole] > -1024).mean() > 0.9
+    assert error(found[hole], ct[hole]) < error(prediction[hole], ct[hole])
+
+
+def test_streaks_in_air_are_no_couch(rng):
+    how, ct = acquisition(30, photons=1e5), truth()
+    sinogram = measured(ct, how, rng)
+    y, x = GRID.coordinates()
+    body = inside(Ellipse(2.0, -1.0, 35.0, 39.0, 0.0), y[:, None], x)[None]
+    prediction = np.where(body, gaussian_filter(ct, (0, 0.8, 0.8)), -1024.0)
+    streaks = np.where(body, ct, -1000 + np.abs(rng.normal(0, 90, ct.shape)))
+    quiet, loud = (
+        data_consistent(prediction, sinogram, how, outside=outside)
+        for outside in (np.full_like(ct, -1000.0), streaks)
+    )
+    assert np.abs(quiet - loud).max() < 40  # a few voxels above -700 HU
+    assert np.median(np.abs(quiet - loud)) < 1
 
 
 def test_noisy_measurements_are_trusted_less(rng):
@@ -121,7 +160,7 @@ def test_a_couch_outside_the_prediction_does_not_end_up_in_the_body(rng):
     assert (found[~body] == -1024).all()
     assert (blind[~body] == -1024).all()
     assert error(found[body], ct[body]) < 0.95 * error(prediction[body], ct[body])
-    assert error(found[body], ct[body]) < 0.92 * error(blind[body], ct[body])
+    assert error(found[body], ct[body]) < 0.95 * error(blind[body], ct[body])
 
 
 def test_slices_do_not_depend_on_each_other(monkeypatch, rng):

@@ -66,6 +66,10 @@ def test_sinograms_come_back_from_both_formats(tmp_path, rng):
         found = load_sinogram(tmp_path / name, ACQUISITION)
         assert found.dtype == np.float32
         assert np.array_equal(found, sinogram)
+    save_sinogram(tmp_path / "half.npz", 4 * sinogram, noisy=True)
+    half = load_sinogram(tmp_path / "half.npz", ACQUISITION)
+    assert half.dtype == np.float32
+    assert half == pytest.approx(4 * sinogram, abs=0.002)
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 

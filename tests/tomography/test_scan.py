@@ -59,6 +59,12 @@ def test_a_covering_scan_sees_the_corners_and_hardly_more(source, shape):
     assert np.abs(scan.distances()[1:-1]).max() < GRID.radius()
 
 
+def test_a_finer_detector_sees_as_much():
+    scan = covering_scan(GRID, 10, arc=180.0, pitch=0.5)
+    assert scan.pitch() == 0.5
+    assert GRID.radius() <= scan.radius() < GRID.radius() + 1
+
+
 def test_the_radius_ends_where_the_nearer_end_of_the_detector_does():
     assert Scan(4, 180.0, Detector(10, 2.0)).radius() == pytest.approx(10)
     assert Scan(4, 180.0, Detector(10, 2.0, offset=2.0)).radius() == pytest.approx(6)
