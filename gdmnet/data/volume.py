@@ -27,6 +27,30 @@ FORMATS = tuple(_READERS)
 """File endings that can be read and written."""
 
 
+def images_by_case(folder: Path) -> dict[str, Path]:
+    """The images of a folder by file name without ending; other files are left alone.
+
+    Raises:
+        DatasetError: no such folder, no image in it, or a case in two formats.
+    """
+    if not folder.is_dir():
+        raise DatasetError(f"{folder}: no such folder")
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        ending = next((ending for ending in FORMATS if path.name.endswith(ending)), None)
+        if ending is None or path.name.startswith(".") or not path.is_file():
+            continue
+        name = path.name.removesuffix(ending)
+        if name in found:
+            raise DatasetError(
+                f"{path}: {found[name].name} is the same image in another format; keep one"
+            )
+        found[name] = path
+    if not found:
+        raise DatasetError(f"{folder}: no image here ({', '.join(FORMATS)})")
+    return found
+
+
 def read_volume(path: Path) -> Volume:
     """One image as float32 (1, z, y, x) in LPS, file units.
 

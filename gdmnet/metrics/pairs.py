@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from gdmnet.data.volume import FORMATS, read_geometry
+from gdmnet.data.volume import images_by_case, read_geometry
 from gdmnet.errors import DatasetError
 from gdmnet.geometry import grid_difference
 
@@ -37,28 +37,6 @@ class Pair:
     reference: Path
     mask: Path | None
     segmentations: tuple[Path, Path] | None
-
-
-def images_by_case(folder: Path) -> dict[str, Path]:
-    """The images of a folder by case name; other files are left alone.
-
-    Raises:
-        DatasetError: no such folder, no image in it, or a case in two formats.
-    """
-    if not folder.is_dir():
-        raise DatasetError(f"{folder}: no such folder")
-    found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        ending = next((ending for ending in FORMATS if path.name.endswith(ending)), None)
-        if ending is None or path.name.startswith(".") or not path.is_file():
-            continue
-        name = path.name.removesuffix(ending)
-        if name in found:
-            raise DatasetError(f"{path}: {found[name].name} is the same case; keep one of the two")
-        found[name] = path
-    if not found:
-        raise DatasetError(f"{folder}: no image here ({', '.join(FORMATS)})")
-    return found
 
 
 def sound_pairs(folders: Folders, *, keep_going: bool) -> tuple[list[Pair], dict[str, str]]:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from gdmnet import codec, folders
 from gdmnet.data.splits import ALL
+from gdmnet.data.volume import images_by_case
 from gdmnet.errors import CheckpointError, PlanError
-from gdmnet.metrics.pairs import images_by_case
 from gdmnet.plan import Plan, Run
 
 VALIDATION = "validation"

@@ -7,10 +7,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from gdmnet.data.volume import FORMATS, read_geometry
+from gdmnet.data.volume import FORMATS, images_by_case, read_geometry
 from gdmnet.errors import DatasetError
 from gdmnet.geometry import grid_difference
-from gdmnet.metrics.pairs import images_by_case
 
 UNCERTAINTY = "uncertainty"  # the folder among the predictions
 _CHANNEL = re.compile(r"(.+)_(\d{4})")

@@ -12,7 +12,7 @@ from operator import and_
 from pathlib import Path
 
 from gdmnet.data.case import CaseFiles
-from gdmnet.data.volume import FORMATS
+from gdmnet.data.volume import images_by_case
 from gdmnet.errors import DatasetError
 
 EXACT, BY_WORDS = "same name", "same but for words that all share"
@@ -78,19 +78,7 @@ def match_folders(sources: Sequence[Path], targets: Path, masks: Path | None = N
 
 def _images(folder: Path) -> dict[str, Path]:
     """Name without ending, and without the channel number that all end with -> file."""
-    if not folder.is_dir():
-        raise DatasetError(f"{folder}: no such folder")
-    found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        ending = next((ending for ending in FORMATS if path.name.endswith(ending)), None)
-        if ending is None or path.name.startswith(".") or not path.is_file():
-            continue
-        stem = path.name.removesuffix(ending)
-        if stem in found:
-            raise DatasetError(f"{path}: {found[stem].name} is the same image; keep one")
-        found[stem] = path
-    if not found:
-        raise DatasetError(f"{folder}: no image here ({', '.join(FORMATS)})")
+    found = images_by_case(folder)
     numbers = {_CHANNEL.search(stem) and stem[-5:] for stem in found}
     if len(numbers) > 1 or None in numbers:
         return found
