@@ -3,87 +3,67 @@
     python documentation/benchmarks/method_study.py 501 -o STUDY --raw RAW [--rows NAME ...]
     python documentation/benchmarks/method_study.py 501 -o STUDY --raw RAW --list
 
-The dataset is planned and prepared into STUDY, one regression is trained on all its training
+The dataset is planned and prepared into STUDY, one regression a seed is trained on all its training
 cases, and every row is then trained for equal steps from that checkpoint, with the same seed and
-patches. Judged on imagesTs against targetsTs alone, on whole volumes. Rows run one after the
-other, each in a process of its own (its peak memory is a column); what is finished is kept, so
-the script can be stopped and started again, or started twice with different rows. STUDY/table.md
-is written anew after every row. Judges are two encoders trained on the training targets (one
-without normalisation, one with GroupNorm; other widths and seeds than any training's encoder).
+patches. Judged on imagesTs against targetsTs alone, on whole volumes (see `method_figures.py`).
+Rows run one after the other, each in a process of its own (its peak memory is a column); what is
+finished is kept, so the script can be stopped and started again, or started twice with different
+rows. STUDY/table.md, front.png and pictures/ are made anew after every row. The rows `dial_T` need
+no training: theirs are the weights between regression and hybrid, as `--realism T` takes them.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import resource
+import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
+from method_figures import Bench, draw_front, draw_pictures, write_table
 from torch import nn
 
 from gdmnet import codec, folders
 from gdmnet.commands import plan_and_preprocess
-from gdmnet.data.case import CaseFiles
-from gdmnet.data.raw import read_description, test_cases, training_cases
+from gdmnet.data.raw import read_description, test_cases
 from gdmnet.data.splits import split_for
-from gdmnet.data.volume import read_channels, read_volume
 from gdmnet.encoders import Frozen, freeze_norms
 from gdmnet.encoders.self_supervised import cell_shape, decoder_for, encoder_for
 from gdmnet.inference.model import load_model
-from gdmnet.metrics.image import match_linear
-from gdmnet.metrics.score import score
-from gdmnet.metrics.statistics import Values, aggregate_cases
 from gdmnet.networks.unet import build_generator
 from gdmnet.objectives import OBJECTIVES
 from gdmnet.objectives.base import Context
 from gdmnet.plan import Plan, Recipe
-from gdmnet.training import log
+from gdmnet.training import checkpoint, log
 from gdmnet.training.batches import Batches
-from gdmnet.training.checkpoint import load_pretrained
 from gdmnet.training.device import find_device
 from gdmnet.training.feature_encoder import EncoderChoice, prepare_encoder, target_patches
-from gdmnet.training.judge import GroupNormEncoder, Subject, make_judge
+from gdmnet.training.judge import GroupNormEncoder
 from gdmnet.training.loop import fit
 from gdmnet.training.pretrain import pretraining_patch, split_cases, train_autoencoder
 from gdmnet.training.start import Options, describe, keep_plan, open_cases
-from gdmnet.training.verdict import give_verdict
 
 CONFIGURATION = "3d_fullres"
 BASE = "base"
 RATIOS = (0.05, 0.1, 0.3, 0.6)  # beside the default's 0.2
-COLUMNS = (
-    ("mae", "MAE"),
-    ("psnr", "PSNR"),
-    ("ssim", "SSIM"),
-    ("ms_ssim", "MS-SSIM"),
-    ("sharpness", "sharp"),
-    ("gradient_w1", "gW1"),
-    ("histogram_w1", "hW1"),
-    ("spectrum_distance", "psd"),
-    ("frechet_self", "FD plain"),
-    ("frechet_groupnorm", "FD GN"),
-    ("kernel_self", "KD plain"),
-    ("matched_mae", "MAE matched"),
-    ("frechet_matched", "FD matched"),
-    ("seconds_a_step", "s/step"),
-    ("peak_gb", "GB"),
-)
+DIAL = (0.25, 0.5, 0.75, 1.25, 1.5)  # 0 is the row regression, 1 the row hybrid
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One variant: the objective's options, and which encoder carries the features."""
+    """One variant: the objective's options, which encoder carries the features, or the dial's T."""
 
     objective: str = "gdm"
     encoder: str = "self"
     options: dict = dataclasses.field(default_factory=dict)
     seed: int = 0
+    dial: float | None = None
 
 
 def rows() -> dict[str, Row]:
@@ -109,6 +89,7 @@ def rows() -> dict[str, Row]:
         found[f"only_{name}"] = Row(options={"levels": [name]})
     found["every_2nd"] = Row(options={"every": 2})
     found["crop_0.7"] = Row(options={"encoder_crop": 0.7})
+    found |= {f"dial_{t:g}": Row(dial=t) for t in DIAL}
     for ratio in RATIOS:
         for pairing in ("hybrid", "pooled", "paired"):
             found[f"{pairing}_r{ratio:g}"] = Row(options={"pairing": pairing, "drift_ratio": ratio})
@@ -147,6 +128,11 @@ class Study:
         """Of a row: holds row.json when it is done."""
         return self.home / "rows" / row
 
+    def model(self, row: Row, name: str) -> Path:
+        """A row's model folder, below its own."""
+        kind = "regression" if name.startswith((BASE, "regression")) else row.objective
+        return folders.model_folder(self.folder(name), self.dataset, kind, CONFIGURATION)
+
 
 def prepare_dataset(study: Study) -> None:
     """Plan and prepare, once."""
@@ -160,7 +146,7 @@ def prepare_dataset(study: Study) -> None:
 
 
 def run_row(study: Study, name: str, row: Row) -> None:
-    """Train one row (the base without a start), predict the test cases, judge, write row.json."""
+    """Train one row (the base without a start) and predict the test cases."""
     plan = study.plan
     configuration = plan.configurations[CONFIGURATION]
     is_base = name.startswith(BASE)
@@ -178,7 +164,7 @@ def run_row(study: Study, name: str, row: Row) -> None:
     split = split_for("all", study.prepared / folders.SPLITS_JSON)
     cases, _ = open_cases(study.prepared / CONFIGURATION, split)
     described = describe(plan, configuration, "all", split, options, device)
-    model = folders.model_folder(study.folder(name), study.dataset, row.objective, CONFIGURATION)
+    model = study.model(row, name)
     fold = folders.fold_folder(model, "all")
     recipe = described.recipe
     encoder = None
@@ -202,20 +188,17 @@ def run_row(study: Study, name: str, row: Row) -> None:
         residual_channel=configuration.residual_channel,
     )
     if not is_base:
-        base = folders.model_folder(
-            study.folder(_base_of(row.seed)), study.dataset, "regression", CONFIGURATION
-        )
-        load_pretrained(generator, folders.fold_folder(base, "all") / folders.FINAL)
+        base = folders.fold_folder(study.model(row, _base_of(row.seed)), "all")
+        checkpoint.load_pretrained(generator, base / folders.FINAL)
     keep_plan(model, plan, study.prepared / folders.FINGERPRINT_JSON)
     codec.save(described, fold / folders.RUN_JSON)
     training = Batches(cases, configuration, seed=row.seed, augment=True)
     validation = Batches(cases, configuration, seed=row.seed, augment=False)
     fit(generator, objective, training, validation, recipe, fold, device)
-    figures = judge_model(study, model)
     epochs = sorted(record["seconds"] / recipe.iterations for record in log.read(fold))
-    figures["seconds_a_step"] = epochs[len(epochs) // 2]  # the median epoch, validation included
-    figures["peak_gb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    codec.save({"row": row, "steps": steps, "figures": figures}, study.folder(name) / "row.json")
+    # the median epoch, its validation included
+    measured = {"steps": steps, "seconds_a_step": epochs[len(epochs) // 2]}
+    keep_predictions(study, name, row, model, measured)
 
 
 def _fine_tuning(options: dict) -> dict:
@@ -266,99 +249,36 @@ def make_encoder(
     return frozen
 
 
-def judge_model(study: Study, model: Path) -> dict[str, float | None]:
-    """Means over the test cases of every figure."""
-    translator = load_model(model, folds=["all"])
-    description = read_description(study.raw / study.dataset)
+def keep_predictions(study: Study, name: str, row: Row, model: Path, measured: dict) -> None:
+    """Predict the test cases and write trained.json: the row can then be judged."""
+    translator = load_model(model, folds=["all"], realism=row.dial)
+    out = study.folder(name) / "predictions"
+    out.mkdir(exist_ok=True)
     raw = study.raw / study.dataset
-    subjects, scores = [], {}
-    for files in test_cases(raw, description)[0]:
+    seconds = []
+    for files in test_cases(raw, read_description(raw))[0]:
         begin = time.perf_counter()
-        prediction = translator.translate_case(files).array[0]
-        seconds = time.perf_counter() - begin
-        subject = dataclasses.replace(_subject(files, translator), prediction=prediction)
-        real, mask = subject.real, subject.mask
-        values: Values = score(prediction, real, mask, subject.spacing)
-        gain, offset = match_linear(prediction, real, mask)
-        matched = score(gain * prediction + offset, real, mask, subject.spacing)
-        values |= {"matched_mae": matched["mae"], "seconds_a_volume": seconds}
-        scores[files.identifier] = values
-        subjects.append(subject)
-    figures = {name: values["mean"] for name, values in aggregate_cases(scores).items()}
-    others = _Lazily(training_cases(raw, description)[0], translator)
-    for kind in ("self", "groupnorm"):
-        judge = make_judge(others, kind=kind, seed=77)
-        verdict = give_verdict(judge, subjects, others)
-        figures[f"frechet_{kind}"] = verdict.prediction.frechet.value
-        figures[f"kernel_{kind}"] = verdict.prediction.kernel.value
-        if verdict.floor is not None:
-            figures[f"floor_{kind}"] = verdict.floor.frechet.value
-        figures[f"blurred_{kind}"] = verdict.ceiling.frechet.value
-        if kind == "self":
-            again = give_verdict(judge, subjects, others, match=True)
-            figures["frechet_matched"] = again.prediction.frechet.value
-    return figures
+        image = translator.translate_case(files).array[0]
+        seconds.append(time.perf_counter() - begin)
+        np.save(out / f"{files.identifier}.npy", image)
+    measured["seconds_a_volume"] = sum(seconds) / len(seconds)
+    measured["peak_gb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    codec.save({"row": row, "measured": measured}, study.folder(name) / "trained.json")
 
 
-class _Lazily(Sequence):
-    """Subjects read from their files one at a time."""
-
-    def __init__(self, cases: Sequence[CaseFiles], translator) -> None:  # noqa: ANN001
-        self.cases, self.translator = cases, translator
-
-    def __len__(self) -> int:
-        return len(self.cases)
-
-    def __getitem__(self, index):  # noqa: ANN001, ANN204
-        return _subject(self.cases[index], self.translator)
-
-    def __iter__(self) -> Iterator[Subject]:
-        return (self[i] for i in range(len(self)))
-
-
-def _subject(files: CaseFiles, translator) -> Subject:  # noqa: ANN001
-    """The real image; mask: the body, and where the target is measured at all."""
-    from gdmnet.arrays.body import body_mask
-
-    assert files.target is not None
-    volume = read_volume(files.target)
-    schemes = [source.scheme == "ct" for source in translator.configuration.sources]
-    sources = read_channels(files.sources)
-    if files.mask is not None:
-        mask = read_volume(files.mask).array[0] > 0
-    else:
-        mask = body_mask(sources.array, sources.geometry.spacing, schemes)[0] > 0
-    return Subject(files.identifier, volume.array[0], mask, volume.geometry.spacing)
-
-
-def write_table(study: Study) -> None:
-    """STUDY/table.md from all finished rows."""
-    order = {name: place for place, name in enumerate([BASE, *rows()])}
-    found = {
-        path.parent.name: json.loads(path.read_text())
-        for path in study.home.glob("rows/*/row.json")
-    }
-    titles = [title for _, title in COLUMNS]
-    lines = [
-        f"| {study.dataset}, {study.base_steps} + {study.steps} steps | {' | '.join(titles)} |",
-        "|" + "---|" * (len(titles) + 1),
-    ]
-    for name in sorted(found, key=lambda n: order.get(n, len(order))):
-        figures = found[name]["figures"]
-        cells = [_number(figures.get(key)) for key, _ in COLUMNS]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    any_row = next(iter(found.values()))["figures"]
-    floors = ", ".join(
-        f"{kind}: floor {_number(any_row.get(f'floor_{kind}'))}, real images blurred by one voxel"
-        f" {_number(any_row.get(f'blurred_{kind}'))}"
-        for kind in ("self", "groupnorm")
-    )
-    lines += ["", f"Frechet distance, {floors}."]
-    codec.write_text(study.home / "table.md", "\n".join(lines) + "\n")
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4g}"
+def dial_row(study: Study, name: str, row: Row) -> None:
+    """Predict with the weights between those of two finished rows, regression and hybrid."""
+    of = {kind: study.model(row, kind) for kind in ("regression", "hybrid")}
+    fold = folders.fold_folder(study.model(row, name), "all")
+    fold.mkdir(parents=True, exist_ok=True)
+    origin = folders.fold_folder(of["hybrid"], "all")
+    shutil.copy(of["hybrid"] / folders.PLAN_JSON, fold.parent)
+    shutil.copy(origin / folders.RUN_JSON, fold)
+    state = checkpoint.load(origin / folders.FINAL)
+    twin = folders.fold_folder(of["regression"], "all") / folders.FINAL
+    state["twin"] = checkpoint.load(twin)["ema"]
+    torch.save(state, fold / folders.FINAL)
+    keep_predictions(study, name, row, fold.parent, {})
 
 
 def main() -> None:
@@ -381,20 +301,29 @@ def main() -> None:
     dataset = folders.resolve_dataset(args.dataset, args.raw)
     study = Study(dataset, args.raw, args.home, args.base_steps, args.steps, args.learning_rate)
     chosen = args.rows or list(every)
+    every |= {_base_of(seed): Row("regression", seed=seed) for seed in (0, 1, 2)}
     if args.here:
         (name,) = chosen
-        row = Row("regression", seed=int(name[-1])) if name.startswith(BASE + "_") else None
-        run_row(study, name, row or every.get(name) or Row("regression"))
+        row = every[name]
+        (run_row if row.dial is None else dial_row)(study, name, row)
         return
     prepare_dataset(study)
-    bases = dict.fromkeys(_base_of(every[name].seed) for name in chosen)
-    for name in [*bases, *chosen]:
-        if not (study.folder(name) / "row.json").is_file():
+    sources = study.plan.configurations[CONFIGURATION].sources
+    bench = Bench(study.raw / dataset, study.home, sources)
+    for name in dict.fromkeys([*(_base_of(every[name].seed) for name in chosen), *chosen]):
+        folder = study.folder(name)
+        if not (folder / "trained.json").is_file():
             print(f"== {name}", flush=True)
             again = [sys.executable, __file__, *sys.argv[1:]]
             without_rows = again[: again.index("--rows")] if args.rows else again
             subprocess.run([*without_rows, "--here", "--rows", name], check=True)
-        write_table(study)
+        if not (folder / "row.json").is_file():
+            bench.judge(folder)
+        write_table(
+            study.home, [BASE, *every], f"{dataset}, {args.base_steps} + {args.steps} steps"
+        )
+        draw_front(study.home)
+        draw_pictures(bench, study.home)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from gdmnet.training.feature_encoder import NORM_STATISTICS, EncoderChoice
 
 
 def add_encoder_options(parser: argparse.ArgumentParser) -> None:
-    """--encoder, --encoder-weights, --encoder-stages and --norm-statistics."""
+    """--encoder and --encoder-weights, -stages, -resampling; --norm-statistics."""
     group = parser.add_argument_group("feature encoder (gdm_info --encoders lists them)")
     group.add_argument(
         "--encoder",
@@ -31,6 +31,12 @@ def add_encoder_options(parser: argparse.ArgumentParser) -> None:
         help="whose maps to use, 0 is the finest (default: all that are large enough)",
     )
     group.add_argument(
+        "--no-encoder-resampling",
+        dest="encoder_resampling",
+        action="store_false",
+        help="show it the patch's own voxels, also where it knows another spacing",
+    )
+    group.add_argument(
         "--norm-statistics",
         choices=NORM_STATISTICS,
         default="patch",
@@ -45,5 +51,6 @@ def encoder_choice(args: argparse.Namespace, iterations: int | None = None) -> E
         weights=args.encoder_weights,
         stages=None if args.encoder_stages is None else tuple(args.encoder_stages),
         norm_statistics=args.norm_statistics,
+        resample=args.encoder_resampling,
         iterations=iterations,
     )

@@ -35,6 +35,7 @@ class Request:
     fingerprint: Fingerprint | None
     seed: int
     stages: tuple[int, ...] | None
+    resample: bool
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ def build_encoder(
     fingerprint: Fingerprint | None = None,
     seed: int = 0,
     stages: Sequence[int] | None = None,
+    resample: bool = True,
 ) -> Frozen:
     """A frozen encoder of patches in the target's network units, on the CPU.
 
@@ -63,6 +65,7 @@ def build_encoder(
         fingerprint: of the training set; encoders with a z-score need it.
         seed: of random weights.
         stages: whose maps to use, 0 is the finest; None for all whose maps are large enough.
+        resample: patches to the spacing that a public encoder knows, where the two differ.
 
     Returns:
         A module, (b, 1, z, y, x) -> maps (b, c, z', y', x') finest first; `report` says where it
@@ -84,6 +87,7 @@ def build_encoder(
         fingerprint=fingerprint,
         seed=seed,
         stages=None if stages is None else tuple(stages),
+        resample=resample,
     )
     return ENCODERS[kind].load(request)
 
@@ -107,7 +111,8 @@ def load_family(request: Request, family: Family, file: Path) -> Frozen:
         whole = family.network(family.n_stages)
     check(found, whole.state_dict(), file=file, name=name)
     strides = _staged(whole).strides
-    zoom = zoom_to(family.layout.reordered(configuration.spacing), family.spacing)
+    wanted = family.spacing if request.resample else None
+    zoom = zoom_to(family.layout.reordered(configuration.spacing), wanted)
     sides = family.layout.reordered(configuration.patch_size)
     on_grid = [side * factor for side, factor in zip(sides, zoom, strict=True)]
     stages = request.stages or tuple(range(usable_stages(on_grid, strides)))

@@ -38,6 +38,7 @@ class EncoderChoice:
             train it here.
         stages: whose maps to use, 0 is the finest; None for all that are large enough.
         norm_statistics: "patch", or "dataset" to make constants of instance and group norms.
+        resample: patches to the spacing that a public encoder knows.
         iterations: of the encoder's own training; None for the default.
     """
 
@@ -45,6 +46,7 @@ class EncoderChoice:
     weights: Path | None = None
     stages: tuple[int, ...] | None = None
     norm_statistics: str = "patch"
+    resample: bool = True
     iterations: int | None = None
 
 
@@ -96,6 +98,7 @@ def prepare_encoder(
         fingerprint=fingerprint,
         seed=recipe.seed,
         stages=choice.stages,
+        resample=choice.resample,
     ).to(device)
     _tell(encoder)
     if choice.norm_statistics == "dataset":

@@ -116,7 +116,7 @@ def test_a_public_encoder_is_frozen_whole_and_one_with_batch_norm_is_left_alone(
     for layout, name in (("nnssl_resencl.pth", "nnssl_resencl"), ("ctfm.safetensors", "ctfm")):
         file = write(tmp_path, layout, checkpoint(layout))
         config = configuration((16, 16, 16), spacing=narrow(name).spacing)
-        request = Request(name, file, config, BODIES, 0, None)
+        request = Request(name, file, config, BODIES, 0, None, resample=True)
         encoder = load_family(request, narrow(name), file)
         before = [m.std() for m in encoder(patches[0])]
         frozen[name] = freeze_norms(encoder, patches)

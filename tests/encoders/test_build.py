@@ -33,8 +33,8 @@ ONE_A_FAMILY = [
 ]
 
 
-def load(file, name, *, stages=None, **changes):
-    request = Request(name, file, configuration(**changes), BODIES, 0, stages)
+def load(file, name, *, stages=None, resample=True, **changes):
+    request = Request(name, file, configuration(**changes), BODIES, 0, stages, resample)
     return load_family(request, narrow(name), file)
 
 
@@ -51,6 +51,15 @@ def image(*shape):
 
 def ras(x):
     return x.permute(0, 1, 4, 3, 2).flip(2, 3)
+
+
+def test_resampling_can_be_switched_off(files):
+    coarse = {"spacing": (3.0, 4.7, 4.7), "patch": (16, 16, 16)}
+    resampled = load(files["ctfm.safetensors"], "ctfm", **coarse)
+    as_it_is = load(files["ctfm.safetensors"], "ctfm", resample=False, **coarse)
+    assert resampled.report.zoom == pytest.approx((1.0, 4.7, 4.7))
+    assert as_it_is.report.zoom == (1.0, 1.0, 1.0)
+    assert as_it_is(image(16, 16, 16))[0].shape[2:] == (16, 16, 16)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
