@@ -4,29 +4,24 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from gdmnet import codec, folders
-from gdmnet.arrays.body import body_mask
 from gdmnet.commands.terminal import guarded, new_parser, positive_int
-from gdmnet.data.volume import read_volume
-from gdmnet.errors import DatasetError, TrainingError
+from gdmnet.errors import TrainingError
 from gdmnet.inference.record import read_records
 from gdmnet.metrics.frechet import Distance, Distances
-from gdmnet.metrics.image import CT_LIKE_MINIMUM
 from gdmnet.metrics.pairs import Folders, images_by_case, sound_pairs
 from gdmnet.plan import Run
 from gdmnet.training.job import weights_sha256
 from gdmnet.training.judge import (
     ITERATIONS,
     JUDGES,
-    Subject,
     judge_with,
     make_judge,
     read_encoder,
 )
+from gdmnet.training.subjects import SubjectFiles, Subjects
 from gdmnet.training.verdict import Verdict, give_verdict
 
 _EPILOG = """example:
@@ -38,36 +33,6 @@ JUDGE_JSON = "judge.json"
 MATCHES = ("mean-std",)
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class _Files:
-    real: Path
-    prediction: Path | None = None
-    mask: Path | None = None
-
-
-class _Subjects(Sequence[Subject]):
-    """Subjects that are read when they are asked for, so that one at a time is in memory."""
-
-    def __init__(self, files: Mapping[str, _Files]) -> None:
-        self._files = list(files.items())
-
-    def __len__(self) -> int:
-        return len(self._files)
-
-    def __getitem__(self, index: int) -> Subject:  # type: ignore[override]
-        identifier, files = self._files[index]
-        real = read_volume(files.real)
-        spacing = real.geometry.spacing
-        if files.mask is None:
-            mask, _ = body_mask(real.array, spacing, [real.array.min() <= CT_LIKE_MINIMUM])
-        else:
-            mask = read_volume(files.mask).array[0]
-            if not mask.any():
-                raise DatasetError(f"{files.mask}: the mask is empty; mark what is to be judged")
-        prediction = None if files.prediction is None else read_volume(files.prediction).array[0]
-        return Subject(identifier, real.array[0], mask, spacing, prediction)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -170,13 +135,18 @@ def run(
         OutputError: the verdict cannot be written.
     """
     pairs, _ = sound_pairs(where, keep_going=False)
-    subjects = _Subjects(
-        {pair.identifier: _Files(pair.reference, pair.prediction, pair.mask) for pair in pairs}
+    subjects = Subjects(
+        {
+            pair.identifier: SubjectFiles(pair.reference, pair.prediction, pair.mask)
+            for pair in pairs
+        }
     )
     found = {} if train_on is None else images_by_case(train_on)
-    reals = _Subjects({name: _Files(path) for name, path in found.items()})
+    reals = Subjects({name: SubjectFiles(path) for name, path in found.items()})
     known = {pair.identifier for pair in pairs}
-    others = _Subjects({name: _Files(path) for name, path in found.items() if name not in known})
+    others = Subjects(
+        {name: SubjectFiles(path) for name, path in found.items() if name not in known}
+    )
     if encoder is None:
         judge = make_judge(reals or subjects, kind=kind, iterations=iterations, seed=seed)
     else:

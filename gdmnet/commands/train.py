@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,11 @@ from gdmnet.commands.terminal import (
     roots_from,
 )
 from gdmnet.data.splits import split_for
+from gdmnet.errors import TrainingError
 from gdmnet.folders import Roots
 from gdmnet.inference.validate import validate_fold
 from gdmnet.objectives import OBJECTIVES
+from gdmnet.objectives.options import parse_option
 from gdmnet.plan import Plan
 from gdmnet.training.device import find_device
 from gdmnet.training.distributed import require_devices
@@ -161,7 +162,8 @@ def run(
         options: see `Options`.
 
     Returns:
-        The folder of the fold: run.json, logs, checkpoints, validation/, summary.json.
+        The folder of the fold: run.json, logs, checkpoints, and of a training that validates
+        validation/ and summary.json.
 
     Raises:
         GdmnetError: an unknown dataset, configuration, fold or device; an existing training.
@@ -189,14 +191,16 @@ def run(
         cases=prepared,
         folder=folder,
         fingerprint=fingerprint,
-        encoder_home=folders.encoder_folder(roots.results, name, configuration, str(fold)),
+        encoder_home=folders.encoder_folder(
+            options.encoder_root or roots.results, name, configuration, str(fold)
+        ),
         device=str(device),
         pretrained=options.pretrained,
         resume=resume,
     )
     if not (folder / folders.FINAL).is_file():
         run_job(job, n_processes=options.n_devices)
-    if not (folder / folders.SUMMARY_JSON).is_file():
+    if options.validates and not (folder / folders.SUMMARY_JSON).is_file():
         validate_fold(
             model,
             str(fold),
@@ -209,11 +213,7 @@ def run(
 
 
 def _option(text: str) -> tuple[str, Any]:
-    """NAME=VALUE: a number, true, false or a list as in JSON, else a name."""
-    name, equals, value = text.partition("=")
-    if not (name and equals):
-        raise argparse.ArgumentTypeError(f"{text} is not NAME=VALUE")
     try:
-        return name.replace("-", "_"), json.loads(value)
-    except json.JSONDecodeError:
-        return name.replace("-", "_"), value
+        return parse_option(text)
+    except TrainingError as problem:
+        raise argparse.ArgumentTypeError(str(problem)) from None

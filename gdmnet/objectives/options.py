@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping
 from dataclasses import fields
 from typing import Any, TypeVar
@@ -31,6 +32,21 @@ def read_options(kind: type[Options], given: Mapping[str, Any], *, objective: st
             )
         values[name] = _typed(name, value, known[name], objective)
     return kind(**values)
+
+
+def parse_option(text: str) -> tuple[str, Any]:
+    """An option from NAME=VALUE: a number, true, false or a list as in JSON, else a name.
+
+    Raises:
+        TrainingError: another form.
+    """
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise TrainingError(f"{text} is not NAME=VALUE")
+    try:
+        return name.replace("-", "_"), json.loads(value)
+    except json.JSONDecodeError:
+        return name.replace("-", "_"), value
 
 
 def require_known(value: str, known: Collection[str], *, what: str) -> None:

@@ -180,7 +180,7 @@ def decide(scores: Mapping[str, Scores], criterion: str, command: Mapping[str, s
         raise DatasetError(f"{criterion} is not defined for any case: the references are flat")
     best = ranked[0][1]
     against = {
-        rival: tuple(_comparisons(scores[best], found))
+        rival: tuple(comparisons(scores[best], found))
         for rival, found in scores.items()
         if rival != best
     }
@@ -201,7 +201,8 @@ def figures(candidate: Candidate, scores: Scores) -> ModelScores:
     )
 
 
-def _comparisons(best: Scores, rival: Scores) -> list[Comparison]:
+def comparisons(best: Scores, rival: Scores) -> list[Comparison]:
+    """Every metric of every convention, best minus rival, over the cases where both have it."""
     found = []
     for convention, cases in best.items():
         for metric in metric_names(cases):

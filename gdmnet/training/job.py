@@ -92,19 +92,25 @@ def train_as_one_of_several(job: Job) -> None:
 
 def train(job: Job, objective: Objective) -> None:
     """Run the loop on the job's cases."""
-    recipe, configuration = job.run.recipe, job.configuration
-    training, validation = open_cases(job.cases, job.split)
     fit(
         make_generator(job, objective),
         objective,
-        Batches(
-            training, configuration, seed=recipe.seed, augment=True, n_workers=job.run.n_workers
-        ),
-        Batches(validation, configuration, seed=recipe.seed, augment=False),
-        recipe,
+        *batches_of(job),
+        job.run.recipe,
         job.folder,
         this_team().device(torch.device(job.device)),
         resume=job.resume,
+    )
+
+
+def batches_of(job: Job) -> tuple[Batches, Batches]:
+    """Augmented patches of the training cases and plain ones of the validation cases."""
+    seed, configuration = job.run.recipe.seed, job.configuration
+    training, validation = open_cases(job.cases, job.split)
+    n_workers = job.run.n_workers
+    return (
+        Batches(training, configuration, seed=seed, augment=True, n_workers=n_workers),
+        Batches(validation, configuration, seed=seed, augment=False),
     )
 
 

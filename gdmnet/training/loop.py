@@ -87,23 +87,8 @@ def fit(
         CheckpointError: the checkpoint to resume from is damaged or another training's.
         OutputError: the folder cannot be written.
     """
-    recipe = dataclasses.replace(recipe, precision=precision.choose(recipe.precision, device))
-    generator.to(device).train()
-    for module in objective.modules().values():
-        module.to(device)
-    stepper = Stepper(generator, recipe, device)
-    team = this_team()
-    training = Training(
-        generator,
-        objective,
-        stepper,
-        Tally(),
-        recipe,
-        folder,
-        device,
-        twin=twin_of(objective),
-        team=team,
-    )
+    training = _assemble(generator, objective, recipe, folder, device)
+    team, recipe = training.team, training.recipe
     first = take_up(training) if resume else begin(training)
     quality = Quality()
     for epoch in range(first, recipe.epochs):
@@ -123,6 +108,49 @@ def fit(
         best_mae=tally.best_mae,
         mae=quality.mae,
         sharpness=quality.sharpness,
+    )
+
+
+def measure_pace(
+    generator: nn.Module,
+    objective: Objective,
+    train_batches: Batches,
+    validation_batches: Batches,
+    recipe: Recipe,
+    device: torch.device,
+) -> tuple[float, float]:
+    """Seconds of a step and of an epoch's validation, measured by training; nothing is written.
+
+    Args:
+        generator: trained in place.
+        objective: built for the recipe's steps.
+        train_batches: as for `fit`.
+        validation_batches: as for `fit`.
+        recipe: of two epochs: the first one warms up, the second one is measured.
+        device: that computes.
+    """
+    training = _assemble(generator, objective, recipe, Path(), device)
+    _train_epoch(training, train_batches, 0)
+    begun = time.perf_counter()
+    _train_epoch(training, train_batches, 1)
+    trained = time.perf_counter()
+    _validate(training, validation_batches)
+    return (trained - begun) / recipe.iterations, time.perf_counter() - trained
+
+
+def _assemble(
+    generator: nn.Module, objective: Objective, recipe: Recipe, folder: Path, device: torch.device
+) -> Training:
+    """The parts of a training, on their device."""
+    recipe = dataclasses.replace(recipe, precision=precision.choose(recipe.precision, device))
+    generator.to(device).train()
+    for module in objective.modules().values():
+        module.to(device)
+    stepper = Stepper(generator, recipe, device)
+    twin = twin_of(objective)
+    team = this_team()
+    return Training(
+        generator, objective, stepper, Tally(), recipe, folder, device, twin=twin, team=team
     )
 
 

@@ -38,7 +38,9 @@ class Options:
 
     `objective_options` are passed to the objective by name, for example {"drift_ratio": 0.3}.
     `encoder` is the frozen feature encoder of the objectives that need one. `fidelity_budget` is
-    the share of MAE that the realism dial's default setting may cost.
+    the share of MAE that the realism dial's default setting may cost. `encoder_root` is the results
+    root that keeps the embedded encoder, by default that of the model. Without `validates` the
+    training ends with its last step: no validation of whole volumes.
     """
 
     objective: str = "gdm"
@@ -56,6 +58,8 @@ class Options:
     fidelity_budget: float = 0.01
     n_workers: int | None = None
     objective_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    encoder_root: Path | None = None
+    validates: bool = True
 
 
 def describe(
