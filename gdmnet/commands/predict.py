@@ -47,6 +47,8 @@ class Options:
     tta: bool = False
     ensemble: str = "mean"
     realism: float | None = None
+    steps: int | None = None
+    sampler: str | None = None
     uncertainty: bool = False
     device: str = "auto"
     overwrite: bool = False
@@ -95,6 +97,13 @@ def build_parser() -> argparse.ArgumentParser:
         help="of a model with a realism dial: 0 most faithful, 1 as trained, at most 1.5"
         " (default: what its validation chose)",
     )
+    parser.add_argument(
+        "--steps",
+        type=positive_int,
+        metavar="N",
+        help="of the sampler of flow, bridge and diffusion (default: as trained)",
+    )
+    parser.add_argument("--sampler", metavar="NAME", help="likewise, see the documentation")
     parser.add_argument(
         "--uncertainty",
         action="store_true",
@@ -163,6 +172,8 @@ def main(argv: list[str] | None = None) -> int:
         tta=args.tta,
         ensemble=args.ensemble,
         realism=args.realism,
+        steps=args.steps,
+        sampler=args.sampler,
         uncertainty=args.uncertainty,
         device=args.device,
         overwrite=args.overwrite,
@@ -224,6 +235,8 @@ def run(
         tta=options.tta,
         ensemble=options.ensemble,
         realism=options.realism,
+        steps=options.steps,
+        sampler=options.sampler,
     )
     card = translator.card
     used = f"{card.checkpoint} checkpoint, folds {', '.join(card.checkpoints)}"

@@ -25,7 +25,7 @@ from gdmnet.training.twin import MOST_REALISM, between
 CHECKPOINTS = {"final": folders.FINAL, "best": folders.BEST}
 
 
-def load_model(
+def load_model(  # noqa: PLR0913 (how to use a model is all keywords)
     folder: str | Path,
     *,
     folds: Sequence[str | int] | None = None,
@@ -35,6 +35,8 @@ def load_model(
     tta: bool = False,
     ensemble: str = "mean",
     realism: float | None = None,
+    steps: int | None = None,
+    sampler: str | None = None,
 ) -> Translator:
     """Load a trained model: the EMA weights of its folds, combined at their outputs.
 
@@ -49,10 +51,12 @@ def load_model(
         ensemble: "mean" or "median" of the folds.
         realism: T of the realism dial, from 0 (the regression twin) over 1 (as trained) to 1.5;
             None takes what each fold's validation chose.
+        steps: of an objective that calls its network several times; None takes its default.
+        sampler: likewise, one of the objective's samplers.
 
     Raises:
-        CheckpointError: not a model folder, an unfinished fold, a damaged checkpoint, or a realism
-            is asked of a model without a twin.
+        CheckpointError: not a model folder, an unfinished fold, a damaged checkpoint, a realism
+            is asked of a model without a twin, or steps of an objective without a sampler.
         DeviceError: no such device.
         PlanError: the folder was written by another version of gdmnet.
     """
@@ -68,6 +72,7 @@ def load_model(
     plan = codec.load(Plan, folder / folders.PLAN_JSON)
     runs = [_read_run(folder, fold, plan) for fold in chosen]
     configuration = plan.configurations[runs[0].configuration]
+    _refuse_sampling(runs[0].objective, steps, sampler)
     digests, members, dials = {}, [], {}
     for fold, run in zip(chosen, runs, strict=True):
         path = folders.fold_folder(folder, fold) / CHECKPOINTS[checkpoint]
@@ -100,6 +105,15 @@ def file_sha256(path: Path) -> str:
         while block := handle.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def _refuse_sampling(objective: str, steps: int | None, sampler: str | None) -> None:
+    for option, value in (("--steps", steps), ("--sampler", sampler)):
+        if value is not None:
+            raise CheckpointError(
+                f"{option} {value}: the objective {objective} calls its network once; leave"
+                f" {option} out"
+            )
 
 
 def _read_run(folder: Path, fold: str, plan: Plan) -> Run:

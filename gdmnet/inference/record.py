@@ -11,7 +11,16 @@ from gdmnet.errors import OutputError
 from gdmnet.inference.input_check import Finding, InputCheck
 from gdmnet.inference.translator import ModelCard
 
-SETTINGS = ("checkpoints", "step_size", "tta", "ensemble", "realism", "data_consistency")
+SETTINGS = (
+    "checkpoints",
+    "step_size",
+    "tta",
+    "ensemble",
+    "realism",
+    "data_consistency",
+    "steps",
+    "sampler",
+)
 """What all predictions of a folder share."""
 
 

@@ -40,6 +40,9 @@ class ModelCard:
         ensemble: "mean" or "median" of the folds' outputs.
         realism: fold -> T of the realism dial; empty without one.
         data_consistency: True if predictions are made to agree with measured line integrals.
+        steps: of the sampler; None where the objective has none: the network is called once.
+        sampler: its name, or None.
+        network_calls: evaluations of each fold's network for a window, without mirrored copies.
     """
 
     folder: str
@@ -54,6 +57,9 @@ class ModelCard:
     ensemble: str = "mean"
     realism: dict[str, float] = field(default_factory=dict)
     data_consistency: bool = False
+    steps: int | None = None
+    sampler: str | None = None
+    network_calls: int = 1
 
 
 @dataclass(frozen=True, eq=False)
