@@ -71,6 +71,14 @@ def positive_float(text: str) -> float:
     return value
 
 
+def share(text: str) -> float:
+    """An argparse type."""
+    value = float(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} does not lie in (0, 1]")
+    return value
+
+
 def guarded(run: Callable[[], int]) -> int:
     """Run a command's body and turn what the user can fix into one line on stderr and status 2.
 

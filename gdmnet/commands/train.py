@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -169,47 +170,57 @@ def run(
         GdmnetError: an unknown dataset, configuration, fold or device; an existing training.
     """
     options = options or Options()
-    name = folders.resolve_dataset(dataset, roots.preprocessed)
-    plan = codec.load(Plan, roots.preprocessed / name / folders.PLAN_JSON)
-    chosen = plan.configuration(configuration)
-    prepared = folders.preprocessed_cases(roots.preprocessed, name, configuration)
-    split = split_for(str(fold), roots.preprocessed / name / folders.SPLITS_JSON)
-    device = find_device(options.device)
+    job = describe_job(dataset, configuration, str(fold), roots, options)
     if options.n_devices > 1:
-        require_devices(options.n_devices, device)
-    model = folders.model_folder(roots.results, name, options.objective, configuration)
-    folder = folders.fold_folder(model, str(fold))
-    described = describe(plan, chosen, str(fold), split, options, device)
-    described, resume = claim(folder, described, options)
-    open_cases(prepared, split)  # all there?
-    fingerprint = roots.preprocessed / name / folders.FINGERPRINT_JSON
-    keep_plan(model, plan, fingerprint)
-    job = Job(
-        run=described,
-        configuration=chosen,
-        split=split,
-        cases=prepared,
-        folder=folder,
-        fingerprint=fingerprint,
-        encoder_home=folders.encoder_folder(
-            options.encoder_root or roots.results, name, configuration, str(fold)
-        ),
-        device=str(device),
-        pretrained=options.pretrained,
-        resume=resume,
-    )
+        require_devices(options.n_devices, find_device(options.device))
+    described, resume = claim(job.folder, job.run, options)
+    job = dataclasses.replace(job, run=described, resume=resume)
+    _, validation = open_cases(job.cases, job.split)  # all there?
+    model, folder = job.folder.parent, job.folder
+    plan = codec.load(Plan, job.fingerprint.with_name(folders.PLAN_JSON))
+    keep_plan(model, plan, job.fingerprint)
     if not (folder / folders.FINAL).is_file():
         run_job(job, n_processes=options.n_devices)
     if options.validates and not (folder / folders.SUMMARY_JSON).is_file():
         validate_fold(
             model,
             str(fold),
-            open_cases(prepared, split)[1],
+            validation,
             device=options.device,
-            on_training=split.validates_on_training,
+            on_training=job.split.validates_on_training,
             fidelity_budget=options.fidelity_budget,
         )
     return folder
+
+
+def describe_job(
+    dataset: str | int, configuration: str, fold: str, roots: Roots, options: Options
+) -> Job:
+    """The training that is asked for, as if its folder were empty; nothing is written.
+
+    Raises:
+        GdmnetError: an unknown dataset, configuration, fold or device.
+    """
+    name = folders.resolve_dataset(dataset, roots.preprocessed)
+    home = roots.preprocessed / name
+    plan = codec.load(Plan, home / folders.PLAN_JSON)
+    chosen = plan.configuration(configuration)
+    split = split_for(fold, home / folders.SPLITS_JSON)
+    device = find_device(options.device)
+    model = folders.model_folder(roots.results, name, options.objective, configuration)
+    encoders = options.encoder_root or roots.results
+    return Job(
+        run=describe(plan, chosen, fold, split, options, device),
+        configuration=chosen,
+        split=split,
+        cases=folders.preprocessed_cases(roots.preprocessed, name, configuration),
+        folder=folders.fold_folder(model, fold),
+        fingerprint=home / folders.FINGERPRINT_JSON,
+        encoder_home=folders.encoder_folder(encoders, name, configuration, fold),
+        device=str(device),
+        pretrained=options.pretrained,
+        resume=False,
+    )
 
 
 def _option(text: str) -> tuple[str, Any]:

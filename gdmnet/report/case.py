@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +15,7 @@ from gdmnet.metrics.edges import AIR_BELOW, BONE_ABOVE
 from gdmnet.report.collect import ReportCase
 from gdmnet.report.figures import agreement_figures, calibration_figure, histogram_figure
 from gdmnet.report.images import Images, describe, read_images
-from gdmnet.report.picture import Panel, draw_strip
+from gdmnet.report.picture import Panel, draw_strip, embedded
 from gdmnet.report.statistics import N_BINS, agreement, percentiles
 from gdmnet.report.view import CaseView, case_view, describe_storage, reach
 
@@ -115,11 +113,4 @@ def _thumbnail(images: Images, view: CaseView) -> str:
         words = "prediction and signed error in the axial slice with the largest error"
         if view.worst:
             z = min(view.worst[0].at[0] * view.factors[0], images.geometry.shape[0] - 1)
-    picture = draw_strip(panels, images.geometry.spacing, z, _THUMBNAIL)
-    file = io.BytesIO()
-    picture.quantize(64).save(file, format="PNG", optimize=True)
-    text = base64.b64encode(file.getvalue()).decode("ascii")
-    return (
-        f'<img src="data:image/png;base64,{text}" width="{picture.width}"'
-        f' height="{picture.height}" alt="{words}">'
-    )
+    return embedded(draw_strip(panels, images.geometry.spacing, z, _THUMBNAIL), words)

@@ -99,11 +99,15 @@ def line(frame: Frame, points: Sequence[Point], colour: int = 0, *, dashed: bool
 
 def points(frame: Frame, where: Sequence[Point], colour: int = 0) -> str:
     """Dots at (x, y)."""
-    return "".join(
-        f'<circle cx="{frame.across(x):.1f}" cy="{frame.down(y):.1f}" r="4"'
-        f' fill="{COLOURS[colour]}"/>'
-        for x, y in where
-    )
+    return "".join(dot(frame, point, colour) for point in where)
+
+
+def dot(frame: Frame, where: Point, colour: int = 0, *, hollow: bool = False) -> str:
+    """One dot at (x, y)."""
+    x, y = where
+    outside = COLOURS[colour]
+    kind = f'fill="#fff" stroke="{outside}" stroke-width="2"' if hollow else f'fill="{outside}"'
+    return f'<circle cx="{frame.across(x):.1f}" cy="{frame.down(y):.1f}" r="4" {kind}/>'
 
 
 def bars(frame: Frame, heights: Sequence[float | None], colour: int = 0) -> str:

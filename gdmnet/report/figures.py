@@ -69,7 +69,7 @@ def histogram_figure(counts: dict[str, NDArray], ends: tuple[float, float], unit
     told = ", ".join(f"{name} {_value(value, unit)}" for name, value in middles.items())
     text = f"Voxels inside the mask, logarithmic. Medians: {told}."
     parts.append(legend(list(shares)))
-    return _figure("Histogram" if len(counts) == 1 else "Histograms", frame, parts, text)
+    return figure("Histogram" if len(counts) == 1 else "Histograms", frame, parts, text)
 
 
 def calibration_figure(calibration: Calibration, unit: str) -> str:
@@ -96,7 +96,7 @@ def calibration_figure(calibration: Calibration, unit: str) -> str:
     )
     if calibration.silent > 0:
         text += f" {100 * calibration.silent:.0f} % of the mask has no second opinion: left out."
-    return _figure("Uncertainty against error", frame, parts, text)
+    return figure("Uncertainty against error", frame, parts, text)
 
 
 def training_figures(records: list[dict[str, Any]]) -> list[str]:
@@ -116,7 +116,7 @@ def _joint(agreement: Agreement, unit: str) -> str:
         "Every voxel of the mask, darker where there are more (logarithmic); dashed: prediction ="
         f" target. Correlation (Pearson, of the counts shown): {number(share)}."
     )
-    return _figure("Joint histogram", frame, parts, text)
+    return figure("Joint histogram", frame, parts, text)
 
 
 def _bland_altman(agreement: Agreement, unit: str) -> str:
@@ -141,7 +141,7 @@ def _bland_altman(agreement: Agreement, unit: str) -> str:
         f" {_value(bias + 1.96 * sd, unit)}. Neighbouring voxels are not independent: the"
         " limits describe voxels, not patients."
     )
-    return _figure("Bland-Altman", frame, parts, text)
+    return figure("Bland-Altman", frame, parts, text)
 
 
 def _bands(agreement: Agreement, unit: str) -> str:
@@ -170,7 +170,7 @@ def _bands(agreement: Agreement, unit: str) -> str:
         f"<th scope=col>{escape(_titled('target', unit))}<th scope=col>voxels<th scope=col>bias"
         f"<th scope=col>SD<th scope=col>MAE</thead><tbody>{rows}</tbody></table>"
     )
-    return _figure(
+    return figure(
         "Bias by tissue band" if unit == "HU" else "Bias by intensity", frame, parts, text
     )
 
@@ -198,7 +198,7 @@ def _training(chart: Chart) -> str:
         parts.append(points(frame, [chart.star], 1))
     parts.append(legend([curve.name for curve in curves]))
     last = ", ".join(f"{curve.name} {number(_last(curve))}" for curve in curves)
-    return _figure(chart.title, frame, parts, f"At the end: {escape(last)}.")
+    return figure(chart.title, frame, parts, f"At the end: {escape(last)}.")
 
 
 def _thinned(curve: Curve) -> Curve:
@@ -212,7 +212,8 @@ def _last(curve: Curve) -> float | None:
     return finite[-1] if finite else None
 
 
-def _figure(title: str, frame: Frame, parts: Sequence[str], text: str) -> str:
+def figure(title: str, frame: Frame, parts: Sequence[str], text: str) -> str:
+    """A chart with its title and what it says in words; the words may be HTML."""
     plain = text.split("<", maxsplit=1)[0]
     chart = draw(frame, parts, title=title, text=plain)
     return _FIGURE.format(title=escape(title), chart=chart, text=text)

@@ -49,11 +49,11 @@ def page(report: Report) -> str:
     }
     counts = {name: len(told) for name, told in warnings.items()}
     n_cases = len(report.pages)
-    return Template(_read("page.html")).substitute(
+    return Template(read_part("page.html")).substitute(
         title=escape(report.title),
         subtitle=f"{n_cases} case{'s' if n_cases != 1 else ''}. Research software, no medical"
         " device: a person must look at every prediction before it is used.",
-        css=_read("page.css"),
+        css=read_part("page.css"),
         notices=_notices(report, warnings),
         overview=overview(report.pages, report.summary, counts),
         case_warnings=_each(report.pages, lambda p: _case_warnings(warnings[p.identifier])),
@@ -66,7 +66,7 @@ def page(report: Report) -> str:
             f'<script type="application/json" id="case-{i}">{p.view}</script>\n'
             for i, p in enumerate(report.pages)
         ),
-        script="\n".join(_read(name) for name in _SCRIPTS),
+        script="\n".join(read_part(name) for name in _SCRIPTS),
     )
 
 
@@ -149,9 +149,9 @@ def _training(origin: Origin) -> str:
 
 
 def _provenance(report: Report) -> str:
-    tables = [_table("This report", report.made, is_open=True)]
+    tables = [rows_table("This report", report.made, is_open=True)]
     tables += [
-        _table(title, rows, is_open=i < _OPEN_TABLES)
+        rows_table(title, rows, is_open=i < _OPEN_TABLES)
         for i, (title, rows) in enumerate(report.origin.tables.items())
     ]
     inputs = [
@@ -160,11 +160,12 @@ def _provenance(report: Report) -> str:
         for file, digest, verdict in files
     ]
     if inputs:
-        tables.append(_table("Inputs", tuple(inputs)))
+        tables.append(rows_table("Inputs", tuple(inputs)))
     return "".join(tables)
 
 
-def _table(title: str, rows: Rows, *, is_open: bool = False) -> str:
+def rows_table(title: str, rows: Rows, *, is_open: bool = False) -> str:
+    """Names and values that can be folded away under a title."""
     body = "".join(
         f"<tr><th scope=row>{escape(name)}<td>{escape(value)}</tr>" for name, value in rows
     )
@@ -178,5 +179,6 @@ def _changed_inputs(inputs: Sequence[tuple[str, str, str]]) -> list[str]:
     return [f"{name} {verdict}" for name, _, verdict in inputs if DIFFERS in verdict]
 
 
-def _read(name: str) -> str:
+def read_part(name: str) -> str:
+    """A file that lies beside this module."""
     return (resources.files("gdmnet.report") / name).read_text(encoding="utf-8")

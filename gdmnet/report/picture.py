@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 
 import numpy as np
@@ -109,6 +112,17 @@ def draw_strip(panels: Sequence[Panel], spacing: Spacing, z: int, height: int) -
         strip.paste(part, (left, 0))
         left += part.width + 1
     return strip
+
+
+def embedded(picture: Image.Image, words: str) -> str:
+    """An HTML image that holds the picture, in at most 64 colours; `words` say what it shows."""
+    file = io.BytesIO()
+    picture.quantize(64).save(file, format="PNG", optimize=True)
+    text = base64.b64encode(file.getvalue()).decode("ascii")
+    return (
+        f'<img src="data:image/png;base64,{text}" width="{picture.width}"'
+        f' height="{picture.height}" alt="{escape(words)}">'
+    )
 
 
 def save_picture(picture: Image.Image, path: Path) -> None:
