@@ -16,6 +16,7 @@ COMMANDS = (
     "judge",
     "report",
     "find_best",
+    "compare",
     "convert_dicom",
     "convert_pairs",
     "convert_synthrad",
