@@ -17,8 +17,12 @@ from gdmnet.training.chart import COLOURS
 
 _FIDELITY, _PLAUSIBILITY, _SECONDS = "MAE [{units}]", "implausibility", "seconds a volume"
 _ROOM = 0.12  # of an axis beyond its outermost points
-_LINE = 14  # pixels from a name to the next
+_LETTER = 6.4  # pixels of a letter of 12 pixels, about
+_SHIFTS = (0, -13, 13, -26, 26, -39, 39)  # pixels up or down, where a name may go
 _WIDE = 3.0  # largest over smallest: from here on an axis of seconds is logarithmic
+
+
+_Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 
 @dataclass(frozen=True)
@@ -101,19 +105,32 @@ def _stairs(front: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def _names(frame: Frame, dots: Sequence[_Dot]) -> list[str]:
-    """Every name beside its dot, on the side with more room, none upon another."""
-    placed: list[tuple[bool, float, float]] = []
+    """Every name beside its dot, where it covers neither dots nor other names if that can be."""
+    at = {d.name: (frame.across(d.x), frame.down(d.y)) for d in dots}
+    taken = [(x - 6, y - 6, x + 6, y + 6) for x, y in at.values()]
+    ends = frame.across(frame.x.low), frame.across(frame.x.high)
     written = []
-    middle = (frame.across(frame.x.low) + frame.across(frame.x.high)) / 2
-    for d in sorted(dots, key=lambda d: frame.down(d.y)):
-        across, down = frame.across(d.x), frame.down(d.y)
-        on_the_right = across <= middle
-        taken = [y for side, x, y in placed if side == on_the_right and abs(x - across) < middle]
-        at = max([down + 4, *(y + _LINE for y in taken if y + _LINE > down + 4 - _LINE)])
-        placed.append((on_the_right, across, at))
-        anchor, shift = ("start", 8) if on_the_right else ("end", -8)
-        written.append(
-            f'<text x="{across + shift:.1f}" y="{at:.1f}" text-anchor="{anchor}">'
-            f"{escape(d.name)}</text>"
-        )
+    for d in dots:
+        x, y = at[d.name]
+        places = [_place(x, y + shift, d.name, side) for shift in _SHIFTS for side in (1, -1)]
+        inside = [p for p in places if ends[0] <= p[0] and p[2] <= ends[1]] or places
+        box = next((p for p in inside if not any(_overlap(p, other) for other in taken)), inside[0])
+        taken.append(box)
+        written.append(f'<text x="{box[0]:.1f}" y="{box[3] - 3:.1f}">{escape(d.name)}</text>')
     return written
+
+
+def _place(x: float, y: float, name: str, side: int) -> _Box:
+    """The box of a name to the right (1) or the left (-1) of (x, y)."""
+    width = _LETTER * len(name)
+    left = x + 8 if side > 0 else x - 8 - width
+    return left, y - 7, left + width, y + 7
+
+
+def _overlap(first: _Box, second: _Box) -> bool:
+    return (
+        first[0] < second[2]
+        and second[0] < first[2]
+        and first[1] < second[3]
+        and second[1] < first[3]
+    )

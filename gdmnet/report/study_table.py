@@ -31,6 +31,7 @@ _HINTS = {
     PLAUSIBILITY: "1 is the average method of this table; lower is better",
 }
 _FRONT = "*"
+_BREAK = "\n"  # in a cell: a line of its own on the page
 
 Measure = Callable[[Figures, MethodFacts], float | None]
 
@@ -86,10 +87,15 @@ def columns(units: str) -> tuple[Column, ...]:
         frechet,
         Column("s a volume", "prediction, the mean", lambda f, _: f.seconds, _brief),
         Column("network calls", "a volume, all windows and folds", lambda f, _: f.calls, _whole),
-        Column("peak memory", "of prediction", lambda f, _: f.peak_mb, _memory),
-        Column("parameters", "of one network", lambda _, m: m.parameters, _millions),
+        Column("memory [GiB]", "peak of prediction", lambda f, _: f.peak_mb, _memory),
+        Column(
+            "weights [M]",
+            "parameters of one network, in millions",
+            lambda _, m: m.parameters,
+            _millions,
+        ),
         Column("training steps", "of a fold", lambda _, m: m.training_steps, _whole),
-        Column("training s", "of a fold", lambda _, m: m.training_seconds, _whole),
+        Column("training s", "of a fold", lambda _, m: m.training_seconds, _brief),
     )
 
 
@@ -139,7 +145,8 @@ def make_tests(study: Study, scope: Scope) -> Table:
 def as_markdown(table: Table) -> str:
     """A Markdown table; the best of a column is bold, and a star marks the Pareto front."""
     rows = [table.titles]
-    for i, row in enumerate(table.rows):
+    for i, broken in enumerate(table.rows):
+        row = [cell.replace(_BREAK, " ") for cell in broken]
         cells = [f"**{c}**" if (i, j) in table.best else c for j, c in enumerate(row)]
         rows.append((cells[0] + (f" {_FRONT}" if table.front[i] else ""), *cells[1:]))
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
@@ -150,6 +157,7 @@ def as_markdown(table: Table) -> str:
 
 def as_html(table: Table) -> str:
     """The same as an HTML table."""
+    kind = " tests" if any(_BREAK in cell for row in table.rows for cell in row) else ""
     heads = "".join(
         f'<th scope="col" title="{escape(hint)}"{_text(j)}>{escape(title)}'
         for j, (title, hint) in enumerate(zip(table.titles, table.hints, strict=True))
@@ -158,13 +166,13 @@ def as_html(table: Table) -> str:
     for i, row in enumerate(table.rows):
         mark = ' <span title="on the Pareto front">&#9679;</span>' if table.front[i] else ""
         cells = "".join(
-            f"<td{' class=best' if (i, j) in table.best else ''}>{escape(cell)}"
+            f"<td{' class=best' if (i, j) in table.best else ''}>{_broken(cell)}"
             for j, cell in enumerate(row)
             if j
         )
         rows.append(f'<tr><th scope="row">{escape(row[0])}{mark}{cells}</tr>')
     return (
-        f'<div class="scroll"><table class="methods"><thead><tr>{heads}</tr></thead>'
+        f'<div class="scroll"><table class="methods{kind}"><thead><tr>{heads}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div>"
     )
 
@@ -213,11 +221,11 @@ def _tested(comparison: Comparison | None, metric: str, own: Figures, reference:
     paired = comparison.paired
     interval = ""
     if paired.ci95_low is not None:
-        interval = f" [{paired.ci95_low:+.2g}, {paired.ci95_high:+.2g}]"
+        interval = f"\n[{paired.ci95_low:+.2g}, {paired.ci95_high:+.2g}]"
     if paired.p is None:
         return "+0, no case differs"
     verdict = _verdict(paired, metric, own, reference)
-    return f"{paired.difference:+.3g}{interval}, p {paired.p:.2g}{verdict}"
+    return f"{paired.difference:+.3g}{interval}\np {paired.p:.2g}{verdict}"
 
 
 def _verdict(paired: Paired, metric: str, own: Figures, reference: Figures) -> str:
@@ -241,12 +249,18 @@ def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
     return "| " + " | ".join(padded) + " |"
 
 
+def _broken(cell: str) -> str:
+    return escape(cell).replace(_BREAK, "<br>")
+
+
 def _text(column: int) -> str:
     return "" if column else ' class="text"'
 
 
 def _brief(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3g}"
+    if value is None or value < 100:
+        return "-" if value is None else f"{value:.3g}"
+    return _whole(value)
 
 
 def _whole(value: float | None) -> str:
@@ -254,8 +268,8 @@ def _whole(value: float | None) -> str:
 
 
 def _memory(value: float | None) -> str:
-    return "-" if value is None else f"{value / 1024:.2f} GiB"
+    return "-" if value is None else f"{value / 1024:.2f}"
 
 
 def _millions(value: float | None) -> str:
-    return "-" if value is None else f"{value / 1e6:.3g} M"
+    return "-" if value is None else f"{value / 1e6:.3g}"
