@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from gdmnet.objectives import OBJECTIVES
 from gdmnet.report.study import Study
 from gdmnet.training import loop, verdict
 
+ROOT = Path(__file__).parents[2]
 SHORT = ["--epochs", "2", "--iterations", "2", "--encoder-iterations", "4"]
 QUICK = ["--judge-iterations", "2", "--step-size", "1", "-np", "1"]
 METHODS = ("gdm", "regression", "regression:perceptual=0.1")
@@ -225,6 +228,20 @@ def test_without_test_targets_validation_cases_are_judged(home):
 def test_a_wrong_argument_is_one_line_and_status_two(prepared, capsys, arguments, words):
     assert words in refused(capsys, prepared, *arguments)
     assert not place(prepared).exists()
+
+
+def test_the_how_to_works(compared, capsys):
+    page = (ROOT / "documentation/how-to/compare.md").read_text("utf-8")
+    (line,) = re.findall(r"^```bash\n(.*?)\n```$", page, re.M | re.S)
+    program, dataset, *arguments = shlex.split(line)
+    assert (program, dataset) == ("gdm_compare", "501")
+    before = study(compared)
+    shorter = ["--epochs", "2", "--slab", "6"]  # what `compared` has trained and predicted
+    assert main(["999", *arguments, *shorter, *QUICK, *roots(compared)]) == 0
+    after = study(compared).scopes["slab"].methods
+    assert list(after) == ["gdm", "regression"]
+    for name, figures in after.items():
+        assert figures.verdict == before.scopes["slab"].methods[name].verdict
 
 
 def test_a_comparison_goes_on_as_it_began(compared, capsys):
