@@ -49,6 +49,7 @@ class Options:
     realism: float | None = None
     steps: int | None = None
     sampler: str | None = None
+    seed: int | None = None
     uncertainty: bool = False
     device: str = "auto"
     overwrite: bool = False
@@ -98,13 +99,6 @@ def build_parser() -> argparse.ArgumentParser:
         " (default: what its validation chose)",
     )
     parser.add_argument(
-        "--steps",
-        type=positive_int,
-        metavar="N",
-        help="of the sampler of flow, bridge and diffusion (default: as trained)",
-    )
-    parser.add_argument("--sampler", metavar="NAME", help="likewise, see the documentation")
-    parser.add_argument(
         "--uncertainty",
         action="store_true",
         help="write OUT/uncertainty too: how far folds, mirrored copies and windows lie apart",
@@ -121,10 +115,24 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--num-parts", type=positive_int, default=1, metavar="N")
     parser.add_argument("--part-id", type=int, default=0, metavar="K", help="from 0 to N - 1")
+    _add_sampling_options(parser)
     _add_dicom_options(parser)
     _add_sinogram_options(parser)
     add_root_options(parser)
     return parser
+
+
+def _add_sampling_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("flow, bridge, diffusion")
+    group.add_argument(
+        "--steps", type=positive_int, metavar="N", help="of the sampler (default: as trained)"
+    )
+    group.add_argument(
+        "--sampler",
+        metavar="NAME",
+        help="flow: euler, heun, rk4; bridge: sde, ode; diffusion: ddim, ancestral",
+    )
+    group.add_argument("--seed", type=int, metavar="N", help="of each case's noise (default: 0)")
 
 
 def _add_dicom_options(parser: argparse.ArgumentParser) -> None:
@@ -174,6 +182,7 @@ def main(argv: list[str] | None = None) -> int:
         realism=args.realism,
         steps=args.steps,
         sampler=args.sampler,
+        seed=args.seed,
         uncertainty=args.uncertainty,
         device=args.device,
         overwrite=args.overwrite,
@@ -237,11 +246,14 @@ def run(
         realism=options.realism,
         steps=options.steps,
         sampler=options.sampler,
+        seed=options.seed,
     )
     card = translator.card
     used = f"{card.checkpoint} checkpoint, folds {', '.join(card.checkpoints)}"
     if card.realism:
         used += f", realism {', '.join(f'{value:g}' for value in card.realism.values())}"
+    if card.sampler:
+        used += f", {card.sampler} of {card.steps} steps"
     print(f"model: {card.folder} ({used}) on {card.device}, {card.precision}", file=sys.stderr)
     if translator.training is None:
         print(

@@ -75,6 +75,12 @@ def build_parser() -> argparse.ArgumentParser:
         help="regression: weight of the distance in the encoder's features (default: 0)",
     )
     parser.add_argument(
+        "--start-channel",
+        type=int,
+        metavar="K",
+        help="bridge, and flow with start=source: the source channel to start from (default: 0)",
+    )
+    parser.add_argument(
         "--option",
         dest="objective_options",
         action="append",
@@ -120,6 +126,8 @@ def main(argv: list[str] | None = None) -> int:
         objective_options["drift_ratio"] = args.drift_ratio
     if args.perceptual is not None:
         objective_options["perceptual"] = args.perceptual
+    if args.start_channel is not None:
+        objective_options["start_channel"] = args.start_channel
     if args.no_adapt_drift:
         objective_options["adapt_drift"] = False
     if args.realism_dial:

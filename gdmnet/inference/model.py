@@ -5,18 +5,21 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from gdmnet import codec, folders
 from gdmnet.errors import CheckpointError, PlanError
+from gdmnet.inference.sampling import Sampler, choose_sampler
 from gdmnet.inference.select import choose_folds
 from gdmnet.inference.sliding import ENSEMBLES
 from gdmnet.inference.translator import Ensemble, ModelCard, Translator
-from gdmnet.networks.unet import build_generator
 from gdmnet.objectives import OBJECTIVES
-from gdmnet.plan import Configuration, Fingerprint, Plan, Run
+from gdmnet.objectives.base import Inputs
+from gdmnet.objectives.build import generator_of
+from gdmnet.plan import Fingerprint, Plan, Run
 from gdmnet.training import checkpoint as checkpoint_file
 from gdmnet.training.device import find_device
 from gdmnet.training.precision import cpu_has_bf16
@@ -37,6 +40,7 @@ def load_model(  # noqa: PLR0913 (how to use a model is all keywords)
     realism: float | None = None,
     steps: int | None = None,
     sampler: str | None = None,
+    seed: int | None = None,
 ) -> Translator:
     """Load a trained model: the EMA weights of its folds, combined at their outputs.
 
@@ -53,6 +57,7 @@ def load_model(  # noqa: PLR0913 (how to use a model is all keywords)
             None takes what each fold's validation chose.
         steps: of an objective that calls its network several times; None takes its default.
         sampler: likewise, one of the objective's samplers.
+        seed: likewise, of the noise; None is 0. The same case and seed give the same noise.
 
     Raises:
         CheckpointError: not a model folder, an unfinished fold, a damaged checkpoint, a realism
@@ -72,14 +77,16 @@ def load_model(  # noqa: PLR0913 (how to use a model is all keywords)
     plan = codec.load(Plan, folder / folders.PLAN_JSON)
     runs = [_read_run(folder, fold, plan) for fold in chosen]
     configuration = plan.configurations[runs[0].configuration]
-    _refuse_sampling(runs[0].objective, steps, sampler)
+    chosen_sampler = choose_sampler(runs, configuration, steps=steps, sampler=sampler, seed=seed)
+    inputs = Inputs() if chosen_sampler is None else chosen_sampler.objective.inputs
     digests, members, dials = {}, [], {}
     for fold, run in zip(chosen, runs, strict=True):
         path = folders.fold_folder(folder, fold) / CHECKPOINTS[checkpoint]
         setting = run.realism if realism is None else realism
         if setting is not None:
             dials[fold] = setting
-        members.append(_read_generator(path, configuration, 1.0 if setting is None else setting))
+        generator = generator_of(configuration, inputs)
+        members.append(_read_weights(path, generator, 1.0 if setting is None else setting))
         digests[fold] = file_sha256(path)
     card = ModelCard(
         folder=str(folder),
@@ -93,9 +100,11 @@ def load_model(  # noqa: PLR0913 (how to use a model is all keywords)
         precision=_usable(runs[0].recipe.precision, place),
         ensemble=ensemble,
         realism=dials,
+        **_sampling_facts(chosen_sampler),
     )
     network = Ensemble(members).eval().requires_grad_(False).to(place)
-    return Translator(plan, configuration, card, network, _read_fingerprint(folder, plan))
+    fingerprint = _read_fingerprint(folder, plan)
+    return Translator(plan, configuration, card, network, fingerprint, sampler=chosen_sampler)
 
 
 def file_sha256(path: Path) -> str:
@@ -107,13 +116,16 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _refuse_sampling(objective: str, steps: int | None, sampler: str | None) -> None:
-    for option, value in (("--steps", steps), ("--sampler", sampler)):
-        if value is not None:
-            raise CheckpointError(
-                f"{option} {value}: the objective {objective} calls its network once; leave"
-                f" {option} out"
-            )
+def _sampling_facts(sampler: Sampler | None) -> dict[str, Any]:
+    """What a model card says of a sampler."""
+    if sampler is None:
+        return {}
+    return {
+        "steps": sampler.sampling.steps,
+        "sampler": sampler.sampling.sampler,
+        "network_calls": sampler.network_calls,
+        "seed": sampler.seed,
+    }
 
 
 def _read_run(folder: Path, fold: str, plan: Plan) -> Run:
@@ -152,12 +164,7 @@ def _read_fingerprint(folder: Path, plan: Plan) -> Fingerprint | None:
     return fingerprint
 
 
-def _read_generator(path: Path, configuration: Configuration, realism: float) -> nn.Module:
-    generator = build_generator(
-        configuration.architecture,
-        n_sources=len(configuration.sources),
-        residual_channel=configuration.residual_channel,
-    )
+def _read_weights(path: Path, generator: nn.Module, realism: float) -> nn.Module:
     state = checkpoint_file.load(path)
     if realism != 1.0 and "twin" not in state:
         raise CheckpointError(

@@ -62,11 +62,14 @@ def predict_folder(
         uncertainty: write maps of standard deviations to output/uncertainty, too.
 
     Raises:
+        CheckpointError: uncertainty is asked of a model with a sampler.
         DatasetError: the inputs are not there or not what the model needs.
         OutputError: the folder cannot be written, or holds another model's predictions.
     """
     if not 0 <= part_id < n_parts:
         raise DatasetError(f"--part-id {part_id}: must be from 0 to {n_parts - 1} (--num-parts)")
+    if uncertainty:
+        translator.require_spread()
     found = find_cases(inputs, translator.plan) if isinstance(inputs, Path) else inputs
     if output.resolve() in {path.parent.resolve() for case in found for path in case.sources}:
         raise OutputError(f"{output}: holds the inputs; give another folder by -o")

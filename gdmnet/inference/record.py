@@ -20,6 +20,7 @@ SETTINGS = (
     "data_consistency",
     "steps",
     "sampler",
+    "seed",
 )
 """What all predictions of a folder share."""
 

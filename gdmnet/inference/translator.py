@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,8 +16,9 @@ from gdmnet.arrays.normalise import background_value
 from gdmnet.data.case import Case, CaseFiles, Volume
 from gdmnet.data.dicom import case_of
 from gdmnet.data.volume import write_volume
-from gdmnet.errors import DatasetError
+from gdmnet.errors import CheckpointError, DatasetError
 from gdmnet.geometry import Geometry, Spacing
+from gdmnet.inference.sampling import Sampler, sample_volume
 from gdmnet.inference.sliding import Estimate, Manner, Outside, predict_volume
 from gdmnet.plan import Configuration, Fingerprint, Normalisation, Plan
 from gdmnet.preprocessing import prepare, prepare_volumes, restore, source_normalisations
@@ -42,6 +44,7 @@ class ModelCard:
         data_consistency: True if predictions are made to agree with measured line integrals.
         steps: of the sampler; None where the objective has none: the network is called once.
         sampler: its name, or None.
+        seed: of the sampler's noise, or None.
         network_calls: evaluations of each fold's network for a window, without mirrored copies.
     """
 
@@ -59,6 +62,7 @@ class ModelCard:
     data_consistency: bool = False
     steps: int | None = None
     sampler: str | None = None
+    seed: int | None = None
     network_calls: int = 1
 
 
@@ -72,6 +76,7 @@ class Translator:
         card: which weights are used and how.
         network: the folds' generators as one, on the device.
         training: what the training cases looked like; None where the folder does not say.
+        sampler: how the network is called several times; None calls it once.
         finishing: what `predict_folder` does with a case's prediction before it is written.
     """
 
@@ -81,6 +86,7 @@ class Translator:
     network: nn.Module
     training: Fingerprint | None = None
     finishing: Callable[[CaseFiles, Volume], Volume] | None = None
+    sampler: Sampler | None = None
 
     def translate_array(self, array: NDArray, spacing: Spacing) -> NDArray:
         """Translate an image in memory.
@@ -165,19 +171,25 @@ class Translator:
             spread: measure the spread too.
 
         Raises:
+            CheckpointError: the spread of a sampler is asked for.
             DatasetError: the output is not finite.
         """
         sources = source_normalisations(self.configuration)
         card = self.card
-        estimate = predict_volume(
-            self._call,
-            case.source,
-            self.configuration.patch_size,
-            fill=[background_value(normalisation) for normalisation in sources],
-            device=card.device,
-            manner=Manner(card.step_size, card.tta, card.ensemble, spread),
-            outside=Outside(case.body, background_value(self.configuration.target)),
-        )
+        if spread:
+            self.require_spread()
+        how: dict[str, Any] = {
+            "patch_size": self.configuration.patch_size,
+            "fill": [background_value(normalisation) for normalisation in sources],
+            "device": card.device,
+            "manner": Manner(card.step_size, card.tta, card.ensemble, spread),
+        }
+        around = background_value(self.configuration.target)
+        if self.sampler is None:
+            outside = Outside(case.body, around)
+            estimate = predict_volume(self._call, case.source, outside=outside, **how)
+        else:
+            estimate = sample_volume(self._call, self.sampler, case, background=around, **how)
         if not np.isfinite(estimate.mean).all():
             raise DatasetError(
                 f"case {case.record.identifier}: the network's output is not finite; look at the"
@@ -192,9 +204,22 @@ class Translator:
         copies = ["mirrored copies"] if self.card.tta else []
         return ", ".join([*folds, *copies, "overlapping windows"])
 
-    def _call(self, patch: Tensor) -> Tensor:
+    def require_spread(self) -> None:
+        """Refuse what has no spread to measure.
+
+        Raises:
+            CheckpointError: a sampler's opinions meet at every step; none are left at the end.
+        """
+        if self.sampler is not None:
+            raise CheckpointError(
+                f"--uncertainty: {self.card.objective} makes one volume from one noise, folds and"
+                " windows agree at every step; leave it out, and compare --seed 0, 1, ... instead"
+            )
+
+    def _call(self, patch: Tensor, time: float | None = None) -> Tensor:
+        moment = [] if time is None else [torch.full((len(patch),), time, device=patch.device)]
         with autocast(self.card.precision, patch.device):
-            output: Tensor = self.network(patch)
+            output: Tensor = self.network(patch, *moment)
         return output
 
 
@@ -209,9 +234,9 @@ class Ensemble(nn.Module):
         super().__init__()
         self.members = nn.ModuleList(members)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(1, c, z, y, x) to (n, 1, z, y, x), fp32."""
-        return torch.cat([member(x).float() for member in self.members])
+    def forward(self, x: Tensor, *time: Tensor) -> Tensor:
+        """(1, c, z, y, x), and a time (1,) where members take one, to (n, 1, z, y, x), fp32."""
+        return torch.cat([member(x, *time).float() for member in self.members])
 
 
 def _restored(image: NDArray, case: Case, units: Normalisation) -> Volume:

@@ -12,6 +12,7 @@ import torch.nn.functional as F  # noqa: N812 (torch's own convention)
 from torch import Tensor, nn
 
 from gdmnet.geometry import Shape
+from gdmnet.networks.time import Film, TimeEmbedding
 from gdmnet.plan import Architecture
 
 _SLOPE = 0.01  # of LeakyReLU, as in nnU-Net
@@ -23,6 +24,7 @@ def build_generator(
     n_sources: int,
     extra_channels: int = 0,
     residual_channel: int | None = None,
+    time: bool = False,
 ) -> nn.Module:
     """A generator with fresh weights, from torch's global random numbers.
 
@@ -32,6 +34,8 @@ def build_generator(
         extra_channels: further input channels of an objective, for example noise.
         residual_channel: the source channel k that is the same quantity as the target: the output
             is then source k plus a correction, which starts at exactly zero.
+        time: the module takes times (b,) in [0, 1] beside the input; FiLM by them in every
+            residual block and decoder stage starts as the identity.
 
     Returns:
         A module that maps float32 (b, n_sources + extra_channels, z, y, x) to float32
@@ -46,14 +50,19 @@ def build_generator(
         raise ValueError("an architecture needs one entry a stage, and a first stride of 1")
     if residual_channel is not None and not 0 <= residual_channel < n_sources:
         raise ValueError(f"residual channel {residual_channel} of {n_sources} source channels")
-    return Generator(architecture, n_sources + extra_channels, residual_channel)
+    return Generator(architecture, n_sources + extra_channels, residual_channel, time=time)
 
 
 class Generator(nn.Module):
     """Residual encoder, plain decoder, linear output; see `build_generator`."""
 
     def __init__(
-        self, architecture: Architecture, n_channels: int, residual_channel: int | None
+        self,
+        architecture: Architecture,
+        n_channels: int,
+        residual_channel: int | None,
+        *,
+        time: bool = False,
     ) -> None:
         super().__init__()
         features, kernels = architecture.features, architecture.kernels
@@ -62,29 +71,34 @@ class Generator(nn.Module):
             _convolution(n_channels, features[0], kernels[0]), _norm_act(features[0])
         )
         self.encoder = nn.ModuleList(
-            _stage(features[max(i - 1, 0)], features[i], kernels[i], stride, blocks)
+            _stage(features[max(i - 1, 0)], features[i], kernels[i], stride, blocks, time=time)
             for i, (stride, blocks) in enumerate(
                 zip(architecture.strides, architecture.blocks, strict=True)
             )
         )
         self.decoder = nn.ModuleList(
-            _UpStage(features[i + 1], features[i], kernels[i])
+            _UpStage(features[i + 1], features[i], kernels[i], time=time)
             for i in reversed(range(len(features) - 1))
         )
         self.head = _convolution(features[0], 1, (1, 1, 1), bias=True)
+        self.time = TimeEmbedding() if time else None
         if residual_channel is not None:
             nn.init.zeros_(self.head.weight)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(b, c, z, y, x) to (b, 1, z, y, x)."""
+    def forward(self, x: Tensor, time: Tensor | None = None) -> Tensor:
+        """(b, c, z, y, x), and times (b,) where it was built for them, to (b, 1, z, y, x)."""
+        if (self.time is None) != (time is None):
+            raise ValueError("times are for a generator that was built with time, and for no other")
+        moment = None if self.time is None else self.time(time)
         hidden = self.stem(x)
         skips = []
         for stage in self.encoder:
-            hidden = stage(hidden)
+            for block in stage.children():
+                hidden = block(hidden, moment)
             skips.append(hidden)
         skips.pop()
         for stage in self.decoder:
-            hidden = stage(hidden, skips.pop())
+            hidden = stage(hidden, skips.pop(), moment)
         # The output keeps float32 under autocast: bfloat16 would round bone to some 8 HU.
         with torch.autocast(x.device.type, enabled=False):
             output = self.head(hidden.float())
@@ -112,8 +126,11 @@ class InstanceNorm(nn.InstanceNorm3d):
 class _Block(nn.Module):
     """Two convolutions and a shortcut (He et al. 2015), with ResNet-D's average-pooled shortcut."""
 
-    def __init__(self, n_in: int, n_out: int, kernel: Shape, stride: Shape) -> None:
+    def __init__(
+        self, n_in: int, n_out: int, kernel: Shape, stride: Shape, *, time: bool = False
+    ) -> None:
         super().__init__()
+        self.film = Film(n_out) if time else None
         self.first = nn.Sequential(_convolution(n_in, n_out, kernel, stride), _norm_act(n_out))
         last_norm = InstanceNorm(n_out)
         nn.init.zeros_(last_norm.weight)  # each block starts as its shortcut
@@ -127,8 +144,9 @@ class _Block(nn.Module):
         self.shortcut = nn.Sequential(*shortcut)
         self.activation = nn.LeakyReLU(_SLOPE, inplace=True)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.activation(self.second(self.first(x)) + self.shortcut(x))
+    def forward(self, x: Tensor, moment: Tensor | None = None) -> Tensor:
+        hidden = _modulated(self.first, x, self.film, moment)
+        return self.activation(self.second(hidden) + self.shortcut(x))
 
 
 class _Average(nn.Module):
@@ -149,23 +167,37 @@ class _Average(nn.Module):
 class _UpStage(nn.Module):
     """Coarse features brought to the skip's size, joined with it, convolved once."""
 
-    def __init__(self, n_coarse: int, n_out: int, kernel: Shape) -> None:
+    def __init__(self, n_coarse: int, n_out: int, kernel: Shape, *, time: bool = False) -> None:
         super().__init__()
+        self.film = Film(n_out) if time else None
         self.reduce = _convolution(n_coarse, n_out, (1, 1, 1), bias=True)
         self.merge = nn.Sequential(_convolution(2 * n_out, n_out, kernel), _norm_act(n_out))
 
-    def forward(self, coarse: Tensor, skip: Tensor) -> Tensor:
+    def forward(self, coarse: Tensor, skip: Tensor, moment: Tensor | None = None) -> Tensor:
         # A 1 x 1 x 1 convolution commutes with interpolation; before it, it is 8 times cheaper.
         reduced = self.reduce(coarse)
         size = skip.shape[2:]
         raised = F.interpolate(reduced, size=size, mode="trilinear", align_corners=False)
-        return self.merge(torch.cat([raised, skip], dim=1))
+        return _modulated(self.merge, torch.cat([raised, skip], dim=1), self.film, moment)
 
 
-def _stage(n_in: int, n_out: int, kernel: Shape, stride: Shape, blocks: int) -> nn.Sequential:
-    first = _Block(n_in, n_out, kernel, stride)
-    rest = [_Block(n_out, n_out, kernel, (1, 1, 1)) for _ in range(blocks - 1)]
+def _stage(
+    n_in: int, n_out: int, kernel: Shape, stride: Shape, blocks: int, *, time: bool
+) -> nn.Sequential:
+    first = _Block(n_in, n_out, kernel, stride, time=time)
+    rest = [_Block(n_out, n_out, kernel, (1, 1, 1), time=time) for _ in range(blocks - 1)]
     return nn.Sequential(first, *rest)
+
+
+def _modulated(
+    layers: nn.Sequential, x: Tensor, film: Film | None, moment: Tensor | None
+) -> Tensor:
+    """Convolution, normalisation, FiLM if there is one, activation."""
+    if film is None:
+        return layers(x)
+    convolution, normalised = layers
+    norm, activation = normalised.children()
+    return activation(film(norm(convolution(x)), moment))
 
 
 def _norm_act(channels: int) -> nn.Sequential:

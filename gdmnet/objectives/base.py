@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -16,10 +16,18 @@ from gdmnet.plan import Architecture
 
 @dataclass(frozen=True)
 class Inputs:
-    """What the generator takes beside the source channels."""
+    """What the generator takes beside the source channels, and what it gives.
+
+    Attributes:
+        extra_channels: of a sampler's state, after the source channels.
+        time: it takes times (b,) from 0 to 1, too.
+        residual: where a source is the same quantity as the target, the output is that source plus
+            a correction; False for outputs that are no target, for example a velocity.
+    """
 
     extra_channels: int = 0
     time: bool = False
+    residual: bool = True
 
 
 @dataclass(frozen=True)
@@ -75,6 +83,10 @@ class Context:
         seed: of the run.
         options: the objective's own options by name; unknown names raise TrainingError.
         architecture: of the generator, for objectives with a network of their own.
+        target_width: about how far the target's values spread inside the body, as a standard
+            deviation, network units.
+        source_widths: the sources' likewise, one entry a channel; () stands for all as wide as the
+            target.
     """
 
     total_steps: int
@@ -85,6 +97,8 @@ class Context:
     seed: int = 0
     options: Mapping[str, Any] = field(default_factory=dict)
     architecture: Architecture | None = None
+    target_width: float = 1.0
+    source_widths: tuple[float, ...] = ()
 
 
 class Objective(Protocol):
@@ -106,6 +120,51 @@ class Objective(Protocol):
 
     def translate(self, generator: nn.Module, source: Tensor, noise: Tensor | None) -> Tensor:
         """Source patches to target patches, network units, (b, c, z, y, x) to (b, 1, z, y, x)."""
+        ...
+
+
+Evaluate = Callable[[Tensor, float], Tensor]
+"""One call of the network: a state (b, 1, z, y, x) and a time to its output, likewise."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a target is sampled: a name in the objective's `samplers`, and how many steps of it."""
+
+    sampler: str
+    steps: int
+
+
+@runtime_checkable
+class Sampled(Objective, Protocol):
+    """An objective that calls its generator several times to make a target.
+
+    It knows neither windows nor folds: `evaluate` may be the network on patches, or on a whole
+    volume by windows, blended.
+    """
+
+    samplers: Mapping[str, int]
+    """Name -> calls of the network in one step."""
+    sampling: Sampling
+    """What is used unless asked otherwise."""
+    most_steps: int
+    """That a sampler can take."""
+
+    def sample(
+        self,
+        evaluate: Evaluate,
+        source: Tensor,
+        draw: Callable[[], Tensor],
+        sampling: Sampling,
+    ) -> Tensor:
+        """Sources (b, c, z, y, x) to targets (b, 1, z, y, x), network units.
+
+        Args:
+            evaluate: one call of the network.
+            source: of the whole field that is sampled.
+            draw: the next standard normal field (b, 1, z, y, x), always the same ones in order.
+            sampling: the sampler and its number of steps.
+        """
         ...
 
 

@@ -14,9 +14,9 @@ from torch import nn
 from gdmnet import codec, folders
 from gdmnet.data.splits import Split
 from gdmnet.errors import CheckpointError
-from gdmnet.networks.unet import build_generator
 from gdmnet.objectives import OBJECTIVES
-from gdmnet.objectives.base import Context, Objective
+from gdmnet.objectives.base import Inputs, Objective, Sampled
+from gdmnet.objectives.build import context_of, generator_of
 from gdmnet.plan import Configuration, Fingerprint, Run
 from gdmnet.training.batches import Batches
 from gdmnet.training.checkpoint import load_pretrained
@@ -131,28 +131,22 @@ def build_objective(job: Job) -> tuple[Objective, str | None]:
             recipe=run.recipe,
             device=this_team().device(torch.device(job.device)),
         )
-    context = Context(
+    context = context_of(
+        configuration,
+        run.options,
         total_steps=run.recipe.total_steps,
-        patch_size=configuration.patch_size,
-        spacing=configuration.spacing,
-        n_sources=len(configuration.sources),
-        encoder=encoder,
         seed=run.recipe.seed,
-        options=run.options,
-        architecture=configuration.architecture,
+        encoder=encoder,
     )
     return OBJECTIVES[run.objective](context), None if encoder is None else weights_sha256(encoder)
 
 
 def make_generator(job: Job, objective: Objective) -> nn.Module:
     """The generator with its seeded first weights, or those of a checkpoint."""
+    if not isinstance(objective, Sampled) and objective.inputs != Inputs():
+        raise ValueError("only an objective with a sampler may have inputs of its own")
     torch.manual_seed(job.run.recipe.seed)
-    generator = build_generator(
-        job.configuration.architecture,
-        n_sources=len(job.configuration.sources),
-        extra_channels=objective.inputs.extra_channels,
-        residual_channel=job.configuration.residual_channel,
-    )
+    generator = generator_of(job.configuration, objective.inputs)
     if job.pretrained is not None:
         load_pretrained(generator, job.pretrained)
     return generator

@@ -16,7 +16,8 @@ from tqdm import tqdm
 
 from gdmnet.errors import TrainingError
 from gdmnet.folders import BEST, FINAL, LATEST
-from gdmnet.objectives.base import Batch, Objective, Watches
+from gdmnet.objectives.base import Batch, Objective, Sampled, Watches
+from gdmnet.objectives.sampling import sample_patches
 from gdmnet.plan import Recipe
 from gdmnet.training import log, precision, seeds
 from gdmnet.training.batches import Batches, prefetched
@@ -28,6 +29,7 @@ from gdmnet.training.state import Training, begin, save_latest, save_weights, ta
 from gdmnet.training.step import Stepper, all_finite
 from gdmnet.training.twin import Twin, twin_of
 
+VALIDATION_STEPS = 4  # of a sampler at most: every epoch pays for them
 DRAW_SECONDS = 10.0  # short epochs would be spent on drawing
 _STEP, _NOISE = 3, 4  # streams of random numbers beside those of the batches
 
@@ -214,17 +216,28 @@ def _judge(training: Training, batches: Batches) -> Quality:
     n_noise = training.objective.inputs.extra_channels
     rng = torch.Generator()
 
-    def predict(source: Tensor, number: int) -> Tensor:
+    def predict(batch: Batch, number: int) -> Tensor:
         noise = None
         if n_noise:
             seeds.reseed(rng, training.recipe.seed, number, 0, _NOISE)
-            shape = (source.shape[0], n_noise, *source.shape[2:])
+            shape = (batch.source.shape[0], n_noise, *batch.source.shape[2:])
             noise = torch.randn(shape, generator=rng).to(device)
         with torch.no_grad(), precision.autocast(training.recipe.precision, device):
-            return training.objective.translate(network, source.to(device), noise)
+            return _translate(training.objective, network, batch.to(device), noise)
 
     spacing = batches.configuration.spacing
     return validate(predict, batches, training.recipe.validation_patches, spacing)
+
+
+def _translate(
+    objective: Objective, network: nn.Module, batch: Batch, noise: Tensor | None
+) -> Tensor:
+    """Patches as at prediction, but with few steps of a sampler."""
+    if not isinstance(objective, Sampled):
+        return objective.translate(network, batch.source, noise)
+    steps = min(VALIDATION_STEPS, objective.sampling.steps)
+    few = dataclasses.replace(objective.sampling, steps=steps)
+    return sample_patches(objective, network, batch.source, noise, mask=batch.mask, sampling=few)
 
 
 def _finish_epoch(

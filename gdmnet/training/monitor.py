@@ -116,7 +116,7 @@ class Quality:
 
 
 def validate(
-    predict: Callable[[Tensor, int], Tensor],
+    predict: Callable[[Batch, int], Tensor],
     source: PatchSource,
     n_patches: int,
     spacing: Spacing = (1.0, 1.0, 1.0),
@@ -124,7 +124,7 @@ def validate(
     """Judge predictions on fixed patches: those of the source's epoch 0, rank 0.
 
     Args:
-        predict: source patches (b, c, z, y, x) on the CPU and the number of the batch, to target
+        predict: a batch on the CPU, whose target it must not look at, and its number, to target
             patches (b, 1, z, y, x) on any device.
         source: of the validation batches.
         n_patches: at least this many are used.
@@ -135,7 +135,7 @@ def validate(
     likeness = Likeness(spacing)
     while seen < n_patches:
         batch = source.batch(0, step)
-        prediction = predict(batch.source, step).float().cpu()
+        prediction = predict(batch, step).float().cpu()
         error += float(((prediction - batch.target).abs() * batch.mask).sum(dtype=torch.float64))
         voxels += float(batch.mask.sum(dtype=torch.float64))
         edges += gradient_sum(prediction, batch.mask)

@@ -14,10 +14,12 @@ import torch
 from gdmnet import codec, folders
 from gdmnet.arrays.body import body_mask
 from gdmnet.arrays.crop import bounding_box
-from gdmnet.data.case import Volume
+from gdmnet.data.case import Case, CaseRecord, Volume
 from gdmnet.data.volume import write_volume
 from gdmnet.geometry import Geometry, nearest_lps
-from gdmnet.networks.unet import build_generator
+from gdmnet.objectives import SAMPLED
+from gdmnet.objectives.base import Inputs
+from gdmnet.objectives.build import context_of, generator_of
 from gdmnet.plan import (
     Architecture,
     CaseFingerprint,
@@ -111,20 +113,29 @@ def make_model(
         names = (folders.FINAL, folders.BEST) if finished else (folders.LATEST,)
         for name in names:
             extra = 50.0 if name == folders.BEST else 0.0
-            weights = shifted_weights(configuration, shift + extra)
+            weights = shifted_weights(configuration, shift + extra, objective)
             checkpoint.save(place / name, {"epoch": 1, "ema": weights})
     return model
 
 
-def shifted_weights(configuration: Configuration, shift: float) -> dict[str, torch.Tensor]:
+def shifted_weights(
+    configuration: Configuration, shift: float, objective: str = "regression"
+) -> dict[str, torch.Tensor]:
+    inputs = Inputs()
+    if objective in SAMPLED:
+        inputs = SAMPLED[objective](context_of(configuration, {})).inputs
     torch.manual_seed(0)
-    generator = build_generator(
-        configuration.architecture,
-        n_sources=len(configuration.sources),
-        residual_channel=configuration.residual_channel,
-    )
+    generator = generator_of(configuration, inputs)
     torch.nn.init.constant_(generator.head.bias, shift / configuration.target.scale)
     return generator.state_dict()
+
+
+def make_case(shape) -> Case:
+    """A prepared case that is body everywhere, its source 0."""
+    box = tuple((0, size) for size in shape)
+    geometry = Geometry(shape, SPACING)
+    record = CaseRecord("even", geometry, box, SPACING, shape, "whole volume", None)
+    return Case(record, np.zeros((1, *shape), np.float32), None, np.ones(shape, np.uint8))
 
 
 def make_ct(shape=(11, 21, 25), *, seed=0) -> np.ndarray:

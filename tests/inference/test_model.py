@@ -281,13 +281,3 @@ def test_the_documented_example_runs(tmp_path, models, monkeypatch):
     np.testing.assert_allclose(names["target"][models.core()], ct[models.core()], atol=0.01)
     written = read_volume(tmp_path / "patient.nii.gz").array[0]
     np.testing.assert_array_equal(written[models.core()], ct[models.core()])
-
-
-@pytest.mark.parametrize(("option", "value"), [("steps", 4), ("sampler", "euler")])
-def test_steps_are_refused_where_the_network_is_called_once(tmp_path, models, option, value):
-    model = models.make_model(tmp_path)
-    assert load_model(model, device="cpu").card.network_calls == 1
-    with pytest.raises(
-        CheckpointError, match=f"--{option} {value}: the objective regression calls"
-    ):
-        load_model(model, device="cpu", **{option: value})

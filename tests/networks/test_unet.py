@@ -2,6 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 
+from gdmnet.networks.time import embed_time
 from gdmnet.networks.unet import build_generator
 from gdmnet.plan import Architecture
 
@@ -173,3 +174,58 @@ def test_an_ill_formed_architecture_is_refused():
         build_generator(Architecture((4,), ((3, 3, 3),), ((2, 2, 2),), (1,)), n_sources=1)
     with pytest.raises(ValueError, match="residual channel 2 of 2"):
         build_generator(SMALL, n_sources=2, extra_channels=1, residual_channel=2)
+
+
+def with_and_without_time():
+    """Two generators with the same weights, but one of them takes times."""
+    plain = randomised(build_generator(SMALL, n_sources=2, extra_channels=1))
+    timed = build_generator(SMALL, n_sources=2, extra_channels=1, time=True)
+    missing, unexpected = timed.load_state_dict(plain.state_dict(), strict=False)
+    assert not unexpected
+    return plain, timed, missing
+
+
+def test_without_time_nothing_of_it_is_there():
+    torch.manual_seed(3)
+    plain = build_generator(SMALL, n_sources=1)
+    assert not any("time" in name or "film" in name for name in plain.state_dict())
+    with pytest.raises(ValueError, match="times"):
+        plain(torch.zeros(1, 1, 4, 4, 4), torch.zeros(1))
+
+
+def test_the_modulation_by_time_starts_as_the_identity():
+    plain, timed, missing = with_and_without_time()
+    assert missing
+    assert all(name.startswith("time.") or ".film." in name for name in missing)
+    x = torch.randn(2, 3, 8, 12, 8)
+    for moment in (0.0, 0.3, 1.0):
+        assert torch.equal(timed(x, torch.full((2,), moment)), plain(x))
+    with pytest.raises(ValueError, match="times"):
+        timed(x)
+
+
+def test_every_block_and_stage_learns_from_the_time_of_its_own_patch():
+    _, timed, _ = with_and_without_time()
+    x = torch.randn(1, 3, 8, 12, 8).repeat(2, 1, 1, 1, 1)
+    output = timed(x, torch.tensor([0.1, 0.8]))
+    (output[0] - output[1]).sum().backward()
+    films = [weights for name, weights in timed.named_parameters() if ".film." in name]
+    assert len(films) == 2 * (sum(SMALL.blocks) + len(SMALL.features) - 1)
+    assert all(weights.grad.abs().max() > 0 for weights in films if weights.ndim == 2)
+    randomised(timed)
+    output = timed(x, torch.tensor([0.1, 0.8]))
+    assert not torch.allclose(output[0], output[1])
+    alone = timed(x[:1], torch.tensor([0.8]))
+    assert torch.allclose(alone, output[1:], atol=1e-5)
+
+
+def test_times_are_told_apart_also_under_bfloat16():
+    waves = embed_time(torch.tensor([0.5, 0.501, 0.9]))
+    assert waves.shape == (3, 64)
+    assert waves.dtype == torch.float32
+    assert (waves[0] - waves[1]).abs().max() > 0.1
+    _, timed, _ = with_and_without_time()
+    randomised(timed)
+    with torch.autocast("cpu", torch.bfloat16):
+        output = timed(torch.randn(2, 3, 8, 8, 8), torch.tensor([0.1, 0.8]))
+    assert output.dtype == torch.float32

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from gdmnet.objectives.base import Batch, Context
+from gdmnet.objectives.base import Batch, Context, Inputs
 from gdmnet.plan import Architecture
 
 PATCH = (8, 12, 16)
@@ -46,6 +46,31 @@ def small_generator(*, dropout: float = 0.0) -> nn.Module:
         nn.Dropout(dropout),
         nn.Conv3d(6, 1, 3, padding=1),
     )
+
+
+class TimedGenerator(nn.Module):
+    """Four convolutions whose input is the source, the state, and the time in every voxel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(7)
+        self.layers = nn.Sequential(
+            nn.Conv3d(3, 8, 3, padding=1),
+            nn.LeakyReLU(0.1),
+            nn.Conv3d(8, 8, 3, padding=1),
+            nn.LeakyReLU(0.1),
+            nn.Conv3d(8, 1, 3, padding=1),
+        )
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        moment = time.view(-1, 1, 1, 1, 1).expand(-1, 1, *x.shape[2:])
+        output: Tensor = self.layers(torch.cat([x, moment], dim=1)).float()
+        return output
+
+
+def generator_for(inputs: Inputs) -> nn.Module:
+    """A small generator that takes what an objective asks for."""
+    return TimedGenerator() if inputs.time else small_generator()
 
 
 def make_batch(step: int, *, mask: Tensor | None = None) -> Batch:

@@ -9,24 +9,41 @@ import torch
 from objectives.small import (
     CountingEncoder,
     adam,
+    generator_for,
+    half_mask,
     loop_step,
     make_batch,
     make_context,
-    small_generator,
 )
 
 from gdmnet.errors import TrainingError
-from gdmnet.objectives import OBJECTIVES
-from gdmnet.objectives.base import Objective
+from gdmnet.objectives import OBJECTIVES, SAMPLED
+from gdmnet.objectives.base import Inputs, Objective, Sampled, Sampling
 from gdmnet.objectives.fidelity import fidelity_loss
+from gdmnet.objectives.options import parse_option
+from gdmnet.objectives.sampling import sample_patches
 
 every_objective = pytest.mark.parametrize("name", sorted(OBJECTIVES))
+every_sampled = pytest.mark.parametrize("name", sorted(SAMPLED))
 TOTAL = 40
 
 
 def build(name: str) -> Objective:
     options = {"warm_steps": 4, "locations": 64, "bank": 64} if name == "gdm" else {}
     return OBJECTIVES[name](make_context(TOTAL, **options))
+
+
+def pair(name: str):
+    """A generator for an objective, and the objective."""
+    objective = build(name)
+    return generator_for(objective.inputs), objective
+
+
+def noise_for(objective: Objective, like: torch.Tensor) -> torch.Tensor | None:
+    """The noise that the loop would draw."""
+    if objective.inputs.extra_channels == 0:
+        return None
+    return torch.randn(like.shape, generator=torch.Generator().manual_seed(3))
 
 
 def states_of(generator, optimiser, objective: Objective) -> dict:
@@ -40,7 +57,8 @@ def states_of(generator, optimiser, objective: Objective) -> dict:
 
 def restored(name: str, content: bytes):
     states = torch.load(io.BytesIO(content), weights_only=True)
-    generator, objective = small_generator(), build(name)
+    objective = build(name)
+    generator = generator_for(objective.inputs)
     optimiser = adam(generator)
     generator.load_state_dict(states["generator"])
     optimiser.load_state_dict(states["optimiser"])
@@ -53,16 +71,18 @@ def restored(name: str, content: bytes):
 
 @every_objective
 def test_it_learns(name):
-    generator, objective = small_generator(), build(name)
+    generator, objective = pair(name)
     optimiser = adam(generator)
     unseen = make_batch(-1)
+    noise = noise_for(objective, unseen.target)
 
     def error() -> float:
         with torch.no_grad():
-            return float(fidelity_loss(objective.translate(generator, unseen.source, None), unseen))
+            made = objective.translate(generator, unseen.source, noise)
+            return float(fidelity_loss(made, unseen))
 
     before = error()
-    for step in range(TOTAL):
+    for step in range(2 * TOTAL if isinstance(objective, Sampled) else TOTAL):
         assert loop_step(generator, objective, optimiser, step).finite
     assert error() < 0.75 * before
 
@@ -70,7 +90,7 @@ def test_it_learns(name):
 @every_objective
 @pytest.mark.parametrize("stop", [3, 12])
 def test_a_resumed_training_is_the_unbroken_one_to_the_bit(name, stop):
-    generator, objective = small_generator(), build(name)
+    generator, objective = pair(name)
     optimiser = adam(generator)
     for step in range(stop):
         loop_step(generator, objective, optimiser, step)
@@ -90,7 +110,7 @@ def test_a_resumed_training_is_the_unbroken_one_to_the_bit(name, stop):
 
 @every_objective
 def test_its_state_never_changes_its_shape(name):
-    generator, objective = small_generator(), build(name)
+    generator, objective = pair(name)
 
     def shapes():
         return {
@@ -107,7 +127,7 @@ def test_its_state_never_changes_its_shape(name):
 
 @every_objective
 def test_the_generator_runs_once_a_step(name):
-    generator, objective = small_generator(), build(name)
+    generator, objective = pair(name)
     calls = []
     generator.register_forward_hook(lambda *_: calls.append(1))
     for step in range(10):
@@ -117,7 +137,7 @@ def test_the_generator_runs_once_a_step(name):
 
 @every_objective
 def test_a_step_ends_at_the_output(name):
-    generator, objective = small_generator(), build(name)
+    generator, objective = pair(name)
     for step in range(10):
         batch = make_batch(step)
         with torch.autocast("cpu", torch.bfloat16):
@@ -135,8 +155,8 @@ def test_a_step_ends_at_the_output(name):
 def test_frozen_parts_stay_frozen(name):
     encoder = CountingEncoder()
     before = [parameter.clone() for parameter in encoder.parameters()]
-    generator = small_generator()
     objective = OBJECTIVES[name](make_context(TOTAL, encoder=encoder))
+    generator = generator_for(objective.inputs)
     for step in range(10):
         loop_step(generator, objective, adam(generator), step)
     for old, new in zip(before, encoder.parameters(), strict=True):
@@ -146,7 +166,7 @@ def test_frozen_parts_stay_frozen(name):
 
 @every_objective
 def test_a_prediction_that_is_not_finite_asks_to_skip_the_step(name):
-    generator, objective = small_generator(), build(name)
+    generator, objective = pair(name)
     batch = make_batch(0)
     batch.source[0, 0, 2, 3, 4] = torch.nan
     for _ in range(10):
@@ -161,8 +181,50 @@ def test_an_unknown_option_lists_the_known_ones(name):
         OBJECTIVES[name](make_context(**{"lambda": 1}))
 
 
-@every_objective
+@pytest.mark.parametrize("name", sorted(set(OBJECTIVES) - set(SAMPLED)))
 def test_translation_is_one_call(name):
-    generator, objective = small_generator(), build(name)
+    generator, objective = pair(name)
+    assert not isinstance(objective, Sampled)
+    assert objective.inputs == Inputs()
     source = make_batch(0).source
     assert torch.equal(objective.translate(generator, source, None), generator(source))
+
+
+@every_sampled
+def test_a_sampler_calls_as_often_as_it_says(name):
+    generator, objective = pair(name)
+    assert isinstance(objective, Sampled)
+    batch = make_batch(0)
+    calls = []
+    generator.register_forward_hook(lambda *_: calls.append(1))
+    for sampler, n_calls in objective.samplers.items():
+        for steps in (1, 3, 16):
+            calls.clear()
+            sampling = Sampling(sampler, steps)
+            noise = noise_for(objective, batch.target)
+            made = sample_patches(objective, generator, batch.source, noise, sampling=sampling)
+            assert made.shape == batch.target.shape
+            assert len(calls) == steps * n_calls
+
+
+@every_sampled
+def test_what_lies_outside_the_mask_has_no_say(name):
+    generator, objective = pair(name)
+    mask = half_mask()
+    batch = make_batch(0, mask=mask)
+    other = make_batch(0, mask=mask)
+    other.target[mask == 0] = 77.0
+    mine, theirs = (
+        objective.descend(generator, b, torch.Generator().manual_seed(1)) for b in (batch, other)
+    )
+    assert torch.equal(mine.cotangent, theirs.cotangent)
+    assert torch.equal(mine.tensor, theirs.tensor)
+    assert (mine.cotangent[mask == 0] == 0).all()
+
+
+@every_sampled
+@pytest.mark.parametrize("option", ["steps=0", "steps=100000", "fidelity=l3", "noise=0"])
+def test_an_option_out_of_range_is_refused(name, option):
+    key, value = parse_option(option)
+    with pytest.raises(TrainingError, match=f"{key}.* '?{value}"):
+        OBJECTIVES[name](make_context(**{key: value}))

@@ -81,7 +81,7 @@ class _Source:
 
 def test_validation_pools_voxels_of_fixed_patches():
     source = _Source()
-    quality = validate(lambda x, number: 1.5 * x + (number == 1), source, 5)
+    quality = validate(lambda batch, number: 1.5 * batch.source + (number == 1), source, 5)
     assert source.steps == [0, 1, 2]
     batches = [_Source().batch(0, step) for step in range(3)]
     errors = [(1.5 * b.source + (i == 1) - b.target).abs() for i, b in enumerate(batches)]
@@ -96,6 +96,6 @@ def test_an_empty_mask_gives_no_number():
             batch = super().batch(epoch, step, rank)
             return Batch(batch.source, batch.target, torch.zeros_like(batch.mask))
 
-    quality = validate(lambda x, number: x, Empty(), 1)
+    quality = validate(lambda batch, number: batch.source, Empty(), 1)
     assert math.isnan(quality.mae)
     assert math.isnan(quality.sharpness)
