@@ -214,10 +214,11 @@ def run(
     settings = settle(options.asked, plan, configuration, roots, home, options.device)
     held_out = find_held_out(roots.raw / name, prepared / folders.SPLITS_JSON, settings.folds)
     bench = Bench(roots, home, plan, settings, held_out, options.device, options.slab)
-    has_steps = estimates.look(bench, variants)
-    methods = make_methods(variants, parse_steps(options.steps), has_steps)
-    scopes = {m: _scopes(bench, has_steps=has_steps[m.variant.name]) for m in methods}
-    left = estimates.estimate(bench, variants, scopes)
+    steps = estimates.look(bench, variants)
+    most = {name: None if own is None else own.most for name, own in steps.items()}
+    methods = make_methods(variants, parse_steps(options.steps), most)
+    scopes = {m: _scopes(bench, has_steps=most[m.variant.name] is not None) for m in methods}
+    left = estimates.estimate(bench, steps, scopes)
     device = str(find_device(options.device))
     print(estimates.told(left, device), flush=True)
     if options.dry_run:

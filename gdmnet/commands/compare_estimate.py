@@ -10,7 +10,7 @@ from gdmnet.commands.compare_work import is_predicted
 from gdmnet.data.volume import read_geometry
 from gdmnet.inference.costs import n_windows
 from gdmnet.report.study import SLAB
-from gdmnet.training.pace import N_STEPS, Pace, measure, probe
+from gdmnet.training.pace import N_STEPS, Pace, Steps, measure, probe, steps_of
 from gdmnet.training.variant import Method, Variant
 
 _NOT_COUNTED = "; feature encoder and judge take about a minute each, and the scores their time"
@@ -37,29 +37,31 @@ class Estimate:
     prediction: float
 
 
-def look(bench: Bench, variants: Sequence[Variant]) -> dict[str, bool]:
-    """Whether each variant has a sampler with steps; complains of options that it does not know.
+def look(bench: Bench, variants: Sequence[Variant]) -> dict[str, Steps | None]:
+    """The steps of each variant, None without a sampler; complains of options it does not know.
 
     Raises:
         TrainingError: an unknown option, or a value out of range.
     """
     fold = bench.settings.folds[0]
     objectives = {v.name: probe(bench.job(v, fold))[1] for v in variants}
-    return {name: objective.inputs.time for name, objective in objectives.items()}
+    return {name: steps_of(objective) for name, objective in objectives.items()}
 
 
 def estimate(
-    bench: Bench, variants: Sequence[Variant], work: Mapping[Method, Sequence[str]]
+    bench: Bench,
+    steps: Mapping[str, Steps | None],
+    work: Mapping[Method, Sequence[str]],
 ) -> list[Estimate]:
     """Measure every variant that has something left to do.
 
     Args:
         bench: of the comparison.
-        variants: to look at.
+        steps: of `look`.
         work: method -> the scopes it is judged on.
     """
     found = []
-    for variant in variants:
+    for variant in dict.fromkeys(method.variant for method in work):
         folds = [f for f in bench.settings.folds if not bench.is_trained(variant, f)]
         missing = [
             (method, scope)
@@ -71,7 +73,10 @@ def estimate(
             continue
         pace = measure(*probe(bench.job(variant, bench.settings.folds[0])))
         length = length_of(bench, variant, pace)
-        calls = sum(_calls(bench, method, scope, pace) for method, scope in missing)
+        calls = sum(
+            _windows(bench, scope) * _calls(method, steps[variant.name], pace)
+            for method, scope in missing
+        )
         found.append(
             Estimate(
                 name=variant.name,
@@ -121,20 +126,24 @@ def told(estimates: Sequence[Estimate], device: str) -> str:
     )
 
 
-def _calls(bench: Bench, method: Method, scope: str, pace: Pace) -> float:
-    """Network calls of all held-out cases, at most."""
+def _calls(method: Method, steps: Steps | None, pace: Pace) -> int:
+    """Network calls of one window."""
+    return pace.calls if method.steps is None or steps is None else method.steps * steps.calls
+
+
+def _windows(bench: Bench, scope: str) -> int:
+    """Windows of all held-out cases and folds, at most."""
     settings, slab = bench.settings, bench.slab if scope == SLAB else None
     configuration = bench.plan.configuration(settings.configuration)
-    calls = 0
+    n = 0
     for group in bench.held_out.groups:
         for case in group.cases:
             geometry = read_geometry(case.sources[0])
             if slab is not None:
                 z, y, x = geometry.shape
                 geometry = replace(geometry, shape=(min(z, slab), y, x))
-            windows = n_windows(geometry, configuration, settings.step_size)
-            calls += windows * len(group.folds)
-    return calls * (pace.calls if method.steps is None else method.steps)
+            n += len(group.folds) * n_windows(geometry, configuration, settings.step_size)
+    return n
 
 
 def _time(seconds: float) -> str:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from gdmnet.networks.calls import CountCalls
-from gdmnet.objectives.base import Objective
-from gdmnet.training import precision
+from gdmnet.objectives.base import Objective, Sampled
+from gdmnet.objectives.sampling import sample_patches
+from gdmnet.training import feature_encoder, precision
 from gdmnet.training.job import Job, batches_of, build_objective, make_generator
 from gdmnet.training.loop import measure_pace
 
@@ -47,6 +51,15 @@ class Pace:
         return 1, max(1, int((seconds - self.validation) / self.step))
 
 
+@dataclass(frozen=True)
+class Steps:
+    """The steps of a sampler: its own number, the most it can take, and network calls in one."""
+
+    default: int
+    most: int
+    calls: int
+
+
 def probe(job: Job) -> tuple[Job, Objective]:
     """A training of a few steps like that of a job, and its objective, built.
 
@@ -63,7 +76,20 @@ def probe(job: Job) -> tuple[Job, Objective]:
     if encoder:
         run = dataclasses.replace(run, encoder=encoder)
     job = dataclasses.replace(job, run=dataclasses.replace(run, recipe=recipe))
-    return job, build_objective(job)[0]
+    with _quietly():
+        return job, build_objective(job)[0]
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without a word about an encoder that stands in for another one."""
+    logger = logging.getLogger(feature_encoder.__name__)
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def measure(job: Job, objective: Objective) -> Pace:
@@ -76,6 +102,14 @@ def measure(job: Job, objective: Objective) -> Pace:
     return Pace(step, judged, call, calls)
 
 
+def steps_of(objective: Objective) -> Steps | None:
+    """The steps of an objective's sampler; None where it has none."""
+    if not isinstance(objective, Sampled):
+        return None
+    default = objective.sampling
+    return Steps(default.steps, objective.most_steps, objective.samplers[default.sampler])
+
+
 def _measure_calls(
     job: Job, objective: Objective, generator: nn.Module, device: torch.device
 ) -> tuple[float, int]:
@@ -84,15 +118,23 @@ def _measure_calls(
     source = validation.batch(0, 0).source[:1].to(device)
     n_noise = objective.inputs.extra_channels
     noise = torch.randn(1, n_noise, *source.shape[2:]).to(device) if n_noise else None
+
+    def translate() -> Tensor:
+        if not isinstance(objective, Sampled):
+            return objective.translate(generator, source, noise)
+        once = dataclasses.replace(objective.sampling, steps=1)
+        return sample_patches(objective, generator, source, noise, sampling=once)
+
     generator.eval()
     with (
         torch.inference_mode(),
         precision.autocast(job.run.recipe.precision, device),
         CountCalls(generator) as calls,
     ):
-        objective.translate(generator, source, noise)  # warms up
+        translate()  # warms up
         calls.count = 0
         begun = time.perf_counter()
-        float(objective.translate(generator, source, noise).sum())
+        float(translate().sum())
         seconds = time.perf_counter() - begun
-    return seconds / max(1, calls.count), max(1, calls.count)
+    steps = steps_of(objective)
+    return seconds / max(1, calls.count), 1 if steps is None else steps.default * steps.calls

@@ -106,27 +106,31 @@ def parse_steps(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
 def make_methods(
     variants: Sequence[Variant],
     steps: Mapping[str, Sequence[int]],
-    has_steps: Mapping[str, bool],
+    most_steps: Mapping[str, int | None],
 ) -> list[Method]:
     """All methods of some variants.
 
     Args:
         variants: to compare.
         steps: of `parse_steps`; a variant's own entry comes before that of its objective.
-        has_steps: name of a variant -> whether it has a sampler whose steps can be chosen.
+        most_steps: name of a variant -> what its sampler can take; None for no sampler.
 
     Raises:
-        TrainingError: steps of something that is not compared, or that has one step only.
+        TrainingError: steps of something that is not compared or has no sampler, or too many.
     """
     for name in steps:
         meant = [v for v in variants if name in (v.name, v.objective)]
         if not meant:
             there = ", ".join(variant.name for variant in variants)
             raise TrainingError(f"--steps {name}: is not compared (there: {there})")
-        if not all(has_steps[variant.name] for variant in meant):
-            raise TrainingError(
-                f"--steps {name}: calls its network once and has no steps; leave it out"
-            )
+        for variant in meant:
+            most = most_steps[variant.name]
+            if most is None:
+                raise TrainingError(
+                    f"--steps {name}: calls its network once and has no steps; leave it out"
+                )
+            if max(steps[name]) > most:
+                raise TrainingError(f"--steps {name}={max(steps[name])}: it takes 1 to {most}")
     return [
         Method(variant, number)
         for variant in variants

@@ -221,6 +221,7 @@ def test_without_test_targets_validation_cases_are_judged(home):
         (("--objectives", "gdm", "--steps", "gdm=4"), "--steps gdm: calls its network once"),
         (("--objectives", "gdm", "--steps", "regression=4"), "is not compared"),
         (("--objectives", "gdm", "--steps", "4"), "write NAME=1,4,16"),
+        (("--objectives", "flow", "--steps", "flow=10001"), "takes 1 to 10000"),
         (("--objectives", "gdm", "--folds", "9"), "fold 9"),
         (("--objectives", "gdm", "--device", "cuda:77"), "--device cuda:77"),
     ],
@@ -242,6 +243,24 @@ def test_the_how_to_works(compared, capsys):
     assert list(after) == ["gdm", "regression"]
     for name, figures in after.items():
         assert figures.verdict == before.scopes["slab"].methods[name].verdict
+
+
+def test_objectives_with_a_sampler_join_later_with_several_numbers_of_steps(compared):
+    arguments = ("--objectives", "regression", "flow", "--steps", "flow=1,2", "--slab", "6")
+    assert call(compared, *arguments) == 0
+    found = study(compared)
+    assert found.reference == "regression"
+    slab, whole = (scope.methods for scope in found.scopes.values())
+    assert tuple(slab) == ("regression", "flow, 1 step", "flow, 2 steps")
+    assert tuple(whole) == ("regression",)
+    calls = [slab[name].calls for name in slab]
+    assert calls[1] == calls[0]
+    assert calls[2] == 2 * calls[0]
+    assert [found.methods[name].calls_a_window for name in slab] == [1, 1, 2]
+    assert found.methods["flow, 1 step"].steps == 1
+    assert len(list((place(compared) / "models/flow").rglob("checkpoint_final.pt"))) == 1
+    more = found.methods["flow, 1 step"].parameters / found.methods["regression"].parameters
+    assert 1 < more < 1.5
 
 
 def test_a_comparison_goes_on_as_it_began(compared, capsys):

@@ -65,7 +65,7 @@ def test_steps_make_a_method_each_and_a_variants_own_come_first():
     steps = parse_steps(["regression=1,4,4", "gdm:every=2=3"])
     assert steps == {"regression": (1, 4), "gdm:every=2": (3,)}
     variants = [Variant("regression"), Variant("gdm"), Variant("gdm", {"every": 2})]
-    everywhere = {variant.name: True for variant in variants}
+    everywhere = {variant.name: 10 for variant in variants}
     methods = make_methods(variants, steps, everywhere)
     assert [m.name for m in methods] == [
         "regression, 1 step",
@@ -79,9 +79,11 @@ def test_steps_make_a_method_each_and_a_variants_own_come_first():
 def test_steps_of_a_one_step_objective_or_of_a_stranger_are_refused():
     variants = [Variant("gdm")]
     with pytest.raises(TrainingError, match="--steps gdm: calls its network once"):
-        make_methods(variants, {"gdm": (4,)}, {"gdm": False})
+        make_methods(variants, {"gdm": (4,)}, {"gdm": None})
+    with pytest.raises(TrainingError, match="--steps gdm=11: it takes 1 to 10"):
+        make_methods(variants, {"gdm": (4, 11)}, {"gdm": 10})
     with pytest.raises(TrainingError, match="--steps flow: is not compared"):
-        make_methods(variants, {"flow": (4,)}, {"gdm": False})
+        make_methods(variants, {"flow": (4,)}, {"gdm": None})
 
 
 @pytest.mark.parametrize("text", ["flow", "flow=", "=4", "flow=0", "flow=1,,2", "flow=-1"])
