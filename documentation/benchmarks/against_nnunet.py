@@ -46,6 +46,7 @@ VARIABLES = {
     "nnUNet_n_proc_DA": "1",
 }
 ONE_PROCESS = ["-c", "3d_fullres", "-npfp", "1", "-np", "1", "--verify_dataset_integrity"]
+PHASES = ("commands", "preparing", "training", "predicting")
 PRECISIONS = ("fp32", "bf16")  # of gdmnet; nnU-Net computes in fp32 on a CPU
 FILLING = 4  # steps in which gdm's banks of past rows fill
 HEAD = (
@@ -220,7 +221,7 @@ def _root(home: Path, name: str) -> list[str]:
 def describe(ours: dict[str, Any], theirs: dict[str, Any], parameters: dict[str, int]) -> str:
     """What was equal, and what each planner had chosen."""
     return (
-        f"{platform.machine()}, {date.today()}; load {os.getloadavg()[0]:.1f} on"
+        f"\n{platform.machine()}, {date.today()}; load {os.getloadavg()[0]:.1f} on"
         f" {os.cpu_count()} processors\n"
         f"equal: spacing {ours['spacing']}, patch {ours['patch_size']}, batch"
         f" {ours['batch_size']}, {ours['architecture']}\n"
@@ -231,19 +232,26 @@ def describe(ours: dict[str, Any], theirs: dict[str, Any], parameters: dict[str,
 
 
 def compare(args: argparse.Namespace, home: Path) -> Iterator[str]:
-    """All measurements, line after line as they are made: first what was equal, then a table."""
-    rows = whole_commands(args.python.absolute(), home, args.raw.name[7:10], args.rounds)
-    image = middle_of(sorted(args.raw.glob("imagesTs/*"))[0], args.slices, home)
-    theirs = Side(args.python.absolute(), "rival_nnunet.py", home)
+    """The phases asked for, as lines as they are made: a table, then what was equal."""
+    python, n_rounds = args.python.absolute(), args.rounds
+    yield HEAD
+    if "commands" in args.phases:
+        rows = whole_commands(python, home, args.raw.name[7:10], n_rounds)
+        yield from (row.text() for row in rows)
+    theirs = Side(python, "rival_nnunet.py", home)
     ours = Side(Path(sys.executable), "rival_gdmnet.py", home)
     told, planned = ours.ask("describe"), theirs.ask("describe")
-    yield describe(told, planned, theirs.ask("adopt", wanted=told))
-    yield HEAD
-    yield from (row.text() for row in rows)
-    row, disk = preparing(theirs, ours, args.cases, args.rounds)
-    yield from (row.text(), disk)
-    yield from (row.text() for row in training(theirs, ours, args.rounds))
-    yield from (row.text() for row in predicting(theirs, ours, image, max(1, args.rounds // 2)))
+    parameters = theirs.ask("adopt", wanted=told)
+    if "preparing" in args.phases:
+        row, disk = preparing(theirs, ours, args.cases, n_rounds)
+        yield from (row.text(), disk)
+    if "training" in args.phases:
+        yield from (row.text() for row in training(theirs, ours, n_rounds))
+    if "predicting" in args.phases:
+        image = middle_of(sorted(args.raw.glob("imagesTs/*"))[0], args.slices, home)
+        rows = predicting(theirs, ours, image, max(1, n_rounds // 2))
+        yield from (row.text() for row in rows)
+    yield describe(told, planned, parameters)
     theirs.close()
     ours.close()
 
@@ -259,15 +267,23 @@ def main() -> None:
     parser.add_argument(
         "--slices", type=int, default=64, help="of the first of imagesTs, predicted (64)"
     )
+    parser.add_argument(
+        "--phases",
+        nargs="+",
+        choices=PHASES,
+        default=PHASES,
+        help="those after the first alone"
+        " work on what an earlier run has left in SCRATCH (default: all)",
+    )
     args = parser.parse_args()
     home = args.scratch.absolute()
     os.environ.update(VARIABLES)
     for root in ("raw", "preprocessed", "results"):
         os.environ[f"nnUNet_{root}"] = str(home / "nnunet" / root)
-    if home.exists():
-        parser.error(f"{home} exists; name a new folder")
-    home.mkdir(parents=True)
-    make_datasets(args.raw, home, args.cases)
+    if "commands" in args.phases:
+        if home.exists():
+            parser.error(f"{home} exists; name a new folder")
+        make_datasets(args.raw, home, args.cases)
     for line in compare(args, home):
         print(line, flush=True)
 

@@ -72,7 +72,7 @@ class Side:
             words,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=self.log.open("w"),
+            stderr=self.log.open("a"),
             text=True,
         )
 
