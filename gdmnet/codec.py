@@ -33,7 +33,8 @@ def decode(kind: type[T], data: Any, where: str = "$") -> T:  # noqa: ANN401
     """Build `kind` from JSON values.
 
     Args:
-        kind: a dataclass, or a type made of int, float, str, bool, None, tuple, dict and unions.
+        kind: a dataclass, or a type made of int, float, str, bool, None, tuple, dict, unions and
+            literal strings.
         data: what `json.load` gave.
         where: the path named in complaints.
 
@@ -49,6 +50,8 @@ def _decode(kind: Any, data: Any, where: str) -> Any:  # noqa: ANN401
     origin = typing.get_origin(kind)
     if origin in (typing.Union, types.UnionType):
         return _decode_union(typing.get_args(kind), data, where)
+    if origin is typing.Literal:
+        return _decode_name(typing.get_args(kind), data, where)
     if origin is tuple:
         return _decode_tuple(typing.get_args(kind), data, where)
     if origin is dict:
@@ -101,6 +104,12 @@ def _decode_tuple(kinds: tuple[Any, ...], data: Any, where: str) -> tuple[Any, .
         _decode(kind, item, f"{where}[{i}]")
         for i, (kind, item) in enumerate(zip(kinds, data, strict=True))
     )
+
+
+def _decode_name(names: tuple[str, ...], data: Any, where: str) -> str:  # noqa: ANN401
+    if data not in names:
+        raise _wrong(where, f"one of {', '.join(names)}", data)
+    return str(data)
 
 
 def _decode_scalar(kind: Any, data: Any, where: str) -> Any:  # noqa: ANN401

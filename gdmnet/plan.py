@@ -6,10 +6,13 @@ All are frozen dataclasses that travel through `codec`; spatial tuples are (z, y
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from gdmnet.errors import PlanError
 from gdmnet.geometry import Shape, Spacing
+
+BiasCorrection = Literal["none", "n4"]
+"""How the bias field of sources without a physical unit is taken out before all else."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,10 @@ class CaseFingerprint:
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """Facts about a training set; the pooled statistics weigh every case equally."""
+    """Facts about a training set; the pooled statistics weigh every case equally.
+
+    Intensities of the sources are those after the bias correction.
+    """
 
     SCHEMA: ClassVar[int] = 1
     schema: int
@@ -56,6 +62,7 @@ class Fingerprint:
     cases: tuple[CaseFingerprint, ...]
     sources: tuple[Intensity, ...]
     target: Intensity
+    bias_correction: BiasCorrection = "none"
 
 
 @dataclass(frozen=True)
@@ -104,6 +111,7 @@ class Configuration:
     residual_channel: int | None
     feature_map_voxels: int
     reasons: dict[str, str]
+    bias_correction: BiasCorrection = "none"
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from gdmnet.arrays import normalise
 from gdmnet.arrays.body import body_mask
 from gdmnet.arrays.crop import bounding_box, crop, uncrop
 from gdmnet.arrays.resample import resample, resample_mask, resampled_shape
+from gdmnet.data.bias_field import without_bias
 from gdmnet.data.case import Case, CaseFiles, CaseRecord, Volume
 from gdmnet.data.dicom import read_sources
 from gdmnet.data.store import is_stored, remove_case, save_case, stored_identifiers
@@ -27,6 +28,7 @@ from gdmnet.geometry import Shape, grid_difference
 from gdmnet.plan import Configuration, Normalisation
 
 MARGIN: Shape = (2, 2, 2)  # voxels around the body, so that its border is resampled undisturbed
+GIVEN = "given"  # the rule of a mask that came with the case
 CONFIGURATION_JSON = "configuration.json"
 
 
@@ -61,7 +63,7 @@ def prepare_volumes(
     target: Volume | None = None,
     mask: Volume | None = None,
 ) -> Case:
-    """The same for volumes in memory: crop to the body, normalise, resample.
+    """The same for volumes in memory: bias correction, crop to the body, normalise, resample.
 
     Args:
         identifier: name of the case.
@@ -78,8 +80,24 @@ def prepare_volumes(
     Raises:
         DatasetError: the volumes do not fit each other or the configuration.
     """
+    return prepare_with_sources(identifier, source, configuration, target=target, mask=mask)[0]
+
+
+def prepare_with_sources(
+    identifier: str,
+    source: Volume,
+    configuration: Configuration,
+    *,
+    target: Volume | None = None,
+    mask: Volume | None = None,
+) -> tuple[Case, Volume]:
+    """`prepare_volumes`, and the sources in file units after the bias correction: (c, z, y, x).
+
+    Those are what the fingerprint describes.
+    """
     _require_fit(identifier, source, configuration, target=target, mask=mask)
     body = _body_of(identifier, source, configuration, mask)
+    source = _corrected(source, body, configuration)
     box = bounding_box(body.mask, MARGIN)
     inside = crop(body.mask, box)
     shape = resampled_shape(_extent(inside), source.geometry.spacing, configuration.spacing)
@@ -102,7 +120,8 @@ def prepare_volumes(
     record = CaseRecord(
         identifier, source.geometry, box, configuration.spacing, shape, body.rule, units
     )
-    return Case(record, resample(np.stack(channels), shape), prepared_target, small_inside)
+    case = Case(record, resample(np.stack(channels), shape), prepared_target, small_inside)
+    return case, source
 
 
 def source_normalisations(configuration: Configuration) -> tuple[Normalisation, ...]:
@@ -150,9 +169,9 @@ def prepare_and_store(files: CaseFiles, configuration: Configuration, folder: Pa
 def ensure_folder(folder: Path, configuration: Configuration, *, overwrite: bool) -> None:
     """Make a folder ready for the cases of a configuration.
 
-    Finished cases stay if they were made at the same spacing and with the same normalisations
-    (network and patch may differ); else, or if asked to overwrite, all are removed. What an
-    interrupted run has left half-written is removed always.
+    Finished cases stay if they were made at the same spacing, with the same normalisations and
+    bias correction (network and patch may differ); else, or if asked to overwrite, all are
+    removed. What an interrupted run has left half-written is removed always.
 
     Raises:
         OutputError: the folder cannot be written.
@@ -179,8 +198,8 @@ def ensure_folder(folder: Path, configuration: Configuration, *, overwrite: bool
 
 def _prepares_alike(before: Configuration | None, now: Configuration) -> bool:
     return before is not None and (
-        (before.spacing, source_normalisations(before), before.target)
-        == (now.spacing, source_normalisations(now), now.target)
+        (before.spacing, source_normalisations(before), before.target, before.bias_correction)
+        == (now.spacing, source_normalisations(now), now.target, now.bias_correction)
     )
 
 
@@ -200,7 +219,18 @@ def _body_of(
     given = (mask.array[0] > 0).astype(np.uint8)
     if not given.any():
         raise DatasetError(f"case {identifier}: the mask is empty; mark the body, or remove it")
-    return _Body(given, "given")
+    return _Body(given, GIVEN)
+
+
+def _corrected(source: Volume, body: _Body, configuration: Configuration) -> Volume:
+    array = without_bias(
+        source.array,
+        source.geometry.spacing,
+        [normalisation.scheme for normalisation in configuration.sources],
+        configuration.bias_correction,
+        body=None if body.rule == GIVEN else body.mask,
+    )
+    return Volume(array, source.geometry)
 
 
 def _require_fit(

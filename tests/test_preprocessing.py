@@ -22,6 +22,7 @@ from gdmnet.preprocessing import (
     prepare,
     prepare_and_store,
     prepare_volumes,
+    prepare_with_sources,
     restore,
     source_normalisations,
 )
@@ -292,6 +293,32 @@ def test_an_equal_configuration_leaves_finished_cases_and_clears_leftovers(folde
     ensure_folder(folder_with_a_case, configure(), overwrite=False)
     assert sorted(p.name for p in folder_with_a_case.iterdir()) == ["configuration.json", "p"]
     assert (folder_with_a_case / "p" / "case.json").stat().st_mtime_ns == before
+
+
+def test_a_bias_correction_is_the_same_in_training_and_at_prediction(tmp_path):
+    mr, ct, body = make_patient()
+    field = np.exp(np.linspace(-0.6, 0.6, SHAPE[2]))
+    arrays = {"source": mr * field, "target": ct, "mask": body}
+    files = write_case(tmp_path, arrays, geometry_of())
+    corrected = replace(configure(), bias_correction="n4")
+    training = prepare(replace(files, mask=None), corrected)
+    prediction, source = prepare_with_sources("p", read_volume(files.sources[0]), corrected)
+    np.testing.assert_array_equal(training.source, prediction.source)
+    plain = prepare(replace(files, mask=None), configure())
+    np.testing.assert_array_equal(training.body, plain.body)
+    np.testing.assert_array_equal(training.target, plain.target)
+    assert (training.source != plain.source).any()
+    # the mask changes what is prepared, but not the field that is divided out
+    _, with_mask = prepare_with_sources(
+        "p", read_volume(files.sources[0]), corrected, mask=read_volume(files.mask)
+    )
+    np.testing.assert_array_equal(with_mask.array, source.array)
+
+
+def test_another_bias_correction_starts_afresh(folder_with_a_case):
+    corrected = replace(configure(), bias_correction="n4")
+    ensure_folder(folder_with_a_case, corrected, overwrite=False)
+    assert stored_identifiers(folder_with_a_case) == []
 
 
 def test_another_configuration_starts_afresh(folder_with_a_case):

@@ -13,6 +13,7 @@ from gdmnet.encoders import list_encoders
 from gdmnet.errors import PlanError
 from gdmnet.folders import Roots, find_roots
 from gdmnet.metrics.summary import Summary
+from gdmnet.plan import Plan
 from gdmnet.training.device import describe_devices, versions
 
 _PACKAGES = ("SimpleITK", "scipy", "scikit-image", "batchgenerators", "blosc2")
@@ -101,13 +102,31 @@ def _models(results: Path) -> list[tuple[str, ...]]:
             objective,
             configuration,
             ", ".join(folders.finished_folds(model)),
+            _bias_correction(model, configuration),
             f"{_n_bytes(model) / 2**20:.1f} MiB",
             _validation_mae(model),
         )
         for dataset, objective, configuration, model in folders.finished_models(results)
     ]
-    header = ("dataset", "objective", "configuration", "folds", "size", "validation MAE")
+    header = (
+        "dataset",
+        "objective",
+        "configuration",
+        "folds",
+        "bias correction",
+        "size",
+        "validation MAE",
+    )
     return [header, *rows] if rows else [("none is finished; train one with gdm_train",)]
+
+
+def _bias_correction(model: Path, configuration: str) -> str:
+    try:
+        return (
+            codec.load(Plan, model / folders.PLAN_JSON).configuration(configuration).bias_correction
+        )
+    except PlanError:  # missing, damaged or of another version: nothing to tell
+        return "-"
 
 
 def _n_bytes(folder: Path) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
+import typing
 from functools import partial
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from gdmnet.data.store import is_stored
 from gdmnet.errors import DatasetError, PlanError
 from gdmnet.folders import Roots
 from gdmnet.parallel import map_cases
-from gdmnet.plan import Configuration, Fingerprint, Plan
+from gdmnet.plan import BiasCorrection, Configuration, Fingerprint, Plan
 from gdmnet.planning.fingerprint import measure_case, summarise
 from gdmnet.planning.planner import PLANNED, PRESETS, make_plan
 from gdmnet.planning.table import plan_table
@@ -38,6 +39,7 @@ class Options:
     configurations: tuple[str, ...] | None = None
     preset: str | None = None
     memory_gb: float | None = None
+    bias_correction: BiasCorrection | None = None
     n_processes: int = 1
     dry_run: bool = False
     replan: bool = False
@@ -65,6 +67,12 @@ def build_parser() -> argparse.ArgumentParser:
         help="memory of the training device (default: this machine's GPU, else 8)",
     )
     parser.add_argument(
+        "--bias-correction",
+        choices=typing.get_args(BiasCorrection),
+        help="of sources that are no CT; kept in the plan, so that prediction does it, too"
+        " (default: none)",
+    )
+    parser.add_argument(
         "--dry-run", action="store_true", help="print the plan as a table and write nothing"
     )
     parser.add_argument(
@@ -86,6 +94,7 @@ def main(argv: list[str] | None = None) -> int:
         configurations=tuple(args.configurations) if args.configurations else None,
         preset=args.preset,
         memory_gb=args.memory_gb,
+        bias_correction=args.bias_correction,
         n_processes=args.n_processes,
         dry_run=args.dry_run,
         replan=args.replan,
@@ -121,9 +130,13 @@ def run(dataset: str | int, roots: Roots, options: Options | None = None) -> Pla
     name = folders.resolve_dataset(dataset, roots.raw)
     raw = roots.raw / name
     description, cases = _sound_cases(raw, options)
-    fingerprint = _measure(name, description, cases, options.n_processes)
     folder = roots.preprocessed / name
-    plan = _plan(fingerprint, description, folder, options)
+    path = folder / folders.PLAN_JSON
+    existing = codec.load(Plan, path) if path.is_file() else None
+    is_kept = existing is not None and not options.replan
+    correction = options.bias_correction or (_measured_with(folder) if is_kept else "none")
+    fingerprint = _measure(name, description, cases, correction, options.n_processes)
+    plan = _plan(fingerprint, description, folder, existing, options)
     print(plan_table(plan))
     chosen = [plan.configuration(name) for name in options.configurations or plan.configurations]
     if options.dry_run:
@@ -150,13 +163,24 @@ def _sound_cases(raw: Path, options: Options) -> tuple[Description, list[CaseFil
     return description, cases
 
 
+def _measured_with(folder: Path) -> BiasCorrection:
+    """The bias correction that was planned for; configurations edited by hand may differ."""
+    path = folder / folders.FINGERPRINT_JSON
+    return codec.load(Fingerprint, path).bias_correction if path.is_file() else "none"
+
+
 def _measure(
-    name: str, description: Description, cases: list[CaseFiles], n_processes: int
+    name: str,
+    description: Description,
+    cases: list[CaseFiles],
+    bias_correction: BiasCorrection,
+    n_processes: int,
 ) -> Fingerprint:
     measure = partial(
         measure_case,
         channel_names=description.channel_names,
         target_name=description.target_name,
+        bias_correction=bias_correction,
     )
     measured = map_cases(
         measure,
@@ -165,17 +189,21 @@ def _measure(
         name=lambda case: case.identifier,
         title="fingerprint",
     )
-    return summarise(name, measured, description.channel_names, description.target_name)
+    return summarise(
+        name, measured, description.channel_names, description.target_name, bias_correction
+    )
 
 
 def _plan(
-    fingerprint: Fingerprint, description: Description, folder: Path, options: Options
+    fingerprint: Fingerprint,
+    description: Description,
+    folder: Path,
+    existing: Plan | None,
+    options: Options,
 ) -> Plan:
-    path = folder / folders.PLAN_JSON
-    existing = codec.load(Plan, path) if path.is_file() else None
     if existing is not None and not options.replan:
         _refuse_contradictions(existing, fingerprint, folder, options)
-        print(f"{path} is kept (--replan makes it anew)", file=sys.stderr)
+        print(f"{folder / folders.PLAN_JSON} is kept (--replan makes it anew)", file=sys.stderr)
         return existing
     preset, memory_gb, reason = _size(options)
     plan = make_plan(
@@ -203,6 +231,11 @@ def _refuse_contradictions(
     if options.memory_gb not in (None, existing.memory_gb):
         raise PlanError(
             f"{path} was made with --memory {existing.memory_gb:g}; add --replan to plan anew"
+        )
+    if options.bias_correction not in (None, _measured_with(folder)):
+        raise PlanError(
+            f"{path} was made with --bias-correction {_measured_with(folder)}; add --replan to plan"
+            f" anew with {options.bias_correction}"
         )
     facts = folder / folders.FINGERPRINT_JSON
     if facts.is_file() and codec.load(Fingerprint, facts) != fingerprint:

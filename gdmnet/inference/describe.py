@@ -60,6 +60,7 @@ def _data(configuration: Configuration, facts: Facts) -> str:
     rows = [
         ("spacing of the network (z, y, x)", f"{_by(configuration.spacing)} mm"),
         ("median size at that spacing", f"{_by(configuration.median_shape)} voxels"),
+        ("bias correction of the sources", configuration.bias_correction),
     ]
     if facts.fingerprint is not None:
         rows = [*_fingerprint_rows(facts.fingerprint), *rows]

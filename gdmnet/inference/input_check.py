@@ -104,7 +104,7 @@ def measure_input(case: Case, volume: Volume) -> Facts:
 
     Args:
         case: prepared; its body is brought back to the source's grid.
-        volume: the sources it was prepared from, (c, z, y, x) in file units.
+        volume: the sources after the bias correction, (c, z, y, x) in file units.
     """
     record = case.record
     z, y, x = (stop - first for first, stop in record.box)

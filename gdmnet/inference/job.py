@@ -21,7 +21,7 @@ from gdmnet.inference.input_check import Finding, check_input, measure_input, wa
 from gdmnet.inference.inputs import source_digests
 from gdmnet.inference.record import CaseResult, Uncertainty
 from gdmnet.inference.translator import Translator
-from gdmnet.preprocessing import prepare_volumes
+from gdmnet.preprocessing import prepare_with_sources
 
 _log = logging.getLogger(__name__)
 
@@ -80,10 +80,10 @@ def read(job: Job, translator: Translator) -> Ready:
     if job.is_done:
         return Ready(None, inputs)
     volume = read_sources(job.files)
-    case = prepare_volumes(job.files.identifier, volume, translator.configuration)
+    case, corrected = prepare_with_sources(job.files.identifier, volume, translator.configuration)
     if translator.training is None:
         return Ready(case, inputs)
-    findings = check_input(measure_input(case, volume), translator.training)
+    findings = check_input(measure_input(case, corrected), translator.training)
     return Ready(case, inputs, findings)
 
 

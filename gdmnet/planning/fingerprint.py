@@ -11,17 +11,21 @@ from numpy.typing import NDArray
 from gdmnet.arrays.body import body_mask
 from gdmnet.arrays.crop import bounding_box
 from gdmnet.arrays.normalise import scheme_of
+from gdmnet.data.bias_field import without_bias
 from gdmnet.data.case import CaseFiles
 from gdmnet.data.volume import read_channels, read_volume
 from gdmnet.errors import DatasetError
 from gdmnet.geometry import Spacing, grid_difference
-from gdmnet.plan import CaseFingerprint, Fingerprint, Intensity
+from gdmnet.plan import BiasCorrection, CaseFingerprint, Fingerprint, Intensity
 
 _PERCENTILES = (0.5, 1, 50, 99, 99.5)
 
 
 def measure_case(
-    files: CaseFiles, channel_names: Sequence[str], target_name: str
+    files: CaseFiles,
+    channel_names: Sequence[str],
+    target_name: str,
+    bias_correction: BiasCorrection = "none",
 ) -> CaseFingerprint:
     """Measure one training case inside its body mask.
 
@@ -29,6 +33,7 @@ def measure_case(
         files: of the case, target included.
         channel_names: of the sources; their kind decides how the body is found.
         target_name: of the target.
+        bias_correction: of the sources before their intensities are measured, as in preparation.
 
     Raises:
         DatasetError: a file cannot be read, the case has no target, or its mask is empty.
@@ -43,6 +48,9 @@ def measure_case(
     target = volume.array[0]
     spacing = sources.geometry.spacing
     body, rule = _body(files, sources.array, spacing, channel_names)
+    schemes = [scheme_of(name, target=False) for name in channel_names]
+    computed = body if files.mask is None else None
+    corrected = without_bias(sources.array, spacing, schemes, bias_correction, body=computed)
     inside = body != 0
     (z0, z1), (y0, y1), (x0, x1) = bounding_box(body)
     return CaseFingerprint(
@@ -51,7 +59,7 @@ def measure_case(
         spacing=spacing,
         body_fraction=float(inside.mean()),
         mask_rule=rule,
-        sources=tuple(measure_intensity(channel, inside) for channel in sources.array),
+        sources=tuple(measure_intensity(channel, inside) for channel in corrected),
         target=measure_intensity(target, inside),
     )
 
@@ -80,6 +88,7 @@ def summarise(
     cases: Sequence[CaseFingerprint],
     channel_names: Sequence[str],
     target_name: str,
+    bias_correction: BiasCorrection = "none",
 ) -> Fingerprint:
     """The facts about a training set from those about its cases.
 
@@ -97,6 +106,7 @@ def summarise(
         cases=tuple(cases),
         sources=tuple(pool([case.sources[channel] for case in cases]) for channel in channels),
         target=pool([case.target for case in cases]),
+        bias_correction=bias_correction,
     )
 
 

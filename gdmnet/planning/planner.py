@@ -13,9 +13,10 @@ import numpy as np
 
 from gdmnet import __version__
 from gdmnet.arrays.resample import resampled_shape
+from gdmnet.data.bias_field import CORRECTED
 from gdmnet.errors import PlanError
 from gdmnet.geometry import Shape, Spacing
-from gdmnet.plan import Configuration, Fingerprint, Plan
+from gdmnet.plan import Configuration, Fingerprint, Normalisation, Plan
 from gdmnet.planning.intensities import choose_normalisations, residual_channel
 from gdmnet.planning.memory import PRESETS, Preset, budget_voxels
 from gdmnet.planning.patch import Network, fit_network
@@ -141,7 +142,9 @@ def _configuration(
             "depth": _depth_reason(network, preset),
             "normalisation": normalisation_reason,
             "residual": _residual_reason(fingerprint, residual),
+            **_bias_reason(fingerprint, sources),
         },
+        bias_correction=fingerprint.bias_correction,
     )
 
 
@@ -249,6 +252,16 @@ def _residual_reason(fingerprint: Fingerprint, residual: int | None) -> str:
         f"Source {residual} ({fingerprint.channel_names[residual]}) is the same quantity as the"
         f" target ({fingerprint.target_name}): the network learns their difference only."
     )
+
+
+def _bias_reason(fingerprint: Fingerprint, sources: tuple[Normalisation, ...]) -> dict[str, str]:
+    """What the bias correction does, where one was asked for."""
+    if fingerprint.bias_correction == "none":
+        return {}
+    named = zip(fingerprint.channel_names, sources, strict=True)
+    names = [name for name, source in named if source.scheme in CORRECTED]
+    told = f"asked for; divided out of {', '.join(names)} inside the body, before all else"
+    return {"bias_correction": f"{told}." if names else "No source is on an arbitrary scale."}
 
 
 def _times(shape: Shape) -> str:

@@ -38,6 +38,8 @@ def _configuration(configuration: Configuration) -> dict[str, str]:
     spacing = " x ".join(f"{value:.4g}" for value in configuration.spacing)
     schemes = ", ".join(source.scheme for source in configuration.sources)
     residual = configuration.residual_channel
+    correction = configuration.bias_correction
+    corrected = {} if correction == "none" else {"bias_correction": correction}
     return {
         "spacing": f"{spacing} mm, median image {_times(configuration.median_shape)}",
         "patch_size": _times(configuration.patch_size),
@@ -49,6 +51,7 @@ def _configuration(configuration: Configuration) -> dict[str, str]:
         "strides": ", ".join(map(_times, network.strides)).replace(" x ", "x"),
         "normalisation": f"{schemes} to {configuration.target.scheme}",
         "residual": "none" if residual is None else f"on source {residual}",
+        **corrected,
     }
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from dicoms import write_series
 
 from gdmnet.data.case import Volume
 from gdmnet.data.volume import read_geometry, read_volume, write_volume
@@ -89,26 +90,44 @@ def test_the_how_to_works(beginner, monkeypatch, name):
     run_commands(DOCUMENTATION / f"how-to/{name}.md")
 
 
-def test_pairs_are_made_and_checked(monkeypatch, tmp_path, capsys):
+def write_synthrad(home):
+    """Two phantoms in the layout of SynthRAD2025; the raw dataset that they are from."""
     scanner = Scanner((3.0, 2.0, 2.0), varied_shapes=False, masks=True)
     raw = write_phantom_dataset(
-        tmp_path / "phantoms", n_train=2, n_test=0, shape=(20, 36, 36), scanner=scanner
+        home / "phantoms", n_train=2, n_test=0, shape=(20, 36, 36), scanner=scanner
     )
     for i in (1, 2):
-        patient = tmp_path / f"synthRAD2025/Task1/AB/1ABA00{i}"
-        for source, *copies in (
-            (f"imagesTr/phantom_0{i}_0000", tmp_path / f"mr/MR_{i}", patient / "mr"),
-            (f"targetsTr/phantom_0{i}", tmp_path / f"ct/CT_00{i}", patient / "ct"),
-            (f"masksTr/phantom_0{i}", patient / "mask"),
-        ):
-            for copy in copies:
-                copy.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(raw / f"{source}.nii.gz", f"{copy}.nii.gz")
+        patient = home / f"synthRAD2025/Task1/AB/1ABA00{i}"
+        patient.mkdir(parents=True)
+        shutil.copy(raw / f"imagesTr/phantom_0{i}_0000.nii.gz", patient / "mr.nii.gz")
+        shutil.copy(raw / f"targetsTr/phantom_0{i}.nii.gz", patient / "ct.nii.gz")
+        shutil.copy(raw / f"masksTr/phantom_0{i}.nii.gz", patient / "mask.nii.gz")
+    return raw
+
+
+def test_pairs_are_made_and_checked(monkeypatch, tmp_path, capsys):
+    raw = write_synthrad(tmp_path)
+    (tmp_path / "mr").mkdir()
+    (tmp_path / "ct").mkdir()
+    for i in (1, 2):
+        shutil.copy(raw / f"imagesTr/phantom_0{i}_0000.nii.gz", tmp_path / f"mr/MR_{i}.nii.gz")
+        shutil.copy(raw / f"targetsTr/phantom_0{i}.nii.gz", tmp_path / f"ct/CT_00{i}.nii.gz")
     monkeypatch.chdir(tmp_path)
     run_commands(DOCUMENTATION / "how-to/pairs.md")
     assert "0 of 2 cases flagged" in capsys.readouterr().out
     copies = {path.name for path in (tmp_path / "gdmnet_raw").iterdir()}
     assert {"Dataset511_SynthRAD2025Task1AB", "Dataset612_MRtoCTRegistered"} <= copies
+
+
+def test_mr_becomes_ct_from_dicom_to_dicom(monkeypatch, tmp_path):
+    raw = write_synthrad(tmp_path)
+    mr = read_volume(raw / "imagesTr/phantom_02_0000.nii.gz")
+    write_series(tmp_path / "scans", mr.array[0], spacing=mr.geometry.spacing)
+    monkeypatch.chdir(tmp_path)
+    run_commands(DOCUMENTATION / "how-to/mr-to-ct.md")
+    (plan,) = Path("gdmnet_results").glob("*/*/plan.json")
+    assert '"bias_correction": "n4"' in plan.read_text("utf-8")
+    assert len(list(Path("out").glob("case_*_dicom/CT_*.dcm"))) == mr.geometry.shape[0]
 
 
 def test_a_model_is_chosen(beginner, monkeypatch, tmp_path, capsys):

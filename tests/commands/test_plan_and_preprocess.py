@@ -91,3 +91,29 @@ def test_a_folder_that_cannot_be_written_is_said(raw_home, capsys):
     (raw_home / "preprocessed").write_text("a file is in the way")
     assert plan(raw_home) == 2
     assert "cannot be written" in capsys.readouterr().err
+
+
+def test_a_bias_correction_is_planned_kept_and_not_contradicted(raw_home, capsys):
+    folder = raw_home / "preprocessed" / DATASET
+    assert plan(raw_home, "--bias-correction", "n4", "-c", "3d_fullres") == 0
+    assert "bias correction n4" in capsys.readouterr().out
+    data = json.loads((folder / "plan.json").read_text())
+    assert data["configurations"]["3d_fullres"]["bias_correction"] == "n4"
+    assert json.loads((folder / "fingerprint.json").read_text())["bias_correction"] == "n4"
+    assert plan(raw_home, "-c", "3d_fullres") == 0  # measured as the plan says
+    assert plan(raw_home, "--bias-correction", "none") == 2
+    assert "was made with --bias-correction n4; add --replan" in capsys.readouterr().err
+
+
+def test_an_unknown_bias_correction_in_a_plan_is_refused(raw_home, capsys):
+    assert plan(raw_home) == 0
+    path = raw_home / "preprocessed" / DATASET / "plan.json"
+    data = json.loads(path.read_text())
+    data["configurations"]["3d_fullres"]["bias_correction"] = "n5"
+    path.write_text(json.dumps(data))
+    assert plan(raw_home) == 2
+    said = capsys.readouterr().err
+    assert '3d_fullres.bias_correction: expected one of none, n4, found "n5"' in said
+    del data["configurations"]["3d_fullres"]["bias_correction"]  # an older version's plan
+    path.write_text(json.dumps(data))
+    assert plan(raw_home) == 0

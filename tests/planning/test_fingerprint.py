@@ -5,7 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gdmnet import codec
+from gdmnet.data.bias_field import without_bias
 from gdmnet.data.case import CaseFiles
+from gdmnet.data.volume import read_channels
 from gdmnet.errors import DatasetError
 from gdmnet.plan import CaseFingerprint, Fingerprint, Intensity
 from gdmnet.planning.fingerprint import measure_case, measure_intensity, pool, summarise
@@ -54,6 +56,19 @@ def test_a_given_mask_decides(case, tmp_path):
     assert facts.mask_rule == "given"
     assert facts.shape == (4, 10, 2)
     assert facts.target.maximum == ct[..., :2].max()
+
+
+def test_intensities_are_those_after_the_bias_correction(case):
+    files, _, _ = case
+    plain = measure_case(files, ["MR"], "CT")
+    corrected = measure_case(files, ["MR"], "CT", "n4")
+    sources = read_channels(files.sources).array
+    (flat,) = without_bias(sources, SPACING, ["zscore"], "n4")
+    assert corrected.sources == (measure_intensity(flat, sources[0] != 0),)
+    assert corrected.sources != plain.sources
+    assert corrected.target == plain.target
+    assert summarise("D", [corrected], ["MR"], "CT", "n4").bias_correction == "n4"
+    assert measure_case(files, ["CT"], "CT", "n4") == measure_case(files, ["CT"], "CT")
 
 
 def test_an_empty_mask_and_a_missing_target_are_refused(case, tmp_path):
