@@ -200,6 +200,8 @@ def facts(study: Study) -> dict[str, str]:
         "convention": study.convention,
         "intensities matched": study.match_intensity or "no",
     }
+    places = {f"{one.device}, {one.precision}" for one in study.methods.values()}
+    rows["predicted on"] = "; ".join(sorted(places))
     if encoders:
         shared = f", trained once for all in {seconds}, beyond their budget" if seconds else ""
         rows["feature encoder"] = ", ".join(sorted(encoders)) + shared
