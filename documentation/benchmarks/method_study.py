@@ -36,9 +36,8 @@ from gdmnet.data.splits import split_for
 from gdmnet.encoders import Frozen, freeze_norms
 from gdmnet.encoders.self_supervised import cell_shape, decoder_for, encoder_for
 from gdmnet.inference.model import load_model
-from gdmnet.networks.unet import build_generator
 from gdmnet.objectives import OBJECTIVES
-from gdmnet.objectives.base import Context
+from gdmnet.objectives.build import context_of, generator_of
 from gdmnet.plan import Plan, Recipe
 from gdmnet.training import checkpoint, log
 from gdmnet.training.batches import Batches
@@ -170,23 +169,16 @@ def run_row(study: Study, name: str, row: Row) -> None:
     encoder = None
     if row.objective != "regression":
         encoder = make_encoder(row.encoder, study, cases, recipe, device)
-    context = Context(
+    context = context_of(
+        configuration,
+        described.options,
         total_steps=recipe.total_steps,
-        patch_size=configuration.patch_size,
-        spacing=configuration.spacing,
-        n_sources=len(configuration.sources),
-        encoder=encoder,
         seed=row.seed,
-        options=described.options,
-        architecture=configuration.architecture,
+        encoder=encoder,
     )
     objective = OBJECTIVES[row.objective](context)
     torch.manual_seed(row.seed)
-    generator = build_generator(
-        configuration.architecture,
-        n_sources=len(configuration.sources),
-        residual_channel=configuration.residual_channel,
-    )
+    generator = generator_of(configuration, objective.inputs)
     if not is_base:
         base = folders.fold_folder(study.model(row, _base_of(row.seed)), "all")
         checkpoint.load_pretrained(generator, base / folders.FINAL)
