@@ -14,6 +14,9 @@ from gdmnet.geometry import Shape, Spacing
 BiasCorrection = Literal["none", "n4"]
 """How the bias field of sources without a physical unit is taken out before all else."""
 
+Region = Literal["body", "circle", "everything"]
+"""Where the target counts: in the body, in the circle that fits into each axial slice, or all."""
+
 
 @dataclass(frozen=True)
 class Intensity:
@@ -36,7 +39,7 @@ class Intensity:
 
 @dataclass(frozen=True)
 class CaseFingerprint:
-    """Facts about one training case. `shape` is after the crop to the body."""
+    """Facts about one training case. `shape` is after the crop to where the target counts."""
 
     identifier: str
     shape: Shape
@@ -63,6 +66,7 @@ class Fingerprint:
     sources: tuple[Intensity, ...]
     target: Intensity
     bias_correction: BiasCorrection = "none"
+    region: Region = "body"
 
 
 @dataclass(frozen=True)
@@ -112,6 +116,7 @@ class Configuration:
     feature_map_voxels: int
     reasons: dict[str, str]
     bias_correction: BiasCorrection = "none"
+    region: Region = "body"
 
 
 @dataclass(frozen=True)

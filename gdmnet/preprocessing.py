@@ -17,6 +17,7 @@ from gdmnet import codec
 from gdmnet.arrays import normalise
 from gdmnet.arrays.body import body_mask
 from gdmnet.arrays.crop import bounding_box, crop, uncrop
+from gdmnet.arrays.region import region_of
 from gdmnet.arrays.resample import resample, resample_mask, resampled_shape
 from gdmnet.data.bias_field import without_bias
 from gdmnet.data.case import Case, CaseFiles, CaseRecord, Volume
@@ -34,10 +35,17 @@ CONFIGURATION_JSON = "configuration.json"
 
 @dataclass(frozen=True)
 class _Body:
-    """The body mask on the source grid: uint8 (z, y, x), and the rule that made it."""
+    """Masks on the source grid, uint8 (z, y, x).
+
+    Attributes:
+        mask: where the target counts.
+        rule: that made it.
+        patient: the body: what intensities, the bias field and centres of patches are taken from.
+    """
 
     mask: NDArray
     rule: str
+    patient: NDArray
 
 
 def prepare(files: CaseFiles, configuration: Configuration) -> Case:
@@ -99,13 +107,13 @@ def prepare_with_sources(
     body = _body_of(identifier, source, configuration, mask)
     source = _corrected(source, body, configuration)
     box = bounding_box(body.mask, MARGIN)
-    inside = crop(body.mask, box)
+    inside, patient = crop(body.mask, box), crop(body.patient, box)
     shape = resampled_shape(_extent(inside), source.geometry.spacing, configuration.spacing)
     small_inside = resample_mask(inside, shape)
     if not small_inside.any():  # a body thinner than half a voxel of the new grid
         small_inside[...] = 1
     channels = [
-        normalise.apply(image, normalise.fit(normalisation, image, inside))
+        normalise.apply(image, normalise.fit(normalisation, image, patient))
         for image, normalisation in zip(
             crop(source.array, box), source_normalisations(configuration), strict=True
         )
@@ -113,14 +121,21 @@ def prepare_with_sources(
     units, prepared_target = None, None
     if target is not None:
         image = crop(target.array, box)[0]
-        units = normalise.fit(configuration.target, image, inside)
+        units = normalise.fit(configuration.target, image, patient)
         resampled = resample(normalise.apply(image, units)[None], shape)
         background = np.float32(normalise.background_value(units))
         prepared_target = np.where(small_inside != 0, resampled, background)
     record = CaseRecord(
         identifier, source.geometry, box, configuration.spacing, shape, body.rule, units
     )
-    case = Case(record, resample(np.stack(channels), shape), prepared_target, small_inside)
+    small_patient = None if body.patient is body.mask else resample_mask(patient, shape)
+    case = Case(
+        record,
+        resample(np.stack(channels), shape),
+        prepared_target,
+        small_inside,
+        small_patient,
+    )
     return case, source
 
 
@@ -169,8 +184,8 @@ def prepare_and_store(files: CaseFiles, configuration: Configuration, folder: Pa
 def ensure_folder(folder: Path, configuration: Configuration, *, overwrite: bool) -> None:
     """Make a folder ready for the cases of a configuration.
 
-    Finished cases stay if they were made at the same spacing, with the same normalisations and
-    bias correction (network and patch may differ); else, or if asked to overwrite, all are
+    Finished cases stay if they were made at the same spacing, with the same normalisations, bias
+    correction and region (network and patch may differ); else, or if asked to overwrite, all are
     removed. What an interrupted run has left half-written is removed always.
 
     Raises:
@@ -197,9 +212,16 @@ def ensure_folder(folder: Path, configuration: Configuration, *, overwrite: bool
 
 
 def _prepares_alike(before: Configuration | None, now: Configuration) -> bool:
-    return before is not None and (
-        (before.spacing, source_normalisations(before), before.target, before.bias_correction)
-        == (now.spacing, source_normalisations(now), now.target, now.bias_correction)
+    return before is not None and _preparation(before) == _preparation(now)
+
+
+def _preparation(configuration: Configuration) -> tuple[object, ...]:
+    return (
+        configuration.spacing,
+        source_normalisations(configuration),
+        configuration.target,
+        configuration.bias_correction,
+        configuration.region,
     )
 
 
@@ -215,11 +237,16 @@ def _body_of(
 ) -> _Body:
     if mask is None:
         is_ct = [normalisation.scheme == "ct" for normalisation in configuration.sources]
-        return _Body(*body_mask(source.array, source.geometry.spacing, is_ct))
+        spacing = source.geometry.spacing
+        patient, rule = body_mask(source.array, spacing, is_ct)
+        if configuration.region == "body":
+            return _Body(patient, rule, patient)
+        region = region_of(configuration.region, patient, spacing)
+        return _Body(region, configuration.region, patient)
     given = (mask.array[0] > 0).astype(np.uint8)
     if not given.any():
         raise DatasetError(f"case {identifier}: the mask is empty; mark the body, or remove it")
-    return _Body(given, GIVEN)
+    return _Body(given, GIVEN, given)
 
 
 def _corrected(source: Volume, body: _Body, configuration: Configuration) -> Volume:
@@ -228,7 +255,7 @@ def _corrected(source: Volume, body: _Body, configuration: Configuration) -> Vol
         source.geometry.spacing,
         [normalisation.scheme for normalisation in configuration.sources],
         configuration.bias_correction,
-        body=None if body.rule == GIVEN else body.mask,
+        body=None if body.rule == GIVEN else body.patient,
     )
     return Volume(array, source.geometry)
 

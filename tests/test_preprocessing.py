@@ -10,7 +10,9 @@ import pytest
 
 from gdmnet import codec
 from gdmnet.arrays.body import body_mask
+from gdmnet.arrays.crop import crop
 from gdmnet.arrays.normalise import background_value
+from gdmnet.arrays.region import inscribed_circle
 from gdmnet.data.case import CaseFiles, Volume
 from gdmnet.data.store import is_stored, open_case, stored_identifiers
 from gdmnet.data.volume import read_volume, write_volume
@@ -313,6 +315,56 @@ def test_a_bias_correction_is_the_same_in_training_and_at_prediction(tmp_path):
         "p", read_volume(files.sources[0]), corrected, mask=read_volume(files.mask)
     )
     np.testing.assert_array_equal(with_mask.array, source.array)
+
+
+def test_a_whole_field_of_view_counts_but_the_patient_gives_the_numbers(tmp_path):
+    mr, ct, _ = make_patient()
+    ct[:, 28:30, 5:30] = 200  # a couch
+    files = write_case(tmp_path, {"source": mr, "target": ct}, geometry_of())
+    plain, whole = configure(), replace(configure(), region="circle")
+    of_body, case = prepare(files, plain), prepare(files, whole)
+    assert of_body.patient is None
+    assert case.record.mask_rule == "circle"
+    circle = inscribed_circle(SHAPE, SPACING)
+    np.testing.assert_array_equal(case.body, crop(circle, case.record.box))
+    restored = restore(case.target, case.record, CT, body=case.body)[0]
+    expected = np.maximum(ct, -1024)[circle != 0]
+    np.testing.assert_allclose(restored[circle != 0], expected, atol=1e-3)
+    assert (restored[circle == 0] == -1024).all()
+    everything = prepare(files, replace(configure(), region="everything"))
+    assert everything.body.shape == SHAPE
+    assert everything.body.all()
+    # the source is normalised by its values in the patient, as where only the body counts
+    box = of_body.record.box
+    np.testing.assert_array_equal(crop(everything.source, box), of_body.source)
+    np.testing.assert_array_equal(crop(everything.patient, box), of_body.body)
+    at_prediction = prepare(replace(files, target=None), whole)
+    np.testing.assert_array_equal(at_prediction.source, case.source)
+    np.testing.assert_array_equal(at_prediction.body, case.body)
+
+
+def test_patches_lie_around_the_patient_where_a_whole_field_of_view_counts(tmp_path):
+    mr, ct, _ = make_patient()
+    files = write_case(tmp_path / "raw", {"source": mr, "target": ct}, geometry_of())
+    configuration = replace(configure(), region="everything")
+    prepare_and_store(files, configuration, tmp_path / "cases")
+    stored, case = open_case(tmp_path / "cases", "p"), prepare(files, configuration)
+    assert stored.body[:].all()
+    assert case.patient[tuple(stored.centres.T)].all()
+    assert case.patient.mean() < 0.9
+
+
+def test_a_given_mask_decides_in_a_whole_field_of_view_too(tmp_path):
+    mr, ct, body = make_patient()
+    files = write_case(tmp_path, {"source": mr, "target": ct, "mask": body}, geometry_of())
+    case = prepare(files, replace(configure(), region="everything"))
+    assert case.record.mask_rule == "given"
+    assert case.patient is None
+
+
+def test_another_region_starts_afresh(folder_with_a_case):
+    ensure_folder(folder_with_a_case, replace(configure(), region="circle"), overwrite=False)
+    assert stored_identifiers(folder_with_a_case) == []
 
 
 def test_another_bias_correction_starts_afresh(folder_with_a_case):

@@ -181,6 +181,7 @@ def _measure(
         channel_names=description.channel_names,
         target_name=description.target_name,
         bias_correction=bias_correction,
+        region=description.region,
     )
     measured = map_cases(
         measure,
@@ -190,7 +191,12 @@ def _measure(
         title="fingerprint",
     )
     return summarise(
-        name, measured, description.channel_names, description.target_name, bias_correction
+        name,
+        measured,
+        description.channel_names,
+        description.target_name,
+        bias_correction,
+        description.region,
     )
 
 

@@ -103,10 +103,13 @@ class Case:
         record: everything but the arrays.
         source: float32 (c, z, y, x).
         target: float32 (1, z, y, x), or None at prediction.
-        body: uint8 (z, y, x), 1 inside the body; on the prepared grid.
+        body: uint8 (z, y, x), 1 where the target counts: inside the body, or in all of the field of
+            view; on the prepared grid.
+        patient: uint8 (z, y, x), the body where `body` is more than that; None where it is not.
     """
 
     record: CaseRecord
     source: NDArray
     target: NDArray | None
     body: NDArray
+    patient: NDArray | None = None

@@ -6,16 +6,18 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from gdmnet.codec import read_json
 from gdmnet.data.case import CaseFiles
 from gdmnet.data.volume import FORMATS
 from gdmnet.errors import DatasetError
 from gdmnet.folders import DATASET_JSON
+from gdmnet.plan import Region
 
 _CHANNEL = re.compile(r"(.+)_(\d{4})")
 _KEYS = ("channel_names", "target_name", "file_ending", "numTraining")
+REGION = "region_of_interest"
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,7 @@ class Description:
     file_ending: str
     n_training: int
     metadata: dict[str, Any]
+    region: Region = "body"
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,8 @@ def read_description(dataset_folder: Path) -> Description:
         target_name=_target_name(data["target_name"], path),
         file_ending=_file_ending(data["file_ending"], path),
         n_training=_n_training(data["numTraining"], path),
-        metadata={key: value for key, value in data.items() if key not in _KEYS},
+        metadata={key: value for key, value in data.items() if key not in (*_KEYS, REGION)},
+        region=_region(data.get(REGION, "body"), path),
     )
 
 
@@ -96,6 +100,14 @@ def _file_ending(value: object, path: Path) -> str:
             f"{path}: file_ending is {value!r}, but must be one of {', '.join(FORMATS)}"
         )
     return str(value)
+
+
+def _region(value: object, path: Path) -> Region:
+    names: tuple[Region, ...] = get_args(Region)
+    for name in names:
+        if value == name:
+            return name
+    raise DatasetError(f"{path}: {REGION} is {value!r}, but must be one of {', '.join(names)}")
 
 
 def _n_training(value: object, path: Path) -> int:

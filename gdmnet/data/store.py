@@ -36,7 +36,7 @@ class StoredCase:
         source: float32 (c, z, y, x), network units.
         target: float32 (1, z, y, x), network units.
         body: uint8 (z, y, x).
-        centres: int32 (n, 3), n <= 4096: random voxels (z, y, x) inside the body.
+        centres: int32 (n, 3), n <= 4096: random voxels (z, y, x) of the patient.
     """
 
     record: CaseRecord
@@ -67,7 +67,8 @@ def save_case(folder: Path, case: Case, patch_size: Shape) -> None:
         _write_array(aside / "source.b2nd", case.source, patch_size)
         _write_array(aside / "target.b2nd", case.target, patch_size)
         _write_array(aside / "body.b2nd", case.body, patch_size)
-        np.save(aside / _CENTRES, _centres(identifier, case.body))
+        patient = case.body if case.patient is None else case.patient
+        np.save(aside / _CENTRES, _centres(identifier, patient))
         codec.save(case.record, aside / CASE_JSON)
         remove_case(folder, identifier)
         aside.rename(folder / identifier)

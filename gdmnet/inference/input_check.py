@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from gdmnet.arrays.crop import bounding_box, uncrop
 from gdmnet.arrays.normalise import scheme_of
 from gdmnet.arrays.resample import resample_mask
-from gdmnet.data.case import Case, Volume
+from gdmnet.data.case import Case, CaseRecord, Volume
 from gdmnet.geometry import Shape, Spacing
 from gdmnet.plan import CaseFingerprint, Fingerprint, Intensity
 from gdmnet.planning.fingerprint import measure_intensity
@@ -107,17 +107,23 @@ def measure_input(case: Case, volume: Volume) -> Facts:
         volume: the sources after the bias correction, (c, z, y, x) in file units.
     """
     record = case.record
-    z, y, x = (stop - first for first, stop in record.box)
-    body = uncrop(resample_mask(case.body, (z, y, x)), record.box, record.geometry.shape, 0)
-    inside = body != 0
-    if not inside.any():  # thinner than half a voxel of the prepared grid
-        inside[...] = True
-    (z0, z1), (y0, y1), (x0, x1) = bounding_box(inside)
+    counted = _on_source_grid(case.body, record)
+    inside = counted if case.patient is None else _on_source_grid(case.patient, record)
+    (z0, z1), (y0, y1), (x0, x1) = bounding_box(counted)
     return Facts(
         (z1 - z0, y1 - y0, x1 - x0),
         record.geometry.spacing,
         tuple(measure_intensity(channel, inside) for channel in volume.array),
     )
+
+
+def _on_source_grid(mask: NDArray, record: CaseRecord) -> NDArray:
+    """A mask (z, y, x) of the prepared grid as a boolean one of the source's."""
+    z, y, x = (stop - first for first, stop in record.box)
+    inside = uncrop(resample_mask(mask, (z, y, x)), record.box, record.geometry.shape, 0) != 0
+    if not inside.any():  # thinner than half a voxel of the prepared grid
+        inside[...] = True
+    return inside
 
 
 def check_input(facts: Facts, fingerprint: Fingerprint) -> tuple[Finding, ...]:

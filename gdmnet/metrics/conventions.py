@@ -6,10 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-import numpy as np
-from numpy.typing import NDArray
-
-from gdmnet.geometry import Shape, Spacing
 from gdmnet.metrics.image import CT_LOW, CT_RANGE, DataRange
 
 WINDOWS: Mapping[str, DataRange] = MappingProxyType(
@@ -75,20 +71,6 @@ def convention_ranges(name: str) -> dict[str, str]:
         for metric in ("mae", "psnr", "ssim"):
             ranges[f"{metric}_window_{window}"] = f"{inner.width:g}, {_ends(inner)}, clipped to it"
     return ranges
-
-
-def inscribed_circle(shape: Shape, spacing: Spacing) -> NDArray:
-    """The field of view: voxels whose centre lies in the largest circle of their axial slice.
-
-    Returns:
-        uint8 (z, y, x); the circle is one in mm, about the middle of the slice.
-    """
-    _, y, x = (
-        (np.arange(size) + 0.5 - size / 2) * side for size, side in zip(shape, spacing, strict=True)
-    )
-    radius = min(shape[1] * spacing[1], shape[2] * spacing[2]) / 2
-    circle = y[:, None] ** 2 + x[None, :] ** 2 <= radius**2
-    return np.repeat(circle[None].astype(np.uint8), shape[0], axis=0)
 
 
 def _ends(span: DataRange) -> str:

@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gdmnet.arrays.body import body_mask
+from gdmnet.arrays.region import inscribed_circle
 from gdmnet.data.case import Volume
 from gdmnet.data.volume import read_volume
 from gdmnet.errors import DatasetError
-from gdmnet.metrics.conventions import CONVENTIONS, GDMNET, inscribed_circle
+from gdmnet.metrics.conventions import CONVENTIONS, GDMNET
 from gdmnet.metrics.image import match_linear
 from gdmnet.metrics.pairs import Folders, Pair, sound_pairs
 from gdmnet.metrics.score import is_ct_like, score

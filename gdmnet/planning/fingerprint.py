@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 from gdmnet.arrays.body import body_mask
 from gdmnet.arrays.crop import bounding_box
 from gdmnet.arrays.normalise import scheme_of
+from gdmnet.arrays.region import region_of
 from gdmnet.data.bias_field import without_bias
 from gdmnet.data.case import CaseFiles
 from gdmnet.data.volume import read_channels, read_volume
 from gdmnet.errors import DatasetError
 from gdmnet.geometry import Spacing, grid_difference
-from gdmnet.plan import BiasCorrection, CaseFingerprint, Fingerprint, Intensity
+from gdmnet.plan import BiasCorrection, CaseFingerprint, Fingerprint, Intensity, Region
 
 _PERCENTILES = (0.5, 1, 50, 99, 99.5)
 
@@ -26,6 +27,7 @@ def measure_case(
     channel_names: Sequence[str],
     target_name: str,
     bias_correction: BiasCorrection = "none",
+    region: Region = "body",
 ) -> CaseFingerprint:
     """Measure one training case inside its body mask.
 
@@ -34,6 +36,7 @@ def measure_case(
         channel_names: of the sources; their kind decides how the body is found.
         target_name: of the target.
         bias_correction: of the sources before their intensities are measured, as in preparation.
+        region: where the target counts; intensities are measured inside the body all the same.
 
     Raises:
         DatasetError: a file cannot be read, the case has no target, or its mask is empty.
@@ -52,7 +55,10 @@ def measure_case(
     computed = body if files.mask is None else None
     corrected = without_bias(sources.array, spacing, schemes, bias_correction, body=computed)
     inside = body != 0
-    (z0, z1), (y0, y1), (x0, x1) = bounding_box(body)
+    counted = body
+    if region != "body" and files.mask is None:
+        counted, rule = region_of(region, body, spacing), region
+    (z0, z1), (y0, y1), (x0, x1) = bounding_box(counted)
     return CaseFingerprint(
         identifier=files.identifier,
         shape=(z1 - z0, y1 - y0, x1 - x0),
@@ -89,6 +95,7 @@ def summarise(
     channel_names: Sequence[str],
     target_name: str,
     bias_correction: BiasCorrection = "none",
+    region: Region = "body",
 ) -> Fingerprint:
     """The facts about a training set from those about its cases.
 
@@ -107,6 +114,7 @@ def summarise(
         sources=tuple(pool([case.sources[channel] for case in cases]) for channel in channels),
         target=pool([case.target for case in cases]),
         bias_correction=bias_correction,
+        region=region,
     )
 
 

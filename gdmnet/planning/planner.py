@@ -143,8 +143,10 @@ def _configuration(
             "normalisation": normalisation_reason,
             "residual": _residual_reason(fingerprint, residual),
             **_bias_reason(fingerprint, sources),
+            **_region_reason(fingerprint),
         },
         bias_correction=fingerprint.bias_correction,
+        region=fingerprint.region,
     )
 
 
@@ -262,6 +264,16 @@ def _bias_reason(fingerprint: Fingerprint, sources: tuple[Normalisation, ...]) -
     names = [name for name, source in named if source.scheme in CORRECTED]
     told = f"asked for; divided out of {', '.join(names)} inside the body, before all else"
     return {"bias_correction": f"{told}." if names else "No source is on an arbitrary scale."}
+
+
+def _region_reason(fingerprint: Fingerprint) -> dict[str, str]:
+    """Why more than the body counts, where it does."""
+    if fingerprint.region == "body":
+        return {}
+    return {
+        "region": "dataset.json says so: the target counts there, outside the patient, too; patches"
+        " in training lie around voxels of the patient."
+    }
 
 
 def _times(shape: Shape) -> str:

@@ -39,7 +39,9 @@ def _configuration(configuration: Configuration) -> dict[str, str]:
     schemes = ", ".join(source.scheme for source in configuration.sources)
     residual = configuration.residual_channel
     correction = configuration.bias_correction
-    corrected = {} if correction == "none" else {"bias_correction": correction}
+    extra = {} if correction == "none" else {"bias_correction": str(correction)}
+    if configuration.region != "body":
+        extra["region"] = configuration.region
     return {
         "spacing": f"{spacing} mm, median image {_times(configuration.median_shape)}",
         "patch_size": _times(configuration.patch_size),
@@ -51,7 +53,7 @@ def _configuration(configuration: Configuration) -> dict[str, str]:
         "strides": ", ".join(map(_times, network.strides)).replace(" x ", "x"),
         "normalisation": f"{schemes} to {configuration.target.scheme}",
         "residual": "none" if residual is None else f"on source {residual}",
-        **corrected,
+        **extra,
     }
 
 

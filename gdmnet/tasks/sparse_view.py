@@ -12,6 +12,7 @@ import numpy as np
 
 from gdmnet import __version__, codec
 from gdmnet.data.case import Volume
+from gdmnet.data.raw import REGION
 from gdmnet.data.volume import write_volume
 from gdmnet.errors import DatasetError
 from gdmnet.folders import DATASET_JSON
@@ -146,6 +147,7 @@ def write_sparse_view_dataset(
         "target_name": TARGET,
         "file_ending": FILE_ENDING,
         "numTraining": len(training),
+        REGION: "circle",  # couch and head rest count: they are in the measured data, too
         "description": f"simulated by gdm_simulate_sparse_view {__version__}",
         "simulation": codec.encode(settings),
     }

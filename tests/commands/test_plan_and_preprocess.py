@@ -117,3 +117,19 @@ def test_an_unknown_bias_correction_in_a_plan_is_refused(raw_home, capsys):
     del data["configurations"]["3d_fullres"]["bias_correction"]  # an older version's plan
     path.write_text(json.dumps(data))
     assert plan(raw_home) == 0
+
+
+def test_a_whole_field_of_view_is_planned_as_the_dataset_says(raw_home, capsys):
+    assert plan(raw_home, "-c", "3d_fullres") == 0
+    path = raw_home / "raw" / DATASET / "dataset.json"
+    data = json.loads(path.read_text()) | {"region_of_interest": "circle"}
+    path.write_text(json.dumps(data))
+    assert plan(raw_home) == 2
+    assert "add --replan" in capsys.readouterr().err
+    assert plan(raw_home, "-c", "3d_fullres", "--replan") == 0
+    assert "region          circle" in capsys.readouterr().out
+    folder = raw_home / "preprocessed" / DATASET
+    configuration = json.loads((folder / "plan.json").read_text())["configurations"]["3d_fullres"]
+    assert configuration["region"] == "circle"
+    record = json.loads((folder / "3d_fullres/phantom_01/case.json").read_text())
+    assert record["mask_rule"] == "circle"

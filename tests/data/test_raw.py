@@ -52,6 +52,16 @@ def test_a_description_keeps_what_it_does_not_know(dataset):
     assert description.metadata == {"licence": "CC0"}
 
 
+def test_the_region_of_interest_is_the_body_unless_it_is_named(dataset):
+    assert read_description(dataset).region == "body"
+    _write_description(dataset, region_of_interest="circle")
+    assert read_description(dataset).region == "circle"
+    assert "region_of_interest" not in read_description(dataset).metadata
+    _write_description(dataset, region_of_interest="square")
+    with pytest.raises(DatasetError, match="is 'square', but must be one of body, circle, every"):
+        read_description(dataset)
+
+
 def test_channel_names_may_be_a_list_and_objects_are_ordered_by_number(tmp_path):
     _write_description(tmp_path, channel_names=["T1", "FLAIR"])
     assert read_description(tmp_path).channel_names == ("T1", "FLAIR")

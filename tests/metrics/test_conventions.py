@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from gdmnet.metrics.conventions import CONVENTIONS, convention_ranges, inscribed_circle
+from gdmnet.arrays.region import inscribed_circle
+from gdmnet.metrics.conventions import CONVENTIONS, convention_ranges
 
 
 def test_the_two_ranges_of_synthrad_are_where_the_challenge_put_them():

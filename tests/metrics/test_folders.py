@@ -4,11 +4,11 @@ import sys
 import numpy as np
 import pytest
 
+from gdmnet.arrays.region import inscribed_circle
 from gdmnet.data.case import Volume
 from gdmnet.data.volume import read_volume, write_volume
 from gdmnet.errors import DatasetError
 from gdmnet.geometry import Geometry
-from gdmnet.metrics.conventions import inscribed_circle
 from gdmnet.metrics.folders import Options, evaluate_folders
 from gdmnet.metrics.pairs import Folders, images_by_case
 from gdmnet.metrics.plausibility import PLAUSIBILITY

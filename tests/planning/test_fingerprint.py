@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813 (its own custom)
@@ -56,6 +58,14 @@ def test_a_given_mask_decides(case, tmp_path):
     assert facts.mask_rule == "given"
     assert facts.shape == (4, 10, 2)
     assert facts.target.maximum == ct[..., :2].max()
+
+
+def test_a_whole_field_of_view_changes_the_size_and_no_intensity(case):
+    files, _, _ = case
+    body = measure_case(files, ["MR"], "CT")
+    whole = measure_case(files, ["MR"], "CT", region="everything")
+    assert whole == replace(body, shape=(10, 20, 18), mask_rule="everything")
+    assert summarise("D", [whole], ["MR"], "CT", region="everything").region == "everything"
 
 
 def test_intensities_are_those_after_the_bias_correction(case):
