@@ -17,6 +17,7 @@ from gdmnet import codec
 from gdmnet.arrays import normalise
 from gdmnet.arrays.body import body_mask
 from gdmnet.arrays.crop import bounding_box, crop, uncrop
+from gdmnet.arrays.detail import lost_detail
 from gdmnet.arrays.region import region_of
 from gdmnet.arrays.resample import resample, resample_mask, resampled_shape
 from gdmnet.data.bias_field import without_bias
@@ -118,7 +119,10 @@ def prepare_with_sources(
             crop(source.array, box), source_normalisations(configuration), strict=True
         )
     ]
-    units, prepared_target = None, None
+    units, prepared_target, detail = None, None, None
+    residual = configuration.residual_channel
+    if target is None and residual is not None and configuration.target.scheme == "ct":
+        detail = lost_detail(channels[residual][None], shape)
     if target is not None:
         image = crop(target.array, box)[0]
         units = normalise.fit(configuration.target, image, patient)
@@ -135,6 +139,7 @@ def prepare_with_sources(
         prepared_target,
         small_inside,
         small_patient,
+        detail,
     )
     return case, source
 
@@ -154,7 +159,12 @@ def source_normalisations(configuration: Configuration) -> tuple[Normalisation, 
 
 
 def restore(
-    prediction: NDArray, record: CaseRecord, normalisation: Normalisation, *, body: NDArray
+    prediction: NDArray,
+    record: CaseRecord,
+    normalisation: Normalisation,
+    *,
+    body: NDArray,
+    detail: NDArray | None = None,
 ) -> NDArray:
     """A prediction in file units on the source's own grid (LPS axes): the inverse of `prepare`.
 
@@ -163,13 +173,15 @@ def restore(
         record: of the prepared case.
         normalisation: of the target: the plan's, or the case's own (`record.target`).
         body: `Case.body`, (z, y, x) on the prepared grid.
+        detail: `Case.detail`, (1, z, y, x) in the crop of the source's grid, which is added.
 
     Returns:
         float32 (1, z, y, x), file units (CT: HU); background outside the body and the crop.
     """
     background = np.float32(normalisation.background)
     extent = _box_shape(record)
-    image = normalise.invert(resample(prediction, extent), normalisation)
+    image = resample(prediction, extent)
+    image = normalise.invert(image if detail is None else image + detail, normalisation)
     inside = resample_mask(body, extent)
     image = np.where(inside != 0, image, background)
     return uncrop(image, record.box, record.geometry.shape, float(background))

@@ -106,6 +106,9 @@ class Case:
         body: uint8 (z, y, x), 1 where the target counts: inside the body, or in all of the field of
             view; on the prepared grid.
         patient: uint8 (z, y, x), the body where `body` is more than that; None where it is not.
+        detail: float32 (1, z, y, x) in the crop of the source's own grid: what the source of the
+            target's quantity shows beyond the prepared grid's resolution, at prediction; None
+            where there is no such source or no axis became coarser.
     """
 
     record: CaseRecord
@@ -113,3 +116,4 @@ class Case:
     target: NDArray | None
     body: NDArray
     patient: NDArray | None = None
+    detail: NDArray | None = None

@@ -155,7 +155,7 @@ class Translator:
 
     def restore(self, estimate: Estimate, case: Case) -> Volume:
         """A prediction in the target's units, on the sources' grid: float32 (1, z, y, x)."""
-        return _restored(estimate.mean, case, self.configuration.target)
+        return _restored(estimate.mean, case, self.configuration.target, case.detail)
 
     def restore_spread(self, std: NDArray, case: Case) -> Volume:
         """Standard deviations likewise: clipping ignored, 0 outside the body."""
@@ -239,5 +239,8 @@ class Ensemble(nn.Module):
         return torch.cat([member(x, *time).float() for member in self.members])
 
 
-def _restored(image: NDArray, case: Case, units: Normalisation) -> Volume:
-    return Volume(restore(image, case.record, units, body=case.body), case.record.geometry)
+def _restored(
+    image: NDArray, case: Case, units: Normalisation, detail: NDArray | None = None
+) -> Volume:
+    array = restore(image, case.record, units, body=case.body, detail=detail)
+    return Volume(array, case.record.geometry)
