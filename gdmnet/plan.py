@@ -22,7 +22,8 @@ Region = Literal["body", "circle", "everything"]
 class Intensity:
     """Intensity statistics of one channel inside the body, in the file's units (CT: HU).
 
-    `outside` is the median of the voxels outside the body (the minimum where there are none).
+    `outside` is the median of the voxels outside the body (the minimum where there are none);
+    `noise` the median absolute Laplacian in the axial plane, None in older fingerprints.
     """
 
     mean: float
@@ -35,6 +36,7 @@ class Intensity:
     p99: float
     p99_5: float
     outside: float
+    noise: float | None = None
 
 
 @dataclass(frozen=True)

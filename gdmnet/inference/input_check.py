@@ -5,9 +5,10 @@ translated all the same, but a person should look at the result twice.
 
 Of every quantity the lowest and the highest value of the training cases are known. Accepted is this
 range, widened on both sides by the distance between the cases' 10th and 90th percentile, but at
-least by a factor (spacing, field of view) or by a share of the deviation inside the body
-(intensities): with one or two training cases these least margins decide. Leaving the training cases
-out in turn shows how often the rule is wrong about a case of the same kind (`false_alarms`).
+least by a factor (spacing, field of view), by a share of the deviation inside the body
+(intensities), or by a share of the noise (CT): with one or two training cases these least margins
+decide. Leaving the training cases out in turn shows how often the rule is wrong about a case of the
+same kind (`false_alarms`).
 
 Channels whose normalisation takes away the gain of each case (every MR) are compared by ratios to
 their own 99th percentile, as the gain is no property of the patient; CT is compared in HU.
@@ -35,6 +36,7 @@ from gdmnet.planning.fingerprint import measure_intensity
 SPACING_FACTOR = 2.0
 FIELD_FACTOR = 1.5
 DEVIATIONS = 1.5
+NOISE_SHARE = 0.25
 _CORE = (0.1, 0.9)  # quantiles of the training cases: one odd case must not widen the margin
 _SHOWN = 3  # findings named in the warning; all are in predictions.json
 
@@ -143,7 +145,8 @@ def describe_check(fingerprint: Fingerprint) -> InputCheck:
     rule = (
         "outside the range of the training cases by more than the distance of their 10th and 90th"
         f" percentile, and by more than a factor of {SPACING_FACTOR:g} (spacing), {FIELD_FACTOR:g}"
-        f" (field of view) or {DEVIATIONS:g} standard deviations inside the body (intensities)"
+        f" (field of view), {DEVIATIONS:g} standard deviations inside the body (intensities) or"
+        f" {100 * NOISE_SHARE:g} % (noise)"
     )
     return InputCheck(len(training), sum(alarms) if alarms else None, rule)
 
@@ -159,9 +162,10 @@ def warning(findings: Sequence[Finding]) -> str:
 def _compare(
     facts: Facts, training: Sequence[Facts], channel_names: Sequence[str]
 ) -> tuple[Finding, ...]:
-    known = [_quantities(case, channel_names) for case in training]
+    noise = all(source.noise is not None for case in training for source in case.sources)
+    known = [_quantities(case, channel_names, noise=noise) for case in training]
     findings = []
-    for i, own in enumerate(_quantities(facts, channel_names)):
+    for i, own in enumerate(_quantities(facts, channel_names, noise=noise)):
         values = np.array([quantities[i].value for quantities in known])
         margin = float(np.median([quantities[i].margin for quantities in known]))
         low, high = _limits(values, margin, is_factor=own.is_factor)
@@ -185,11 +189,11 @@ def _facts_of(case: CaseFingerprint) -> Facts:
     return Facts(case.shape, case.spacing, case.sources)
 
 
-def _quantities(facts: Facts, channel_names: Sequence[str]) -> list[_Quantity]:
+def _quantities(facts: Facts, channel_names: Sequence[str], *, noise: bool) -> list[_Quantity]:
     """Another kind of image or unit is the gravest: intensities come first."""
     found = []
     for name, intensity in zip(channel_names, facts.sources, strict=True):
-        found += _intensities(name, intensity)
+        found += _intensities(name, intensity, noise=noise)
     for axis, width in zip("zyx", facts.spacing, strict=True):
         found.append(_Quantity(f"spacing along {axis}", "mm", width, SPACING_FACTOR, True))
     for axis, size, width in zip("zyx", facts.shape, facts.spacing, strict=True):
@@ -198,7 +202,7 @@ def _quantities(facts: Facts, channel_names: Sequence[str]) -> list[_Quantity]:
     return found
 
 
-def _intensities(name: str, intensity: Intensity) -> list[_Quantity]:
+def _intensities(name: str, intensity: Intensity, *, noise: bool) -> list[_Quantity]:
     scheme = scheme_of(name, target=False)
     values = {
         "percentile 1": intensity.p01,
@@ -213,7 +217,11 @@ def _intensities(name: str, intensity: Intensity) -> list[_Quantity]:
         scale = abs(intensity.p99) or 1.0
         relative = " over its percentile 99"
     margin = DEVIATIONS * intensity.std / scale
-    return [
+    found = [
         _Quantity(f"{what} of {name}{relative}", unit, value / scale, margin)
         for what, value in values.items()
     ]
+    if noise and scheme == "ct" and intensity.noise is not None:  # elsewhere scanners differ more
+        level = intensity.noise
+        found.append(_Quantity(f"noise of {name}", unit, level, NOISE_SHARE * level))
+    return found

@@ -20,7 +20,7 @@ from gdmnet.preprocessing import prepare_volumes
 MR = Normalisation("zscore", 0.0, 1.0, None, None, 0.0)
 
 
-def intensity(*, p01=-900.0, p50=0.0, p99=1000.0, std=200.0, outside=-1000.0):
+def intensity(*, p01=-900.0, p50=0.0, p99=1000.0, std=200.0, outside=-1000.0, noise=None):
     return Intensity(
         mean=p50,
         std=std,
@@ -32,6 +32,7 @@ def intensity(*, p01=-900.0, p50=0.0, p99=1000.0, std=200.0, outside=-1000.0):
         p99=p99,
         p99_5=p99 + 10,
         outside=outside,
+        noise=noise,
     )
 
 
@@ -162,6 +163,22 @@ def test_a_scale_that_is_kept_is_compared_as_it_is():
     found = check(facts(sources=(mr(10),)), training, channels=("T1map noNorm",))
     assert "percentile 99 of T1map noNorm" in names(found)
     assert {finding.unit for finding in found} == {""}
+
+
+def noisy(level):
+    return case(sources=(intensity(noise=level),))
+
+
+def test_ct_with_other_noise_is_noticed():
+    training = [noisy(40.0), noisy(44.0)]
+    assert check(facts_of(noisy(50.0)), *training) == ()
+    (finding,) = check(facts_of(noisy(100.0)), *training)
+    assert str(finding) == "noise of CT 100 HU (training 40 to 44)"
+
+
+@pytest.mark.parametrize(("channel", "known"), [("T1", 40.0), ("CT", None)])
+def test_noise_counts_neither_in_mr_nor_where_the_training_cases_do_not_tell(channel, known):
+    assert check(facts_of(noisy(400.0)), noisy(known), noisy(40.0), channels=(channel,)) == ()
 
 
 def test_every_channel_is_looked_at():

@@ -102,6 +102,21 @@ def test_without_an_outside_the_minimum_stands_for_it(rng):
     assert measure_intensity(image, np.ones(image.shape, bool)).outside == image.min()
 
 
+def test_noise_is_told_from_a_slope_and_from_edges(rng):
+    z, y, x = np.meshgrid(*(np.arange(float(n)) for n in (9, 40, 40)), indexing="ij")
+    clean = 5.0 * x - 3.0 * y + 20 * z + 500 * (x > 20)
+    inside = np.ones(clean.shape, dtype=bool)
+    assert measure_intensity(clean, inside).noise == 0
+    found = measure_intensity(clean + rng.normal(0, 10, clean.shape), inside).noise
+    assert found == pytest.approx(10 * 20**0.5 * 0.6745, rel=0.1)  # 4 and four times -1
+
+
+@pytest.mark.parametrize("shape", [(5, 1, 30), (5, 2, 2), (1, 20, 20)])
+def test_thin_images_have_a_noise_too(rng, shape):
+    image = rng.normal(size=shape)
+    assert np.isfinite(measure_intensity(image, np.ones(shape, dtype=bool)).noise)
+
+
 def test_pooling_weighs_every_case_equally(rng):
     small, large = rng.normal(0, 1, 10), rng.normal(50, 3, 100_000)
     pooled = pool(
