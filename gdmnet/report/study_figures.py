@@ -17,7 +17,7 @@ from gdmnet.training.chart import COLOURS
 
 _FIDELITY, _PLAUSIBILITY, _SECONDS = "MAE [{units}]", "implausibility", "seconds a volume"
 _ROOM = 0.12  # of an axis beyond its outermost points
-_LETTER = 6.4  # pixels of a letter of 12 pixels, about
+_LETTER = 7.0  # pixels of a letter of 12 pixels, about
 _SHIFTS = (0, -13, 13, -26, 26, -39, 39)  # pixels up or down, where a name may go
 _WIDE = 3.0  # largest over smallest: from here on an axis of seconds is logarithmic
 
