@@ -233,8 +233,9 @@ def run(
             work.train_variant(bench, variant, lengths[variant.name])
     for method in methods:
         for scope in scopes[method]:
-            print(f"predicting {method.name} ({scope})", flush=True)
-            work.predict(bench, method, scope)
+            if not work.is_predicted(bench, method, scope):
+                print(f"predicting {method.name} ({scope})", flush=True)
+                work.predict(bench, method, scope)
     study = make_study(bench, scopes, options.scoring, device)
     codec.save(study, home / COMPARE_JSON)
     codec.write_text(home / COMPARE_MD, study_markdown(study))

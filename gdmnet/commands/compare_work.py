@@ -64,8 +64,6 @@ def is_predicted(bench: Bench, method: Method, scope: str) -> bool:
 
 def predict(bench: Bench, method: Method, scope: str) -> None:
     """Translate every held-out case that is not there yet."""
-    if is_predicted(bench, method, scope):
-        return
     home = bench.predictions(method, scope)
     (home / folders.SUMMARY_JSON).unlink(missing_ok=True)
     for group in bench.groups(scope):
