@@ -64,9 +64,9 @@ class Gdmnet:
         _, cost = cost_of(lambda: prepare_and_store(files, configuration, self.aside))
         return cost, sum(path.stat().st_size for path in (self.aside / case).iterdir())
 
-    def batch(self, number: int) -> Cost:
-        """Read and augment one batch in this process."""
-        return cost_of(lambda: self.batches.batch(0, number))[1]
+    def batch(self, numbers: list[int]) -> Cost:
+        """Read and augment batches in this process."""
+        return cost_of(lambda: [self.batches.batch(0, number) for number in numbers])[1]
 
     def step(self, objective: str, precision: str) -> Cost:
         """One step on a batch that is in memory already: forward, backward, optimiser, average."""

@@ -101,9 +101,9 @@ class NnUNet:
         )
         return cost, sum(path.stat().st_size for path in self.aside.iterdir())
 
-    def batch(self, number: int) -> Cost:
-        """Read and augment one batch in this process; nnU-Net draws them as they come."""
-        return cost_of(lambda: next(self.loaders[EQUAL]))[1]
+    def batch(self, numbers: list[int]) -> Cost:
+        """Read and augment batches in this process; nnU-Net draws them as they come."""
+        return cost_of(lambda: [next(self.loaders[EQUAL]) for _ in numbers])[1]
 
     def step(self, configuration: str) -> Cost:
         """The trainer's own step on a batch that is in memory already, fp32 as always on CPUs."""
