@@ -150,12 +150,13 @@ def test_an_encoder_is_made_only_where_it_is_used(objective, options, needed):
     assert needs_encoder(objective, options) is needed
 
 
-@pytest.mark.parametrize("size", [(1, 16, 12), (5, 9, 7)])
-def test_flat_patches_and_bfloat16_are_trained_on(size):
+# bfloat16 not of a single slice: torch's convolution is not safe there, see training.precision
+@pytest.mark.parametrize(("size", "bf16"), [((1, 16, 12), False), ((5, 9, 7), True)])
+def test_flat_patches_and_bfloat16_are_trained_on(size, bf16):
     source, target = torch.randn(2, 2, 1, *size)
     batch = Batch(source, target, torch.ones_like(target))
     objective = build_regression(make_context(perceptual=1.0))
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         descent = objective.descend(small_generator(), batch, torch.Generator())
     assert descent.finite
     assert descent.cotangent.dtype == torch.float32
