@@ -19,6 +19,7 @@ from gdmnet.commands.terminal import (
     new_parser,
     positive_int,
     roots_from,
+    share,
 )
 from gdmnet.data.dicom_out import GRIDS
 from gdmnet.errors import DatasetError, OutputError
@@ -79,7 +80,7 @@ def build_parser() -> argparse.ArgumentParser:
     model.add_argument("--checkpoint", choices=list(CHECKPOINTS), default="final")
     parser.add_argument(
         "--step-size",
-        type=_share,
+        type=share,
         default=0.5,
         metavar="S",
         help="distance of windows as a share of the patch (default: %(default)s)",
@@ -297,11 +298,4 @@ def _dial(text: str) -> float:
     value = float(text)
     if not 0 <= value <= MOST_REALISM:
         raise argparse.ArgumentTypeError(f"{text} does not lie between 0 and {MOST_REALISM}")
-    return value
-
-
-def _share(text: str) -> float:
-    value = float(text)
-    if not 0 < value <= 1:
-        raise argparse.ArgumentTypeError(f"{text} does not lie in (0, 1]")
     return value

@@ -59,6 +59,37 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--pretrained", type=Path, metavar="FILE", help="start from this checkpoint's weights"
     )
+    _add_objective_options(parser)
+    parser.add_argument(
+        "--realism-dial",
+        action="store_true",
+        help="gdm: train a regression twin beside, so that gdm_predict --realism T can choose",
+    )
+    parser.add_argument(
+        "--fidelity-budget",
+        type=float,
+        default=0.01,
+        metavar="SHARE",
+        help="MAE that the dial's default may cost against the twin (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--encoder-iterations",
+        type=positive_int,
+        metavar="N",
+        help="steps of the embedded encoder's own training",
+    )
+    parser.add_argument(
+        "--num-gpus", type=positive_int, default=1, metavar="N", help="devices that train together"
+    )
+    parser.add_argument(
+        "-np", dest="n_workers", type=int, metavar="N", help="workers that make patches (CPU: 0)"
+    )
+    add_encoder_options(parser)
+    add_root_options(parser)
+    return parser
+
+
+def _add_objective_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--drift-ratio",
         type=float,
@@ -89,33 +120,6 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="NAME=VALUE",
         help="another option of the objective, for example --option pairing=pooled",
     )
-    parser.add_argument(
-        "--realism-dial",
-        action="store_true",
-        help="gdm: train a regression twin beside, so that gdm_predict --realism T can choose",
-    )
-    parser.add_argument(
-        "--fidelity-budget",
-        type=float,
-        default=0.01,
-        metavar="SHARE",
-        help="MAE that the dial's default may cost against the twin (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--encoder-iterations",
-        type=positive_int,
-        metavar="N",
-        help="steps of the embedded encoder's own training",
-    )
-    parser.add_argument(
-        "--num-gpus", type=positive_int, default=1, metavar="N", help="devices that train together"
-    )
-    parser.add_argument(
-        "-np", dest="n_workers", type=int, metavar="N", help="workers that make patches (CPU: 0)"
-    )
-    add_encoder_options(parser)
-    add_root_options(parser)
-    return parser
 
 
 def main(argv: list[str] | None = None) -> int:

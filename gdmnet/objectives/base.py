@@ -123,6 +123,18 @@ class Objective(Protocol):
         ...
 
 
+class Stateless:
+    """What an objective with neither modules nor optimisers of its own says of them."""
+
+    def modules(self) -> dict[str, nn.Module]:
+        """Nothing to move or save."""
+        return {}
+
+    def optimizers(self) -> dict[str, Optimizer]:
+        """Nothing to step."""
+        return {}
+
+
 Evaluate = Callable[[Tensor, float], Tensor]
 """One call of the network: a state (b, 1, z, y, x) and a time to its output, likewise."""
 

@@ -18,18 +18,17 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from gdmnet.objectives.base import Batch, Context, Descent, Evaluate, Inputs, Sampling
 from gdmnet.objectives.fidelity import FIDELITIES
 from gdmnet.objectives.options import read_options, require_known
 from gdmnet.objectives.sampling import (
+    ByPatches,
     descend_towards,
     expand,
     is_width,
     normal_like,
     require_ranges,
-    sample_patches,
     start_of,
     start_width,
     times_down,
@@ -106,7 +105,7 @@ def posterior(
     return (1 - share) * target + share * state, sooner * (1 - share)
 
 
-class Bridge:
+class Bridge(ByPatches):
     """The objective `bridge`; it has no state.
 
     The network gives (x_t - y) / s, from which the target follows by what is left of the source
@@ -123,14 +122,6 @@ class Bridge:
         name = "ode" if options.ot_ode else options.sampler
         self.samplers: Mapping[str, int] = {name: SAMPLERS[name]} if options.ot_ode else SAMPLERS
         self.sampling = Sampling(name, options.steps)
-
-    def modules(self) -> dict[str, nn.Module]:
-        """Nothing to move or save."""
-        return {}
-
-    def optimizers(self) -> dict[str, Optimizer]:
-        """Nothing to step."""
-        return {}
 
     def descend(self, generator: nn.Module, batch: Batch, rng: torch.Generator) -> Descent:
         """One forward at a random time of each patch, and the gradient there."""
@@ -162,10 +153,6 @@ class Bridge:
             if sampling.sampler == "sde" and following > 0:
                 state = state + variance.sqrt() * draw()
         return state
-
-    def translate(self, generator: nn.Module, source: Tensor, noise: Tensor | None) -> Tensor:
-        """All steps of the default sampler."""
-        return sample_patches(self, generator, source, noise)
 
 
 def build_bridge(context: Context) -> Bridge:

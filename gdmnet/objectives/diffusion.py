@@ -15,18 +15,17 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from gdmnet.objectives.base import Batch, Context, Descent, Evaluate, Inputs, Sampling
 from gdmnet.objectives.fidelity import FIDELITIES
 from gdmnet.objectives.options import read_options, require_known
 from gdmnet.objectives.sampling import (
+    ByPatches,
     descend_towards,
     expand,
     is_width,
     normal_like,
     require_ranges,
-    sample_patches,
     times_down,
 )
 
@@ -109,7 +108,7 @@ def ancestral_step(
     return mean / (1 - later), (beta * (1 - sooner) / (1 - later)).sqrt()
 
 
-class Diffusion:
+class Diffusion(ByPatches):
     """The objective `diffusion`; it has no state.
 
     The network gives the target, where there is a residual channel as a correction of it.
@@ -124,14 +123,6 @@ class Diffusion:
         self.width = options.noise * target_width
         self.kept = cosine_schedule()
         self.sampling = Sampling(options.sampler, options.steps)
-
-    def modules(self) -> dict[str, nn.Module]:
-        """Nothing to move or save."""
-        return {}
-
-    def optimizers(self) -> dict[str, Optimizer]:
-        """Nothing to step."""
-        return {}
 
     def descend(self, generator: nn.Module, batch: Batch, rng: torch.Generator) -> Descent:
         """One forward at a random time of each patch, and the gradient there."""
@@ -164,10 +155,6 @@ class Diffusion:
             if sigma > 0:
                 state = state + self.width * sigma * draw()
         return state
-
-    def translate(self, generator: nn.Module, source: Tensor, noise: Tensor | None) -> Tensor:
-        """All steps of the default sampler."""
-        return sample_patches(self, generator, source, noise)
 
 
 def build_diffusion(context: Context) -> Diffusion:

@@ -14,19 +14,18 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from gdmnet.errors import TrainingError
 from gdmnet.objectives.base import Batch, Context, Descent, Evaluate, Inputs, Sampling
 from gdmnet.objectives.fidelity import FIDELITIES
 from gdmnet.objectives.options import read_options, require_known
 from gdmnet.objectives.sampling import (
+    ByPatches,
     descend_towards,
     expand,
     is_width,
     normal_like,
     require_ranges,
-    sample_patches,
     start_of,
     start_width,
 )
@@ -119,7 +118,7 @@ def between(start: Tensor, target: Tensor, time: Tensor) -> Tensor:
     return (1 - share) * start + share * target
 
 
-class Flow:
+class Flow(ByPatches):
     """The objective `flow`; it has no state.
 
     The network gives a velocity, which is no target: it is never a residual of a source.
@@ -134,14 +133,6 @@ class Flow:
         self.start_width = start_width
         self.samplers: Mapping[str, int] = {name: calls for name, (_, calls) in SOLVERS.items()}
         self.sampling = Sampling(options.solver, options.steps)
-
-    def modules(self) -> dict[str, nn.Module]:
-        """Nothing to move or save."""
-        return {}
-
-    def optimizers(self) -> dict[str, Optimizer]:
-        """Nothing to step."""
-        return {}
 
     def start(self, source: Tensor, noise: Tensor) -> Tensor:
         """z_0 from sources and standard normal noise (b, 1, z, y, x)."""
@@ -168,10 +159,6 @@ class Flow:
         """Follow the velocity from z_0; one field of noise."""
         start = self.start(source, draw())
         return integrate(evaluate, start, sampling.sampler, sampling.steps)
-
-    def translate(self, generator: nn.Module, source: Tensor, noise: Tensor | None) -> Tensor:
-        """All steps of the default sampler."""
-        return sample_patches(self, generator, source, noise)
 
 
 def build_flow(context: Context) -> Flow:

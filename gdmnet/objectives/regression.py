@@ -11,10 +11,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from gdmnet.errors import TrainingError
-from gdmnet.objectives.base import Batch, Context, Descent, Inputs
+from gdmnet.objectives.base import Batch, Context, Descent, Inputs, Stateless
 from gdmnet.objectives.fidelity import FIDELITIES, fidelity_gradient
 from gdmnet.objectives.options import read_options, require_known
 from gdmnet.objectives.perceptual import perceptual_gradient
@@ -33,8 +32,8 @@ class RegressionOptions:
     perceptual: float = 0.0
 
 
-class Regression:
-    """The objective `regression`; it has no state.
+class Regression(Stateless):
+    """The objective `regression`; it has no state, as the frozen encoder follows the batch.
 
     Its gradient goes the same way as gdm's, so that gdm with a drift ratio of 0 equals it to the
     bit.
@@ -46,14 +45,6 @@ class Regression:
         require_known(options.fidelity, FIDELITIES, what="fidelity")
         self.options = options
         self.encoder = encoder
-
-    def modules(self) -> dict[str, nn.Module]:
-        """Nothing to move or save: the frozen encoder follows the batch."""
-        return {}
-
-    def optimizers(self) -> dict[str, Optimizer]:
-        """Nothing to step."""
-        return {}
 
     def descend(self, generator: nn.Module, batch: Batch, rng: torch.Generator) -> Descent:
         """One forward of the generator and the fidelity's gradient at its output."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from gdmnet.errors import TrainingError
-from gdmnet.objectives.base import Batch, Context, Descent, Sampled, Sampling
+from gdmnet.objectives.base import Batch, Context, Descent, Sampled, Sampling, Stateless
 from gdmnet.objectives.fidelity import fidelity_gradient
 
 _LATER_NOISE = 20  # seeds what patches draw after the noise that they are given
@@ -82,6 +82,16 @@ def sample_patches(
         return output
 
     return objective.sample(evaluate, source, partial(next, fields), sampling or objective.sampling)
+
+
+class ByPatches(Stateless):
+    """What objectives with a sampler and without a state share."""
+
+    def translate(
+        self: Sampled, generator: nn.Module, source: Tensor, noise: Tensor | None
+    ) -> Tensor:
+        """All steps of the default sampler."""
+        return sample_patches(self, generator, source, noise)
 
 
 def _fields(first: Tensor) -> Iterator[Tensor]:
