@@ -98,7 +98,8 @@ def rows() -> dict[str, Row]:
             )
     for seed in (1, 2):
         found[f"regression_seed{seed}"] = Row("regression", seed=seed)
-        found[f"hybrid_seed{seed}"] = Row(seed=seed)
+        for pairing in ("hybrid", "pooled"):
+            found[f"{pairing}_seed{seed}"] = Row(options={"pairing": pairing}, seed=seed)
     return found
 
 

@@ -15,6 +15,7 @@ from gdmnet.commands.compare_settings import SETTINGS_JSON, Asked, settle
 from gdmnet.commands.compare_study import make_pictures, make_study
 from gdmnet.commands.encoder_options import add_encoder_options, encoder_choice
 from gdmnet.commands.terminal import (
+    add_device_option,
     add_processes_option,
     add_root_options,
     guarded,
@@ -95,7 +96,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--learning-rate", type=positive_float, metavar="RATE", help="of all (default: the preset)"
     )
     parser.add_argument("--seed", type=int, metavar="N", help="of all (default: 0)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
+    add_device_option(parser)
     parser.add_argument("--precision", choices=("auto", "fp32", "bf16", "fp16"))
     parser.add_argument(
         "--encoder-iterations", type=positive_int, metavar="N", help="of the embedded encoder"

@@ -15,7 +15,12 @@ import numpy as np
 from gdmnet import codec, folders
 from gdmnet.commands import evaluate, plan_and_preprocess, predict, train
 from gdmnet.commands.model_options import Choice
-from gdmnet.commands.terminal import guarded, new_parser, positive_int
+from gdmnet.commands.terminal import (
+    add_device_option,
+    guarded,
+    new_parser,
+    positive_int,
+)
 from gdmnet.data.case import Volume
 from gdmnet.data.volume import read_geometry, read_volume, write_volume
 from gdmnet.errors import OutputError
@@ -110,7 +115,7 @@ def build_parser() -> argparse.ArgumentParser:
         default=defaults.iterations,
         help="steps an epoch (default: %(default)s)",
     )
-    parser.add_argument("--device", default=defaults.device, help="auto, cpu, cuda, cuda:1")
+    add_device_option(parser)
     parser.add_argument("--overwrite", action="store_true", help="throw an earlier demo away")
     return parser
 

@@ -14,6 +14,7 @@ from gdmnet.commands.model_options import (
     model_choice,
 )
 from gdmnet.commands.terminal import (
+    add_device_option,
     add_root_options,
     guarded,
     new_parser,
@@ -104,7 +105,7 @@ def build_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="write OUT/uncertainty too: how far folds, mirrored copies and windows lie apart",
     )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
+    add_device_option(parser)
     parser.add_argument("--overwrite", action="store_true", help="predict anew what is there")
     parser.add_argument(
         "-np",

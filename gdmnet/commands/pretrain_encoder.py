@@ -9,6 +9,7 @@ from pathlib import Path
 
 from gdmnet import codec, folders
 from gdmnet.commands.terminal import (
+    add_device_option,
     add_root_options,
     guarded,
     new_parser,
@@ -53,7 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="steps (default: a fifth of the training's on a CPU, by the cases on a GPU)",
     )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
+    add_device_option(parser)
     parser.add_argument("--precision", choices=("auto", "fp32", "bf16", "fp16"), default="auto")
     add_root_options(parser)
     return parser

@@ -10,6 +10,7 @@ from typing import Any
 from gdmnet import codec, folders
 from gdmnet.commands.encoder_options import add_encoder_options, encoder_choice
 from gdmnet.commands.terminal import (
+    add_device_option,
     add_root_options,
     guarded,
     new_parser,
@@ -49,7 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--learning-rate", type=positive_float, metavar="RATE", help="default: by the preset"
     )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
+    add_device_option(parser)
     parser.add_argument("--precision", choices=("auto", "fp32", "bf16", "fp16"), default="auto")
     state = parser.add_mutually_exclusive_group()
     state.add_argument(

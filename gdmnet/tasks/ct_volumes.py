@@ -112,7 +112,10 @@ def read_split(path: Path, names: Sequence[str]) -> tuple[list[str], list[str]]:
     train = data.get("train", [name for name in names if name not in test])
     for name in (*train, *test):
         if name not in names:
-            raise DatasetError(f"{path}: there is no case {json.dumps(name)} in the input folder")
+            raise DatasetError(
+                f"{path}: there is no case {json.dumps(name)} in the input folder; its cases are"
+                f" named like {json.dumps(names[0])}"
+            )
     both = sorted(set(train) & set(test))
     if both:
         raise DatasetError(f"{path}: {both[0]} is both for training and for the test")
