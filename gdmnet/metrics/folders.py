@@ -15,7 +15,7 @@ from gdmnet.data.case import Volume
 from gdmnet.data.volume import read_volume
 from gdmnet.errors import DatasetError
 from gdmnet.metrics.conventions import CONVENTIONS, GDMNET
-from gdmnet.metrics.image import match_linear
+from gdmnet.metrics.image import match_linear, match_mean_and_std
 from gdmnet.metrics.pairs import Folders, Pair, sound_pairs
 from gdmnet.metrics.score import is_ct_like, score
 from gdmnet.metrics.statistics import Values
@@ -32,7 +32,8 @@ class Options:
 
     Attributes:
         convention: a name of `CONVENTIONS`.
-        match_intensity: "linear" fits gain >= 0 and offset to each reference first.
+        match_intensity: "linear" fits gain >= 0 and offset to each reference first; sharpness and
+            plausibility see the prediction with the reference's mean and standard deviation.
         with_plausibility: also `PLAUSIBILITY`.
         allow_constant: a prediction with a single value in the mask is scored, as a baseline.
         keep_going: a case that cannot be evaluated is noted, not raised.
@@ -129,8 +130,10 @@ def evaluate_pair(options: Options, pair: Pair) -> Scored:
         )
     del values
     matched: Values = {}
+    look = None
     if options.match_intensity == "linear":
         gain, offset = match_linear(prediction, reference, mask)
+        look = match_mean_and_std(prediction, reference, mask != 0)
         prediction = gain * prediction + offset
         matched = {"gain": gain, "offset": offset}
     scores = score(
@@ -140,9 +143,10 @@ def evaluate_pair(options: Options, pair: Pair) -> Scored:
         spacing,
         convention=options.convention,
         with_plausibility=options.with_plausibility,
+        look=look,
     )
     ct_like = is_ct_like(reference)
-    del prediction, reference, volume
+    del prediction, look, reference, volume
     structures: Values = {}
     if pair.segmentations is not None:
         predicted, segmented = map(_labels, pair.segmentations)

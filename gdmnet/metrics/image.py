@@ -1,4 +1,4 @@
-"""MAE, bias, tissue bands, PSNR, sharpness and the linear match of one case, inside a mask.
+"""MAE, bias, tissue bands, PSNR, sharpness and two intensity matches of one case, inside a mask.
 
 Arrays are (z, y, x) on one grid, in file units (CT: HU); masks are non-zero inside.
 """
@@ -135,6 +135,17 @@ def match_linear(prediction: NDArray, reference: NDArray, mask: NDArray) -> tupl
     )
     gain = float(found.x) if found.fun < flat else 0.0
     return gain, float(np.median(truth - gain * guess))
+
+
+def match_mean_and_std(image: NDArray, real: NDArray, inside: NDArray) -> NDArray:
+    """The image with the real one's mean and standard deviation inside the mask (z, y, x).
+
+    A constant image only gets the mean.
+    """
+    values, wanted = image[inside].astype(np.float64), real[inside].astype(np.float64)
+    spread = float(values.std())
+    gain = float(wanted.std()) / spread if spread > 0 else 1.0
+    return ((image - values.mean()) * gain + wanted.mean()).astype(np.float32)
 
 
 def _inside(array: NDArray, mask: NDArray) -> NDArray:

@@ -35,6 +35,7 @@ def score(
     *,
     convention: str = GDMNET,
     with_plausibility: bool = True,
+    look: NDArray | None = None,
 ) -> Values:
     """Every metric of `METRICS`, the tissue bands, the convention's windows, plausibility.
 
@@ -45,17 +46,20 @@ def score(
         spacing: mm (z, y, x).
         convention: a name of `CONVENTIONS`.
         with_plausibility: also the metrics of `PLAUSIBILITY`.
+        look: the prediction as sharpness and plausibility see it, if its intensities were matched
+            in another way for them.
 
     Returns:
         Metric -> value, and `data_range`, that of PSNR, SSIM and MS-SSIM. None where a metric is
         not defined (PSNR of a perfect prediction).
     """
+    look = prediction if look is None else look
     rules = CONVENTIONS[convention]
     hounsfield = rules.span is not None or is_ct_like(reference)
     span = rules.span or data_range(reference, mask)
     values: Values = dict.fromkeys(METRICS)
     values["bias"] = bias(prediction, reference, mask)
-    values["sharpness"] = sharpness(prediction, reference, mask, spacing)
+    values["sharpness"] = sharpness(look, reference, mask, spacing)
     values |= _errors_and_ssim(prediction, reference, mask, span, rules)
     values["ms_ssim"] = ms_ssim(prediction, reference, mask, span)
     values["data_range"] = span.width
@@ -65,7 +69,7 @@ def score(
     if hounsfield:
         values |= bands(prediction, reference, mask)
     if with_plausibility:
-        values |= plausibility(prediction, reference, mask, spacing, hounsfield=hounsfield)
+        values |= plausibility(look, reference, mask, spacing, hounsfield=hounsfield)
     return values
 
 

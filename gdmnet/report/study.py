@@ -245,6 +245,12 @@ def limits(study: Study) -> tuple[str, ...]:
                 "the target has no unit: errors hold every difference of overall brightness and"
                 " contrast; --match-intensity linear takes it out"
             )
+    if study.match_intensity is not None:
+        notes.append(
+            "errors are those after a linear fit to each target; sharpness, plausibility, Frechet"
+            " and pictures have the target's mean and standard deviation instead, because a fit"
+            " dulls what agrees less"
+        )
     if SLAB in study.scopes:
         notes.append(
             "on the slab every method translated the slab alone, as if nothing else had been"

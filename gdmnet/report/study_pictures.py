@@ -15,6 +15,7 @@ from gdmnet.data.case import CaseFiles
 from gdmnet.data.volume import read_volume
 from gdmnet.geometry import Spacing
 from gdmnet.metrics.folders import find_mask
+from gdmnet.metrics.image import match_mean_and_std
 from gdmnet.report.charts import number
 from gdmnet.report.contest import FIDELITY
 from gdmnet.report.picture import Panel, draw_strip, embedded, translation_panels
@@ -53,7 +54,9 @@ def case_pictures(study: Study, scope: Scope, rank: str, case: Shown) -> str:
     """One case as HTML: a figure for the source, each method and the target.
 
     Axial through the middle of the mask, coronal below it; each method's error below that. All
-    predictions and the target share one window, all errors another.
+    predictions and the target share one window, all errors another. Where intensities are matched,
+    the predictions have the target's mean and standard deviation inside the mask: a linear fit
+    would dull those that agree less.
 
     Raises:
         DatasetError: an image cannot be read.
@@ -65,9 +68,9 @@ def case_pictures(study: Study, scope: Scope, rank: str, case: Shown) -> str:
     values = {name: scope.methods[name].cases[files.identifier] for name in case.predictions}
     images = {}
     for name, path in case.predictions.items():
-        gain, offset = values[name].get("gain"), values[name].get("offset")
-        gain, offset = (1.0, 0.0) if gain is None or offset is None else (gain, offset)
-        images[name] = (gain * read_volume(path).array[0] + offset).astype(np.float32)
+        images[name] = read_volume(path).array[0].astype(np.float32)
+        if study.match_intensity is not None:
+            images[name] = match_mean_and_std(images[name], truth.array[0], mask != 0)
     unit = "HU" if study.units == "HU" else ""
     source = read_volume(files.sources[0]).array[0]
     panels = translation_panels(source, images, truth.array[0], unit=unit)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from gdmnet.metrics.frechet import Distance, Distances, Projection, compare, principal_axes
+from gdmnet.metrics.image import match_mean_and_std
 from gdmnet.training.judge import (
     MOST_SUBJECTS,
     Judge,
@@ -127,17 +128,6 @@ def subject_features(
         images["prediction"] = np.where(inside, guess, real)
     starts = patch_starts(inside, judge.patch, n_patches, rng)
     return {name: judge.features(image, starts) for name, image in images.items()}
-
-
-def match_mean_and_std(image: NDArray, real: NDArray, inside: NDArray) -> NDArray:
-    """The image with the real one's mean and standard deviation inside the mask (z, y, x).
-
-    A constant image only gets the mean.
-    """
-    values, wanted = image[inside].astype(np.float64), real[inside].astype(np.float64)
-    spread = float(values.std())
-    gain = float(wanted.std()) / spread if spread > 0 else 1.0
-    return ((image - values.mean()) * gain + wanted.mean()).astype(np.float32)
 
 
 def _floor(

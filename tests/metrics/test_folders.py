@@ -102,6 +102,17 @@ def test_matching_removes_gain_and_offset_and_writes_both(folders):
     assert evaluate((out, targets, masks)).cases["a"]["mae"] > 10
 
 
+def test_the_linear_match_does_not_dull_what_is_judged_by_its_looks(folders):
+    out, targets, masks = folders
+    for path in out.iterdir():
+        path.unlink()
+    for path in targets.iterdir():  # as real as the targets, and at odds with them everywhere
+        write(out / path.name, read_volume(path).array[0][::-1, ::-1, ::-1] * 3 + 5)
+    case = evaluate((out, targets, masks), match_intensity="linear").cases["a"]
+    assert case["gain"] < 0.25
+    assert case["sharpness"] == pytest.approx(1, abs=0.2)
+
+
 def test_all_missing_partners_are_listed_in_one_line(folders):
     out, targets, masks = folders
     (out / "a.nii.gz").unlink()

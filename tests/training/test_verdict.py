@@ -3,8 +3,9 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from gdmnet.metrics.frechet import frechet_distance, principal_axes
+from gdmnet.metrics.image import match_mean_and_std
 from gdmnet.training.judge import Subject, make_judge
-from gdmnet.training.verdict import give_verdict, match_mean_and_std, subject_features
+from gdmnet.training.verdict import give_verdict, subject_features
 
 SHAPE = (14, 24, 26)
 
