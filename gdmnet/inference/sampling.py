@@ -138,7 +138,7 @@ def sample_volume(
     def evaluate(state: Tensor, time: float) -> Tensor:
         called = predict_volume(
             partial(_at_time, network, time),
-            network_input(field, state, mask)[0].numpy(),
+            network_input(field, state, mask, sampler.objective.state_width)[0].numpy(),
             patch_size,
             fill=[*fill, 0.0],
             device=device,

@@ -161,6 +161,8 @@ class Sampled(Objective, Protocol):
     """What is used unless asked otherwise."""
     most_steps: int
     """That a sampler can take."""
+    state_width: float
+    """What states are divided by before the network sees them, about their standard deviation."""
 
     def sample(
         self,

@@ -117,6 +117,7 @@ class Bridge(ByPatches):
 
     def __init__(self, options: BridgeOptions, target_width: float, start_width: float) -> None:
         self.options = options
+        self.state_width = target_width
         self.start_width = start_width
         self.variances = variances(options.noise * target_width / PAPER_WIDTH)
         name = "ode" if options.ot_ode else options.sampler
@@ -134,7 +135,8 @@ class Bridge(ByPatches):
         state = mean if self.options.ot_ode else mean + variance.sqrt() * noise
         label = (state - batch.target) / gathered.sqrt()
         time = (level / LEVELS).to(batch.source)
-        return descend_towards(generator, batch, state, time, label, fidelity=self.options.fidelity)
+        width, fidelity = self.state_width, self.options.fidelity
+        return descend_towards(generator, batch, state, time, label, width=width, fidelity=fidelity)
 
     def sample(
         self,

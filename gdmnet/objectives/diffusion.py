@@ -120,6 +120,7 @@ class Diffusion(ByPatches):
 
     def __init__(self, options: DiffusionOptions, target_width: float) -> None:
         self.options = options
+        self.state_width = target_width
         self.width = options.noise * target_width
         self.kept = cosine_schedule()
         self.sampling = Sampling(options.sampler, options.steps)
@@ -131,8 +132,9 @@ class Diffusion(ByPatches):
         kept = expand(self.kept[level]).to(batch.source)
         state = noised(batch.target, self.width * normal_like(batch.target, rng), kept)
         time = (level / LEVELS).to(batch.source)
+        width, fidelity = self.state_width, self.options.fidelity
         return descend_towards(
-            generator, batch, state, time, batch.target, fidelity=self.options.fidelity
+            generator, batch, state, time, batch.target, width=width, fidelity=fidelity
         )
 
     def sample(

@@ -129,7 +129,7 @@ class Flow(ByPatches):
 
     def __init__(self, options: FlowOptions, target_width: float, start_width: float) -> None:
         self.options = options
-        self.target_width = target_width
+        self.state_width = target_width
         self.start_width = start_width
         self.samplers: Mapping[str, int] = {name: calls for name, (_, calls) in SOLVERS.items()}
         self.sampling = Sampling(options.solver, options.steps)
@@ -137,9 +137,9 @@ class Flow(ByPatches):
     def start(self, source: Tensor, noise: Tensor) -> Tensor:
         """z_0 from sources and standard normal noise (b, 1, z, y, x)."""
         if self.options.start == "noise":
-            return self.options.noise * self.target_width * noise
+            return self.options.noise * self.state_width * noise
         clean = start_of(source, self.options.start_channel, self.start_width)
-        return clean + self.options.sigma * self.target_width * noise
+        return clean + self.options.sigma * self.state_width * noise
 
     def descend(self, generator: nn.Module, batch: Batch, rng: torch.Generator) -> Descent:
         """One forward at a random time of each patch, and the gradient there."""
@@ -147,7 +147,8 @@ class Flow(ByPatches):
         start = self.start(batch.source, normal_like(batch.target, rng))
         state = between(start, batch.target, time)
         label = batch.target - start
-        return descend_towards(generator, batch, state, time, label, fidelity=self.options.fidelity)
+        width, fidelity = self.state_width, self.options.fidelity
+        return descend_towards(generator, batch, state, time, label, width=width, fidelity=fidelity)
 
     def sample(
         self,

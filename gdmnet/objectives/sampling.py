@@ -17,26 +17,35 @@ from gdmnet.objectives.fidelity import fidelity_gradient
 _LATER_NOISE = 20  # seeds what patches draw after the noise that they are given
 
 
-def network_input(source: Tensor, state: Tensor, mask: Tensor | None) -> Tensor:
-    """Source channels, then the state, which is 0 outside the mask.
+def network_input(source: Tensor, state: Tensor, mask: Tensor | None, width: float) -> Tensor:
+    """Source channels, then the state in widths of the target, 0 outside the mask.
 
-    Outside the mask the network is not trained, so that the state there is nothing to go by.
+    So the state is as loud as the source, whatever the target's units. Outside the mask the network
+    is not trained, so that the state there is nothing to go by.
 
     Args:
         source: (b, c, z, y, x).
         state: (b, 1, z, y, x).
         mask: (b, 1, z, y, x), 1 inside; None is 1 everywhere.
+        width: `Sampled.state_width`.
 
     Returns:
         (b, c + 1, z, y, x).
     """
     if mask is not None:
         state = torch.where(mask > 0.5, state, 0.0)
-    return torch.cat([source, state], dim=1)
+    return torch.cat([source, state / width], dim=1)
 
 
 def descend_towards(
-    generator: nn.Module, batch: Batch, state: Tensor, time: Tensor, label: Tensor, *, fidelity: str
+    generator: nn.Module,
+    batch: Batch,
+    state: Tensor,
+    time: Tensor,
+    label: Tensor,
+    *,
+    width: float,
+    fidelity: str,
 ) -> Descent:
     """One forward at a state and a time, and the gradient of sum(m rho(output - label)) / sum(m).
 
@@ -46,9 +55,10 @@ def descend_towards(
         state: (b, 1, z, y, x).
         time: (b,), from 0 to 1.
         label: what the network should give, (b, 1, z, y, x).
+        width: `Sampled.state_width`.
         fidelity: rho, a key of `FIDELITIES`.
     """
-    output = generator(network_input(batch.source, state, batch.mask), time)
+    output = generator(network_input(batch.source, state, batch.mask, width), time)
     asked = replace(batch, target=label)
     _, loss, gradient = fidelity_gradient(output, asked, name=fidelity)
     finite = bool(torch.isfinite(loss) & torch.isfinite(gradient).all())
@@ -78,7 +88,8 @@ def sample_patches(
 
     def evaluate(state: Tensor, time: float) -> Tensor:
         times = torch.full((len(state),), time, device=state.device)
-        output: Tensor = generator(network_input(source, state, mask), times)
+        seen = network_input(source, state, mask, objective.state_width)
+        output: Tensor = generator(seen, times)
         return output
 
     return objective.sample(evaluate, source, partial(next, fields), sampling or objective.sampling)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import pytest
 import torch
@@ -205,6 +206,20 @@ def test_a_sampler_calls_as_often_as_it_says(name):
             made = sample_patches(objective, generator, batch.source, noise, sampling=sampling)
             assert made.shape == batch.target.shape
             assert len(calls) == steps * n_calls
+
+
+@every_sampled
+def test_the_network_sees_the_same_states_whatever_the_units_of_the_target(name):
+    seen = []
+    for width in (1.0, 0.25):
+        context = replace(make_context(TOTAL), target_width=width, source_widths=(1.0,))
+        objective = OBJECTIVES[name](context)
+        generator = generator_for(objective.inputs)
+        generator.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+        batch = make_batch(0)
+        narrow = replace(batch, target=width * batch.target)
+        objective.descend(generator, narrow, torch.Generator().manual_seed(1))
+    torch.testing.assert_close(*seen)
 
 
 @every_sampled
