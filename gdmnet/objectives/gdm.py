@@ -97,6 +97,9 @@ class Gdm:
     def on_validation(self, metrics: Mapping[str, float]) -> None:
         """Halve r, to an eighth at least, where realism is bought too dearly.
 
+        A prediction that is too sharp is the drift's fault only if it was less so before: early in
+        a training the streaks of a sparse-view CT, say, are still in it.
+
         Args:
             metrics: "sharpness" (mean |grad prediction| / mean |grad target|) and "mae" of a
                 validation with EMA weights; called at most once an epoch.
@@ -106,8 +109,12 @@ class Gdm:
         best = float(state.best_regression_mae)
         if int(state.step) <= self.schedule.start or self.options.strength == 0:
             state.best_regression_mae.fill_(min(best, mae))
+            state.lowest_sharpness.fill_(sharpness)
             return
-        if sharpness <= SHARPNESS_ALARM and ("mae" not in metrics or mae <= MAE_ALARM * best):
+        lowest = float(state.lowest_sharpness)
+        state.lowest_sharpness.fill_(min(lowest, sharpness))
+        sharpest = max(SHARPNESS_ALARM, lowest)
+        if sharpness <= sharpest and ("mae" not in metrics or mae <= MAE_ALARM * best):
             return
         before = float(state.ratio_factor)
         if self.options.adapt_drift and before > LEAST_FACTOR:
@@ -116,7 +123,7 @@ class Gdm:
             "drift alarm: sharpness %.3f (at most %.2f), validation MAE %.4g (at most %.4g); "
             "drift ratio %.4g -> %.4g",
             sharpness,
-            SHARPNESS_ALARM,
+            sharpest,
             mae,
             MAE_ALARM * best,
             self.options.strength * before,

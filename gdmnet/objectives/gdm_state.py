@@ -21,6 +21,7 @@ class DriftState(nn.Module):
         skipped_in_a_row: of them, the last ones without a good step between.
         ratio_factor: what is left of r after halvings.
         best_regression_mae: least validation MAE before the drift began.
+        lowest_sharpness: least validation sharpness since the last one before it; 0 for none.
     """
 
     step: Tensor
@@ -29,6 +30,7 @@ class DriftState(nn.Module):
     skipped_in_a_row: Tensor
     ratio_factor: Tensor
     best_regression_mae: Tensor
+    lowest_sharpness: Tensor
 
     def __init__(self, levels: Iterable[str], rings: Mapping[str, tuple[int, int]]) -> None:
         """Empty.
@@ -42,6 +44,7 @@ class DriftState(nn.Module):
             self.register_buffer(name, torch.zeros((), dtype=torch.int64))
         self.register_buffer("ratio_factor", torch.ones(()))
         self.register_buffer("best_regression_mae", torch.full((), torch.inf))
+        self.register_buffer("lowest_sharpness", torch.zeros(()))
         self.fidelity_norm = MeanNorm()
         self.drift_norm = MeanNorm()
         self.level_norms = nn.ModuleDict({level: MeanNorm() for level in levels})

@@ -327,7 +327,7 @@ def watching(step: int, **options) -> Gdm:
     objective = build_gdm(gdm_context(40, **options))
     assert isinstance(objective, Watches)
     objective.on_validation({"mae": 1.0, "sharpness": 0.7})
-    objective.on_validation({"mae": 2.0, "sharpness": 1.9})  # still regression
+    objective.on_validation({"mae": 2.0, "sharpness": 1.0})  # still regression
     objective.state.step.fill_(step)
     return objective
 
@@ -347,6 +347,15 @@ def test_an_alarm_halves_the_ratio(metrics, factor):
     objective = watching(9)
     objective.on_validation(metrics)
     assert float(objective.state.ratio_factor) == factor
+
+
+def test_the_drift_is_not_blamed_for_what_regression_did():
+    objective = watching(8)
+    objective.on_validation({"mae": 1.0, "sharpness": 1.4})
+    objective.state.step.fill_(9)
+    for sharpness, factor in ((1.39, 1.0), (1.3, 1.0), (1.0, 1.0), (1.3, 0.5)):
+        objective.on_validation({"mae": 1.0, "sharpness": sharpness})
+        assert float(objective.state.ratio_factor) == factor
 
 
 def test_the_ratio_is_halved_to_an_eighth_and_used_and_logged(caplog):
