@@ -325,7 +325,8 @@ def test_a_whole_field_of_view_counts_but_the_patient_gives_the_numbers(tmp_path
     of_body, case = prepare(files, plain), prepare(files, whole)
     assert of_body.patient is None
     assert case.record.mask_rule == "circle"
-    circle = inscribed_circle(SHAPE, SPACING)
+    patient, _ = body_mask(mr[None], SPACING, [False])
+    circle = np.maximum(inscribed_circle(SHAPE, SPACING), patient)
     np.testing.assert_array_equal(case.body, crop(circle, case.record.box))
     restored = restore(case.target, case.record, CT, body=case.body)[0]
     expected = np.maximum(ct, -1024)[circle != 0]

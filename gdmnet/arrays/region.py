@@ -14,7 +14,8 @@ def region_of(name: Region, body: NDArray, spacing: Spacing) -> NDArray:
 
     Args:
         name: "body" gives the body back; "circle" is the inscribed circle of the axial slices, what
-            a CT reconstructs; "everything" is all of the volume.
+            a CT reconstructs, and the body where an image that was cropped goes beyond it;
+            "everything" is all of the volume.
         body: uint8 (z, y, x).
         spacing: mm (z, y, x).
     """
@@ -22,7 +23,7 @@ def region_of(name: Region, body: NDArray, spacing: Spacing) -> NDArray:
         return body
     z, y, x = body.shape
     if name == "circle":
-        return inscribed_circle((z, y, x), spacing)
+        return np.maximum(inscribed_circle((z, y, x), spacing), body)
     return np.ones((z, y, x), dtype=np.uint8)
 
 
