@@ -51,7 +51,7 @@ FRONTS = {
     "paired": ("perceptual", "paired_r{:g}"),
     "hybrid, random encoder": ("encoder_random", "encoder_random_r{:g}"),
     "hybrid, frozen GroupNorm": ("encoder_groupnorm_frozen", "encoder_groupnorm_frozen_r{:g}"),
-    "dial": ("hybrid", "dial_{:g}"),
+    "dial": ("pooled", "dial_{:g}"),
 }
 """Name of a curve -> its row at the default, and its rows at other settings."""
 SETTINGS = (0.05, 0.1, 0.25, 0.3, 0.5, 0.6, 0.75, 1.25, 1.5)
@@ -209,7 +209,7 @@ def draw_front(home: Path) -> None:
 
 def draw_pictures(bench: Bench, home: Path) -> None:
     """STUDY/pictures/CASE.png: the middle of the body, zoomed: regression | gdm | target."""
-    rows = {name: home / "rows" / name for name in ("regression", "hybrid")}
+    rows = {name: home / "rows" / name for name in ("regression", "pooled")}
     if not all((folder / "row.json").is_file() for folder in rows.values()):
         return
     for files in bench.cases[:N_PICTURES]:
@@ -220,7 +220,7 @@ def draw_pictures(bench: Bench, home: Path) -> None:
         box = _middle(subject.mask)
         low, high = np.percentile(subject.real[box], (0.5, 99.5))
         shown = {name: bench.prediction(folder, files) for name, folder in rows.items()}
-        images = {"regression": shown["regression"], "gdm": shown["hybrid"], "target": subject.real}
+        images = {"regression": shown["regression"], "gdm": shown["pooled"], "target": subject.real}
         panels = [Panel(name, image[box], low, high) for name, image in images.items()]
         heading = f"{files.identifier}, {low:.0f} to {high:.0f}"
         save_picture(draw_panels(panels, subject.spacing, heading=heading), path)

@@ -9,7 +9,7 @@ patches. Judged on imagesTs against targetsTs alone, on whole volumes (see `meth
 Rows run one after the other, each in a process of its own (its peak memory is a column); what is
 finished is kept, so the script can be stopped and started again, or started twice with different
 rows. STUDY/table.md, front.png and pictures/ are made anew after every row. The rows `dial_T` need
-no training: theirs are the weights between regression and hybrid, as `--realism T` takes them.
+no training: theirs are the weights between regression and pooled, as `--realism T` takes them.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ from gdmnet.training.start import Options, describe, keep_plan, open_cases
 CONFIGURATION = "3d_fullres"
 BASE = "base"
 RATIOS = (0.05, 0.1, 0.3, 0.6)  # beside the default's 0.2
-DIAL = (0.25, 0.5, 0.75, 1.25, 1.5)  # 0 is the row regression, 1 the row hybrid
+DIAL = (0.25, 0.5, 0.75, 1.25, 1.5)  # 0 is the row regression, 1 the row pooled
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +66,11 @@ class Row:
 
 
 def rows() -> dict[str, Row]:
-    """All variants by name; the default is `hybrid`."""
+    """All variants by name.
+
+    The default is `pooled`. The other parts are looked at with `hybrid`, the default until this
+    study, so that one row differs from another in one thing.
+    """
     found = {"regression": Row("regression")}
     found |= {
         name: Row(options={"pairing": pairing})
@@ -78,29 +82,31 @@ def rows() -> dict[str, Row]:
         )
     }
     for name in ("balance", "sum", "pcgrad", "mgda", "config"):
-        found[f"coordination_{name}"] = Row(options={"coordination": name})
+        found[f"coordination_{name}"] = _part(coordination=name)
     for name in ("random", "groupnorm", "groupnorm_frozen"):
-        found[f"encoder_{name}"] = Row(encoder=name)
-    found["floor_1e-6"] = Row(options={"affinity_floor": 1e-6})
-    found["floor_0"] = Row(options={"affinity_floor": 0.0})
-    found["no_level_balance"] = Row(options={"level_balance": False})
+        found[f"encoder_{name}"] = _part(encoder=name)
+    found["floor_1e-6"] = _part(affinity_floor=1e-6)
+    found["floor_0"] = _part(affinity_floor=0.0)
+    found["no_level_balance"] = _part(level_balance=False)
     for name in ("global", "local", "spatial", "raw"):
-        found[f"only_{name}"] = Row(options={"levels": [name]})
-    found["every_2nd"] = Row(options={"every": 2})
-    found["crop_0.7"] = Row(options={"encoder_crop": 0.7})
+        found[f"only_{name}"] = _part(levels=[name])
+    found["every_2nd"] = _part(every=2)
+    found["crop_0.7"] = _part(encoder_crop=0.7)
     found |= {f"dial_{t:g}": Row(dial=t) for t in DIAL}
     for ratio in RATIOS:
         for pairing in ("hybrid", "pooled", "paired"):
             found[f"{pairing}_r{ratio:g}"] = Row(options={"pairing": pairing, "drift_ratio": ratio})
         for encoder in ("random", "groupnorm_frozen"):
-            found[f"encoder_{encoder}_r{ratio:g}"] = Row(
-                encoder=encoder, options={"drift_ratio": ratio}
-            )
+            found[f"encoder_{encoder}_r{ratio:g}"] = _part(encoder=encoder, drift_ratio=ratio)
     for seed in (1, 2):
         found[f"regression_seed{seed}"] = Row("regression", seed=seed)
         for pairing in ("hybrid", "pooled"):
             found[f"{pairing}_seed{seed}"] = Row(options={"pairing": pairing}, seed=seed)
     return found
+
+
+def _part(encoder: str = "self", **options: object) -> Row:
+    return Row(encoder=encoder, options={"pairing": "hybrid"} | options)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -260,12 +266,12 @@ def keep_predictions(study: Study, name: str, row: Row, model: Path, measured: d
 
 
 def dial_row(study: Study, name: str, row: Row) -> None:
-    """Predict with the weights between those of two finished rows, regression and hybrid."""
-    of = {kind: study.model(row, kind) for kind in ("regression", "hybrid")}
+    """Predict with the weights between those of two finished rows, regression and pooled."""
+    of = {kind: study.model(row, kind) for kind in ("regression", "pooled")}
     fold = folders.fold_folder(study.model(row, name), "all")
     fold.mkdir(parents=True, exist_ok=True)
-    origin = folders.fold_folder(of["hybrid"], "all")
-    shutil.copy(of["hybrid"] / folders.PLAN_JSON, fold.parent)
+    origin = folders.fold_folder(of["pooled"], "all")
+    shutil.copy(of["pooled"] / folders.PLAN_JSON, fold.parent)
     shutil.copy(origin / folders.RUN_JSON, fold)
     state = checkpoint.load(origin / folders.FINAL)
     twin = folders.fold_folder(of["regression"], "all") / folders.FINAL

@@ -44,7 +44,7 @@ class GdmOptions:
 
     drift_ratio: float = 0.2
     fidelity: str = "l1"
-    pairing: str = "hybrid"
+    pairing: str = "pooled"
     levels: tuple[str, ...] = ("global", "local", "spatial")
     coordination: str = "projection"
     sum_weight: float = 0.01
