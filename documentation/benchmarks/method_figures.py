@@ -54,6 +54,11 @@ FRONTS = {
     "dial": ("pooled", "dial_{:g}"),
 }
 """Name of a curve -> its row at the default, and its rows at other settings."""
+JUDGES = (
+    ("frechet_self", "plain judge"),
+    ("frechet_matched", "plain judge, mean and deviation matched"),
+    ("frechet_groupnorm", "GroupNorm judge"),
+)
 SETTINGS = (0.05, 0.1, 0.25, 0.3, 0.5, 0.6, 0.75, 1.25, 1.5)
 N_PICTURES, ZOOM = 3, 0.5  # cases; share of the body's box that is shown
 
@@ -173,8 +178,27 @@ def write_table(home: Path, order: Sequence[str], title: str) -> None:
         f" {_number(one.get(f'blurred_{kind}'))}"
         for kind in ("self", "groupnorm")
     )
-    lines += ["", f"Frechet distance, {floors}."]
+    lines += ["", f"Frechet distance, {floors}.", "", *_over_seeds(found)]
     codec.write_text(home / "table.md", "\n".join(lines) + "\n")
+
+
+def _over_seeds(found: dict[str, dict]) -> list[str]:
+    """Of each method with several seeds: mean and deviation of its ratio to regression's."""
+    lines = []
+    for method in ("hybrid", "pooled"):
+        pairs = [
+            (found[f"regression{seed}"], found[f"{method}{seed}"])
+            for seed in ("", "_seed1", "_seed2")
+            if {f"regression{seed}", f"{method}{seed}"} <= set(found)
+        ]
+        if len(pairs) < 2:
+            continue
+        ratios = []
+        for key, title in COLUMNS:
+            values = [mine[key] / base[key] for base, mine in pairs if base.get(key)]
+            ratios.append(f"{title} {np.mean(values):.3f} +- {np.std(values, ddof=1):.3f}")
+        lines.append(f"{method} over regression, {len(pairs)} seeds: {', '.join(ratios)}")
+    return lines
 
 
 def _number(value: float | None) -> str:
@@ -185,7 +209,7 @@ def draw_front(home: Path) -> None:
     """STUDY/front.png: MAE over Frechet distance, one curve an encoder and pairing."""
     found = finished(home)
     charts = []
-    for key, title in (("frechet_self", "plain judge"), ("frechet_groupnorm", "GroupNorm judge")):
+    for key, title in JUDGES:
         curves = []
         for name, (default, pattern) in FRONTS.items():
             rows = {default, *(pattern.format(setting) for setting in SETTINGS)} & set(found)
@@ -198,7 +222,7 @@ def draw_front(home: Path) -> None:
     if not any(chart.curves for chart in charts):
         return
     unit, (width, height) = 2, (620, 420)
-    image = Image.new("RGB", (2 * width * unit, height * unit), "white")
+    image = Image.new("RGB", (len(charts) * width * unit, height * unit), "white")
     fonts = [ImageFont.load_default(size * unit) for size in (14, 12)]
     style = Style(*fonts, unit)  # type: ignore[arg-type]
     for i, chart in enumerate(charts):
