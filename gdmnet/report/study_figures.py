@@ -105,18 +105,28 @@ def _stairs(front: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def _names(frame: Frame, dots: Sequence[_Dot]) -> list[str]:
-    """Every name beside its dot, where it covers neither dots nor other names if that can be."""
+    """Every name beside its dot, where it covers neither dots nor other names if that can be.
+
+    Of a variant with several numbers of steps the first is named, the others only say how many.
+    """
     at = {d.name: (frame.across(d.x), frame.down(d.y)) for d in dots}
     taken = [(x - 6, y - 6, x + 6, y + 6) for x, y in at.values()]
-    ends = frame.across(frame.x.low), frame.across(frame.x.high)
-    written = []
+    whole = (
+        *(frame.across(frame.x.low), frame.down(frame.y.high)),
+        *(frame.across(frame.x.high), frame.down(frame.y.low)),
+    )
+    written: list[str] = []
+    named: set[str] = set()
     for d in dots:
         x, y = at[d.name]
-        places = [_place(x, y + shift, d.name, side) for shift in _SHIFTS for side in (1, -1)]
-        inside = [p for p in places if ends[0] <= p[0] and p[2] <= ends[1]] or places
+        variant, _, steps = d.name.rpartition(", ")
+        name = steps.split()[0] if variant and variant in named else d.name
+        named.add(variant)
+        places = [_place(x, y + shift, name, side) for shift in _SHIFTS for side in (1, -1)]
+        inside = [p for p in places if _holds(whole, p)] or places
         box = next((p for p in inside if not any(_overlap(p, other) for other in taken)), inside[0])
         taken.append(box)
-        written.append(f'<text x="{box[0]:.1f}" y="{box[3] - 3:.1f}">{escape(d.name)}</text>')
+        written.append(f'<text x="{box[0]:.1f}" y="{box[3] - 3:.1f}">{escape(name)}</text>')
     return written
 
 
@@ -125,6 +135,15 @@ def _place(x: float, y: float, name: str, side: int) -> _Box:
     width = _LETTER * len(name)
     left = x + 8 if side > 0 else x - 8 - width
     return left, y - 7, left + width, y + 7
+
+
+def _holds(outer: _Box, inner: _Box) -> bool:
+    return (
+        outer[0] <= inner[0]
+        and outer[1] <= inner[1]
+        and inner[2] <= outer[2]
+        and inner[3] <= outer[3]
+    )
 
 
 def _overlap(first: _Box, second: _Box) -> bool:

@@ -12,6 +12,7 @@ from gdmnet.data.case import CaseFiles, Volume
 from gdmnet.data.volume import write_volume
 from gdmnet.geometry import Geometry
 from gdmnet.report.study import Study, limits
+from gdmnet.report.study_figures import scatter_figures
 from gdmnet.report.study_page import study_markdown, study_page
 from gdmnet.report.study_pictures import Shown, case_pictures, telling_cases
 from gdmnet.report.study_table import as_html, as_markdown, make_table, make_tests
@@ -91,6 +92,8 @@ def test_notes_tell_what_few_cases_cannot_show(study):
     assert "with 2 cases p cannot be below 0.5: no difference can be significant" in limits(few)
     unitless = limits(replace(study, units="%"))
     assert any("--match-intensity" in note for note in unitless)
+    matched = limits(replace(study, units="%", match_intensity="linear"))
+    assert any("a fit dulls what agrees less" in note for note in matched)
 
 
 def test_the_page_needs_nothing_else(study):
@@ -103,6 +106,14 @@ def test_the_page_needs_nothing_else(study):
     for method in METHODS:
         assert page.count(method) > 3
     assert "Pareto" in page
+
+
+def test_a_chart_names_a_sampler_once_and_then_its_steps(study, scope):
+    for chart in scatter_figures(study, scope):
+        names = re.findall(r"<text[^>]*>([^<]*)</text>", chart)
+        assert names.count("flow, 4 steps") == 1
+        assert "flow, 16 steps" not in names
+        assert "16" in names
 
 
 def test_markdown_and_page_show_the_same_numbers(study):
