@@ -70,7 +70,8 @@ def case_pictures(study: Study, scope: Scope, rank: str, case: Shown) -> str:
     for name, path in case.predictions.items():
         images[name] = read_volume(path).array[0].astype(np.float32)
         if study.match_intensity is not None:
-            images[name] = match_mean_and_std(images[name], truth.array[0], mask != 0)
+            alike = match_mean_and_std(images[name], truth.array[0], mask != 0)
+            images[name] = np.where(mask != 0, alike, images[name])
     unit = "HU" if study.units == "HU" else ""
     source = read_volume(files.sources[0]).array[0]
     panels = translation_panels(source, images, truth.array[0], unit=unit)
