@@ -15,12 +15,7 @@ import numpy as np
 from gdmnet import codec, folders
 from gdmnet.commands import evaluate, plan_and_preprocess, predict, train
 from gdmnet.commands.model_options import Choice
-from gdmnet.commands.terminal import (
-    add_device_option,
-    guarded,
-    new_parser,
-    positive_int,
-)
+from gdmnet.commands.terminal import add_device_option, guarded, new_parser, positive_int
 from gdmnet.data.case import Volume
 from gdmnet.data.volume import read_geometry, read_volume, write_volume
 from gdmnet.errors import OutputError

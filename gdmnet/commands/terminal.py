@@ -47,7 +47,7 @@ def add_processes_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_device_option(parser: argparse._ActionsContainer) -> None:
+def add_device_option(parser: argparse.ArgumentParser) -> None:
     """--device DEVICE, "auto" if it is not given."""
     parser.add_argument(
         "--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda, cuda:1 (default: auto)"

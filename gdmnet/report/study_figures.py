@@ -111,10 +111,8 @@ def _names(frame: Frame, dots: Sequence[_Dot]) -> list[str]:
     """
     at = {d.name: (frame.across(d.x), frame.down(d.y)) for d in dots}
     taken = [(x - 6, y - 6, x + 6, y + 6) for x, y in at.values()]
-    whole = (
-        *(frame.across(frame.x.low), frame.down(frame.y.high)),
-        *(frame.across(frame.x.high), frame.down(frame.y.low)),
-    )
+    left, right = frame.across(frame.x.low), frame.across(frame.x.high)
+    top, bottom = frame.down(frame.y.high), frame.down(frame.y.low)
     written: list[str] = []
     named: set[str] = set()
     for d in dots:
@@ -123,7 +121,7 @@ def _names(frame: Frame, dots: Sequence[_Dot]) -> list[str]:
         name = steps.split()[0] if variant and variant in named else d.name
         named.add(variant)
         places = [_place(x, y + shift, name, side) for shift in _SHIFTS for side in (1, -1)]
-        inside = [p for p in places if _holds(whole, p)] or places
+        inside = [p for p in places if _holds((left, top, right, bottom), p)] or places
         box = next((p for p in inside if not any(_overlap(p, other) for other in taken)), inside[0])
         taken.append(box)
         written.append(f'<text x="{box[0]:.1f}" y="{box[3] - 3:.1f}">{escape(name)}</text>')
