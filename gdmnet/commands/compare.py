@@ -101,6 +101,18 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--encoder-iterations", type=positive_int, metavar="N", help="of the embedded encoder"
     )
+    _add_judging_options(parser)
+    parser.add_argument("--dry-run", action="store_true", help="print the estimated time and stop")
+    parser.add_argument(
+        "-o", dest="output", type=Path, metavar="OUT", help="folder (default: in the results)"
+    )
+    add_processes_option(parser)
+    add_encoder_options(parser)
+    add_root_options(parser)
+    return parser
+
+
+def _add_judging_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--steps",
         nargs="+",
@@ -129,14 +141,6 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="N",
         help=f"steps of the judge's training (default: {ITERATIONS})",
     )
-    parser.add_argument("--dry-run", action="store_true", help="print the estimated time and stop")
-    parser.add_argument(
-        "-o", dest="output", type=Path, metavar="OUT", help="folder (default: in the results)"
-    )
-    add_processes_option(parser)
-    add_encoder_options(parser)
-    add_root_options(parser)
-    return parser
 
 
 def main(argv: list[str] | None = None) -> int:
