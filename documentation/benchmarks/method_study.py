@@ -10,6 +10,8 @@ Rows run one after the other, each in a process of its own (its peak memory is a
 finished is kept, so the script can be stopped and started again, or started twice with different
 rows. STUDY/table.md, front.png and pictures/ are made anew after every row. The rows `dial_T` need
 no training: theirs are the weights between regression and pooled, as `--realism T` takes them.
+On a slow machine `--small` halves the generator's and the encoder's features and takes five sixths
+of the patch: about a sixth of the work, other figures, the same comparison.
 """
 
 from __future__ import annotations
@@ -39,6 +41,7 @@ from gdmnet.inference.model import load_model
 from gdmnet.objectives import OBJECTIVES
 from gdmnet.objectives.build import context_of, generator_of
 from gdmnet.plan import Plan, Recipe
+from gdmnet.planning.topology import total_stride
 from gdmnet.training import checkpoint, log
 from gdmnet.training.batches import Batches
 from gdmnet.training.device import find_device
@@ -90,6 +93,10 @@ def rows() -> dict[str, Row]:
     found["no_level_balance"] = _part(level_balance=False)
     for name in ("global", "local", "spatial", "raw"):
         found[f"only_{name}"] = _part(levels=[name])
+    for name, temperatures in (("low", (0.02, 0.05, 0.2)), ("0.05", (0.05,)), ("1", (1.0,))):
+        found[f"temperature_{name}"] = Row(options={"temperatures": temperatures})
+    found["locations_1024"] = Row(options={"locations": 1024, "bank": 2048, "bank_capacity": 8192})
+    found["bank_0"] = Row(options={"bank": 0})
     found["every_2nd"] = _part(every=2)
     found["crop_0.7"] = _part(encoder_crop=0.7)
     found |= {f"dial_{t:g}": Row(dial=t) for t in DIAL}
@@ -119,6 +126,7 @@ class Study:
     base_steps: int
     steps: int
     rate: float
+    small: bool = False
 
     @property
     def prepared(self) -> Path:
@@ -127,8 +135,9 @@ class Study:
 
     @property
     def plan(self) -> Plan:
-        """The dataset's plan."""
-        return codec.load(Plan, self.prepared / folders.PLAN_JSON)
+        """The dataset's plan, or the one of a study with `--small`."""
+        plan = codec.load(Plan, self.prepared / folders.PLAN_JSON)
+        return smaller(plan) if self.small else plan
 
     def folder(self, row: str) -> Path:
         """Of a row: holds row.json when it is done."""
@@ -138,6 +147,23 @@ class Study:
         """A row's model folder, below its own."""
         kind = "regression" if name.startswith((BASE, "regression")) else row.objective
         return folders.model_folder(self.folder(name), self.dataset, kind, CONFIGURATION)
+
+
+def smaller(plan: Plan) -> Plan:
+    """Half the features, five sixths of the patch, in whole multiples of the total stride."""
+    configuration = plan.configurations[CONFIGURATION]
+    architecture = configuration.architecture
+    stride = total_stride(architecture.strides)
+    patch = tuple(
+        max(s, 5 * n // 6 // s * s) for n, s in zip(configuration.patch_size, stride, strict=True)
+    )
+    features = tuple(n // 2 for n in architecture.features)
+    small = dataclasses.replace(
+        configuration,
+        patch_size=patch,
+        architecture=dataclasses.replace(architecture, features=features),
+    )
+    return dataclasses.replace(plan, configurations={CONFIGURATION: small})
 
 
 def prepare_dataset(study: Study) -> None:
@@ -290,6 +316,7 @@ def main() -> None:
     parser.add_argument("--base-steps", type=int, default=2500)
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--learning-rate", type=float, default=4e-4)
+    parser.add_argument("--small", action="store_true", help="a smaller network and patch")
     parser.add_argument("--list", action="store_true", help="print the names of the rows")
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -298,7 +325,15 @@ def main() -> None:
         print("\n".join(every))
         return
     dataset = folders.resolve_dataset(args.dataset, args.raw)
-    study = Study(dataset, args.raw, args.home, args.base_steps, args.steps, args.learning_rate)
+    study = Study(
+        dataset,
+        args.raw,
+        args.home,
+        args.base_steps,
+        args.steps,
+        args.learning_rate,
+        small=args.small,
+    )
     chosen = args.rows or list(every)
     every |= {_base_of(seed): Row("regression", seed=seed) for seed in (0, 1, 2)}
     if args.here:
