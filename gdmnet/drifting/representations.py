@@ -15,6 +15,7 @@ from itertools import product
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import BackwardCFunction, FunctionCtx
 
 Size = tuple[int, int, int]
 
@@ -207,9 +208,31 @@ def masked_moments(maps: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
         features = maps.float().flatten(2)  # [b, c, L]
         weights = valid.float().flatten(2)
         weights = (weights / weights.sum(dim=2, keepdim=True).clamp(min=1.0)).mT  # [b, L, 1]
-        mean = features @ weights  # [b, c, 1]
-        variance = (features - mean).square() @ weights
+        mean, variance = _Moments.apply(features, weights)
         return mean[:, :, 0], (variance[:, :, 0] + VARIANCE_FLOOR).sqrt()
+
+
+class _Moments(torch.autograd.Function):
+    """Weighted mean and biased variance [b, c, 1] of [b, c, L]; weights [b, L, 1] sum to 1 or 0.
+
+    d mean / d f_l = w_l and d variance / d f_l = 2 w_l (f_l - mean), in one pass over the finest
+    maps, the largest tensors of a step, where autograd makes five.
+    """
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, features: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        mean = features @ weights
+        variance = (features - mean).square_() @ weights
+        ctx.save_for_backward(features, weights, mean)
+        return mean, variance
+
+    @staticmethod
+    def backward(ctx: BackwardCFunction, *slopes: Tensor) -> tuple[Tensor, None]:
+        saved: Sequence[Tensor] = ctx.saved_tensors
+        features, weights, mean = saved
+        of_mean, of_variance = slopes
+        slope = (features - mean).mul_(2 * of_variance).add_(of_mean).mul_(weights.mT)
+        return slope, None
 
 
 def gather_blocks(maps: Tensor, window: Size, places: Tensor) -> Tensor:

@@ -81,6 +81,23 @@ def test_moments_count_only_what_is_valid():
             assert float(std[b, c]) == pytest.approx(expected, rel=1e-4)
 
 
+def test_the_slope_of_moments_is_the_numerical_one():
+    maps = torch.randn(2, 2, 3, 2, 4, generator=rng(), dtype=torch.float64).requires_grad_()
+    valid = torch.rand(2, 1, 3, 2, 4, generator=rng(1)) > 0.3
+    valid[1] = False  # a sample without a valid location
+    weights = torch.randn(2, 2, 2, generator=rng(2))
+
+    def total(maps):
+        return sum((w * m).sum() for w, m in zip(weights, masked_moments(maps, valid), strict=True))
+
+    (slope,) = torch.autograd.grad(total(maps), maps)
+    for index in [(0, 0, 1, 1, 2), (0, 1, 0, 0, 0), (1, 1, 2, 0, 3)]:
+        step = torch.zeros_like(maps)
+        step[index] = 0.01
+        numerical = (total((maps + step).detach()) - total((maps - step).detach())) / 0.02
+        assert float(slope[index]) == pytest.approx(float(numerical), abs=2e-4)
+
+
 def test_deviations_of_a_constant_have_a_finite_slope():
     maps = torch.zeros(2, 2, *SHAPE, requires_grad=True)
     both = Views([maps], [maps.detach()], (maps, maps), torch.ones(2, 1, *SHAPE))
