@@ -10,8 +10,8 @@ Rows run one after the other, each in a process of its own (its peak memory is a
 finished is kept, so the script can be stopped and started again, or started twice with different
 rows. STUDY/table.md, front.png and pictures/ are made anew after every row. The rows `dial_T` need
 no training: theirs are the weights between regression and pooled, as `--realism T` takes them.
-On a slow machine `--small` halves the generator's and the encoder's features and takes five sixths
-of the patch: about a sixth of the work, other figures, the same comparison.
+On a slow machine `--small` halves the generator's and the encoder's features, takes five sixths of
+the patch and overlaps windows by a quarter: other figures, the same comparison.
 """
 
 from __future__ import annotations
@@ -54,6 +54,7 @@ from gdmnet.training.start import Options, describe, keep_plan, open_cases
 CONFIGURATION = "3d_fullres"
 BASE = "base"
 RATIOS = (0.05, 0.1, 0.3, 0.6)  # beside the default's 0.2
+GROUPNORM = ("groupnorm", "groupnorm_frozen", "random_groupnorm", "random_groupnorm_frozen")
 DIAL = (0.25, 0.5, 0.75, 1.25, 1.5)  # 0 is the row regression, 1 the row pooled
 
 
@@ -86,7 +87,7 @@ def rows() -> dict[str, Row]:
     }
     for name in ("balance", "sum", "pcgrad", "mgda", "config"):
         found[f"coordination_{name}"] = _part(coordination=name)
-    for name in ("random", "groupnorm", "groupnorm_frozen"):
+    for name in ("random", *GROUPNORM):
         found[f"encoder_{name}"] = _part(encoder=name)
     found["floor_1e-6"] = _part(affinity_floor=1e-6)
     found["floor_0"] = _part(affinity_floor=0.0)
@@ -238,7 +239,7 @@ def _base_of(seed: int) -> str:
 def make_encoder(
     name: str, study: Study, cases: Sequence, recipe: Recipe, device: torch.device
 ) -> nn.Module:
-    """The embedded encoder, the random control, or one with GroupNorm, moving or frozen."""
+    """The embedded encoder, the random control, or either with GroupNorm, moving or frozen."""
     configuration = study.plan.configurations[CONFIGURATION]
     if name in ("self", "random"):
         long = dataclasses.replace(recipe, epochs=40, iterations=50)  # 400 steps of its own
@@ -251,32 +252,42 @@ def make_encoder(
             recipe=long if name == "self" else recipe,
             device=device,
         )
-    file = study.home / "encoder" / f"groupnorm_{recipe.seed}.pt"
     encoder = GroupNormEncoder(encoder_for(configuration.architecture, seed=recipe.seed))
-    if file.is_file():
-        encoder.load_state_dict(torch.load(file, weights_only=True))
-    else:
-        shape = pretraining_patch(configuration.patch_size)
-        network = nn.Sequential(encoder, decoder_for(encoder, seed=recipe.seed + 1)).to(device)
-        train_autoencoder(
-            network,
-            split_cases(cases)[0],
-            shape,
-            cell_shape(configuration.spacing, shape),
-            iterations=400,
-            seed=recipe.seed,
-            precision=recipe.precision,
-        )
-        torch.save(encoder.cpu().state_dict(), file)
+    if not name.startswith("random"):
+        train_groupnorm(encoder, study, cases, recipe, device)
     frozen = Frozen(encoder).to(device)
-    if name == "groupnorm_frozen":
+    if name.endswith("frozen"):
         freeze_norms(frozen, target_patches(cases, configuration, recipe.seed, device))
     return frozen
 
 
+def train_groupnorm(
+    encoder: nn.Module, study: Study, cases: Sequence, recipe: Recipe, device: torch.device
+) -> None:
+    """As the embedded encoder is trained; once a study and seed."""
+    configuration = study.plan.configurations[CONFIGURATION]
+    file = study.home / "encoder" / f"groupnorm_{recipe.seed}.pt"
+    if file.is_file():
+        encoder.load_state_dict(torch.load(file, weights_only=True))
+        return
+    shape = pretraining_patch(configuration.patch_size)
+    network = nn.Sequential(encoder, decoder_for(encoder, seed=recipe.seed + 1)).to(device)
+    train_autoencoder(
+        network,
+        split_cases(cases)[0],
+        shape,
+        cell_shape(configuration.spacing, shape),
+        iterations=400,
+        seed=recipe.seed,
+        precision=recipe.precision,
+    )
+    torch.save(encoder.cpu().state_dict(), file)
+
+
 def keep_predictions(study: Study, name: str, row: Row, model: Path, measured: dict) -> None:
     """Predict the test cases and write trained.json: the row can then be judged."""
-    translator = load_model(model, folds=["all"], realism=row.dial)
+    overlap = 0.25 if study.small else 0.5
+    translator = load_model(model, folds=["all"], realism=row.dial, step_size=1 - overlap)
     out = study.folder(name) / "predictions"
     out.mkdir(exist_ok=True)
     raw = study.raw / study.dataset
