@@ -37,7 +37,7 @@ _TITLES = ("MAE [HU]", "PSNR [dB]", "SSIM", "sharpness ratio")
 
 @dataclass(frozen=True)
 class Options:
-    """Sizes of the demo; the defaults take at most six minutes on two cores."""
+    """Sizes of the demo; the defaults take some six minutes on two cores."""
 
     epochs: int = 10
     iterations: int = 30
