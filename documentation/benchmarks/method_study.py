@@ -11,7 +11,8 @@ finished is kept, so the script can be stopped and started again, or started twi
 rows. STUDY/table.md, front.png and pictures/ are made anew after every row. The rows `dial_T` need
 no training: theirs are the weights between regression and pooled, as `--realism T` takes them.
 On a slow machine `--small` halves the generator's and the encoder's features, takes five sixths of
-the patch and overlaps windows by a quarter: other figures, the same comparison.
+the patch and overlaps windows by a quarter: other figures, the same comparison. A dataset, and a
+study with `--small`, each need a STUDY folder of their own.
 """
 
 from __future__ import annotations
@@ -286,8 +287,8 @@ def train_groupnorm(
 
 def keep_predictions(study: Study, name: str, row: Row, model: Path, measured: dict) -> None:
     """Predict the test cases and write trained.json: the row can then be judged."""
-    overlap = 0.25 if study.small else 0.5
-    translator = load_model(model, folds=["all"], realism=row.dial, step_size=1 - overlap)
+    step_size = 0.75 if study.small else 0.5
+    translator = load_model(model, folds=["all"], realism=row.dial, step_size=step_size)
     out = study.folder(name) / "predictions"
     out.mkdir(exist_ok=True)
     raw = study.raw / study.dataset
