@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import secrets
 import types
 import typing
 from pathlib import Path
@@ -168,10 +169,12 @@ def save(value: Any, path: Path) -> None:  # noqa: ANN401
 def write_text(path: Path, text: str) -> None:
     """Write a text file aside and rename it.
 
+    The name aside is of this call alone: folds that start together all write their model's plan.
+
     Raises:
         OutputError: the folder is not writable or the disk is full.
     """
-    aside = path.with_name(f".{path.name}.partial")
+    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with aside.open("w", encoding="utf-8") as handle:

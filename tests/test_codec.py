@@ -1,4 +1,5 @@
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import pytest
@@ -142,6 +143,19 @@ def test_a_file_that_cannot_be_written_leaves_nothing_and_is_one_line(tmp_path):
     with pytest.raises(OutputError, match="cannot be written"):
         codec.save(GOOD, tmp_path / "tree.json")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "tree.json"]
+
+
+def test_many_may_write_a_file_at_once_and_it_is_whole_at_any_time(tmp_path):
+    path = tmp_path / "tree.json"
+    codec.save(GOOD, path)
+
+    def write_and_read(_: int) -> bool:
+        codec.save(GOOD, path)
+        return codec.read_json(path) == GOOD
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(write_and_read, range(200)))
+    assert [p.name for p in tmp_path.iterdir()] == ["tree.json"]
 
 
 def test_numbers_that_json_does_not_know_are_refused(tmp_path):
