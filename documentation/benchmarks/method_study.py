@@ -11,8 +11,8 @@ finished is kept, so the script can be stopped and started again, or started twi
 rows. STUDY/table.md, front.png and pictures/ are made anew after every row. The rows `dial_T` need
 no training: theirs are the weights between regression and pooled, as `--realism T` takes them.
 On a slow machine `--small` halves the generator's and the encoder's features, takes five sixths of
-the patch and overlaps windows by a quarter: other figures, the same comparison. A dataset, and a
-study with `--small`, each need a STUDY folder of their own.
+the patch and overlaps windows by a quarter: other figures, the same comparison. Every dataset,
+and every change of these settings, needs a STUDY folder of its own; one of others is refused.
 """
 
 from __future__ import annotations
@@ -166,6 +166,18 @@ def smaller(plan: Plan) -> Plan:
         architecture=dataclasses.replace(architecture, features=features),
     )
     return dataclasses.replace(plan, configurations={CONFIGURATION: small})
+
+
+def check_settings(study: Study, parser: argparse.ArgumentParser) -> None:
+    """Refuse a STUDY folder whose rows were made with other settings; a new one takes these."""
+    file = study.home / "settings.json"
+    settings = codec.encode(dataclasses.replace(study, home=Path(), raw=Path()))
+    if file.is_file() and (known := codec.read_json(file)) != settings:
+        differ = ", ".join(
+            f"{name} {known.get(name)}" for name in settings if known.get(name) != settings[name]
+        )
+        parser.error(f"{study.home}: its rows were made with {differ}; take another folder")
+    codec.save(settings, file)
 
 
 def prepare_dataset(study: Study) -> None:
@@ -353,6 +365,7 @@ def main() -> None:
         row = every[name]
         (run_row if row.dial is None else dial_row)(study, name, row)
         return
+    check_settings(study, parser)
     prepare_dataset(study)
     sources = study.plan.configurations[CONFIGURATION].sources
     bench = Bench(study.raw / dataset, study.home, sources)
