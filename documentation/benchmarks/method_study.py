@@ -55,6 +55,12 @@ from gdmnet.training.start import Options, describe, keep_plan, open_cases
 CONFIGURATION = "3d_fullres"
 BASE = "base"
 RATIOS = (0.05, 0.1, 0.3, 0.6)  # beside the default's 0.2
+ENCODERS = {
+    "self": (EncoderChoice("self", iterations=400), "encoder"),
+    "long": (EncoderChoice("self", iterations=1600), "encoder_long"),
+    "random": (EncoderChoice("random"), "encoder"),
+}
+"""Row.encoder -> what to prepare, and the folder in STUDY that keeps it."""
 GROUPNORM = ("groupnorm", "groupnorm_frozen", "random_groupnorm", "random_groupnorm_frozen")
 DIAL = (0.25, 0.5, 0.75, 1.25, 1.5)  # 0 is the row regression, 1 the row pooled
 
@@ -99,6 +105,9 @@ def rows() -> dict[str, Row]:
         found[f"temperature_{name}"] = Row(options={"temperatures": temperatures})
     found["locations_1024"] = Row(options={"locations": 1024, "bank": 2048, "bank_capacity": 8192})
     found["bank_0"] = Row(options={"bank": 0})
+    found["ramp_0.5"] = Row(options={"ramp_share": 0.5})
+    found["late_0.5"] = Row(options={"regression_share": 0.5})
+    found["encoder_long"] = Row(encoder="long")
     found["every_2nd"] = _part(every=2)
     found["crop_0.7"] = _part(encoder_crop=0.7)
     found |= {f"dial_{t:g}": Row(dial=t) for t in DIAL}
@@ -205,7 +214,7 @@ def run_row(study: Study, name: str, row: Row) -> None:
         learning_rate=None if is_base else study.rate,
         seed=row.seed,
         objective_options={} if row.objective == "regression" else _fine_tuning(row.options),
-        encoder=EncoderChoice("random" if row.encoder != "self" else "self"),
+        encoder=ENCODERS.get(row.encoder, ENCODERS["random"])[0],
     )
     split = split_for("all", study.prepared / folders.SPLITS_JSON)
     cases, _ = open_cases(study.prepared / CONFIGURATION, split)
@@ -254,15 +263,15 @@ def make_encoder(
 ) -> nn.Module:
     """The embedded encoder, the random control, or either with GroupNorm, moving or frozen."""
     configuration = study.plan.configurations[CONFIGURATION]
-    if name in ("self", "random"):
-        long = dataclasses.replace(recipe, epochs=40, iterations=50)  # 400 steps of its own
+    if name in ENCODERS:
+        choice, folder = ENCODERS[name]
         return prepare_encoder(
-            EncoderChoice(name),
+            choice,
             cases,
             configuration,
             fingerprint=None,
-            folder=study.home / "encoder",
-            recipe=long if name == "self" else recipe,
+            folder=study.home / folder,
+            recipe=recipe,
             device=device,
         )
     encoder = GroupNormEncoder(encoder_for(configuration.architecture, seed=recipe.seed))
