@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "gdmnet"
 LAYERS = (
-    ("__init__", "errors", "geometry", "codec"),
+    ("__init__", "errors", "geometry", "files", "settings", "codec"),
     ("plan", "folders", "parallel"),
     ("drifting", "arrays"),
     ("data", "networks", "encoders", "metrics", "tomography"),
