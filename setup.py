@@ -50,7 +50,7 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.10",
     packages=find_packages(include=["gdmnet", "gdmnet.*"]),
-    package_data={"gdmnet.report": ["*.html", "*.css", "*.js"]},
+    package_data={"gdmnet": ["*/*.html", "*/*.css", "*/*.js"]},
     # scipy and Pillow are hard requirements of scikit-image, blosc2 is one of acvl-utils: what is
     # imported arrives with what is listed, and tests/test_setup.py keeps it so.
     install_requires=[

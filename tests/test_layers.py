@@ -18,11 +18,24 @@ LAYERS = (
     ("data", "networks", "encoders", "metrics", "tomography"),
     ("planning", "objectives"),
     ("preprocessing",),
-    ("training", "inference", "tasks", "report"),
+    ("models",),
+    ("inference",),
+    ("training",),
+    ("report",),
+    ("datasets", "compare"),
     ("commands",),
 )
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}
-MAY_USE_TORCH = {"drifting", "networks", "encoders", "objectives", "training", "inference"}
+MAY_USE_TORCH = {
+    "drifting",
+    "networks",
+    "encoders",
+    "objectives",
+    "models",
+    "inference",
+    "training",
+    "compare",
+}
 MAY_USE_IN_DRIFTING = {"torch", "math", "gdmnet"}
 MAY_USE_IN_ARRAYS = {"numpy", "scipy", "skimage", "gdmnet"}
 VISIBLE = {"setup.py", "README.md", "LICENSE", "gdmnet", "tests", "documentation"}

@@ -16,6 +16,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from gdmnet import codec
 from gdmnet.arrays.body import body_mask
+from gdmnet.compare.judge import Judge, Subject, make_judge
+from gdmnet.compare.verdict import give_verdict
 from gdmnet.data.case import CaseFiles
 from gdmnet.data.raw import read_description, test_cases, training_cases
 from gdmnet.data.volume import read_channels, read_volume
@@ -25,8 +27,6 @@ from gdmnet.metrics.statistics import Values, aggregate_cases
 from gdmnet.plan import Normalisation
 from gdmnet.report.picture import Panel, draw_panels, save_picture
 from gdmnet.training.chart import Chart, Curve, Style, draw_chart
-from gdmnet.training.judge import Judge, Subject, make_judge
-from gdmnet.training.verdict import give_verdict
 
 COLUMNS = (
     ("mae", "MAE"),

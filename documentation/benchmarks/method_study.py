@@ -34,20 +34,20 @@ from torch import nn
 
 from gdmnet import codec, folders
 from gdmnet.commands import plan_and_preprocess
+from gdmnet.compare.judge import GroupNormEncoder
 from gdmnet.data.raw import read_description, test_cases
 from gdmnet.data.splits import split_for
 from gdmnet.encoders import Frozen, freeze_norms
 from gdmnet.encoders.self_supervised import cell_shape, decoder_for, encoder_for
 from gdmnet.inference.model import load_model
+from gdmnet.models.device import find_device
 from gdmnet.objectives import OBJECTIVES
 from gdmnet.objectives.build import context_of, generator_of
 from gdmnet.plan import Plan, Recipe
 from gdmnet.planning.topology import total_stride
 from gdmnet.training import checkpoint, log
 from gdmnet.training.batches import Batches
-from gdmnet.training.device import find_device
 from gdmnet.training.feature_encoder import EncoderChoice, prepare_encoder, target_patches
-from gdmnet.training.judge import GroupNormEncoder
 from gdmnet.training.loop import fit
 from gdmnet.training.pretrain import pretraining_patch, split_cases, train_autoencoder
 from gdmnet.training.start import Options, describe, keep_plan, open_cases

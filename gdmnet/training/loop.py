@@ -16,10 +16,11 @@ from tqdm import tqdm
 
 from gdmnet.errors import TrainingError
 from gdmnet.folders import BEST, FINAL, LATEST
+from gdmnet.models import precision, seeds
 from gdmnet.objectives.base import Batch, Objective, Sampled, Watches
 from gdmnet.objectives.sampling import sample_patches
 from gdmnet.plan import Recipe
-from gdmnet.training import log, precision, seeds
+from gdmnet.training import log
 from gdmnet.training.batches import Batches, prefetched
 from gdmnet.training.distributed import from_leader, gathered, this_team
 from gdmnet.training.monitor import MOST_IN_A_ROW, Means, Quality, Tally, validate

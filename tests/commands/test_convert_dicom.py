@@ -15,10 +15,10 @@ from gdmnet.data.check import check_dataset
 from gdmnet.data.dicom import case_name, find_series, only_series, read_series
 from gdmnet.data.regrid import regrid
 from gdmnet.data.volume import read_volume
+from gdmnet.datasets import dicom_pairs
+from gdmnet.datasets.dicom_pairs import Choice
+from gdmnet.datasets.phantom import make_patient
 from gdmnet.geometry import grid_difference
-from gdmnet.tasks import dicom_pairs
-from gdmnet.tasks.dicom_pairs import Choice
-from gdmnet.tasks.phantom import make_patient
 
 SHAPE = (12, 20, 20)
 NAMES = ("patient_a", "patient_b")

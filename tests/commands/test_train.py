@@ -106,9 +106,10 @@ def test_pretrained_weights_are_where_a_training_starts(trained, home):
 
 def test_python_users_get_the_error_itself(home):
     from gdmnet.folders import find_roots
+    from gdmnet.training.fold import train_fold
 
     with pytest.raises(DatasetError, match="no dataset 5"):
-        train.run(5, "3d_fullres", "0", find_roots(home, home, home))
+        train_fold(5, "3d_fullres", "0", find_roots(home, home, home))
 
 
 def test_a_realism_dial_is_trained_chosen_and_turned(home, tmp_path, capsys):

@@ -8,9 +8,10 @@ from torch import nn
 
 from gdmnet.errors import CheckpointError, TrainingError
 from gdmnet.folders import BEST, FINAL, LATEST
+from gdmnet.models import checkpoint
 from gdmnet.objectives.base import Descent, Inputs
 from gdmnet.plan import Recipe
-from gdmnet.training import checkpoint, log, loop
+from gdmnet.training import log, loop
 from gdmnet.training.batches import Batches
 from gdmnet.training.loop import fit
 from gdmnet.training.monitor import Quality
