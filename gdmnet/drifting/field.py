@@ -190,7 +190,7 @@ def _distances(x: Tensor, t: Tensor) -> Tensor:
 
 
 def _weighted_mean(distances: Sequence[Tensor], weights: Sides) -> Tensor:
-    """sigma = mean_ij(d_ij w_j) / mean_j(w_j) over both sides and all problems, a scalar."""
+    """Sigma = mean_ij(d_ij w_j) / mean_j(w_j) over both sides and all problems, a scalar."""
     sides = list(zip(distances, weights, strict=True))
     total = torch.stack([(d * w[:, None, :]).sum() for d, w in sides]).sum()
     return total / torch.stack([d.shape[1] * w.sum() for d, w in sides]).sum()

@@ -101,9 +101,7 @@ def push_rows(rows: LevelRows, state: DriftState) -> None:
             state.ring(entry.name + GENERATED).push(entry.generated)
 
 
-def drift_gradient(
-    found: LevelLosses, leaf: Tensor, fidelity: Tensor, state: DriftState
-) -> Tensor:
+def drift_gradient(found: LevelLosses, leaf: Tensor, fidelity: Tensor, state: DriftState) -> Tensor:
     """g_d = sum_l g_l / N_l at the leaf, (b, 1, z, y, x); 0 where it would not be finite.
 
     The levels' mean norms N_l are measured in the first active steps and in every tenth one after,

@@ -44,7 +44,9 @@ class Schedule:
         """R of a step, where `factor` is left after alarms; as much larger as drifts are rarer."""
         if not self.drifts(step):
             return 0.0
-        return self.ratio * factor * self.every * min(1.0, max(0, step - self.start + 1) / self.ramp)
+        return (
+            self.ratio * factor * self.every * min(1.0, max(0, step - self.start + 1) / self.ramp)
+        )
 
 
 def schedule_of(options: GdmOptions, total_steps: int) -> Schedule:

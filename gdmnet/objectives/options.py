@@ -99,9 +99,7 @@ class FlowOptions(Settings):
     sigma: float = setting(
         0.05, "of the noise on a source that paths start from, in the target's width", least=0
     )
-    times: str = setting(
-        "uniform", "how training draws times", choices=("uniform", "logit_normal")
-    )
+    times: str = setting("uniform", "how training draws times", choices=("uniform", "logit_normal"))
     fidelity: str = setting("l2", "penalty of the error", choices=FIDELITIES)
     solver: str = setting("euler", "of the equation", choices=("euler", "heun", "rk4"))
     steps: int = setting(16, "of the solver", least=1, most=MOST_STEPS)
@@ -139,9 +137,7 @@ class BridgeOptions(Settings):
 class DiffusionOptions(Settings):
     """Options of `diffusion`; only the fidelity l2 has the mean target as its minimum."""
 
-    noise: float = setting(
-        1.0, "standard deviation of the noise, in the target's width", above=0
-    )
+    noise: float = setting(1.0, "standard deviation of the noise, in the target's width", above=0)
     fidelity: str = setting("l2", "penalty of the error", choices=FIDELITIES)
     sampler: str = setting("ddim", "how a target is sampled", choices=("ddim", "ancestral"))
     eta: float = setting(
