@@ -77,15 +77,10 @@ def parse_variants(texts: Sequence[str]) -> list[Variant]:
     """Variants from their texts, each once.
 
     Raises:
-        TrainingError: as `parse_variant`, or two that cannot be told apart by their folders.
+        SettingError, TrainingError: as `parse_variant`.
     """
-    variants: dict[str, Variant] = {}
-    for text in texts:
-        variant = parse_variant(text)
-        other = variants.setdefault(variant.folder, variant)
-        if other.name != variant.name:
-            raise TrainingError(f"{other.name} and {variant.name} would share a folder; drop one")
-    return list(variants.values())
+    variants = [parse_variant(text) for text in texts]
+    return list({variant.folder: variant for variant in variants}.values())
 
 
 def parse_steps(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:

@@ -216,8 +216,8 @@ def test_without_test_targets_validation_cases_are_judged(home):
     ("arguments", "words"),
     [
         (("--objectives", "telepathy"), "objective 'telepathy' is unknown"),
-        (("--objectives", "gdm:colour=blue"), "has no option 'colour'"),
-        (("--objectives", "gdm:drift_ratio=-1"), "drift_ratio of objective gdm is out of range"),
+        (("--objectives", "gdm:colour=blue"), "there is no setting 'colour'"),
+        (("--objectives", "gdm:drift_ratio=-1"), "objective gdm: drift_ratio must be at least 0"),
         (("--objectives", "gdm:drift_ratio"), "is not NAME=VALUE"),
         (("--objectives", "gdm", "--steps", "gdm=4"), "--steps gdm: calls its network once"),
         (("--objectives", "gdm", "--steps", "regression=4"), "is not compared"),
