@@ -40,11 +40,12 @@ from gdmnet.data.splits import split_for
 from gdmnet.encoders import Frozen, freeze_norms
 from gdmnet.encoders.self_supervised import cell_shape, decoder_for, encoder_for
 from gdmnet.inference.model import load_model
+from gdmnet.models import checkpoint
 from gdmnet.models.device import find_device
 from gdmnet.objectives.build import OBJECTIVES, context_of, generator_of
 from gdmnet.plan import Plan, Recipe
 from gdmnet.planning.topology import total_stride
-from gdmnet.training import checkpoint, log
+from gdmnet.training import log
 from gdmnet.training.batches import Batches
 from gdmnet.training.feature_encoder import EncoderChoice, prepare_encoder, target_patches
 from gdmnet.training.loop import fit
