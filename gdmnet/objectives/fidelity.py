@@ -13,23 +13,15 @@ from gdmnet.objectives.ranks import mean_over_ranks
 HUBER_BETA = 0.1  # network units: below it the error counts squared, above it linearly
 
 
-def _absolute(error: Tensor) -> Tensor:
-    return error.abs()
-
-
 def _huber(error: Tensor) -> Tensor:
     zero = torch.zeros_like(error)
     return nn.functional.smooth_l1_loss(error, zero, reduction="none", beta=HUBER_BETA)
 
 
-def _squared(error: Tensor) -> Tensor:
-    return error.square()
-
-
 FIDELITIES: dict[str, Callable[[Tensor], Tensor]] = {
-    "l1": _absolute,
+    "l1": torch.abs,
     "huber": _huber,
-    "l2": _squared,
+    "l2": torch.square,
 }
 
 

@@ -13,9 +13,18 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from gdmnet.objectives.base import Batch, Context, Draw, Evaluate, Sampling
+from gdmnet.objectives.base import Batch, Context
 from gdmnet.objectives.options import MOST_STEPS, FlowOptions, read_options
-from gdmnet.objectives.sampling import PathObjective, expand, normal_like, start_channel
+from gdmnet.objectives.sampling import (
+    Draw,
+    Evaluate,
+    Sampled,
+    Sampling,
+    expand,
+    normal_like,
+    start_of,
+    start_width,
+)
 
 
 def euler(velocity: Evaluate, state: Tensor, time: float, step: float) -> Tensor:
@@ -72,7 +81,7 @@ TIMES: dict[str, Callable[[int, torch.Generator], Tensor]] = {
 }
 
 
-class Flow(PathObjective):
+class Flow(Sampled):
     """The objective `flow`.
 
     The network gives a velocity, which is no target: it is never a residual of a source.
@@ -81,17 +90,19 @@ class Flow(PathObjective):
     samplers: Mapping[str, int] = {name: calls for name, (_, calls) in SOLVERS.items()}
     most_steps = MOST_STEPS
 
-    def __init__(self, options: FlowOptions, context: Context) -> None:
-        super().__init__(options.fidelity, context.target_width)
-        self.options = options
-        self.channel = start_channel(context, options.start_channel or 0, objective="flow")
-        self.sampling = Sampling(options.solver, options.steps)
+    def __init__(self, context: Context) -> None:
+        self.options = read_options(FlowOptions, context.options, objective="flow")
+        super().__init__(self.options.fidelity, context.target_width)
+        self.channel = self.options.start_channel or 0
+        self.start_width = start_width(context, self.channel)
+        self.sampling = Sampling(self.options.solver, self.options.steps)
 
     def start(self, source: Tensor, noise: Tensor) -> Tensor:
         """z_0 from sources and standard normal noise (b, 1, z, y, x)."""
         if self.options.start == "noise":
             return self.options.noise * self.state_width * noise
-        return self.channel.of(source) + self.options.sigma * self.state_width * noise
+        clean = start_of(source, self.channel, self.start_width)
+        return clean + self.options.sigma * self.state_width * noise
 
     def example(self, batch: Batch, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """z_t = (1 - t) z_0 + t y, t, and the velocity y - z_0."""
@@ -103,12 +114,3 @@ class Flow(PathObjective):
     def sample(self, evaluate: Evaluate, source: Tensor, draw: Draw, sampling: Sampling) -> Tensor:
         """Follow the velocity from z_0; one field of noise."""
         return integrate(evaluate, self.start(source, draw()), sampling.sampler, sampling.steps)
-
-
-def build_flow(context: Context) -> Flow:
-    """The objective `flow` from its options.
-
-    Raises:
-        GdmnetError: an unknown option or name, a number out of bounds, no such source channel.
-    """
-    return Flow(read_options(FlowOptions, context.options, objective="flow"), context)

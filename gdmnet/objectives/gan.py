@@ -14,7 +14,7 @@ from torch.optim import Adam, Optimizer
 
 from gdmnet.drifting.representations import coverage
 from gdmnet.networks.critic import build_critic
-from gdmnet.objectives.base import Batch, Context, Descent, OneCall
+from gdmnet.objectives.base import Batch, Context, Descent, Objective
 from gdmnet.objectives.fidelity import all_finite, fidelity_gradient
 from gdmnet.objectives.options import GanOptions, read_options
 from gdmnet.objectives.ranks import mean_over_ranks, on_all_ranks
@@ -33,7 +33,7 @@ class GanState(nn.Module):
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
 
 
-class Gan(OneCall):
+class Gan(Objective):
     """The objective `gan`.
 
     The critic computes in float32 whatever the generator does: its gradient at one voxel is too

@@ -10,13 +10,13 @@ import torch
 from torch import nn
 
 from gdmnet.errors import TrainingError
-from gdmnet.objectives.base import Batch, Context, Descent, OneCall
+from gdmnet.objectives.base import Batch, Context, Descent, Objective
 from gdmnet.objectives.fidelity import all_finite, fidelity_gradient
 from gdmnet.objectives.options import RegressionOptions, read_options
 from gdmnet.objectives.perceptual import perceptual_gradient
 
 
-class Regression(OneCall):
+class Regression(Objective):
     """The objective `regression`; it has no state, as the frozen encoder follows the batch.
 
     Its gradient goes the same way as gdm's, so that gdm with a drift ratio of 0 equals it to the
