@@ -47,11 +47,8 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on a device."""
-        return Batch(
-            self.source.to(device, non_blocking=True),
-            self.target.to(device, non_blocking=True),
-            self.mask.to(device, non_blocking=True),
-        )
+        parts = (self.source, self.target, self.mask)
+        return Batch(*(part.to(device, non_blocking=True) for part in parts))
 
 
 @dataclass(frozen=True)

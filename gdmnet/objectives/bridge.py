@@ -17,16 +17,7 @@ from torch import Tensor
 
 from gdmnet.objectives.base import Batch, Context
 from gdmnet.objectives.options import LEVELS, BridgeOptions, read_options
-from gdmnet.objectives.sampling import (
-    DiscretePath,
-    Draw,
-    Sampling,
-    expand,
-    normal_like,
-    random_levels,
-    start_of,
-    start_width,
-)
+from gdmnet.objectives.sampling import DiscretePath, Draw, Sampling, at_times, start_channel
 
 LEAST, MOST = 1e-4, 3e-4  # beta at the ends and, were the rise not mirrored halfway, at the last
 PAPER_WIDTH = 0.5  # about the standard deviation of the paper's images, which lie in [-1, 1]
@@ -73,26 +64,22 @@ class Bridge(DiscretePath):
         options = read_options(BridgeOptions, context.options, objective="bridge")
         super().__init__(options.fidelity, context.target_width)
         self.is_ode = options.ot_ode
-        self.channel = options.start_channel
-        self.start_width = start_width(context, self.channel)
+        self.start_of = start_channel(context, options.start_channel)
         self.variances = variances(options.noise * context.target_width / PAPER_WIDTH)
         self.samplers = {"ode": 1} if self.is_ode else {"sde": 1, "ode": 1}
         self.sampling = Sampling("ode" if self.is_ode else options.sampler, options.steps)
 
-    def example(self, batch: Batch, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """x_t, t, and (x_t - y) / s."""
-        level, time = random_levels(batch, rng)
-        gathered = expand(self.variances[level]).to(batch.source)  # s^2              (b,1,1,1,1)
-        start = start_of(batch.source, self.channel, self.start_width)
-        total = self.variances[-1].to(gathered)  # s^2 + r^2
+    def example(self, batch: Batch, time: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """x_t, and (x_t - y) / s."""
+        gathered = at_times(self.variances, time)  # s^2                             (b,1,1,1,1)
+        start, total = self.start_of(batch.source), self.variances[-1].to(gathered)  # s^2 + r^2
         mean, variance = on_path(batch.target, start, gathered, total)  # Eq. 11
-        noise = normal_like(batch.target, rng)
         state = mean if self.is_ode else mean + variance.sqrt() * noise
-        return state, time, (state - batch.target) / gathered.sqrt()
+        return state, (state - batch.target) / gathered.sqrt()
 
     def begin(self, source: Tensor, draw: Draw) -> Tensor:
         """The source channel."""
-        return start_of(source, self.channel, self.start_width)
+        return self.start_of(source)
 
     def advance(
         self, output: Tensor, state: Tensor, levels: tuple[int, int], sampler: str

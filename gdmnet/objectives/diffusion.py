@@ -16,14 +16,7 @@ from torch import Tensor
 
 from gdmnet.objectives.base import Batch, Context, Inputs
 from gdmnet.objectives.options import LEVELS, DiffusionOptions, read_options
-from gdmnet.objectives.sampling import (
-    DiscretePath,
-    Draw,
-    Sampling,
-    expand,
-    normal_like,
-    random_levels,
-)
+from gdmnet.objectives.sampling import DiscretePath, Draw, Sampling, at_times
 
 OFFSET = 0.008  # s of the cosine schedule
 MOST_BETA = 0.999
@@ -83,12 +76,10 @@ class Diffusion(DiscretePath):
         self.kept = cosine_schedule()
         self.sampling = Sampling(options.sampler, options.steps)
 
-    def example(self, batch: Batch, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """x_t, t, and y."""
-        level, time = random_levels(batch, rng)
-        kept = expand(self.kept[level]).to(batch.source)  # a_t                      (b,1,1,1,1)
-        state = noised(batch.target, self.width * normal_like(batch.target, rng), kept)
-        return state, time, batch.target
+    def example(self, batch: Batch, time: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """x_t, and y."""
+        kept = at_times(self.kept, time)  # a_t                                      (b,1,1,1,1)
+        return noised(batch.target, self.width * noise, kept), batch.target
 
     def begin(self, source: Tensor, draw: Draw) -> Tensor:
         """Noise."""

@@ -37,7 +37,7 @@ class Gan(Objective):
     """The objective `gan`.
 
     The critic computes in float32 whatever the generator does: its gradient at one voxel is too
-    small for float16, and its flat maps crash bfloat16 on CPUs (see `training.precision`).
+    small for float16, and its flat maps crash bfloat16 on CPUs (see `models.precision`).
     """
 
     def __init__(self, options: GanOptions, critic: nn.Module, total_steps: int) -> None:
@@ -79,13 +79,11 @@ class Gan(Objective):
     def _train_critic(self, loss: Tensor, rate: float) -> None:
         """One step of Adam with the mean gradient of all ranks; none where it is not finite."""
         parameters = list(self.state.critic.parameters())
-        flat = torch.cat([g.flatten() for g in torch.autograd.grad(loss, parameters)])
-        flat = mean_over_ranks(flat)
-        if not bool(torch.isfinite(flat).all()):
+        gradients = [mean_over_ranks(g) for g in torch.autograd.grad(loss, parameters)]
+        if not all_finite(*gradients):
             return
-        pieces = flat.split([parameter.numel() for parameter in parameters])
-        for parameter, piece in zip(parameters, pieces, strict=True):
-            parameter.grad = piece.view_as(parameter)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()

@@ -78,8 +78,18 @@ class Sampled(Objective):
         self.state_width = target_width
 
     @abstractmethod
-    def example(self, batch: Batch, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """A state (b, 1, z, y, x) at times (b,) and what the network should give for it."""
+    def draw_times(self, n: int, rng: torch.Generator) -> Tensor:
+        """Times (n,) from 0 to 1 that training looks at, on the generator's device."""
+
+    @abstractmethod
+    def example(self, batch: Batch, time: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """States and what the network should give for them, each (b, 1, z, y, x).
+
+        Args:
+            batch: paired patches.
+            time: (b, 1, 1, 1, 1).
+            noise: (b, 1, z, y, x), standard normal.
+        """
 
     @abstractmethod
     def sample(self, evaluate: Evaluate, source: Tensor, draw: Draw, sampling: Sampling) -> Tensor:
@@ -94,7 +104,9 @@ class Sampled(Objective):
 
     def descend(self, generator: nn.Module, batch: Batch, rng: torch.Generator) -> Descent:
         """One forward at a random time of each patch, and the gradient of the masked fidelity."""
-        state, time, label = self.example(batch, rng)
+        time = self.draw_times(len(batch.source), rng).to(batch.source)  # t                    [b]
+        noise = torch.randn(batch.target.shape, generator=rng, device=rng.device).to(batch.target)
+        state, label = self.example(batch, time.view(-1, 1, 1, 1, 1), noise)
         output = generator(network_input(batch.source, state, batch.mask, self.state_width), time)
         wanted = replace(batch, target=label)
         _, loss, gradient = fidelity_gradient(output, wanted, name=self.fidelity)
@@ -132,6 +144,10 @@ class Sampled(Objective):
 class DiscretePath(Sampled):
     """A path whose times are n / N: training draws n from 1 to N, sampling walks down to 0."""
 
+    def draw_times(self, n: int, rng: torch.Generator) -> Tensor:
+        """All levels but 0 equally likely."""
+        return torch.randint(1, LEVELS + 1, (n,), generator=rng, device=rng.device) / LEVELS
+
     @abstractmethod
     def begin(self, source: Tensor, draw: Draw) -> Tensor:
         """The state (b, 1, z, y, x) at n = N."""
@@ -160,11 +176,9 @@ class DiscretePath(Sampled):
         return state
 
 
-def random_levels(batch: Batch, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-    """For each patch n from 1 to N, on the CPU, and its time n / N like the batch; each (b,)."""
-    n = len(batch.source)
-    level = torch.randint(1, LEVELS + 1, (n,), generator=rng, device=rng.device).cpu()
-    return level, (level / LEVELS).to(batch.source)
+def at_times(schedule: Tensor, time: Tensor) -> Tensor:
+    """A schedule's entries n, (N + 1,), float64 on the CPU, at times n / N; like the times."""
+    return schedule[(time.cpu() * LEVELS).round().long()].to(time)
 
 
 def times_down(n_levels: int, steps: int) -> list[int]:
@@ -184,23 +198,8 @@ def _fields(first: Tensor) -> Iterator[Tensor]:
         yield torch.randn(first.shape, generator=rng).to(first)
 
 
-def normal_like(tensor: Tensor, rng: torch.Generator) -> Tensor:
-    """Standard normal numbers of a tensor's shape and type, on its device."""
-    return torch.randn(tensor.shape, generator=rng, device=rng.device).to(tensor)
-
-
-def expand(values: Tensor) -> Tensor:
-    """(b,) to (b, 1, 1, 1, 1)."""
-    return values.view(-1, 1, 1, 1, 1)
-
-
-def start_of(source: Tensor, channel: int, width: float) -> Tensor:
-    """The source channel that a path starts from, as wide as the target: (b, 1, z, y, x)."""
-    return source[:, channel : channel + 1] * width
-
-
-def start_width(context: Context, channel: int) -> float:
-    """What a source channel is multiplied by to be as wide as the target.
+def start_channel(context: Context, channel: int) -> Callable[[Tensor], Tensor]:
+    """What takes sources (b, c, z, y, x) to a channel as wide as the target, (b, 1, z, y, x).
 
     Raises:
         TrainingError: there is no such channel.
@@ -211,4 +210,5 @@ def start_width(context: Context, channel: int) -> float:
             f" dataset has {context.n_sources} (0 to {context.n_sources - 1})"
         )
     widths = context.source_widths
-    return context.target_width / widths[channel] if widths else 1.0
+    factor = context.target_width / widths[channel] if widths else 1.0
+    return lambda source: source[:, channel : channel + 1] * factor

@@ -11,7 +11,6 @@ import torch
 from objectives.small import TimedGenerator, half_mask, make_batch, make_context
 
 from gdmnet.errors import TrainingError
-from gdmnet.objectives import flow as flow_file
 from gdmnet.objectives.bridge import LEVELS, on_path, variances
 from gdmnet.objectives.build import OBJECTIVES
 from gdmnet.objectives.diffusion import cosine_schedule, ddim_step, noised
@@ -78,8 +77,8 @@ def test_a_flow_from_the_source_follows_straight_paths_in_any_number_of_steps():
 
 
 def test_at_the_source_the_flow_is_a_regression_of_the_difference(monkeypatch):
-    monkeypatch.setitem(flow_file.TIMES, "uniform", lambda n, rng: torch.zeros(n))
     objective = build("flow", start="source", sigma=0.0)
+    monkeypatch.setattr(objective, "draw_times", lambda n, rng: torch.zeros(n))
     batch = make_batch(0, mask=half_mask())
     generator, other = TimedGenerator(), TimedGenerator()
     descent = objective.descend(generator, batch, torch.Generator())
