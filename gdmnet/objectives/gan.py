@@ -15,7 +15,7 @@ from torch.optim import Adam, Optimizer
 from gdmnet.drifting.representations import coverage
 from gdmnet.networks.critic import build_critic
 from gdmnet.objectives.base import Batch, Context, Descent, Objective
-from gdmnet.objectives.fidelity import all_finite, fidelity_gradient
+from gdmnet.objectives.fidelity import all_finite, fidelity_gradient, masked_mean
 from gdmnet.objectives.options import GanOptions, read_options
 from gdmnet.objectives.ranks import mean_over_ranks, on_all_ranks
 
@@ -113,11 +113,8 @@ def square_loss(scores: Tensor, weights: Tensor, *, goal: float) -> Tensor:
         scores: s, (b, 1, z', y', x').
         weights: w, (b, 1, z', y', x'): the share of each score's cell inside the mask.
         goal: 1 for real, 0 for generated.
-
-    In a distributed training sum(w) is the mean of all ranks', as in `fidelity_loss`.
     """
-    total = mean_over_ranks(weights.sum()).clamp(min=1.0)
-    return (weights * (scores - goal).square()).sum() / total
+    return masked_mean((scores - goal).square(), weights)
 
 
 def critic_loss(real: Tensor, fake: Tensor, weights: Tensor) -> Tensor:

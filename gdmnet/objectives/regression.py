@@ -12,9 +12,8 @@ from torch import Tensor, nn
 from gdmnet.drifting.representations import coverage, look
 from gdmnet.errors import TrainingError
 from gdmnet.objectives.base import Batch, Context, Descent, Objective
-from gdmnet.objectives.fidelity import all_finite, fidelity_gradient
+from gdmnet.objectives.fidelity import all_finite, fidelity_gradient, masked_mean
 from gdmnet.objectives.options import RegressionOptions, read_options
-from gdmnet.objectives.ranks import mean_over_ranks
 
 SCALE = 1024.0  # of the loss in its backward: keeps float16 gradients from vanishing
 FLOOR = 1e-6  # of a mean square: a location without any features has none to compare
@@ -76,10 +75,9 @@ def feature_distance(generated: Tensor, target: Tensor, mask: Tensor) -> Tensor:
         target: the map t of the target (b, c, z, y, x).
         mask: (b, 1, z, y, x) of the image; m is its share of each location p.
     """
-    weights = coverage(mask, generated.shape[2:])
-    difference = _one_length(generated.float()) - _one_length(target.float())
-    apart = (difference.abs().mean(dim=1, keepdim=True) * weights).sum()
-    return apart / mean_over_ranks(weights.sum()).clamp(min=1.0)
+    difference = _one_length(generated.float()) - _one_length(target.float())  # (b,c,z,y,x)
+    apart = difference.abs().mean(dim=1, keepdim=True)  # (b,1,z,y,x)
+    return masked_mean(apart, coverage(mask, generated.shape[2:]))
 
 
 def _one_length(maps: Tensor) -> Tensor:
