@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,10 @@ Vector = tuple[float, float, float]
 
 _ANGLE = 1e-3  # of direction cosines: scanners round them to three digits and more
 _UNEVEN = 0.1  # of the slice distance: positions rounded to 0.1 mm stay below it, a gap does not
-_SHEAR = 0.2  # mm over the whole stack, below any pixel; a tilt of 1 degree makes it in 12 mm
+_ASIDE = 0.2  # mm beside the line of a stack, below any pixel; a tilt of 1 degree: in 12 mm
+
+PASSES = ("AcquisitionNumber", "EchoNumbers", "EchoTime", "KVP", "ImageType")
+"""Attributes that tell the acquisitions within one series apart."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,14 @@ class Slice:
     Attributes:
         path: the file.
         uid: SOPInstanceUID.
+        series: SeriesInstanceUID.
+        patient: PatientID; it must not be printed.
+        study: StudyInstanceUID.
+        frame: FrameOfReferenceUID.
+        modality: CT, MR, ...
+        description: SeriesDescription.
+        passes: values of `PASSES`, "" where the header has none.
+        problem: why the image cannot be used; None if it can. Only then the rest is there.
         position: (x, y, z) of the first pixel's centre in mm, LPS.
         along_row: unit vector (x, y, z) in which the column number grows.
         along_column: unit vector in which the row number grows.
@@ -36,11 +48,19 @@ class Slice:
 
     path: Path
     uid: str
-    position: Vector
-    along_row: Vector
-    along_column: Vector
-    spacing: tuple[float, float]
-    shape: tuple[int, int]
+    series: str
+    patient: str
+    study: str
+    frame: str
+    modality: str
+    description: str
+    passes: tuple[str, ...]
+    problem: str | None
+    position: Vector = (0.0, 0.0, 0.0)
+    along_row: Vector = (1.0, 0.0, 0.0)
+    along_column: Vector = (0.0, 1.0, 0.0)
+    spacing: tuple[float, float] = (1.0, 1.0)
+    shape: tuple[int, int] = (0, 0)
     thickness: float | None = None
 
 
@@ -51,8 +71,8 @@ def stack(slices: Sequence[Slice]) -> tuple[list[Slice], Geometry]:
     row's and the column's direction, so that the order of the files does not matter.
 
     Raises:
-        DatasetError: not one evenly spaced, untilted stack; the text begins with what is wrong
-            and names no folder.
+        DatasetError: not one evenly spaced, straight stack of one acquisition; the text begins
+            with what is wrong and names no folder.
     """
     _require_alike(slices)
     first = slices[0]
@@ -61,8 +81,9 @@ def stack(slices: Sequence[Slice]) -> tuple[list[Slice], Geometry]:
     heights = np.array([np.dot(normal, item.position) for item in slices])
     order = np.argsort(heights, kind="stable")
     ordered = [slices[i] for i in order]
+    _require_one_pass(ordered, heights[order])
     distance = _distance(ordered, heights[order])
-    _require_untilted(ordered, normal)
+    _require_straight(ordered, normal)
     cosines = tuple(float(cosine) for cosine in direction.ravel())
     axes, flips = nearest_lps(cosines)
     stored_shape = (len(slices), *first.shape)
@@ -79,10 +100,16 @@ def stack(slices: Sequence[Slice]) -> tuple[list[Slice], Geometry]:
 
 
 def _require_alike(slices: Sequence[Slice]) -> None:
-    """One size, pixel spacing and orientation, and no image twice."""
+    """Sound images of one owner, size, pixel spacing and orientation, and none of them twice."""
     first = slices[0]
     seen: dict[str, Path] = {}
     for item in slices:
+        if item.problem is not None:
+            raise DatasetError(f"{item.path.name}: {item.problem}")
+        if (item.patient, item.study, item.frame) != (first.patient, first.study, first.frame):
+            raise DatasetError(
+                "its images differ in patient, study or frame of reference; export the series anew"
+            )
         if item.shape != first.shape or not np.allclose(item.spacing, first.spacing, rtol=1e-4):
             raise DatasetError(
                 f"its images differ in size or pixel spacing ({_size(first)} and {_size(item)});"
@@ -140,15 +167,47 @@ def _distance(ordered: Sequence[Slice], heights: NDArray) -> float:
     )
 
 
-def _require_untilted(ordered: Sequence[Slice], normal: NDArray) -> None:
-    way = np.subtract(ordered[-1].position, ordered[0].position)
-    along = float(np.dot(way, normal))
-    aside = float(np.linalg.norm(way - along * normal))
-    if aside > _SHEAR:
+def _require_straight(ordered: Sequence[Slice], normal: NDArray) -> None:
+    """Every slice on one line along the normal."""
+    places = np.subtract([item.position for item in ordered], ordered[0].position)  # (n, 3) mm
+    heights = places @ normal
+    aside = places - np.outer(heights, normal)
+    if np.linalg.norm(aside, axis=1).max() <= _ASIDE:
+        return
+    slope = aside[-1] / heights[-1]  # of a tilted stack, mm a mm
+    if np.linalg.norm(aside - np.outer(heights, slope), axis=1).max() <= _ASIDE:
+        degrees = np.degrees(np.arctan(np.linalg.norm(slope)))
         raise DatasetError(
-            f"the gantry was tilted by {np.degrees(np.arctan2(aside, along)):.1f} degrees: the"
-            " slices are sheared against each other; resample it to a plain grid first"
+            f"the gantry was tilted by {degrees:.1f} degrees: the slices are sheared against each"
+            " other; resample it to a plain grid first"
         )
+    off = np.linalg.norm(aside - np.median(aside, axis=0), axis=1)
+    worst = int(off.argmax())
+    raise DatasetError(
+        f"its slices are moved sideways: number {worst + 1} of {len(ordered)}"
+        f" ({ordered[worst].path.name}) lies {off[worst]:.3g} mm beside the line of the others;"
+        " resample it to a plain grid first"
+    )
+
+
+def _require_one_pass(ordered: Sequence[Slice], heights: NDArray) -> None:
+    """No acquisitions within each other; one behind the other they make one volume."""
+    for number, name in enumerate(PASSES):
+        groups: dict[str, list[float]] = {}
+        for item, height in zip(ordered, heights, strict=True):
+            groups.setdefault(item.passes[number], []).append(float(height))
+        n_runs = 1 + sum(a.passes[number] != b.passes[number] for a, b in pairwise(ordered))
+        if n_runs > len(groups) and all(_is_even(group) for group in groups.values()):
+            listed = ", ".join(f"{value} ({len(group)})" for value, group in groups.items())
+            raise DatasetError(
+                f"holds {len(groups)} acquisitions whose slices lie among each other, {name} (and"
+                f" slices): {listed}; export each as a series of its own"
+            )
+
+
+def _is_even(heights: Sequence[float]) -> bool:
+    gaps = np.diff(heights)
+    return bool(gaps.size and np.abs(gaps - gaps.mean()).max() <= _UNEVEN * gaps.mean())
 
 
 def _plane(item: Slice) -> tuple[Vector, Vector]:
