@@ -106,23 +106,6 @@ def read_series(series: Series) -> Volume:
     return Volume(to_lps(stored, geometry)[None], geometry)
 
 
-def read_series_channels(channels: Sequence[Series]) -> Volume:
-    """One series a channel, as float32 (c, z, y, x) in LPS.
-
-    Raises:
-        DatasetError: as `read_series`, or the grids differ.
-    """
-    geometry = grid_of(channels[0])
-    for series in channels[1:]:
-        difference = grid_difference(geometry, grid_of(series))
-        if difference:
-            raise DatasetError(
-                f"{series.folder}: {series.label} is not on the grid of {channels[0].label}:"
-                f" {difference}; resample one onto the other"
-            )
-    return Volume(np.concatenate([read_series(series).array for series in channels]), geometry)
-
-
 def case_of(identifier: str, paths: Sequence[Path]) -> CaseFiles:
     """The case whose channels lie in these files, or in these folders of one series each.
 
@@ -138,9 +121,20 @@ def read_sources(case: CaseFiles) -> Volume:
     """The source channels of a case, from files or from series: float32 (c, z, y, x) in LPS.
 
     Raises:
-        DatasetError: as `read_channels` and `read_series_channels`.
+        DatasetError: as `read_channels` and `read_series`, or the grids of the series differ.
     """
-    return read_series_channels(case.series) if case.series else read_channels(case.sources)
+    if not case.series:
+        return read_channels(case.sources)
+    first, *others = case.series
+    geometry = grid_of(first)
+    for series in others:
+        difference = grid_difference(geometry, grid_of(series))
+        if difference:
+            raise DatasetError(
+                f"{series.folder}: {series.label} is not on the grid of {first.label}:"
+                f" {difference}; resample one onto the other"
+            )
+    return Volume(np.concatenate([read_series(item).array for item in case.series]), geometry)
 
 
 def grid_of(series: Series) -> Geometry:

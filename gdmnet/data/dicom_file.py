@@ -28,25 +28,25 @@ if TYPE_CHECKING:
 
 NOT_DICOM = "not DICOM"
 
+_TEXTS = {  # of a slice <- attribute
+    "uid": "SOPInstanceUID",
+    "series": "SeriesInstanceUID",
+    "study": "StudyInstanceUID",
+    "frame": "FrameOfReferenceUID",
+    "modality": "Modality",
+}
+_PLACE = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
 _HEADER = (
-    *("SOPClassUID", "SOPInstanceUID", "Modality", "SeriesDescription", "PatientID"),
-    *("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "ImagePositionPatient"),
-    *("ImageOrientationPatient", "PixelSpacing", "SliceThickness", "SamplesPerPixel"),
-    *("NumberOfFrames", "Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", *PASSES),
-)
-_PIXELS = (
-    *("SamplesPerPixel", "PhotometricInterpretation", "Rows", "Columns", "BitsAllocated"),
-    *("BitsStored", "HighBit", "PixelRepresentation", "RescaleSlope", "RescaleIntercept"),
-    "PixelData",
+    *(*_TEXTS.values(), *_PLACE, *PASSES, "SOPClassUID", "SeriesDescription", "PatientID"),
+    *("SliceThickness", "SamplesPerPixel", "NumberOfFrames", "Rows", "Columns"),
+    *("BitsAllocated", "BitsStored", "HighBit"),
 )
 _PIXEL_DATA = 0x7FE00010
 _COMPRESSED = 0xFFFFFFFF  # stands for the length of pixel data that have none of their own
-_UNCOMPRESSED = {  # implicit VR?, little endian? -> transfer syntax
-    (True, True): "1.2.840.10008.1.2",
-    (False, True): "1.2.840.10008.1.2.1",
-    (False, False): "1.2.840.10008.1.2.2",
-}
-_DEFLATED = "1.2.840.10008.1.2.1.99"
+_SYNTAX = "1.2.840.10008.1.2"
+_UNCOMPRESSED = {(True, True): "", (False, True): ".1", (False, False): ".2"}
+"""Implicit VR?, little endian? -> how the transfer syntax goes on."""
+
 _FIRST_ELEMENT = re.compile(
     rb"(?:[\x02\x08]\0[\0-\x18]\0|\0[\x02\x08]\0[\0-\x18])(?:[A-Z]{2}|..\0\0)", re.DOTALL
 )
@@ -62,6 +62,8 @@ _DAMAGED = (
 
 def is_dicom(path: Path) -> bool:
     """True for a file with "DICM" after 128 bytes, or one without it that begins as DICOM does."""
+    if not path.is_file():  # a pipe would never end
+        return False
     try:
         with path.open("rb") as handle:
             head = handle.read(132)
@@ -101,7 +103,7 @@ def read_pixels(path: Path, *, is_ct: bool) -> NDArray:
 
     try:
         with quiet_pydicom():
-            item = dcmread(path, force=True, specific_tags=[*_PIXELS])
+            item = dcmread(path, force=True)
             slope = float(item.get("RescaleSlope") or 1)
             intercept = float(item.get("RescaleIntercept") or 0)
             is_compressed = item["PixelData"].is_undefined_length
@@ -133,7 +135,7 @@ def _pixel_bytes(handle: BinaryIO, item: Dataset) -> int:
     """Bytes of the pixel data behind a header, or `_COMPRESSED`; 0 if missing or cut off."""
     from pydicom.filereader import data_element_generator
 
-    if item.file_meta.get("TransferSyntaxUID") == _DEFLATED:  # with its header: it was whole
+    if item.file_meta.get("TransferSyntaxUID") == f"{_SYNTAX}.1.99":  # deflated with its header
         return _COMPRESSED
     implicit, little = item.original_encoding
     try:
@@ -163,35 +165,27 @@ def _no_slice(item: Dataset, n_bytes: int) -> str | None:
         if "Image Storage" not in UID(kind).name:
             return "objects without an image" if kind else NOT_DICOM
         return None if _text(item, "SeriesInstanceUID") else NOT_DICOM  # cut off
-    places = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
-    if not _is_multi_frame(item) and not all(_text(item, keyword) for keyword in places):
+    if not _is_multi_frame(item) and not all(_text(item, keyword) for keyword in _PLACE):
         return "images without a position in the patient"
     return None
 
 
 def _slice(path: Path, item: Dataset, n_bytes: int) -> Slice:
-    places: dict[str, Any] = {}
+    values: dict[str, Any] = {name: _text(item, keyword) for name, keyword in _TEXTS.items()}
     try:
         problem = _why_unfit(item, n_bytes)
         if problem is None:
-            places = _places(item)
-            if min(places["spacing"]) <= 0:
-                problem = "the pixel spacing is not positive; export it anew"
+            values |= _place(item)
     except (AttributeError, TypeError, ValueError):
         problem = "position, orientation, pixel spacing or bits are no numbers; export it anew"
     description = str(item.get("SeriesDescription") or "")
     return Slice(
         path=path,
-        uid=_text(item, "SOPInstanceUID"),
-        series=_text(item, "SeriesInstanceUID"),
         patient=str(item.get("PatientID") or ""),
-        study=_text(item, "StudyInstanceUID"),
-        frame=_text(item, "FrameOfReferenceUID"),
-        modality=_text(item, "Modality"),
         description="".join(c if c.isprintable() else "?" for c in description),
         passes=tuple(_text(item, keyword) for keyword in PASSES),
         problem=problem,
-        **places,
+        **values,
     )
 
 
@@ -201,6 +195,8 @@ def _why_unfit(item: Dataset, n_bytes: int) -> str | None:
         return _DAMAGED
     if _is_multi_frame(item):
         return "enhanced multi-frame images are not supported; export them as single-frame images"
+    if min(_numbers(item, "PixelSpacing")) <= 0:
+        return "the pixel spacing is not positive; export it anew"
     if item.SamplesPerPixel != 1:
         return "its images are in colour; give the original scan"
     n_pixels, bits = item.Rows * item.Columns, item.BitsAllocated
@@ -215,16 +211,15 @@ def _why_unfit(item: Dataset, n_bytes: int) -> str | None:
     return None
 
 
-def _places(item: Dataset) -> dict[str, Any]:
-    """Where the pixels of an image lie; see `Slice`."""
-    x, y, z = _numbers(item, "ImagePositionPatient")
-    rx, ry, rz, cx, cy, cz = _numbers(item, "ImageOrientationPatient")
-    between_rows, between_columns = _numbers(item, "PixelSpacing")
+def _place(item: Dataset) -> dict[str, Any]:
+    """Where the pixels of an image lie, as in `Slice`."""
+    position, cosines, spacing = (tuple(_numbers(item, keyword)) for keyword in _PLACE)
+    if (len(position), len(cosines), len(spacing)) != (3, 6, 2):
+        raise ValueError(_PLACE)
     return {
-        "position": (x, y, z),
-        "along_row": (rx, ry, rz),
-        "along_column": (cx, cy, cz),
-        "spacing": (between_rows, between_columns),
+        "position": position,
+        "axes": (cosines[:3], cosines[3:]),
+        "spacing": spacing,
         "shape": (int(item.Rows), int(item.Columns)),
         "thickness": next(iter(_numbers(item, "SliceThickness")), None),
     }
@@ -256,12 +251,13 @@ def _text(item: Dataset, keyword: str) -> str:
 def _stored(item: Dataset) -> NDArray:
     """Stored values (rows, columns) of pixels that are not compressed."""
     # Files without preamble do not name their transfer syntax.
-    item.file_meta.TransferSyntaxUID = _UNCOMPRESSED[item.original_encoding]
+    item.file_meta.TransferSyntaxUID = _SYNTAX + _UNCOMPRESSED[item.original_encoding]
     return item.pixel_array
 
 
 def _decoded(path: Path) -> NDArray:
     """Pixels (rows, columns) of a compressed image, rescaled."""
+    str(path).encode()  # SimpleITK would end the process over a name that is not UTF-8
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
     image = sitk.ReadImage(str(path), sitk.sitkFloat32, imageIO="GDCMImageIO")
     return sitk.GetArrayFromImage(image)[0]

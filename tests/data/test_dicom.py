@@ -15,6 +15,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
+from gdmnet.data.case import CaseFiles
 from gdmnet.data.dicom import (
     case_name,
     find_series,
@@ -22,7 +23,7 @@ from gdmnet.data.dicom import (
     holds_dicom,
     only_series,
     read_series,
-    read_series_channels,
+    read_sources,
     series_sha256,
 )
 from gdmnet.errors import DatasetError
@@ -479,10 +480,10 @@ def test_channels_must_share_a_grid(tmp_path, array):
     write_series(tmp_path / "b", array + 1)
     write_series(tmp_path / "c", array, origin=(0, 0, 0))
     a, b, c = (only_series(tmp_path / name) for name in "abc")
-    volume = read_series_channels([a, b])
+    volume = read_sources(CaseFiles("x", (), series=(a, b)))
     np.testing.assert_array_equal(volume.array, np.stack([array, array + 1]))
     with pytest.raises(DatasetError, match=r"c: MR t1 vibe is not on the grid of MR t1 vibe: orig"):
-        read_series_channels([a, c])
+        read_sources(CaseFiles("x", (), series=(a, c)))
 
 
 def test_names_of_cases_are_stable_and_tell_nothing(tmp_path, array):
