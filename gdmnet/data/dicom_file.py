@@ -20,7 +20,7 @@ import numpy as np
 import SimpleITK as sitk  # noqa: N813
 from numpy.typing import NDArray
 
-from gdmnet.data.dicom_grid import PASSES, Slice
+from gdmnet.data.dicom_grid import PASSES, SPACINGS, Slice
 from gdmnet.errors import DatasetError
 
 if TYPE_CHECKING:
@@ -38,8 +38,8 @@ _TEXTS = {  # of a slice <- attribute
 _PLACE = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
 _HEADER = (
     *(*_TEXTS.values(), *_PLACE, *PASSES, "SOPClassUID", "SeriesDescription", "PatientID"),
-    *("SliceThickness", "SamplesPerPixel", "NumberOfFrames", "Rows", "Columns"),
-    *("BitsAllocated", "BitsStored", "HighBit"),
+    *("SliceThickness", "SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames", "Rows"),
+    *("Columns", "BitsAllocated", "BitsStored", "HighBit", "RescaleSlope"),
 )
 _PIXEL_DATA = 0x7FE00010
 _COMPRESSED = 0xFFFFFFFF  # stands for the length of pixel data that have none of their own
@@ -195,9 +195,13 @@ def _why_unfit(item: Dataset, n_bytes: int) -> str | None:
         return _DAMAGED
     if _is_multi_frame(item):
         return "enhanced multi-frame images are not supported; export them as single-frame images"
-    if min(_numbers(item, "PixelSpacing")) <= 0:
-        return "the pixel spacing is not positive; export it anew"
-    if item.SamplesPerPixel != 1:
+    spacing = _numbers(item, "PixelSpacing")
+    if not SPACINGS[0] <= min(spacing) <= max(spacing) <= SPACINGS[1]:
+        return f"its pixels of {spacing[0]:g} x {spacing[-1]:g} mm cannot be; export it anew"
+    if 0.0 in _numbers(item, "RescaleSlope"):
+        return "its RescaleSlope is 0; export it anew"
+    is_grey = _text(item, "PhotometricInterpretation").startswith("MONOCHROME")
+    if item.SamplesPerPixel != 1 or not is_grey:
         return "its images are in colour; give the original scan"
     n_pixels, bits = item.Rows * item.Columns, item.BitsAllocated
     is_fitting = n_pixels * bits <= 8 * n_bytes < 2 * n_pixels * bits  # some have padding

@@ -15,6 +15,8 @@ from gdmnet.geometry import Geometry, nearest_lps
 
 PASSES = ("AcquisitionNumber", "EchoNumbers", "EchoTime", "KVP", "ImageType")
 """Attributes that tell the acquisitions within one series apart."""
+SPACINGS = (0.02, 60.0)
+"""Least and largest distance in mm of pixels and slices; metres and micrometres lie outside."""
 
 _ANGLE = 1e-3  # of direction cosines: scanners round them to three digits and more
 _UNEVEN = 0.1  # of the slice distance: positions rounded to 0.1 mm stay below it, a gap does not
@@ -79,6 +81,8 @@ def stack(slices: Sequence[Slice]) -> tuple[list[Slice], Geometry]:
     heights = (places - places[0]) @ normal
     _require_one_pass(ordered, heights)
     distance = _distance(ordered, heights)
+    if not SPACINGS[0] <= distance <= SPACINGS[1]:
+        raise DatasetError(f"its slices of {distance:g} mm cannot be; export the series anew")
     _require_straight(ordered, places - places[0] - np.outer(heights, normal), heights)
     cosines = tuple(float(cosine) for cosine in direction.ravel())
     axes, flips = nearest_lps(cosines)

@@ -9,6 +9,8 @@ from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from gdmnet import __version__, codec
 from gdmnet.data.case import Series, Volume
 from gdmnet.data.dicom import case_name, find_series, grid_of, read_series
@@ -259,4 +261,6 @@ def _write(path: Path, series: Series, grid: Geometry) -> None:
         volume = Volume(volume.array, grid)
     else:
         volume = regrid(volume, grid, fill=_AIR if series.modality == "CT" else 0.0)
-    write_volume(path, volume, integer=series.modality == "CT" or is_whole(volume.array))
+    # Resampled HU are rounded if int16 can hold them.
+    values = np.rint(volume.array) if series.modality == "CT" else volume.array
+    write_volume(path, volume, integer=is_whole(values))

@@ -1,5 +1,6 @@
 """Reading: what is found in a tree, what is refused, and that voxels lie where they belong."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -194,6 +195,17 @@ def test_bits_of_pixels_give_the_right_values_or_a_refusal(tmp_path, rng, name):
         assert refusal in problem_of(tmp_path)
 
 
+def test_a_pipe_and_a_broken_link_are_no_dicom(tmp_path, array):
+    write_series(tmp_path / "a", array)
+    os.mkfifo(tmp_path / "a/pipe")
+    (tmp_path / "a/link").symlink_to(tmp_path / "nowhere")
+    tree = find_series(tmp_path)
+    assert (len(tree.series), tree.skipped) == (1, {"not DICOM": 2})
+    assert tree.series[0].problem is None
+    (tmp_path / "a/IM0006").symlink_to(tmp_path / "nowhere")
+    assert "IM0006 beside its slices cannot be read" in problem_of(tmp_path / "a")
+
+
 def test_padded_pixels_are_read(tmp_path, array):
     for number, item in enumerate(make_series(array)):
         item.PixelData += bytes(16)
@@ -349,6 +361,12 @@ def test_a_copy_of_an_image_is_refused(tmp_path, array):
     assert "the same image is there twice (IM0002 and copy)" in problem_of(tmp_path)
 
 
+@pytest.mark.parametrize("distance", [0.01, 3000.0])
+def test_an_impossible_distance_of_the_slices_is_refused(tmp_path, array, distance):
+    write_series(tmp_path, array, spacing=(distance, 1.5, 1.25))
+    assert f"its slices of {distance:g} mm cannot be" in problem_of(tmp_path)
+
+
 @pytest.mark.parametrize("degrees", [1.5, 15.0, -15.0])
 def test_a_tilted_gantry_is_refused(tmp_path, array, degrees):
     write_series(tmp_path, array, direction=turned(degrees, 0), step=(0, 0, 3.0))
@@ -377,7 +395,12 @@ def test_rounded_positions_are_accepted(tmp_path, array):
         ({"FrameOfReferenceUID": "1.2.3"}, "differ in patient, study or frame of reference"),
         ({"PatientID": "SECRET-43"}, "differ in patient, study or frame of reference"),
         ({"ImagePositionPatient": [1, 2]}, "are no numbers"),
-        ({"PixelSpacing": [0, 1.25]}, "not positive"),
+        ({"PixelSpacing": [0, 1.25]}, "its pixels of 0 x 1.25 mm cannot be"),
+        ({"PixelSpacing": [-1, 1.25]}, "its pixels of -1 x 1.25 mm cannot be"),
+        ({"PixelSpacing": [1e9, 1e9]}, "mm cannot be"),
+        ({"PixelSpacing": [1.5]}, "are no numbers"),
+        ({"RescaleSlope": 0}, "its RescaleSlope is 0"),
+        ({"PhotometricInterpretation": "PALETTE COLOR"}, "in colour"),
         ({"NumberOfFrames": 3}, "enhanced multi-frame images are not supported"),
     ],
 )
