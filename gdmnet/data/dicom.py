@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from gdmnet.data.case import CaseFiles, Series, Volume
-from gdmnet.data.dicom_file import NOT_DICOM, is_dicom, read_pixels, read_slice
+from gdmnet.data.dicom_file import NO_PLACE, NOT_DICOM, is_dicom, read_pixels, read_slice
 from gdmnet.data.dicom_grid import Slice, stack
 from gdmnet.data.volume import read_channels
 from gdmnet.errors import DatasetError
@@ -57,18 +58,21 @@ def find_series(folder: Path) -> Tree:
     if not folder.is_dir():
         raise DatasetError(f"{folder}: no such folder; give a folder of DICOM files")
     slices: dict[str, list[Slice]] = {}
-    skipped: dict[str, list[Path]] = {}
+    skipped: Counter[str] = Counter()
+    unread: dict[tuple[Path, str], Path] = {}
     for path in tqdm(list(_files(folder)), desc="headers", disable=None, leave=False):
         found = read_slice(path)
         if isinstance(found, Slice):
             slices.setdefault(found.series, []).append(found)
         else:
-            skipped.setdefault(found, []).append(path)
-    unread = {_naming(path): path for path in skipped.get(NOT_DICOM, ())}
-    series = sorted(
-        (_series(own, unread) for own in slices.values()), key=lambda s: (s.folder, s.uid)
-    )
-    return Tree(tuple(series), {what: len(paths) for what, paths in skipped.items()})
+            skipped[found] += 1
+            if found == NOT_DICOM:
+                unread.setdefault(_naming(path), path)
+    for uid, own in [*slices.items()]:
+        if all(item.problem == NO_PLACE for item in own):
+            skipped["images without a position in the patient"] += len(slices.pop(uid))
+    series = [_series(own, unread) for own in slices.values()]
+    return Tree(tuple(sorted(series, key=lambda s: (s.folder, s.uid))), dict(skipped))
 
 
 def only_series(folder: Path) -> Series:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 NOT_DICOM = "not DICOM"
+NO_PLACE = "has no position in the patient; move it away if it is no slice of the series"
 
 _TEXTS = {  # of a slice <- attribute
     "uid": "SOPInstanceUID",
@@ -165,8 +166,6 @@ def _no_slice(item: Dataset, n_bytes: int) -> str | None:
         if "Image Storage" not in UID(kind).name:
             return "objects without an image" if kind else NOT_DICOM
         return None if _text(item, "SeriesInstanceUID") else NOT_DICOM  # cut off
-    if not _is_multi_frame(item) and not all(_text(item, keyword) for keyword in _PLACE):
-        return "images without a position in the patient"
     return None
 
 
@@ -193,8 +192,10 @@ def _why_unfit(item: Dataset, n_bytes: int) -> str | None:
     """Why an image is no slice of one grey value a pixel."""
     if not n_bytes:
         return _DAMAGED
-    if _is_multi_frame(item):
+    if _text(item, "NumberOfFrames") not in ("", "1"):
         return "enhanced multi-frame images are not supported; export them as single-frame images"
+    if not all(_text(item, keyword) for keyword in _PLACE):
+        return NO_PLACE
     spacing = _numbers(item, "PixelSpacing")
     if not SPACINGS[0] <= min(spacing) <= max(spacing) <= SPACINGS[1]:
         return f"its pixels of {spacing[0]:g} x {spacing[-1]:g} mm cannot be; export it anew"
@@ -235,10 +236,6 @@ def _numbers(item: Dataset, keyword: str) -> list[float]:
     if not np.isfinite(values).all():
         raise ValueError(text)
     return values
-
-
-def _is_multi_frame(item: Dataset) -> bool:
-    return _text(item, "NumberOfFrames") not in ("", "1")
 
 
 def _text(item: Dataset, keyword: str) -> str:

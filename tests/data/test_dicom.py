@@ -464,6 +464,13 @@ def test_a_damaged_file_among_the_slices_fails_their_series(tmp_path, array, wha
     assert sound.problem is None
 
 
+def test_a_slice_without_a_position_fails_its_series(tmp_path, array):
+    item = pydicom.dcmread(write_series(tmp_path, array)[-1])
+    del item.ImagePositionPatient
+    save(tmp_path / "IM0005", item)
+    assert "IM0005: has no position in the patient" in problem_of(tmp_path)
+
+
 def test_wherever_a_file_is_cut_its_series_fails(tmp_path, array):
     last = write_series(tmp_path, array)[-1]
     whole = last.read_bytes()
