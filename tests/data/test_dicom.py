@@ -99,19 +99,26 @@ def test_each_slice_has_its_own_rescale(tmp_path, array):
     assert_voxels_lie_right(read_series(only_series(tmp_path)), slices)
 
 
+@pytest.mark.parametrize("is_compressed", [False, True])
 @pytest.mark.parametrize(("signed", "bits"), [(0, 12), (0, 16), (1, 16)])
-def test_monochrome1_is_inverted_for_mr_and_left_in_hu_for_ct(tmp_path, rng, signed, bits):
+def test_monochrome1_is_inverted_for_mr_and_left_in_hu_for_ct(
+    tmp_path, rng, signed, bits, is_compressed
+):
     low, high = (-(2**15), 2**15 - 1) if signed else (0, 2**bits - 1)
-    stored = rng.integers(low, high + 1, SHAPE)
+    stored = rng.integers(low, high + 1, (2, 64, 64))  # GDCM cannot decode tiny RLE images
     kind = {"PixelRepresentation": signed, "BitsStored": bits, "HighBit": bits - 1}
     scale = {"RescaleSlope": 2, "RescaleIntercept": -1024}
-    white = {"PhotometricInterpretation": "MONOCHROME1", **kind, **scale}
-    write_series(tmp_path / "mr", stored, **white)
-    write_series(tmp_path / "ct", stored, Modality="CT", **white)
-    mr = read_series(only_series(tmp_path / "mr")).array[0]
-    ct = read_series(only_series(tmp_path / "ct")).array[0]
-    np.testing.assert_array_equal(ct, stored * 2.0 - 1024)
-    np.testing.assert_array_equal(mr, (high + low - stored) * 2.0 - 1024)
+    read = {}
+    for modality in ("MR", "CT"):
+        white = {"PhotometricInterpretation": "MONOCHROME1", **kind, **scale}
+        for path in write_series(tmp_path / modality, stored, Modality=modality, **white):
+            if is_compressed:
+                item = pydicom.dcmread(path)
+                item.compress(RLELossless)
+                save(path, item, syntax=RLELossless)
+        read[modality] = read_series(only_series(tmp_path / modality)).array[0]
+    np.testing.assert_array_equal(read["CT"], stored * 2.0 - 1024)
+    np.testing.assert_array_equal(read["MR"], (high + low - stored) * 2.0 - 1024)
 
 
 def test_other_transfer_syntaxes_are_read(tmp_path, rng):
@@ -334,6 +341,12 @@ def test_numbers_that_grow_with_the_slices_are_no_acquisitions(tmp_path, rng):
     assert only_series(tmp_path).problem is None
 
 
+def test_one_slice_that_differs_is_no_acquisition(tmp_path, array):
+    for number, item in enumerate(two_passes(array[:3], "KVP", (100, 120))):
+        save(tmp_path / str(number), item)
+    assert only_series(tmp_path).problem is None
+
+
 @pytest.mark.parametrize("direction", [AXIAL, turned()], ids=["axial", "oblique"])
 @pytest.mark.parametrize("moved", [[2], [0], [2, 3], [4]])
 def test_slices_moved_sideways_are_refused(tmp_path, array, direction, moved):
@@ -462,6 +475,25 @@ def test_a_damaged_file_among_the_slices_fails_their_series(tmp_path, array, wha
     assert f"IM0005{ending}" in damaged.problem
     assert "cannot be read" in damaged.problem
     assert sound.problem is None
+
+
+@pytest.mark.parametrize(
+    ("names", "fails"),
+    [
+        (("a.dcm", "b.dcm", "lost.dcm"), True),
+        (("a.dcm", "b.DCM", "lost.Dcm"), True),
+        (("a.dcm", "b.dcm", "lost.txt"), False),
+        (("MR.1.2.1", "MR.1.2.2", "MR.1.2.3"), True),
+        (("MR.1.2.1", "MR.1.2.2", "CT.1.2.3"), False),
+        (("IM00000A", "IM00000B", "IM00001Z"), True),
+        (("IM1", "IM2", "VERSION"), False),
+    ],
+)
+def test_a_lost_slice_is_known_by_its_name(tmp_path, array, names, fails):
+    for item, name in zip(make_series(array[:2]), names, strict=False):
+        save(tmp_path / name, item)
+    (tmp_path / names[2]).write_text("lost")
+    assert (only_series(tmp_path).problem is not None) == fails
 
 
 def test_a_slice_without_a_position_fails_its_series(tmp_path, array):
