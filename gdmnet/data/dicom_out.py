@@ -82,8 +82,9 @@ def write_ct_series(
     wanted = GRIDS[grid](volume.geometry)
     moved = regrid(volume, wanted, fill=_AIR)
     resampled = None if moved.array is volume.array else grid
-    with quiet_pydicom(), whole_folder(folder, overwrite=True) as aside:
+    with quiet_pydicom():
         ct = _copied(template.files[0])
+    with quiet_pydicom(), whole_folder(folder, overwrite=True) as aside:
         attributes = {**_described(template, maker, resampled), **_pixel_format(wanted)}
         for keyword, value in attributes.items():
             setattr(ct, keyword, value)
@@ -117,7 +118,10 @@ def _copied(path: Path) -> Dataset:
     from pydicom.uid import ExplicitVRLittleEndian
 
     tags = [*_COPIED_OR_EMPTY, *_COPIED_IF_THERE]
-    source = dcmread(path, stop_before_pixels=True, force=True, specific_tags=tags)
+    try:
+        source = dcmread(path, stop_before_pixels=True, force=True, specific_tags=tags)
+    except OSError as problem:
+        raise DatasetError(f"{path}: cannot be read ({problem.strerror})") from None
     ct = Dataset()
     for element in source.elements():
         if element.is_raw:  # all but the character set

@@ -406,6 +406,14 @@ def test_a_template_without_a_frame_of_reference_is_refused(tmp_path, rng, houns
     assert not (tmp_path / "ct").exists()
 
 
+def test_a_template_that_is_gone_is_named(tmp_path, rng, hounsfield):
+    series = mr(tmp_path / "mr", rng)
+    series.files[0].unlink()
+    with pytest.raises(DatasetError, match=r"IM0001: cannot be read \(No such file"):
+        write_ct_series(tmp_path / "ct", lps(hounsfield, series.geometry), series, MAKER)
+    assert not (tmp_path / "ct").exists()
+
+
 def test_the_whole_series_or_nothing(tmp_path, rng, hounsfield, monkeypatch):
     series = mr(tmp_path / "mr", rng)
     volume = lps(hounsfield, series.geometry)
