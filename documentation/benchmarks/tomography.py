@@ -37,7 +37,8 @@ from gdmnet.metrics.similarity import ssim
 from gdmnet.report.picture import Panel, draw_panels, save_picture
 from gdmnet.tomography.consistency import data_consistent
 from gdmnet.tomography.fbp import back_projector, reconstruct
-from gdmnet.tomography.physics import MU_WATER, attenuation, hounsfield, measure
+from gdmnet.tomography.physics import attenuation, hounsfield, measure
+from gdmnet.tomography.settings import MU_WATER
 from gdmnet.tomography.projection import project, project_adjoint, projector
 from gdmnet.tomography.record import Acquisition, Simulation
 from gdmnet.tomography.scan import Grid, covering_scan
