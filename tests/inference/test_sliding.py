@@ -67,7 +67,8 @@ def test_a_perfect_predictor_is_reproduced_everywhere(shape, patch, step, tta, s
     result = predict(lambda x: x[:, 1:], source, patch, step_size=step, tta=tta, fill=[-7, 9])
     assert result.shape == (1, *shape)
     assert result.dtype == np.float32
-    assert np.abs(result[0] - source[1]).max() < 1e-5
+    # up to 5 windows an axis are summed in fp32, and all say the same: the error grows with it
+    np.testing.assert_allclose(result[0], source[1], rtol=5e-6)
 
 
 def test_windows_are_blended_by_gaussian_weights(rng):
