@@ -40,6 +40,7 @@ from gdmnet.data.splits import split_for
 from gdmnet.encoders import Frozen, freeze_norms
 from gdmnet.encoders.self_supervised import cell_shape, decoder_for, encoder_for
 from gdmnet.inference.model import load_model
+from gdmnet.models.card import PredictionSettings
 from gdmnet.models.device import find_device
 from gdmnet.objectives import OBJECTIVES
 from gdmnet.objectives.build import context_of, generator_of
@@ -309,7 +310,9 @@ def train_groupnorm(
 def keep_predictions(study: Study, name: str, row: Row, model: Path, measured: dict) -> None:
     """Predict the test cases and write trained.json: the row can then be judged."""
     step_size = 0.75 if study.small else 0.5
-    translator = load_model(model, folds=["all"], realism=row.dial, step_size=step_size)
+    translator = load_model(
+        model, PredictionSettings(realism=row.dial, step_size=step_size), folds=["all"]
+    )
     out = study.folder(name) / "predictions"
     out.mkdir(exist_ok=True)
     raw = study.raw / study.dataset

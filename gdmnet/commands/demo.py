@@ -14,7 +14,6 @@ import numpy as np
 
 from gdmnet import codec, folders
 from gdmnet.commands import evaluate, plan_and_preprocess, predict
-from gdmnet.commands.model_options import Choice
 from gdmnet.commands.terminal import add_device_option, guarded, new_parser, positive_int
 from gdmnet.data.case import Volume
 from gdmnet.data.volume import read_geometry, read_volume, write_volume
@@ -22,6 +21,7 @@ from gdmnet.datasets.phantom import write_phantom_dataset
 from gdmnet.errors import OutputError
 from gdmnet.folders import Roots
 from gdmnet.geometry import Shape
+from gdmnet.models.select import ModelChoice
 from gdmnet.plan import Fingerprint
 from gdmnet.report.picture import draw_panels, save_picture, translation_panels
 from gdmnet.training.fold import train_fold
@@ -201,8 +201,8 @@ def _predict(raw: Path, roots: Roots, output: Path, options: Options) -> None:
             raw / "imagesTs",
             output / "predictions" / method,
             roots,
-            Choice(dataset=DATASET, configuration=CONFIGURATION, objective=method),
-            predict.Options(device=options.device),
+            ModelChoice(dataset=DATASET, configuration=CONFIGURATION, objective=method),
+            options=predict.PredictionOptions(device=options.device),
         )
     facts = codec.load(Fingerprint, roots.preprocessed / DATASET / folders.FINGERPRINT_JSON)
     for target in sorted((raw / "targetsTs").iterdir()):

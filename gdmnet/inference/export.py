@@ -12,6 +12,8 @@ from pathlib import Path
 
 from gdmnet import __version__, codec, folders
 from gdmnet.errors import OutputError
+from gdmnet.files import file_sha256
+from gdmnet.folders import CHECKPOINTS
 from gdmnet.inference.describe import describe_model
 from gdmnet.inference.facts import Facts, anonymised, read_facts
 from gdmnet.inference.manifest import (
@@ -21,8 +23,9 @@ from gdmnet.inference.manifest import (
     Manifest,
     require_names,
 )
-from gdmnet.inference.model import CHECKPOINTS, file_sha256, load_model
+from gdmnet.inference.model import load_model
 from gdmnet.models import checkpoint as checkpoint_file
+from gdmnet.models.card import PredictionSettings
 from gdmnet.models.select import choose_folds
 
 _PREDICTS = ("epoch", "ema", "twin", "tally")  # what prediction takes, and a few numbers
@@ -74,7 +77,7 @@ def export_model(
                     name = f"fold_{fold}/{CHECKPOINTS[kind]}"
                     _write_weights(folder / name, stage / name)
             for kind in kinds:  # refuses what does not fit together
-                load_model(stage, folds=chosen, device="cpu", checkpoint=kind)
+                load_model(stage, PredictionSettings(checkpoint=kind), folds=chosen, device="cpu")
             manifest = _manifest(facts, kinds, licence)
             require_names(manifest, output)
             codec.write_text(stage / MODEL_CARD, describe_model(manifest, facts))

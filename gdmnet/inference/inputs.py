@@ -9,8 +9,8 @@ from gdmnet.data.dicom import holds_dicom, series_sha256
 from gdmnet.data.raw import input_cases
 from gdmnet.data.volume import FORMATS
 from gdmnet.errors import DatasetError
+from gdmnet.files import file_sha256
 from gdmnet.inference.dicom import dicom_cases
-from gdmnet.inference.model import file_sha256
 from gdmnet.plan import Plan
 
 

@@ -20,6 +20,7 @@ from gdmnet.inference.manifest import (
     require_stored,
 )
 from gdmnet.inference.model import load_model
+from gdmnet.models.card import PredictionSettings
 
 _LARGEST_MANIFEST = 1 << 20
 
@@ -131,7 +132,9 @@ def _unpack(opened: ZipFile, manifest: Manifest, archive: Path, model: Path) -> 
 def _require_working(model: Path, manifest: Manifest, archive: Path) -> None:
     for kind in manifest.checkpoints:
         try:
-            translator = load_model(model, folds=manifest.folds, device="cpu", checkpoint=kind)
+            translator = load_model(
+                model, PredictionSettings(checkpoint=kind), folds=manifest.folds, device="cpu"
+            )
         except (CheckpointError, PlanError) as problem:
             text = str(problem).replace(f"{model}/", "")
             raise CheckpointError(f"{archive}: does not work here: {text}") from None

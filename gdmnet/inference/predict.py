@@ -26,7 +26,7 @@ from gdmnet.models.device import versions
 
 
 @dataclass(frozen=True)
-class Outcome:
+class FolderResult:
     """Which cases of this run were predicted, were there already, or failed."""
 
     predicted: tuple[str, ...]
@@ -45,7 +45,7 @@ def predict_folder(
     n_parts: int = 1,
     part_id: int = 0,
     uncertainty: bool = False,
-) -> Outcome:
+) -> FolderResult:
     """Translate all cases of a folder and write down what was done in predictions.json.
 
     Predictions that are there already are kept, unless asked to overwrite. A case that fails is
@@ -97,7 +97,7 @@ def predict_folder(
 
 def _predict(
     translator: Translator, jobs: Sequence[Job], record: Predictions, report: Path, n_threads: int
-) -> Outcome:
+) -> FolderResult:
     codec.save(record, report)
     names: dict[str, list[str]] = {"predicted": [], "skipped": [], "failed": []}
 
@@ -112,7 +112,7 @@ def _predict(
             record = replace(record, cases={**record.cases, name: result})
             codec.save(record, report)
             bar.update()
-    return Outcome(
+    return FolderResult(
         tuple(names["predicted"]), tuple(names["skipped"]), tuple(names["failed"]), report
     )
 

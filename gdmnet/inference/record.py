@@ -2,27 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import ClassVar
 
 from gdmnet import codec
 from gdmnet.errors import OutputError
 from gdmnet.inference.input_check import Finding, InputCheck
-from gdmnet.inference.translator import ModelCard
-
-SETTINGS = (
-    "checkpoints",
-    "step_size",
-    "tta",
-    "ensemble",
-    "realism",
-    "data_consistency",
-    "steps",
-    "sampler",
-    "seed",
-)
-"""What all predictions of a folder share."""
+from gdmnet.models.card import ModelCard, PredictionSettings
 
 
 @dataclass(frozen=True)
@@ -86,7 +73,7 @@ class Predictions:
         command: that run's command line.
     """
 
-    SCHEMA: ClassVar[int] = 1
+    SCHEMA: ClassVar[int] = 2
     schema: int
     version: str
     model: ModelCard
@@ -108,8 +95,7 @@ def read_records(folder: Path) -> dict[str, Predictions]:
     Raises:
         PlanError: one is damaged or was written by another version.
     """
-    found = sorted(folder.glob("predictions*.json"))
-    return {path.name: codec.load(Predictions, path) for path in found}
+    return {path.name: _read_record(path) for path in sorted(folder.glob("predictions*.json"))}
 
 
 def require_same_model(folder: Path, records: dict[str, Predictions], card: ModelCard) -> None:
@@ -119,10 +105,22 @@ def require_same_model(folder: Path, records: dict[str, Predictions], card: Mode
         OutputError: they do.
     """
     for name, record in records.items():
-        for what in SETTINGS:
-            if getattr(record.model, what) != getattr(card, what):
-                raise OutputError(
-                    f"{folder / name}: the predictions there come from another model or settings"
-                    f" ({record.model.folder}, other {what}); give another output folder, or"
-                    " --overwrite"
-                )
+        difference = card.difference(record.model)
+        if difference is not None:
+            raise OutputError(
+                f"{folder / name}: the predictions there come from another model or settings"
+                f" ({record.model.folder}, other {difference}); give another output folder, or"
+                " --overwrite"
+            )
+
+
+def _read_record(path: Path) -> Predictions:
+    data = codec.read_json(path)
+    if not (isinstance(data, dict) and data.get("schema") == 1):
+        return codec.load(Predictions, path)
+    card = data.get("model")
+    if isinstance(card, dict):  # in schema 1 the settings stood beside the rest of the card
+        names = {entry.name for entry in fields(PredictionSettings)} - {"realism"}
+        settings = {name: card.pop(name) for name in names & set(card)}
+        data |= {"schema": Predictions.SCHEMA, "model": {**card, "settings": settings}}
+    return codec.decode(Predictions, data, str(path))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,51 +19,11 @@ from gdmnet.data.volume import write_volume
 from gdmnet.errors import CheckpointError, DatasetError
 from gdmnet.geometry import Geometry, Spacing
 from gdmnet.inference.sampling import Sampler, sample_volume
-from gdmnet.inference.sliding import Estimate, Manner, Outside, predict_volume
+from gdmnet.inference.sliding import BodyRegion, Estimate, predict_volume
+from gdmnet.models.card import ModelCard
 from gdmnet.models.precision import autocast
 from gdmnet.plan import Configuration, Fingerprint, Normalisation, Plan
 from gdmnet.preprocessing import prepare, prepare_volumes, restore, source_normalisations
-
-
-@dataclass(frozen=True)
-class ModelCard:
-    """Which weights a translator uses and how; written beside every prediction.
-
-    Attributes:
-        folder: of the model.
-        objective: that it was trained with.
-        configuration: of the plan.
-        checkpoints: fold -> SHA-256 of its checkpoint file.
-        checkpoint: "final" or "best".
-        step_size: of the sliding window, as a share of the patch.
-        tta: True if mirrored copies are averaged.
-        device: "cpu", "cuda:0", ...
-        precision: "fp32", "bf16" or "fp16"; sums are fp32 always.
-        ensemble: "mean" or "median" of the folds' outputs.
-        realism: fold -> T of the realism dial; empty without one.
-        data_consistency: True if predictions are made to agree with measured line integrals.
-        steps: of the sampler; None where the objective has none: the network is called once.
-        sampler: its name, or None.
-        seed: of the sampler's noise, or None.
-        network_calls: evaluations of each fold's network for a window, without mirrored copies.
-    """
-
-    folder: str
-    objective: str
-    configuration: str
-    checkpoints: dict[str, str]
-    checkpoint: str
-    step_size: float
-    tta: bool
-    device: str
-    precision: str
-    ensemble: str = "mean"
-    realism: dict[str, float] = field(default_factory=dict)
-    data_consistency: bool = False
-    steps: int | None = None
-    sampler: str | None = None
-    seed: int | None = None
-    network_calls: int = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,22 +134,24 @@ class Translator:
             CheckpointError: the spread of a sampler is asked for.
             DatasetError: the output is not finite.
         """
-        sources = source_normalisations(self.configuration)
-        card = self.card
         if spread:
             self.require_spread()
-        how: dict[str, Any] = {
+        background = background_value(self.configuration.target)
+        common: dict[str, Any] = {
             "patch_size": self.configuration.patch_size,
-            "fill": [background_value(normalisation) for normalisation in sources],
-            "device": card.device,
-            "manner": Manner(card.step_size, card.tta, card.ensemble, spread),
+            "fill": [background_value(n) for n in source_normalisations(self.configuration)],
+            "device": self.card.device,
+            "settings": self.card.settings,
         }
-        around = background_value(self.configuration.target)
         if self.sampler is None:
-            outside = Outside(case.body, around)
-            estimate = predict_volume(self._call, case.source, outside=outside, **how)
+            region = BodyRegion(case.body, background)
+            estimate = predict_volume(
+                self._call, case.source, region=region, spread=spread, **common
+            )
         else:
-            estimate = sample_volume(self._call, self.sampler, case, background=around, **how)
+            estimate = sample_volume(
+                self._call, self.sampler, case, background=background, **common
+            )
         if not np.isfinite(estimate.mean).all():
             raise DatasetError(
                 f"case {case.record.identifier}: the network's output is not finite; look at the"
@@ -201,7 +163,7 @@ class Translator:
         """What the opinions come from whose spread is measured, in words."""
         n_folds = len(self.card.checkpoints)
         folds = [f"{n_folds} folds"] if n_folds > 1 else []
-        copies = ["mirrored copies"] if self.card.tta else []
+        copies = ["mirrored copies"] if self.card.settings.tta else []
         return ", ".join([*folds, *copies, "overlapping windows"])
 
     def require_spread(self) -> None:

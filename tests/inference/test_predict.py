@@ -10,7 +10,7 @@ from gdmnet import codec
 from gdmnet.data.case import Volume
 from gdmnet.data.volume import FORMATS, read_geometry, read_volume, write_volume
 from gdmnet.errors import DatasetError, OutputError, PlanError
-from gdmnet.inference import job, load_model, predict
+from gdmnet.inference import PredictionSettings, job, load_model, predict
 from gdmnet.inference.inputs import find_cases
 from gdmnet.inference.predict import predict_folder
 from gdmnet.inference.record import Predictions
@@ -135,6 +135,24 @@ def test_another_models_predictions_are_not_mixed_in(tmp_path, models, translato
         predict_folder(other, inputs, out)
     predict_folder(other, inputs, out, overwrite=True)
     assert record(out).model == other.card
+
+
+def test_a_record_of_before_settings_were_one_is_continued(tmp_path, models, translator, inputs):
+    out = tmp_path / "out"
+    predict_folder(translator, inputs, out)
+    path = out / "predictions.json"
+    data = json.loads(path.read_text())
+    settings = data["model"].pop("settings")
+    del settings["realism"]  # the card's own tells it by fold
+    path.write_text(json.dumps({**data, "schema": 1, "model": {**data["model"], **settings}}))
+    assert predict_folder(translator, inputs, out).skipped == ("a", "b", "c")
+    assert record(out).model == translator.card
+    path.write_text(json.dumps({**data, "schema": 1, "model": {**data["model"], "tta": True}}))
+    with pytest.raises(OutputError, match="other tta"):
+        predict_folder(translator, inputs, out)
+    path.write_text(json.dumps({**data, "schema": 1, "model": "none"}))
+    with pytest.raises(PlanError, match=r"predictions\.json"):
+        predict_folder(translator, inputs, out)
 
 
 def test_a_damaged_record_is_refused_unless_overwritten(tmp_path, translator, inputs):
@@ -376,7 +394,7 @@ def test_a_maps_folder_that_cannot_be_made_is_refused(tmp_path, trio, inputs):
 
 def test_mean_and_median_are_not_mixed_in_a_folder(tmp_path, trio, inputs):
     predict_folder(trio, inputs, tmp_path / "out")
-    median = load_model(trio.card.folder, device="cpu", ensemble="median")
+    median = load_model(trio.card.folder, PredictionSettings(ensemble="median"), device="cpu")
     with pytest.raises(OutputError, match="other ensemble"):
         predict_folder(median, inputs, tmp_path / "out")
 
