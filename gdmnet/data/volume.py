@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,8 @@ from numpy.typing import NDArray
 
 from gdmnet.data.case import Volume
 from gdmnet.data.payload import check_header, check_voxels, damaged, read_nifti_voxels
-from gdmnet.errors import DatasetError, OutputError
+from gdmnet.errors import DatasetError
+from gdmnet.files import whole_file
 from gdmnet.geometry import Geometry, grid_difference, nearest_lps, to_lps, to_stored
 
 _READERS = {
@@ -116,20 +116,11 @@ def write_volume(path: Path, volume: Volume, *, integer: bool = False) -> None:
     image.SetSpacing(geometry.itk_spacing)
     image.SetOrigin(geometry.itk_origin)
     image.SetDirection(geometry.itk_direction)
-    aside = path.with_name(f".{path.name.removesuffix(ending)}.partial{ending}")
-    try:
+    with whole_file(path, ending=ending, also=(RuntimeError, DatasetError)) as aside:
         _reserve(aside, stored.nbytes)
         _silence()
         sitk.WriteImage(image, str(aside), useCompression=True)
         check_voxels(aside, ending)  # ITK says nothing when a disk runs full
-        aside.replace(path)
-    except (OSError, RuntimeError, DatasetError):
-        raise OutputError(
-            f"{path}: cannot be written; check the folder's permissions and free space"
-        ) from None
-    finally:
-        with suppress(OSError):
-            aside.unlink(missing_ok=True)
 
 
 def _ending(path: Path) -> str | None:

@@ -335,11 +335,12 @@ def volume(rng):
 
 
 @pytest.mark.parametrize("ending", FORMATS)
-def test_a_folder_that_is_not_there_or_not_writable_is_one_error(tmp_path, volume, ending, capfd):
+def test_a_folder_is_made_and_one_that_cannot_be_is_one_error(tmp_path, volume, ending, capfd):
+    write_volume(tmp_path / "new" / f"a{ending}", volume)
+    assert [path.name for path in (tmp_path / "new").iterdir()] == [f"a{ending}"]
     (tmp_path / "file").write_text("")
-    for folder in (tmp_path / "none", tmp_path / "file"):
-        with pytest.raises(OutputError, match=rf"a\{ending}: cannot be written"):
-            write_volume(folder / f"a{ending}", volume)
+    with pytest.raises(OutputError, match=rf"a\{ending}: cannot be written"):
+        write_volume(tmp_path / "file" / f"a{ending}", volume)
     assert capfd.readouterr().err == ""
 
 
