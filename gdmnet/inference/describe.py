@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
 from gdmnet.arrays.normalise import scheme_of
-from gdmnet.inference.facts import Facts
 from gdmnet.inference.manifest import Manifest
-from gdmnet.plan import Configuration, Fingerprint, Intensity, Run
+from gdmnet.metrics.summary import Summary
+from gdmnet.models.folder import ModelFolder
+from gdmnet.plan import Fingerprint, Intensity, Run
 
 _TITLES = {"mae": "MAE", "psnr": "PSNR [dB]", "ssim": "SSIM", "sharpness": "sharpness"}
 _LIMITS = """\
@@ -23,12 +24,12 @@ _LIMITS = """\
   small lesion, the output cannot be trusted to show or to leave out."""
 
 
-def describe_model(manifest: Manifest, facts: Facts) -> str:
+def describe_model(manifest: Manifest, model: ModelFolder, summaries: Mapping[str, Summary]) -> str:
     """The model card as Markdown: aggregate figures only, no names of cases."""
-    plan = facts.plan
-    configuration = plan.configurations[manifest.configuration]
+    plan = model.plan
     sources = " + ".join(plan.channel_names)
-    unit = "HU" if configuration.target.scheme == "ct" else "the training targets' own units"
+    is_ct = model.configuration.target.scheme == "ct"
+    unit = "HU" if is_ct else "the training targets' own units"
     sections = (
         (
             f"# {sources} to {plan.target_name}: {manifest.dataset}",
@@ -41,9 +42,9 @@ def describe_model(manifest: Manifest, facts: Facts) -> str:
             f" {_channels(plan.channel_names)} of the same patient. The output lies on the"
             " input's grid.",
         ),
-        ("## What it was trained on", _data(configuration, facts)),
-        ("## How it was trained", _training(manifest, facts.runs)),
-        ("## How well it did", _validation(facts)),
+        ("## What it was trained on", _data(model)),
+        ("## How it was trained", _training(manifest, model.runs)),
+        ("## How well it did", _validation(summaries)),
         ("## Where it ends", _LIMITS),
         ("## Use", _use(manifest)),
     )
@@ -56,18 +57,18 @@ def _channels(names: tuple[str, ...]) -> str:
     return ", ".join(f"{name} (`CASE_{i:04d}`)" for i, name in enumerate(names))
 
 
-def _data(configuration: Configuration, facts: Facts) -> str:
+def _data(model: ModelFolder) -> str:
+    configuration = model.configuration
     rows = [
         ("spacing of the network (z, y, x)", f"{_by(configuration.spacing)} mm"),
         ("median size at that spacing", f"{_by(configuration.median_shape)} voxels"),
         ("bias correction of the sources", configuration.bias_correction),
     ]
-    if facts.fingerprint is not None:
-        rows = [*_fingerprint_rows(facts.fingerprint), *rows]
+    if model.fingerprint is not None:
+        rows = [*_fingerprint_rows(model.fingerprint), *rows]
     else:
-        cases = {
-            c for run in facts.runs.values() for c in (*run.training_cases, *run.validation_cases)
-        }
+        runs = model.runs.values()
+        cases = {case for run in runs for case in (*run.training_cases, *run.validation_cases)}
         rows = [("cases", str(len(cases))), *rows]
     return _table(("fact", "value"), rows)
 
@@ -118,16 +119,16 @@ def _training(manifest: Manifest, runs: dict[str, Run]) -> str:
     )
 
 
-def _validation(facts: Facts) -> str:
-    if not facts.summaries:
+def _validation(summaries: Mapping[str, Summary]) -> str:
+    if not summaries:
         return "No validation came with this model: nothing is known about its accuracy."
-    some = next(iter(facts.summaries.values()))
+    some = next(iter(summaries.values()))
     metrics = [metric for metric in _TITLES if metric in some.aggregate]
     rows = [
         (fold, *(_statistic(summary.aggregate.get(metric, {})) for metric in metrics))
-        for fold, summary in facts.summaries.items()
+        for fold, summary in summaries.items()
     ]
-    notes = {summary.note for summary in facts.summaries.values() if summary.note}
+    notes = {summary.note for summary in summaries.values() if summary.note}
     lines = [
         "Whole volumes of the validation cases, mean ± standard deviation over the cases (their"
         f" number), inside {some.mask}; convention {some.convention}, units: {some.units},"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from gdmnet import codec, folders
 from gdmnet.errors import CheckpointError, PlanError
+from gdmnet.metrics.summary import Summary
 from gdmnet.models.select import choose_folds
 from gdmnet.plan import Configuration, Fingerprint, Plan, Run
 
@@ -81,3 +82,14 @@ def _read_fingerprint(path: Path, plan: Plan) -> Fingerprint | None:
             " folder again"
         )
     return fingerprint
+
+
+def read_summaries(model: ModelFolder) -> dict[str, Summary]:
+    """Fold -> its validation, of the folds that have one.
+
+    Raises:
+        PlanError: one is damaged or of another version.
+    """
+    paths = {fold: folders.fold_folder(model.path, fold) / folders.SUMMARY_JSON
+             for fold in model.runs}  # fmt: skip
+    return {fold: codec.load(Summary, path) for fold, path in paths.items() if path.is_file()}
