@@ -19,8 +19,8 @@ from gdmnet.inference.translator import Ensemble, Translator
 from gdmnet.models.card import ModelCard
 from gdmnet.models.precision import autocast
 from gdmnet.networks.unet import build_generator
-from gdmnet.objectives import OBJECTIVES
 from gdmnet.objectives.base import Batch, Context
+from gdmnet.objectives.build import OBJECTIVES
 from gdmnet.plan import Configuration, Plan, Recipe
 from gdmnet.preprocessing import prepare, prepare_and_store
 from gdmnet.training.batches import Batches

@@ -20,9 +20,8 @@ from gdmnet.models.device import find_device
 from gdmnet.models.folder import read_model
 from gdmnet.models.precision import cpu_has_bf16
 from gdmnet.models.weights import between
-from gdmnet.objectives import OBJECTIVES
 from gdmnet.objectives.base import Inputs
-from gdmnet.objectives.build import generator_of
+from gdmnet.objectives.build import OBJECTIVES, generator_of
 
 
 def load_model(
