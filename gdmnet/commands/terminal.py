@@ -59,6 +59,16 @@ class CommandParser(argparse.ArgumentParser):
         self._words: tuple[str, ...] = ()  # what positional arguments mean, in their order
         self._n_required = 0
         self._word_defaults: dict[str, str] = {}
+        self.commands: dict[str, CommandParser] = {}
+
+    def add_commands(self, commands: dict[str, CommandParser]) -> None:
+        """Take the first word for a command of its own, and all others for its parser."""
+        self.commands = commands
+        self.usage = f"%(prog)s {{{','.join(commands)}}} ..."
+        for name, parser in commands.items():
+            parser.prog = f"{self.prog} {name}"
+            self.epilog = f"{self.epilog or ''}\n  {parser.prog}: {parser.description}"
+        self.add_argument("command", choices=list(commands), help="each has its own --help")
 
     def add_dataset_arguments(self, *names: str, required: int, **defaults: str) -> None:
         """Take dataset, configuration and fold by position or by -d, -c and -f.
@@ -86,6 +96,9 @@ class CommandParser(argparse.ArgumentParser):
     ) -> argparse.Namespace:
         """Parse, and give positional words to what no option has named."""
         given = list(sys.argv[1:] if args is None else args)
+        if self.commands:
+            found = super().parse_args(given[:1], namespace)
+            return self.commands[found.command].parse_args(given[1:], found)
         self._refuse_nnunet(given)
         if not self._words:
             return super().parse_args(given, namespace)

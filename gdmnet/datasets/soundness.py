@@ -59,6 +59,11 @@ class Alignment:
         gained = self.motion.information > _GAIN * self.motion.information_before
         return gained and (self.distance > LARGEST_SHIFT or self.angle > LARGEST_TURN)
 
+    @property
+    def is_movable(self) -> bool:
+        """True where a registered copy moves the channel; a mirrored one is mended by hand."""
+        return self.is_off and not self.is_mirrored
+
 
 @dataclass(frozen=True)
 class CaseFacts:
