@@ -98,9 +98,9 @@ def sample_volume(
     patch_size: Shape,
     *,
     fill: Sequence[float],
-    background: float,
     device: torch.device | str,
     settings: PredictionSettings,
+    region: BodyRegion,
 ) -> Estimate:
     """Sample a volume: the state is the whole volume's, and so is every call of the network.
 
@@ -108,20 +108,18 @@ def sample_volume(
         network: (1, c + 1, z, y, x) and a time to (n, 1, z, y, x): n folds, which are combined
             at every call, as mirrored copies are.
         sampler: of the model.
-        case: its sources (c, z, y, x), network units; its body, where the state is; and its name:
-            the same case gets the same noise.
+        case: its sources (c, z, y, x), network units, and its name: the same case gets the same
+            noise.
         patch_size: voxels (z, y, x) of a window.
         fill: what surrounds the volume, one number a channel, network units.
-        background: the target outside the body, network units.
         device: where the network lies; state and noise stay in main memory.
         settings: step size, mirrored copies and ensemble of every call.
+        region: the body, where the state is, and the target outside it.
     """
     padded, box = pad_to(case.source, patch_size, fill)
-    body = pad_to((case.body != 0)[None].astype(np.float32), patch_size, [0.0])[0]
-    field = torch.from_numpy(np.ascontiguousarray(padded, dtype=np.float32))[
-        None
-    ]  # (1, c, z, y, x)
-    mask = torch.from_numpy(body)[None]  # (1, 1, z, y, x)
+    body = pad_to((region.body != 0)[None].astype(np.float32), patch_size, [0.0])[0]
+    field = torch.from_numpy(np.ascontiguousarray(padded, dtype=np.float32))[None]
+    mask = torch.from_numpy(body)[None]
     rng = noise_rng(case.record.identifier, sampler.seed)
 
     def draw() -> Tensor:
@@ -140,7 +138,7 @@ def sample_volume(
         return torch.from_numpy(called.mean)[None]
 
     sampled = sampler.objective.sample(evaluate, field, draw, sampler.sampling)
-    inside = torch.where(mask > 0.5, sampled, background)[0, 0]
+    inside = torch.where(mask > 0.5, sampled, region.background)[0, 0]
     return Estimate(np.ascontiguousarray(crop(inside.numpy(), box))[None], None)
 
 

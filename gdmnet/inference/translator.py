@@ -17,7 +17,7 @@ from gdmnet.data.case import Case, CaseFiles, Volume
 from gdmnet.data.dicom import case_of
 from gdmnet.data.volume import write_volume
 from gdmnet.errors import CheckpointError, DatasetError
-from gdmnet.geometry import Geometry, Spacing
+from gdmnet.geometry import Geometry, Spacing, shape_of
 from gdmnet.inference.sampling import Sampler, sample_volume
 from gdmnet.inference.sliding import BodyRegion, Estimate, predict_volume
 from gdmnet.models.card import ModelCard
@@ -29,6 +29,9 @@ from gdmnet.preprocessing import prepare, prepare_volumes, restore, source_norma
 @dataclass(frozen=True, eq=False)
 class Translator:
     """A trained model that is ready to work; `load_model` makes it, see the package's example.
+
+    A case is prepared, predicted window by window and restored to the sources' grid and the
+    target's units: `restore(predict(case), case)` for what `preprocessing.prepare` made.
 
     Attributes:
         plan: of the dataset that the model was trained on.
@@ -68,10 +71,9 @@ class Translator:
         channels = (array[None] if array.ndim == 3 else array).astype(np.float32)
         if not np.isfinite(channels).all():
             raise DatasetError("the array has NaN or infinite values; replace them first")
-        z, y, x = channels.shape[1:]
-        volume = Volume(channels, Geometry((z, y, x), spacing))
+        volume = Volume(channels, Geometry(shape_of(channels), spacing))
         case = prepare_volumes("array", volume, self.configuration)
-        translated: NDArray = self.translate_prepared(case).array[0]
+        translated: NDArray = self.restore(self.predict(case), case).array[0]
         return translated
 
     def translate_case(self, files: CaseFiles) -> Volume:
@@ -84,7 +86,8 @@ class Translator:
             DatasetError: a file cannot be read or does not fit the model.
         """
         sources = CaseFiles(files.identifier, files.sources, None, files.mask, files.series)
-        return self.translate_prepared(prepare(sources, self.configuration))
+        case = prepare(sources, self.configuration)
+        return self.restore(self.predict(case), case)
 
     def translate_files(
         self, sources: str | Path | Sequence[str | Path], output: str | Path
@@ -105,24 +108,6 @@ class Translator:
         volume = self.translate_case(files)
         write_volume(Path(output), volume, integer=self.plan.integer_output)
 
-    def translate_prepared(self, case: Case) -> Volume:
-        """Translate what `preprocessing.prepare` made.
-
-        Returns:
-            float32 (1, z, y, x) in the target's units, on the sources' grid.
-        """
-        return self.restore(self.predict(case), case)
-
-    def restore(self, estimate: Estimate, case: Case) -> Volume:
-        """A prediction in the target's units, on the sources' grid: float32 (1, z, y, x)."""
-        return _restored(estimate.mean, case, self.configuration.target, case.detail)
-
-    def restore_spread(self, std: NDArray, case: Case) -> Volume:
-        """Standard deviations likewise: clipping ignored, 0 outside the body."""
-        scale = self.configuration.target.scale
-        units = Normalisation("none", 0.0, scale, None, None, background=0.0)
-        return _restored(std, case, units)
-
     def predict(self, case: Case, *, spread: bool = False) -> Estimate:
         """The network's output for a prepared case in network units, on the prepared grid.
 
@@ -136,28 +121,35 @@ class Translator:
         """
         if spread:
             self.require_spread()
-        background = background_value(self.configuration.target)
-        common: dict[str, Any] = {
+        how: dict[str, Any] = {
             "patch_size": self.configuration.patch_size,
             "fill": [background_value(n) for n in source_normalisations(self.configuration)],
             "device": self.card.device,
             "settings": self.card.settings,
+            "region": BodyRegion(case.body, background_value(self.configuration.target)),
         }
         if self.sampler is None:
-            region = BodyRegion(case.body, background)
-            estimate = predict_volume(
-                self._call, case.source, region=region, spread=spread, **common
-            )
+            estimate = predict_volume(self._call, case.source, spread=spread, **how)
         else:
-            estimate = sample_volume(
-                self._call, self.sampler, case, background=background, **common
-            )
+            estimate = sample_volume(self._call, self.sampler, case, **how)
         if not np.isfinite(estimate.mean).all():
             raise DatasetError(
                 f"case {case.record.identifier}: the network's output is not finite; look at the"
                 " input's intensities"
             )
         return estimate
+
+    def restore(self, estimate: Estimate, case: Case) -> Volume:
+        """A prediction in the target's units, on the sources' grid: float32 (1, z, y, x)."""
+        target, detail = self.configuration.target, case.detail
+        array = restore(estimate.mean, case.record, target, body=case.body, detail=detail)
+        return Volume(array, case.record.geometry)
+
+    def restore_spread(self, std: NDArray, case: Case) -> Volume:
+        """Standard deviations in the target's units, on the sources' grid; 0 outside the body."""
+        scale = self.configuration.target.scale
+        units = Normalisation("none", 0.0, scale, None, None, background=0.0)
+        return Volume(restore(std, case.record, units, body=case.body), case.record.geometry)
 
     def spread_sources(self) -> str:
         """What the opinions come from whose spread is measured, in words."""
@@ -199,10 +191,3 @@ class Ensemble(nn.Module):
     def forward(self, x: Tensor, *time: Tensor) -> Tensor:
         """(1, c, z, y, x), and a time (1,) where members take one, to (n, 1, z, y, x), fp32."""
         return torch.cat([member(x, *time).float() for member in self.members])
-
-
-def _restored(
-    image: NDArray, case: Case, units: Normalisation, detail: NDArray | None = None
-) -> Volume:
-    array = restore(image, case.record, units, body=case.body, detail=detail)
-    return Volume(array, case.record.geometry)

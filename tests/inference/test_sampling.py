@@ -16,7 +16,7 @@ from gdmnet.inference import PredictionSettings, load_model
 from gdmnet.inference.predict import predict_folder
 from gdmnet.inference.record import Predictions
 from gdmnet.inference.sampling import Sampler, noise_rng, sample_volume
-from gdmnet.inference.sliding import predict_volume, window_starts
+from gdmnet.inference.sliding import BodyRegion, predict_volume, window_starts
 from gdmnet.networks.calls import CountCalls
 from gdmnet.objectives.base import Context
 from gdmnet.objectives.build import OBJECTIVES, SAMPLED
@@ -166,7 +166,9 @@ def test_sampling_by_windows_leaves_no_seams(models):
         "device": "cpu",
         "settings": PredictionSettings(step_size=0.5),
     }
-    made = sample_volume(short_sighted, sampler, case, background=0.0, **how).mean[0]
+    made = sample_volume(
+        short_sighted, sampler, case, region=BodyRegion(case.body, 0.0), **how
+    ).mean[0]
     rng = torch.Generator().manual_seed(0)
 
     def alone(patch):  # each window with a noise of its own, blended at the end
@@ -193,7 +195,8 @@ def test_a_volume_of_one_window_is_sampled_as_a_patch(models):
     sampler = Sampler(flow(), Sampling("rk4", 4), seed=7)
     made = sample_volume(
         short_sighted, sampler, case, PATCH,
-        fill=[0.0], background=0.0, device="cpu", settings=PredictionSettings(),
+        fill=[0.0], device="cpu", settings=PredictionSettings(),
+        region=BodyRegion(case.body, 0.0),
     ).mean  # fmt: skip
     start = torch.randn((1, 1, *PATCH), generator=noise_rng(case.record.identifier, 7))
     source = torch.from_numpy(case.source)[None]
