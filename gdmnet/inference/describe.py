@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 
@@ -10,10 +10,35 @@ from gdmnet.arrays.normalise import scheme_of
 from gdmnet.inference.manifest import Manifest
 from gdmnet.metrics.summary import Summary
 from gdmnet.models.folder import ModelFolder
-from gdmnet.plan import Fingerprint, Intensity, Run
+from gdmnet.plan import Fingerprint
 
 _TITLES = {"mae": "MAE", "psnr": "PSNR [dB]", "ssim": "SSIM", "sharpness": "sharpness"}
-_LIMITS = """\
+_CARD = """\
+# {sources} to {target}: {manifest.dataset}
+
+**Research software, no medical device.** Licence of the weights: {manifest.licence}.
+
+## What it is for
+
+It makes a 3D {target} image in {unit} out of {channels} of the same patient. The output lies on the
+input's grid.
+
+## What it was trained on
+
+{data}
+
+## How it was trained
+
+Objective `{manifest.objective}`, configuration `{manifest.configuration}`; {versions}.
+
+{training}
+
+## How well it did
+
+{validation}
+
+## Where it ends
+
 - Research software, **no medical device**. Nobody has tested this model for a clinical purpose;
   whoever uses it must validate it on their own scanners, protocols and patients first.
 - It is known to work only on images like those described above. Other regions of the body,
@@ -21,102 +46,75 @@ _LIMITS = """\
   right and are not.
 - Image metrics do not stand in for a dose calculation or a diagnosis.
 - A translation shows what is likely, given the source. What the source does not show, such as a
-  small lesion, the output cannot be trusted to show or to leave out."""
+  small lesion, the output cannot be trusted to show or to leave out.
+
+## Use
+
+```bash
+gdm_install_model MODEL.zip
+gdm_predict {manifest.dataset} {manifest.configuration} --objective {manifest.objective} -i in/ -o out/
+```
+
+Exported by gdmnet {manifest.version}; `manifest.json` holds the SHA-256 of every file.
+"""  # noqa: E501 (a command to copy stands on one line)
 
 
 def describe_model(manifest: Manifest, model: ModelFolder, summaries: Mapping[str, Summary]) -> str:
     """The model card as Markdown: aggregate figures only, no names of cases."""
-    plan = model.plan
-    sources = " + ".join(plan.channel_names)
+    names, target = model.plan.channel_names, model.plan.target_name
+    channels = ", ".join(f"{name} (`CASE_{i:04d}`)" for i, name in enumerate(names))
     is_ct = model.configuration.target.scheme == "ct"
-    unit = "HU" if is_ct else "the training targets' own units"
-    sections = (
-        (
-            f"# {sources} to {plan.target_name}: {manifest.dataset}",
-            "**Research software, no medical device.** Licence of the weights:"
-            f" {manifest.licence}.",
+    versions = ", ".join(f"{name} {version}" for name, version in manifest.versions.items())
+    return _CARD.format(
+        manifest=manifest,
+        sources=" + ".join(names),
+        target=target,
+        unit="HU" if is_ct else "the training targets' own units",
+        channels=f"one {names[0]} image (`CASE_0000`)" if len(names) == 1 else channels,
+        versions=versions or "versions not recorded",
+        data=_table(("fact", "value"), _data_rows(model)),
+        training=_table(
+            ("fold", "training cases", "validation cases", "epochs x steps", "seed", "device"),
+            _training_rows(model),
         ),
-        (
-            "## What it is for",
-            f"It makes a 3D {plan.target_name} image in {unit} out of"
-            f" {_channels(plan.channel_names)} of the same patient. The output lies on the"
-            " input's grid.",
-        ),
-        ("## What it was trained on", _data(model)),
-        ("## How it was trained", _training(manifest, model.runs)),
-        ("## How well it did", _validation(summaries)),
-        ("## Where it ends", _LIMITS),
-        ("## Use", _use(manifest)),
+        validation=_validation(summaries),
     )
-    return "\n\n".join(f"{title}\n\n{text}" for title, text in sections) + "\n"
 
 
-def _channels(names: tuple[str, ...]) -> str:
-    if len(names) == 1:
-        return f"one {names[0]} image (`CASE_0000`)"
-    return ", ".join(f"{name} (`CASE_{i:04d}`)" for i, name in enumerate(names))
-
-
-def _data(model: ModelFolder) -> str:
-    configuration = model.configuration
-    rows = [
-        ("spacing of the network (z, y, x)", f"{_by(configuration.spacing)} mm"),
-        ("median size at that spacing", f"{_by(configuration.median_shape)} voxels"),
-        ("bias correction of the sources", configuration.bias_correction),
-    ]
-    if model.fingerprint is not None:
-        rows = [*_fingerprint_rows(model.fingerprint), *rows]
+def _data_rows(model: ModelFolder) -> Iterator[tuple[str, ...]]:
+    runs = model.runs.values()
+    cases = {case for run in runs for case in (*run.training_cases, *run.validation_cases)}
+    if model.fingerprint is None:
+        yield "cases", str(len(cases))
     else:
-        runs = model.runs.values()
-        cases = {case for run in runs for case in (*run.training_cases, *run.validation_cases)}
-        rows = [("cases", str(len(cases))), *rows]
-    return _table(("fact", "value"), rows)
+        yield from _fingerprint_rows(model.fingerprint)
+    configuration = model.configuration
+    yield "spacing of the network (z, y, x)", f"{_range(np.array([configuration.spacing]))} mm"
+    shape = np.array([configuration.median_shape])
+    yield "median size at that spacing", f"{_range(shape)} voxels"
+    yield "bias correction of the sources", configuration.bias_correction
 
 
-def _fingerprint_rows(fingerprint: Fingerprint) -> list[tuple[str, str]]:
+def _fingerprint_rows(fingerprint: Fingerprint) -> Iterator[tuple[str, ...]]:
     spacings = np.array([case.spacing for case in fingerprint.cases])
     sides = np.array([case.shape for case in fingerprint.cases]) * spacings
-    rules = sorted({case.mask_rule for case in fingerprint.cases})
-    named = zip(
-        (*fingerprint.channel_names, fingerprint.target_name),
-        (*fingerprint.sources, fingerprint.target),
-        strict=True,
-    )
-    return [
-        ("cases", str(len(fingerprint.cases))),
-        ("spacing of the images (z, y, x)", f"{_range(spacings)} mm"),
-        ("size of the body (z, y, x)", f"{_range(np.rint(sides))} mm"),
-        ("body found by", ", ".join(rules)),
-        *((f"{name} inside the body", _intensity(name, values)) for name, values in named),
-    ]
+    yield "cases", str(len(fingerprint.cases))
+    yield "spacing of the images (z, y, x)", f"{_range(spacings)} mm"
+    yield "size of the body (z, y, x)", f"{_range(np.rint(sides))} mm"
+    yield "body found by", ", ".join(sorted({case.mask_rule for case in fingerprint.cases}))
+    names = (*fingerprint.channel_names, fingerprint.target_name)
+    for name, values in zip(names, (*fingerprint.sources, fingerprint.target), strict=True):
+        unit = " HU" if scheme_of(name, target=True) == "ct" else ""
+        median, low, high = (f"{value:.4g}" for value in (values.p50, values.p01, values.p99))
+        text = f"median {median}{unit}, 98 % between {low} and {high}{unit}"
+        yield f"{name} inside the body", text
 
 
-def _intensity(name: str, values: Intensity) -> str:
-    unit = " HU" if scheme_of(name, target=True) == "ct" else ""
-    return (
-        f"median {values.p50:.4g}{unit}, 98 % between {values.p01:.4g} and {values.p99:.4g}{unit}"
-    )
-
-
-def _training(manifest: Manifest, runs: dict[str, Run]) -> str:
-    rows = [
-        (
-            fold,
-            str(len(run.training_cases)),
-            str(len(run.validation_cases)),
-            f"{run.recipe.epochs} x {run.recipe.iterations}",
-            str(run.recipe.seed),
-            f"{run.device}, {run.recipe.precision}",
-        )
-        for fold, run in runs.items()
-    ]
-    header = ("fold", "training cases", "validation cases", "epochs x steps", "seed", "device")
-    packages = ", ".join(f"{name} {version}" for name, version in manifest.versions.items())
-    return (
-        f"Objective `{manifest.objective}`, configuration `{manifest.configuration}`;"
-        f" {packages or 'versions not recorded'}.\n\n"
-        f"{_table(header, rows)}"
-    )
+def _training_rows(model: ModelFolder) -> Iterator[tuple[str, ...]]:
+    for fold, run in model.runs.items():
+        n_cases = str(len(run.training_cases)), str(len(run.validation_cases))
+        length = f"{run.recipe.epochs} x {run.recipe.iterations}"
+        yield fold, *n_cases, length, str(run.recipe.seed), f"{run.device}, {run.recipe.precision}"
 
 
 def _validation(summaries: Mapping[str, Summary]) -> str:
@@ -124,10 +122,10 @@ def _validation(summaries: Mapping[str, Summary]) -> str:
         return "No validation came with this model: nothing is known about its accuracy."
     some = next(iter(summaries.values()))
     metrics = [metric for metric in _TITLES if metric in some.aggregate]
-    rows = [
+    rows = (
         (fold, *(_statistic(summary.aggregate.get(metric, {})) for metric in metrics))
         for fold, summary in summaries.items()
-    ]
+    )
     notes = {summary.note for summary in summaries.values() if summary.note}
     lines = [
         "Whole volumes of the validation cases, mean ± standard deviation over the cases (their"
@@ -139,29 +137,16 @@ def _validation(summaries: Mapping[str, Summary]) -> str:
     return "\n\n".join(lines)
 
 
-def _statistic(values: dict[str, float | None]) -> str:
+def _statistic(values: Mapping[str, float | None]) -> str:
     mean, std, count = (values.get(key) for key in ("mean", "std", "count"))
     if mean is None or std is None or count is None:
         return "-"
     return f"{mean:.4g} (1)" if count == 1 else f"{mean:.4g} ± {std:.2g} ({count:.0f})"
 
 
-def _use(manifest: Manifest) -> str:
-    return (
-        "```bash\ngdm_install_model MODEL.zip\n"
-        f"gdm_predict -d {manifest.dataset} -c {manifest.configuration}"
-        f" --objective {manifest.objective} -i in/ -o out/\n```\n\n"
-        f"Exported by gdmnet {manifest.version}; `manifest.json` holds the SHA-256 of every file."
-    )
-
-
 def _table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
     lines = [header, ("---",) * len(header), *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-
-
-def _by(values: Iterable[float]) -> str:
-    return " x ".join(f"{value:g}" for value in values)
 
 
 def _range(values: np.ndarray) -> str:
