@@ -18,7 +18,7 @@ from gdmnet.models.select import ModelChoice, find_model
 from gdmnet.settings import Settings, add_settings, given_settings, make_settings, setting
 
 if TYPE_CHECKING:
-    from gdmnet.inference.manifest import Manifest
+    from gdmnet.models.manifest import Manifest
 
 _EPILOG = """example:
   gdm_export_model 501 -o model.zip

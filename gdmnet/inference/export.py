@@ -11,20 +11,20 @@ from pathlib import Path
 
 from gdmnet import __version__, codec, files, folders
 from gdmnet.errors import OutputError
-from gdmnet.inference.anonymous import anonymised
-from gdmnet.inference.describe import describe_model
-from gdmnet.inference.manifest import (
+from gdmnet.inference.model import load_model
+from gdmnet.metrics.summary import Summary
+from gdmnet.models import checkpoint
+from gdmnet.models.anonymous import anonymised
+from gdmnet.models.card import PredictionSettings
+from gdmnet.models.describe import describe_model
+from gdmnet.models.folder import ModelFolder, read_model, read_summaries
+from gdmnet.models.manifest import (
     MANIFEST_JSON,
     MODEL_CARD,
     FileEntry,
     Manifest,
     require_names,
 )
-from gdmnet.inference.model import load_model
-from gdmnet.metrics.summary import Summary
-from gdmnet.models import checkpoint
-from gdmnet.models.card import PredictionSettings
-from gdmnet.models.folder import ModelFolder, read_model, read_summaries
 
 _PREDICTS = ("epoch", "ema", "twin", "tally")  # what prediction takes, and a few numbers
 _SAME_DATE = (1980, 1, 1, 0, 0, 0)  # the same model gives the same archive, to the bit

@@ -12,15 +12,15 @@ from zipfile import ZipFile
 
 from gdmnet import codec, files, folders
 from gdmnet.errors import CheckpointError, OutputError, PlanError
-from gdmnet.inference.manifest import (
+from gdmnet.inference.model import load_model
+from gdmnet.models.card import PredictionSettings
+from gdmnet.models.manifest import (
     MANIFEST_JSON,
     Manifest,
     require_complete,
     require_names,
     require_plain,
 )
-from gdmnet.inference.model import load_model
-from gdmnet.models.card import PredictionSettings
 from gdmnet.plan import Plan, Run
 
 _LARGEST_MANIFEST = 1 << 20

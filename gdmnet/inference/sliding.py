@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from gdmnet.arrays.crop import Box, crop
 from gdmnet.arrays.pad import pad_to
-from gdmnet.geometry import Shape
+from gdmnet.geometry import Shape, shape_of
 from gdmnet.inference.spread import Moments, Window
 from gdmnet.models.card import PredictionSettings
 
@@ -94,7 +94,7 @@ def predict_volume(
     """
     settings = settings or PredictionSettings()
     padded, box = pad_to(source, patch_size, fill)
-    shape = _spatial(padded)
+    shape = shape_of(padded)
     near = None if region is None else _padded_body(region.body, box, shape)
     chosen = [
         window
@@ -202,8 +202,3 @@ def _padded_body(body: NDArray, box: Box, shape: Shape) -> NDArray:
 def _touches(body: NDArray, window: Window) -> bool:
     wider = tuple(slice(max(0, s.start - BODY_MARGIN), s.stop + BODY_MARGIN) for s in window)
     return bool(body[wider].any())
-
-
-def _spatial(array: NDArray) -> Shape:
-    z, y, x = array.shape[1:]
-    return z, y, x

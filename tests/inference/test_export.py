@@ -13,10 +13,10 @@ from gdmnet.files import file_sha256
 from gdmnet.inference import PredictionSettings, load_model
 from gdmnet.inference.export import export_model
 from gdmnet.inference.install import install_model
-from gdmnet.inference.manifest import Manifest
 from gdmnet.metrics.statistics import aggregate
 from gdmnet.metrics.summary import Summary
 from gdmnet.models import checkpoint
+from gdmnet.models.manifest import Manifest
 from gdmnet.plan import CaseFingerprint, Fingerprint, Intensity
 
 PATIENTS = ("zz_miller_1947", "anna_schmidt", "patient 77")

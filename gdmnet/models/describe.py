@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping
 import numpy as np
 
 from gdmnet.arrays.normalise import scheme_of
-from gdmnet.inference.manifest import Manifest
 from gdmnet.metrics.summary import Summary
 from gdmnet.models.folder import ModelFolder
+from gdmnet.models.manifest import Manifest
 from gdmnet.plan import Fingerprint
 
 _TITLES = {"mae": "MAE", "psnr": "PSNR [dB]", "ssim": "SSIM", "sharpness": "sharpness"}
