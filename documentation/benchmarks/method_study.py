@@ -181,7 +181,7 @@ def prepare_dataset(study: Study) -> None:
         plan_and_preprocess.run(
             study.dataset,
             roots,
-            plan_and_preprocess.Options(preset="cpu", configurations=(CONFIGURATION,)),
+            plan_and_preprocess.PlanOptions(preset="cpu", configurations=(CONFIGURATION,)),
         )
 
 

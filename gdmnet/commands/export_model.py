@@ -15,7 +15,7 @@ from gdmnet.commands.terminal import (
 )
 from gdmnet.folders import Roots
 from gdmnet.models.select import ModelChoice, find_model
-from gdmnet.settings import Settings, add_settings, given_settings, make_settings, setting
+from gdmnet.settings import Settings, add_settings, given_settings, setting
 
 if TYPE_CHECKING:
     from gdmnet.models.manifest import Manifest
@@ -57,8 +57,8 @@ def main(argv: list[str] | None = None) -> int:
         manifest = run(
             args.output,
             roots_from(args),
-            make_settings(ModelChoice, given_settings(args, ModelChoice)),
-            make_settings(ExportOptions, given_settings(args, ExportOptions)),
+            ModelChoice(**given_settings(args, ModelChoice)),
+            ExportOptions(**given_settings(args, ExportOptions)),
         )
         size = args.output.stat().st_size / 2**20
         print(

@@ -18,7 +18,7 @@ from gdmnet.errors import OutputError, SettingError
 from gdmnet.folders import Roots
 from gdmnet.models.card import ModelCard, PredictionSettings
 from gdmnet.models.select import ModelChoice, find_model
-from gdmnet.settings import Settings, add_settings, given_settings, make_settings, setting
+from gdmnet.settings import Settings, add_settings, given_settings, setting
 
 if TYPE_CHECKING:
     from gdmnet.inference.predict import FolderResult
@@ -51,22 +51,16 @@ class PredictionOptions(Settings):
         False, "write OUT/CASE_dicom too: a CT series of the source's patient, study and frame"
     )
     dicom_grid: str | None = setting(
-        None,
-        "axial with square pixels, or the source's own slices (default: axial)",
-        choices=("axial", "source"),
+        None, "square axial pixels (default), or the source's slices", choices=("axial", "source")
     )
     dicom_template: Path | None = setting(
-        None,
-        "folder of the series that an input which is not DICOM was made from",
-        metavar="SERIES",
+        None, "folder of the series that other input than DICOM was made from", metavar="SERIES"
     )
     data_consistency: bool = setting(
         False, "make predictions agree with the measured line integrals by a few iterations"
     )
     sinograms: Path | None = setting(
-        None,
-        "folder of CASE.json and CASE.npz (default: simulation/ beside the images' folder)",
-        metavar="DIR",
+        None, "folder of CASE.json and CASE.npz (default: simulation/ beside IN)", metavar="DIR"
     )
 
     def __post_init__(self) -> None:
@@ -112,9 +106,9 @@ def main(argv: list[str] | None = None) -> int:
             args.inputs,
             args.output,
             roots_from(args),
-            make_settings(ModelChoice, given_settings(args, ModelChoice)),
-            make_settings(PredictionSettings, given_settings(args, PredictionSettings)),
-            make_settings(PredictionOptions, given_settings(args, PredictionOptions)),
+            ModelChoice(**given_settings(args, ModelChoice)),
+            PredictionSettings(**given_settings(args, PredictionSettings)),
+            PredictionOptions(**given_settings(args, PredictionOptions)),
         )
         n_done, n_kept, n_failed = map(len, (result.predicted, result.skipped, result.failed))
         counts = f"{n_done} predicted, {n_kept} there already, {n_failed} failed"
