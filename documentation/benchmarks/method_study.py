@@ -41,6 +41,7 @@ from gdmnet.encoders import Frozen, freeze_norms
 from gdmnet.encoders.self_supervised import cell_shape, decoder_for, encoder_for
 from gdmnet.inference.model import load_model
 from gdmnet.models import checkpoint
+from gdmnet.models.card import PredictionSettings
 from gdmnet.models.device import find_device
 from gdmnet.objectives.build import OBJECTIVES, context_of, generator_of
 from gdmnet.plan import Plan, Recipe
@@ -180,7 +181,7 @@ def prepare_dataset(study: Study) -> None:
         plan_and_preprocess.run(
             study.dataset,
             roots,
-            plan_and_preprocess.Options(preset="cpu", configurations=(CONFIGURATION,)),
+            plan_and_preprocess.PlanOptions(preset="cpu", configurations=(CONFIGURATION,)),
         )
 
 
@@ -293,7 +294,9 @@ def train_groupnorm(
 def keep_predictions(study: Study, name: str, row: Row, model: Path, measured: dict) -> None:
     """Predict the test cases and write trained.json: the row can then be judged."""
     step_size = 0.75 if study.small else 0.5
-    translator = load_model(model, folds=["all"], realism=row.dial, step_size=step_size)
+    translator = load_model(
+        model, PredictionSettings(realism=row.dial, step_size=step_size), folds=["all"]
+    )
     out = study.folder(name) / "predictions"
     out.mkdir(exist_ok=True)
     raw = study.raw / study.dataset
