@@ -8,7 +8,7 @@ import dataclasses
 from gdmnet.commands.encoder_options import add_encoder_options, encoder_choice
 from gdmnet.commands.pretrain_encoder import add_fold_options, compared, open_fold
 from gdmnet.commands.terminal import add_root_options, guarded, new_parser, roots_from
-from gdmnet.encoders.frozen import Report
+from gdmnet.encoders.frozen import EncoderReport
 from gdmnet.folders import Roots
 from gdmnet.training.device import find_device
 from gdmnet.training.feature_encoder import EncoderChoice, prepare_encoder
@@ -98,7 +98,7 @@ def run(
     return "\n".join([*_origin(encoder.report), "", *compared(measured)])
 
 
-def _origin(report: Report | None) -> list[str]:
+def _origin(report: EncoderReport | None) -> list[str]:
     if report is None:
         return []
     facts = {

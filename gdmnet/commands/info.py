@@ -9,7 +9,7 @@ from pathlib import Path
 
 from gdmnet import codec, folders
 from gdmnet.commands.terminal import add_root_options, guarded, new_parser
-from gdmnet.encoders import list_encoders
+from gdmnet.encoders import ENCODERS, published_weights
 from gdmnet.errors import PlanError
 from gdmnet.folders import Roots, find_roots
 from gdmnet.metrics.summary import Summary
@@ -55,16 +55,16 @@ def run(roots: Roots) -> str:
 def encoders() -> str:
     """What `gdm_info --encoders` prints: every feature encoder and what it needs."""
     blocks = []
-    for row in list_encoders():
-        about, place = row.about, f"${folders.ENCODERS}/{row.name}/{row.about.filename}"
-        facts = [("for", about.modality), ("from", about.source), ("licence", about.licence)]
-        if row.found is not None:
-            facts.append(("weights", f"{row.found} (found)"))
-        elif row.name == "nnunet":
+    for name, card in ENCODERS.items():
+        place, found = f"${folders.ENCODERS}/{name}/{card.filename}", published_weights(name)
+        facts = [("for", card.modality), ("from", card.source), ("licence", card.licence)]
+        if found is not None:
+            facts.append(("weights", f"{found} (found)"))
+        elif name == "nnunet":
             facts.append(("weights", "--encoder nnunet:FOLDER"))
-        elif about.filename:
+        elif card.filename:
             facts.append(("weights", f"{place} (not there) or --encoder-weights PATH"))
-        blocks.append("\n".join([row.name, *_aligned(facts)]))
+        blocks.append("\n".join([name, *_aligned(facts)]))
     return "\n\n".join(blocks)
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from gdmnet.encoders.frozen import Frozen
+from gdmnet.encoders.frozen import FrozenEncoder
 from gdmnet.errors import CheckpointError
 from gdmnet.training.judge import GroupNormEncoder, Subject, make_judge
 from gdmnet.training.judge_file import load_judge, save_judge
@@ -28,7 +28,7 @@ def test_a_kept_judge_judges_as_before(judge, tmp_path, rng):
 
 
 def test_a_judge_of_another_kind_is_not_kept(judge, tmp_path):
-    other = Frozen(GroupNormEncoder(judge.encoder.encoder))
+    other = FrozenEncoder(GroupNormEncoder(judge.encoder.encoder))
     with pytest.raises(ValueError, match="plain convolutions"):
         save_judge(replace(judge, encoder=other), tmp_path / "judge.pt")
 
