@@ -24,7 +24,7 @@ LAYERS = (
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}
 MAY_USE_TORCH = {"drifting", "networks", "encoders", "objectives", "training", "inference"}
 MAY_USE_IN_DRIFTING = {"torch", "math", "gdmnet"}
-MAY_USE_IN_ARRAYS = {"numpy", "scipy", "skimage", "gdmnet"}
+MAY_USE_IN_ARRAYS = {"numpy", "scipy", "skimage", "acvl_utils", "cc3d", "gdmnet"}
 VISIBLE = {"setup.py", "README.md", "LICENSE", "gdmnet", "tests", "documentation"}
 LONGEST_MODULE = 320
 
