@@ -49,7 +49,7 @@ def body_mask(sources: NDArray, spacing: Spacing, is_ct: Sequence[bool]) -> tupl
     zeroed = [channel for channel, ct in pairs if not ct and has_zero_background(channel)]
     if zeroed:
         inside = np.logical_or.reduce([channel != 0 for channel in zeroed])
-        rule, mask = NON_ZERO, _filled(_without_islands(inside, 0.01))
+        rule, mask = NON_ZERO, filled_slices(_without_islands(inside, 0.01))
     elif any(is_ct):
         rule, mask = CT, _ct_body([channel for channel, ct in pairs if ct], spacing)
     else:
@@ -76,9 +76,9 @@ def has_zero_background(image: NDArray) -> bool:
 
 def _ct_body(channels: list[NDArray], spacing: Spacing) -> NDArray:
     tissue = np.logical_or.reduce([channel > _BETWEEN_AIR_AND_TISSUE for channel in channels])
-    core = _without_islands(_opened(_filled(tissue), spacing, _COUCH), 0.1)
+    core = _without_islands(_opened(filled_slices(tissue), spacing, _COUCH), 0.1)
     # What the opening cut off: ears, noses, chins, and the small end slices of a head or a chin.
-    near = ndimage.maximum_filter(core, _reach(spacing, _COUCH), mode="nearest")
+    near = ndimage.maximum_filter(core, _box(spacing, _COUCH, axial=False), mode="nearest")
     return _filled_from_all_sides(_without_islands((tissue & near) | core, 0.1))
 
 
@@ -112,18 +112,18 @@ def _without_bias(image: NDArray, spacing: Spacing) -> NDArray:
     return np.sqrt(lifted / resample(field[None], image.shape, order=1)[0])
 
 
-def _filled(mask: NDArray) -> NDArray:
-    """With the holes of each axial slice filled, or of the only slice of another orientation."""
-    return filled_slices(mask, mask.shape.index(1) if 1 in mask.shape else 0)
-
-
 def _filled_from_all_sides(mask: NDArray) -> NDArray:
     """Also with the holes of sagittal and coronal slices: a lung that is open in the axial one."""
     return np.logical_or.reduce([filled_slices(mask, axis) for axis in range(3)])
 
 
-def filled_slices(mask: NDArray, axis: int = 0) -> NDArray:
-    """A mask (z, y, x) with the holes of each slice across an axis filled: what joins no border."""
+def filled_slices(mask: NDArray, axis: int | None = None) -> NDArray:
+    """A mask (z, y, x) with the holes of each slice filled: all that joins no border of its slice.
+
+    Slices lie across the axis; without one they are axial, or the only slice of another kind.
+    """
+    if axis is None:
+        axis = mask.shape.index(1) if 1 in mask.shape else 0
     slices = np.moveaxis(mask, axis, 0)
     if 1 in slices.shape[1:]:  # slices that are lines: every dent would be a hole
         return mask
@@ -152,30 +152,28 @@ def _without_islands(mask: NDArray, share: float) -> NDArray:
 
 
 def _dilated(mask: NDArray, spacing: Spacing, radius: float) -> NDArray:
-    return ndimage.maximum_filter(mask, _in_plane(spacing, radius), mode="nearest")
+    return ndimage.maximum_filter(mask, _box(spacing, radius), mode="nearest")
 
 
 def _opened(mask: NDArray, spacing: Spacing, radius: float) -> NDArray:
     """Without what is thin; but not from the ends of the volume, where the body goes on."""
-    eroded = ndimage.minimum_filter(mask, _in_plane(spacing, radius), mode="nearest")
+    eroded = ndimage.minimum_filter(mask, _box(spacing, radius), mode="nearest")
     return _dilated(eroded, spacing, radius)
 
 
 def _closed(mask: NDArray, spacing: Spacing, radius: float) -> NDArray:
     """Without narrow gaps; padded, or all that is near an end would be joined to it."""
-    size = _in_plane(spacing, radius)
+    size = _box(spacing, radius)
     padded = np.pad(mask, [(side // 2, side // 2) for side in size])
     grown = ndimage.maximum_filter(padded, size, mode="constant")
     shrunk = ndimage.minimum_filter(grown, size, mode="constant")
     return shrunk[tuple(slice(s // 2, s // 2 + n) for s, n in zip(size, mask.shape, strict=True))]
 
 
-def _in_plane(spacing: Spacing, radius: float) -> tuple[int, int, int]:
-    """The size of an axial box that reaches `radius` mm, at least one voxel, to each side."""
-    return 1, *_reach(spacing, radius)[1:]
+def _box(spacing: Spacing, radius: float, *, axial: bool = True) -> tuple[int, int, int]:
+    """The size of a box that reaches `radius` mm, at least one voxel, to each side.
 
-
-def _reach(spacing: Spacing, radius: float) -> tuple[int, int, int]:
-    """The size of a box that reaches `radius` mm, at least one voxel, to each side."""
+    An axial one lies within its slice.
+    """
     z, y, x = (2 * max(1, round(radius / side)) + 1 for side in spacing)
-    return z, y, x
+    return 1 if axial else z, y, x

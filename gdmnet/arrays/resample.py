@@ -98,8 +98,7 @@ def _resample_axes(volume: NDArray, weights: list[NDArray], result: NDArray) -> 
 def _along(axis: int, matrix: NDArray, array: NDArray, result: NDArray | None = None) -> NDArray:
     """The product along one axis as matrix products that need no transposed copy."""
     if result is None:
-        shape = (*array.shape[:axis], len(matrix), *array.shape[axis + 1 :])
-        result = np.empty(shape, dtype=np.float32)
+        result = np.empty((*array.shape[:axis], len(matrix), *array.shape[axis + 1 :]), np.float32)
     if axis == 0:
         np.matmul(matrix, array.reshape(len(array), -1), out=result.reshape(len(matrix), -1))
     elif axis == 1:

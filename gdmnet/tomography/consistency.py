@@ -108,7 +108,7 @@ def data_consistent(
 
 def _padding(hu: NDArray) -> NDArray:
     """What is filled in about the body, not the air in it: floor that joins the slice's border."""
-    return ~filled_slices(hu > _FLOOR)
+    return ~filled_slices(hu > _FLOOR, axis=0)
 
 
 def _expected_error(hu: NDArray) -> NDArray:
