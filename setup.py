@@ -28,7 +28,7 @@ COMMANDS = (
     "simulate_sparse_view",
     "reconstruct_fbp",
 )
-ENCODERS = ("monai>=1.4", "einops")
+ENCODERS = ("monai>=1.4", "einops", "safetensors")
 TEST = ("pytest", "pytest-cov", "hypothesis", "pydicom", *ENCODERS)
 
 

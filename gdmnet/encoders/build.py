@@ -81,7 +81,7 @@ def build_encoder(
             )
         return self_encoder(configuration.architecture, file=weights)
     if kind == "nnunet":
-        family, file = read_family(_results_folder(weights))
+        family, file = read_family(weights)
     else:
         family, card = FAMILIES[kind], ENCODERS[kind]
         file = find_file(kind, weights, card.filename, needs=card.source)
@@ -112,7 +112,7 @@ def load_family(
 
     Raises:
         GdmnetError: weights that are damaged or of something else; a target that the encoder
-            cannot be shown; MONAI is missing and the family needs it.
+            cannot be shown; packages of the extra `encoders` are missing and needed.
     """
     layout, strides = family.layout, family.network.strides
     intensities = intensity_map(family.expects, configuration.target, fingerprint, name=name)
@@ -150,12 +150,9 @@ def _read_network(
     try:
         with torch.device("meta"):
             whole, network = staged.build(len(staged.strides)), staged.build(n)
+        tensors = read_tensors(file)
     except ImportError as problem:
-        raise TrainingError(
-            f"encoder {name}: its network is one of MONAI's ({problem});"
-            " pip install 'gdmnet[encoders]'"
-        ) from None
-    tensors = read_tensors(file)
+        raise TrainingError(f"encoder {name}: {problem}; pip install 'gdmnet[encoders]'") from None
     try:
         found = take(tensors, staged)
         check(found, whole.state_dict())
@@ -165,17 +162,6 @@ def _read_network(
     state = {key: found.tensors.get(key, unused) for key in network.state_dict()}
     network.load_state_dict(state, assign=True)
     return network, found
-
-
-def _results_folder(given: Path | None) -> Path:
-    root = folders.encoders_root()
-    folder = given or (root / "nnunet" if root is not None else None)
-    if folder is None or not folder.is_dir():
-        raise CheckpointError(
-            f"encoder nnunet: {folder or 'no folder named'}: not a folder; write"
-            " --encoder nnunet:FOLDER with nnU-Net's TRAINER__PLANS__CONFIGURATION"
-        )
-    return folder
 
 
 def published_weights(name: str) -> Path | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from math import inf
 
 from gdmnet.errors import PlanError
 from gdmnet.plan import Fingerprint, Intensity, Normalisation
@@ -46,8 +47,8 @@ class IntensityMap:
 
     scale: float
     offset: float
-    low: float = float("-inf")
-    high: float = float("inf")
+    low: float = -inf
+    high: float = inf
     outside: float = 0.0
 
 
@@ -115,7 +116,9 @@ def moments(fingerprint: Fingerprint, target: Normalisation, *, whole: bool) -> 
         mean = (case.target.mean - centre) / scale
         square = (case.target.std / scale) ** 2 + mean**2
         if whole:
-            share, air = case.body_fraction, (_clip(case.target.outside, target) - centre) / scale
+            air = max(case.target.outside, -inf if target.low is None else target.low)
+            air = (min(air, inf if target.high is None else target.high) - centre) / scale
+            share = case.body_fraction
             mean = share * mean + (1 - share) * air
             square = share * square + (1 - share) * air**2
         means.append(mean)
@@ -132,11 +135,6 @@ def _units(case: Intensity, target: Normalisation) -> tuple[float, float]:
     if target.scheme == "zscore":
         return case.mean, case.std or 1.0
     return target.centre, target.scale
-
-
-def _clip(value: float, target: Normalisation) -> float:
-    low = value if target.low is None else max(value, target.low)
-    return low if target.high is None else min(low, target.high)
 
 
 def _share_outside(

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from gdmnet import folders
 from gdmnet.codec import read_json
 from gdmnet.encoders.catalogue import EncoderCard, EncoderFamily
 from gdmnet.encoders.grid import AxisLayout
@@ -33,15 +34,23 @@ UNDERSTOOD |= {"n_stages", "n_conv_per_stage_decoder", "deep_supervision"}  # no
 UNDERSTOOD |= {"dropout_op", "dropout_op_kwargs"}  # off in evaluation
 
 
-def read_family(folder: Path) -> tuple[EncoderFamily, Path]:
+def read_family(folder: Path | None) -> tuple[EncoderFamily, Path]:
     """The encoder of a results folder and its checkpoint.
 
     Args:
         folder: of the model, or of one of its folds; of a model the first finished fold is taken.
+            None for $gdmnet_encoders/nnunet.
 
     Raises:
         CheckpointError: a file is missing or says something that gdmnet's encoders are not.
     """
+    root = folders.encoders_root()
+    folder = folder or (root / "nnunet" if root is not None else None)
+    if folder is None or not folder.is_dir():
+        raise CheckpointError(
+            f"encoder nnunet: {folder or 'no folder named'}: not a folder; write"
+            " --encoder nnunet:FOLDER with nnU-Net's TRAINER__PLANS__CONFIGURATION"
+        )
     model = folder.parent if folder.name.startswith("fold_") else folder
     plans, dataset = _read(model / "plans.json"), _read(model / "dataset.json")
     file = _checkpoint(folder)
@@ -64,17 +73,17 @@ def _family(plans: Mapping[str, Any], dataset: Mapping[str, Any], name: str) -> 
             " an encoder sees one image"
         )
     chosen = _configuration(plans, name)
-    class_name, arguments = _architecture(chosen)
-    if class_name not in DEPTHS:
-        raise CheckpointError(f"its network is a {class_name}, not a {' or '.join(DEPTHS)}")
-    _check_arguments(arguments)
     d, h, w = (float(side) for side in chosen["spacing"])
+    # Arrays are (z, y, x) as stored, then transposed; some readers turn them to RAS.
+    axes = _triple(plans.get("transpose_forward", [0, 1, 2]))
+    turned = str(plans.get("image_reader_writer", "")).endswith("WithReorient")
+    flipped = tuple(i for i, axis in enumerate(axes) if turned and axis in (1, 2))
     return EncoderFamily(
         card=NNUNET_CARD,
-        network=unet_encoder(_stages(arguments, class_name)),
+        network=unet_encoder(_stages(*_architecture(chosen))),
         expects=_expects(plans, chosen),
         spacing=(d, h, w),
-        layout=_layout(plans),
+        layout=AxisLayout(axes, flipped),
     )
 
 
@@ -109,7 +118,9 @@ def _architecture(chosen: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
     }
 
 
-def _check_arguments(arguments: Mapping[str, Any]) -> None:
+def _stages(class_name: str, arguments: Mapping[str, Any]) -> UNetStages:
+    if class_name not in DEPTHS:
+        raise CheckpointError(f"its network is a {class_name}, not a {' or '.join(DEPTHS)}")
     strange = [key for key, value in arguments.items() if value and key not in UNDERSTOOD]
     if strange:
         raise CheckpointError(f"its network has the options {', '.join(strange)}")
@@ -117,28 +128,24 @@ def _check_arguments(arguments: Mapping[str, Any]) -> None:
         found = str(arguments.get(key) or wanted).rpartition(".")[2]
         if found != wanted:
             raise CheckpointError(f"its network has {key} {found}, not {wanted}")
-
-
-def _stages(arguments: Mapping[str, Any], class_name: str) -> UNetStages:
     features = tuple(int(n) for n in arguments["features_per_stage"])
-    n = len(features)
+    kernels, strides, depths = (
+        value if isinstance(value, list) else [value] * len(features)
+        for value in map(arguments.get, ("kernel_sizes", "strides", DEPTHS[class_name]))
+    )
+    for values in (kernels, strides, depths):
+        if len(values) != len(features):
+            raise ValueError(f"{len(values)} entries for {len(features)} stages")
     return UNetStages(
         features=features,
-        kernels=tuple(map(_triple, _per_stage(arguments["kernel_sizes"], n))),
-        strides=tuple(map(_triple, _per_stage(arguments["strides"], n))),
-        depths=tuple(map(int, _per_stage(arguments[DEPTHS[class_name]], n))),
+        kernels=tuple(map(_triple, kernels)),
+        strides=tuple(map(_triple, strides)),
+        depths=tuple(map(int, depths)),
         residual=class_name == "ResidualEncoderUNet",
         bias=bool(arguments.get("conv_bias", False)),
         slope=float((arguments.get("nonlin_kwargs") or {}).get("negative_slope", 0.01)),
         eps=float((arguments.get("norm_op_kwargs") or {}).get("eps", 1e-5)),
     )
-
-
-def _per_stage(value: Any, n: int) -> list[Any]:  # noqa: ANN401 (JSON)
-    values = value if isinstance(value, list) else [value] * n
-    if len(values) != n:
-        raise ValueError(f"{len(values)} entries for {n} stages")
-    return values
 
 
 def _triple(value: Any) -> Shape:  # noqa: ANN401 (JSON)
@@ -156,14 +163,6 @@ def _expects(plans: Mapping[str, Any], chosen: Mapping[str, Any]) -> HuWindow | 
     low, high = float(facts["percentile_00_5"]), float(facts["percentile_99_5"])
     mean, std = float(facts["mean"]), max(float(facts["std"]), 1e-8)
     return HuWindow(low, high, (low - mean) / std, (high - mean) / std)
-
-
-def _layout(plans: Mapping[str, Any]) -> AxisLayout:
-    """nnU-Net's arrays are (z, y, x) as stored, then transposed; some readers turn them to RAS."""
-    d, h, w = (int(axis) for axis in plans.get("transpose_forward", (0, 1, 2)))
-    turned = str(plans.get("image_reader_writer", "")).endswith("WithReorient")
-    flipped = tuple(i for i, axis in enumerate((d, h, w)) if turned and axis in (1, 2))
-    return AxisLayout((d, h, w), flipped)
 
 
 def _checkpoint(folder: Path) -> Path:

@@ -49,13 +49,8 @@ class PlainEncoder(nn.Module):
         self.strides = ((1, 1, 1), *strides)
         self.kernels = kernels
         self.channels = features
-        inputs = (1, *features[:-1])
-        self.convolutions = nn.ModuleList(
-            _convolution(c_in, c_out, kernel, stride)
-            for c_in, c_out, kernel, stride in zip(
-                inputs, features, kernels, self.strides, strict=True
-            )
-        )
+        layers = zip((1, *features[:-1]), features, kernels, self.strides, strict=True)
+        self.convolutions = nn.ModuleList(_convolution(*layer) for layer in layers)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Feature maps, finest first.
@@ -104,15 +99,14 @@ def encoder_for(
     Strides are those of the plan's stages 1 and 2 where it has them. An axis whose plan kernel is
     1 keeps kernel 1 as long as it is not strided, so single slices and thick slices work.
     """
-    strides = [architecture.strides[i] if i < len(architecture.strides) else None for i in (1, 2)]
-    second, third = (stride or (1, 1, 1) for stride in strides)
+    _, second, third, *_ = (*architecture.strides, (1, 1, 1), (1, 1, 1))
     kernels = []
     for stage, stride in enumerate(((1, 1, 1), second, third)):
         planned = architecture.kernels[min(stage, len(architecture.kernels) - 1)]
         z, y, x = (1 if k == 1 and s == 1 else 3 for k, s in zip(planned, stride, strict=True))
         kernels.append((z, y, x))
     encoder = PlainEncoder((second, third), (kernels[0], kernels[1], kernels[2]), features)
-    initialise(encoder, torch.Generator().manual_seed(seed))
+    _initialise(encoder, torch.Generator().manual_seed(seed))
     return encoder
 
 
@@ -122,12 +116,12 @@ def decoder_for(encoder: PlainEncoder, *, seed: int) -> Decoder:
     A random image would have to be unlearned first: of a minute's few hundred steps that is many.
     """
     decoder = Decoder(encoder.kernels, encoder.channels)
-    initialise(decoder, torch.Generator().manual_seed(seed))
+    _initialise(decoder, torch.Generator().manual_seed(seed))
     nn.init.zeros_(decoder.image.weight)
     return decoder
 
 
-def initialise(module: nn.Module, generator: torch.Generator) -> None:
+def _initialise(module: nn.Module, generator: torch.Generator) -> None:
     """Kaiming normal weights (He et al. 2015, eq. 15) and zero biases in every convolution."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv3d):
@@ -141,14 +135,11 @@ def cell_shape(spacing: Spacing, patch: Shape) -> Shape:
 
     An axis shorter than eight voxels cannot have both limits: there the quarter wins, at least 1.
     """
-    z, y, x = (_cell_side(mm, n) for mm, n in zip(spacing, patch, strict=True))
-    return z, y, x
-
-
-def _cell_side(mm: float, n: int) -> int:
-    wanted = max(1, round(math.log2(CELL_MM / mm)))
-    most = math.floor(math.log2(max(1, n // 4)))
-    return 2 ** min(wanted, most)
+    sides = []
+    for mm, n in zip(spacing, patch, strict=True):
+        wanted = max(1, round(math.log2(CELL_MM / mm)))
+        sides.append(2 ** min(wanted, math.floor(math.log2(max(1, n // 4)))))
+    return sides[0], sides[1], sides[2]
 
 
 def random_mask(

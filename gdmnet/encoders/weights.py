@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import _codecs
 import hashlib
-import json
 import pickle
 import zipfile
 from collections.abc import Iterable, Mapping
@@ -32,11 +31,6 @@ ALIASES = ".all_modules."  # nnU-Net's blocks hold every tensor once more under 
 LISTED = 6  # names of a kind in a refusal
 REMEDY = "get another file, or save its state_dict alone with torch.save"
 
-_DTYPES = {
-    **{f"F{bits}": getattr(torch, f"float{bits}") for bits in (16, 32, 64)},
-    **{f"I{bits}": getattr(torch, f"int{bits}") for bits in (8, 16, 32, 64)},
-    **{"BF16": torch.bfloat16, "U8": torch.uint8, "BOOL": torch.bool},
-}
 # nnU-Net's logs lie beside its weights as numpy numbers: plain values, nothing that could act.
 _scalar = np.float64(0).__reduce__()[0]
 _HARMLESS: list[Any] = [
@@ -104,6 +98,7 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: the file is damaged, holds anything but tensors and plain values, or no
             tensors at all.
+        ImportError: a safetensors file, and the package of this name is missing.
     """
     content = _read_safetensors(file) if file.suffix == ".safetensors" else read_plain(file)
     keys = list(map(str, content))
@@ -198,25 +193,13 @@ def read_plain(file: Path, *, remedy: str = REMEDY) -> Mapping[str, Any]:
 
 
 def _read_safetensors(file: Path) -> Mapping[str, Any]:
-    """Tensors of a safetensors file: length of the header (8 bytes), header (JSON), bytes."""
-    whole = memoryview(file.read_bytes())
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
     try:
-        start = 8 + int.from_bytes(whole[:8], "little")
-        header = json.loads(bytes(whole[8:start]))
-        header.pop("__metadata__", None)
-        return {key: _tensor(entry, whole[start:]) for key, entry in header.items()}
-    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as problem:
+        return load_file(file)
+    except (SafetensorError, OSError) as problem:
         raise CheckpointError(f"{file}: damaged ({problem}); {REMEDY}") from None
-
-
-def _tensor(entry: Mapping[str, Any], data: memoryview) -> Tensor:
-    begin, end = entry["data_offsets"]
-    kind, shape = _DTYPES[entry["dtype"]], [int(side) for side in entry["shape"]]
-    if not 0 <= begin <= end <= len(data):
-        raise ValueError("a tensor lies outside the file")
-    if begin == end:
-        return torch.zeros(shape, dtype=kind)
-    return torch.frombuffer(bytearray(data[begin:end]), dtype=kind).reshape(shape)
 
 
 def _first_of(names: Iterable[str]) -> str:

@@ -24,8 +24,8 @@ from gdmnet.plan import (
     Normalisation,
 )
 
-needs_monai = pytest.mark.skipif(
-    find_spec("monai") is None or find_spec("einops") is None,
+needs_extra = pytest.mark.skipif(
+    any(find_spec(package) is None for package in ("monai", "einops", "safetensors")),
     reason="gdmnet[encoders] is not installed",
 )
 KEYS = Path(__file__).resolve().parents[1] / "golden" / "encoder-keys"
@@ -53,7 +53,7 @@ LAYOUTS = {
 def layouts(*names):
     """Test parameters; all but nnU-Net's networks are MONAI's."""
     return [
-        name if name.startswith("nn") else pytest.param(name, marks=needs_monai)
+        name if name.startswith("nn") else pytest.param(name, marks=needs_extra)
         for name in names or LAYOUTS
     ]
 

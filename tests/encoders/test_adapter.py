@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from encoders.fakes import BODIES, checkpoint, configuration, narrow, needs_monai, write
+from encoders.fakes import BODIES, checkpoint, configuration, narrow, needs_extra, write
 from torch import nn
 
 from gdmnet.encoders import build_encoder, freeze_norms
@@ -110,8 +110,8 @@ def test_layers_without_scale_and_no_patches():
     ("name", "layout", "n_norms"),
     [
         ("nnssl_resencl", "nnssl_resencl.pth", 1 + 2 + 7 + 9),
-        pytest.param("ctfm", "ctfm.safetensors", 0, marks=needs_monai),
-        pytest.param("voco_b", "voco_b.pt", 2, marks=needs_monai),
+        pytest.param("ctfm", "ctfm.safetensors", 0, marks=needs_extra),
+        pytest.param("voco_b", "voco_b.pt", 2, marks=needs_extra),
     ],
 )
 def test_a_public_encoder_is_frozen_whole_and_batch_norm_is_left_alone(

@@ -18,7 +18,7 @@ from encoders.fakes import (
     constant,
     layouts,
     narrow,
-    needs_monai,
+    needs_extra,
     write,
 )
 
@@ -71,7 +71,7 @@ def ras(x):
     return x.permute(0, 1, 4, 3, 2).flip(2, 3)
 
 
-@needs_monai
+@needs_extra
 def test_resampling_can_be_switched_off(files):
     coarse = {"spacing": (3.0, 4.7, 4.7), "patch": (16, 16, 16)}
     resampled = load(files["ctfm.safetensors"], "ctfm", **coarse)
@@ -104,7 +104,7 @@ def test_every_public_layout_is_read_and_computes_what_its_network_does(files, l
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
 
 
-@needs_monai
+@needs_extra
 @pytest.mark.parametrize("layout", ["medicalnet18.pth", "medicalnet50.pth"])
 def test_shortcuts_pass_gradients_on(files, layout):
     """Where a shortcut is detached, outputs are right and gradients are not."""
@@ -152,7 +152,7 @@ def test_the_networks_have_the_published_sizes(layout):
     assert differences(listed, *network_of(layout)) == set()
 
 
-@needs_monai
+@needs_extra
 @pytest.mark.real
 def test_twelve_of_the_thirteen_golden_layouts_load_key_by_key(shared):
     golden = {path.stem: path for path in (shared / "golden/encoder-keys").glob("*.json")}
@@ -170,7 +170,7 @@ def test_3dino_is_named_as_not_supported(tmp_path):
         load(file, "nnssl_resencl")
 
 
-@needs_monai
+@needs_extra
 def test_resnet34_is_resnet18_with_more_blocks():
     family = FAMILIES["medicalnet_resnet34"]
     with torch.device("meta"):
@@ -205,7 +205,7 @@ def test_one_missing_one_more_one_misshapen_or_infinite_tensor_is_refused_by_nam
     refused(lambda t, k: t.update({k: t[k] * torch.inf}), "not finite")
 
 
-@needs_monai
+@needs_extra
 def test_a_file_of_something_else_is_refused(files):
     for layout, name in (("medicalnet18.pth", "ctfm"), ("ctfm.safetensors", "nnssl_resencl")):
         with pytest.raises(CheckpointError, match=f"{layout}: not the weights of {name}"):
@@ -231,14 +231,14 @@ def test_fewer_stages_are_the_first_of_all(files, layout):
     assert n[0] < n[1] < LAYOUTS[layout][2]
 
 
-@needs_monai
+@needs_extra
 @pytest.mark.parametrize("stages", [(2, 1), (0, 0), (5,), (-1, 0)])
 def test_stages_that_are_not_there_are_refused(files, stages):
     with pytest.raises(TrainingError, match="rising numbers of 0 to 4"):
         load(files["ctfm.safetensors"], "ctfm", stages=stages)
 
 
-@needs_monai
+@needs_extra
 @pytest.mark.parametrize(
     ("patch", "spacing", "n"),
     [
@@ -256,7 +256,7 @@ def test_maps_too_small_for_statistics_are_left_out(files, patch, spacing, n):
     assert len(encoder(image(*patch))) == n
 
 
-@needs_monai
+@needs_extra
 @pytest.mark.parametrize(
     ("layout", "spacing"),
     [
@@ -284,7 +284,7 @@ def test_every_voxel_gets_a_gradient_and_no_weight_does(files, layout, spacing):
     assert all(p.grad is None and not p.requires_grad for p in encoder.parameters())
 
 
-@needs_monai
+@needs_extra
 def test_maps_are_float32_under_autocast_and_the_image_is_mapped_in_full_precision(files):
     encoder = load(files["ctfm.safetensors"], "ctfm", spacing=(1.0, 1.0, 1.0))
     seen = []
@@ -297,7 +297,7 @@ def test_maps_are_float32_under_autocast_and_the_image_is_mapped_in_full_precisi
     assert torch.equal(seen[0], seen[1])
 
 
-@needs_monai
+@needs_extra
 def test_mirrored_images_are_not_the_same_to_an_encoder_and_axes_are_kept_apart(files):
     encoder = load(files["vista3d.pt"], "vista3d", spacing=(1.5,) * 3, patch=(16, 24, 32))
     x = image(16, 24, 32)
@@ -312,7 +312,7 @@ def test_mirrored_images_are_not_the_same_to_an_encoder_and_axes_are_kept_apart(
     assert int((place - torch.tensor([2, 20, 5])).abs().max()) <= 2
 
 
-@needs_monai
+@needs_extra
 def test_building_draws_nothing_from_torchs_generator(files):
     before = torch.get_rng_state()
     load(files["ctfm.safetensors"], "ctfm")
@@ -347,7 +347,7 @@ def test_gdm_descends_with_a_public_encoder(files):
     assert bool(found.cotangent.isfinite().all())
 
 
-@needs_monai
+@needs_extra
 def test_names_lead_to_encoders_and_unknown_ones_are_refused(tmp_path, monkeypatch):
     config = configuration()
     assert build_encoder("random", weights=None, configuration=config).report.name == "random"
@@ -394,7 +394,12 @@ def test_monai_is_imported_only_for_its_own_networks():
 
 @pytest.mark.parametrize(
     ("layout", "package"),
-    [("vista3d.pt", "monai"), ("medicalnet10.pth", "monai"), ("voco_b.pt", "einops")],
+    [
+        ("vista3d.pt", "monai"),
+        ("medicalnet10.pth", "monai"),
+        pytest.param("voco_b.pt", "einops", marks=needs_extra),
+        pytest.param("ctfm.safetensors", "safetensors", marks=needs_extra),
+    ],
 )
 def test_a_missing_package_is_one_line_with_the_remedy(files, monkeypatch, layout, package):
     for name in [name for name in sys.modules if name.partition(".")[0] == package]:
@@ -406,7 +411,7 @@ def test_a_missing_package_is_one_line_with_the_remedy(files, monkeypatch, layou
     assert "\n" not in str(problem.value)
 
 
-@needs_monai
+@needs_extra
 def test_heads_of_a_pretraining_may_be_called_otherwise_but_nothing_else_may_be_left(tmp_path):
     content = checkpoint("model_swinvit.pt")
     tensors = content["state_dict"]

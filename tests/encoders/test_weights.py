@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from encoders.fakes import write_safetensors
+from encoders.fakes import needs_extra, write_safetensors
 
 from gdmnet.encoders.frozen import StagedNetwork
 from gdmnet.encoders.weights import EncoderTensors, check, find_file, read_tensors, sha256, take
@@ -73,6 +73,7 @@ def test_damaged_files_are_refused_by_name(tmp_path):
             read_tensors(saved(tmp_path, content))
 
 
+@needs_extra
 def test_safetensors_are_read_as_they_were_written(tmp_path):
     tensors = {
         "scalar": torch.tensor(3),
@@ -88,6 +89,7 @@ def test_safetensors_are_read_as_they_were_written(tmp_path):
         assert torch.equal(found[name], tensor)
 
 
+@needs_extra
 @pytest.mark.parametrize(
     "change",
     [
@@ -113,6 +115,7 @@ def test_wrong_headers_of_safetensors_are_refused(tmp_path, change):
         read_tensors(file)
 
 
+@needs_extra
 def test_cut_safetensors_are_refused(tmp_path):
     file = tmp_path / "x.safetensors"
     write_safetensors(file, TENSORS)

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from encoders.fakes import BODIES, CT, checkpoint, narrow, needs_monai, write
+from encoders.fakes import BODIES, CT, checkpoint, narrow, needs_extra, write
 
 from gdmnet.encoders import FrozenEncoder, build
 from gdmnet.errors import CheckpointError, TrainingError
@@ -69,7 +69,7 @@ def test_a_self_trained_encoder_can_be_taken_from_a_file(prepare, tmp_path):
         prepare(EncoderChoice(weights=tmp_path / "gone.pt"))
 
 
-@needs_monai
+@needs_extra
 def test_a_public_encoder_is_read_told_and_made_constant(prepare, tmp_path, monkeypatch, caplog):
     caplog.set_level("INFO")
     file = write(tmp_path, "vista3d.pt", checkpoint("vista3d.pt"))
@@ -102,7 +102,7 @@ def test_the_small_encoders_have_no_stages_to_choose(prepare, name):
         prepare(EncoderChoice(name, stages=(0,)))
 
 
-@needs_monai
+@needs_extra
 def test_the_cost_of_resampling_is_told(prepare, tmp_path, monkeypatch, caplog):
     caplog.set_level("INFO")
     read(monkeypatch, "ctfm")
