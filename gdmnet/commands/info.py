@@ -10,6 +10,7 @@ from pathlib import Path
 from gdmnet import codec, folders
 from gdmnet.commands.terminal import add_root_options, guarded, new_parser
 from gdmnet.encoders import ENCODERS, published_weights
+from gdmnet.encoders.catalogue import FAMILIES
 from gdmnet.errors import PlanError
 from gdmnet.folders import Roots, find_roots
 from gdmnet.metrics.summary import Summary
@@ -58,6 +59,8 @@ def encoders() -> str:
     for name, card in ENCODERS.items():
         place, found = f"${folders.ENCODERS}/{name}/{card.filename}", published_weights(name)
         facts = [("for", card.modality), ("from", card.source), ("licence", card.licence)]
+        if name in FAMILIES and FAMILIES[name].network.extra:
+            facts.append(("needs", "pip install 'gdmnet[encoders]'"))
         if found is not None:
             facts.append(("weights", f"{found} (found)"))
         elif name == "nnunet":

@@ -22,6 +22,7 @@ class StagedNetwork:
         strides: of every stage's map, voxels along the network's axes between two locations.
         renamed: parts of names in some files, and what they are called here.
         heads: how the names of a pretraining's own tensors begin, which are not needed.
+        extra: whether the packages of gdmnet[encoders] are needed.
     """
 
     build: Callable[[int], nn.Module]
@@ -30,6 +31,7 @@ class StagedNetwork:
     strides: tuple[Shape, ...]
     renamed: tuple[tuple[str, str], ...] = ()
     heads: tuple[str, ...] = ()
+    extra: bool = False
 
 
 def total_strides(strides: Sequence[Shape]) -> tuple[Shape, ...]:

@@ -109,9 +109,9 @@ def usable_stages(shape: Sequence[float], strides: Sequence[Shape]) -> int:
     """
     sizes = [round(size) for size in shape]
     for n, stride in enumerate(strides):
-        for size, step in zip(sizes, stride, strict=True):
-            if -(-size // step) < min(SMALLEST_MAP, size):
-                return max(1, n)
+        pairs = zip(sizes, stride, strict=True)
+        if any(-(-size // step) < min(SMALLEST_MAP, size) for size, step in pairs):
+            return max(1, n)
     return len(strides)
 
 

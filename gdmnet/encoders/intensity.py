@@ -53,11 +53,7 @@ class IntensityMap:
 
 
 def intensity_map(
-    expects: HuWindow | ZScore,
-    target: Normalisation,
-    fingerprint: Fingerprint | None,
-    *,
-    name: str,
+    expects: HuWindow | ZScore, target: Normalisation, fingerprint: Fingerprint | None, *, name: str
 ) -> IntensityMap:
     """The mapping to an encoder's input.
 
@@ -110,7 +106,7 @@ def moments(fingerprint: Fingerprint, target: Normalisation, *, whole: bool) -> 
     Of the whole volume they are those of the body and, in the share that is not body, the value
     outside it: the background's own noise is neglected.
     """
-    means, squares = [], []
+    found = []
     for case in fingerprint.cases:
         centre, scale = _units(case.target, target)
         mean = (case.target.mean - centre) / scale
@@ -121,10 +117,9 @@ def moments(fingerprint: Fingerprint, target: Normalisation, *, whole: bool) -> 
             share = case.body_fraction
             mean = share * mean + (1 - share) * air
             square = share * square + (1 - share) * air**2
-        means.append(mean)
-        squares.append(square)
-    mean = sum(means) / len(means)
-    variance = sum(squares) / len(squares) - mean**2
+        found.append((mean, square))
+    mean, square = (sum(values) / len(values) for values in zip(*found, strict=True))
+    variance = square - mean**2
     return mean, variance**0.5 if variance > 0 else 1.0
 
 
@@ -137,12 +132,10 @@ def _units(case: Intensity, target: Normalisation) -> tuple[float, float]:
     return target.centre, target.scale
 
 
-def _share_outside(
-    window: HuWindow, target: Normalisation, fingerprint: Fingerprint | None
-) -> float:
+def _share_outside(window: HuWindow, target: Normalisation, known: Fingerprint | None) -> float:
     low, high = target.low, target.high
-    if fingerprint is not None:
-        low, high = fingerprint.target.p00_5, fingerprint.target.p99_5
+    if known is not None:
+        low, high = known.target.p00_5, known.target.p99_5
     if low is None or high is None or high <= low:
         return 0.0
     inside = max(0.0, min(high, window.high) - max(low, window.low))

@@ -38,7 +38,7 @@ def segresnet(width: int, *, norm: str) -> StagedNetwork:
         return SegResEncoder(init_filters=width, norm=norm, blocks_down=SEGRESNET_BLOCKS[:n])
 
     channels = tuple(width * 2**stage for stage in range(5))
-    return StagedNetwork(build, "conv_init.weight", channels, cubes(1, 2, 4, 8, 16))
+    return StagedNetwork(build, "conv_init.weight", channels, cubes(1, 2, 4, 8, 16), extra=True)
 
 
 def medicalnet(depth: int, *, expansion: int = 1) -> StagedNetwork:
@@ -73,7 +73,7 @@ def medicalnet(depth: int, *, expansion: int = 1) -> StagedNetwork:
         return network
 
     channels = (64, *(expansion * width for width in (64, 128, 256, 512)))
-    return StagedNetwork(build, "layer1.0.conv1.weight", channels, cubes(2, 4, 8, 8, 8))
+    return StagedNetwork(build, "layer1.0.conv1.weight", channels, cubes(2, 4, 8, 8, 8), extra=True)
 
 
 class _PaddedShortcut(nn.Module):
@@ -127,4 +127,5 @@ def swin(width: int, *, residual: bool = False) -> StagedNetwork:
         strides=cubes(2, 4, 8, 16, 32),
         renamed=((".mlp.fc1.", ".mlp.linear1."), (".mlp.fc2.", ".mlp.linear2.")),
         heads=("norm.", "rotation_", "contrastive_", "conv"),
+        extra=True,
     )
