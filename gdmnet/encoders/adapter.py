@@ -89,7 +89,7 @@ def freeze_norms(encoder: nn.Module, patches: Iterable[Tensor]) -> int:
     def add(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         values = inputs[0].float().movedim(1, 0).flatten(1)  # (c, n)
         means = [torch.ones_like(values[:, 0]), values.mean(1), values.square().mean(1)]
-        seen[layer] = seen.get(layer, 0) + values.shape[1] * torch.stack(means).double().cpu()
+        seen[layer] = seen.get(layer, 0) + values.shape[1] * torch.stack(means).cpu().double()
 
     hooks = [layer.register_forward_pre_hook(add) for layer in norms.values()]
     device = torch.device("cpu")

@@ -180,7 +180,8 @@ def self_encoder(architecture: Architecture, *, file: Path) -> FrozenEncoder:
     """
     encoder = encoder_for(architecture, seed=0)
     weights = read_file(file).get(WEIGHTS)
-    found = EncoderTensors(weights if isinstance(weights, dict) else {})
+    values = weights if isinstance(weights, Mapping) else {}
+    found = EncoderTensors({key: t for key, t in values.items() if isinstance(t, Tensor)})
     try:
         check(found, encoder.state_dict())
     except CheckpointError as problem:

@@ -184,7 +184,9 @@ def test_files_that_do_not_fit_are_refused_by_name(tmp_path):
     lacking = {k: v for k, v in weights.items() if not k.endswith("1.bias")}
     infinite = {**weights, "convolutions.0.bias": torch.full((16,), torch.inf)}
     other = encoder_for(SLICE, seed=0).state_dict()
-    contents = [{WEIGHTS: w} for w in (lacking, infinite, other, [1])] + [{}, [1, 2]]
+    contents = [
+        {WEIGHTS: w} for w in (lacking, infinite, other, [1], {**weights, "convolutions.0.bias": 3})
+    ] + [{}, [1, 2]]
     for content in contents:
         file = written(tmp_path, content)
         with pytest.raises(CheckpointError, match=r"encoder\.pt"):
