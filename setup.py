@@ -29,7 +29,7 @@ COMMANDS = (
     "reconstruct_fbp",
 )
 ENCODERS = ("monai>=1.4", "einops", "safetensors")
-TEST = ("pytest", "pytest-cov", "hypothesis", "pydicom", *ENCODERS)
+TEST = ("pytest", "pytest-cov", "hypothesis", *ENCODERS)
 
 
 def read_version() -> str:
@@ -51,19 +51,21 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.10",
     packages=find_packages(include=["gdmnet", "gdmnet.*"]),
-    package_data={"gdmnet.report": ["*.html", "*.css", "*.js"]},
+    package_data={"gdmnet": ["*/*.html", "*/*.css", "*/*.js"]},
     # Convolutions in 3D under automatic mixed precision are four times slower in torch 2.9.
     install_requires=[
         "torch>=2.6,!=2.9.*",
         "numpy>=1.26",
         "scipy",
         "SimpleITK>=2.3",
+        "pydicom>=3.0",
         "batchgenerators>=0.25.1",
         "scikit-image>=0.22",
         "acvl-utils>=0.2.6",
         "connected-components-3d",
         "blosc2",
         "Pillow",
+        "matplotlib>=3.8",
         "tqdm",
     ],
     extras_require={"encoders": ENCODERS, "test": TEST, "dev": (*TEST, "ruff", "mypy")},

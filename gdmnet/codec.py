@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
-import os
-import secrets
 import types
 import typing
 from pathlib import Path
 from typing import Any, TypeVar
 
-from gdmnet.errors import GdmnetError, OutputError, PlanError
+from gdmnet.errors import GdmnetError, PlanError, SettingError
+from gdmnet.files import whole_file
 
 T = TypeVar("T")
 
@@ -77,7 +75,10 @@ def _decode_dataclass(kind: Any, data: Any, where: str) -> Any:  # noqa: ANN401
             values[name] = _decode(hints[name], data[name], f"{where}.{name}")
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             raise PlanError(f"{where}.{name}: this key is missing")
-    return kind(**values)
+    try:
+        return kind(**values)
+    except SettingError as problem:
+        raise PlanError(f"{where}: {problem}") from None
 
 
 def _decode_union(kinds: tuple[Any, ...], data: Any, where: str) -> Any:  # noqa: ANN401
@@ -167,25 +168,10 @@ def save(value: Any, path: Path) -> None:  # noqa: ANN401
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file aside and rename it.
-
-    The name aside is of this call alone: folds that start together all write their model's plan.
+    """Write a text file, whole or not at all.
 
     Raises:
         OutputError: the folder is not writable or the disk is full.
     """
-    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with aside.open("w", encoding="utf-8") as handle:
-            handle.write(text)
-            handle.flush()
-            os.fsync(handle.fileno())
-        aside.replace(path)
-    except OSError as problem:
-        with contextlib.suppress(OSError):  # the folder itself may be a file
-            aside.unlink()
-        raise OutputError(
-            f"{path}: cannot be written ({problem.strerror}); check the folder's permissions and"
-            " free space"
-        ) from None
+    with whole_file(path) as aside:
+        aside.write_text(text, encoding="utf-8")

@@ -27,3 +27,11 @@ class DeviceError(GdmnetError):
 
 class OutputError(GdmnetError):
     """A result cannot be written."""
+
+
+class BusyError(GdmnetError):
+    """Another process is at work in a folder."""
+
+
+class SettingError(GdmnetError):
+    """A setting has a value that is out of its bounds or of another type."""

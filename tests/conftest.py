@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -33,3 +35,9 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip("the shared real scans are not beside the project")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def models() -> ModuleType:
+    """What tests/small_models.py defines; it needs torch."""
+    return importlib.import_module("small_models")

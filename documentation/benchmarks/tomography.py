@@ -29,12 +29,12 @@ from scipy.ndimage import gaussian_filter
 from skimage.transform import iradon, radon
 
 from gdmnet.arrays.body import body_mask
+from gdmnet.datasets.ct_volumes import find_ct_volumes, read_ct
+from gdmnet.datasets.phantom import make_patient
 from gdmnet.geometry import Geometry
 from gdmnet.metrics.image import DataRange, mae, psnr
 from gdmnet.metrics.similarity import ssim
 from gdmnet.report.picture import Panel, draw_panels, save_picture
-from gdmnet.tasks.ct_volumes import find_ct_volumes, read_ct
-from gdmnet.tasks.phantom import make_patient
 from gdmnet.tomography.consistency import data_consistent
 from gdmnet.tomography.fbp import back_projector, reconstruct
 from gdmnet.tomography.physics import MU_WATER, attenuation, hounsfield, measure

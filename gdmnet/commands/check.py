@@ -19,18 +19,18 @@ from gdmnet.commands.terminal import (
 from gdmnet.data.case import CaseFiles
 from gdmnet.data.check import check_dataset
 from gdmnet.data.raw import read_description, test_cases, training_cases
-from gdmnet.errors import DatasetError
-from gdmnet.folders import Roots, dataset_names, resolve_dataset
-from gdmnet.report.picture import save_picture
-from gdmnet.tasks.pair_picture import draw_pair
-from gdmnet.tasks.registered import write_registered
-from gdmnet.tasks.soundness import (
+from gdmnet.datasets.pair_picture import draw_pair
+from gdmnet.datasets.registered import write_registered
+from gdmnet.datasets.soundness import (
     LARGEST_SHIFT,
     LARGEST_TURN,
     LEAST_OVERLAP,
     CaseFacts,
     examine_dataset,
 )
+from gdmnet.errors import DatasetError
+from gdmnet.folders import Roots, dataset_names, resolve_dataset
+from gdmnet.report.picture import save_picture
 
 FOLDER, CHECK_JSON = "check", "check.json"
 _EPILOG = """example:

@@ -6,12 +6,13 @@ import argparse
 import dataclasses
 
 from gdmnet.commands.encoder_options import add_encoder_options, encoder_choice
-from gdmnet.commands.pretrain_encoder import add_fold_options, compared, open_fold
+from gdmnet.commands.pretrain_encoder import add_fold_options, compared
 from gdmnet.commands.terminal import add_root_options, guarded, new_parser, roots_from
 from gdmnet.encoders.frozen import EncoderReport
 from gdmnet.folders import Roots
-from gdmnet.training.device import find_device
+from gdmnet.models.device import find_device
 from gdmnet.training.feature_encoder import EncoderChoice, prepare_encoder
+from gdmnet.training.fold_encoder import open_fold
 from gdmnet.training.pretrain import (
     ENCODER_FILE,
     held_out_patches,

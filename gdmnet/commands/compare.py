@@ -8,11 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gdmnet import codec, folders
-from gdmnet.commands import compare_estimate as estimates
-from gdmnet.commands import compare_work as work
-from gdmnet.commands.compare_bench import Bench
-from gdmnet.commands.compare_settings import SETTINGS_JSON, Asked, settle
-from gdmnet.commands.compare_study import make_pictures, make_study
 from gdmnet.commands.encoder_options import add_encoder_options, encoder_choice
 from gdmnet.commands.terminal import (
     add_device_option,
@@ -25,19 +20,24 @@ from gdmnet.commands.terminal import (
     roots_from,
     share,
 )
+from gdmnet.compare import estimate as estimates
+from gdmnet.compare import work as work
+from gdmnet.compare.bench import Bench
+from gdmnet.compare.held_out import find_held_out
+from gdmnet.compare.judge import ITERATIONS
+from gdmnet.compare.make_study import make_pictures, make_study
+from gdmnet.compare.settings import SETTINGS_JSON, Asked, settle
+from gdmnet.compare.study import SLAB, VOLUME, Study
+from gdmnet.compare.study_page import study_markdown, study_page
+from gdmnet.compare.variant import make_methods, parse_steps, parse_variants
 from gdmnet.folders import Roots
-from gdmnet.inference.held_out import find_held_out
 from gdmnet.metrics.conventions import CONVENTIONS, GDMNET
 from gdmnet.metrics.folders import MATCHES
 from gdmnet.metrics.folders import Options as ScoreOptions
-from gdmnet.objectives import OBJECTIVES
+from gdmnet.models.device import find_device
+from gdmnet.objectives.options import OPTIONS
 from gdmnet.plan import Plan
-from gdmnet.report.study import SLAB, VOLUME, Study
-from gdmnet.report.study_page import study_markdown, study_page
-from gdmnet.training.device import find_device
 from gdmnet.training.feature_encoder import EncoderChoice
-from gdmnet.training.judge import ITERATIONS
-from gdmnet.training.variant import make_methods, parse_steps, parse_variants
 
 COMPARE_JSON, COMPARE_MD, COMPARE_HTML = "compare.json", "compare.md", "compare.html"
 _EPILOG = """examples:
@@ -81,7 +81,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--objectives",
         nargs="+",
         metavar="NAME",
-        help=f"NAME or NAME:option=value,...; names: {', '.join(OBJECTIVES)} (default: these)",
+        help=f"NAME or NAME:option=value,...; names: {', '.join(OPTIONS)} (default: these)",
     )
     parser.add_argument("--folds", nargs="+", metavar="FOLD", help="folds to train (default: 0)")
     budget = parser.add_mutually_exclusive_group()
@@ -215,7 +215,7 @@ def run(
     prepared = roots.preprocessed / name
     plan = codec.load(Plan, prepared / folders.PLAN_JSON)
     plan.configuration(configuration)
-    variants = parse_variants(options.objectives or list(OBJECTIVES))
+    variants = parse_variants(options.objectives or list(OPTIONS))
     settings = settle(options.asked, plan, configuration, roots, home, options.device)
     held_out = find_held_out(roots.raw / name, prepared / folders.SPLITS_JSON, settings.folds)
     bench = Bench(roots, home, plan, settings, held_out, options.device, options.slab)

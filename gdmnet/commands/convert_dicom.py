@@ -16,10 +16,7 @@ from gdmnet.commands.terminal import (
 )
 from gdmnet.data.case import Series
 from gdmnet.data.dicom import grid_of
-from gdmnet.errors import DatasetError
-from gdmnet.folders import dataset_names
-from gdmnet.geometry import grid_difference
-from gdmnet.tasks.dicom_pairs import (
+from gdmnet.datasets.dicom_pairs import (
     RESAMPLE,
     Choice,
     Pair,
@@ -29,6 +26,9 @@ from gdmnet.tasks.dicom_pairs import (
     mapping,
     write_pairs,
 )
+from gdmnet.errors import DatasetError
+from gdmnet.folders import dataset_names
+from gdmnet.geometry import grid_difference
 
 _EPILOG = """example:
   gdm_convert_dicom -i patients/ -d 512 --source "MR*t1*" --target "CT*plan*" --resample target

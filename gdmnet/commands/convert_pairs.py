@@ -14,15 +14,15 @@ from gdmnet.commands.terminal import (
     new_parser,
     roots_from,
 )
-from gdmnet.errors import DatasetError
-from gdmnet.tasks.conversion import (
+from gdmnet.datasets.conversion import (
     RESAMPLE,
     Conversion,
     grid_complaints,
     new_dataset,
     write_dataset,
 )
-from gdmnet.tasks.pairs import Matches, match_folders
+from gdmnet.datasets.pairs import Matches, match_folders
+from gdmnet.errors import DatasetError
 
 _EPILOG = """example:
   gdm_convert_pairs -s mr/ -r ct/ -d 512

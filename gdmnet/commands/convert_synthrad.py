@@ -13,9 +13,9 @@ from gdmnet.commands.terminal import (
     new_parser,
     roots_from,
 )
+from gdmnet.datasets.conversion import grid_complaints, new_dataset, write_dataset
+from gdmnet.datasets.synthrad import ALL, REGIONS, SOURCES, find_patients, make_conversion
 from gdmnet.errors import DatasetError
-from gdmnet.tasks.conversion import grid_complaints, new_dataset, write_dataset
-from gdmnet.tasks.synthrad import ALL, REGIONS, SOURCES, find_patients, make_conversion
 
 _EPILOG = """example:
   gdm_convert_synthrad -i synthRAD2025/ -d 511 --task 1 --year 2025 --region AB

@@ -13,17 +13,19 @@ from pathlib import Path
 import numpy as np
 
 from gdmnet import codec, folders
-from gdmnet.commands import evaluate, plan_and_preprocess, predict, train
+from gdmnet.commands import evaluate, plan_and_preprocess, predict
 from gdmnet.commands.model_options import Choice
 from gdmnet.commands.terminal import add_device_option, guarded, new_parser, positive_int
 from gdmnet.data.case import Volume
 from gdmnet.data.volume import read_geometry, read_volume, write_volume
+from gdmnet.datasets.phantom import write_phantom_dataset
 from gdmnet.errors import OutputError
 from gdmnet.folders import Roots
 from gdmnet.geometry import Shape
 from gdmnet.plan import Fingerprint
 from gdmnet.report.picture import draw_panels, save_picture, translation_panels
-from gdmnet.tasks.phantom import write_phantom_dataset
+from gdmnet.training.fold import train_fold
+from gdmnet.training.start import Options as TrainingOptions
 
 DATASET = "Dataset999_Phantom"
 CONFIGURATION = "3d_fullres"
@@ -178,12 +180,12 @@ def _fresh_folders(output: Path, options: Options) -> Roots:
 
 
 def _train(method: str, roots: Roots, options: Options) -> None:
-    train.run(
+    train_fold(
         DATASET,
         CONFIGURATION,
         FOLD,
         roots,
-        train.Options(
+        TrainingOptions(
             objective=method,
             epochs=options.epochs,
             iterations=options.iterations,

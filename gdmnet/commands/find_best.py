@@ -15,14 +15,8 @@ from gdmnet.commands.terminal import (
     new_parser,
     roots_from,
 )
-from gdmnet.data.case import CaseFiles
-from gdmnet.data.raw import read_description, training_cases
-from gdmnet.errors import DatasetError
-from gdmnet.folders import Roots
-from gdmnet.metrics.conventions import GDMNET
-from gdmnet.metrics.paired import SIGNIFICANT, Paired
-from gdmnet.report.candidates import Candidate, Wanted, common_cases, find_candidates
-from gdmnet.report.contest import (
+from gdmnet.compare.candidates import Candidate, Wanted, common_cases, find_candidates
+from gdmnet.compare.contest import (
     CRITERIA,
     FIDELITY,
     PLAUSIBILITY,
@@ -32,6 +26,12 @@ from gdmnet.report.contest import (
     figures,
     score_candidates,
 )
+from gdmnet.data.case import CaseFiles
+from gdmnet.data.raw import read_description, training_cases
+from gdmnet.errors import DatasetError
+from gdmnet.folders import Roots
+from gdmnet.metrics.conventions import GDMNET
+from gdmnet.metrics.paired import SIGNIFICANT, Paired
 
 FIND_BEST_JSON = "find_best.json"
 _EPILOG = """example:

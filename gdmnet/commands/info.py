@@ -14,8 +14,8 @@ from gdmnet.encoders.catalogue import FAMILIES
 from gdmnet.errors import PlanError
 from gdmnet.folders import Roots, find_roots
 from gdmnet.metrics.summary import Summary
+from gdmnet.models.device import describe_devices, versions
 from gdmnet.plan import Plan
-from gdmnet.training.device import describe_devices, versions
 
 _PACKAGES = ("SimpleITK", "scipy", "scikit-image", "batchgenerators", "blosc2")
 

@@ -8,21 +8,21 @@ from pathlib import Path
 
 from gdmnet import codec, folders
 from gdmnet.commands.terminal import guarded, new_parser, positive_int
-from gdmnet.errors import TrainingError
-from gdmnet.inference.record import read_records
-from gdmnet.metrics.frechet import Distance, Distances
-from gdmnet.metrics.pairs import Folders, images_by_case, sound_pairs
-from gdmnet.plan import Run
-from gdmnet.training.job import weights_sha256
-from gdmnet.training.judge import (
+from gdmnet.compare.judge import (
     ITERATIONS,
     JUDGES,
     judge_with,
     make_judge,
     read_encoder,
 )
-from gdmnet.training.subjects import SubjectFiles, Subjects
-from gdmnet.training.verdict import Verdict, give_verdict
+from gdmnet.compare.subjects import SubjectFiles, Subjects
+from gdmnet.compare.verdict import Verdict, give_verdict
+from gdmnet.errors import TrainingError
+from gdmnet.inference.record import read_records
+from gdmnet.metrics.frechet import Distance, Distances
+from gdmnet.metrics.pairs import Folders, images_by_case, sound_pairs
+from gdmnet.plan import Run
+from gdmnet.training.job import weights_sha256
 
 _EPILOG = """example:
   gdm_judge -p out/ -r targets/ --train-on gdmnet_raw/Dataset501_MRtoCT/targetsTr

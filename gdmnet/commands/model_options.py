@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gdmnet.folders import Roots
-from gdmnet.inference.select import find_model
+from gdmnet.models.select import find_model
 
 
 @dataclass(frozen=True)

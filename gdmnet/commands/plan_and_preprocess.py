@@ -253,7 +253,7 @@ def _refuse_contradictions(
 
 def _size(options: Options) -> tuple[str, float, str]:
     """Preset, memory in GB, and why."""
-    from gdmnet.training.device import find_device, memory_gb  # torch only when a plan is made
+    from gdmnet.models.device import find_device, memory_gb  # torch only when a plan is made
 
     device_gb = memory_gb(find_device())
     memory = options.memory_gb or device_gb or 8.0

@@ -31,7 +31,7 @@ from gdmnet.inference.inputs import find_cases, output_name
 from gdmnet.inference.model import CHECKPOINTS, load_model
 from gdmnet.inference.predict import Outcome, predict_folder
 from gdmnet.inference.sliding import ENSEMBLES
-from gdmnet.training.twin import MOST_REALISM
+from gdmnet.models.weights import MOST_REALISM
 
 _EPILOG = """example:
   gdm_predict -i in/ -o out/

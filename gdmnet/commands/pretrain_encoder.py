@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
 
-from gdmnet import codec, folders
+from gdmnet import codec
 from gdmnet.commands.terminal import (
     add_device_option,
     add_root_options,
@@ -16,31 +14,16 @@ from gdmnet.commands.terminal import (
     positive_int,
     roots_from,
 )
-from gdmnet.data.splits import split_for
-from gdmnet.data.store import StoredCase
-from gdmnet.folders import Roots
-from gdmnet.plan import Configuration, Fingerprint, Plan, Recipe
-from gdmnet.training.device import find_device
-from gdmnet.training.feature_encoder import EncoderChoice, prepare_encoder
+from gdmnet.training.feature_encoder import EncoderChoice
+from gdmnet.training.fold_encoder import train_encoder
 from gdmnet.training.pretrain import ENCODER_FILE, REPORT_FILE
-from gdmnet.training.start import Options, describe, open_cases
+from gdmnet.training.start import Options
 from gdmnet.training.usefulness import Report
 
 _EPILOG = """example:
   gdm_pretrain_encoder -d 501 -c 3d_fullres
 
 gdm_train does the same before its first step, and takes what lies there."""
-
-
-@dataclass(frozen=True)
-class Fold:
-    """The training cases of a fold, and all that its encoder depends on."""
-
-    configuration: Configuration
-    cases: list[StoredCase]
-    recipe: Recipe
-    folder: Path
-    fingerprint: Fingerprint
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -84,68 +67,14 @@ def main(argv: list[str] | None = None) -> int:
     )
 
     def body() -> int:
-        folder = run(args.dataset, args.configuration, args.fold, roots_from(args), options)
+        folder = train_encoder(
+            args.dataset, args.configuration, args.fold, roots_from(args), options
+        )
         print(told(codec.load(Report, folder / REPORT_FILE)))
         print(f"encoder: {folder / ENCODER_FILE}")
         return 0
 
     return guarded(body)
-
-
-def run(
-    dataset: str | int, configuration: str, fold: str, roots: Roots, options: Options | None = None
-) -> Path:
-    """Train the encoder of one fold, or find that it is there.
-
-    Args:
-        dataset: 501 or "Dataset501_Name"; planned and prepared.
-        configuration: a name of its plan.
-        fold: "0", "1", ... or "all": only its training cases are looked at.
-        roots: the folders.
-        options: seed, device, precision and encoder are heeded.
-
-    Returns:
-        The folder with encoder.pt and report.json.
-
-    Raises:
-        GdmnetError: an unknown dataset, configuration, fold or device; a useless encoder.
-    """
-    options = options or Options()
-    found = open_fold(dataset, configuration, fold, roots, options)
-    prepare_encoder(
-        options.encoder,
-        found.cases,
-        found.configuration,
-        fingerprint=found.fingerprint,
-        folder=found.folder,
-        recipe=found.recipe,
-        device=find_device(options.device),
-    )
-    return found.folder
-
-
-def open_fold(
-    dataset: str | int, configuration: str, fold: str, roots: Roots, options: Options
-) -> Fold:
-    """What a training of this fold would work with.
-
-    Raises:
-        GdmnetError: an unknown dataset, configuration, fold or device.
-    """
-    name = folders.resolve_dataset(dataset, roots.preprocessed)
-    plan = codec.load(Plan, roots.preprocessed / name / folders.PLAN_JSON)
-    chosen = plan.configuration(configuration)
-    split = split_for(str(fold), roots.preprocessed / name / folders.SPLITS_JSON)
-    device = find_device(options.device)
-    recipe = describe(plan, chosen, str(fold), split, options, device).recipe
-    prepared = folders.preprocessed_cases(roots.preprocessed, name, configuration)
-    return Fold(
-        configuration=chosen,
-        cases=open_cases(prepared, split)[0],
-        recipe=recipe,
-        folder=folders.encoder_folder(roots.results, name, configuration, str(fold)),
-        fingerprint=codec.load(Fingerprint, roots.preprocessed / name / folders.FINGERPRINT_JSON),
-    )
 
 
 def told(report: Report) -> str:

@@ -15,10 +15,8 @@ from gdmnet.commands.terminal import (
     new_parser,
     positive_int,
 )
-from gdmnet.errors import DatasetError
-from gdmnet.folders import dataset_names, find_roots
-from gdmnet.tasks.ct_volumes import find_ct_volumes, random_test_cases, read_split
-from gdmnet.tasks.sparse_view import (
+from gdmnet.datasets.ct_volumes import find_ct_volumes, random_test_cases, read_split
+from gdmnet.datasets.sparse_view import (
     GEOMETRIES,
     Settings,
     Written,
@@ -26,6 +24,8 @@ from gdmnet.tasks.sparse_view import (
     default_filter,
     write_sparse_view_dataset,
 )
+from gdmnet.errors import DatasetError
+from gdmnet.folders import dataset_names, find_roots
 from gdmnet.tomography.filtering import FILTERS
 from gdmnet.tomography.physics import MU_WATER
 from gdmnet.tomography.scan import CURVED, FLAT

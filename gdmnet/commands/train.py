@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 from pathlib import Path
 from typing import Any
 
-from gdmnet import codec, folders
 from gdmnet.commands.encoder_options import add_encoder_options, encoder_choice
 from gdmnet.commands.terminal import (
     add_device_option,
@@ -18,22 +16,11 @@ from gdmnet.commands.terminal import (
     positive_int,
     roots_from,
 )
-from gdmnet.data.splits import split_for
-from gdmnet.errors import TrainingError
-from gdmnet.folders import Roots
-from gdmnet.inference.validate import validate_fold
-from gdmnet.objectives import OBJECTIVES
-from gdmnet.objectives.options import parse_option
-from gdmnet.plan import Plan
-from gdmnet.training.device import find_device
-from gdmnet.training.distributed import require_devices
-from gdmnet.training.job import Job, run_job
+from gdmnet.errors import SettingError
+from gdmnet.objectives.options import OPTIONS, parse_option
+from gdmnet.training.fold import train_fold
 from gdmnet.training.start import (
     Options,
-    claim,
-    describe,
-    keep_plan,
-    open_cases,
 )
 
 
@@ -43,7 +30,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("dataset", help="501 or Dataset501_Name")
     parser.add_argument("configuration", help="3d_fullres, 3d_lowres, ...")
     parser.add_argument("fold", nargs="?", default="0", help="0, 1, ... or all (default: 0)")
-    parser.add_argument("--objective", choices=list(OBJECTIVES), default="gdm")
+    parser.add_argument("--objective", choices=list(OPTIONS), default="gdm")
     parser.add_argument("--epochs", type=positive_int, help="epochs (default: by the preset)")
     parser.add_argument("--iterations", type=positive_int, help="steps an epoch")
     parser.add_argument(
@@ -156,88 +143,15 @@ def main(argv: list[str] | None = None) -> int:
     )
 
     def body() -> int:
-        folder = run(args.dataset, args.configuration, args.fold, roots_from(args), options)
+        folder = train_fold(args.dataset, args.configuration, args.fold, roots_from(args), options)
         print(f"finished: {folder}")
         return 0
 
     return guarded(body)
 
 
-def run(
-    dataset: str | int, configuration: str, fold: str, roots: Roots, options: Options | None = None
-) -> Path:
-    """Train and validate one fold.
-
-    Args:
-        dataset: 501 or "Dataset501_Name"; planned and prepared.
-        configuration: a name of its plan.
-        fold: "0", "1", ... or "all".
-        roots: the folders.
-        options: see `Options`.
-
-    Returns:
-        The folder of the fold: run.json, logs, checkpoints, and of a training that validates
-        validation/ and summary.json.
-
-    Raises:
-        GdmnetError: an unknown dataset, configuration, fold or device; an existing training.
-    """
-    options = options or Options()
-    job = describe_job(dataset, configuration, str(fold), roots, options)
-    if options.n_devices > 1:
-        require_devices(options.n_devices, find_device(options.device))
-    described, resume = claim(job.folder, job.run, options)
-    job = dataclasses.replace(job, run=described, resume=resume)
-    _, validation = open_cases(job.cases, job.split)  # all there?
-    model, folder = job.folder.parent, job.folder
-    plan = codec.load(Plan, job.fingerprint.with_name(folders.PLAN_JSON))
-    keep_plan(model, plan, job.fingerprint)
-    if not (folder / folders.FINAL).is_file():
-        run_job(job, n_processes=options.n_devices)
-    if options.validates and not (folder / folders.SUMMARY_JSON).is_file():
-        validate_fold(
-            model,
-            str(fold),
-            validation,
-            device=options.device,
-            on_training=job.split.validates_on_training,
-            fidelity_budget=options.fidelity_budget,
-        )
-    return folder
-
-
-def describe_job(
-    dataset: str | int, configuration: str, fold: str, roots: Roots, options: Options
-) -> Job:
-    """The training that is asked for, as if its folder were empty; nothing is written.
-
-    Raises:
-        GdmnetError: an unknown dataset, configuration, fold or device.
-    """
-    name = folders.resolve_dataset(dataset, roots.preprocessed)
-    home = roots.preprocessed / name
-    plan = codec.load(Plan, home / folders.PLAN_JSON)
-    chosen = plan.configuration(configuration)
-    split = split_for(fold, home / folders.SPLITS_JSON)
-    device = find_device(options.device)
-    model = folders.model_folder(roots.results, name, options.objective, configuration)
-    encoders = options.encoder_root or roots.results
-    return Job(
-        run=describe(plan, chosen, fold, split, options, device),
-        configuration=chosen,
-        split=split,
-        cases=folders.preprocessed_cases(roots.preprocessed, name, configuration),
-        folder=folders.fold_folder(model, fold),
-        fingerprint=home / folders.FINGERPRINT_JSON,
-        encoder_home=folders.encoder_folder(encoders, name, configuration, fold),
-        device=str(device),
-        pretrained=options.pretrained,
-        resume=False,
-    )
-
-
 def _option(text: str) -> tuple[str, Any]:
     try:
         return parse_option(text)
-    except TrainingError as problem:
+    except SettingError as problem:
         raise argparse.ArgumentTypeError(str(problem)) from None

@@ -22,8 +22,8 @@ from gdmnet.inference.manifest import (
     require_names,
 )
 from gdmnet.inference.model import CHECKPOINTS, file_sha256, load_model
-from gdmnet.inference.select import choose_folds
-from gdmnet.training import checkpoint as checkpoint_file
+from gdmnet.models import checkpoint as checkpoint_file
+from gdmnet.models.select import choose_folds
 
 _PREDICTS = ("epoch", "ema", "twin", "tally")  # what prediction takes, and a few numbers
 _SAME_DATE = (1980, 1, 1, 0, 0, 0)  # the same model gives the same archive, to the bit

@@ -13,17 +13,16 @@ from torch import nn
 from gdmnet import codec, folders
 from gdmnet.errors import CheckpointError, PlanError
 from gdmnet.inference.sampling import Sampler, choose_sampler
-from gdmnet.inference.select import choose_folds
 from gdmnet.inference.sliding import ENSEMBLES
 from gdmnet.inference.translator import Ensemble, ModelCard, Translator
-from gdmnet.objectives import OBJECTIVES
+from gdmnet.models import checkpoint as checkpoint_file
+from gdmnet.models.device import find_device
+from gdmnet.models.precision import cpu_has_bf16
+from gdmnet.models.select import choose_folds
+from gdmnet.models.weights import MOST_REALISM, between
 from gdmnet.objectives.base import Inputs
-from gdmnet.objectives.build import generator_of
+from gdmnet.objectives.build import OBJECTIVES, generator_of
 from gdmnet.plan import Fingerprint, Plan, Run
-from gdmnet.training import checkpoint as checkpoint_file
-from gdmnet.training.device import find_device
-from gdmnet.training.precision import cpu_has_bf16
-from gdmnet.training.twin import MOST_REALISM, between
 
 CHECKPOINTS = {"final": folders.FINAL, "best": folders.BEST}
 

@@ -22,7 +22,7 @@ from gdmnet.inference.inputs import find_cases, output_name
 from gdmnet.inference.job import Job, Ready, finish, read
 from gdmnet.inference.record import Predictions, read_records, report_name, require_same_model
 from gdmnet.inference.translator import Translator
-from gdmnet.training.device import versions
+from gdmnet.models.device import versions
 
 
 @dataclass(frozen=True)

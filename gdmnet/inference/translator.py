@@ -20,9 +20,9 @@ from gdmnet.errors import CheckpointError, DatasetError
 from gdmnet.geometry import Geometry, Spacing
 from gdmnet.inference.sampling import Sampler, sample_volume
 from gdmnet.inference.sliding import Estimate, Manner, Outside, predict_volume
+from gdmnet.models.precision import autocast
 from gdmnet.plan import Configuration, Fingerprint, Normalisation, Plan
 from gdmnet.preprocessing import prepare, prepare_volumes, restore, source_normalisations
-from gdmnet.training.precision import autocast
 
 
 @dataclass(frozen=True)

@@ -19,10 +19,10 @@ from torch.utils.data import DataLoader, Dataset
 from gdmnet.arrays.normalise import background_value
 from gdmnet.errors import DatasetError, TrainingError
 from gdmnet.geometry import Shape
+from gdmnet.models import seeds
 from gdmnet.objectives.base import Batch
 from gdmnet.plan import Configuration
 from gdmnet.training import augment as augmentation
-from gdmnet.training import seeds
 from gdmnet.training.patches import patch_start, read_patch
 
 if TYPE_CHECKING:

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from gdmnet.encoders import FrozenEncoder, build_encoder, freeze_norms
 from gdmnet.errors import TrainingError
+from gdmnet.models.seeds import numpy_rng
 from gdmnet.plan import Configuration, Fingerprint, Recipe
 from gdmnet.training.pretrain import BATCH_SIZE, default_iterations, pretrain_encoder, sample
-from gdmnet.training.seeds import numpy_rng
 
 if TYPE_CHECKING:
     from gdmnet.data.store import StoredCase

@@ -33,12 +33,12 @@ from gdmnet.encoders.self_supervised import (
 )
 from gdmnet.errors import CheckpointError
 from gdmnet.geometry import Shape
+from gdmnet.models import checkpoint
+from gdmnet.models.precision import is_safe_in_cpu_bf16
+from gdmnet.models.seeds import numpy_rng, reseed
 from gdmnet.plan import Configuration
-from gdmnet.training import checkpoint
 from gdmnet.training.ema import WeightAverage
 from gdmnet.training.patches import patch_start, read_patch
-from gdmnet.training.precision import is_safe_in_cpu_bf16
-from gdmnet.training.seeds import numpy_rng, reseed
 from gdmnet.training.usefulness import HeldOut, judge, tissue_edges
 
 if TYPE_CHECKING:

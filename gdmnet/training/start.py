@@ -16,10 +16,10 @@ from gdmnet import codec, folders
 from gdmnet.data.splits import Split
 from gdmnet.data.store import StoredCase, is_stored, open_case
 from gdmnet.errors import CheckpointError, DatasetError, PlanError, TrainingError
-from gdmnet.objectives import needs_encoder
+from gdmnet.models import precision
+from gdmnet.models.device import versions
+from gdmnet.objectives.options import needs_encoder
 from gdmnet.plan import Configuration, Plan, Recipe, Run
-from gdmnet.training import precision
-from gdmnet.training.device import versions
 from gdmnet.training.feature_encoder import EncoderChoice
 
 _log = logging.getLogger(__name__)

@@ -13,9 +13,10 @@ from torch import nn
 from gdmnet import codec
 from gdmnet.errors import CheckpointError
 from gdmnet.folders import BEST, FINAL, LATEST
+from gdmnet.models import checkpoint
 from gdmnet.objectives.base import Objective
 from gdmnet.plan import Recipe
-from gdmnet.training import checkpoint, log
+from gdmnet.training import log
 from gdmnet.training.distributed import ALONE, Team
 from gdmnet.training.monitor import Tally
 from gdmnet.training.progress import PROGRESS_PNG

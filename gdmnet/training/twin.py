@@ -12,13 +12,10 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from gdmnet.objectives.base import Dialled, Objective
+from gdmnet.objectives.base import Objective
 from gdmnet.training.step import Stepper
-
-MOST_REALISM = 1.5  # T beyond which the line through both weights leaves what was measured
 
 
 class Twin:
@@ -77,26 +74,5 @@ class Twin:
 
 def twin_of(objective: Objective) -> Twin | None:
     """The twin that an objective asks for, not yet begun."""
-    wanted = objective.twin() if isinstance(objective, Dialled) else None
+    wanted = objective.twin()
     return None if wanted is None else Twin(*wanted)
-
-
-def between(
-    twin: Mapping[str, Tensor], generator: Mapping[str, Tensor], realism: float
-) -> dict[str, Tensor]:
-    """theta(T) = theta_twin + T (theta_generator - theta_twin) for every weight.
-
-    Args:
-        twin: weights by name.
-        generator: weights of the same names and shapes.
-        realism: T; 0 is the twin and 1 the generator, exactly.
-
-    Returns:
-        New tensors of the same names.
-    """
-    if realism in (0.0, 1.0):
-        return dict(generator if realism else twin)
-    return {
-        name: torch.lerp(base, generator[name], realism) if base.is_floating_point() else base
-        for name, base in twin.items()
-    }

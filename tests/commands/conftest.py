@@ -9,7 +9,7 @@ import pytest
 from arguments import SHORT, roots
 
 from gdmnet.commands import plan_and_preprocess, train
-from gdmnet.tasks.phantom import write_phantom_dataset
+from gdmnet.datasets.phantom import write_phantom_dataset
 
 
 @pytest.fixture(scope="session")

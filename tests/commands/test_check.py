@@ -7,7 +7,7 @@ from PIL import Image
 from gdmnet.commands.check import main
 from gdmnet.data.case import Volume
 from gdmnet.data.volume import read_volume, write_volume
-from gdmnet.tasks.phantom import Scanner, write_phantom_dataset
+from gdmnet.datasets.phantom import Scanner, write_phantom_dataset
 
 
 @pytest.fixture(scope="module")

@@ -11,12 +11,13 @@ import pytest
 from arguments import roots
 
 from gdmnet import codec
-from gdmnet.commands import compare, compare_work, train
+from gdmnet.commands import compare
 from gdmnet.commands.compare import main
+from gdmnet.compare import verdict, work
+from gdmnet.compare.study import Study
 from gdmnet.data.volume import read_geometry, read_volume
-from gdmnet.objectives import OBJECTIVES
-from gdmnet.report.study import Study
-from gdmnet.training import loop, verdict
+from gdmnet.objectives.build import OBJECTIVES
+from gdmnet.training import fold, loop
 
 ROOT = Path(__file__).parents[2]
 SHORT = ["--epochs", "2", "--iterations", "2", "--encoder-iterations", "4"]
@@ -134,9 +135,9 @@ def test_doing_it_again_does_nothing_anew(compared, monkeypatch, capsys):
         raise AssertionError("was there already")
 
     for module, name in (
-        (train, "run_job"),
-        (compare_work, "load_model"),
-        (compare_work.pretrain_encoder, "run"),
+        (fold, "run_job"),
+        (work, "load_model"),
+        (work, "train_encoder"),
     ):
         monkeypatch.setattr(module, name, never)
     kept = {
@@ -204,10 +205,10 @@ def test_without_test_targets_validation_cases_are_judged(home):
     assert found.held_out == "validation cases of folds 0, 1"
     assert len(found.cases) == 2
     assert found.reference == "regression"
-    for fold, case in zip("01", found.cases, strict=True):
-        run = next(place(home).rglob(f"fold_{fold}/run.json"))
+    for number, case in zip("01", found.cases, strict=True):
+        run = next(place(home).rglob(f"fold_{number}/run.json"))
         assert case in json.loads(run.read_text())["validation_cases"]
-        made = place(home) / f"predictions/regression/volume/fold_{fold}/{case}.nii.gz"
+        made = place(home) / f"predictions/regression/volume/fold_{number}/{case}.nii.gz"
         assert made.is_file()
 
 
@@ -215,8 +216,8 @@ def test_without_test_targets_validation_cases_are_judged(home):
     ("arguments", "words"),
     [
         (("--objectives", "telepathy"), "objective 'telepathy' is unknown"),
-        (("--objectives", "gdm:colour=blue"), "has no option 'colour'"),
-        (("--objectives", "gdm:drift_ratio=-1"), "drift_ratio of objective gdm is out of range"),
+        (("--objectives", "gdm:colour=blue"), "there is no setting 'colour'"),
+        (("--objectives", "gdm:drift_ratio=-1"), "objective gdm: drift_ratio must be at least 0"),
         (("--objectives", "gdm:drift_ratio"), "is not NAME=VALUE"),
         (("--objectives", "gdm", "--steps", "gdm=4"), "--steps gdm: calls its network once"),
         (("--objectives", "gdm", "--steps", "regression=4"), "is not compared"),

@@ -5,8 +5,8 @@ from gdmnet.commands.convert_pairs import main
 from gdmnet.data.case import Volume
 from gdmnet.data.check import check_dataset
 from gdmnet.data.volume import write_volume
+from gdmnet.datasets.phantom import make_patient
 from gdmnet.geometry import Geometry
-from gdmnet.tasks.phantom import make_patient
 
 SHAPE = (8, 20, 20)
 GRID = Geometry(SHAPE, (2.5, 1.2, 1.2), (-10.0, 5.0, 40.0))

@@ -1,17 +1,6 @@
-import runpy
-from pathlib import Path
-from types import SimpleNamespace
-
 import pytest
 
 from gdmnet.commands import export_model, install_model, predict
-
-MODELS = Path(__file__).parents[1] / "inference" / "models.py"
-
-
-@pytest.fixture(scope="module")
-def models():
-    return SimpleNamespace(**runpy.run_path(str(MODELS)))
 
 
 @pytest.fixture

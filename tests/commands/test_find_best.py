@@ -1,10 +1,7 @@
-import runpy
 import shlex
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,24 +9,18 @@ import pytest
 from gdmnet import codec, folders
 from gdmnet.commands import find_best, predict
 from gdmnet.commands.find_best import main, run
+from gdmnet.compare import contest
+from gdmnet.compare.candidates import Wanted
+from gdmnet.compare.contest import Contest
 from gdmnet.data.case import Volume
 from gdmnet.data.volume import write_volume
 from gdmnet.errors import CheckpointError
 from gdmnet.folders import Roots
 from gdmnet.plan import Plan, Run
-from gdmnet.report import contest
-from gdmnet.report.candidates import Wanted
-from gdmnet.report.contest import Contest
 
 DATASET = "Dataset501_Test"
 CASES = ("a", "b", "c", "d")
 SHAPE = (7, 12, 14)
-
-
-@pytest.fixture(scope="module")
-def models():
-    path = Path(__file__).parents[1] / "inference" / "models.py"
-    return SimpleNamespace(**runpy.run_path(str(path)))
 
 
 class Place:

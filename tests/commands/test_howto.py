@@ -14,8 +14,8 @@ from dicoms import write_series
 
 from gdmnet.data.case import Volume
 from gdmnet.data.volume import read_geometry, read_volume, write_volume
+from gdmnet.datasets.phantom import Scanner, make_patient, write_phantom_dataset
 from gdmnet.geometry import Geometry
-from gdmnet.tasks.phantom import Scanner, make_patient, write_phantom_dataset
 
 DOCUMENTATION = Path(__file__).resolve().parents[2] / "documentation"
 NAME = "Dataset501_MRtoCT"

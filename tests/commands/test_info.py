@@ -1,21 +1,9 @@
 import json
-import runpy
-from pathlib import Path
-from types import SimpleNamespace
-
-import pytest
 
 import gdmnet
 from gdmnet import folders
 from gdmnet.commands.info import main, run
 from gdmnet.folders import find_roots
-
-MODELS = Path(__file__).parents[1] / "inference" / "models.py"
-
-
-@pytest.fixture(scope="module")
-def models():
-    return SimpleNamespace(**runpy.run_path(str(MODELS)))
 
 
 def summary(mae):

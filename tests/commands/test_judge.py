@@ -13,8 +13,8 @@ from gdmnet.folders import RUN_JSON, fold_folder
 from gdmnet.geometry import Geometry
 from gdmnet.inference.record import Predictions
 from gdmnet.inference.translator import ModelCard
+from gdmnet.models import checkpoint
 from gdmnet.plan import Architecture, Recipe, Run
-from gdmnet.training import checkpoint
 from gdmnet.training.job import weights_sha256
 
 SHAPE = (12, 16, 18)
@@ -29,8 +29,8 @@ def write(folder, name, array):
 
 @pytest.fixture
 def home(tmp_path, monkeypatch, rng):
-    monkeypatch.setattr("gdmnet.training.verdict.N_PATCHES", 60)
-    monkeypatch.setattr("gdmnet.training.verdict.FEWEST_A_SUBJECT", 30)
+    monkeypatch.setattr("gdmnet.compare.verdict.N_PATCHES", 60)
+    monkeypatch.setattr("gdmnet.compare.verdict.FEWEST_A_SUBJECT", 30)
     for name in ("a", "b", "c"):
         real = gaussian_filter(rng.normal(size=SHAPE), 0.7) * 100 + 300
         mask = np.zeros(SHAPE)

@@ -64,7 +64,7 @@ def fresh(home: Path, trial: Path, *parts: str) -> Path:
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    from gdmnet.tasks.phantom import write_phantom_dataset
+    from gdmnet.datasets.phantom import write_phantom_dataset
 
     home = tmp_path_factory.mktemp("undisturbed")
     write_phantom_dataset(home / "raw", n_train=6, n_test=3, shape=(24, 40, 40), seed=0)

@@ -6,7 +6,7 @@ import pytest
 from arguments import roots
 
 from gdmnet.commands import plan_and_preprocess
-from gdmnet.tasks.phantom import write_phantom_dataset
+from gdmnet.datasets.phantom import write_phantom_dataset
 
 DATASET = "Dataset999_Phantom"
 

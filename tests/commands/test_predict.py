@@ -1,7 +1,3 @@
-import runpy
-from pathlib import Path
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
@@ -10,13 +6,6 @@ from gdmnet.commands.model_options import Choice
 from gdmnet.commands.predict import Options, main, run
 from gdmnet.data.volume import read_volume
 from gdmnet.folders import Roots
-
-MODELS = Path(__file__).parents[1] / "inference" / "models.py"
-
-
-@pytest.fixture(scope="module")
-def models():
-    return SimpleNamespace(**runpy.run_path(str(MODELS)))
 
 
 @pytest.fixture

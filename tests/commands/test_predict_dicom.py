@@ -5,12 +5,10 @@ from __future__ import annotations
 import importlib
 import json
 import re
-import runpy
 import shlex
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pydicom
@@ -29,11 +27,6 @@ from gdmnet.plan import Plan
 TESTS = Path(__file__).parents[1]
 HOWTO = TESTS.parent / "documentation/how-to/dicom.md"
 SHAPE = (11, 21, 25)
-
-
-@pytest.fixture(scope="module")
-def models():
-    return SimpleNamespace(**runpy.run_path(str(TESTS / "inference/models.py")))
 
 
 def make_model(results, models, name="MR", target="CT"):

@@ -7,8 +7,8 @@ from gdmnet.commands import plan_and_preprocess
 from gdmnet.commands.simulate_sparse_view import main
 from gdmnet.data.case import Volume
 from gdmnet.data.volume import write_volume
+from gdmnet.datasets.phantom import make_patient
 from gdmnet.geometry import Geometry
-from gdmnet.tasks.phantom import make_patient
 
 SHAPE = (6, 24, 24)
 

@@ -10,7 +10,7 @@ from arguments import SHORT, roots
 
 from gdmnet.commands import evaluate, plan_and_preprocess, predict, train
 from gdmnet.data.volume import read_geometry, read_volume
-from gdmnet.tasks.phantom import Scanner, oblique_direction, write_phantom_dataset
+from gdmnet.datasets.phantom import Scanner, oblique_direction, write_phantom_dataset
 
 
 @pytest.mark.parametrize("ending", [".nii.gz", ".nii", ".nrrd", ".mha"])

@@ -31,8 +31,8 @@ from gdmnet.encoders.monai_networks import cubes
 from gdmnet.encoders.unet_encoders import UNetStages, unet_encoder
 from gdmnet.encoders.weights import read_tensors, sha256, take
 from gdmnet.errors import CheckpointError, PlanError, TrainingError
-from gdmnet.objectives import OBJECTIVES
 from gdmnet.objectives.base import Batch, Context
+from gdmnet.objectives.build import OBJECTIVES
 
 ONE_A_FAMILY = layouts(
     "ctfm.safetensors",
@@ -336,7 +336,7 @@ def test_gdm_descends_with_a_public_encoder(files):
         n_sources=1,
         encoder=encoder,
         seed=0,
-        options={"regression_share": 0.0, "warm_steps": 0},
+        options={"regression_share": 0.0},
     )
     gdm = OBJECTIVES["gdm"](context)
     generator = torch.nn.Conv3d(1, 1, 3, padding=1)

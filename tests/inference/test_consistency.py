@@ -8,14 +8,14 @@ import pytest
 from gdmnet.commands.predict import main
 from gdmnet.data.case import CaseFiles
 from gdmnet.data.volume import read_volume
+from gdmnet.datasets.ct_volumes import find_ct_volumes
+from gdmnet.datasets.sparse_view import Settings, write_sparse_view_dataset
 from gdmnet.errors import DatasetError, OutputError
 from gdmnet.inference import load_model
 from gdmnet.inference.consistency import with_data_consistency
 from gdmnet.inference.inputs import find_cases
 from gdmnet.inference.predict import predict_folder
 from gdmnet.plan import Normalisation
-from gdmnet.tasks.ct_volumes import find_ct_volumes
-from gdmnet.tasks.sparse_view import Settings, write_sparse_view_dataset
 from gdmnet.tomography.consistency import data_consistent
 from gdmnet.tomography.record import load_acquisition, load_sinogram
 

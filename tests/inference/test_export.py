@@ -16,8 +16,8 @@ from gdmnet.inference.manifest import Manifest
 from gdmnet.inference.model import file_sha256
 from gdmnet.metrics.statistics import aggregate
 from gdmnet.metrics.summary import Summary
+from gdmnet.models import checkpoint
 from gdmnet.plan import CaseFingerprint, Fingerprint, Intensity
-from gdmnet.training import checkpoint
 
 PATIENTS = ("zz_miller_1947", "anna_schmidt", "patient 77")
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from gdmnet.inference.costs import CaseCosts, Costs
+from gdmnet.compare.costs import CaseCosts, Costs
+from gdmnet.compare.study import Found, MethodFacts, Settings, Study, limits, make_scope
+from gdmnet.compare.verdict import Verdict
 from gdmnet.metrics.frechet import Distance, Distances
 from gdmnet.metrics.summary import summarise
-from gdmnet.report.study import Found, MethodFacts, Settings, Study, limits, make_scope
 from gdmnet.training.feature_encoder import EncoderChoice
-from gdmnet.training.verdict import Verdict
 
 CASES = tuple("abcdef")
 # method -> MAE, sharpness, histogram W1, calls a case

@@ -3,7 +3,8 @@ import pytest
 from batchgenerators.augmentations.utils import create_zero_centered_coordinate_mesh
 from scipy.ndimage import map_coordinates
 
-from gdmnet.training import augment, seeds
+from gdmnet.models import seeds
+from gdmnet.training import augment
 
 CUBE = (8, 8, 8)
 

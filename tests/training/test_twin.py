@@ -4,22 +4,22 @@ import torch
 from objectives.small import PATCH, CountingEncoder
 
 from gdmnet.folders import FINAL, LATEST
+from gdmnet.models import checkpoint
+from gdmnet.models.weights import between
 from gdmnet.objectives.base import Context
 from gdmnet.objectives.gdm import build_gdm
 from gdmnet.objectives.regression import build_regression
 from gdmnet.plan import Recipe
-from gdmnet.training import checkpoint
 from gdmnet.training.batches import Batches
 from gdmnet.training.loop import fit
-from gdmnet.training.twin import between
 
 CPU = torch.device("cpu")
 RECIPE = Recipe(epochs=5, iterations=4, validation_patches=2, learning_rate=1e-2, seed=5)
 
 
 def objective(*, dial: bool = True):
-    options = {"locations": 32, "bank": 32, "global_minimum": 0, "realism_dial": dial}
-    options |= {"regression_share": 0.35, "ramp_share": 0.0, "warm_steps": 2}
+    options = {"locations": 32, "bank": 32, "realism_dial": dial}
+    options |= {"regression_share": 0.35, "ramp_share": 0.0}
     encoder = CountingEncoder()
     context = Context(RECIPE.total_steps, PATCH, (1.0, 1.0, 1.0), 1, encoder, 3, options)
     return build_gdm(context)

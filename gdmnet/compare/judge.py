@@ -1,0 +1,285 @@
+"""A judge: an encoder that no training has seen, made for measuring how real images look.
+
+Its features are means and standard deviations of its maps over small patches in the body. Images
+are in the judge's units: HU, or shares of the real image's range, standardised over all patches.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from gdmnet import codec
+from gdmnet.data.case import CaseRecord
+from gdmnet.data.store import StoredCase
+from gdmnet.encoders.frozen import FrozenEncoder
+from gdmnet.encoders.self_supervised import (
+    SLOPE,
+    PlainEncoder,
+    cell_shape,
+    decoder_for,
+    encoder_for,
+    read_file,
+    self_encoder,
+)
+from gdmnet.errors import CheckpointError, TrainingError
+from gdmnet.geometry import Geometry, Shape, Spacing
+from gdmnet.metrics.image import CT_LIKE_MINIMUM
+from gdmnet.metrics.plausibility import value_range
+from gdmnet.models.seeds import numpy_rng, sequence
+from gdmnet.plan import Architecture, Normalisation
+from gdmnet.planning.topology import topology
+from gdmnet.training.patches import patch_start, read_patch
+from gdmnet.training.pretrain import train_autoencoder
+
+FEATURES = (24, 24, 24)  # other widths than the encoder of any training
+N_GROUPS = 4
+SIDE = 32  # voxels of a training patch along the finest axis; those of features are half as long
+ITERATIONS = 400  # about a minute of one core
+MOST_PATCHES, MOST_SUBJECTS = 512, 32  # that a judge is trained on
+_SEED, _TRAINING = 0x6A75, 0  # the judge's own streams of randomness
+_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One subject's images on one grid, in file units.
+
+    Attributes:
+        identifier: of the case.
+        real: (z, y, x).
+        mask: (z, y, x), non-zero where it counts; not empty.
+        spacing: mm (z, y, x).
+        prediction: (z, y, x), or None.
+    """
+
+    identifier: str
+    real: NDArray
+    mask: NDArray
+    spacing: Spacing
+    prediction: NDArray | None = None
+
+
+@dataclass(frozen=True)
+class Judge:
+    """An encoder and how images are shown to it.
+
+    Attributes:
+        description: for people.
+        encoder: images (n, 1, z, y, x) in the judge's units to maps, finest first.
+        patch: voxels (z, y, x) of one patch of features.
+        centre: of the units.
+        scale: of the units.
+    """
+
+    description: str
+    encoder: FrozenEncoder
+    patch: Shape
+    centre: float
+    scale: float
+
+    @torch.no_grad()
+    def features(self, image: NDArray, starts: Sequence[Shape]) -> NDArray:
+        """Mean and standard deviation of every channel of every map, one row a patch.
+
+        Args:
+            image: (z, y, x) as `in_own_units` gives it.
+            starts: first voxels (z, y, x) of the patches.
+
+        Returns:
+            float64 (n, 2 x channels of all maps).
+        """
+        fill = float(image.min())
+        rows = []
+        for first in range(0, len(starts), _BATCH):
+            chosen = starts[first : first + _BATCH]
+            patches = np.stack([read_patch(image, start, self.patch, fill) for start in chosen])
+            shown = torch.from_numpy((patches - self.centre) / self.scale).float()[:, None]
+            rows.append(torch.cat([_statistics(m) for m in self.encoder(shown)], dim=1))
+        return torch.cat(rows).double().numpy()
+
+
+class GroupNormEncoder(PlainEncoder):
+    """The same three convolutions, each followed by group normalisation."""
+
+    def __init__(self, plain: PlainEncoder) -> None:
+        _, second, third = plain.strides
+        super().__init__((second, third), plain.kernels, plain.channels)
+        self.convolutions = plain.convolutions
+        self.norms = nn.ModuleList(nn.GroupNorm(N_GROUPS, n) for n in plain.channels)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Feature maps of (b, 1, z, y, x), finest first."""
+        maps: list[Tensor] = []
+        for convolution, norm in zip(self.convolutions, self.norms, strict=True):
+            x = norm(convolution(functional.leaky_relu(x, SLOPE) if maps else x))
+            maps.append(x)
+        return maps
+
+
+JUDGES = ("self", "random", "groupnorm")
+"""Trained on real images; with random weights; trained, with normalisation layers."""
+
+
+def make_judge(
+    reals: Sequence[Subject], *, kind: str = "self", iterations: int = ITERATIONS, seed: int = 0
+) -> Judge:
+    """A judge from real images alone, on the CPU.
+
+    Args:
+        reals: subjects, of which at most 32 are taken, one after the other, so that a lazy sequence
+            spares memory; the first one's grid decides the patch and the strides.
+        kind: of `JUDGES`.
+        iterations: training steps of two patches; none for "random".
+        seed: of weights and patches.
+
+    Raises:
+        TrainingError: the weights are not finite, or the real images are the same everywhere.
+    """
+    if kind not in JUDGES:
+        raise ValueError(f"unknown judge {kind!r}; known: {', '.join(JUDGES)}")
+    number = int(sequence(seed, _SEED).generate_state(1)[0])
+    shape, spacing = _training_patch(reals[0]), reals[0].spacing
+    patches = _cut(reals, shape, n=min(2 * iterations, MOST_PATCHES), seed=number)
+    centre, scale = _units(patches)
+    cases = [_as_case((image - centre) / scale, body, spacing) for image, body in patches]
+    _, kernels, strides = topology(spacing, shape, max_stages=len(FEATURES))
+    depth = len(strides)
+    architecture = Architecture(FEATURES[:depth], kernels, strides, (1,) * depth)
+    encoder = encoder_for(architecture, seed=number, features=FEATURES)
+    if kind == "groupnorm":
+        encoder = GroupNormEncoder(encoder)
+    if kind != "random":
+        network = nn.Sequential(encoder, decoder_for(encoder, seed=number + 1))
+        cell = cell_shape(spacing, shape)
+        train_autoencoder(
+            network, cases, shape, cell, iterations=iterations, seed=number, precision="fp32"
+        )
+    if not all(bool(tensor.isfinite().all()) for tensor in encoder.state_dict().values()):
+        raise TrainingError("the judge's weights are not finite; give it another --seed")
+    steps = (
+        ""
+        if kind == "random"
+        else f", {iterations} steps on {min(len(reals), MOST_SUBJECTS)} real images"
+    )
+    layers = "convolutions with group norm" if kind == "groupnorm" else "plain convolutions"
+    description = f"{kind}: 3 {layers}, {FEATURES[0]} wide{steps}, seed {seed}"
+    return Judge(description, FrozenEncoder(encoder), _half(shape), centre, scale)
+
+
+def read_encoder(file: Path) -> FrozenEncoder:
+    """The encoder.pt that a training left behind.
+
+    Raises:
+        CheckpointError: the file is missing, damaged or not such an encoder.
+    """
+    settings = read_file(file).get("settings")
+    if not isinstance(settings, dict) or "architecture" not in settings:
+        raise CheckpointError(f"{file}: is no encoder of gdm_train (encoder.pt); give one of those")
+    architecture = codec.decode(Architecture, settings["architecture"], str(file))
+    return self_encoder(architecture, file=file)
+
+
+def judge_with(encoder: FrozenEncoder, reals: Sequence[Subject], *, name: str) -> Judge:
+    """An encoder as the judge of images like these.
+
+    Args:
+        encoder: images (n, 1, z, y, x) in standardised units to maps.
+        reals: of which at most 32 decide the units.
+        name: for people.
+    """
+    shape = _training_patch(reals[0])
+    centre, scale = _units(_cut(reals, shape, n=MOST_PATCHES, seed=0))
+    return Judge(f"encoder {name}", encoder, _half(shape), centre, scale)
+
+
+def in_own_units(image: NDArray, real: NDArray, inside: NDArray) -> NDArray:
+    """An image in HU as it is; others as shares of the real image's range inside the mask."""
+    if float(real.min()) <= CT_LIKE_MINIMUM:
+        return image.astype(np.float32, copy=False)
+    values = real[inside]
+    low, width = float(np.percentile(values, 0.5)), value_range(values)
+    return ((image - low) / (width or 1.0)).astype(np.float32)
+
+
+def patch_starts(inside: NDArray, patch: Shape, n: int, rng: np.random.Generator) -> list[Shape]:
+    """First voxels of n patches around random voxels of the mask; shifted into the volume."""
+    flat = np.flatnonzero(inside)
+    centres = np.unravel_index(flat[rng.integers(len(flat), size=n)], inside.shape)
+    return [patch_start(centre, patch, inside.shape) for centre in zip(*centres, strict=True)]
+
+
+def _statistics(feature_map: Tensor) -> Tensor:
+    flat = feature_map.flatten(2)
+    return torch.cat([flat.mean(2), flat.std(2, correction=0)], dim=1)
+
+
+def _training_patch(subject: Subject) -> Shape:
+    """Voxels (z, y, x): powers of two, as equally long in mm as the image allows."""
+    shape = subject.real.shape
+    finest = min(mm for mm, n in zip(subject.spacing, shape, strict=True) if n > 1)
+    z, y, x = (
+        2 ** max(0, min(round(math.log2(SIDE * finest / mm)), math.floor(math.log2(n))))
+        for mm, n in zip(subject.spacing, shape, strict=True)
+    )
+    return z, y, x
+
+
+def evenly(subjects: Sequence[Subject], most: int = MOST_SUBJECTS) -> Iterator[Subject]:
+    """At most so many of the subjects, spread evenly, one at a time."""
+    n = len(subjects)
+    for i in range(min(n, most)):
+        yield subjects[i * n // min(n, most)]
+
+
+def _half(shape: Shape) -> Shape:
+    z, y, x = (max(1, side // 2) for side in shape)
+    return z, y, x
+
+
+def _cut(
+    reals: Sequence[Subject], shape: Shape, *, n: int, seed: int
+) -> list[tuple[NDArray, NDArray]]:
+    """About n patches (z, y, x) of all subjects in turn, and where the body lies in them."""
+    each = math.ceil(n / min(len(reals), MOST_SUBJECTS))
+    patches = []
+    for i, subject in enumerate(evenly(reals)):
+        inside = subject.mask != 0
+        image = in_own_units(subject.real, subject.real, inside)
+        fill = float(image.min())
+        for start in patch_starts(inside, shape, each, numpy_rng(seed, _TRAINING, i)):
+            body = read_patch(inside, start, shape, 0.0)
+            patches.append((read_patch(image, start, shape, fill), body))
+    return patches
+
+
+def _units(patches: list[tuple[NDArray, NDArray]]) -> tuple[float, float]:
+    values = np.concatenate([image[body != 0] for image, body in patches])
+    centre, scale = float(values.mean(dtype=np.float64)), float(values.std(dtype=np.float64))
+    if scale == 0:
+        raise TrainingError("the real images are the same everywhere inside their masks")
+    return centre, scale
+
+
+def _as_case(image: NDArray, body: NDArray, spacing: Spacing) -> StoredCase:
+    """A patch as a case of its own, from which the autoencoder's training draws."""
+    z, y, x = image.shape
+    record = CaseRecord(
+        identifier="patch",
+        geometry=Geometry((z, y, x), spacing),
+        box=((0, z), (0, y), (0, x)),
+        spacing=spacing,
+        shape=(z, y, x),
+        mask_rule="given",
+        target=Normalisation("none", 0.0, 1.0, None, None, 0.0),
+    )
+    centre = np.array([[z // 2, y // 2, x // 2]], dtype=np.int32)
+    return StoredCase(record, image[None], image[None], body, centre)

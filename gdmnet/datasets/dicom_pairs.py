@@ -1,0 +1,266 @@
+"""Folders of patients in DICOM to a raw dataset: which series is the source, which the target."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from gdmnet import __version__, codec
+from gdmnet.data.case import Series, Volume
+from gdmnet.data.dicom import case_name, find_series, grid_of, read_series
+from gdmnet.data.regrid import regrid, share_inside
+from gdmnet.data.volume import write_volume
+from gdmnet.datasets.conversion import FILE_ENDING
+from gdmnet.datasets.registered import is_whole
+from gdmnet.errors import DatasetError
+from gdmnet.files import whole_folder
+from gdmnet.folders import DATASET_JSON
+from gdmnet.geometry import Geometry, grid_difference
+from gdmnet.parallel import map_cases
+
+RESAMPLE = ("target", "source")  # which of the two goes onto the other's grid
+_AIR = -1024.0  # HU outside of a CT; other modalities have nothing there: 0
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which series are meant.
+
+    Attributes:
+        sources: one pattern a channel on "MODALITY SeriesDescription", any case, * is anything.
+        target: the same for the target.
+        resample: a name in `RESAMPLE`; None where both lie on one grid already.
+    """
+
+    sources: tuple[str, ...] = ("MR*",)
+    target: str = "CT*"
+    resample: str | None = None
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The series of one patient."""
+
+    case: str
+    patient: str  # name of the folder, as the user called it
+    sources: tuple[Series, ...]
+    target: Series
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """What was found: pairs, what was left aside, what to know, and what stands in the way."""
+
+    pairs: tuple[Pair, ...]
+    skipped: dict[str, int]
+    notes: tuple[str, ...]
+    complaints: tuple[str, ...]
+
+
+def find_pairs(folder: Path, choice: Choice) -> Pairs:
+    """One pair a patient; a patient is a folder in `folder` that holds DICOM at any depth.
+
+    Each pattern must fit exactly one series of a patient, a sound one, and source and target must
+    lie on one grid, or in one frame of reference if one of them is to be resampled. Everything
+    else is a complaint, and nothing may be written as long as there is one.
+
+    Raises:
+        DatasetError: no such folder, no DICOM in it, a damaged image.
+    """
+    if not folder.is_dir():
+        raise DatasetError(f"{folder}: no such folder; give the folder of the patients' folders")
+    pairs: list[Pair] = []
+    skipped: Counter[str] = Counter()
+    complaints: list[str] = []
+    for patient in sorted(path for path in folder.iterdir() if path.is_dir()):
+        tree = find_series(patient)
+        skipped.update(tree.skipped)
+        if tree.series:
+            try:
+                pair = _pair(patient.name, tree.series, choice)
+                pairs.append(pair)
+                _require_one_space(pair, choice.resample)
+            except DatasetError as problem:
+                complaints.append(f"{patient.name}: {problem}")
+    if not (pairs or complaints):
+        raise DatasetError(
+            f"{folder}: no folder in it holds a DICOM series; give each patient a folder there"
+        )
+    complaints += _complaints_on_all(pairs)
+    return Pairs(tuple(pairs), dict(skipped), tuple(_notes(pairs)), tuple(complaints))
+
+
+def write_pairs(
+    pairs: Sequence[Pair], dataset: Path, resample: str | None, *, n_processes: int
+) -> None:
+    """Write a raw dataset: aside, renamed when it is whole.
+
+    Args:
+        pairs: from `find_pairs`.
+        dataset: its folder, gdmnet_raw/Dataset512_Name, which must not exist.
+        resample: as in `Choice`.
+        n_processes: worker processes.
+
+    Raises:
+        DatasetError: an image cannot be read.
+        OutputError: the folder is there already or cannot be written.
+    """
+    sources, target = channel_names(pairs[0])
+    description = {
+        "channel_names": {str(i): name for i, name in enumerate(sources)},
+        "target_name": target,
+        "file_ending": FILE_ENDING,
+        "numTraining": len(pairs),
+        "description": f"converted from DICOM by gdm_convert_dicom {__version__}",
+        "resampled": resample or "nothing",
+    }
+    with whole_folder(dataset) as aside:
+        for name in ("imagesTr", "targetsTr"):
+            (aside / name).mkdir()
+        write = partial(_write_pair, folder=aside, resample=resample)
+        map_cases(
+            write, pairs, n_processes=n_processes, name=lambda pair: pair.case, title="converting"
+        )
+        codec.save(description, aside / DATASET_JSON)
+
+
+def channel_names(pair: Pair) -> tuple[tuple[str, ...], str]:
+    """Names of the source channels and of the target: the modality, numbered if there are several.
+
+    CT promises Hounsfield units, which the modality CT means.
+    """
+    modalities = [series.modality for series in pair.sources]
+    if len(modalities) == 1:
+        return tuple(modalities), pair.target.modality
+    return tuple(f"{name} {i}" for i, name in enumerate(modalities)), pair.target.modality
+
+
+def mapping(pairs: Sequence[Pair]) -> dict[str, dict[str, object]]:
+    """Case -> who it is. It identifies patients: to be written only where somebody asks for it."""
+    return {
+        pair.case: {
+            "folder": pair.patient,
+            "patient_id": pair.target.patient,
+            "sources": [series.uid for series in pair.sources],
+            "target": pair.target.uid,
+        }
+        for pair in pairs
+    }
+
+
+def _pair(patient: str, found: Sequence[Series], choice: Choice) -> Pair:
+    sources = tuple(_only(found, pattern, "source") for pattern in choice.sources)
+    target = _only(found, choice.target, "target")
+    chosen = [series.uid for series in (*sources, target)]
+    if len(set(chosen)) < len(chosen):
+        raise DatasetError(
+            f"the patterns {', '.join(choice.sources)} and {choice.target} fit the same series;"
+            " make them narrower"
+        )
+    for series in (*sources, target):
+        if series.geometry is None:
+            raise DatasetError(f"{series.label}: {series.problem}")
+    return Pair(case_name(sources[0]), patient, sources, target)
+
+
+def _only(found: Sequence[Series], pattern: str, what: str) -> Series:
+    fitting = [s for s in found if fnmatchcase(s.label.casefold(), pattern.casefold())]
+    if len(fitting) == 1:
+        return fitting[0]
+    if fitting:
+        listed = ", ".join(series.label for series in fitting)
+        raise DatasetError(
+            f"{len(fitting)} series fit the {what} {pattern!r} ({listed}); narrow it by --{what}"
+        )
+    listed = ", ".join(series.label for series in found)
+    raise DatasetError(
+        f"no series fits the {what} {pattern!r} (there: {listed}); name it by --{what}, or move the"
+        " folder away"
+    )
+
+
+def _require_one_space(pair: Pair, resample: str | None) -> None:
+    """Source and target on one grid, or in one frame of reference if they are resampled."""
+    target = pair.target
+    for source in pair.sources:
+        other = target if source is pair.sources[0] or resample == "source" else pair.sources[0]
+        difference = grid_difference(grid_of(other), grid_of(source))
+        if difference is None:
+            continue
+        if resample is None or other is not target:
+            ways = "--resample target or " if other is target else ""
+            raise DatasetError(
+                f"{other.label} is not on the grid of {source.label}: {difference}; try"
+                f" {ways}--resample source"
+            )
+        if not target.frame or source.frame != target.frame:
+            raise DatasetError(
+                f"{target.label} and {source.label} have different frames of reference and grids:"
+                " nothing says how they lie to each other; register them first"
+            )
+        if share_inside(grid_of(source), grid_of(target)) == 0:
+            raise DatasetError(f"{target.label} and {source.label} do not overlap in space")
+
+
+def _complaints_on_all(pairs: Sequence[Pair]) -> list[str]:
+    complaints = []
+    first_with: dict[str, str] = {}
+    for pair in pairs:
+        if channel_names(pair) != channel_names(pairs[0]):
+            complaints.append(
+                f"{pair.patient}: is {_kinds(pair)}, but {pairs[0].patient} is {_kinds(pairs[0])};"
+                " make a dataset of each"
+            )
+        first = first_with.setdefault(pair.case, pair.patient)
+        if first != pair.patient:
+            complaints.append(
+                f"{pair.patient}: holds the same source series as {first}; remove one"
+            )
+    return complaints
+
+
+def _kinds(pair: Pair) -> str:
+    sources, target = channel_names(pair)
+    return f"{', '.join(sources)} to {target}"
+
+
+def _notes(pairs: Sequence[Pair]) -> list[str]:
+    notes = []
+    seen: Counter[str] = Counter(pair.target.patient for pair in pairs if pair.target.patient)
+    n_repeated = sum(count for count in seen.values() if count > 1)
+    if n_repeated:
+        notes.append(
+            f"{n_repeated} folders share their PatientID with another one: if these are the same"
+            " patients, keep each on one side of the splits (splits_final.json)"
+        )
+    strange = [pair.patient for pair in pairs if pair.target.frame != pair.sources[0].frame]
+    if strange:
+        notes.append(
+            f"{len(strange)} pairs have one grid but different frames of reference"
+            f" ({strange[0]} first): check that they are registered"
+        )
+    return notes
+
+
+def _write_pair(pair: Pair, *, folder: Path, resample: str | None) -> None:
+    grid = grid_of(pair.target if resample == "source" else pair.sources[0])
+    for channel, series in enumerate(pair.sources):
+        _write(folder / f"imagesTr/{pair.case}_{channel:04d}{FILE_ENDING}", series, grid)
+    _write(folder / f"targetsTr/{pair.case}{FILE_ENDING}", pair.target, grid)
+
+
+def _write(path: Path, series: Series, grid: Geometry) -> None:
+    volume = read_series(series)
+    if grid_difference(volume.geometry, grid) is None:
+        volume = Volume(volume.array, grid)
+    else:
+        volume = regrid(volume, grid, fill=_AIR if series.modality == "CT" else 0.0)
+    # Resampled HU are rounded if int16 can hold them.
+    values = np.rint(volume.array) if series.modality == "CT" else volume.array
+    write_volume(path, volume, integer=is_whole(values))

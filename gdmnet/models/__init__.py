@@ -1,0 +1,1 @@
+"""Trained models: what training and inference share; device, precision, checkpoints, choice."""

@@ -1,0 +1,222 @@
+"""Settings: frozen dataclasses whose fields carry help and bounds, for terminal, JSON and Python.
+
+    @dataclass(frozen=True)
+    class PredictionSettings(Settings):
+        step_size: float = setting(0.5, "window distance as a share of the patch", above=0, most=1)
+
+A field stands once. `add_settings` makes options of a parser from it (--step-size S),
+`given_settings` takes what was typed, and every way to an instance, `codec.decode` included, goes
+through the same check of type and bounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import math
+import types
+import typing
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+from gdmnet.errors import SettingError
+
+S = TypeVar("S", bound="Settings")
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """What a field knows of itself beside its type and default."""
+
+    help: str
+    least: float | None = None
+    most: float | None = None
+    above: float | None = None
+    choices: Collection[str] = ()
+    flag: str = ""
+    metavar: str = ""
+
+
+def setting(
+    default: Any,  # noqa: ANN401 (of the field's own type)
+    help: str,
+    *,
+    least: float | None = None,
+    most: float | None = None,
+    above: float | None = None,
+    choices: Collection[str] = (),
+    flag: str = "",
+    metavar: str = "",
+) -> Any:  # noqa: ANN401
+    """A field of a `Settings` dataclass.
+
+    Args:
+        default: None stands for a choice made later, and is never out of bounds.
+        help: what it is, with its unit; argparse adds the default.
+        least: smallest value, itself allowed.
+        most: largest value, itself allowed.
+        above: bound below, itself not allowed. Numbers are finite in any case.
+        choices: allowed names; for a tuple, of each entry.
+        flag: the option, where it is not the field's name with dashes.
+        metavar: of the option's value in help.
+    """
+    facts = _Facts(help, least, most, above, choices, flag, metavar)
+    return dataclasses.field(default=default, metadata={"facts": facts})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A dataclass of settings; making one with a wrong value raises a SettingError."""
+
+    def __post_init__(self) -> None:
+        for name in _settings_of(type(self)):
+            object.__setattr__(self, name, checked(type(self), name, getattr(self, name)))
+
+
+def checked(kind: type[Settings], name: str, value: Any) -> Any:  # noqa: ANN401
+    """A value of one setting as its type; ints become floats and lists tuples where that is meant.
+
+    Raises:
+        SettingError: an unknown name (the known ones are listed), another type, or out of bounds.
+    """
+    known = _settings_of(kind)
+    if name not in known:
+        raise SettingError(f"there is no setting {name!r}; known are {', '.join(known)}")
+    wanted, facts, default = known[name]
+    if value is None and default is None:
+        return None
+    if typing.get_origin(wanted) is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise SettingError(f"{name} must be a list, not {value!r}")
+        item = typing.get_args(wanted)[0]
+        return tuple(_checked_item(name, item, facts, entry) for entry in value)
+    return _checked_item(name, wanted, facts, value)
+
+
+def make_settings(kind: type[S], given: Mapping[str, Any]) -> S:
+    """A settings object from names and values, the rest as by default.
+
+    Raises:
+        SettingError: an unknown name, a value of another type, or one out of bounds.
+    """
+    return kind(**{name: checked(kind, name, value) for name, value in given.items()})
+
+
+def add_settings(
+    parser: argparse._ActionsContainer,
+    kind: type[Settings],
+    names: Iterable[str] | None = None,
+) -> None:
+    """An option for each setting, or for those named; what is not typed leaves no trace in args.
+
+    A bool becomes a switch: --name where the default is False, --no-name where it is True.
+    """
+    for name in _settings_of(kind) if names is None else names:
+        wanted, facts, default = _settings_of(kind)[name]
+        dashed = name.replace("_", "-")
+        common: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS, "help": facts.help}
+        if wanted is bool:
+            common["action"] = "store_false" if default else "store_true"
+            parser.add_argument(
+                facts.flag or (f"--no-{dashed}" if default else f"--{dashed}"), **common
+            )
+            continue
+        several = typing.get_origin(wanted) is tuple
+        item = typing.get_args(wanted)[0] if several else wanted
+        if default is not None and default != () and default != "":
+            shown = " ".join(map(str, default)) if several else default
+            common["help"] += f" (default: {shown})"
+        if facts.choices and not several:
+            common["choices"] = list(facts.choices)
+        if several:
+            common["nargs"] = "+"
+        if facts.metavar or not facts.choices:
+            common["metavar"] = facts.metavar or _METAVARS.get(item, "X")
+        common["type"] = _argument_type(name, item, facts)
+        parser.add_argument(facts.flag or f"--{dashed}", **common)
+
+
+def given_settings(args: argparse.Namespace, kind: type[Settings]) -> dict[str, Any]:
+    """Names and values of the settings that were typed."""
+    return {name: getattr(args, name) for name in _settings_of(kind) if hasattr(args, name)}
+
+
+def parse_value(text: str, wanted: type) -> Any:  # noqa: ANN401
+    """A typed word as a number, a path or a name.
+
+    Raises:
+        SettingError: it is none.
+    """
+    if wanted in (int, float):
+        try:
+            return wanted(text)
+        except ValueError:
+            raise SettingError(f"{text!r} is not {_WORDS[wanted]}") from None
+    return Path(text) if wanted is Path else text
+
+
+def _find_settings(kind: Any) -> dict[str, tuple[Any, _Facts, Any]]:  # noqa: ANN401
+    """Name -> type without None, facts, default; fields made without `setting` are left out."""
+    hints = typing.get_type_hints(kind)
+    found = {}
+    for entry in dataclasses.fields(kind):
+        if "facts" in entry.metadata:
+            wanted = hints[entry.name]
+            if typing.get_origin(wanted) in (typing.Union, types.UnionType):
+                (wanted,) = (part for part in typing.get_args(wanted) if part is not type(None))
+            found[entry.name] = (wanted, entry.metadata["facts"], entry.default)
+    return found
+
+
+# (mypy takes a class whose instances have no hash for one that has none itself.)
+_settings_of: Callable[[Any], dict[str, tuple[Any, _Facts, Any]]] = cache(_find_settings)
+
+_WORDS = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "a name",
+    Path: "a path",
+}
+_METAVARS = {int: "N", float: "X", str: "NAME", Path: "PATH"}
+
+
+def _checked_item(name: str, wanted: Any, facts: _Facts, value: Any) -> Any:  # noqa: ANN401
+    if wanted is float and type(value) is int:
+        value = float(value)
+    if wanted is Path and isinstance(value, str):
+        value = Path(value)
+    if not isinstance(value, wanted) or (type(value) is bool and wanted is not bool):
+        raise SettingError(f"{name} must be {_WORDS[wanted]}, not {value!r}")
+    if facts.choices and value not in facts.choices:
+        raise SettingError(f"{name} {value!r} is unknown; take one of {', '.join(facts.choices)}")
+    if wanted in (int, float):
+        _require_bounds(name, value, facts)
+    return value
+
+
+def _require_bounds(name: str, value: float, facts: _Facts) -> None:
+    bounds = []
+    if facts.above is not None:
+        bounds.append((value > facts.above, f"above {facts.above:g}"))
+    if facts.least is not None:
+        bounds.append((value >= facts.least, f"at least {facts.least:g}"))
+    if facts.most is not None:
+        bounds.append((value <= facts.most, f"at most {facts.most:g}"))
+    if not (math.isfinite(value) and all(holds for holds, _ in bounds)):
+        said = " and ".join(text for _, text in bounds) or "finite"
+        raise SettingError(f"{name} must be {said}, not {value!r}")
+
+
+def _argument_type(name: str, wanted: Any, facts: _Facts) -> Callable[[str], Any]:  # noqa: ANN401
+    def convert(text: str) -> Any:  # noqa: ANN401
+        try:
+            value = parse_value(text, wanted)
+            return value if facts.choices else _checked_item(name, wanted, facts, value)
+        except SettingError as problem:
+            raise argparse.ArgumentTypeError(str(problem)) from None
+
+    return convert

@@ -1,0 +1,159 @@
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from gdmnet.data.case import Volume
+from gdmnet.data.raw import read_description, training_cases
+from gdmnet.data.volume import read_volume, write_volume
+from gdmnet.datasets import soundness
+from gdmnet.datasets.phantom import Scanner, oblique_direction, write_phantom_dataset
+from gdmnet.datasets.registered import needs_moving, write_registered
+from gdmnet.datasets.registration import Rigid
+from gdmnet.datasets.soundness import Alignment, examine_dataset
+
+SCANNER = Scanner((3.0, 2.0, 2.0), oblique_direction(), varied_shapes=False, masks=True)
+SHIFTED, MIRRORED, WRONG = "phantom_01", "phantom_02", "phantom_03"
+
+
+def change(path, function):
+    volume = read_volume(path)
+    changed = np.ascontiguousarray(function(volume.array)).astype(np.float32)
+    write_volume(path, Volume(changed, volume.geometry), integer=True)
+
+
+def shift(array):
+    """Three voxels to the back, 6 mm."""
+    moved = np.roll(array, 3, axis=2)
+    moved[:, :, :3] = array[:, :, :3]
+    return moved
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Five phantoms, one displaced, one mirrored, one with 200 HU too many."""
+    raw = tmp_path_factory.mktemp("raw")
+    folder = write_phantom_dataset(raw, n_train=5, n_test=0, shape=(20, 40, 44), scanner=SCANNER)
+    change(folder / f"imagesTr/{SHIFTED}_0000.nii.gz", shift)
+    change(folder / f"imagesTr/{MIRRORED}_0000.nii.gz", lambda array: array[..., ::-1])
+    change(folder / f"targetsTr/{WRONG}.nii.gz", lambda array: array + 200)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def cases(folder):
+    return training_cases(folder, read_description(folder))[0]
+
+
+@pytest.fixture(scope="module")
+def facts(folder, cases):
+    found = examine_dataset(cases, read_description(folder))
+    return {case.identifier: case for case in found}
+
+
+def test_what_is_wrong_is_flagged_and_nothing_else(facts):
+    flags = {name: case.flags for name, case in facts.items() if case.flags}
+    assert set(flags) == {SHIFTED, MIRRORED, WRONG}
+    (shifted,), (mirrored,), (wrong,) = (flags[name] for name in (SHIFTED, MIRRORED, WRONG))
+    assert "mm (x" in shifted
+    assert "off the target" in shifted
+    assert mirrored == "MR: mirrored left-right against the target"
+    assert wrong.startswith("CT: not in HU: air")
+
+
+def test_the_shift_is_measured(facts):
+    motion = facts[SHIFTED].alignments[0].motion
+    assert facts[SHIFTED].alignments[0].distance == pytest.approx(6.0, abs=0.8)
+    assert motion.translation[1] == pytest.approx(6.0, abs=1.0)
+    assert facts["phantom_04"].alignments[0].distance < 1.0
+
+
+def test_bodies_are_compared(facts):
+    assert facts["phantom_04"].overlap > 0.9
+    assert facts["phantom_04"].body_rules == ("otsu", "above -500 HU")
+
+
+def test_the_registered_copy_mends_the_shift_and_nothing_else(folder, cases, facts, tmp_path):
+    copy = tmp_path / "Dataset998_Registered"
+    moved = write_registered(folder, copy, cases, facts)
+    assert moved == [f"{SHIFTED}_0000"]
+    mended = training_cases(copy, read_description(copy))[0]
+    (after,) = examine_dataset(mended[:1], read_description(copy))
+    assert after.alignments[0].distance < 0.8
+    assert not after.flags
+    for path in sorted(folder.rglob("*.nii.gz")):
+        same = path.read_bytes() == (copy / path.relative_to(folder)).read_bytes()
+        is_moved = SHIFTED in path.name and "targets" not in str(path.parent)
+        assert same != is_moved, path.name
+    masks = read_volume(copy / f"masksTr/{SHIFTED}.nii.gz").array
+    np.testing.assert_array_equal(np.unique(masks), (0, 1))
+    assert json.loads((copy / "dataset.json").read_text())["registered"] == moved
+    transform = soundness_transform(copy / "transforms" / f"{SHIFTED}_0000.tfm")
+    np.testing.assert_allclose(transform, facts[SHIFTED].alignments[0].motion.translation)
+
+
+def soundness_transform(path):
+    import SimpleITK as sitk  # noqa: N813
+
+    return sitk.Euler3DTransform(sitk.ReadTransform(str(path))).GetTranslation()
+
+
+def alignment(distance=0.0, angle=0.0, gain=1.5, mirrored=0.5):
+    motion = Rigid((distance, 0.0, 0.0), (angle, 0.0, 0.0), (0.0, 0.0, 0.0), gain, 1.0)
+    return Alignment(motion, motion.distance, motion.angle, mirrored * gain)
+
+
+@pytest.mark.parametrize(
+    ("found", "is_off", "is_mirrored"),
+    [
+        (alignment(1.9, 1.9), False, False),
+        (alignment(2.1), True, False),
+        (alignment(0.0, 2.1), True, False),
+        (alignment(9.0, gain=1.01), False, False),
+        (alignment(9.0, mirrored=1.3), True, True),
+        (alignment(0.0, mirrored=1.1), False, False),
+    ],
+)
+def test_limits(found, is_off, is_mirrored):
+    assert (found.is_off, found.is_mirrored) == (is_off, is_mirrored)
+    assert needs_moving(found) == (is_off and not is_mirrored)
+
+
+def test_a_case_that_cannot_be_read_is_a_flag_and_the_others_go_on(folder, cases, tmp_path):
+    bad = tmp_path / "bad.nii.gz"
+    bad.write_bytes(b"no image")
+    broken = soundness.CaseFiles("broken", (bad,), cases[3].target)
+    first, second = examine_dataset([broken, cases[3]], read_description(folder))
+    assert "bad.nii.gz" in first.flags[0]
+    assert (first.overlap, first.alignments) == (None, ())
+    assert second.flags == ()
+
+
+def test_thin_volumes_are_not_registered(tmp_path):
+    folder = write_phantom_dataset(tmp_path, n_train=1, n_test=0, shape=(1, 40, 40))
+    cases, _ = training_cases(folder, read_description(folder))
+    (fact,) = examine_dataset(cases, read_description(folder))
+    assert fact.alignments == ()
+    assert fact.overlap > 0.7
+
+
+def test_a_mask_beside_the_body_or_on_another_grid_is_a_flag(folder, cases, tmp_path):
+    mask = read_volume(cases[3].mask)
+    beside = np.zeros_like(mask.array)
+    beside[:, :, 0, 0] = 1
+    files = []
+    for name, array in (("beside", beside), ("short", np.ones((1, 2, 2, 2), np.float32))):
+        path = tmp_path / f"{name}.nii.gz"
+        write_volume(path, Volume(array, replace(mask.geometry, shape=array.shape[1:])))
+        files.append(soundness.CaseFiles(name, cases[3].sources, cases[3].target, path))
+    first, second = examine_dataset(files, read_description(folder))
+    assert "overlap by 0.00 only" in first.flags[0]
+    assert "source and mask lie on different grids" in second.flags[0]
+
+
+def test_one_patient_under_two_names_is_told(folder, cases):
+    again = soundness.CaseFiles("zz_again", cases[3].sources, cases[3].target)
+    first, second = examine_dataset([cases[3], again], read_description(folder))
+    assert first.flags == ()
+    assert "same patient as phantom_04" in second.flags[0]

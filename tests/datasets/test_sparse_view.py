@@ -1,0 +1,203 @@
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from gdmnet.data.case import Volume
+from gdmnet.data.check import check_dataset
+from gdmnet.data.raw import read_description
+from gdmnet.data.volume import read_geometry, read_volume, write_volume
+from gdmnet.datasets.ct_volumes import find_ct_volumes
+from gdmnet.datasets.phantom import make_patient, oblique_direction
+from gdmnet.datasets.sparse_view import Settings, write_sparse_view_dataset
+from gdmnet.errors import DatasetError
+from gdmnet.geometry import Geometry, nearest_lps
+from gdmnet.planning.intensities import residual_channel
+from gdmnet.tomography.fbp import reconstruct
+from gdmnet.tomography.physics import hounsfield
+from gdmnet.tomography.record import load_acquisition, load_sinogram
+
+SHAPE, SPACING = (4, 30, 40), (3.0, 6.0, 4.5)
+QUICK = Settings(views=30)
+
+
+@pytest.fixture(scope="module")
+def cts(tmp_path_factory):
+    """Three patients on a rectangular, oblique grid, padded outside the scanner's field."""
+    folder = tmp_path_factory.mktemp("cts")
+    axes, flips = nearest_lps(oblique_direction())
+    geometry = Geometry(SHAPE, SPACING, (-40.0, 12.0, -300.0), oblique_direction(), axes, flips)
+    for seed, name in enumerate("abc"):
+        _, ct, _ = make_patient(np.random.default_rng(seed), SHAPE)
+        ct[:, 0, 0] = -3024
+        write_volume(folder / f"{name}.nrrd", Volume(ct[None], geometry), integer=True)
+    return find_ct_volumes(folder)
+
+
+def write(folder, cts, settings=QUICK, **options):
+    return write_sparse_view_dataset(folder, cts[:2], cts[2:], settings, **options)
+
+
+def voxels(path):
+    return read_volume(path).array[0]
+
+
+@pytest.fixture(scope="module")
+def dataset(cts, tmp_path_factory):
+    """Written once; do not write into it."""
+    folder = tmp_path_factory.mktemp("raw") / "Dataset502_SparseView30"
+    written = write(folder, cts, keep_sinograms=True)
+    assert written.made == ("a", "b", "c")
+    return folder
+
+
+def test_a_dataset_lies_in_the_raw_layout_and_passes_the_check(dataset):
+    files = sorted(str(p.relative_to(dataset)) for p in dataset.rglob("*") if p.is_file())
+    assert files == [
+        "dataset.json",
+        "imagesTr/a_0000.nii.gz",
+        "imagesTr/b_0000.nii.gz",
+        "imagesTs/c_0000.nii.gz",
+        *(f"simulation/{name}.{ending}" for name in "abc" for ending in ("json", "npz")),
+        "targetsTr/a.nii.gz",
+        "targetsTr/b.nii.gz",
+        "targetsTs/c.nii.gz",
+    ]
+    assert check_dataset(dataset, n_processes=1) == []
+
+
+def test_the_network_learns_the_difference_of_two_ct(dataset):
+    description = read_description(dataset)
+    assert residual_channel(description.channel_names, description.target_name) == 0
+    assert description.metadata["simulation"]["views"] == 30
+    assert description.metadata["simulation"]["filter"] == "hann"
+
+
+def test_targets_are_the_ct_without_padding_on_its_grid(dataset, cts):
+    ct = read_volume(cts[0].source)
+    target = voxels(dataset / "targetsTr/a.nii.gz")
+    assert ct.array.min() == -3024
+    assert np.array_equal(target, np.maximum(ct.array[0], -1024))
+    for path in ("targetsTr/a.nii.gz", "imagesTr/a_0000.nii.gz"):
+        geometry = read_geometry(dataset / path)
+        assert geometry.shape == SHAPE
+        assert geometry.spacing == pytest.approx(SPACING, rel=1e-5)
+        assert geometry.itk_direction == pytest.approx(oblique_direction(), abs=1e-5)
+
+
+def test_sources_look_like_their_targets(dataset):
+    for part, name in (("Tr", "a"), ("Ts", "c")):
+        source = voxels(dataset / f"images{part}/{name}_0000.nii.gz")
+        target = voxels(dataset / f"targets{part}/{name}.nii.gz")
+        errors = {
+            turn: np.abs(turned - target).mean()
+            for turn, turned in (
+                ("as it is", source),
+                ("upside down", source[::-1]),
+                ("front to back", source[:, ::-1]),
+                ("left to right", source[:, :, ::-1]),
+            )
+        }
+        assert min(errors, key=errors.get) == "as it is"
+        assert errors["as it is"] < 120
+
+
+def test_the_record_and_the_sinogram_give_the_source_again(dataset):
+    acquisition = load_acquisition(dataset / "simulation/b.json")
+    sinogram = load_sinogram(dataset / "simulation/b.npz", acquisition)
+    grid = acquisition.slice_grid
+    mu = reconstruct(sinogram, grid.shape, grid.spacing, acquisition.scan, window="hann")
+    source = voxels(dataset / "imagesTr/b_0000.nii.gz")
+    difference = np.abs(hounsfield(mu, acquisition.mu_water) - source)
+    assert difference.max() < 6  # the sinogram is kept in half precision
+    assert difference.mean() < 1
+    assert acquisition.scan.detector.pitch == 1.0  # and not the pixels' 4.5 mm
+    assert acquisition.simulation.source == "b.nrrd"
+    assert acquisition.simulation.photons == 1e5
+    assert (acquisition.scan.n_views, acquisition.scan.arc) == (30, 180)
+
+
+def test_a_rerun_keeps_what_is_there_and_mends_what_is_missing(dataset, cts, tmp_path):
+    folder = tmp_path / "Dataset502_Again"
+    write(folder, cts, keep_sinograms=True)
+    (folder / "imagesTr/b_0000.nii.gz").unlink()
+    (folder / "dataset.json").unlink()
+    untouched = (folder / "imagesTr/a_0000.nii.gz").stat().st_mtime_ns
+    again = write(folder, cts, keep_sinograms=True)
+    assert (again.made, again.kept) == (("b",), ("a", "c"))
+    assert (folder / "imagesTr/a_0000.nii.gz").stat().st_mtime_ns == untouched
+    assert (folder / "dataset.json").is_file()
+    name = "imagesTr/b_0000.nii.gz"
+    assert np.array_equal(voxels(folder / name), voxels(dataset / name))
+
+
+def test_order_and_processes_do_not_change_the_noise(dataset, cts, tmp_path):
+    folder = tmp_path / "Dataset502_Order"
+    write_sparse_view_dataset(folder, [cts[1], cts[0]], [cts[2]], QUICK, n_processes=2)
+    for name in ("imagesTr/a_0000.nii.gz", "imagesTr/b_0000.nii.gz", "imagesTs/c_0000.nii.gz"):
+        assert np.array_equal(voxels(folder / name), voxels(dataset / name))
+    assert not (folder / "simulation/a.npz").exists()
+
+
+def test_seed_and_case_decide_the_noise(dataset, cts, tmp_path):
+    twin = replace(cts[0], name="twin")
+    write_sparse_view_dataset(tmp_path / "Dataset502_Twin", [twin], [], QUICK)
+    write_sparse_view_dataset(tmp_path / "Dataset502_Seed", cts[:1], [], replace(QUICK, seed=1))
+    first = voxels(dataset / "imagesTr/a_0000.nii.gz")
+    assert not np.array_equal(voxels(tmp_path / "Dataset502_Twin/imagesTr/twin_0000.nii.gz"), first)
+    assert not np.array_equal(voxels(tmp_path / "Dataset502_Seed/imagesTr/a_0000.nii.gz"), first)
+
+
+def test_other_settings_in_the_same_folder_are_refused(dataset, cts):
+    with pytest.raises(DatasetError, match=r"a\.json: was made with simulation\.photons 100000\.0"):
+        write(dataset, cts, Settings(views=30, photons=1e4))
+    with pytest.raises(DatasetError, match=r"scan\.n_views 30 instead of 20"):
+        write(dataset, cts, Settings(views=20))
+
+
+def test_other_cases_in_the_same_folder_are_refused(dataset, cts):
+    with pytest.raises(DatasetError, match=r"b_0000\.nii\.gz: is no case of this simulation"):
+        write_sparse_view_dataset(dataset, cts[:1], cts[1:], QUICK)
+
+
+@pytest.mark.parametrize("detector", ["flat", "curved"])
+def test_fans_are_simulated_too(dataset, cts, tmp_path, detector):
+    folder = tmp_path / "Dataset502_Fan"
+    settings = Settings(views=60, geometry="fan", arc=360.0, detector=detector, photons=None)
+    write_sparse_view_dataset(folder, cts[:1], [], settings)
+    scan = load_acquisition(folder / "simulation/a.json").scan
+    assert (scan.source_distance, scan.detector.shape) == (595.0, detector)
+    fan, parallel = (voxels(f / "imagesTr/a_0000.nii.gz") for f in (folder, dataset))
+    target = voxels(dataset / "targetsTr/a.nii.gz")
+    assert np.abs(fan - target).mean() < 1.1 * np.abs(parallel - target).mean()
+    description = json.loads((folder / "dataset.json").read_text())
+    assert description["simulation"]["photons"] is None
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"geometry": "cone"}, "--geometry cone: choose one of parallel, fan"),
+        ({"filter": "box"}, "--filter box: choose one of ram-lak"),
+        ({"photons": 0.0}, "--photons 0: must be positive"),
+        ({"mu_water": -1.0}, "--mu-water -1: must be positive"),
+        ({"pitch": 0.0}, "--pitch 0: must be positive"),
+        ({"electronic_noise": -1.0}, "--electronic-noise -1: must not be negative"),
+    ],
+)
+def test_impossible_settings_are_refused_by_option(options, words):
+    with pytest.raises(DatasetError, match=words):
+        Settings(**options)
+
+
+@pytest.mark.real
+def test_a_real_ct_keeps_its_grid_and_its_values(shared, tmp_path):
+    found = {ct.name: ct for ct in find_ct_volumes(shared / "data/ct/train")}
+    folder = tmp_path / "Dataset502_Real"
+    write_sparse_view_dataset(folder, [found["ct_msd_spleen_crop"]], [], Settings(views=60))
+    source = read_volume(folder / "imagesTr/ct_msd_spleen_crop_0000.nii.gz")
+    target = read_volume(folder / "targetsTr/ct_msd_spleen_crop.nii.gz")
+    assert source.geometry == target.geometry
+    body = target.array > -500  # reaches the corners of this crop
+    assert np.abs(source.array - target.array)[body].mean() < 40

@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import small_models
+import torch
+
+from gdmnet import codec, folders
+from gdmnet.data.store import StoredCase
+from gdmnet.errors import CheckpointError
+from gdmnet.inference import load_model
+from gdmnet.models import checkpoint
+from gdmnet.plan import Run
+from gdmnet.preprocessing import prepare_volumes
+from gdmnet.training.dial import SETTINGS, choose_setting, dial_fold
+
+
+@pytest.fixture
+def model(tmp_path):
+    """Source + 40 HU with a twin of source + 0 HU: at T the prediction is the source + 40 T."""
+    folder = small_models.make_model(tmp_path, shifts={"0": 40.0})
+    path = folders.fold_folder(folder, "0") / folders.FINAL
+    state = checkpoint.load(path)
+    twin = {name: weights.clone() for name, weights in state["ema"].items()}
+    twin["head.bias"].zero_()
+    del state["schema"]
+    checkpoint.save(path, state | {"twin": twin})
+    return folder
+
+
+@pytest.fixture
+def case(model):
+    """A prepared case whose target is its source + 10 HU."""
+    translator = load_model(model, device="cpu")
+    rng = np.random.default_rng(0)
+    body = np.full((1, 12, 24, 24), -1000.0, np.float32)
+    body[:, 2:10, 4:20, 4:20] = rng.normal(40, 60, (1, 8, 16, 16))
+    geometry = dataclasses.replace(small_models.Geometry((12, 24, 24), (2.0, 1.0, 1.0)))
+    volume = small_models.Volume(body, geometry)
+    ready = prepare_volumes("case", volume, translator.configuration)
+    target = ready.source + np.float32(10 / translator.configuration.target.scale)
+    record = dataclasses.replace(ready.record, target=translator.configuration.target)
+    centres = np.argwhere(ready.body).astype(np.int32)
+    return StoredCase(record, ready.source, target, ready.body, centres)
+
+
+def shift(model, **options) -> float:
+    translator = load_model(model, device="cpu", **options)
+    array = np.zeros((12, 24, 24), np.float32)
+    array[:, :, :2] = -1000  # air, so that there is an outside
+    translated = translator.translate_array(array, (2.0, 1.0, 1.0))
+    return float(translated[6, 12, 12])
+
+
+@pytest.mark.parametrize("realism", [0.0, 0.5, 1.0, 1.5])
+def test_the_weights_lie_on_the_line_through_twin_and_generator(model, realism):
+    assert shift(model, realism=realism) == pytest.approx(40 * realism, abs=1)
+
+
+def test_a_fold_predicts_as_its_validation_chose(model):
+    assert shift(model) == pytest.approx(40, abs=1)
+    path = folders.fold_folder(model, "0") / folders.RUN_JSON
+    codec.save(dataclasses.replace(codec.load(Run, path), realism=0.25), path)
+    assert shift(model) == pytest.approx(10, abs=1)
+    assert load_model(model, device="cpu").card.realism == {"0": 0.25}
+    assert shift(model, realism=1.0) == pytest.approx(40, abs=1)
+
+
+def test_without_a_twin_only_the_trained_realism_is_there(tmp_path):
+    folder = small_models.make_model(tmp_path, shifts={"0": 40.0})
+    assert shift(folder, realism=1.0) == pytest.approx(40, abs=1)
+    with pytest.raises(CheckpointError, match="train with --realism-dial"):
+        load_model(folder, device="cpu", realism=0.5)
+    assert dial_fold(folder, "0", [], device="cpu", budget=0.01) == {}
+
+
+def test_the_largest_setting_within_the_budget_is_chosen(model, case):
+    front = dial_fold(model, "0", [case], device="cpu", budget=0.01)
+    assert [float(setting) for setting in front] == list(SETTINGS)
+    errors = [values["mae"] for values in front.values()]
+    assert errors == pytest.approx([abs(40 * t - 10) for t in SETTINGS], abs=1)
+    home = folders.fold_folder(model, "0")
+    assert codec.load(Run, home / folders.RUN_JSON).realism == 0.5  # 10 HU, as far as the twin
+    assert (home / "progress.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("errors", "chosen"),
+    [([1.0, 1.009, 1.02], 0.25), ([1.0, 0.9, 0.8], 0.5), ([1.0, 1.2, 0.9], 0.0)],
+)
+def test_the_choice_stops_at_the_first_setting_beyond_the_budget(errors, chosen):
+    front = {t: {"mae": error} for t, error in zip(("0", "0.25", "0.5"), errors, strict=True)}
+    assert choose_setting(front, 0.01) == chosen
+
+
+def test_weights_are_float32_after_the_dial(model):
+    network = load_model(model, device="cpu", realism=0.3).network
+    assert all(p.dtype == torch.float32 for p in network.parameters())
