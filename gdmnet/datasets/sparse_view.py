@@ -146,7 +146,7 @@ def _simulate(job: _SimulatedCase, *, settings: ScanSettings, keep_sinogram: boo
             return False
     sinogram = measure(
         attenuation(volume.array[0], wanted.mu_water),
-        wanted.spacing,
+        wanted.slice_grid,
         wanted.scan,
         _generator(job.ct.name, settings.seed),
         photons=settings.photons,
