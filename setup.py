@@ -24,7 +24,7 @@ COMMANDS = (
     "info",
     "simulate_sparse_view",
 )
-TEST = ("pytest", "pytest-cov", "hypothesis", "pydicom")
+TEST = ("pytest", "pytest-cov", "hypothesis")
 
 
 def read_version() -> str:
@@ -53,9 +53,11 @@ setup(
         "torch>=2.6",
         "numpy>=1.26",
         "SimpleITK>=2.3",
+        "pydicom>=3.0",
         "batchgenerators>=0.25.1",
         "scikit-image>=0.22",
         "acvl-utils>=0.2.6",
+        "matplotlib>=3.8",
         "tqdm",
     ],
     extras_require={"test": TEST, "dev": (*TEST, "ruff", "mypy")},

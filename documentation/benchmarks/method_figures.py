@@ -12,10 +12,10 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
 
 from gdmnet import codec
 from gdmnet.arrays.body import body_mask
+from gdmnet.charts import Chart, Curve, save_charts
 from gdmnet.compare.judge import Judge, Subject, make_judge
 from gdmnet.compare.verdict import give_verdict
 from gdmnet.data.case import CaseFiles
@@ -26,7 +26,6 @@ from gdmnet.metrics.score import score
 from gdmnet.metrics.statistics import Values, aggregate_cases
 from gdmnet.plan import Normalisation
 from gdmnet.report.picture import Panel, draw_panels, save_picture
-from gdmnet.training.chart import Chart, Curve, Style, draw_chart
 
 COLUMNS = (
     ("mae", "MAE"),
@@ -46,11 +45,10 @@ COLUMNS = (
     ("peak_gb", "GB"),
 )
 FRONTS = {
-    "hybrid": ("hybrid", "hybrid_r{:g}"),
     "pooled": ("pooled", "pooled_r{:g}"),
     "paired": ("perceptual", "paired_r{:g}"),
-    "hybrid, random encoder": ("encoder_random", "encoder_random_r{:g}"),
-    "hybrid, frozen GroupNorm": ("encoder_groupnorm_frozen", "encoder_groupnorm_frozen_r{:g}"),
+    "random encoder": ("encoder_random", "encoder_random_r{:g}"),
+    "frozen GroupNorm": ("encoder_groupnorm_frozen", "encoder_groupnorm_frozen_r{:g}"),
     "dial": ("pooled", "dial_{:g}"),
 }
 """Name of a curve -> its row at the default, and its rows at other settings."""
@@ -183,22 +181,19 @@ def write_table(home: Path, order: Sequence[str], title: str) -> None:
 
 
 def _over_seeds(found: dict[str, dict]) -> list[str]:
-    """Of each method with several seeds: mean and deviation of its ratio to regression's."""
-    lines = []
-    for method in ("hybrid", "pooled"):
-        pairs = [
-            (found[f"regression{seed}"], found[f"{method}{seed}"])
-            for seed in ("", "_seed1", "_seed2")
-            if {f"regression{seed}", f"{method}{seed}"} <= set(found)
-        ]
-        if len(pairs) < 2:
-            continue
-        ratios = []
-        for key, title in COLUMNS:
-            values = [mine[key] / base[key] for base, mine in pairs if base.get(key)]
-            ratios.append(f"{title} {np.mean(values):.3f} +- {np.std(values, ddof=1):.3f}")
-        lines.append(f"{method} over regression, {len(pairs)} seeds: {', '.join(ratios)}")
-    return lines
+    """With several seeds: mean and deviation of pooled's ratio to regression."""
+    pairs = [
+        (found[f"regression{seed}"], found[f"pooled{seed}"])
+        for seed in ("", "_seed1", "_seed2")
+        if {f"regression{seed}", f"pooled{seed}"} <= set(found)
+    ]
+    if len(pairs) < 2:
+        return []
+    ratios = []
+    for key, title in COLUMNS:
+        values = [mine[key] / base[key] for base, mine in pairs if base.get(key)]
+        ratios.append(f"{title} {np.mean(values):.3f} +- {np.std(values, ddof=1):.3f}")
+    return [f"pooled over regression, {len(pairs)} seeds: {', '.join(ratios)}"]
 
 
 def _number(value: float | None) -> str:
@@ -221,14 +216,7 @@ def draw_front(home: Path) -> None:
         charts.append(Chart("MAE (matched) over Frechet distance", curves, x_title=axis))
     if not any(chart.curves for chart in charts):
         return
-    unit, (width, height) = 2, (620, 420)
-    image = Image.new("RGB", (len(charts) * width * unit, height * unit), "white")
-    fonts = [ImageFont.load_default(size * unit) for size in (14, 12)]
-    style = Style(*fonts, unit)  # type: ignore[arg-type]
-    for i, chart in enumerate(charts):
-        box = (i * width * unit, 0, (i + 1) * width * unit, height * unit)
-        draw_chart(ImageDraw.Draw(image), chart, box, style)
-    image.save(home / "front.png")
+    save_charts(charts, home / "front.png", heading="", n_columns=len(charts))
 
 
 def draw_pictures(bench: Bench, home: Path) -> None:
