@@ -105,10 +105,10 @@ def look_alikes(signatures: Sequence[NDArray | None]) -> list[tuple[int, int, fl
     Args:
         signatures: of each image; None for one that cannot be compared.
     """
-    known = [i for i, signature in enumerate(signatures) if signature is not None]
+    known = [(i, signature) for i, signature in enumerate(signatures) if signature is not None]
     if not known:
         return []
-    stacked = np.stack([signatures[i] for i in known])
+    stacked = np.stack([signature for _, signature in known])
     likeness = stacked @ stacked.T
     pairs = np.argwhere(np.triu(likeness > _ALIKE, 1))
-    return [(known[i], known[j], float(likeness[i, j])) for i, j in pairs]
+    return [(known[i][0], known[j][0], float(likeness[i, j])) for i, j in pairs]
