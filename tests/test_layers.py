@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "gdmnet"
 LAYERS = (
-    ("__init__", "errors", "geometry", "files", "settings", "codec"),
+    ("__init__", "errors", "geometry", "files", "settings", "codec", "table"),
     ("plan", "folders", "parallel"),
     ("drifting", "arrays"),
     ("data", "networks", "encoders", "metrics", "tomography"),
