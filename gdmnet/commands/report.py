@@ -11,8 +11,8 @@ from pathlib import Path
 from gdmnet import __version__, codec
 from gdmnet.commands.terminal import add_processes_option, guarded, new_parser
 from gdmnet.metrics.conventions import CONVENTIONS, GDMNET
-from gdmnet.metrics.folders import MATCHES, Options, evaluate_folders
-from gdmnet.metrics.pairs import Folders
+from gdmnet.metrics.evaluation import EvaluationSettings, evaluate_folders
+from gdmnet.metrics.pairs import EvaluationFolders
 from gdmnet.metrics.summary import Summary
 from gdmnet.parallel import map_cases
 from gdmnet.report.case import CasePage, case_page
@@ -54,7 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--match-intensity",
-        choices=MATCHES,
+        choices=("linear",),
         help="fit gain >= 0 and offset to each target first (targets without a unit)",
     )
     add_processes_option(parser)
@@ -70,7 +70,8 @@ def main(argv: list[str] | None = None) -> int:
         run(
             ReportFolders(args.predictions, args.targets, args.sources, args.masks),
             output,
-            Options(args.convention, args.match_intensity, n_processes=args.n_processes),
+            EvaluationSettings(args.convention, args.match_intensity),
+            n_processes=args.n_processes,
         )
         print(f"written: {output} ({output.stat().st_size / 1e6:.1f} MB)")
         return 0
@@ -78,30 +79,37 @@ def main(argv: list[str] | None = None) -> int:
     return guarded(body)
 
 
-def run(folders: ReportFolders, output: Path, options: Options | None = None) -> None:
+def run(
+    folders: ReportFolders,
+    output: Path,
+    options: EvaluationSettings | None = None,
+    *,
+    n_processes: int = 1,
+) -> None:
     """Write a report.
 
     Args:
         folders: where the images lie.
         output: the HTML file.
         options: how predictions are scored where there are targets.
+        n_processes: that share the work.
 
     Raises:
         DatasetError: a folder or a partner is missing, grids differ, an image cannot be read.
         PlanError: predictions.json is damaged.
         OutputError: the report cannot be written.
     """
-    options = options or Options()
+    options = options or EvaluationSettings()
     cases = find_cases(folders)
     origin = read_origin(folders.predictions)
     summary = None
     if folders.targets is not None:
-        compared = Folders(folders.predictions, folders.targets, folders.masks)
-        summary = evaluate_folders(compared, options)
+        compared = EvaluationFolders(folders.predictions, folders.targets, folders.masks)
+        summary = evaluate_folders(compared, options, n_processes=n_processes)
     pages = map_cases(
         partial(_page, origin.channel_names, summary, options.convention),
         cases,
-        n_processes=options.n_processes,
+        n_processes=n_processes,
         name=lambda case: case.identifier,
         title="packing",
     )
@@ -129,7 +137,7 @@ def _page(
     return case_page(case, channel_names, match, convention)
 
 
-def _made(folders: ReportFolders, output: Path, options: Options) -> tuple[tuple[str, str], ...]:
+def _made(folders: ReportFolders, output: Path, options: EvaluationSettings) -> tuple[tuple[str, str], ...]:
     words = ["gdm_report"]
     for option, path in (
         ("-p", folders.predictions),

@@ -12,7 +12,7 @@ from gdmnet.geometry import grid_difference
 
 
 @dataclass(frozen=True)
-class Folders:
+class EvaluationFolders:
     """What is compared with what; every folder holds CASE<ending>, in any of the four formats.
 
     Attributes:
@@ -29,7 +29,7 @@ class Folders:
 
 
 @dataclass(frozen=True)
-class Pair:
+class ImagePair:
     """The files of one case."""
 
     identifier: str
@@ -39,7 +39,7 @@ class Pair:
     segmentations: tuple[Path, Path] | None
 
 
-def sound_pairs(folders: Folders, *, keep_going: bool) -> tuple[list[Pair], dict[str, str]]:
+def sound_pairs(folders: EvaluationFolders, *, keep_going: bool) -> tuple[list[ImagePair], dict[str, str]]:
     """The cases that have all partners on one grid, and of all others what they lack.
 
     Raises:
@@ -72,8 +72,8 @@ def sound_pairs(folders: Folders, *, keep_going: bool) -> tuple[list[Pair], dict
     return [pair for pair in pairs if pair.identifier not in failed], failed
 
 
-def _pair(name: str, folders: Folders, found: Mapping[Path, Mapping[str, Path]]) -> Pair:
-    return Pair(
+def _pair(name: str, folders: EvaluationFolders, found: Mapping[Path, Mapping[str, Path]]) -> ImagePair:
+    return ImagePair(
         identifier=name,
         prediction=found[folders.predictions][name],
         reference=found[folders.references][name],
@@ -84,7 +84,7 @@ def _pair(name: str, folders: Folders, found: Mapping[Path, Mapping[str, Path]])
     )
 
 
-def _grid_complaints(pair: Pair) -> list[str]:
+def _grid_complaints(pair: ImagePair) -> list[str]:
     others = [pair.prediction, pair.mask, *(pair.segmentations or ())]
     complaints = []
     try:

@@ -7,10 +7,10 @@ import pytest
 from gdmnet.arrays.region import inscribed_circle
 from gdmnet.data.case import Volume
 from gdmnet.data.volume import read_volume, write_volume
-from gdmnet.errors import DatasetError
+from gdmnet.errors import DatasetError, SettingError
 from gdmnet.geometry import Geometry
-from gdmnet.metrics.folders import Options, evaluate_folders
-from gdmnet.metrics.pairs import Folders, images_by_case
+from gdmnet.metrics.evaluation import EvaluationSettings, evaluate_folders
+from gdmnet.metrics.pairs import EvaluationFolders, images_by_case
 from gdmnet.metrics.plausibility import PLAUSIBILITY
 from gdmnet.metrics.score import METRICS, score
 from gdmnet.metrics.structures import score_structures
@@ -24,8 +24,9 @@ def write(path, array, *, spacing=SPACING, origin=(0.0, 0.0, 0.0)):
     write_volume(path, Volume(array[None], Geometry(array.shape, spacing, origin)))
 
 
-def evaluate(folders, *, segmentations=None, **options):
-    return evaluate_folders(Folders(*folders, segmentations=segmentations), Options(**options))
+def evaluate(folders, *, segmentations=None, n_processes=1, **settings):
+    compared = EvaluationFolders(*folders, segmentations=segmentations)
+    return evaluate_folders(compared, EvaluationSettings(**settings), n_processes=n_processes)
 
 
 @pytest.fixture
@@ -285,18 +286,18 @@ def test_a_case_in_two_formats_is_refused(folders):
 
 
 def test_an_unknown_match_is_misuse(folders):
-    with pytest.raises(ValueError, match="cubic"):
+    with pytest.raises(SettingError, match="cubic"):
         evaluate(folders, match_intensity="cubic")
 
 
 def test_an_unknown_convention_is_misuse():
-    with pytest.raises(ValueError, match="synthrad2025"):
-        Options(convention="synthrad2024")
+    with pytest.raises(SettingError, match="synthrad2025"):
+        EvaluationSettings(convention="synthrad2024")
 
 
 def test_the_metrics_start_without_torch():
     code = (
-        "import sys, gdmnet.metrics.folders, gdmnet.commands.evaluate;"
+        "import sys, gdmnet.metrics.evaluation, gdmnet.commands.evaluate;"
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
