@@ -41,8 +41,7 @@ from gdmnet.encoders import Frozen, freeze_norms
 from gdmnet.encoders.self_supervised import cell_shape, decoder_for, encoder_for
 from gdmnet.inference.model import load_model
 from gdmnet.models.device import find_device
-from gdmnet.objectives import OBJECTIVES
-from gdmnet.objectives.build import context_of, generator_of
+from gdmnet.objectives.build import OBJECTIVES, context_of, generator_of
 from gdmnet.plan import Plan, Recipe
 from gdmnet.planning.topology import total_stride
 from gdmnet.training import checkpoint, log

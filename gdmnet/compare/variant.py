@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gdmnet.errors import TrainingError
-from gdmnet.objectives import OBJECTIVES
-from gdmnet.objectives.options import parse_option, require_known
+from gdmnet.objectives.options import parse_option, read_objective_options
 
 _NEXT_OPTION = re.compile(r",(?=[A-Za-z_][\w-]*=)")  # a comma inside a value is followed by none
 _NOT_IN_FOLDERS = re.compile(r"[^\w.,=+-]")
@@ -61,15 +60,16 @@ def parse_variant(text: str) -> Variant:
     """A variant from NAME or NAME:option=value,option=value.
 
     Raises:
-        TrainingError: an unknown objective, or options of another form.
+        SettingError: an unknown objective or option, or a value out of bounds.
+        TrainingError: options of another form.
     """
     objective, colon, options = text.partition(":")
-    require_known(objective, OBJECTIVES, what="objective")
     if colon and not options:
         raise TrainingError(f"{text}: options are missing after the colon; write NAME:option=value")
     pairs = [parse_option(part) for part in _NEXT_OPTION.split(options)] if options else []
     if len(dict(pairs)) < len(pairs):
         raise TrainingError(f"{text}: an option is given twice")
+    read_objective_options(objective, dict(pairs))
     return Variant(objective, dict(pairs))
 
 

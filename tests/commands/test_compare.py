@@ -16,7 +16,7 @@ from gdmnet.commands.compare import main
 from gdmnet.compare import verdict, work
 from gdmnet.compare.study import Study
 from gdmnet.data.volume import read_geometry, read_volume
-from gdmnet.objectives import OBJECTIVES
+from gdmnet.objectives.build import OBJECTIVES
 from gdmnet.training import fold, loop
 
 ROOT = Path(__file__).parents[2]

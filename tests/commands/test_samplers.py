@@ -11,7 +11,7 @@ from arguments import SHORT, roots
 
 from gdmnet.commands import predict, train
 from gdmnet.data.volume import read_geometry
-from gdmnet.objectives import OBJECTIVES
+from gdmnet.objectives.build import OBJECTIVES
 
 PAGE = Path(__file__).resolve().parents[2] / "documentation/how-to/add-an-objective.md"
 

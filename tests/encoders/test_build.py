@@ -22,8 +22,8 @@ from gdmnet.encoders.build import Request, load_family
 from gdmnet.encoders.catalogue import FAMILIES
 from gdmnet.encoders.weights import read_tensors, sha256, take
 from gdmnet.errors import CheckpointError, PlanError, TrainingError
-from gdmnet.objectives import OBJECTIVES
 from gdmnet.objectives.base import Batch, Context
+from gdmnet.objectives.build import OBJECTIVES
 
 ONE_A_FAMILY = [
     "ctfm.safetensors",

@@ -18,8 +18,8 @@ from objectives.small import (
 )
 
 from gdmnet.errors import TrainingError
-from gdmnet.objectives import OBJECTIVES, SAMPLED
 from gdmnet.objectives.base import Inputs, Objective, Sampled, Sampling
+from gdmnet.objectives.build import OBJECTIVES, SAMPLED
 from gdmnet.objectives.fidelity import fidelity_loss
 from gdmnet.objectives.options import parse_option
 from gdmnet.objectives.sampling import sample_patches

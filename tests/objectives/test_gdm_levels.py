@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from gdmnet.objectives.gdm_options import GdmOptions
 from objectives.small import PATCH, CountingEncoder, make_batch
 
 from gdmnet.drifting.representations import Draw, Views, global_rows
 from gdmnet.objectives.gdm_levels import level_losses, push_rows, ring_sizes
-from gdmnet.objectives.gdm_options import GdmOptions
 from gdmnet.objectives.gdm_state import DriftState
 
 OPTIONS = GdmOptions(locations=64, bank=64, global_minimum=0)

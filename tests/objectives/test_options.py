@@ -3,9 +3,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import pytest
+from gdmnet.objectives.gdm_options import GdmOptions, check_options, schedule_of
 
 from gdmnet.errors import TrainingError
-from gdmnet.objectives.gdm_options import GdmOptions, check_options, schedule_of
 from gdmnet.objectives.options import read_options
 
 

@@ -11,10 +11,10 @@ import torch
 from objectives.small import TimedGenerator, half_mask, make_batch, make_context
 
 from gdmnet.errors import TrainingError
-from gdmnet.objectives import OBJECTIVES
 from gdmnet.objectives import flow as flow_file
 from gdmnet.objectives.base import Sampling
 from gdmnet.objectives.bridge import LEVELS, on_path, variances
+from gdmnet.objectives.build import OBJECTIVES
 from gdmnet.objectives.diffusion import cosine_schedule, noised
 from gdmnet.objectives.flow import SOLVERS, integrate
 from gdmnet.objectives.sampling import times_down
