@@ -1,28 +1,118 @@
-"""What all commands share: root options, logging, devices, and errors as one line with exit 2."""
+"""What all commands share: one parser, root folders, and errors as one line with exit 2."""
 
 from __future__ import annotations
 
 import argparse
 import errno
 import logging
-import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, NoReturn
 
 from gdmnet import __version__
 from gdmnet.errors import GdmnetError
 from gdmnet.folders import Roots, find_roots, n_default_processes
 
+_DATASET_OPTIONS = {
+    "dataset": ("-d", "ID", "501 or Dataset501_Name"),
+    "configuration": ("-c", "NAME", "3d_fullres, 3d_lowres, ..."),
+    "fold": ("-f", "FOLD", "0, 1, ... or all"),
+}
+_NNUNET = {
+    "--npz": "--uncertainty",
+    "--save_probabilities": "--uncertainty",
+    "-tr": "--objective, with --option for its options",
+    "-p": "no plan's name: a prepared dataset has one plan, plan.json",
+    "-plans_name": "no plan's name: a prepared dataset has one plan, plan.json",
+    "-pl": "no planner's name: there is one",
+    "-chk": "--checkpoint",
+    "--c": "--continue",
+    "--continue_prediction": "nothing: predictions that are there are kept (--overwrite)",
+    "-pretrained_weights": "--pretrained",
+    "--disable_tta": "nothing: mirrored copies are averaged only with --tta",
+    "-step_size": "--step-size",
+    "-device": "--device",
+    "-num_gpus": "--num-gpus",
+    "-npp": "-np",
+    "-nps": "-np",
+    "-num_parts": "--num-parts",
+    "-part_id": "--part-id",
+    "-gpu_memory_target": "--memory",
+    "--verify_dataset_integrity": "nothing: it is always verified; gdm_check looks closer",
+    "--clean": "--replan",
+    "-prev_stage_predictions": "nothing: there is no cascade",
+}
+"""nnU-Net's options and what stands for them here."""
 
-def new_parser(description: str, epilog: str | None = None) -> argparse.ArgumentParser:
+
+class CommandParser(argparse.ArgumentParser):
+    """A parser whose refusals are one line, and that takes a dataset by position or by -d alike."""
+
+    def __init__(self, **options: Any) -> None:  # noqa: ANN401 (argparse's own)
+        super().__init__(
+            formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **options
+        )
+        self._words: tuple[str, ...] = ()  # what positional arguments mean, in their order
+        self._n_required = 0
+        self._word_defaults: dict[str, str] = {}
+
+    def add_dataset_arguments(self, *names: str, required: int, **defaults: str) -> None:
+        """Take dataset, configuration and fold by position or by -d, -c and -f.
+
+        Args:
+            names: of "dataset", "configuration", "fold", in this order.
+            required: how many of them must be given.
+            defaults: of those that need not.
+        """
+        self._words, self._n_required, self._word_defaults = names, required, defaults
+        shown = " ".join(
+            name if at < required else f"[{name}]" for at, name in enumerate(names)
+        ).upper()
+        self.add_argument("words", nargs="*", metavar="WORD", help=f"{shown}, or by option:")
+        self.usage = f"%(prog)s {shown} [options]"
+        for name in names:
+            flag, metavar, text = _DATASET_OPTIONS[name]
+            text += f" (default: {defaults[name]})" if name in defaults else ""
+            self.add_argument(
+                flag, dest=name, metavar=metavar, help=text, default=argparse.SUPPRESS
+            )
+
+    def parse_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> argparse.Namespace:
+        """Parse, and give positional words to what no option has named."""
+        given = list(sys.argv[1:] if args is None else args)
+        self._refuse_nnunet(given)
+        if not self._words:
+            return super().parse_args(given, namespace)
+        found = self.parse_intermixed_args(given, namespace)
+        free = [name for name in self._words if not hasattr(found, name)]
+        if len(found.words) > len(free):
+            self.error(f"one word too many: {found.words[len(free)]}; see {self.prog} --help")
+        for name, word in zip(free, found.words, strict=False):
+            setattr(found, name, word)
+        for place, name in enumerate(self._words):
+            if not hasattr(found, name):
+                if place < self._n_required:
+                    flag, _, text = _DATASET_OPTIONS[name]
+                    self.error(f"no {name} is given ({flag}: {text}); see {self.prog} --help")
+                setattr(found, name, self._word_defaults.get(name))
+        return found
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with 2 and one line."""
+        self.exit(2, f"error: {' '.join(message.split())}\n")
+
+    def _refuse_nnunet(self, given: Sequence[str]) -> None:
+        for word in (word.split("=")[0] for word in given):
+            if word in _NNUNET and word not in self._option_string_actions:
+                self.error(f"{word} is nnU-Net's; here: {_NNUNET[word]}")
+
+
+def new_parser(description: str, epilog: str | None = None) -> CommandParser:
     """A parser with --version; argparse's own refusals already exit with 2."""
-    parser = argparse.ArgumentParser(
-        description=description,
-        epilog=epilog,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = CommandParser(description=description, epilog=epilog)
     parser.add_argument("--version", action="version", version=f"gdmnet {__version__}")
     return parser
 
@@ -63,7 +153,7 @@ def roots_from(args: argparse.Namespace) -> Roots:
 
 
 def positive_int(text: str) -> int:
-    """An argparse type."""
+    """An argparse type: a whole number above 0."""
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a positive whole number")
@@ -71,15 +161,15 @@ def positive_int(text: str) -> int:
 
 
 def positive_float(text: str) -> float:
-    """An argparse type."""
+    """An argparse type: a finite number above 0."""
     value = float(text)
-    if not 0 < value < math.inf:
+    if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} is not a positive number")
     return value
 
 
 def share(text: str) -> float:
-    """An argparse type."""
+    """An argparse type: a number above 0 and at most 1."""
     value = float(text)
     if not 0 < value <= 1:
         raise argparse.ArgumentTypeError(f"{text} does not lie in (0, 1]")

@@ -1,0 +1,57 @@
+import pytest
+
+from gdmnet.commands.terminal import add_processes_option, new_parser
+
+
+@pytest.fixture
+def parser():
+    parser = new_parser("gdm_some: a command.")
+    parser.add_dataset_arguments("dataset", "configuration", "fold", required=2, fold="0")
+    parser.add_argument("--objective")
+    parser.add_argument("--levels", nargs="+")
+    add_processes_option(parser)
+    return parser
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "501 3d_fullres 1 --objective gdm",
+        "--objective gdm 501 3d_fullres 1",
+        "501 --objective gdm 3d_fullres -f 1",
+        "-d 501 3d_fullres --objective gdm 1",
+        "-d501 -c 3d_fullres -f 1 --objective gdm",
+        "-f 1 501 -c 3d_fullres --objective gdm",
+    ],
+)
+def test_a_dataset_is_named_by_position_or_by_option_alike(parser, words):
+    args = parser.parse_args(words.split())
+    found = (args.dataset, args.configuration, args.fold, args.objective)
+    assert found == ("501", "3d_fullres", "1", "gdm")
+
+
+def test_what_need_not_be_given_has_its_default(parser):
+    assert parser.parse_args(["501", "3d_fullres"]).fold == "0"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("501", "no configuration is given (-c: 3d_fullres, 3d_lowres, ...)"),
+        ("-d 501 3d_fullres 0 1", "one word too many: 1"),
+        ("501 3d_fullres --npz", "--npz is nnU-Net's; here: --uncertainty"),
+        ("501 3d_fullres -chk best", "-chk is nnU-Net's; here: --checkpoint"),
+        ("501 3d_fullres -npp 4", "-npp is nnU-Net's; here: -np"),
+        ("501 3d_fullres -np 0", "0 is not a positive whole number"),
+        ("501 3d_fullres --objektive gdm", "unrecognized arguments: --objektive"),
+    ],
+)
+def test_a_refusal_is_one_line(parser, words, said, capsys):
+    with pytest.raises(SystemExit) as stop:
+        parser.parse_args(words.split())
+    out, err = capsys.readouterr()
+    assert stop.value.code == 2
+    assert out == ""
+    assert err.startswith("error: ")
+    assert said in err
+    assert err.count("\n") == 1
