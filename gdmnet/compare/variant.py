@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gdmnet.errors import TrainingError
-from gdmnet.objectives.options import parse_option, read_objective_options
+from gdmnet.objectives.options import OPTIONS, parse_option, read_objective_options
 
 _NEXT_OPTION = re.compile(r",(?=[A-Za-z_][\w-]*=)")  # a comma inside a value is followed by none
 _NOT_IN_FOLDERS = re.compile(r"[^\w.,=+-]")
@@ -103,34 +103,28 @@ def parse_steps(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
     return found
 
 
-def make_methods(
-    variants: Sequence[Variant],
-    steps: Mapping[str, Sequence[int]],
-    most_steps: Mapping[str, int | None],
-) -> list[Method]:
+def make_methods(variants: Sequence[Variant], steps: Mapping[str, Sequence[int]]) -> list[Method]:
     """All methods of some variants.
 
     Args:
         variants: to compare.
         steps: of `parse_steps`; a variant's own entry comes before that of its objective.
-        most_steps: name of a variant -> what its sampler can take; None for no sampler.
 
     Raises:
-        TrainingError: steps of something that is not compared or has no sampler, or too many.
+        TrainingError: steps of something that is not compared or has no sampler.
+        SettingError: too many steps.
     """
-    for name in steps:
+    for name, numbers in steps.items():
         meant = [v for v in variants if name in (v.name, v.objective)]
         if not meant:
             there = ", ".join(variant.name for variant in variants)
             raise TrainingError(f"--steps {name}: is not compared (there: {there})")
         for variant in meant:
-            most = most_steps[variant.name]
-            if most is None:
+            if "steps" not in OPTIONS[variant.objective].__dataclass_fields__:
                 raise TrainingError(
                     f"--steps {name}: calls its network once and has no steps; leave it out"
                 )
-            if max(steps[name]) > most:
-                raise TrainingError(f"--steps {name}={max(steps[name])}: it takes 1 to {most}")
+            read_objective_options(variant.objective, {"steps": max(numbers)})
     return [
         Method(variant, number)
         for variant in variants

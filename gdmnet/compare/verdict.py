@@ -10,14 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-from gdmnet.compare.judge import (
-    MOST_SUBJECTS,
-    Judge,
-    Subject,
-    evenly,
-    in_own_units,
-    patch_starts,
-)
+from gdmnet.compare.judge import Judge, in_own_units, patch_starts
+from gdmnet.compare.subjects import MOST_SUBJECTS, Subject, evenly_spread
 from gdmnet.metrics.frechet import Distance, Distances, Projection, compare, principal_axes
 from gdmnet.metrics.image import match_mean_and_std
 from gdmnet.models.seeds import numpy_rng
@@ -32,7 +26,7 @@ Sets = dict[str, list[NDArray]]
 
 
 @dataclass(frozen=True)
-class Verdict:
+class JudgeVerdict:
     """Distances in a judge's features; smaller is more like the real images.
 
     Attributes:
@@ -70,11 +64,11 @@ def give_verdict(
     *,
     match: bool = False,
     seed: int = 0,
-) -> Verdict:
+) -> JudgeVerdict:
     """Judge predictions against the real images of the same subjects.
 
     Args:
-        judge: of `make_judge` or `judge_with`.
+        judge: of `make_judge`.
         subjects: with predictions; read one after the other.
         others: further real images for the floor; without any, the subjects are split into halves.
         match: give each prediction the mean and the standard deviation of its real image inside
@@ -92,7 +86,7 @@ def give_verdict(
     axes = principal_axes(np.concatenate(found["real"]))
     projected = {name: [axes(one) for one in features] for name, features in found.items()}
     floor, floor_from = _floor(judge, projected["real"], others, axes, seed)
-    return Verdict(
+    return JudgeVerdict(
         judge=judge.description,
         n_subjects=len(subjects),
         n_patches=each * len(subjects),
@@ -136,7 +130,7 @@ def _floor(
     if others:
         each = max(FEWEST_A_SUBJECT, math.ceil(N_PATCHES / min(len(others), MOST_SUBJECTS)))
         features = []
-        for i, other in enumerate(evenly(others)):
+        for i, other in enumerate(evenly_spread(others)):
             rng = numpy_rng(seed, _PLACES, len(real) + i)
             rows = subject_features(judge, other, n_patches=each, rng=rng, match=False)
             features.append(axes(rows["real"]))

@@ -39,7 +39,9 @@ class ImagePair:
     segmentations: tuple[Path, Path] | None
 
 
-def sound_pairs(folders: EvaluationFolders, *, keep_going: bool) -> tuple[list[ImagePair], dict[str, str]]:
+def sound_pairs(
+    folders: EvaluationFolders, *, keep_going: bool
+) -> tuple[list[ImagePair], dict[str, str]]:
     """The cases that have all partners on one grid, and of all others what they lack.
 
     Raises:
@@ -72,7 +74,9 @@ def sound_pairs(folders: EvaluationFolders, *, keep_going: bool) -> tuple[list[I
     return [pair for pair in pairs if pair.identifier not in failed], failed
 
 
-def _pair(name: str, folders: EvaluationFolders, found: Mapping[Path, Mapping[str, Path]]) -> ImagePair:
+def _pair(
+    name: str, folders: EvaluationFolders, found: Mapping[Path, Mapping[str, Path]]
+) -> ImagePair:
     return ImagePair(
         identifier=name,
         prediction=found[folders.predictions][name],
