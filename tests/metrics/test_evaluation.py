@@ -9,8 +9,13 @@ from gdmnet.data.case import Volume
 from gdmnet.data.volume import read_volume, write_volume
 from gdmnet.errors import DatasetError, SettingError
 from gdmnet.geometry import Geometry
+<<<<<<< HEAD:tests/metrics/test_evaluation.py
 from gdmnet.metrics.evaluation import EvaluationSettings, evaluate_folders
-from gdmnet.metrics.pairs import EvaluationFolders, images_by_case
+from gdmnet.metrics.pairs import EvaluationFolders
+=======
+from gdmnet.metrics.folders import Options, evaluate_folders
+from gdmnet.metrics.pairs import Folders
+>>>>>>> 743fe24:tests/metrics/test_folders.py
 from gdmnet.metrics.plausibility import PLAUSIBILITY
 from gdmnet.metrics.score import METRICS, score
 from gdmnet.metrics.structures import score_structures
@@ -269,20 +274,6 @@ def test_segmentations_add_dice_and_distances(folders, tmp_path, rng):
     (tmp_path / "true" / "b.nii.gz").unlink()
     with pytest.raises(DatasetError, match="no image of b"):
         evaluate(folders, segmentations=(tmp_path / "predicted", tmp_path / "true"))
-
-
-def test_folders_without_images_are_refused(tmp_path):
-    with pytest.raises(DatasetError, match="no such folder"):
-        images_by_case(tmp_path / "nowhere")
-    with pytest.raises(DatasetError, match="no image here"):
-        images_by_case(tmp_path)
-
-
-def test_a_case_in_two_formats_is_refused(folders):
-    out, *_ = folders
-    write(out / "a.mha", np.zeros(SHAPE))
-    with pytest.raises(DatasetError, match="keep one"):
-        images_by_case(out)
 
 
 def test_an_unknown_match_is_misuse(folders):
