@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 from gdmnet import codec
 from gdmnet.arrays.body import body_mask
 from gdmnet.compare.judge import Judge, make_judge
-from gdmnet.compare.settings import JudgeSettings
+from gdmnet.compare.judge_settings import JudgeSettings
 from gdmnet.compare.subjects import Subject
 from gdmnet.compare.verdict import give_verdict
 from gdmnet.data.case import CaseFiles

@@ -1,26 +1,32 @@
-"""gdm_evaluate: measure predictions against references."""
+"""gdm_evaluate: measure predictions against references, and judge how real they look."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gdmnet import codec
 from gdmnet.commands.terminal import add_processes_option, guarded, new_parser
+from gdmnet.compare.judge_settings import JUDGE_JSON, JUDGE_KINDS, JudgeSettings
 from gdmnet.errors import DatasetError
 from gdmnet.folders import SUMMARY_JSON
-from gdmnet.metrics.conventions import CONVENTIONS, GDMNET
-from gdmnet.metrics.folders import DEFAULTS, MATCHES, Options, evaluate_folders
-from gdmnet.metrics.pairs import Folders
-from gdmnet.metrics.statistics import STATISTICS
-from gdmnet.metrics.summary import Summary, as_csv
+from gdmnet.metrics.conventions import EvaluationSettings
+from gdmnet.settings import add_settings, given_settings, make_settings
+from gdmnet.table import Cell, text_table
+
+if TYPE_CHECKING:
+    from gdmnet.compare.verdict import JudgeVerdict
+    from gdmnet.metrics.pairs import EvaluationFolders
+    from gdmnet.metrics.summary import Summary
 
 _EPILOG = """examples:
-  gdm_evaluate -p out/ -r targets/ -m masks/
-  gdm_evaluate -p out/ -r targets/ -m masks/ --convention synthrad2025 --csv scores.csv
+  gdm_evaluate -p out/ -r targets/ --masks masks/
+  gdm_evaluate -p out/ -r targets/ --convention synthrad2025 --csv scores.csv
+  gdm_evaluate -p out/ -r targets/ --judge --train-on gdmnet_raw/Dataset501_MRtoCT/targetsTr
 
-Without -m the body is computed from each reference (sparse-ct: the inscribed circle of the
+Without --masks the body is computed from each reference (sparse-ct: the inscribed circle of the
 slices counts); summary.json says how. It holds more metrics than the table shows."""
 _TITLES = {  # the most important ones first: the table takes as many as its width allows
     "mae": "MAE",
@@ -43,7 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
     for option, name, text in (
         ("-p", "predictions", "predictions, one image a case"),
         ("-r", "references", "references of the same names"),
-        ("-m", "masks", "masks: where errors count (default: the body, computed)"),
+        ("--masks", "masks", "masks: where errors count (default: the body, computed)"),
         ("--seg-pred", "seg_pred", "segmentations of the predictions: adds Dice and HD95"),
         ("--seg-ref", "seg_ref", "segmentations of the references, same labels"),
     ):
@@ -57,24 +63,30 @@ def build_parser() -> argparse.ArgumentParser:
         help="the summary to write (default: summary.json among the predictions)",
     )
     parser.add_argument("--csv", type=Path, metavar="FILE", help="also a table, one row a case")
-    parser.add_argument(
-        "--convention",
-        choices=CONVENTIONS,
-        default=GDMNET,
-        help="whose clipping, ranges and masks (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--match-intensity",
-        choices=MATCHES,
-        help="fit gain >= 0 and offset to each reference first (targets without a unit)",
-    )
-    for option, text in (
-        ("--no-plausibility", "leave the plausibility metrics out"),
-        ("--allow-constant", "score predictions of a single value too, as baselines"),
-        ("--keep-going", "score the other cases when one cannot be; exit status 1"),
-    ):
-        parser.add_argument(option, action="store_true", help=text)
+    add_settings(parser, EvaluationSettings)
     add_processes_option(parser)
+    group = parser.add_argument_group(
+        "judge (a network trained on real images only, about a minute of one core)"
+    )
+    group.add_argument(
+        "--judge",
+        dest="kind",
+        nargs="?",
+        const=JUDGE_KINDS[0],
+        choices=JUDGE_KINDS,
+        default=argparse.SUPPRESS,
+        help="also judge how real the predictions look, by an encoder that no training has seen:"
+        " trained without normalisation layers (self, the default), with random weights, or"
+        " trained with group norm; writes judge.json beside the summary",
+    )
+    group.add_argument(
+        "--train-on",
+        type=Path,
+        metavar="DIR",
+        help="other real images: the judge learns from them and they give the floor (default: the"
+        " references)",
+    )
+    add_settings(group, JudgeSettings, ("encoder", "iterations", "seed"))
     return parser
 
 
@@ -84,24 +96,32 @@ def main(argv: list[str] | None = None) -> int:
     output = args.output or args.predictions / SUMMARY_JSON
 
     def body() -> int:
-        summary = run(
-            args.predictions,
-            args.references,
-            args.masks,
-            segmentations=_both(args.seg_pred, args.seg_ref),
-            output=output,
-            csv=args.csv,
-            options=Options(
-                convention=args.convention,
-                match_intensity=args.match_intensity,
-                with_plausibility=not args.no_plausibility,
-                allow_constant=args.allow_constant,
-                keep_going=args.keep_going,
-                n_processes=args.n_processes,
-            ),
+        from gdmnet.metrics.pairs import EvaluationFolders
+
+        folders = EvaluationFolders(
+            args.predictions, args.references, args.masks, _both(args.seg_pred, args.seg_ref)
         )
-        print(table(summary))
-        print(f"written: {output}" + (f", {args.csv}" if args.csv else ""))
+        settings = make_settings(EvaluationSettings, given_settings(args, EvaluationSettings))
+        judge = _judge_settings(args)
+        if judge is not None:
+            from gdmnet.compare import folder_verdict  # needs torch
+
+            folder_verdict.refuse_own_encoder(folders.predictions, judge)
+        summary = run(folders, settings, output, csv=args.csv, n_processes=args.n_processes)
+        print("\n".join(table(summary)))
+        written = [path for path in (output, args.csv) if path is not None]
+        if judge is not None:
+            verdict = folder_verdict.judge_folder(
+                folders,
+                judge,
+                args.train_on,
+                cases=summary.cases,
+                match=settings.match_intensity is not None,
+            )
+            written.append(output.with_name(JUDGE_JSON))
+            codec.save(verdict, written[-1])
+            print("\n".join(["", *verdict_table(verdict)]))
+        print(f"written: {', '.join(map(str, written))}")
         for reason in summary.failed.values():
             print(f"not evaluated: {reason}", file=sys.stderr)
         return 1 if summary.failed else 0
@@ -110,32 +130,31 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(
-    predictions: Path,
-    references: Path,
-    masks: Path | None = None,
-    *,
-    segmentations: tuple[Path, Path] | None = None,
+    folders: EvaluationFolders,
+    settings: EvaluationSettings | None = None,
     output: Path | None = None,
+    *,
     csv: Path | None = None,
-    options: Options = DEFAULTS,
+    n_processes: int = 1,
 ) -> Summary:
     """Evaluate a folder of predictions and write what is asked for.
 
     Args:
-        predictions: folder of CASE<ending>.
-        references: folder of the same cases on the same grids.
-        masks: folder of masks; None computes them by the convention's rule.
-        segmentations: folders of label maps of the predictions and of the references.
+        folders: predictions, references, perhaps masks and segmentations.
+        settings: convention, intensity match and so on; None for the defaults.
         output: the JSON file to write.
         csv: the table to write.
-        options: convention, intensity match and so on.
+        n_processes: that share the work.
 
     Raises:
         DatasetError: a folder or a partner is missing, two grids differ, or an image cannot be
             scored.
         OutputError: a file cannot be written.
     """
-    summary = evaluate_folders(Folders(predictions, references, masks, segmentations), options)
+    from gdmnet.metrics.evaluation import evaluate_folders
+    from gdmnet.metrics.summary import as_csv
+
+    summary = evaluate_folders(folders, settings or EvaluationSettings(), n_processes=n_processes)
     if output is not None:
         codec.save(summary, output)
     if csv is not None:
@@ -143,25 +162,19 @@ def run(
     return summary
 
 
-def table(summary: Summary) -> str:
+def table(summary: Summary) -> list[str]:
     """The summary as text: a line a case, then a line a statistic, at most 100 columns wide."""
-    rows = [["case"], *([_shortened(name)] for name in summary.cases), *([s] for s in STATISTICS)]
-    room = _WIDTH - max(len(row[0]) for row in rows)
-    lines = [row[0].ljust(_WIDTH - room) for row in rows]
-    for metric, title in _TITLES.items():
-        if metric not in summary.aggregate:
-            continue
-        numbers = [values.get(metric) for values in summary.cases.values()]
-        numbers += [summary.aggregate[metric][statistic] for statistic in STATISTICS]
-        column = [title, *map(_number, numbers)]
-        width = max(map(len, column)) + 2
-        if width > room:
-            break
-        room -= width
-        lines = [line + cell.rjust(width) for line, cell in zip(lines, column, strict=True)]
-    rule = "-" * len(lines[0])
-    n_cases = len(summary.cases)
-    lines = [lines[0], rule, *lines[1 : n_cases + 1], rule, *lines[n_cases + 1 :]]
+    from gdmnet.metrics.statistics import STATISTICS
+
+    shown = {m: title for m, title in _TITLES.items() if m in summary.aggregate}
+    cases = summary.cases.items()
+    rows: list[list[Cell]] = [
+        ["case", *shown.values()],
+        *([_shortened(name), *map(values.get, shown)] for name, values in cases),
+        *([s, *(summary.aggregate[m][s] for m in shown)] for s in STATISTICS),
+    ]
+    lines = text_table(rows, width=_WIDTH)
+    rule, n_cases = "-" * max(map(len, lines)), len(cases)
     span = summary.data_range
     notes = [
         f"convention: {summary.convention}",
@@ -172,7 +185,37 @@ def table(summary: Summary) -> str:
         notes.append(f"intensities matched: {summary.match_intensity}")
     if summary.note:
         notes.append(f"note: {summary.note}")
-    return "\n".join([*lines, *notes])
+    return [lines[0], rule, *lines[1 : n_cases + 1], rule, *lines[n_cases + 1 :], *notes]
+
+
+def verdict_table(verdict: JudgeVerdict) -> list[str]:
+    """A judge's verdict as text."""
+    rows: list[tuple[str, ...]] = [("", "Frechet [95 %]", "kernel [95 %]")]
+    for name, distances in (
+        ("predictions", verdict.prediction),
+        ("floor: other real images", verdict.floor),
+        ("ceiling: real images, blurred", verdict.ceiling),
+    ):
+        pair = (None, None) if distances is None else (distances.frechet, distances.kernel)
+        rows.append((name, *("-" if one is None else str(one) for one in pair)))
+    matched = ", mean and spread matched" if verdict.matched else ""
+    return [
+        f"judge: {verdict.judge}",
+        f"{verdict.n_patches} patches of {verdict.n_subjects} subjects in"
+        f" {verdict.n_dimensions} dimensions{matched}",
+        *text_table(rows, n_left=None),
+        f"floor from {verdict.floor_from}",
+        verdict.note,
+    ]
+
+
+def _judge_settings(args: argparse.Namespace) -> JudgeSettings | None:
+    given = given_settings(args, JudgeSettings)
+    if "kind" in given or "encoder" in given:
+        return make_settings(JudgeSettings, given)
+    if given or args.train_on is not None:
+        raise DatasetError("the judge's options need --judge; add it")
+    return None
 
 
 def _both(predicted: Path | None, reference: Path | None) -> tuple[Path, Path] | None:
@@ -186,9 +229,3 @@ def _both(predicted: Path | None, reference: Path | None) -> tuple[Path, Path] |
 def _shortened(name: str) -> str:
     half = _LONGEST_NAME // 2
     return name if len(name) <= _LONGEST_NAME else f"{name[: half - 1]}..{name[1 - half :]}"
-
-
-def _number(value: float | None) -> str:
-    if value is None:
-        return "-"
-    return str(value) if isinstance(value, int) else f"{value:.4g}"

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from gdmnet import __version__, codec
 from gdmnet.commands.terminal import add_processes_option, guarded, new_parser
-from gdmnet.metrics.conventions import CONVENTIONS, GDMNET
-from gdmnet.metrics.evaluation import EvaluationSettings, evaluate_folders
+from gdmnet.metrics.conventions import CONVENTIONS, GDMNET, EvaluationSettings
+from gdmnet.metrics.evaluation import evaluate_folders
 from gdmnet.metrics.pairs import EvaluationFolders
 from gdmnet.metrics.summary import Summary
 from gdmnet.parallel import map_cases
@@ -137,7 +137,9 @@ def _page(
     return case_page(case, channel_names, match, convention)
 
 
-def _made(folders: ReportFolders, output: Path, options: EvaluationSettings) -> tuple[tuple[str, str], ...]:
+def _made(
+    folders: ReportFolders, output: Path, options: EvaluationSettings
+) -> tuple[tuple[str, str], ...]:
     words = ["gdm_report"]
     for option, path in (
         ("-p", folders.predictions),

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gdmnet import codec
-from gdmnet.compare.settings import JudgeSettings
+from gdmnet.compare.judge_settings import JudgeSettings
 from gdmnet.compare.subjects import MOST_SUBJECTS, Subject, evenly_spread
 from gdmnet.data.case import CaseRecord
 from gdmnet.data.store import StoredCase
@@ -36,7 +36,7 @@ from gdmnet.encoders.self_supervised import (
 )
 from gdmnet.errors import CheckpointError, TrainingError
 from gdmnet.geometry import Geometry, Shape, Spacing
-from gdmnet.metrics.image import CT_LIKE_MINIMUM
+from gdmnet.metrics.conventions import CT_LIKE_MINIMUM
 from gdmnet.metrics.plausibility import value_range
 from gdmnet.models import checkpoint
 from gdmnet.models.seeds import numpy_rng, sequence

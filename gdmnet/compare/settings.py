@@ -1,36 +1,14 @@
-"""What all methods of a comparison share, and what makes a judge."""
+"""What all methods of a comparison share."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import ClassVar
 
 from gdmnet.settings import Settings, setting
 from gdmnet.training.feature_encoder import EncoderChoice
 
 SETTINGS_JSON = "settings.json"
-JUDGE_KINDS = ("self", "random", "groupnorm")
-"""Trained on real images; with random weights; trained, with normalisation layers."""
-JUDGE_ITERATIONS = 400  # about a minute of one core
-
-
-@dataclass(frozen=True)
-class JudgeSettings(Settings):
-    """An encoder that judges how predictions look; `encoder` stands before `kind`."""
-
-    kind: str = setting(
-        "self",
-        "trained without normalisation layers (self), with random weights, or with group norm",
-        choices=JUDGE_KINDS,
-    )
-    encoder: Path | None = setting(
-        None, "another training's encoder.pt as the judge", flag="--judge-encoder", metavar="FILE"
-    )
-    iterations: int = setting(
-        JUDGE_ITERATIONS, "steps of the judge's training", least=1, flag="--judge-iterations"
-    )
-    seed: int = setting(0, "of the judge and of the places that it looks at")
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from gdmnet.arrays.region import inscribed_circle
 from gdmnet.data.case import Volume
 from gdmnet.data.volume import read_volume
 from gdmnet.errors import DatasetError
-from gdmnet.metrics.conventions import CONVENTIONS, GDMNET
+from gdmnet.metrics.conventions import CONVENTIONS, EvaluationSettings
 from gdmnet.metrics.image import match_linear, match_mean_and_std
 from gdmnet.metrics.pairs import EvaluationFolders, ImagePair, sound_pairs
 from gdmnet.metrics.score import is_ct_like, score
@@ -23,27 +23,6 @@ from gdmnet.metrics.statistics import Values
 from gdmnet.metrics.structures import score_structures
 from gdmnet.metrics.summary import Summary, summarise
 from gdmnet.parallel import map_cases
-from gdmnet.settings import Settings, setting
-
-
-@dataclass(frozen=True)
-class EvaluationSettings(Settings):
-    """How predictions are compared with references."""
-
-    convention: str = setting(
-        GDMNET, "whose clipping, ranges and masks", choices=tuple(CONVENTIONS)
-    )
-    match_intensity: str | None = setting(
-        None,
-        "fit gain >= 0 and offset to each reference first (targets without a unit); sharpness and"
-        " plausibility see the reference's mean and standard deviation instead",
-        choices=("linear",),
-    )
-    plausibility: bool = setting(True, "leave the plausibility metrics out")
-    allow_constant: bool = setting(False, "score predictions of a single value too, as baselines")
-    keep_going: bool = setting(
-        False, "score the other cases when one cannot be scored; exit status 1"
-    )
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,11 @@ class Distance:
     low: float | None = None
     high: float | None = None
 
+    def __str__(self) -> str:
+        if self.low is None:
+            return f"{self.value:.3g}"
+        return f"{self.value:.3g} [{self.low:.3g}, {self.high:.3g}]"
+
 
 @dataclass(frozen=True)
 class Distances:

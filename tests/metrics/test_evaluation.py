@@ -9,13 +9,9 @@ from gdmnet.data.case import Volume
 from gdmnet.data.volume import read_volume, write_volume
 from gdmnet.errors import DatasetError, SettingError
 from gdmnet.geometry import Geometry
-<<<<<<< HEAD:tests/metrics/test_evaluation.py
-from gdmnet.metrics.evaluation import EvaluationSettings, evaluate_folders
+from gdmnet.metrics.conventions import EvaluationSettings
+from gdmnet.metrics.evaluation import evaluate_folders
 from gdmnet.metrics.pairs import EvaluationFolders
-=======
-from gdmnet.metrics.folders import Options, evaluate_folders
-from gdmnet.metrics.pairs import Folders
->>>>>>> 743fe24:tests/metrics/test_folders.py
 from gdmnet.metrics.plausibility import PLAUSIBILITY
 from gdmnet.metrics.score import METRICS, score
 from gdmnet.metrics.structures import score_structures
