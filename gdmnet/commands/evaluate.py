@@ -13,6 +13,7 @@ from gdmnet.compare.judge_settings import JUDGE_JSON, JUDGE_KINDS, JudgeSettings
 from gdmnet.errors import DatasetError
 from gdmnet.folders import SUMMARY_JSON
 from gdmnet.metrics.conventions import EvaluationSettings
+from gdmnet.metrics.titles import TITLES
 from gdmnet.settings import add_settings, given_settings, make_settings
 from gdmnet.table import Cell, text_table
 
@@ -28,18 +29,6 @@ _EPILOG = """examples:
 
 Without --masks the body is computed from each reference (sparse-ct: the inscribed circle of the
 slices counts); summary.json says how. It holds more metrics than the table shows."""
-_TITLES = {  # the most important ones first: the table takes as many as its width allows
-    "mae": "MAE",
-    "psnr": "PSNR [dB]",
-    "ssim": "SSIM",
-    "ms_ssim": "MS-SSIM",
-    "dice": "Dice",
-    "hd95": "HD95 [mm]",
-    "bias": "bias",
-    "sharpness": "sharpness",
-    "histogram_w1": "hist. W1",
-    "spectrum_distance": "spectrum",
-}
 _WIDTH, _LONGEST_NAME = 100, 32
 
 
@@ -166,7 +155,7 @@ def table(summary: Summary) -> list[str]:
     """The summary as text: a line a case, then a line a statistic, at most 100 columns wide."""
     from gdmnet.metrics.statistics import STATISTICS
 
-    shown = {m: title for m, title in _TITLES.items() if m in summary.aggregate}
+    shown = {m: title for m, title in TITLES.items() if m in summary.aggregate}
     cases = summary.cases.items()
     rows: list[list[Cell]] = [
         ["case", *shown.values()],
