@@ -24,7 +24,7 @@ from gdmnet.report.charts import (
     points,
 )
 from gdmnet.report.statistics import Agreement, Band
-from gdmnet.training.chart import Chart, Curve
+from gdmnet.training.chart import COLOURS, Chart, Curve
 from gdmnet.training.progress import PANELS, panel_chart
 
 _FIGURE = '<figure class="chart"><h4>{title}</h4>{chart}<figcaption>{text}</figcaption></figure>'
@@ -33,20 +33,16 @@ _FEWEST = 1e-6  # share of the voxels: a histogram shows nothing below
 
 
 def agreement_figures(agreement: Agreement, unit: str) -> list[str]:
-    """Histograms, joint histogram, Bland-Altman and bias by band."""
-    return [
-        histogram_figure(
-            {
-                "target": agreement.joint.sum(axis=1),
-                "prediction": agreement.joint.sum(axis=0),
-            },
-            (agreement.low, agreement.high),
-            unit,
-        ),
-        _joint(agreement, unit),
-        _bland_altman(agreement, unit),
-        _bands(agreement, unit),
-    ]
+    """Joint histogram, Bland-Altman and bias by band."""
+    return [_joint(agreement, unit), _bland_altman(agreement, unit), _bands(agreement, unit)]
+
+
+def method_figures(method: str, figures: Sequence[str]) -> str:
+    """One method's charts, folded away under its name."""
+    return (
+        f'<details class="method"><summary>{escape(method)} against the target</summary>'
+        f'<div class="charts">{"".join(figures)}</div></details>'
+    )
 
 
 def histogram_figure(counts: dict[str, NDArray], ends: tuple[float, float], unit: str) -> str:
@@ -61,7 +57,13 @@ def histogram_figure(counts: dict[str, NDArray], ends: tuple[float, float], unit
     parts = []
     for colour, share in enumerate(shares.values()):
         centres = low + (np.arange(share.size) + 0.5) * (high - low) / share.size
-        parts.append(line(frame, list(zip(centres.tolist(), share.tolist(), strict=True)), colour))
+        parts.append(
+            line(
+                frame,
+                list(zip(centres.tolist(), share.tolist(), strict=True)),
+                colour % len(COLOURS),
+            )
+        )
     middles = {
         name: low + (np.searchsorted(np.cumsum(share), 0.5) + 0.5) * (high - low) / share.size
         for name, share in shares.items()

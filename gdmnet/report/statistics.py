@@ -6,7 +6,7 @@ more memory than its volumes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -74,6 +74,23 @@ def percentiles(volume: NDArray, mask: NDArray, shares: tuple[float, ...]) -> li
     """Percentiles inside the mask, from every n-th voxel of large ones."""
     inside = volume[mask != 0]
     return [float(v) for v in np.percentile(inside[:: 1 + inside.size // _SAMPLE], shares)]
+
+
+def histograms(
+    volumes: Mapping[str, NDArray], mask: NDArray
+) -> tuple[dict[str, NDArray], tuple[float, float]]:
+    """Voxel counts (N_BINS,) inside the mask over one range, and that range.
+
+    The range holds percentiles 0.1 to 99.9 of every volume; what lies beyond counts at the ends.
+    """
+    ends = [percentiles(volume, mask, (0.1, 99.9)) for volume in volumes.values()]
+    low, high = min(end[0] for end in ends), max(end[1] for end in ends)
+    high = high if high > low else low + 1  # flat images have a histogram, too
+    counts = {
+        name: np.bincount(_bins(volume[mask != 0], low, high), minlength=N_BINS)
+        for name, volume in volumes.items()
+    }
+    return counts, (low, high)
 
 
 def agreement(
