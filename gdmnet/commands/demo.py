@@ -22,6 +22,8 @@ from gdmnet.datasets.phantom import write_phantom_dataset
 from gdmnet.errors import OutputError
 from gdmnet.folders import Roots
 from gdmnet.geometry import Shape
+from gdmnet.metrics.conventions import EvaluationSettings
+from gdmnet.metrics.pairs import EvaluationFolders
 from gdmnet.plan import Fingerprint
 from gdmnet.report.picture import draw_panels, save_picture, translation_panels
 from gdmnet.training.fold import train_fold
@@ -218,10 +220,9 @@ def _evaluate(raw: Path, output: Path) -> dict[str, dict[str, float]]:
     for method in (BASELINE, *METHODS):
         folder = output / "predictions" / method
         summary = evaluate.run(
-            folder,
-            raw / "targetsTs",
-            output=folder / folders.SUMMARY_JSON,
-            options=evaluate.Options(allow_constant=method == BASELINE),
+            EvaluationFolders(folder, raw / "targetsTs"),
+            EvaluationSettings(allow_constant=method == BASELINE),
+            folder / folders.SUMMARY_JSON,
         )
         methods[method] = {
             metric: float(summary.aggregate[metric]["mean"] or 0.0) for metric in _METRICS

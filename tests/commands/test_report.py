@@ -11,6 +11,7 @@ from report.cases import SHAPE, target, write, write_case, write_record
 from gdmnet.commands import evaluate
 from gdmnet.commands.report import main
 from gdmnet.geometry import Geometry
+from gdmnet.metrics.pairs import EvaluationFolders
 from gdmnet.report.encode import unpack
 
 ODD = "A&B 'c'"
@@ -42,7 +43,7 @@ def views_of(html):
 
 
 def test_the_table_is_that_of_gdm_evaluate(made):
-    summary = evaluate.run(made / "out", made / "targets")
+    summary = evaluate.run(EvaluationFolders(made / "out", made / "targets"))
     html = html_of(made)
     for case in summary.cases.values():
         for metric in ("mae", "bias", "ms_ssim", "mae_bone", "histogram_w1"):
