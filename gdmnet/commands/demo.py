@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from gdmnet import codec, folders
-from gdmnet.commands import evaluate, plan_and_preprocess, predict
+from gdmnet.commands import plan_and_preprocess, predict
 from gdmnet.commands.model_options import Choice
 from gdmnet.commands.terminal import add_device_option, guarded, new_parser, positive_int
 from gdmnet.data.case import Volume
@@ -23,6 +23,7 @@ from gdmnet.errors import OutputError
 from gdmnet.folders import Roots
 from gdmnet.geometry import Shape
 from gdmnet.metrics.conventions import EvaluationSettings
+from gdmnet.metrics.evaluation import evaluate_folders
 from gdmnet.metrics.pairs import EvaluationFolders
 from gdmnet.plan import Fingerprint
 from gdmnet.report.picture import draw_panels, save_picture, translation_panels
@@ -219,11 +220,10 @@ def _evaluate(raw: Path, output: Path) -> dict[str, dict[str, float]]:
     methods = {}
     for method in (BASELINE, *METHODS):
         folder = output / "predictions" / method
-        summary = evaluate.run(
-            EvaluationFolders(folder, raw / "targetsTs"),
-            EvaluationSettings(allow_constant=method == BASELINE),
-            folder / folders.SUMMARY_JSON,
-        )
+        compared = EvaluationFolders(folder, raw / "targetsTs")
+        settings = EvaluationSettings(allow_constant=method == BASELINE)
+        summary = evaluate_folders(compared, settings)
+        codec.save(summary, folder / folders.SUMMARY_JSON)
         methods[method] = {
             metric: float(summary.aggregate[metric]["mean"] or 0.0) for metric in _METRICS
         }

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from gdmnet import codec
 from gdmnet.commands.terminal import add_processes_option, guarded, new_parser
-from gdmnet.compare.judge_settings import JUDGE_JSON, JUDGE_KINDS, JudgeSettings
+from gdmnet.compare.settings import JUDGE_JSON, JUDGE_KINDS, JudgeSettings
 from gdmnet.errors import DatasetError
 from gdmnet.folders import SUMMARY_JSON
 from gdmnet.metrics.conventions import EvaluationSettings
@@ -18,7 +18,6 @@ from gdmnet.settings import add_settings, given_settings, make_settings
 from gdmnet.table import Cell, text_table
 
 if TYPE_CHECKING:
-    from gdmnet.compare.verdict import JudgeVerdict
     from gdmnet.metrics.pairs import EvaluationFolders
     from gdmnet.metrics.summary import Summary
 
@@ -82,73 +81,55 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Entry point of gdm_evaluate."""
     args = build_parser().parse_args(argv)
-    output = args.output or args.predictions / SUMMARY_JSON
-
-    def body() -> int:
-        from gdmnet.metrics.pairs import EvaluationFolders
-
-        folders = EvaluationFolders(
-            args.predictions, args.references, args.masks, _both(args.seg_pred, args.seg_ref)
-        )
-        settings = make_settings(EvaluationSettings, given_settings(args, EvaluationSettings))
-        judge = _judge_settings(args)
-        if judge is not None:
-            from gdmnet.compare import folder_verdict  # needs torch
-
-            folder_verdict.refuse_own_encoder(folders.predictions, judge)
-        summary = run(folders, settings, output, csv=args.csv, n_processes=args.n_processes)
-        print("\n".join(table(summary)))
-        written = [path for path in (output, args.csv) if path is not None]
-        if judge is not None:
-            verdict = folder_verdict.judge_folder(
-                folders,
-                judge,
-                args.train_on,
-                cases=summary.cases,
-                match=settings.match_intensity is not None,
-            )
-            written.append(output.with_name(JUDGE_JSON))
-            codec.save(verdict, written[-1])
-            print("\n".join(["", *verdict_table(verdict)]))
-        print(f"written: {', '.join(map(str, written))}")
-        for reason in summary.failed.values():
-            print(f"not evaluated: {reason}", file=sys.stderr)
-        return 1 if summary.failed else 0
-
-    return guarded(body)
+    return guarded(lambda: _evaluate(args))
 
 
-def run(
-    folders: EvaluationFolders,
-    settings: EvaluationSettings | None = None,
-    output: Path | None = None,
-    *,
-    csv: Path | None = None,
-    n_processes: int = 1,
-) -> Summary:
-    """Evaluate a folder of predictions and write what is asked for.
-
-    Args:
-        folders: predictions, references, perhaps masks and segmentations.
-        settings: convention, intensity match and so on; None for the defaults.
-        output: the JSON file to write.
-        csv: the table to write.
-        n_processes: that share the work.
-
-    Raises:
-        DatasetError: a folder or a partner is missing, two grids differ, or an image cannot be
-            scored.
-        OutputError: a file cannot be written.
-    """
+def _evaluate(args: argparse.Namespace) -> int:
     from gdmnet.metrics.evaluation import evaluate_folders
+    from gdmnet.metrics.pairs import EvaluationFolders
     from gdmnet.metrics.summary import as_csv
 
-    summary = evaluate_folders(folders, settings or EvaluationSettings(), n_processes=n_processes)
-    if output is not None:
-        codec.save(summary, output)
-    if csv is not None:
-        codec.write_text(csv, as_csv(summary))
-    return summary
+    labels = _both(args.seg_pred, args.seg_ref)
+    folders = EvaluationFolders(args.predictions, args.references, args.masks, labels)
+    settings = make_settings(EvaluationSettings, given_settings(args, EvaluationSettings))
+    judge = _judge_settings(args)
+    if judge is not None and judge.encoder is not None:
+        from gdmnet.compare.verdict import refuse_own_encoder
+
+        refuse_own_encoder(args.predictions, judge.encoder)
+    summary = evaluate_folders(folders, settings, n_processes=args.n_processes)
+    written = [args.output or args.predictions / SUMMARY_JSON]
+    codec.save(summary, written[0])
+    print("\n".join(table(summary)))
+    if args.csv is not None:
+        codec.write_text(args.csv, as_csv(summary))
+        written.append(args.csv)
+    if judge is not None:
+        written.append(written[0].with_name(JUDGE_JSON))
+        _judge(folders, judge, args.train_on, summary, written[-1])
+    print(f"written: {', '.join(map(str, written))}")
+    for reason in summary.failed.values():
+        print(f"not evaluated: {reason}", file=sys.stderr)
+    return 1 if summary.failed else 0
+
+
+def _judge(
+    folders: EvaluationFolders,
+    settings: JudgeSettings,
+    train_on: Path | None,
+    summary: Summary,
+    output: Path,
+) -> None:
+    """Judge the cases that were scored; with torch, which only this needs."""
+    from gdmnet.compare.verdict import judge_pairs, verdict_lines
+    from gdmnet.metrics.pairs import sound_pairs
+
+    pairs, _ = sound_pairs(folders, keep_going=True)
+    scored = [pair for pair in pairs if pair.identifier in summary.cases]
+    match = summary.match_intensity is not None
+    verdict = judge_pairs(scored, settings, train_on, match=match)
+    codec.save(verdict, output)
+    print("\n".join(["", *verdict_lines(verdict)]))
 
 
 def table(summary: Summary) -> list[str]:
@@ -175,27 +156,6 @@ def table(summary: Summary) -> list[str]:
     if summary.note:
         notes.append(f"note: {summary.note}")
     return [lines[0], rule, *lines[1 : n_cases + 1], rule, *lines[n_cases + 1 :], *notes]
-
-
-def verdict_table(verdict: JudgeVerdict) -> list[str]:
-    """A judge's verdict as text."""
-    rows: list[tuple[str, ...]] = [("", "Frechet [95 %]", "kernel [95 %]")]
-    for name, distances in (
-        ("predictions", verdict.prediction),
-        ("floor: other real images", verdict.floor),
-        ("ceiling: real images, blurred", verdict.ceiling),
-    ):
-        pair = (None, None) if distances is None else (distances.frechet, distances.kernel)
-        rows.append((name, *("-" if one is None else str(one) for one in pair)))
-    matched = ", mean and spread matched" if verdict.matched else ""
-    return [
-        f"judge: {verdict.judge}",
-        f"{verdict.n_patches} patches of {verdict.n_subjects} subjects in"
-        f" {verdict.n_dimensions} dimensions{matched}",
-        *text_table(rows, n_left=None),
-        f"floor from {verdict.floor_from}",
-        verdict.note,
-    ]
 
 
 def _judge_settings(args: argparse.Namespace) -> JudgeSettings | None:

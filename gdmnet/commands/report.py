@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import shlex
-from collections.abc import Mapping
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -14,10 +13,9 @@ from gdmnet.commands.terminal import add_processes_option, guarded, new_parser
 from gdmnet.metrics.conventions import CONVENTIONS, GDMNET, EvaluationSettings
 from gdmnet.metrics.evaluation import evaluate_folders
 from gdmnet.metrics.pairs import EvaluationFolders
-from gdmnet.metrics.summary import Summary
 from gdmnet.parallel import map_cases
-from gdmnet.report.case import CasePage, case_page
-from gdmnet.report.collect import PREDICTION, ReportCase, ReportFolders, find_cases
+from gdmnet.report.case import scored_case_page
+from gdmnet.report.collect import PREDICTION, ReportFolders, find_cases
 from gdmnet.report.page import ReportPage, render
 from gdmnet.report.provenance import check_inputs, read_origin
 
@@ -108,7 +106,7 @@ def run(
         compared = EvaluationFolders(folders.predictions, folders.targets, folders.masks)
         summaries = {PREDICTION: evaluate_folders(compared, options, n_processes=n_processes)}
     pages = map_cases(
-        partial(_page, origin.channel_names, summaries, options.convention),
+        partial(scored_case_page, origin.channel_names, summaries, options.convention),
         cases,
         n_processes=n_processes,
         name=lambda case: case.identifier,
@@ -127,21 +125,6 @@ def run(
         made=_made(folders, output, options),
     )
     codec.write_text(output, render(report))
-
-
-def _page(
-    channel_names: tuple[str, ...],
-    summaries: Mapping[str, Summary],
-    convention: str,
-    case: ReportCase,
-) -> CasePage:
-    matches = {}
-    for method, summary in summaries.items():
-        values = summary.cases[case.identifier]
-        gain, offset = values.get("gain"), values.get("offset")
-        if gain is not None and offset is not None:
-            matches[method] = (gain, offset)
-    return case_page(case, channel_names, matches, convention)
 
 
 def _made(

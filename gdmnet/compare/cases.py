@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gdmnet.data.case import CaseFiles
-from gdmnet.data.raw import Complaint, read_description, test_cases, training_cases
+from gdmnet.data.raw import Complaint, Description, read_description, test_cases, training_cases
 from gdmnet.data.splits import split_for
 from gdmnet.errors import DatasetError
 
@@ -26,14 +26,18 @@ class ComparisonCases:
     """All cases to judge on, with targets.
 
     Attributes:
+        dataset: its full name.
         origin: where they come from, in words.
         groups: no case twice.
         training: identifier -> case of the training set with a target, for the judge.
+        channel_names: of the sources.
     """
 
+    dataset: str
     origin: str
     groups: tuple[CaseGroup, ...]
     training: dict[str, CaseFiles]
+    channel_names: tuple[str, ...]
 
     @property
     def files(self) -> dict[str, CaseFiles]:
@@ -55,11 +59,12 @@ def find_held_out(raw: Path, splits: Path, folds: Sequence[str]) -> ComparisonCa
     Raises:
         DatasetError: a raw file is missing or unknown, or every case is trained on.
     """
-    training = _training_cases(raw)
-    description = read_description(raw)
+    training, description = _read_training(raw)
+    names = description.channel_names
     tests = [c for c in _sound(test_cases(raw, description), raw) if c.target is not None]
     if tests:
-        return ComparisonCases("test cases", (CaseGroup("", tuple(folds), tuple(tests)),), training)
+        group = CaseGroup("", tuple(folds), tuple(tests))
+        return ComparisonCases(raw.name, "test cases", (group,), training, names)
     groups = []
     for fold in folds:
         split = split_for(fold, splits)
@@ -71,7 +76,7 @@ def find_held_out(raw: Path, splits: Path, folds: Sequence[str]) -> ComparisonCa
         cases = _with_targets(training, split.validation, raw)
         groups.append(CaseGroup(f"fold_{fold}", (fold,), cases))
     origin = f"validation cases of fold{'s' * (len(groups) > 1)} {', '.join(folds)}"
-    return ComparisonCases(origin, tuple(groups), training)
+    return ComparisonCases(raw.name, origin, tuple(groups), training, names)
 
 
 def find_validated(raw: Path, identifiers: Sequence[str]) -> ComparisonCases:
@@ -80,18 +85,20 @@ def find_validated(raw: Path, identifiers: Sequence[str]) -> ComparisonCases:
     Raises:
         DatasetError: a raw file or a target is missing.
     """
-    training = _training_cases(raw)
+    training, description = _read_training(raw)
     group = CaseGroup("", (), _with_targets(training, identifiers, raw))
-    return ComparisonCases("validation cases of the models' folds", (group,), training)
+    origin = "that no model was trained on"
+    return ComparisonCases(raw.name, origin, (group,), training, description.channel_names)
 
 
-def _training_cases(raw: Path) -> dict[str, CaseFiles]:
+def _read_training(raw: Path) -> tuple[dict[str, CaseFiles], Description]:
     if not raw.is_dir():
         raise DatasetError(
             f"{raw}: no such folder; its images and targets are needed, name the place by --raw"
         )
-    cases = _sound(training_cases(raw, read_description(raw)), raw)
-    return {case.identifier: case for case in cases if case.target is not None}
+    description = read_description(raw)
+    cases = _sound(training_cases(raw, description), raw)
+    return {case.identifier: case for case in cases if case.target is not None}, description
 
 
 def _with_targets(

@@ -12,14 +12,11 @@ import torch
 from gdmnet import codec
 from gdmnet.data.case import CaseFiles
 from gdmnet.errors import DatasetError
-from gdmnet.geometry import Geometry
 from gdmnet.inference.inputs import output_name
 from gdmnet.inference.predict import predict_folder
 from gdmnet.inference.record import Predictions
-from gdmnet.inference.sliding import windows
 from gdmnet.inference.translator import Translator
 from gdmnet.networks.calls import CountCalls
-from gdmnet.plan import Configuration
 
 COSTS_JSON = "costs.json"
 _CLEAR, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")  # Linux only
@@ -39,43 +36,37 @@ class CaseCosts:
 
 
 @dataclass(frozen=True)
-class Costs:
+class PredictionCosts:
     """The contents of costs.json.
 
     Attributes:
         parameters: of one fold's network.
-        calls_a_window: evaluations of one fold's network.
-        folds: that are combined.
-        steps: of the sampler, None without one.
         device: that computed.
         precision: it computed in.
         cases: identifier -> what it cost.
     """
 
     parameters: int
-    calls_a_window: int
-    folds: int
-    steps: int | None
     device: str
     precision: str
     cases: dict[str, CaseCosts] = field(default_factory=dict)
 
 
-def read_costs(folder: Path) -> Costs | None:
+def read_costs(folder: Path) -> PredictionCosts | None:
     """The costs of a folder of predictions; None where nothing was predicted yet.
 
     Raises:
         PlanError: costs.json is damaged.
     """
     path = folder / COSTS_JSON
-    return codec.load(Costs, path) if path.is_file() else None
+    return codec.load(PredictionCosts, path) if path.is_file() else None
 
 
-def predict_with_costs(translator: Translator, cases: Sequence[CaseFiles], output: Path) -> Costs:
+def predict_with_costs(translator: Translator, cases: Sequence[CaseFiles], output: Path) -> None:
     """Predict cases one after the other and keep what each of them cost.
 
     Predictions whose costs are known are kept; others are made anew, so that a killed run can be
-    taken up.
+    continued.
 
     Args:
         translator: of `load_model`.
@@ -86,7 +77,7 @@ def predict_with_costs(translator: Translator, cases: Sequence[CaseFiles], outpu
         DatasetError: a case cannot be predicted.
         OutputError: the folder cannot be written, or holds another model's predictions.
     """
-    costs = read_costs(output) or _nothing_yet(translator)
+    costs = read_costs(output) or _no_costs_yet(translator)
     for case in cases:
         path = output / output_name(case, translator.plan)
         if path.exists() and case.identifier in costs.cases:
@@ -95,31 +86,13 @@ def predict_with_costs(translator: Translator, cases: Sequence[CaseFiles], outpu
         found = _predict(translator, case, output)
         costs = dataclasses.replace(costs, cases={**costs.cases, case.identifier: found})
         codec.save(costs, output / COSTS_JSON)
-    return costs
 
 
-def n_windows(geometry: Geometry, configuration: Configuration, step_size: float) -> int:
-    """Windows that cover a volume, at most: what lies outside the body is not cropped yet."""
-    fine, coarse = geometry.spacing, configuration.spacing
-    sizes = [
-        max(patch, round(n * own / planned))
-        for patch, n, own, planned in zip(
-            configuration.patch_size, geometry.shape, fine, coarse, strict=True
-        )
-    ]
-    shape = (sizes[0], sizes[1], sizes[2])
-    return sum(1 for _ in windows(shape, configuration.patch_size, step_size))
-
-
-def _nothing_yet(translator: Translator) -> Costs:
+def _no_costs_yet(translator: Translator) -> PredictionCosts:
     card = translator.card
-    n_folds = len(card.checkpoints)
     n_parameters = sum(weight.numel() for weight in translator.network.parameters())
-    return Costs(
-        parameters=n_parameters // n_folds,
-        calls_a_window=card.network_calls,
-        folds=n_folds,
-        steps=card.steps,
+    return PredictionCosts(
+        parameters=n_parameters // len(card.checkpoints),
         device=card.device,
         precision=card.precision,
     )

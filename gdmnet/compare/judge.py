@@ -7,10 +7,9 @@ are in the judge's units: HU, or shares of the real image's range, standardised 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,14 +18,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gdmnet import codec
-from gdmnet.compare.judge_settings import JudgeSettings
-from gdmnet.compare.subjects import MOST_SUBJECTS, Subject, evenly_spread
-from gdmnet.data.case import CaseRecord
+from gdmnet.compare.settings import JudgeSettings
+from gdmnet.data.case import CaseFiles, CaseRecord
 from gdmnet.data.store import StoredCase
+from gdmnet.data.volume import read_volume
 from gdmnet.encoders.frozen import Frozen
 from gdmnet.encoders.self_supervised import (
     SLOPE,
-    WEIGHTS,
     PlainEncoder,
     cell_shape,
     decoder_for,
@@ -36,9 +34,9 @@ from gdmnet.encoders.self_supervised import (
 )
 from gdmnet.errors import CheckpointError, TrainingError
 from gdmnet.geometry import Geometry, Shape, Spacing
-from gdmnet.metrics.conventions import CT_LIKE_MINIMUM
+from gdmnet.metrics.conventions import CT_LIKE_MINIMUM, GDMNET
+from gdmnet.metrics.evaluation import find_mask
 from gdmnet.metrics.plausibility import value_range
-from gdmnet.models import checkpoint
 from gdmnet.models.seeds import numpy_rng, sequence
 from gdmnet.plan import Architecture, Normalisation
 from gdmnet.planning.topology import topology
@@ -48,9 +46,61 @@ from gdmnet.training.pretrain import train_autoencoder
 FEATURES = (24, 24, 24)  # other widths than the encoder of any training
 N_GROUPS = 4
 SIDE = 32  # voxels of a training patch along the finest axis; those of features are half as long
-MOST_PATCHES = 512  # that a judge is trained on
+MOST_PATCHES, MOST_SUBJECTS = 512, 32  # that a judge is trained on
 _SEED, _TRAINING = 0x6A75, 0  # the judge's own streams of randomness
 _BATCH = 64
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One subject's images on one grid, in file units.
+
+    Attributes:
+        identifier: of the case.
+        real: (z, y, x).
+        mask: (z, y, x), non-zero where it counts; not empty.
+        spacing: mm (z, y, x).
+        prediction: (z, y, x), or None.
+    """
+
+    identifier: str
+    real: NDArray
+    mask: NDArray
+    spacing: Spacing
+    prediction: NDArray | None = None
+
+
+class Subjects(Sequence[Subject]):
+    """Subjects that are read when they are asked for, so that one at a time is in memory.
+
+    Args:
+        cases: with targets; without a mask the body is computed from the target.
+        predictions: case -> file; None for real images alone.
+    """
+
+    def __init__(
+        self, cases: Sequence[CaseFiles], predictions: Mapping[str, Path] | None = None
+    ) -> None:
+        self._cases, self._predictions = cases, predictions
+
+    def __len__(self) -> int:
+        return len(self._cases)
+
+    def __getitem__(self, index: int) -> Subject:  # type: ignore[override]
+        case, prediction = self._cases[index], None
+        assert case.target is not None
+        real = read_volume(case.target)
+        mask, _ = find_mask(case.mask, real, GDMNET)
+        if self._predictions is not None:
+            prediction = read_volume(self._predictions[case.identifier]).array[0]
+        return Subject(case.identifier, real.array[0], mask, real.geometry.spacing, prediction)
+
+
+def evenly_spread(subjects: Sequence[Subject], most: int = MOST_SUBJECTS) -> Iterator[Subject]:
+    """At most so many of the subjects, spread evenly, one at a time."""
+    n = len(subjects)
+    for i in range(min(n, most)):
+        yield subjects[i * n // min(n, most)]
 
 
 @dataclass(frozen=True)
@@ -126,8 +176,8 @@ def make_judge(reals: Sequence[Subject], settings: JudgeSettings) -> Judge:
     shape, spacing = _training_patch(reals[0]), reals[0].spacing
     if settings.encoder is not None:
         centre, scale = _units(_cut(reals, shape, n=MOST_PATCHES, seed=0))
-        encoder = read_encoder(settings.encoder)
-        return Judge(f"encoder {settings.encoder}", encoder, _half(shape), centre, scale)
+        given = read_encoder(settings.encoder)
+        return Judge(f"encoder {settings.encoder}", given, _half(shape), centre, scale)
     kind, iterations = settings.kind, settings.iterations
     number = int(sequence(settings.seed, _SEED).generate_state(1)[0])
     patches = _cut(reals, shape, n=min(2 * iterations, MOST_PATCHES), seed=number)
@@ -170,48 +220,6 @@ def read_encoder(file: Path) -> Frozen:
         raise CheckpointError(f"{file}: is no encoder of gdm_train (encoder.pt); give one of those")
     architecture = codec.decode(Architecture, settings["architecture"], str(file))
     return self_encoder(architecture, file=file, seed=0)
-
-
-def save_judge(judge: Judge, path: Path) -> None:
-    """Write a judge of plain convolutions (kind "self" or "random").
-
-    Raises:
-        OutputError: the file cannot be written.
-        ValueError: another kind of encoder.
-    """
-    encoder = judge.encoder.encoder
-    if type(encoder) is not PlainEncoder:
-        raise ValueError(f"{judge.description}: only judges of plain convolutions are kept")
-    state: dict[str, Any] = {
-        "description": judge.description,
-        "patch": list(judge.patch),
-        "centre": judge.centre,
-        "scale": judge.scale,
-        "strides": [list(stride) for stride in encoder.strides],
-        "kernels": [list(kernel) for kernel in encoder.kernels],
-        "channels": list(encoder.channels),
-        WEIGHTS: encoder.state_dict(),
-    }
-    checkpoint.save(path, state)
-
-
-def load_judge(path: Path) -> Judge:
-    """The judge that `save_judge` wrote; it judges as before, to the bit.
-
-    Raises:
-        CheckpointError: the file is missing, damaged or no judge.
-    """
-    state = read_file(path)
-    try:
-        _, second, third = (tuple(stride) for stride in state["strides"])
-        fine, middle, coarse = (tuple(kernel) for kernel in state["kernels"])
-        encoder = PlainEncoder((second, third), (fine, middle, coarse), tuple(state["channels"]))
-        encoder.load_state_dict(state[WEIGHTS])
-        z, y, x = state["patch"]
-        description, units = str(state["description"]), (state["centre"], state["scale"])
-    except (KeyError, TypeError, ValueError, RuntimeError):
-        raise CheckpointError(f"{path}: is no judge; delete it to train one anew") from None
-    return Judge(description, Frozen(encoder), (z, y, x), *units)
 
 
 def in_own_units(image: NDArray, real: NDArray, inside: NDArray) -> NDArray:
