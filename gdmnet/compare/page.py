@@ -17,7 +17,7 @@ from gdmnet.compare.tables import (
     best_methods,
     methods_table,
     shared_facts,
-    tests_table,
+    paired_table,
 )
 from gdmnet.metrics.summary import Summary
 from gdmnet.parallel import map_cases
@@ -97,7 +97,7 @@ def _section(compared: Comparison) -> str:
     )
     tests = ""
     if compared.against:
-        table = as_html(tests_table(compared))
+        table = as_html(paired_table(compared))
         tests = f"<h3>Against {escape(compared.reference)}</h3>{_TESTS}{table}"
     return (
         f'<div class="notice"><ul>{notes}</ul></div>{as_html(methods_table(compared))}{_READING}'

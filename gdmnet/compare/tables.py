@@ -64,7 +64,7 @@ def methods_table(compared: Comparison) -> ComparisonTable:
     return ComparisonTable(titles, hints, tuple(rows), frozenset(winners), front)
 
 
-def tests_table(compared: Comparison) -> ComparisonTable:
+def paired_table(compared: Comparison) -> ComparisonTable:
     """Every other method minus the reference: difference, interval, p, and which is better."""
     reference = compared.figures[compared.reference]
     rows = []
@@ -100,7 +100,7 @@ def as_text(compared: Comparison) -> str:
     title = f"{compared.dataset}: {n} case{'s' * (n > 1)}, {compared.cases_from}{matched}"
     blocks = [[title], [*_lines(methods_table(compared)), f"! {WINNER}", f"* {FRONT}"]]
     if compared.against:
-        blocks.append(_lines(tests_table(compared)))
+        blocks.append(_lines(paired_table(compared)))
     blocks += [[first, *(f"  {line}" for line in rest)] for first, *rest in best_methods(compared)]
     blocks.append([f"note: {note}" for note in compared.notes])
     blocks.append(text_table(shared_facts(compared), n_left=None))

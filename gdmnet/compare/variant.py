@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from gdmnet.errors import TrainingError
+from gdmnet.errors import SettingError
 from gdmnet.objectives.options import OPTIONS, parse_option, read_objective_options
 
 _NEXT_OPTION = re.compile(r",(?=[A-Za-z_][\w-]*=)")  # a comma inside a value is followed by none
@@ -60,15 +60,15 @@ def parse_variant(text: str) -> Variant:
     """A variant from NAME or NAME:option=value,option=value.
 
     Raises:
-        SettingError: an unknown objective or option, or a value out of bounds.
-        TrainingError: options of another form.
+        SettingError: an unknown objective or option, options of another form, or a value out of
+            bounds.
     """
     objective, colon, options = text.partition(":")
     if colon and not options:
-        raise TrainingError(f"{text}: options are missing after the colon; write NAME:option=value")
+        raise SettingError(f"{text}: options are missing after the colon; write NAME:option=value")
     pairs = [parse_option(part) for part in _NEXT_OPTION.split(options)] if options else []
     if len(dict(pairs)) < len(pairs):
-        raise TrainingError(f"{text}: an option is given twice")
+        raise SettingError(f"{text}: an option is given twice")
     read_objective_options(objective, dict(pairs))
     return Variant(objective, dict(pairs))
 
@@ -77,28 +77,22 @@ def parse_variants(texts: Sequence[str]) -> list[Variant]:
     """Variants from their texts, each once.
 
     Raises:
-        TrainingError: as `parse_variant`, or two that cannot be told apart by their folders.
+        SettingError: as of `parse_variant`.
     """
-    variants: dict[str, Variant] = {}
-    for text in texts:
-        variant = parse_variant(text)
-        other = variants.setdefault(variant.folder, variant)
-        if other.name != variant.name:
-            raise TrainingError(f"{other.name} and {variant.name} would share a folder; drop one")
-    return list(variants.values())
+    return list(dict.fromkeys(map(parse_variant, texts)))
 
 
 def parse_steps(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
     """Numbers of steps by objective or variant, from NAME=1,4,16.
 
     Raises:
-        TrainingError: another form.
+        SettingError: another form.
     """
     found = {}
     for text in texts:
         name, _, numbers = text.rpartition("=")
         if not name or not re.fullmatch(r"[1-9]\d*(,[1-9]\d*)*", numbers):
-            raise TrainingError(f"--steps {text}: write NAME=1,4,16, positive whole numbers")
+            raise SettingError(f"--steps {text}: write NAME=1,4,16, positive whole numbers")
         found[name] = tuple(dict.fromkeys(int(number) for number in numbers.split(",")))
     return found
 
@@ -111,17 +105,16 @@ def make_methods(variants: Sequence[Variant], steps: Mapping[str, Sequence[int]]
         steps: of `parse_steps`; a variant's own entry comes before that of its objective.
 
     Raises:
-        TrainingError: steps of something that is not compared or has no sampler.
-        SettingError: too many steps.
+        SettingError: steps of something that is not compared or has no sampler, or too many.
     """
     for name, numbers in steps.items():
         meant = [v for v in variants if name in (v.name, v.objective)]
         if not meant:
             there = ", ".join(variant.name for variant in variants)
-            raise TrainingError(f"--steps {name}: is not compared (there: {there})")
+            raise SettingError(f"--steps {name}: is not compared (there: {there})")
         for variant in meant:
             if "steps" not in OPTIONS[variant.objective].__dataclass_fields__:
-                raise TrainingError(
+                raise SettingError(
                     f"--steps {name}: calls its network once and has no steps; leave it out"
                 )
             read_objective_options(variant.objective, {"steps": max(numbers)})

@@ -3,6 +3,7 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from gdmnet.compare.judge import Subject, make_judge
+from gdmnet.compare.settings import JudgeSettings
 from gdmnet.compare.verdict import give_verdict, subject_features
 from gdmnet.metrics.frechet import frechet_distance, principal_axes
 from gdmnet.metrics.image import match_mean_and_std
@@ -23,7 +24,7 @@ def subjects(change, *, n=3, first=0):
 
 @pytest.fixture(scope="module")
 def judge():
-    return make_judge(subjects(lambda x: x), kind="random")
+    return make_judge(subjects(lambda x: x), JudgeSettings(kind="random"))
 
 
 @pytest.fixture(autouse=True)
