@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "gdmnet"
 LAYERS = (
     ("__init__", "errors", "geometry", "files", "settings", "codec", "table"),
-    ("plan", "folders", "parallel"),
+    ("plan", "folders", "parallel", "charts"),
     ("drifting", "arrays"),
     ("data", "networks", "encoders", "metrics", "tomography"),
     ("planning", "objectives"),

@@ -10,7 +10,7 @@ from html import escape
 from gdmnet.metrics.statistics import STATISTICS, Values, metric_names
 from gdmnet.metrics.summary import Summary
 from gdmnet.report.case import CasePage
-from gdmnet.report.charts import number
+from gdmnet.report.figures import number
 
 _TITLES = {
     "mae": "MAE",

@@ -32,9 +32,10 @@ def test_every_figure_is_told_in_words(rng):
 
 
 def pixels(figure):
-    """The density of a figure, dark where there are voxels, (rows from above, columns)."""
+    """The density of a figure, true where there are voxels, (rows from below, columns)."""
     data = re.search('base64,([^"]+)', figure)[1]
-    return np.asarray(Image.open(io.BytesIO(base64.b64decode(data))).convert("L")) < 240
+    assert re.search(r"matrix\(\S+ 0 0 -", figure)  # rows are stored from below
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(data))).convert("RGBA"))[..., 3] > 0
 
 
 def test_predictions_go_up_and_targets_to_the_right(rng):
@@ -42,9 +43,9 @@ def test_predictions_go_up_and_targets_to_the_right(rng):
     volumes = {"target": target, "prediction": target + 400}
     found = agreement(target + 400, target, np.ones(target.shape), (0.0,))
     joint, differences, _ = agreement_figures(found, "HU")
-    up, right = np.nonzero(pixels(joint)[::-1])
+    up, right = np.nonzero(pixels(joint))
     assert (up > right + 20).all()  # above the diagonal
-    up, right = np.nonzero(pixels(differences)[::-1])
+    up, right = np.nonzero(pixels(differences))
     assert np.ptp(up) < 3 < 40 < np.ptp(right)  # one difference, at many means
     counts, ends = histograms(volumes, np.ones(target.shape))
     medians = re.search(
