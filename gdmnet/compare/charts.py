@@ -31,8 +31,8 @@ def scatter_figures(compared: Comparison) -> list[str]:
         for criterion in (FIDELITY, PLAUSIBILITY)
     )
     seconds = {name: one.seconds for name, one in figures.items()}
-    mae, objectives = f"MAE [{compared.units}]", {f.objective for f in compared.facts.values()}
-    colours = dict(zip(sorted(objectives), COLOURS * len(objectives), strict=False))
+    mae, objectives = f"MAE [{compared.units}]", [f.objective for f in compared.facts.values()]
+    colours = dict(zip(dict.fromkeys(objectives), COLOURS * len(objectives), strict=False))
     charts = []
     for title, (x, across), (y, up) in (
         ("Fidelity and plausibility", (mae, fidelity), ("implausibility", plausibility)),
@@ -41,9 +41,9 @@ def scatter_figures(compared: Comparison) -> list[str]:
     ):
         dots = []
         for name, facts in compared.facts.items():
-            point, filled = (across[name], up[name]), name in compared.front
-            if point[0] is not None and point[1] is not None:
-                dots.append(Dot(name, *point, colours[facts.objective], filled=filled))
+            own_x, own_y, filled = across[name], up[name], name in compared.front
+            if own_x is not None and own_y is not None:
+                dots.append(Dot(name, own_x, own_y, colours[facts.objective], filled=filled))
         if dots:
             charts.append(_scatter(title, x, y, dots))
     return charts

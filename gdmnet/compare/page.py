@@ -16,8 +16,8 @@ from gdmnet.compare.tables import (
     as_html,
     best_methods,
     methods_table,
-    shared_facts,
     paired_table,
+    shared_facts,
 )
 from gdmnet.metrics.summary import Summary
 from gdmnet.parallel import map_cases

@@ -180,3 +180,14 @@ def test_notes_tell_what_few_cases_cannot_show(compared):
     assert any("--match-intensity" in note for note in unitless)
     matched = _notes(replace(compared, units="%", match_intensity="linear"))
     assert any("a fit dulls what agrees less" in note for note in matched)
+
+
+def test_three_charts_name_a_sampler_once_and_then_its_steps(compared):
+    charts = scatter_figures(compared)
+    assert len(charts) == 3
+    for chart in charts:
+        names = re.findall(r"<text[^>]*>([^<]*)</text>", chart)
+        assert names.count("flow, 4 steps") == 1
+        assert "flow, 16 steps" not in names
+        assert "16" in names
+    assert len(scatter_figures(make_comparison(is_measured=False))) == 1
