@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gdmnet.data.case import CaseFiles
-from gdmnet.data.raw import Complaint, Description, read_description, test_cases, training_cases
+from gdmnet.data.raw import Description, read_description, test_cases, training_cases
 from gdmnet.data.splits import split_for
 from gdmnet.errors import DatasetError
 
@@ -61,9 +61,14 @@ def find_held_out(raw: Path, splits: Path, folds: Sequence[str]) -> ComparisonCa
     """
     training, description = _read_training(raw)
     names = description.channel_names
-    tests = [c for c in _sound(test_cases(raw, description), raw) if c.target is not None]
+    found, complaints = test_cases(raw, description)
+    if complaints:
+        more = len(complaints) - 1
+        rest = f" (and {more} more; gdm_check lists all)" if more else ""
+        raise DatasetError(f"{raw}: {complaints[0]}{rest}")
+    tests = tuple(case for case in found if case.target is not None)
     if tests:
-        group = CaseGroup("", tuple(folds), tuple(tests))
+        group = CaseGroup("", tuple(folds), tests)
         return ComparisonCases(raw.name, "test cases", (group,), training, names)
     groups = []
     for fold in folds:
@@ -97,7 +102,7 @@ def _read_training(raw: Path) -> tuple[dict[str, CaseFiles], Description]:
             f"{raw}: no such folder; its images and targets are needed, name the place by --raw"
         )
     description = read_description(raw)
-    cases = _sound(training_cases(raw, description), raw)
+    cases, _ = training_cases(raw, description)  # what is missing matters where it is needed
     return {case.identifier: case for case in cases if case.target is not None}, description
 
 
@@ -108,12 +113,3 @@ def _with_targets(
     if missing:
         raise DatasetError(f"{raw}: no target of {', '.join(missing)}; put the files back")
     return tuple(known[name] for name in identifiers)
-
-
-def _sound(found: tuple[list[CaseFiles], list[Complaint]], raw: Path) -> list[CaseFiles]:
-    cases, complaints = found
-    if complaints:
-        more = len(complaints) - 1
-        rest = f" (and {more} more; gdm_check lists all)" if more else ""
-        raise DatasetError(f"{raw}: {complaints[0]}{rest}")
-    return cases
