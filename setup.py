@@ -28,7 +28,7 @@ COMMANDS = (
     "simulate_sparse_view",
     "reconstruct_fbp",
 )
-TEST = ("pytest", "pytest-cov", "hypothesis", "pydicom")
+TEST = ("pytest", "pytest-cov", "hypothesis")
 
 
 def read_version() -> str:
@@ -57,6 +57,7 @@ setup(
         "torch>=2.6",
         "numpy>=1.26",
         "SimpleITK>=2.3",
+        "pydicom>=3.0",
         "batchgenerators>=0.25.1",
         "scikit-image>=0.22",
         "acvl-utils>=0.2.6",

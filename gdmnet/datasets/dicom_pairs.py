@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,19 +10,20 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gdmnet import __version__, codec
 from gdmnet.data.case import Series, Volume
 from gdmnet.data.dicom import case_name, find_series, grid_of, read_series
 from gdmnet.data.regrid import regrid, share_inside
 from gdmnet.data.volume import write_volume
-from gdmnet.errors import DatasetError, OutputError
+from gdmnet.datasets.conversion import FILE_ENDING
+from gdmnet.datasets.registered import is_whole
+from gdmnet.errors import DatasetError
+from gdmnet.files import whole_folder
 from gdmnet.folders import DATASET_JSON
 from gdmnet.geometry import Geometry, grid_difference
 from gdmnet.parallel import map_cases
 
-FILE_ENDING = ".nii.gz"
 RESAMPLE = ("target", "source")  # which of the two goes onto the other's grid
 _AIR = -1024.0  # HU outside of a CT; other modalities have nothing there: 0
 
@@ -111,35 +111,23 @@ def write_pairs(
         DatasetError: an image cannot be read.
         OutputError: the folder is there already or cannot be written.
     """
-    if dataset.exists():
-        raise OutputError(f"{dataset}: is there already; remove it or choose another number")
-    aside = dataset.with_name(f".{dataset.name}.partial")
-    shutil.rmtree(aside, ignore_errors=True)
-    try:
+    sources, target = channel_names(pairs[0])
+    description = {
+        "channel_names": {str(i): name for i, name in enumerate(sources)},
+        "target_name": target,
+        "file_ending": FILE_ENDING,
+        "numTraining": len(pairs),
+        "description": f"converted from DICOM by gdm_convert_dicom {__version__}",
+        "resampled": resample or "nothing",
+    }
+    with whole_folder(dataset) as aside:
         for name in ("imagesTr", "targetsTr"):
-            (aside / name).mkdir(parents=True)
+            (aside / name).mkdir()
         write = partial(_write_pair, folder=aside, resample=resample)
         map_cases(
             write, pairs, n_processes=n_processes, name=lambda pair: pair.case, title="converting"
         )
-        sources, target = channel_names(pairs[0])
-        description = {
-            "channel_names": {str(i): name for i, name in enumerate(sources)},
-            "target_name": target,
-            "file_ending": FILE_ENDING,
-            "numTraining": len(pairs),
-            "description": f"converted from DICOM by gdm_convert_dicom {__version__}",
-            "resampled": resample or "nothing",
-        }
         codec.save(description, aside / DATASET_JSON)
-        aside.rename(dataset)
-    except OSError as problem:
-        raise OutputError(
-            f"{dataset}: cannot be written ({problem.strerror}); check the folder's permissions"
-            " and free space"
-        ) from None
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
 
 
 def channel_names(pair: Pair) -> tuple[tuple[str, ...], str]:
@@ -158,7 +146,7 @@ def mapping(pairs: Sequence[Pair]) -> dict[str, dict[str, object]]:
     return {
         pair.case: {
             "folder": pair.patient,
-            "patient_id": pair.target.patient.encode("ascii", "replace").decode(),
+            "patient_id": pair.target.patient,
             "sources": [series.uid for series in pair.sources],
             "target": pair.target.uid,
         }
@@ -273,12 +261,6 @@ def _write(path: Path, series: Series, grid: Geometry) -> None:
         volume = Volume(volume.array, grid)
     else:
         volume = regrid(volume, grid, fill=_AIR if series.modality == "CT" else 0.0)
-    write_volume(path, volume, integer=series.modality == "CT" or _is_whole(volume.array))
-
-
-def _is_whole(array: NDArray) -> bool:
-    """True if int16 holds every value exactly."""
-    limits = np.iinfo(np.int16)
-    return bool(
-        array.min() >= limits.min and array.max() <= limits.max and (array == np.rint(array)).all()
-    )
+    # Resampled HU are rounded if int16 can hold them.
+    values = np.rint(volume.array) if series.modality == "CT" else volume.array
+    write_volume(path, volume, integer=is_whole(values))

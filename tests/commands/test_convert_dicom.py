@@ -6,6 +6,7 @@ import json
 import shutil
 
 import numpy as np
+import pydicom
 import pytest
 from dicoms import SAGITTAL, make_other, save, write_series
 
@@ -94,6 +95,19 @@ def test_nothing_of_the_patients_is_told(patients, capsys):
         assert secret not in told
         assert secret not in names
     assert "patient" not in names
+
+
+def test_values_that_no_int16_holds_are_not_cut_off(patients):
+    for path in (patients / "patient_a/ct").iterdir():
+        item = pydicom.dcmread(path)
+        item.RescaleSlope = 1000
+        save(path, item)
+    assert call(patients) == 0
+    ct = only_series_of(patients / "patient_a", "ct")
+    case = case_name(only_series_of(patients / "patient_a", "mr"))
+    target = read_volume(dataset(patients) / f"targetsTr/{case}.nii.gz")
+    np.testing.assert_array_equal(target.array, read_series(ct).array)
+    assert np.abs(target.array).max() > 2**15
 
 
 def test_a_mapping_is_written_on_request_only(patients):

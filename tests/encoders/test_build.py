@@ -267,7 +267,7 @@ def test_gdm_descends_with_a_public_encoder(files):
         n_sources=1,
         encoder=encoder,
         seed=0,
-        options={"regression_share": 0.0, "warm_steps": 0},
+        options={"regression_share": 0.0},
     )
     gdm = OBJECTIVES["gdm"](context)
     generator = torch.nn.Conv3d(1, 1, 3, padding=1)
