@@ -600,6 +600,6 @@ def test_nothing_is_printed(tmp_path, array, capfd, caplog):
 
 
 def test_who_reads_no_dicom_does_not_wait_for_pydicom():
-    modules = "gdmnet.commands.predict, gdmnet.commands.convert_dicom, gdmnet.data.dicom_out"
+    modules = "gdmnet.commands.predict, gdmnet.commands.convert, gdmnet.data.dicom_out"
     script = f"import {modules}, sys; sys.exit('pydicom' in sys.modules)"
     subprocess.run([sys.executable, "-c", script], check=True)
