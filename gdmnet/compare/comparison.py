@@ -170,7 +170,8 @@ def _figures(
         verdict=verdict,
         seconds=fmean(one.seconds for one in costs) if costs else None,
         calls=fmean(one.calls for one in costs) if costs else None,
-        peak_mb=max(peaks) if peaks else None,
+        peak_mb=max(peaks, default=None),
+        parameters=max((one.parameters for one in costs), default=None),
     )
 
 

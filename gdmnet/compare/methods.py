@@ -78,6 +78,8 @@ def facts_of(
         in_hu=target.scheme == "ct",
         command=shlex.join(words),
         encoder=run.encoder,
+        device=run.device,
+        precision=run.recipe.precision,
         training_steps=max((records[-1]["step"] for records in logs), default=None),
         training_seconds=fmean(seconds) if seconds else None,
     )

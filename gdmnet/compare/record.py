@@ -38,11 +38,10 @@ class MethodFacts:
         in_hu: whether its target is in HU.
         command: of gdm_predict, that predicts with it.
         encoder: of the features, if it has any.
+        device: that trained: "cpu" or "cuda".
+        precision: of the training.
         training_steps: of a fold.
         training_seconds: of a fold, the mean; epochs with their validation, without the encoder's.
-        parameters: of one network.
-        device: that predicted.
-        precision: it computed in.
     """
 
     objective: str
@@ -53,11 +52,10 @@ class MethodFacts:
     in_hu: bool
     command: str
     encoder: str | None
+    device: str
+    precision: str
     training_steps: int | None
     training_seconds: float | None
-    parameters: int | None = None
-    device: str | None = None
-    precision: str | None = None
 
 
 @dataclass(frozen=True)
@@ -68,9 +66,10 @@ class MethodFigures:
         cases: identifier -> metric -> value, with the criteria `fidelity` and `plausibility`.
         aggregate: metric -> the statistics over the cases.
         verdict: of the judge.
-        seconds: a case, the mean; None, as the two below, where nobody measured.
+        seconds: a case, the mean; None, as those below, where nobody measured.
         calls: of the network a case, the mean; all folds together.
         peak_mb: the largest, 2^20 bytes.
+        parameters: of one network.
     """
 
     cases: dict[str, Values]
@@ -79,6 +78,7 @@ class MethodFigures:
     seconds: float | None = None
     calls: float | None = None
     peak_mb: float | None = None
+    parameters: int | None = None
 
 
 @dataclass(frozen=True)

@@ -142,9 +142,7 @@ def shared_facts(compared: Comparison) -> list[tuple[str, str]]:
         "intensities matched": compared.match_intensity or "no",
         "judge": verdict.judge,
         "Frechet": f"floor {low}; ceiling (real images, blurred) {high}",
-        "predicted on": ", ".join(
-            sorted({f"{f.device}, {f.precision}" for f in facts if f.device})
-        ),
+        "trained on": ", ".join(sorted({f"{f.device}, {f.precision}" for f in facts})),
         "feature encoder": ", ".join(sorted({f.encoder for f in facts if f.encoder})),
     }
     if compared.settings is not None:
@@ -227,7 +225,7 @@ _COSTS: Sequence[tuple[str, str, _Measure, Callable[[float], str]]] = (
     (
         "weights [M]",
         "parameters of one network, in millions",
-        lambda _, facts: facts.parameters,
+        lambda figures, _: figures.parameters,
         lambda value: f"{value / 1e6:.3g}",
     ),
     ("training steps", "of a fold", lambda _, facts: facts.training_steps, _whole),

@@ -83,8 +83,8 @@ class ComparedTrainings:
             home = self.predictions(method) / group.folder
             costs = read_costs(home)
             for case in group.cases:
-                is_known = costs is not None and case.identifier in costs.cases
-                if not is_known or not (home / output_name(case, self.plan)).is_file():
+                path = home / output_name(case, self.plan)
+                if case.identifier not in costs or not path.is_file():
                     missing.append(case.identifier)
         return missing
 
@@ -233,17 +233,9 @@ def _compared(trainings: ComparedTrainings, method: Method) -> ComparedMethod:
     target = trainings.plan.configuration(settings.configuration).target
     facts = facts_of(model, settings.folds, target, steps=method.steps)
     predictions: dict[str, Path] = {}
-    cases: dict[str, CaseCosts] = {}
+    costs: dict[str, CaseCosts] = {}
     for group in trainings.cases.groups:
-        costs = read_costs(home / group.folder)
-        if costs is not None:
-            cases |= costs.cases
-            facts = replace(
-                facts,
-                parameters=costs.parameters,
-                device=costs.device,
-                precision=costs.precision,
-            )
+        costs |= read_costs(home / group.folder)
         for case in group.cases:
             predictions[case.identifier] = home / group.folder / output_name(case, trainings.plan)
-    return ComparedMethod(method.name, facts, predictions, cases, home)
+    return ComparedMethod(method.name, facts, predictions, costs, home)

@@ -82,7 +82,7 @@ def test_budget_and_size_are_told_as_they_were(compared):
         assert facts.training_seconds > 0
         assert facts.device == "cpu"
         assert facts.command.startswith("gdm_predict -i IN -o OUT -m ")
-    assert len({facts.parameters for facts in found.facts.values()}) == 1
+    assert len({figures.parameters for figures in found.figures.values()}) == 1
     encoders = {name: facts.encoder for name, facts in found.facts.items()}
     assert encoders == {"gdm": "self", "regression": None, "regression:perceptual=0.1": "self"}
 
@@ -156,11 +156,11 @@ def test_a_stopped_comparison_goes_on_where_it_was(home, compared, monkeypatch, 
     # a prediction whose costs were not written down yet is made anew, and only that one
     predictions = place(home) / "predictions/regression"
     costs = json.loads((predictions / "costs.json").read_text())
-    lost = costs["cases"].pop("phantom_05")
+    lost = costs.pop("phantom_05")
     (predictions / "costs.json").write_text(json.dumps(costs))
     kept = (predictions / "phantom_04.nii.gz").stat().st_mtime_ns
     assert call(home, *arguments) == 0
-    again = json.loads((predictions / "costs.json").read_text())["cases"]["phantom_05"]
+    again = json.loads((predictions / "costs.json").read_text())["phantom_05"]
     assert again["calls"] == lost["calls"]
     assert (predictions / "phantom_04.nii.gz").stat().st_mtime_ns == kept
 
@@ -243,7 +243,7 @@ def test_objectives_with_a_sampler_join_later_with_several_numbers_of_steps(comp
     assert calls[2] == 2 * calls[0]
     assert found.facts["flow, 2 steps"].command.endswith("--steps 2")
     assert len(list((place(compared) / "models/flow").rglob("checkpoint_final.pt"))) == 1
-    more = found.facts["flow, 1 step"].parameters / found.facts["regression"].parameters
+    more = found.figures["flow, 1 step"].parameters / found.figures["regression"].parameters
     assert 1 < more < 1.5
 
 

@@ -63,11 +63,10 @@ def make_method(name, calls, *, is_measured=True):
         encoder="self" if name == "gdm" else None,
         training_steps=4000,
         training_seconds=1234.5,
-        parameters=555_000 if is_measured else None,
-        device="cpu" if is_measured else None,
+        device="cpu",
         precision="fp32",
     )
-    costs = {c: CaseCosts(calls / 10, calls, 700.0 + i) for i, c in enumerate(CASES)}
+    costs = {c: CaseCosts(calls / 10, calls, 700.0 + i, 555_000) for i, c in enumerate(CASES)}
     return ComparedMethod(name, facts, {}, costs if is_measured else {})
 
 
