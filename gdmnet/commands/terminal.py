@@ -58,6 +58,7 @@ class CommandParser(argparse.ArgumentParser):
             formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **options
         )
         self._words: tuple[str, ...] = ()  # what positional arguments mean, in their order
+        self._several = False
         self._n_required = 0
         self._word_defaults: dict[str, str] = {}
         self.commands: dict[str, CommandParser] = {}
@@ -71,25 +72,37 @@ class CommandParser(argparse.ArgumentParser):
             self.epilog = f"{self.epilog or ''}\n  {parser.prog}: {parser.description}"
         self.add_argument("command", choices=list(commands), help="each has its own --help")
 
-    def add_dataset_arguments(self, *names: str, required: int, **defaults: str) -> None:
+    def add_dataset_arguments(
+        self, *names: str, required: int, several: bool = False, **defaults: str
+    ) -> None:
         """Take dataset, configuration and fold by position or by -d, -c and -f.
 
         Args:
             names: of "dataset", "configuration", "fold", in this order.
             required: how many of them must be given.
+            several: more than one dataset may be given, which is then a list; for no other names.
             defaults: of those that need not.
         """
         self._words, self._n_required, self._word_defaults = names, required, defaults
-        shown = " ".join(
-            name if at < required else f"[{name}]" for at, name in enumerate(names)
-        ).upper()
+        self._several = several
+        shown = (
+            " ".join(
+                name if at < required else f"[{name}]" for at, name in enumerate(names)
+            ).upper()
+            + " ..." * several
+        )
         self.add_argument("words", nargs="*", metavar="WORD", help=f"{shown}, or by option:")
         self.usage = f"%(prog)s {shown} [options]"
         for name in names:
             flag, metavar, text = _DATASET_OPTIONS[name]
             text += f" (default: {defaults[name]})" if name in defaults else ""
             self.add_argument(
-                flag, dest=name, metavar=metavar, help=text, default=argparse.SUPPRESS
+                flag,
+                dest=name,
+                metavar=metavar,
+                help=text,
+                nargs="+" if several else None,
+                default=argparse.SUPPRESS,
             )
 
     def parse_args(  # type: ignore[override]
@@ -104,6 +117,8 @@ class CommandParser(argparse.ArgumentParser):
         if not self._words:
             return super().parse_args(given, namespace)
         found = self.parse_intermixed_args(given, namespace)
+        if self._several and found.words:
+            found.dataset, found.words = [*found.words, *getattr(found, "dataset", ())], []
         free = [name for name in self._words if not hasattr(found, name)]
         if len(found.words) > len(free):
             self.error(f"one word too many: {found.words[len(free)]}; see {self.prog} --help")

@@ -22,7 +22,7 @@ from gdmnet.compare.settings import JudgeSettings
 from gdmnet.data.case import CaseFiles, CaseRecord
 from gdmnet.data.store import StoredCase
 from gdmnet.data.volume import read_volume
-from gdmnet.encoders.frozen import Frozen
+from gdmnet.encoders.frozen import FrozenEncoder
 from gdmnet.encoders.self_supervised import (
     SLOPE,
     PlainEncoder,
@@ -116,7 +116,7 @@ class Judge:
     """
 
     description: str
-    encoder: Frozen
+    encoder: FrozenEncoder
     patch: Shape
     centre: float
     scale: float
@@ -196,7 +196,9 @@ def make_judge(reals: Sequence[Subject], settings: JudgeSettings) -> Judge:
         )
     if not all(bool(tensor.isfinite().all()) for tensor in encoder.state_dict().values()):
         raise TrainingError("the judge's weights are not finite; give it another --seed")
-    return Judge(describe_judge(settings, len(reals)), Frozen(encoder), _half(shape), centre, scale)
+    return Judge(
+        describe_judge(settings, len(reals)), FrozenEncoder(encoder), _half(shape), centre, scale
+    )
 
 
 def describe_judge(settings: JudgeSettings, n_reals: int) -> str:
@@ -209,7 +211,7 @@ def describe_judge(settings: JudgeSettings, n_reals: int) -> str:
     return f"{settings.kind}: 3 {layers}, {FEATURES[0]} wide{trained}, seed {settings.seed}"
 
 
-def read_encoder(file: Path) -> Frozen:
+def read_encoder(file: Path) -> FrozenEncoder:
     """The encoder.pt that a training left behind.
 
     Raises:
@@ -219,7 +221,7 @@ def read_encoder(file: Path) -> Frozen:
     if not isinstance(settings, dict) or "architecture" not in settings:
         raise CheckpointError(f"{file}: is no encoder of gdm_train (encoder.pt); give one of those")
     architecture = codec.decode(Architecture, settings["architecture"], str(file))
-    return self_encoder(architecture, file=file, seed=0)
+    return self_encoder(architecture, file=file)
 
 
 def in_own_units(image: NDArray, real: NDArray, inside: NDArray) -> NDArray:

@@ -19,6 +19,7 @@ from gdmnet.errors import OutputError
 from gdmnet.folders import Roots
 from gdmnet.inference.inputs import output_name
 from gdmnet.inference.model import load_model
+from gdmnet.models.card import PredictionSettings
 from gdmnet.models.device import find_device
 from gdmnet.objectives.options import OPTIONS
 from gdmnet.plan import Plan
@@ -219,10 +220,9 @@ def _predict(trainings: ComparedTrainings, method: Method) -> None:
     for group in trainings.cases.groups:
         translator = load_model(
             trainings.model(method.variant),
+            PredictionSettings(step_size=trainings.settings.step_size, steps=method.steps),
             folds=group.folds,
             device=trainings.device,
-            step_size=trainings.settings.step_size,
-            steps=method.steps,
         )
         predict_with_costs(translator, group.cases, home / group.folder)
 
