@@ -13,6 +13,7 @@ from gdmnet import codec
 from gdmnet.metrics.calibration import calibrate
 from gdmnet.metrics.conventions import GDMNET
 from gdmnet.metrics.edges import AIR_BELOW, BONE_ABOVE
+from gdmnet.metrics.summary import Summary
 from gdmnet.report.collect import ReportCase
 from gdmnet.report.figures import (
     agreement_figures,
@@ -86,6 +87,22 @@ def case_page(
         },
         unit=images.unit,
     )
+
+
+def scored_case_page(
+    channel_names: Sequence[str],
+    summaries: Mapping[str, Summary],
+    convention: str,
+    case: ReportCase,
+) -> CasePage:
+    """`case_page` with the gain and offset that the methods' summaries have for this case."""
+    matches = {}
+    for method, summary in summaries.items():
+        values = summary.cases[case.identifier]
+        gain, offset = values.get("gain"), values.get("offset")
+        if gain is not None and offset is not None:
+            matches[method] = (gain, offset)
+    return case_page(case, channel_names, matches, convention)
 
 
 def _values(inside: NDArray) -> tuple[float, float, float]:

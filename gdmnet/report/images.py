@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from gdmnet.data.volume import read_volume
 from gdmnet.geometry import Geometry, lps_frame
 from gdmnet.metrics.conventions import GDMNET
-from gdmnet.metrics.folders import find_mask
+from gdmnet.metrics.evaluation import find_mask
 from gdmnet.metrics.score import is_ct_like
 from gdmnet.report.collect import ReportCase
 
