@@ -9,49 +9,17 @@ al., "cWDM", 2024). At t = 1 nothing of the target is left in x_t: one step is a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from itertools import pairwise
+from collections.abc import Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from gdmnet.objectives.base import Batch, Context, Descent, Evaluate, Inputs, Sampling
-from gdmnet.objectives.fidelity import FIDELITIES
-from gdmnet.objectives.options import read_options, require_known
-from gdmnet.objectives.sampling import (
-    ByPatches,
-    descend_towards,
-    expand,
-    is_width,
-    normal_like,
-    require_ranges,
-    times_down,
-)
+from gdmnet.objectives.base import Batch, Context, Inputs
+from gdmnet.objectives.options import LEVELS, DiffusionOptions, read_options
+from gdmnet.objectives.sampling import DiscretePath, Draw, Sampling, at_times
 
-LEVELS = 1000  # T: times that training knows, t / T
 OFFSET = 0.008  # s of the cosine schedule
 MOST_BETA = 0.999
-SAMPLERS: Mapping[str, int] = {"ddim": 1, "ancestral": 1}
-
-
-@dataclass(frozen=True)
-class DiffusionOptions:
-    """Options of `diffusion`.
-
-    Attributes:
-        noise: standard deviation of the noise, in widths of the target.
-        fidelity: a key of `FIDELITIES`; only "l2" has the mean target as its minimum.
-        sampler: "ddim" or "ancestral".
-        eta: of ddim: 0 adds no noise, 1 as much as ancestral sampling.
-        steps: of the sampler.
-    """
-
-    noise: float = 1.0
-    fidelity: str = "l2"
-    sampler: str = "ddim"
-    eta: float = 0.0
-    steps: int = 16
 
 
 def cosine_schedule() -> Tensor:
@@ -76,9 +44,7 @@ def ddim_step(
 ) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of x_s given x_t, s < t (Song et al., ICLR 2021, Eq. 12, 16).
 
-    e = (x_t - sqrt(a_t) y) / sqrt(1 - a_t),
-    sigma = eta sqrt((1 - a_s) / (1 - a_t)) sqrt(1 - a_t / a_s),
-    x_s = sqrt(a_s) y + sqrt(1 - a_s - sigma^2) e + sigma z.
+    With eta = 1 this is the posterior of ancestral sampling (Ho et al., Eq. 6 and 7).
 
     Args:
         target: y as the network predicts it.
@@ -87,91 +53,42 @@ def ddim_step(
         sooner: a_s.
         eta: from 0 (no noise) to 1.
     """
-    noise = (state - later.sqrt() * target) / (1 - later).sqrt()
+    noise = (state - later.sqrt() * target) / (1 - later).sqrt()  # e                 (b,1,z,y,x)
     sigma = eta * ((1 - sooner) / (1 - later)).sqrt() * (1 - later / sooner).sqrt()
-    left = (1 - sooner - sigma**2).clamp(min=0.0).sqrt()
+    left = (1 - sooner - sigma**2).clamp(min=0.0).sqrt()  # sqrt(1 - a_s - sigma^2)
     return sooner.sqrt() * target + left * noise, sigma
 
 
-def ancestral_step(
-    target: Tensor, state: Tensor, later: Tensor, sooner: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of x_s given x_t and y, s < t (Ho et al., Eq. 6 and 7).
-
-    With alpha = a_t / a_s and beta = 1 - alpha,
-    mean = (sqrt(a_s) beta y + sqrt(alpha) (1 - a_s) x_t) / (1 - a_t),
-    variance = beta (1 - a_s) / (1 - a_t).
-    """
-    alpha = later / sooner
-    beta = 1 - alpha
-    mean = sooner.sqrt() * beta * target + alpha.sqrt() * (1 - sooner) * state
-    return mean / (1 - later), (beta * (1 - sooner) / (1 - later)).sqrt()
-
-
-class Diffusion(ByPatches):
-    """The objective `diffusion`; it has no state.
+class Diffusion(DiscretePath):
+    """The objective `diffusion`.
 
     The network gives the target, where there is a residual channel as a correction of it.
     """
 
     inputs = Inputs(extra_channels=1, time=True)
-    samplers = SAMPLERS
-    most_steps = LEVELS
+    samplers: Mapping[str, int] = {"ddim": 1, "ancestral": 1}
 
-    def __init__(self, options: DiffusionOptions, target_width: float) -> None:
-        self.options = options
-        self.state_width = target_width
-        self.width = options.noise * target_width
+    def __init__(self, context: Context) -> None:
+        options = read_options(DiffusionOptions, context.options, objective="diffusion")
+        super().__init__(options.fidelity, context.target_width)
+        self.etas = {"ddim": options.eta, "ancestral": 1.0}
+        self.width = options.noise * context.target_width
         self.kept = cosine_schedule()
         self.sampling = Sampling(options.sampler, options.steps)
 
-    def descend(self, generator: nn.Module, batch: Batch, rng: torch.Generator) -> Descent:
-        """One forward at a random time of each patch, and the gradient there."""
-        n = len(batch.source)
-        level = torch.randint(1, LEVELS + 1, (n,), generator=rng, device=rng.device).cpu()
-        kept = expand(self.kept[level]).to(batch.source)
-        state = noised(batch.target, self.width * normal_like(batch.target, rng), kept)
-        time = (level / LEVELS).to(batch.source)
-        width, fidelity = self.state_width, self.options.fidelity
-        return descend_towards(
-            generator, batch, state, time, batch.target, width=width, fidelity=fidelity
-        )
+    def example(self, batch: Batch, time: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """x_t, and y."""
+        kept = at_times(self.kept, time)  # a_t                                      (b,1,1,1,1)
+        return noised(batch.target, self.width * noise, kept), batch.target
 
-    def sample(
-        self,
-        evaluate: Evaluate,
-        source: Tensor,
-        draw: Callable[[], Tensor],
-        sampling: Sampling,
-    ) -> Tensor:
-        """From noise to the target; a further field of noise for each step that adds some."""
-        state = self.width * draw()
-        levels = times_down(LEVELS, sampling.steps)
-        for level, following in pairwise(levels):
-            target = evaluate(state, level / LEVELS)
-            later, sooner = self.kept[level], self.kept[following]
-            if sampling.sampler == "ancestral":
-                state, sigma = ancestral_step(target, state, later, sooner)
-            else:
-                state, sigma = ddim_step(target, state, later, sooner, self.options.eta)
-            if sigma > 0:
-                state = state + self.width * sigma * draw()
-        return state
+    def begin(self, source: Tensor, draw: Draw) -> Tensor:
+        """Noise."""
+        return self.width * draw()
 
-
-def build_diffusion(context: Context) -> Diffusion:
-    """The objective `diffusion` from its options.
-
-    Raises:
-        TrainingError: an unknown option or name, or a number out of range.
-    """
-    options = read_options(DiffusionOptions, context.options, objective="diffusion")
-    require_known(options.fidelity, FIDELITIES, what="fidelity")
-    require_known(options.sampler, SAMPLERS, what="sampler")
-    ranges = {
-        "noise": is_width(options.noise),
-        "eta": 0 <= options.eta <= 1,
-        "steps": 1 <= options.steps <= LEVELS,
-    }
-    require_ranges("diffusion", options, ranges)
-    return Diffusion(options, context.target_width)
+    def advance(
+        self, output: Tensor, state: Tensor, levels: tuple[int, int], sampler: str
+    ) -> tuple[Tensor, Tensor]:
+        """A step of DDIM with y as the network predicts it."""
+        later, sooner = self.kept[levels[0]], self.kept[levels[1]]  # a_t, a_s
+        mean, sigma = ddim_step(output, state, later, sooner, self.etas[sampler])
+        return mean, self.width * sigma

@@ -6,43 +6,27 @@ the same frozen encoder as gdm's. It asks whether features do as much as a loss 
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 
+from gdmnet.drifting.representations import coverage, look
 from gdmnet.errors import TrainingError
-from gdmnet.objectives.base import Batch, Context, Descent, Inputs, Stateless
-from gdmnet.objectives.fidelity import FIDELITIES, fidelity_gradient
-from gdmnet.objectives.options import read_options, require_known
-from gdmnet.objectives.perceptual import perceptual_gradient
+from gdmnet.objectives.base import Batch, Context, Descent, Objective
+from gdmnet.objectives.fidelity import all_finite, fidelity_gradient, masked_mean
+from gdmnet.objectives.options import RegressionOptions, read_options
+
+SCALE = 1024.0  # of the loss in its backward: keeps float16 gradients from vanishing
+FLOOR = 1e-6  # of a mean square: a location without any features has none to compare
 
 
-@dataclass(frozen=True)
-class RegressionOptions:
-    """Options of `regression`.
-
-    Attributes:
-        fidelity: a key of `FIDELITIES`.
-        perceptual: w, the weight of the distance of features; 0 for none, and no encoder.
-    """
-
-    fidelity: str = "l1"
-    perceptual: float = 0.0
-
-
-class Regression(Stateless):
+class Regression(Objective):
     """The objective `regression`; it has no state, as the frozen encoder follows the batch.
 
     Its gradient goes the same way as gdm's, so that gdm with a drift ratio of 0 equals it to the
     bit.
     """
 
-    inputs = Inputs()
-
     def __init__(self, options: RegressionOptions, encoder: nn.Module | None = None) -> None:
-        require_known(options.fidelity, FIDELITIES, what="fidelity")
         self.options = options
         self.encoder = encoder
 
@@ -55,26 +39,60 @@ class Regression(Stateless):
             distance, pull = perceptual_gradient(self.encoder, leaf, batch)
             gradient = gradient + self.options.perceptual * pull
             metrics["perceptual"] = float(distance)
-        finite = bool(torch.isfinite(loss) & torch.isfinite(gradient).all())
-        return Descent(output, gradient, metrics, finite)
+        return Descent(output, gradient, metrics, all_finite(loss, gradient))
 
-    def translate(self, generator: nn.Module, source: Tensor, noise: Tensor | None) -> Tensor:
-        """One call of the generator."""
-        output: Tensor = generator(source)
-        return output
+
+def perceptual_gradient(encoder: nn.Module, leaf: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    """The perceptual distance P of a prediction and its gradient there.
+
+    Outside the mask the encoder sees the target in both images, so that the gradient there is 0.
+
+    Args:
+        encoder: frozen; (b, 1, z, y, x) to maps, finest first; moved to the leaf's device.
+        leaf: the prediction, float32 (b, 1, z, y, x), requires gradients.
+        batch: its target and mask.
+
+    Returns:
+        P, a detached scalar, and d P / d leaf, float32 (b, 1, z, y, x).
+    """
+    with torch.enable_grad():
+        views = look(encoder, leaf, batch.target, batch.mask)
+        with torch.autocast(leaf.device.type, enabled=False):
+            apart = [feature_distance(mine, real, batch.mask) for _, mine, real in views.stages()]
+            distance = torch.stack(apart).mean()
+        (gradient,) = torch.autograd.grad(SCALE * distance, leaf)
+    return distance.detach(), gradient / SCALE
+
+
+def feature_distance(generated: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    """sum_p m_p mean_c |u(f)_pc - u(t)_pc| / sum_p m_p, with u(f)_p = f_p / rms_c(f_p).
+
+    The feature vectors of a location are brought to one length before they are compared, as in
+    LPIPS (Zhang et al., CVPR 2018); to sqrt(c), so that maps of few and many channels weigh alike.
+
+    Args:
+        generated: a map f (b, c, z, y, x).
+        target: the map t of the target (b, c, z, y, x).
+        mask: (b, 1, z, y, x) of the image; m is its share of each location p.
+    """
+    difference = _one_length(generated.float()) - _one_length(target.float())  # (b,c,z,y,x)
+    apart = difference.abs().mean(dim=1, keepdim=True)  # (b,1,z,y,x)
+    return masked_mean(apart, coverage(mask, generated.shape[2:]))
+
+
+def _one_length(maps: Tensor) -> Tensor:
+    return maps * (maps.square().mean(dim=1, keepdim=True) + FLOOR).rsqrt()
 
 
 def build_regression(context: Context) -> Regression:
     """The objective `regression` from its options.
 
     Raises:
-        TrainingError: an unknown option or fidelity, a weight out of range, or no encoder for it.
+        SettingError: an unknown option or fidelity, or a weight out of bounds.
+        TrainingError: a weight of the distance of features, but no encoder for it.
     """
     options = read_options(RegressionOptions, context.options, objective="regression")
-    weight = options.perceptual
-    if not 0 <= weight < math.inf:
-        raise TrainingError(f"option perceptual of objective regression is out of range: {weight}")
-    if weight == 0:
+    if options.perceptual == 0:
         return Regression(options)
     if context.encoder is None:
         raise TrainingError("regression with perceptual needs a frozen encoder and was given none")

@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
 from gdmnet.errors import TrainingError
-from gdmnet.objectives.base import Batch, Context, Descent, Sampled, Sampling, Stateless
-from gdmnet.objectives.fidelity import fidelity_gradient
+from gdmnet.objectives.base import Batch, Context, Descent, Inputs, Objective
+from gdmnet.objectives.fidelity import all_finite, fidelity_gradient
+from gdmnet.objectives.options import LEVELS
 
 _LATER_NOISE = 20  # seeds what patches draw after the noise that they are given
+
+Evaluate = Callable[[Tensor, float], Tensor]
+"""One call of the network: a state (b, 1, z, y, x) and a time to an output (b, 1, z, y, x)."""
+
+Draw = Callable[[], Tensor]
+"""The next standard normal field (b, 1, z, y, x), always the same ones in the same order."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a target is sampled: a name in the objective's `samplers`, and how many steps of it."""
+
+    sampler: str
+    steps: int
 
 
 def network_input(source: Tensor, state: Tensor, mask: Tensor | None, width: float) -> Tensor:
@@ -37,90 +53,132 @@ def network_input(source: Tensor, state: Tensor, mask: Tensor | None, width: flo
     return torch.cat([source, state / width], dim=1)
 
 
-def descend_towards(
-    generator: nn.Module,
-    batch: Batch,
-    state: Tensor,
-    time: Tensor,
-    label: Tensor,
-    *,
-    width: float,
-    fidelity: str,
-) -> Descent:
-    """One forward at a state and a time, and the gradient of sum(m rho(output - label)) / sum(m).
+class Sampled(Objective):
+    """An objective that leads a state along a path to the target, a call of the network a step.
 
-    Args:
-        generator: (b, c + 1, z, y, x) and (b,) to (b, 1, z, y, x).
-        batch: its source and mask; summed over the ranks as `fidelity_loss` does.
-        state: (b, 1, z, y, x).
-        time: (b,), from 0 to 1.
-        label: what the network should give, (b, 1, z, y, x).
-        width: `Sampled.state_width`.
-        fidelity: rho, a key of `FIDELITIES`.
+    It knows neither windows nor folds: in `sample` the network may be called on patches, or on a
+    whole volume by windows, blended. It has no state between steps of training.
+
+    Attributes:
+        samplers: name -> calls of the network in one step.
+        sampling: what is used unless asked otherwise.
+        most_steps: that a sampler can take.
+        fidelity: a key of `FIDELITIES`, of the network's output.
+        state_width: what states are divided by before the network sees them, about their standard
+            deviation.
     """
-    output = generator(network_input(batch.source, state, batch.mask, width), time)
-    asked = replace(batch, target=label)
-    _, loss, gradient = fidelity_gradient(output, asked, name=fidelity)
-    finite = bool(torch.isfinite(loss) & torch.isfinite(gradient).all())
-    return Descent(output, gradient, {"fidelity": float(loss)}, finite)
 
+    inputs = Inputs(extra_channels=1, time=True, residual=False)
+    samplers: Mapping[str, int]
+    sampling: Sampling
+    most_steps = LEVELS
 
-def sample_patches(
-    objective: Sampled,
-    generator: nn.Module,
-    source: Tensor,
-    noise: Tensor | None,
-    *,
-    mask: Tensor | None = None,
-    sampling: Sampling | None = None,
-) -> Tensor:
-    """Targets of patches (b, 1, z, y, x): every call of the network sees whole patches.
+    def __init__(self, fidelity: str, target_width: float) -> None:
+        self.fidelity = fidelity
+        self.state_width = target_width
 
-    Args:
-        objective: whose sampler it is.
-        generator: trained by it.
-        source: (b, c, z, y, x), network units.
-        noise: (b, 1, z, y, x), standard normal; None is zero.
-        mask: of the body, (b, 1, z, y, x); None is 1 everywhere.
-        sampling: None is the objective's own.
-    """
-    fields = _fields(torch.zeros_like(source[:, :1]) if noise is None else noise)
+    @abstractmethod
+    def draw_times(self, n: int, rng: torch.Generator) -> Tensor:
+        """Times (n,) from 0 to 1 that training looks at, on the generator's device."""
 
-    def evaluate(state: Tensor, time: float) -> Tensor:
-        times = torch.full((len(state),), time, device=state.device)
-        seen = network_input(source, state, mask, objective.state_width)
-        output: Tensor = generator(seen, times)
-        return output
+    @abstractmethod
+    def example(self, batch: Batch, time: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """States and what the network should give for them, each (b, 1, z, y, x).
 
-    return objective.sample(evaluate, source, partial(next, fields), sampling or objective.sampling)
+        Args:
+            batch: paired patches.
+            time: (b, 1, 1, 1, 1).
+            noise: (b, 1, z, y, x), standard normal.
+        """
 
+    @abstractmethod
+    def sample(self, evaluate: Evaluate, source: Tensor, draw: Draw, sampling: Sampling) -> Tensor:
+        """Sources (b, c, z, y, x) to targets (b, 1, z, y, x), network units.
 
-class ByPatches(Stateless):
-    """What objectives with a sampler and without a state share."""
+        Args:
+            evaluate: one call of the network.
+            source: of the whole field that is sampled.
+            draw: gives the next field of noise at each call.
+            sampling: the sampler and its number of steps.
+        """
+
+    def descend(self, generator: nn.Module, batch: Batch, rng: torch.Generator) -> Descent:
+        """One forward at a random time of each patch, and the gradient of the masked fidelity."""
+        time = self.draw_times(len(batch.source), rng).to(batch.source)  # t                    [b]
+        noise = torch.randn(batch.target.shape, generator=rng, device=rng.device).to(batch.target)
+        state, label = self.example(batch, time.view(-1, 1, 1, 1, 1), noise)
+        output = generator(network_input(batch.source, state, batch.mask, self.state_width), time)
+        wanted = replace(batch, target=label)
+        _, loss, gradient = fidelity_gradient(output, wanted, name=self.fidelity)
+        metrics = {"fidelity": float(loss)}
+        return Descent(output, gradient, metrics, all_finite(loss, gradient))
 
     def translate(
-        self: Sampled, generator: nn.Module, source: Tensor, noise: Tensor | None
+        self,
+        generator: nn.Module,
+        source: Tensor,
+        noise: Tensor | None,
+        *,
+        mask: Tensor | None = None,
+        sampling: Sampling | None = None,
     ) -> Tensor:
-        """All steps of the default sampler."""
-        return sample_patches(self, generator, source, noise)
+        """Targets of patches (b, 1, z, y, x): every call of the network sees whole patches.
+
+        Args:
+            generator: trained by this objective.
+            source: (b, c, z, y, x), network units.
+            noise: (b, 1, z, y, x), standard normal; None is zero.
+            mask: of the body, (b, 1, z, y, x); None is 1 everywhere.
+            sampling: None is the objective's own.
+        """
+
+        def evaluate(state: Tensor, time: float) -> Tensor:
+            times = torch.full((len(state),), time, device=state.device)
+            output: Tensor = generator(network_input(source, state, mask, self.state_width), times)
+            return output
+
+        fields = _fields(torch.zeros_like(source[:, :1]) if noise is None else noise)
+        return self.sample(evaluate, source, partial(next, fields), sampling or self.sampling)
 
 
-def _fields(first: Tensor) -> Iterator[Tensor]:
-    """The given noise, then further standard normal fields like it, always the same ones."""
-    yield first
-    rng = torch.Generator().manual_seed(_LATER_NOISE)
-    while True:
-        yield torch.randn(first.shape, generator=rng).to(first)
+class DiscretePath(Sampled):
+    """A path whose times are n / N: training draws n from 1 to N, sampling walks down to 0."""
+
+    def draw_times(self, n: int, rng: torch.Generator) -> Tensor:
+        """All levels but 0 equally likely."""
+        return torch.randint(1, LEVELS + 1, (n,), generator=rng, device=rng.device) / LEVELS
+
+    @abstractmethod
+    def begin(self, source: Tensor, draw: Draw) -> Tensor:
+        """The state (b, 1, z, y, x) at n = N."""
+
+    @abstractmethod
+    def advance(
+        self, output: Tensor, state: Tensor, levels: tuple[int, int], sampler: str
+    ) -> tuple[Tensor, Tensor]:
+        """Mean (b, 1, z, y, x) and standard deviation, a scalar, of the next state.
+
+        Args:
+            output: of the network for the state.
+            state: (b, 1, z, y, x), at the first of the levels.
+            levels: n of the state and of the next one, which is smaller.
+            sampler: a key of `samplers`.
+        """
+
+    def sample(self, evaluate: Evaluate, source: Tensor, draw: Draw, sampling: Sampling) -> Tensor:
+        """Down to the target; a field of noise for each step that adds some."""
+        state = self.begin(source, draw)
+        for levels in pairwise(times_down(LEVELS, sampling.steps)):
+            output = evaluate(state, levels[0] / LEVELS)
+            state, deviation = self.advance(output, state, levels, sampling.sampler)
+            if deviation > 0:
+                state = state + deviation * draw()
+        return state
 
 
-def normal_like(tensor: Tensor, rng: torch.Generator) -> Tensor:
-    """Standard normal numbers of a tensor's shape and type, on its device."""
-    return torch.randn(tensor.shape, generator=rng, device=rng.device).to(tensor)
-
-
-def expand(values: Tensor) -> Tensor:
-    """(b,) to (b, 1, 1, 1, 1)."""
-    return values.view(-1, 1, 1, 1, 1)
+def at_times(schedule: Tensor, time: Tensor) -> Tensor:
+    """A schedule's entries n, (N + 1,), float64 on the CPU, at times n / N; like the times."""
+    return schedule[(time.cpu() * LEVELS).round().long()].to(time)
 
 
 def times_down(n_levels: int, steps: int) -> list[int]:
@@ -132,34 +190,25 @@ def times_down(n_levels: int, steps: int) -> list[int]:
     return [round(n_levels * (steps - i) / steps) for i in range(steps + 1)]
 
 
-def start_of(source: Tensor, channel: int, width: float) -> Tensor:
-    """The source channel that a path starts from, as wide as the target: (b, 1, z, y, x)."""
-    return source[:, channel : channel + 1] * width
+def _fields(first: Tensor) -> Iterator[Tensor]:
+    """The given noise, then further standard normal fields like it, always the same ones."""
+    yield first
+    rng = torch.Generator().manual_seed(_LATER_NOISE)
+    while True:
+        yield torch.randn(first.shape, generator=rng).to(first)
 
 
-def start_width(context: Context, channel: int, *, objective: str) -> float:
-    """What a source channel is multiplied by to be as wide as the target.
+def start_channel(context: Context, channel: int) -> Callable[[Tensor], Tensor]:
+    """What takes sources (b, c, z, y, x) to a channel as wide as the target, (b, 1, z, y, x).
 
     Raises:
         TrainingError: there is no such channel.
     """
-    if not 0 <= channel < context.n_sources:
+    if channel >= context.n_sources:
         raise TrainingError(
-            f"--start-channel {channel}: objective {objective} starts from a source channel, and"
-            f" the dataset has {context.n_sources} (0 to {context.n_sources - 1})"
+            f"--start-channel {channel}: the objective starts from a source channel, and the"
+            f" dataset has {context.n_sources} (0 to {context.n_sources - 1})"
         )
     widths = context.source_widths
-    return context.target_width / widths[channel] if widths else 1.0
-
-
-def require_ranges(objective: str, options: object, ranges: Mapping[str, bool]) -> None:
-    """Raise a TrainingError for the first option that is not in its range."""
-    for name, right in ranges.items():
-        if not right:
-            value = getattr(options, name)
-            raise TrainingError(f"option {name} of objective {objective} is out of range: {value}")
-
-
-def is_width(value: float) -> bool:
-    """Above 0 and finite."""
-    return 0 < value < math.inf
+    factor = context.target_width / widths[channel] if widths else 1.0
+    return lambda source: source[:, channel : channel + 1] * factor

@@ -17,8 +17,8 @@ from tqdm import tqdm
 from gdmnet.errors import TrainingError
 from gdmnet.folders import BEST, FINAL, LATEST
 from gdmnet.models import precision, seeds
-from gdmnet.objectives.base import Batch, Objective, Sampled, Watches
-from gdmnet.objectives.sampling import sample_patches
+from gdmnet.objectives.base import Batch, Objective
+from gdmnet.objectives.sampling import Sampled
 from gdmnet.plan import Recipe
 from gdmnet.training import log
 from gdmnet.training.batches import Batches, prefetched
@@ -238,7 +238,7 @@ def _translate(
         return objective.translate(network, batch.source, noise)
     steps = min(VALIDATION_STEPS, objective.sampling.steps)
     few = dataclasses.replace(objective.sampling, steps=steps)
-    return sample_patches(objective, network, batch.source, noise, mask=batch.mask, sampling=few)
+    return objective.translate(network, batch.source, noise, mask=batch.mask, sampling=few)
 
 
 def _finish_epoch(
@@ -249,9 +249,8 @@ def _finish_epoch(
     if not all_finite(training.generator):
         raise TrainingError(f"epoch {epoch}: weights are no longer finite; {_what_is_left(folder)}")
     is_best = tally.is_best(quality.mae, epoch)
-    if isinstance(training.objective, Watches):
-        found = dataclasses.asdict(quality).items()
-        training.objective.on_validation({n: v for n, v in found if math.isfinite(v)})
+    found = dataclasses.asdict(quality).items()
+    training.objective.on_validation({n: v for n, v in found if math.isfinite(v)})
     record: dict[str, Any] = {
         "epoch": epoch,
         "epochs": recipe.epochs,

@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
-from gdmnet.objectives.base import Dialled, Objective
+from gdmnet.objectives.base import Objective
 from gdmnet.training.step import Stepper
 
 
@@ -74,5 +74,5 @@ class Twin:
 
 def twin_of(objective: Objective) -> Twin | None:
     """The twin that an objective asks for, not yet begun."""
-    wanted = objective.twin() if isinstance(objective, Dialled) else None
+    wanted = objective.twin()
     return None if wanted is None else Twin(*wanted)
