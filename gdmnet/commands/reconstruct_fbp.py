@@ -7,7 +7,8 @@ from pathlib import Path
 
 from gdmnet.commands.terminal import guarded, new_parser
 from gdmnet.data.case import Volume
-from gdmnet.data.volume import FORMATS, write_volume
+from gdmnet.data.case_files import FORMATS
+from gdmnet.data.volume import write_volume
 from gdmnet.errors import OutputError
 from gdmnet.tomography.fbp import reconstruct
 from gdmnet.tomography.filtering import FILTERS

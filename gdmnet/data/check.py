@@ -19,6 +19,7 @@ from gdmnet.data.hounsfield import why_not_hounsfield
 from gdmnet.data.raw import (
     Complaint,
     Description,
+    place_of,
     read_description,
     test_cases,
     training_cases,
@@ -110,7 +111,7 @@ def _check_case(files: CaseFiles, description: Description) -> _Finding:
         if not constant and scheme_of(description.target_name, target=True) == "ct":
             reason = why_not_hounsfield(target.array[0])
             if reason is not None:
-                complaints.append(Complaint(case, _short(files.target), reason))
+                complaints.append(Complaint(case, place_of(files.target), reason))
     if files.mask is not None and mask is not None:
         complaints += _check_mask(case, files.mask, mask, sources, description)
     first = sources[0] if sources else None
@@ -122,7 +123,7 @@ def _read(case: str, path: Path, complaints: list[Complaint]) -> Volume | None:
     try:
         return read_volume(path)
     except DatasetError as error:
-        complaints.append(Complaint(case, _short(path), _without(path, error)))
+        complaints.append(Complaint(case, place_of(path), _without(path, error)))
         return None
 
 
@@ -134,10 +135,10 @@ def _check_grids(case: str, readable: Sequence[tuple[Path, Volume]]) -> list[Com
         difference = grid_difference(volume.geometry, first.geometry)
         if difference is not None:
             text = (
-                f"another grid than {_short(first_path)}: {difference}; resample the files of a"
+                f"another grid than {place_of(first_path)}: {difference}; resample the files of a"
                 " case to one grid"
             )
-            complaints.append(Complaint(case, _short(path), text))
+            complaints.append(Complaint(case, place_of(path), text))
     return complaints
 
 
@@ -146,7 +147,7 @@ def _check_image(case: str, path: Path, volume: Volume) -> list[Complaint]:
     if low < high:
         return []
     text = f"the image is empty: every voxel is {low:g}; export it again, or remove the case"
-    return [Complaint(case, _short(path), text)]
+    return [Complaint(case, place_of(path), text)]
 
 
 def _check_mask(
@@ -160,19 +161,19 @@ def _check_mask(
     values = np.unique(array)
     if not array.any():
         text = "the mask is empty; mark the body, or remove the masks of all cases"
-        return [Complaint(case, _short(path), text)]
+        return [Complaint(case, place_of(path), text)]
     complaints = []
     if not np.isin(values, (0, 1)).all():
         shown = ", ".join(f"{value:g}" for value in values[:5])
         more = ", ..." if values.size > 5 else ""
         text = f"a mask holds 0 and 1 only, this one {shown}{more}; set 1 inside the body"
-        complaints.append(Complaint(case, _short(path), text))
+        complaints.append(Complaint(case, place_of(path), text))
     if _is_beside_the_body(array, sources, description):
         text = (
             "the mask lies wholly outside the body that the images show; check that it belongs to"
             " this case and is not mirrored"
         )
-        complaints.append(Complaint(case, _short(path), text))
+        complaints.append(Complaint(case, place_of(path), text))
     return complaints
 
 
@@ -214,10 +215,6 @@ def _check_splits(folder: Path, identifiers: Sequence[str]) -> list[Complaint]:
     except DatasetError as error:
         texts = [_without(path, error)]
     return [Complaint("", SPLITS_JSON, text) for text in texts]
-
-
-def _short(path: Path) -> str:
-    return f"{path.parent.name}/{path.name}"
 
 
 def _without(path: Path, error: DatasetError) -> str:

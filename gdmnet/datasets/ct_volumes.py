@@ -11,9 +11,10 @@ import numpy as np
 
 from gdmnet.codec import read_json
 from gdmnet.data.case import Series, Volume
+from gdmnet.data.case_files import FORMATS
 from gdmnet.data.dicom import case_name, find_series, grid_of, read_series
 from gdmnet.data.hounsfield import why_not_hounsfield
-from gdmnet.data.volume import FORMATS, read_volume
+from gdmnet.data.volume import read_volume
 from gdmnet.errors import DatasetError
 
 

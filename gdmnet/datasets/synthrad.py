@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from gdmnet.data.case import CaseFiles
-from gdmnet.data.volume import FORMATS
+from gdmnet.data.case_files import FORMATS
 from gdmnet.datasets.conversion import Conversion
 from gdmnet.errors import DatasetError
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from gdmnet.data.case import CaseFiles
+from gdmnet.data.case_files import FORMATS, ending_of
 from gdmnet.data.dicom import holds_dicom, series_sha256
 from gdmnet.data.raw import input_cases
-from gdmnet.data.volume import FORMATS
 from gdmnet.errors import DatasetError
 from gdmnet.inference.dicom import dicom_cases
 from gdmnet.inference.model import file_sha256
@@ -56,18 +56,6 @@ def source_digests(case: CaseFiles) -> dict[str, str]:
         }
     except OSError as problem:
         raise DatasetError(f"{problem.filename}: cannot be read ({problem.strerror})") from None
-
-
-def ending_of(path: Path) -> str:
-    """The ending of an image file, one of `FORMATS`.
-
-    Raises:
-        DatasetError: another ending.
-    """
-    ending = next((ending for ending in FORMATS if path.name.endswith(ending)), None)
-    if ending is None:
-        raise DatasetError(f"{path}: unknown file ending; known are {', '.join(FORMATS)}")
-    return ending
 
 
 def _folder_ending(folder: Path, preferred: str) -> str:

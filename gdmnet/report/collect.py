@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gdmnet.data.volume import FORMATS, images_by_case, read_geometry
+from gdmnet.data.case_files import FORMATS, images_by_case
+from gdmnet.data.volume import read_geometry
 from gdmnet.errors import DatasetError
 from gdmnet.geometry import grid_difference
 

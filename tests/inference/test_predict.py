@@ -8,7 +8,8 @@ import pytest
 
 from gdmnet import codec
 from gdmnet.data.case import Volume
-from gdmnet.data.volume import FORMATS, read_geometry, read_volume, write_volume
+from gdmnet.data.case_files import FORMATS
+from gdmnet.data.volume import read_geometry, read_volume, write_volume
 from gdmnet.errors import DatasetError, OutputError, PlanError
 from gdmnet.inference import job, load_model, predict
 from gdmnet.inference.inputs import find_cases
