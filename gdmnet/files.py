@@ -161,6 +161,15 @@ def lock(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, as hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as handle:
+        while block := handle.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
 def _locked(path: Path) -> int | None:
     """The descriptor of a lock file that is now ours; None if it is another's."""
     while True:

@@ -9,8 +9,8 @@ from html import escape
 from gdmnet.compare.contest import FIDELITY, PLAUSIBILITY, Comparison
 from gdmnet.compare.study import Figures, MethodFacts, Scope, Study
 from gdmnet.metrics.paired import Paired
+from gdmnet.metrics.titles import penalty as badness
 from gdmnet.report.figures import number
-from gdmnet.report.overview import badness
 
 TESTED = {
     FIDELITY: "MAE [{units}]",
