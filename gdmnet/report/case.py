@@ -70,10 +70,10 @@ def case_page(
     Raises:
         DatasetError: an image cannot be read, or the mask is empty.
     """
-    images = read_images(case, matches, convention)
+    images = read_images(case, channel_names, matches, convention)
     figures = _figures(images)
     room = MOST_BYTES - _RESERVE - sum(map(len, figures))
-    view = case_view(case.identifier, images, channel_names, room)
+    view = case_view(case.identifier, images, room)
     return CasePage(
         identifier=case.identifier,
         view=json.dumps(codec.encode(view), allow_nan=False).replace("<", "\\u003c"),
@@ -122,11 +122,12 @@ def _against_target(images: CaseImages, method: str) -> list[str]:
 def _thumbnail(images: CaseImages, view: CaseView) -> str:
     """The first method's prediction, and its error where there is a target."""
     kind = next(p for p in view.pictures if p.kind == "prediction")
-    panels = [Panel("", images.first, kind.low, kind.high)]
+    first = next(iter(images.predictions.values()))
+    panels = [Panel("", first, kind.low, kind.high)]
     words, z = "prediction, middle axial slice", images.geometry.shape[0] // 2
     if images.target is not None:
         limit = error_limit(images)
-        panels.append(Panel("", images.first - images.target, -limit, limit, signed=True))
+        panels.append(Panel("", first - images.target, -limit, limit, signed=True))
         words = "prediction and signed error in the axial slice with the largest error"
         if view.worst:
             z = min(view.worst[0].at[0] * view.factors[0], images.geometry.shape[0] - 1)
