@@ -17,8 +17,9 @@ from gdmnet.report.collect import ReportCase
 from gdmnet.report.figures import (
     agreement_figures,
     calibration_figure,
+    charts,
+    folded,
     histogram_figure,
-    method_figures,
 )
 from gdmnet.report.images import CaseImages, describe, read_images
 from gdmnet.report.picture import Panel, draw_strip, embedded
@@ -65,7 +66,7 @@ def case_page(
         case: its files.
         channel_names: of the sources.
         matches: method -> gain and offset that its prediction needs; none by default.
-        convention: of the metrics; it settles the mask where none is given.
+        convention: of the metrics; it decides on the mask where none is given.
 
     Raises:
         DatasetError: an image cannot be read, or the mask is empty.
@@ -101,7 +102,9 @@ def _figures(images: CaseImages) -> tuple[str, ...]:
     figures = [histogram_figure(counts, ends, images.unit)]
     for method in images.predictions if images.target is not None else ():
         own = _against_target(images, method)
-        figures += own if len(images.predictions) == 1 else [method_figures(method, own)]
+        if len(images.predictions) > 1:
+            own = [folded(f"{method} against the target", charts(own))]
+        figures += own
     return tuple(figures)
 
 

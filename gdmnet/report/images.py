@@ -95,7 +95,7 @@ def read_images(
         case: its files.
         channel_names: of the sources; numbers stand where they are missing.
         matches: method -> gain and offset that its prediction needs; none by default.
-        convention: of the metrics: it settles the mask where none is given, from the target or
+        convention: of the metrics: it decides on the mask where none is given, from the target or
             else from the first prediction.
 
     Raises:

@@ -11,7 +11,7 @@ from gdmnet.metrics.statistics import STATISTICS, Values, metric_names
 from gdmnet.metrics.summary import Summary
 from gdmnet.metrics.titles import best_value, penalty, title_of
 from gdmnet.report.case import CasePage
-from gdmnet.report.figures import number
+from gdmnet.report.figures import folded, number
 
 _STATISTICS = {"ci95_low": "mean: 95 % from", "ci95_high": "mean: 95 % to"}
 _FIRST = ("mae", "bias", "psnr", "ssim", "ms_ssim", "sharpness", "dice", "hd95")
@@ -165,5 +165,5 @@ def _rules(summary: Summary) -> str:
     return (
         f"<p>As gdm_evaluate scores them: convention {escape(summary.convention)}, data range"
         f" {escape(str(summary.data_range))}, mask: {escape(summary.mask)}.{matched}{note}</p>"
-        f'<details><summary>Data ranges</summary><table class="rows">{ranges}</table></details>'
+        + folded("Data ranges", f'<table class="rows">{ranges}</table>')
     )

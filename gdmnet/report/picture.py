@@ -60,13 +60,13 @@ def translation_panels(
         unit: of the target, "HU" or "".
     """
     low, high = _window(target)
-    reach = (high - low) / 5  # errors are smaller than what they are errors of
+    limit = (high - low) / 5  # errors are smaller than what they are errors of
     return [
         Panel("source", source, *_window(source)),
         *(Panel(title, image, low, high, unit=unit) for title, image in predictions.items()),
         Panel("target", target, low, high, unit=unit),
         *(
-            Panel(f"{title} - target", image - target, -reach, reach, signed=True, unit=unit)
+            Panel(f"{title} - target", image - target, -limit, limit, signed=True, unit=unit)
             for title, image in predictions.items()
         ),
     ]

@@ -48,7 +48,7 @@ class Origin:
     Attributes:
         tables: title -> rows of names and values.
         cases: identifier -> what is known about it.
-        channel_names: of the sources; () where the model's folder cannot be reached.
+        channel_names: of the sources; () where the model's folder is not found.
         training: fold -> HTML of its charts.
     """
 
@@ -59,7 +59,7 @@ class Origin:
 
 
 def read_origin(predictions: Path) -> Origin:
-    """All that the predictions' folder and the model's folder, if it is there, tell.
+    """What is known from the predictions' folder and the model's folder, if it is there.
 
     Raises:
         PlanError: predictions.json is no JSON.

@@ -288,8 +288,8 @@ function fileVoxel(axis, index) {
   return index * shown.view.factors[axis];
 }
 
-// The panels whose values are told: of one method all, of several those that are shown.
-function toldPanels() {
+// The panels whose values stand above the stage: of one method all, of several those that are shown.
+function readPanels() {
   return columnsOf(shown.several ? visiblePanels() : shown.panels, Infinity).flat();
 }
 
@@ -307,7 +307,7 @@ function showValues(voxel) {
   const index = (z * view.shape[1] + y) * view.shape[2] + x;
   const place = [2, 1, 0].map((axis) => `${AXES[axis]} ${fileVoxel(axis, voxel[axis])}`).join(" ");
   const words = [make("span", {}, `voxel ${place}${shown.mask[index] ? "" : " (outside the mask)"}`)];
-  for (const panel of toldPanels()) {
+  for (const panel of readPanels()) {
     const value = valueAt(panel, index), sign = panel.kind === "error" && value > 0 ? "+" : "";
     const number = make("b", {}, sign + digits(value, panel.unit));
     words.push(make("span", {}, `${shortTitle(panel)} `, number, ` ${panel.unit}`));
@@ -320,7 +320,7 @@ function showCube() {
   const { shape, spacing } = shown.view;
   const half = spacing.map((mm) => Math.max(0, Math.round((10 / mm - 1) / 2)));
   const [z, y, x] = shown.at.map((at, axis) => [Math.max(0, at - half[axis]), Math.min(shape[axis] - 1, at + half[axis])]);
-  const words = toldPanels().map((panel) => {
+  const words = readPanels().map((panel) => {
     let n = 0, sum = 0, squares = 0;
     for (let k = z[0]; k <= z[1]; k++) {
       for (let j = y[0]; j <= y[1]; j++) {
