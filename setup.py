@@ -60,7 +60,7 @@ setup(
         "batchgenerators>=0.25.1",
         "scikit-image>=0.22",
         "acvl-utils>=0.2.6",
-        "matplotlib>=3.8",
+        "matplotlib>=3.9",
         "tqdm",
     ],
     extras_require={"test": TEST, "dev": (*TEST, "ruff", "mypy")},

@@ -188,7 +188,7 @@ def draw_curves(axes: Axes, chart: Chart) -> None:
     if chart.logarithmic:
         set_logarithmic(axes, "y")
     if chart.x_title == EPOCH:
-        axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10]))
     axes.set_xlabel(chart.x_title)
     if len(lines) > 1:
         add_legend(axes, lines, [curve.name for curve in chart.curves])
@@ -264,8 +264,7 @@ def add_legend(axes: Axes, lines: Sequence[Artist], names: Sequence[str]) -> Non
 def _name_dots(axes: Axes, dots: Sequence[Dot]) -> None:
     from matplotlib.transforms import Bbox
 
-    figure = axes.get_figure(root=True)
-    assert figure is not None
+    figure: Any = axes.get_figure()
     figure.draw_without_rendering()  # lays out: now it is known which pixel is where
     taken = [
         Bbox.from_bounds(x - 8, y - 8, 16, 16)
