@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
-from gdmnet.codec import read_json
+from gdmnet.codec import read_json, save
 from gdmnet.data.case import CaseFiles
 from gdmnet.data.case_files import FORMATS, in_order, iterate_images, split_channel
 from gdmnet.errors import DatasetError
@@ -16,6 +16,7 @@ from gdmnet.plan import Region
 
 _KEYS = ("channel_names", "target_name", "file_ending", "numTraining")
 REGION = "region_of_interest"
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Description:
     target_name: str
     file_ending: str
     n_training: int
-    metadata: dict[str, Any]
+    metadata: dict[str, Any] = field(default_factory=dict)
     region: Region = "body"
 
 
@@ -56,63 +57,94 @@ def read_description(dataset_folder: Path) -> Description:
     missing = [key for key in _KEYS if key not in data]
     if missing:
         raise DatasetError(f"{path}: the key {missing[0]} is missing; add it")
-    return Description(
-        channel_names=_channel_names(data["channel_names"], path),
-        target_name=_target_name(data["target_name"], path),
-        file_ending=_file_ending(data["file_ending"], path),
-        n_training=_n_training(data["numTraining"], path),
-        metadata={key: value for key, value in data.items() if key not in (*_KEYS, REGION)},
-        region=_region(data.get(REGION, "body"), path),
+    try:
+        return Description(
+            channel_names=_channel_names(data["channel_names"]),
+            target_name=_target_name(data["target_name"]),
+            file_ending=_one_of("file_ending", data["file_ending"], FORMATS),
+            n_training=_n_training(data["numTraining"]),
+            metadata={key: value for key, value in data.items() if key not in (*_KEYS, REGION)},
+            region=_one_of(REGION, data.get(REGION, "body"), get_args(Region)),
+        )
+    except DatasetError as problem:
+        raise DatasetError(f"{path}: {problem}") from None
+
+
+def write_description(dataset_folder: Path, description: Description) -> None:
+    """Write a dataset.json: the last file of a dataset, so that what has one is whole.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
+    data = {
+        "channel_names": {str(i): name for i, name in enumerate(description.channel_names)},
+        "target_name": description.target_name,
+        "file_ending": description.file_ending,
+        "numTraining": description.n_training,
+        **({} if description.region == "body" else {REGION: description.region}),
+        **description.metadata,
+    }
+    save(data, dataset_folder / DATASET_JSON)
+
+
+def files_to_write(
+    dataset_folder: Path, part: str, identifier: str, description: Description
+) -> CaseFiles:
+    """Where the files of a new case shall lie.
+
+    Args:
+        dataset_folder: gdmnet_raw/Dataset501_Name.
+        part: "Tr" for training, "Ts" for test.
+        identifier: name of the case.
+        description: number of channels and file ending.
+    """
+    ending = description.file_ending
+    images = dataset_folder / f"images{part}"
+    channels = range(len(description.channel_names))
+    return CaseFiles(
+        identifier,
+        tuple(images / f"{identifier}_{channel:04d}{ending}" for channel in channels),
+        target=dataset_folder / f"targets{part}" / f"{identifier}{ending}",
+        mask=dataset_folder / f"masks{part}" / f"{identifier}{ending}",
     )
 
 
-def _channel_names(value: object, path: Path) -> tuple[str, ...]:
+def _channel_names(value: object) -> tuple[str, ...]:
     advice = 'write {"0": "T1"} with one entry a channel, numbered from 0'
     if isinstance(value, dict):
         numbers = [str(i) for i in range(len(value))]
         if set(value) != set(numbers):
-            raise DatasetError(f"{path}: channel_names has the keys {', '.join(value)}; {advice}")
+            raise DatasetError(f"channel_names has the keys {', '.join(value)}; {advice}")
         value = [value[number] for number in numbers]
     if not isinstance(value, list) or not value:
-        raise DatasetError(f"{path}: channel_names must name at least one channel; {advice}")
+        raise DatasetError(f"channel_names must name at least one channel; {advice}")
     if not all(isinstance(name, str) and name.strip() for name in value):
-        raise DatasetError(f"{path}: channel_names must hold non-empty names; {advice}")
+        raise DatasetError(f"channel_names must hold non-empty names; {advice}")
     return tuple(value)
 
 
-def _target_name(value: object, path: Path) -> str:
+def _target_name(value: object) -> str:
     if isinstance(value, (list, dict)):
         raise DatasetError(
-            f"{path}: target_name is {'a list' if isinstance(value, list) else 'an object'}, but"
-            ' exactly one target channel is supported; write one name, for example "CT", and make'
-            " a dataset for each target"
+            f"target_name is {'a list' if isinstance(value, list) else 'an object'}, but exactly"
+            ' one target channel is supported; write one name, for example "CT", and make a dataset'
+            " for each target"
         )
     if not isinstance(value, str) or not value.strip():
-        raise DatasetError(f'{path}: target_name must be a name, for example "CT"')
+        raise DatasetError('target_name must be a name, for example "CT"')
     return value
 
 
-def _file_ending(value: object, path: Path) -> str:
-    if value not in FORMATS:
-        raise DatasetError(
-            f"{path}: file_ending is {value!r}, but must be one of {', '.join(FORMATS)}"
-        )
-    return str(value)
-
-
-def _region(value: object, path: Path) -> Region:
-    names: tuple[Region, ...] = get_args(Region)
+def _one_of(key: str, value: object, names: Sequence[T]) -> T:
     for name in names:
         if value == name:
             return name
-    raise DatasetError(f"{path}: {REGION} is {value!r}, but must be one of {', '.join(names)}")
+    raise DatasetError(f"{key} is {value!r}, but must be one of {', '.join(map(str, names))}")
 
 
-def _n_training(value: object, path: Path) -> int:
+def _n_training(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise DatasetError(
-            f"{path}: numTraining is {value!r}, but must be the number of training cases"
-        )
+        raise DatasetError(f"numTraining is {value!r}, but must be the number of training cases")
     return value
 
 

@@ -11,8 +11,8 @@ from functools import reduce
 from operator import and_
 from pathlib import Path
 
-from gdmnet.data.case import CaseFiles
 from gdmnet.data.case_files import images_by_case, split_channel
+from gdmnet.datasets.conversion import CaseImages
 from gdmnet.errors import DatasetError
 
 EXACT, BY_WORDS = "same name", "same but for words that all share"
@@ -30,7 +30,7 @@ class Matches:
         lonely: images without all their partners.
     """
 
-    cases: tuple[CaseFiles, ...]
+    cases: tuple[CaseImages, ...]
     rules: dict[str, str]
     lonely: tuple[Path, ...]
 
@@ -60,7 +60,7 @@ def match_folders(sources: Sequence[Path], targets: Path, masks: Path | None = N
         names = _names(found, rule)
         for key, paths in found.items():
             mask = paths[-1] if masks else None
-            case = CaseFiles(names[key], tuple(paths[: len(sources)]), paths[len(sources)], mask)
+            case = CaseImages(names[key], tuple(paths[: len(sources)]), paths[len(sources)], mask)
             cases.append(case)
             rules[case.identifier] = rule
     if len(rules) < len(cases):

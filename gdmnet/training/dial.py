@@ -21,7 +21,7 @@ from gdmnet.inference.translator import Translator
 from gdmnet.metrics.score import score
 from gdmnet.metrics.statistics import Values, aggregate_cases
 from gdmnet.models import checkpoint
-from gdmnet.models.weights import MOST_REALISM
+from gdmnet.models.card import MOST_REALISM, PredictionSettings
 from gdmnet.plan import Run
 from gdmnet.training import log
 from gdmnet.training.progress import PROGRESS_PNG, draw_progress
@@ -53,7 +53,9 @@ def dial_fold(
         return {}
     front: dict[str, Values] = {}
     for setting in tqdm(SETTINGS, desc="realism dial", disable=None, leave=False):
-        translator = load_model(model, folds=[fold], device=device, realism=setting)
+        translator = load_model(
+            model, PredictionSettings(realism=setting), folds=[fold], device=device
+        )
         scores = {
             case.record.identifier: score_prepared(
                 translator, case, translator.predict(as_input(case)).mean

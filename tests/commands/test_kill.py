@@ -116,7 +116,7 @@ def test_after_a_kill_every_command_completes_and_equals_the_undisturbed_run(und
             killed += kill_at(moment, command, *first(trial), home=trial)
             finish(command, *second(trial), home=trial)
             compare(home, trial)
-            assert not list(trial.rglob(".*partial*")), "a half-written file was left behind"
+            assert not list(trial.rglob(".*.part*")), "a half-written file was left behind"
         print(json.dumps({"command": command, "killed": killed, "tried": tried}))
 
 
