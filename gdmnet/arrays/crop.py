@@ -43,6 +43,12 @@ def crop(array: NDArray, box: Box) -> NDArray:
     return array[..., z, y, x]
 
 
+def box_shape(box: Box) -> Shape:
+    """Voxels of a box along z, y, x."""
+    z, y, x = (stop - first for first, stop in box)
+    return z, y, x
+
+
 def uncrop(array: NDArray, box: Box, shape: Shape, fill: ArrayLike) -> NDArray:
     """The inverse of `crop`: (..., *shape), `array` in the box and `fill` (broadcast) elsewhere.
 

@@ -14,22 +14,11 @@ from gdmnet.errors import PlanError
 from gdmnet.folders import Roots, find_roots
 from gdmnet.table import Cell, text_table
 
-COMMANDS = (
-    "demo",
-    "convert",
-    "simulate_sparse_view",
-    "check",
-    "plan_and_preprocess",
-    "train",
-    "predict",
-    "evaluate",
-    "report",
-    "compare",
-    "export_model",
-    "install_model",
-    "info",
+_IN_ORDER = (
+    "demo convert simulate_sparse_view check plan_and_preprocess train predict evaluate report"
+    " compare export_model install_model info"
 )
-"""In order of use."""
+COMMANDS = tuple(_IN_ORDER.split())
 _PACKAGES = ("SimpleITK", "scipy", "scikit-image", "batchgenerators", "blosc2")
 
 
