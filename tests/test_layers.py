@@ -37,7 +37,7 @@ MAY_USE_TORCH = {
     "compare",
 }
 MAY_USE_IN_DRIFTING = {"torch", "math", "gdmnet"}
-MAY_USE_IN_ARRAYS = {"numpy", "scipy", "skimage", "gdmnet"}
+MAY_USE_IN_ARRAYS = {"numpy", "scipy", "skimage", "acvl_utils", "cc3d", "gdmnet"}
 VISIBLE = {"setup.py", "README.md", "LICENSE", "gdmnet", "tests", "documentation"}
 LONGEST_MODULE = 340
 LONGEST_BODY = 58

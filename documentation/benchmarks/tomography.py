@@ -32,7 +32,8 @@ from gdmnet.arrays.body import body_mask
 from gdmnet.datasets.ct_volumes import find_ct_volumes, read_ct
 from gdmnet.datasets.phantom import make_patient
 from gdmnet.geometry import Geometry
-from gdmnet.metrics.image import DataRange, mae, psnr
+from gdmnet.metrics.conventions import DataRange
+from gdmnet.metrics.image import mae, psnr
 from gdmnet.metrics.similarity import ssim
 from gdmnet.report.picture import Panel, draw_panels, save_picture
 from gdmnet.tomography.consistency import data_consistent

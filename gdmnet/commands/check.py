@@ -23,7 +23,7 @@ from gdmnet.table import text_table
 if TYPE_CHECKING:
     from gdmnet.data.case import CaseFiles
     from gdmnet.datasets.soundness import CaseFacts, DatasetCheck
-    from gdmnet.encoders.frozen import Report
+    from gdmnet.encoders.frozen import EncoderReport
     from gdmnet.training.feature_encoder import EncoderChoice
 
 FOLDER, CHECK_JSON = "check", "check.json"
@@ -236,7 +236,7 @@ def check_encoder(
     return [*_origin(encoder.report), "", *compared(measured)]
 
 
-def _origin(report: Report | None) -> list[str]:
+def _origin(report: EncoderReport | None) -> list[str]:
     """Where an encoder came from: a fact a line."""
     if report is None:
         return []

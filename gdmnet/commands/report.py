@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import argparse
 import shlex
-from collections.abc import Mapping
 from datetime import datetime
 from functools import partial
 from pathlib import Path
 
 from gdmnet import __version__, codec
 from gdmnet.commands.terminal import add_processes_option, guarded, new_parser
-from gdmnet.metrics.conventions import CONVENTIONS, GDMNET
-from gdmnet.metrics.folders import MATCHES, Options, evaluate_folders
-from gdmnet.metrics.pairs import Folders
-from gdmnet.metrics.summary import Summary
+from gdmnet.metrics.conventions import CONVENTIONS, GDMNET, EvaluationSettings
+from gdmnet.metrics.evaluation import evaluate_folders
+from gdmnet.metrics.pairs import EvaluationFolders
 from gdmnet.parallel import map_cases
-from gdmnet.report.case import CasePage, case_page
-from gdmnet.report.collect import PREDICTION, ReportCase, ReportFolders, find_cases
+from gdmnet.report.case import scored_case_page
+from gdmnet.report.collect import PREDICTION, ReportFolders, find_cases
 from gdmnet.report.page import ReportPage, render
 from gdmnet.report.provenance import check_inputs, read_origin
 
@@ -55,7 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--match-intensity",
-        choices=MATCHES,
+        choices=("linear",),
         help="fit gain >= 0 and offset to each target first (targets without a unit)",
     )
     add_processes_option(parser)
@@ -71,7 +69,8 @@ def main(argv: list[str] | None = None) -> int:
         run(
             ReportFolders(args.predictions, args.targets, args.sources, args.masks),
             output,
-            Options(args.convention, args.match_intensity, n_processes=args.n_processes),
+            EvaluationSettings(args.convention, args.match_intensity),
+            n_processes=args.n_processes,
         )
         print(f"written: {output} ({output.stat().st_size / 1e6:.1f} MB)")
         return 0
@@ -79,30 +78,37 @@ def main(argv: list[str] | None = None) -> int:
     return guarded(body)
 
 
-def run(folders: ReportFolders, output: Path, options: Options | None = None) -> None:
+def run(
+    folders: ReportFolders,
+    output: Path,
+    options: EvaluationSettings | None = None,
+    *,
+    n_processes: int = 1,
+) -> None:
     """Write a report.
 
     Args:
         folders: where the images lie.
         output: the HTML file.
         options: how predictions are scored where there are targets.
+        n_processes: that share the work.
 
     Raises:
         DatasetError: a folder or a partner is missing, grids differ, an image cannot be read.
         PlanError: predictions.json is damaged.
         OutputError: the report cannot be written.
     """
-    options = options or Options()
+    options = options or EvaluationSettings()
     cases = find_cases(folders)
     origin = read_origin(folders.predictions)
     summaries = {}
     if folders.targets is not None:
-        compared = Folders(folders.predictions, folders.targets, folders.masks)
-        summaries = {PREDICTION: evaluate_folders(compared, options)}
+        compared = EvaluationFolders(folders.predictions, folders.targets, folders.masks)
+        summaries = {PREDICTION: evaluate_folders(compared, options, n_processes=n_processes)}
     pages = map_cases(
-        partial(_page, origin.channel_names, summaries, options.convention),
+        partial(scored_case_page, origin.channel_names, summaries, options.convention),
         cases,
-        n_processes=options.n_processes,
+        n_processes=n_processes,
         name=lambda case: case.identifier,
         title="packing",
     )
@@ -121,22 +127,9 @@ def run(folders: ReportFolders, output: Path, options: Options | None = None) ->
     codec.write_text(output, render(report))
 
 
-def _page(
-    channel_names: tuple[str, ...],
-    summaries: Mapping[str, Summary],
-    convention: str,
-    case: ReportCase,
-) -> CasePage:
-    matches = {}
-    for method, summary in summaries.items():
-        values = summary.cases[case.identifier]
-        gain, offset = values.get("gain"), values.get("offset")
-        if gain is not None and offset is not None:
-            matches[method] = (gain, offset)
-    return case_page(case, channel_names, matches, convention)
-
-
-def _made(folders: ReportFolders, output: Path, options: Options) -> tuple[tuple[str, str], ...]:
+def _made(
+    folders: ReportFolders, output: Path, options: EvaluationSettings
+) -> tuple[tuple[str, str], ...]:
     words = ["gdm_report"]
     for option, path in (
         ("-p", folders.predictions),

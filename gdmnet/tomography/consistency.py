@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from gdmnet.arrays.body import filled_slices
 from gdmnet.tomography.blocks import slabs
 from gdmnet.tomography.projection import project, project_adjoint
 from gdmnet.tomography.record import Acquisition
@@ -83,8 +84,7 @@ def data_consistent(
 
 def _padding(hu: NDArray) -> NDArray:
     """What is filled in about the body, not the air in it: floor that joins the slice's border."""
-    filled = [ndimage.binary_fill_holes(image > _FLOOR) for image in hu]
-    return ~np.stack(filled)
+    return ~filled_slices(hu > _FLOOR, axis=0)
 
 
 def _expected_error(hu: NDArray) -> NDArray:

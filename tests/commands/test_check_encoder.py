@@ -7,6 +7,7 @@ from arguments import roots
 
 from gdmnet.commands import check, info, pretrain_encoder
 from gdmnet.encoders import ENCODERS
+from gdmnet.encoders.catalogue import FAMILIES
 
 FOLD = ["-d", "999", "-c", "3d_fullres"]
 
@@ -66,4 +67,7 @@ def test_info_lists_every_encoder_and_finds_its_weights(tmp_path, monkeypatch, c
     assert list(blocks) == list(ENCODERS)
     assert f"{Path(tmp_path) / 'ctfm/model.safetensors'} (found)" in blocks["ctfm"]
     assert "$gdmnet_encoders/vista3d/model.pt (not there)" in blocks["vista3d"]
+    assert {
+        name for name in blocks if "needs    pip install 'gdmnet[encoders]'" in blocks[name]
+    } == {name for name in FAMILIES if name != "nnssl_resencl"}
     assert all("licence" in block for block in blocks.values())

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from report.cases import SHAPE, target, write, write_case, write_record
 
-from gdmnet.commands import evaluate
 from gdmnet.commands.report import main
 from gdmnet.geometry import Geometry
+from gdmnet.metrics.conventions import EvaluationSettings
+from gdmnet.metrics.evaluation import evaluate_folders
+from gdmnet.metrics.pairs import EvaluationFolders
 from gdmnet.report.encode import unpack
 
 ODD = "A&B 'c'"
@@ -42,7 +44,9 @@ def views_of(html):
 
 
 def test_the_table_is_that_of_gdm_evaluate(made):
-    summary = evaluate.run(made / "out", made / "targets")
+    summary = evaluate_folders(
+        EvaluationFolders(made / "out", made / "targets"), EvaluationSettings()
+    )
     html = html_of(made)
     for case in summary.cases.values():
         for metric in ("mae", "bias", "ms_ssim", "mae_bone", "histogram_w1"):
