@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 from gdmnet import codec, files
 from gdmnet.arrays import normalise
 from gdmnet.arrays.crop import bounding_box, box_shape, crop, uncrop
-from gdmnet.arrays.detail import lost_detail
-from gdmnet.arrays.resample import resample, resample_mask, resampled_shape
+from gdmnet.arrays.resample import lost_detail, resample, resample_mask, resampled_shape
 from gdmnet.data.body import corrected_sources, find_body
 from gdmnet.data.case import Case, CaseFiles, CaseRecord, Volume
 from gdmnet.data.dicom import read_sources

@@ -37,7 +37,7 @@ from gdmnet.commands import plan_and_preprocess
 from gdmnet.compare.judge import GroupNormEncoder
 from gdmnet.data.raw import read_description, test_cases
 from gdmnet.data.splits import split_for
-from gdmnet.encoders import Frozen, freeze_norms
+from gdmnet.encoders import FrozenEncoder, freeze_norms
 from gdmnet.encoders.self_supervised import cell_shape, decoder_for, encoder_for
 from gdmnet.inference.model import load_model
 from gdmnet.models import checkpoint
@@ -262,7 +262,7 @@ def make_encoder(
     encoder = GroupNormEncoder(encoder_for(configuration.architecture, seed=recipe.seed))
     if not name.startswith("random"):
         train_groupnorm(encoder, study, cases, recipe, device)
-    frozen = Frozen(encoder).to(device)
+    frozen = FrozenEncoder(encoder).to(device)
     if name.endswith("frozen"):
         freeze_norms(frozen, target_patches(cases, configuration, recipe.seed, device))
     return frozen

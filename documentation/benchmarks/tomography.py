@@ -69,7 +69,11 @@ def speed(n: int = 512, n_slices: int = 16, n_views: int = 60) -> None:
         _, adjoint = clocked(lambda s=scan, p=sinogram: project_adjoint(p, (n, n), spacing, s))
         _, back_build = clocked(lambda s=scan, p=sinogram: reconstruct(p, (n, n), spacing, s), 1)
         _, back = clocked(lambda s=scan, p=sinogram: reconstruct(p, (n, n), spacing, s))
-        sizes = [operator(scan, grid).n_bytes / 1e6 for operator in (projector, back_projector)]
+        sizes = [
+            sum(m.data.nbytes + m.indices.nbytes + m.indptr.nbytes for _, m in operator(scan, grid))
+            / 1e6
+            for operator in (projector, back_projector)
+        ]
         print(
             f"{name}: building {forward_build - forward:.2f} and {back_build - back:.2f} s,"
             f" {sizes[0]:.0f} and {sizes[1]:.0f} MB; per slice projection"

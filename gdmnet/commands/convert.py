@@ -66,7 +66,7 @@ def _new_parser(
         "--dry-run", action="store_true", help="print what was found and write nothing"
     )
     add_processes_option(parser)
-    add_root_options(parser)
+    add_root_options(parser, "raw")
     return parser
 
 

@@ -74,20 +74,23 @@ def devices() -> str:
 
 def encoders() -> str:
     """What `gdm_info --encoders` prints: every feature encoder and what it needs."""
-    from gdmnet.encoders import list_encoders
+    from gdmnet.encoders import ENCODERS, published_weights
+    from gdmnet.encoders.catalogue import FAMILIES
 
     blocks: dict[str, list[tuple[Cell, ...]]] = {}
-    for row in list_encoders():
-        about, place = row.about, f"${folders.ENCODERS}/{row.name}/{row.about.filename}"
-        facts: list[tuple[Cell, ...]] = [("for", about.modality), ("from", about.source)]
-        facts.append(("licence", about.licence))
-        if row.found is not None:
-            facts.append(("weights", f"{row.found} (found)"))
-        elif row.name == "nnunet":
+    for name, card in ENCODERS.items():
+        place, found = f"${folders.ENCODERS}/{name}/{card.filename}", published_weights(name)
+        facts: list[tuple[Cell, ...]] = [("for", card.modality), ("from", card.source)]
+        facts.append(("licence", card.licence))
+        if name in FAMILIES and FAMILIES[name].network.extra:
+            facts.append(("needs", "pip install 'gdmnet[encoders]'"))
+        if found is not None:
+            facts.append(("weights", f"{found} (found)"))
+        elif name == "nnunet":
             facts.append(("weights", "--encoder nnunet:FOLDER"))
-        elif about.filename:
+        elif card.filename:
             facts.append(("weights", f"{place} (not there) or --encoder-weights PATH"))
-        blocks[row.name] = facts
+        blocks[name] = facts
     return _sections(blocks)
 
 

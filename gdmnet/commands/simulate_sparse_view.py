@@ -76,7 +76,12 @@ def build_parser() -> CommandParser:
     add_settings(parser, SimulationOptions)
     scan = parser.add_argument_group("scan")
     scan.add_argument(
-        "--views", type=_views, default=(60,), metavar="N[,N]", help="number of views (default: 60)"
+        "--views",
+        dest="view_counts",
+        type=_views,
+        default=argparse.SUPPRESS,
+        metavar="N[,N]",
+        help="number of views (default: 60)",
     )
     scan.add_argument(
         "--photons",
@@ -95,7 +100,7 @@ def build_parser() -> CommandParser:
     )
     sinogram.add_argument("-o", dest="output", type=Path, metavar="FILE", help="the CT in HU")
     add_processes_option(parser)
-    add_root_options(parser)
+    add_root_options(parser, "raw")
     return parser
 
 
@@ -103,26 +108,33 @@ def main(argv: list[str] | None = None) -> int:
     """Entry point of gdm_simulate_sparse_view."""
     parser = build_parser()
     args = parser.parse_args(argv)
-    given = given_settings(args, ScanSettings)
-    if args.from_sinograms and (args.output is None or args.dataset or set(given) - {"filter"}):
+    options = given_settings(args, SimulationOptions)
+    scan = given_settings(args, ScanSettings)
+    if hasattr(args, "photons"):
+        scan["photons"] = args.photons
+    if hasattr(args, "view_counts"):
+        options["views"] = args.view_counts
+    if args.from_sinograms and (
+        args.output is None or args.dataset or options or set(scan) - {"filter"}
+    ):
         parser.error("--from-sinograms needs -i and -o, and takes --scan and --filter only")
     if not args.from_sinograms and (args.dataset is None or args.output or args.scan):
         parser.error("give the new dataset's number; -o and --scan go with --from-sinograms")
 
     def body() -> int:
         if args.from_sinograms:
-            scan = args.scan or args.inputs.with_suffix(".json")
-            reconstruct(args.inputs, scan, args.output, window=given.get("filter", "hann"))
+            geometry = args.scan or args.inputs.with_suffix(".json")
+            reconstruct(args.inputs, geometry, args.output, **scan)
             print(f"written: {args.output}")
             return 0
-        photons = {"photons": args.photons} if hasattr(args, "photons") else {}
-        settings = ScanSettings(**usual_settings({**given, **photons}))
-        options = SimulationOptions(
-            **given_settings(args, SimulationOptions),
-            views=args.views,
-            n_processes=args.n_processes,
+        made = run(
+            args.inputs,
+            roots_from(args).raw,
+            args.dataset,
+            ScanSettings(**usual_settings(scan)),
+            SimulationOptions(**options, n_processes=args.n_processes),
         )
-        for written in run(args.inputs, roots_from(args).raw, args.dataset, settings, options):
+        for written in made:
             print(
                 f"{written.folder}: {len(written.made)} cases simulated,"
                 f" {len(written.kept)} there already"
@@ -180,14 +192,14 @@ def run(
     ]
 
 
-def reconstruct(sinogram: Path, scan: Path, output: Path, *, window: str = "hann") -> Volume:
+def reconstruct(sinogram: Path, scan: Path, output: Path, *, filter: str = "hann") -> Volume:
     """Reconstruct one volume by filtered back-projection and write it as int16.
 
     Args:
         sinogram: line integrals, .npy or .npz, see `load_sinogram`.
         scan: JSON of an `Acquisition`.
         output: file of the volume; its ending is the format.
-        window: a name in `FILTERS`.
+        filter: a name in `FILTERS`.
 
     Returns:
         The volume, (1, z, y, x) in HU.
@@ -205,7 +217,7 @@ def reconstruct(sinogram: Path, scan: Path, output: Path, *, window: str = "hann
     ending_of(output)
     acquisition = load_acquisition(scan)
     measured = load_sinogram(sinogram, acquisition)
-    image = reconstruct_hounsfield(measured, acquisition, window=window)
+    image = reconstruct_hounsfield(measured, acquisition, window=filter)
     volume = Volume(image, acquisition.grid)
     write_volume(output, volume, integer=True)
     return volume

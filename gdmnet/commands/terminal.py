@@ -22,6 +22,7 @@ _DATASET_OPTIONS = {
     "configuration": ("-c", "NAME", "3d_fullres, 3d_lowres, ..."),
     "fold": ("-f", "FOLD", "0, 1, ... or all"),
 }
+_ROOTS = ("raw", "preprocessed", "results")
 _NNUNET = {
     "--npz": "--uncertainty",
     "--save_probabilities": "--uncertainty",
@@ -148,12 +149,11 @@ def new_parser(description: str, epilog: str | None = None) -> CommandParser:
     return parser
 
 
-def add_root_options(parser: argparse.ArgumentParser) -> None:
-    """--raw, --preprocessed and --results, over the environment variables of those names."""
+def add_root_options(parser: argparse.ArgumentParser, *names: str) -> None:
+    """--raw, --preprocessed and --results, or those named, over the environment variables."""
     group = parser.add_argument_group("folders (default: environment variables of these names)")
-    group.add_argument("--raw", type=Path, metavar="DIR", help="gdmnet_raw")
-    group.add_argument("--preprocessed", type=Path, metavar="DIR", help="gdmnet_preprocessed")
-    group.add_argument("--results", type=Path, metavar="DIR", help="gdmnet_results")
+    for name in names or _ROOTS:
+        group.add_argument(f"--{name}", type=Path, metavar="DIR", help=f"gdmnet_{name}")
 
 
 def add_processes_option(parser: argparse.ArgumentParser) -> None:
@@ -176,8 +176,11 @@ def add_device_option(parser: argparse.ArgumentParser) -> None:
 
 
 def roots_from(args: argparse.Namespace) -> Roots:
-    """The roots of parsed arguments; says aloud which ones fell back to the current directory."""
-    roots = find_roots(args.raw, args.preprocessed, args.results)
+    """The roots of parsed arguments; says aloud which ones fell back to the current directory.
+
+    Those that the command has no option for are the current directory, without a word.
+    """
+    roots = find_roots(*(getattr(args, name, Path()) for name in _ROOTS))
     for note in roots.notes:
         print(note, file=sys.stderr)
     return roots

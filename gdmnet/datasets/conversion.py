@@ -189,8 +189,10 @@ def _write_case(
         volume = (
             Volume(volume.array, grid) if difference is None else _regridded(volume, grid, name)
         )
-        is_stored_ct = isinstance(image, Series) and image.modality == "CT"
-        write_volume(path, volume, integer=is_stored_ct or is_whole(volume.array))
+        # Resampled HU are rounded if int16 can hold them.
+        is_ct = isinstance(image, Series) and image.modality == "CT"
+        values = np.rint(volume.array) if is_ct else volume.array
+        write_volume(path, volume, integer=is_whole(values))
 
 
 def _regridded(volume: Volume, grid: Geometry, name: str | None) -> Volume:

@@ -112,7 +112,7 @@ def mapping(pairs: Sequence[Pair]) -> dict[str, dict[str, object]]:
     return {
         pair.case: {
             "folder": pair.patient,
-            "patient_id": pair.target.patient.encode("ascii", "replace").decode(),
+            "patient_id": pair.target.patient,
             "sources": [series.uid for series in pair.sources],
             "target": pair.target.uid,
         }

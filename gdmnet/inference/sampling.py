@@ -14,8 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gdmnet.arrays.crop import crop
-from gdmnet.arrays.pad import pad_to
+from gdmnet.arrays.crop import crop, pad_to
 from gdmnet.data.case import Case
 from gdmnet.errors import CheckpointError
 from gdmnet.geometry import Shape

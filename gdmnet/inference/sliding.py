@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from gdmnet.arrays.crop import Box, crop
-from gdmnet.arrays.pad import pad_to
+from gdmnet.arrays.crop import Box, crop, pad_to
 from gdmnet.geometry import Shape, shape_of
 from gdmnet.inference.spread import Moments, Window
 from gdmnet.models.card import PredictionSettings

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from gdmnet import codec, folders
 from gdmnet.arrays.normalise import invert
+from gdmnet.charts import Chart, Curve
 from gdmnet.data.case import Case
 from gdmnet.data.store import StoredCase
 from gdmnet.inference.model import load_model
@@ -23,7 +24,6 @@ from gdmnet.models import checkpoint
 from gdmnet.models.card import MOST_REALISM, PredictionSettings
 from gdmnet.plan import Run
 from gdmnet.training import log
-from gdmnet.training.chart import Chart, Curve
 from gdmnet.training.progress import PROGRESS_PNG, draw_progress
 
 SETTINGS = tuple(float(t) for t in np.arange(0.0, MOST_REALISM + 0.01, 0.25))

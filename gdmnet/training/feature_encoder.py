@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from gdmnet.encoders import Frozen, build_encoder, freeze_norms
+from gdmnet.encoders import FrozenEncoder, build_encoder, freeze_norms
 from gdmnet.errors import TrainingError
 from gdmnet.models.seeds import numpy_rng
 from gdmnet.plan import Configuration, Fingerprint, Recipe
@@ -59,7 +59,7 @@ def prepare_encoder(
     folder: Path,
     recipe: Recipe,
     device: torch.device,
-) -> Frozen:
+) -> FrozenEncoder:
     """The frozen encoder that was chosen, on the device.
 
     Args:
@@ -117,7 +117,7 @@ def target_patches(
         yield images.to(device)
 
 
-def _tell(encoder: Frozen) -> None:
+def _tell(encoder: FrozenEncoder) -> None:
     report = encoder.report
     if report is None:
         return

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from gdmnet import codec
 from gdmnet.arrays.normalise import background_value
-from gdmnet.encoders.frozen import Frozen
+from gdmnet.encoders.frozen import FrozenEncoder
 from gdmnet.encoders.self_supervised import (
     MASK_RATIO,
     WEIGHTS,
@@ -84,7 +84,7 @@ def pretrain_encoder(
     seed: int,
     device: torch.device,
     precision: str,
-) -> Frozen:
+) -> FrozenEncoder:
     """The frozen encoder of these training cases: from `folder` where it lies there, else trained.
 
     Args:
@@ -105,7 +105,7 @@ def pretrain_encoder(
     settings = _settings(cases, configuration, iterations=iterations, seed=seed)
     if _is_cached(file, settings):
         _log.info("feature encoder: %s", file)
-        return self_encoder(configuration.architecture, file=file, seed=seed).to(device)
+        return self_encoder(configuration.architecture, file=file).to(device)
     shape = pretraining_patch(configuration.patch_size)
     cell = cell_shape(configuration.spacing, shape)
     training, judging = split_cases(cases)
@@ -123,7 +123,7 @@ def pretrain_encoder(
     report = judge(encoder.cpu(), network[1].cpu(), twin, held_out)
     codec.save(report, folder / REPORT_FILE)
     checkpoint.save(file, {"settings": settings, WEIGHTS: encoder.state_dict()})
-    return self_encoder(configuration.architecture, file=file, seed=seed).to(device)
+    return self_encoder(configuration.architecture, file=file).to(device)
 
 
 def held_out_patches(

@@ -56,7 +56,7 @@ def model(home):
     settings = {"architecture": codec.encode(ARCHITECTURE)}
     weights = encoder_for(ARCHITECTURE, seed=3).state_dict()
     checkpoint.save(file, {"settings": settings, WEIGHTS: weights})
-    digest = weights_sha256(self_encoder(ARCHITECTURE, file=file, seed=0))
+    digest = weights_sha256(self_encoder(ARCHITECTURE, file=file))
     run = Run(
         schema=Run.SCHEMA,
         version="0.1.0",
