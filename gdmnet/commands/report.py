@@ -57,7 +57,7 @@ def _report(args: argparse.Namespace, typed: str) -> int:
     from gdmnet.metrics.evaluation import evaluate_folders
     from gdmnet.metrics.pairs import EvaluationFolders
     from gdmnet.parallel import map_cases
-    from gdmnet.report.case import scored_case_page
+    from gdmnet.report.case import case_page
     from gdmnet.report.collect import PREDICTION, ReportFolders, find_cases
     from gdmnet.report.page import ReportPage, render
     from gdmnet.report.provenance import check_inputs, read_origin
@@ -72,7 +72,12 @@ def _report(args: argparse.Namespace, typed: str) -> int:
         summary = evaluate_folders(compared, settings, n_processes=args.n_processes)
         summaries[PREDICTION] = summary
     pages = map_cases(
-        partial(scored_case_page, origin.channel_names, summaries, settings.convention),
+        partial(
+            case_page,
+            channel_names=origin.channel_names,
+            summaries=summaries,
+            convention=settings.convention,
+        ),
         cases,
         n_processes=args.n_processes,
         name=lambda case: case.identifier,
