@@ -59,7 +59,7 @@ setup(
         "connected-components-3d",
         "blosc2",
         "Pillow",
-        "matplotlib>=3.8",
+        "matplotlib>=3.9",
         "tqdm",
     ],
     extras_require={"encoders": ENCODERS, "test": TEST, "dev": (*TEST, "ruff", "mypy")},
