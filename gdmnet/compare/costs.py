@@ -18,7 +18,7 @@ from gdmnet.inference.predict import predict_folder
 from gdmnet.inference.record import Predictions
 from gdmnet.inference.sliding import windows
 from gdmnet.inference.translator import Translator
-from gdmnet.networks.calls import CountCalls
+from gdmnet.networks.unet import CountCalls
 from gdmnet.plan import Configuration
 
 COSTS_JSON = "costs.json"

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from gdmnet.models import precision
-from gdmnet.networks.calls import CountCalls
+from gdmnet.networks.unet import CountCalls
 from gdmnet.objectives.base import Objective
 from gdmnet.objectives.sampling import Sampled
 from gdmnet.training import feature_encoder
