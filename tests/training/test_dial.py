@@ -11,10 +11,11 @@ from gdmnet import codec, folders
 from gdmnet.data.store import StoredCase
 from gdmnet.errors import CheckpointError
 from gdmnet.inference import load_model
+from gdmnet.metrics.score import score
 from gdmnet.models import checkpoint
 from gdmnet.plan import Run
 from gdmnet.preprocessing import prepare_volumes
-from gdmnet.training.dial import SETTINGS, choose_setting, dial_fold
+from gdmnet.training.dial import SETTINGS, choose_setting, dial_fold, score_prepared
 
 
 @pytest.fixture
@@ -84,6 +85,20 @@ def test_the_largest_setting_within_the_budget_is_chosen(model, case):
     home = folders.fold_folder(model, "0")
     assert codec.load(Run, home / folders.RUN_JSON).realism == 0.5  # 10 HU, as far as the twin
     assert (home / "progress.png").is_file()
+
+
+def test_a_prepared_case_is_scored_in_hu_and_mm(model, case):
+    spacing = (3.0, 1.5, 1.0)
+    case = dataclasses.replace(case, record=dataclasses.replace(case.record, spacing=spacing))
+    rng = np.random.default_rng(1)
+    prediction = case.target + rng.normal(0, 0.1, case.target.shape).astype(np.float32)
+    found = score_prepared(load_model(model, device="cpu"), case, prediction)
+    guess, truth = (500 * image[0] for image in (prediction, case.target))
+    expected = score(guess, truth, case.body, spacing)
+    assert found["gradient_w1"] != score(guess, truth, case.body, spacing[::-1])["gradient_w1"]
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        assert found[name] == (value and pytest.approx(value, rel=1e-4, abs=1e-4)), name
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy.stats import wasserstein_distance
 
 from gdmnet.objectives.base import Batch
 from gdmnet.training.monitor import MOST_IN_A_ROW, Means, Tally, gradient_sum, validate
@@ -88,6 +89,18 @@ def test_validation_pools_voxels_of_fixed_patches():
     inside = torch.cat([e[b.mask > 0] for e, b in zip(errors, batches, strict=True)])
     assert quality.mae == pytest.approx(float(inside.mean()), rel=1e-5)
     assert quality.sharpness == pytest.approx(0.75, rel=1e-5)
+
+
+def test_gradients_are_measured_per_mm_of_each_axis():
+    spacing = (3.0, 1.5, 1.0)
+    quality = validate(lambda batch, number: 1.5 * batch.source, _Source(), 1, spacing)
+    batch = _Source().batch(0, 0)
+    inside = batch.mask > 0
+    steepness = []
+    for image in (torch.where(inside, 1.5 * batch.source, batch.target), batch.target):
+        slopes = [np.gradient(image.numpy(), mm, axis=i + 2) for i, mm in enumerate(spacing)]
+        steepness.append(np.sqrt(sum(slope**2 for slope in slopes))[inside.numpy()])
+    assert quality.gradient_w1 == pytest.approx(wasserstein_distance(*steepness), rel=1e-4)
 
 
 def test_an_empty_mask_gives_no_number():
