@@ -18,9 +18,8 @@ from gdmnet.data.case import Case, CaseRecord, Volume
 from gdmnet.data.volume import write_volume
 from gdmnet.geometry import Geometry, nearest_lps
 from gdmnet.models import checkpoint
-from gdmnet.objectives import SAMPLED
 from gdmnet.objectives.base import Inputs
-from gdmnet.objectives.build import context_of, generator_of
+from gdmnet.objectives.build import SAMPLED, context_of, generator_of
 from gdmnet.plan import (
     Architecture,
     CaseFingerprint,

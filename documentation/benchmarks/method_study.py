@@ -40,12 +40,12 @@ from gdmnet.data.splits import split_for
 from gdmnet.encoders import Frozen, freeze_norms
 from gdmnet.encoders.self_supervised import cell_shape, decoder_for, encoder_for
 from gdmnet.inference.model import load_model
+from gdmnet.models import checkpoint
 from gdmnet.models.device import find_device
-from gdmnet.objectives import OBJECTIVES
-from gdmnet.objectives.build import context_of, generator_of
+from gdmnet.objectives.build import OBJECTIVES, context_of, generator_of
 from gdmnet.plan import Plan, Recipe
 from gdmnet.planning.topology import total_stride
-from gdmnet.training import checkpoint, log
+from gdmnet.training import log
 from gdmnet.training.batches import Batches
 from gdmnet.training.feature_encoder import EncoderChoice, prepare_encoder, target_patches
 from gdmnet.training.loop import fit
@@ -77,54 +77,38 @@ class Row:
 
 
 def rows() -> dict[str, Row]:
-    """All variants by name.
-
-    The default is `pooled`. The other parts are looked at with `hybrid`, the default until this
-    study, so that one row differs from another in one thing.
-    """
-    found = {"regression": Row("regression")}
-    found |= {
-        name: Row(options={"pairing": pairing})
-        for name, pairing in (
-            ("perceptual", "paired"),
-            ("hybrid", "hybrid"),
-            ("pooled", "pooled"),
-            ("per_location", "per_location"),
-        )
+    """All variants by name; each differs from the default, `pooled`, in one thing."""
+    found = {
+        "regression": Row("regression"),
+        "perceptual": _part(pairing="paired"),
+        "pooled": _part(pairing="pooled"),
     }
-    for name in ("balance", "sum", "pcgrad", "mgda", "config"):
-        found[f"coordination_{name}"] = _part(coordination=name)
     for name in ("random", *GROUPNORM):
         found[f"encoder_{name}"] = _part(encoder=name)
-    found["floor_1e-6"] = _part(affinity_floor=1e-6)
-    found["floor_0"] = _part(affinity_floor=0.0)
-    found["no_level_balance"] = _part(level_balance=False)
-    for name in ("global", "local", "spatial", "raw"):
+    for name in ("global", "local", "spatial"):
         found[f"only_{name}"] = _part(levels=[name])
     for name, temperatures in (("low", (0.02, 0.05, 0.2)), ("0.05", (0.05,)), ("1", (1.0,))):
-        found[f"temperature_{name}"] = Row(options={"temperatures": temperatures})
-    found["locations_1024"] = Row(options={"locations": 1024, "bank": 2048, "bank_capacity": 8192})
-    found["bank_0"] = Row(options={"bank": 0})
-    found["ramp_0.5"] = Row(options={"ramp_share": 0.5})
-    found["late_0.5"] = Row(options={"regression_share": 0.5})
-    found["encoder_long"] = Row(encoder="long")
+        found[f"temperature_{name}"] = _part(temperatures=temperatures)
+    found["locations_1024"] = _part(locations=1024, bank=2048)
+    found["bank_0"] = _part(bank=0)
+    found["ramp_0.5"] = _part(ramp_share=0.5)
+    found["late_0.5"] = _part(regression_share=0.5)
+    found["encoder_long"] = _part(encoder="long")
     found["every_2nd"] = _part(every=2)
-    found["crop_0.7"] = _part(encoder_crop=0.7)
     found |= {f"dial_{t:g}": Row(dial=t) for t in DIAL}
     for ratio in RATIOS:
-        for pairing in ("hybrid", "pooled", "paired"):
-            found[f"{pairing}_r{ratio:g}"] = Row(options={"pairing": pairing, "drift_ratio": ratio})
+        for pairing in ("pooled", "paired"):
+            found[f"{pairing}_r{ratio:g}"] = _part(pairing=pairing, drift_ratio=ratio)
         for encoder in ("random", "groupnorm_frozen"):
             found[f"encoder_{encoder}_r{ratio:g}"] = _part(encoder=encoder, drift_ratio=ratio)
     for seed in (1, 2):
         found[f"regression_seed{seed}"] = Row("regression", seed=seed)
-        for pairing in ("hybrid", "pooled"):
-            found[f"{pairing}_seed{seed}"] = Row(options={"pairing": pairing}, seed=seed)
+        found[f"pooled_seed{seed}"] = Row(seed=seed)
     return found
 
 
 def _part(encoder: str = "self", **options: object) -> Row:
-    return Row(encoder=encoder, options={"pairing": "hybrid"} | options)
+    return Row(encoder=encoder, options=options)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,8 +18,8 @@ from gdmnet.encoders import build_encoder
 from gdmnet.inference.translator import Ensemble, ModelCard, Translator
 from gdmnet.models.precision import autocast
 from gdmnet.networks.unet import build_generator
-from gdmnet.objectives import OBJECTIVES
 from gdmnet.objectives.base import Batch, Context
+from gdmnet.objectives.build import OBJECTIVES
 from gdmnet.plan import Configuration, Plan, Recipe
 from gdmnet.preprocessing import prepare, prepare_and_store
 from gdmnet.training.batches import Batches

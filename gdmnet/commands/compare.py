@@ -35,7 +35,7 @@ from gdmnet.metrics.conventions import CONVENTIONS, GDMNET
 from gdmnet.metrics.folders import MATCHES
 from gdmnet.metrics.folders import Options as ScoreOptions
 from gdmnet.models.device import find_device
-from gdmnet.objectives import OBJECTIVES
+from gdmnet.objectives.options import OPTIONS
 from gdmnet.plan import Plan
 from gdmnet.training.feature_encoder import EncoderChoice
 
@@ -81,7 +81,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--objectives",
         nargs="+",
         metavar="NAME",
-        help=f"NAME or NAME:option=value,...; names: {', '.join(OBJECTIVES)} (default: these)",
+        help=f"NAME or NAME:option=value,...; names: {', '.join(OPTIONS)} (default: these)",
     )
     parser.add_argument("--folds", nargs="+", metavar="FOLD", help="folds to train (default: 0)")
     budget = parser.add_mutually_exclusive_group()
@@ -215,7 +215,7 @@ def run(
     prepared = roots.preprocessed / name
     plan = codec.load(Plan, prepared / folders.PLAN_JSON)
     plan.configuration(configuration)
-    variants = parse_variants(options.objectives or list(OBJECTIVES))
+    variants = parse_variants(options.objectives or list(OPTIONS))
     settings = settle(options.asked, plan, configuration, roots, home, options.device)
     held_out = find_held_out(roots.raw / name, prepared / folders.SPLITS_JSON, settings.folds)
     bench = Bench(roots, home, plan, settings, held_out, options.device, options.slab)

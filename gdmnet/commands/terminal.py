@@ -5,9 +5,12 @@ from __future__ import annotations
 import argparse
 import errno
 import logging
+import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any, NoReturn
 
 from gdmnet import __version__
@@ -176,20 +179,34 @@ def share(text: str) -> float:
     return value
 
 
+class _Stopped(KeyboardInterrupt):
+    """A signal that asks to stop, with its number."""
+
+
+def _stop(number: int, _: FrameType | None) -> None:
+    raise _Stopped(number)
+
+
 def guarded(run: Callable[[], int]) -> int:
     """Run a command's body and turn what the user can fix into one line on stderr and status 2.
 
-    Ctrl-C gives 130; any other exception stays a traceback, because it is our fault.
+    Ctrl-C, SIGTERM (docker stop) and SIGUSR1 (SLURM, before the time is up) stop it as an exception
+    does, so that files are cleaned up; the status is 128 and the signal's number. Any other
+    exception stays a traceback, because it is our fault.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    if threading.current_thread() is threading.main_thread():
+        for name in ("SIGTERM", "SIGUSR1"):
+            if hasattr(signal, name):  # Windows has no SIGUSR1
+                signal.signal(getattr(signal, name), _stop)
     try:
         return run()
     except GdmnetError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print("stopped", file=sys.stderr)
-        return 130
+        return 128 + (stop.args[0] if isinstance(stop, _Stopped) else signal.SIGINT)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
             raise

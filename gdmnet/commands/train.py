@@ -16,9 +16,8 @@ from gdmnet.commands.terminal import (
     positive_int,
     roots_from,
 )
-from gdmnet.errors import TrainingError
-from gdmnet.objectives import OBJECTIVES
-from gdmnet.objectives.options import parse_option
+from gdmnet.errors import SettingError
+from gdmnet.objectives.options import OPTIONS, parse_option
 from gdmnet.training.fold import train_fold
 from gdmnet.training.start import (
     Options,
@@ -31,7 +30,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("dataset", help="501 or Dataset501_Name")
     parser.add_argument("configuration", help="3d_fullres, 3d_lowres, ...")
     parser.add_argument("fold", nargs="?", default="0", help="0, 1, ... or all (default: 0)")
-    parser.add_argument("--objective", choices=list(OBJECTIVES), default="gdm")
+    parser.add_argument("--objective", choices=list(OPTIONS), default="gdm")
     parser.add_argument("--epochs", type=positive_int, help="epochs (default: by the preset)")
     parser.add_argument("--iterations", type=positive_int, help="steps an epoch")
     parser.add_argument(
@@ -154,5 +153,5 @@ def main(argv: list[str] | None = None) -> int:
 def _option(text: str) -> tuple[str, Any]:
     try:
         return parse_option(text)
-    except TrainingError as problem:
+    except SettingError as problem:
         raise argparse.ArgumentTypeError(str(problem)) from None

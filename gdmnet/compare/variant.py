@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gdmnet.errors import TrainingError
-from gdmnet.objectives import OBJECTIVES
-from gdmnet.objectives.options import parse_option, require_known
+from gdmnet.objectives.options import parse_option, read_objective_options
 
 _NEXT_OPTION = re.compile(r",(?=[A-Za-z_][\w-]*=)")  # a comma inside a value is followed by none
 _NOT_IN_FOLDERS = re.compile(r"[^\w.,=+-]")
@@ -61,15 +60,16 @@ def parse_variant(text: str) -> Variant:
     """A variant from NAME or NAME:option=value,option=value.
 
     Raises:
-        TrainingError: an unknown objective, or options of another form.
+        SettingError: an unknown objective or option, or a value out of bounds.
+        TrainingError: options of another form.
     """
     objective, colon, options = text.partition(":")
-    require_known(objective, OBJECTIVES, what="objective")
     if colon and not options:
         raise TrainingError(f"{text}: options are missing after the colon; write NAME:option=value")
     pairs = [parse_option(part) for part in _NEXT_OPTION.split(options)] if options else []
     if len(dict(pairs)) < len(pairs):
         raise TrainingError(f"{text}: an option is given twice")
+    read_objective_options(objective, dict(pairs))
     return Variant(objective, dict(pairs))
 
 
@@ -77,15 +77,10 @@ def parse_variants(texts: Sequence[str]) -> list[Variant]:
     """Variants from their texts, each once.
 
     Raises:
-        TrainingError: as `parse_variant`, or two that cannot be told apart by their folders.
+        SettingError, TrainingError: as `parse_variant`.
     """
-    variants: dict[str, Variant] = {}
-    for text in texts:
-        variant = parse_variant(text)
-        other = variants.setdefault(variant.folder, variant)
-        if other.name != variant.name:
-            raise TrainingError(f"{other.name} and {variant.name} would share a folder; drop one")
-    return list(variants.values())
+    variants = [parse_variant(text) for text in texts]
+    return list({variant.folder: variant for variant in variants}.values())
 
 
 def parse_steps(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:

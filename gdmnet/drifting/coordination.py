@@ -1,4 +1,4 @@
-"""Two gradients at the generator's output become one: balance, conflict removal.
+"""Two gradients at the generator's output become one: balance, then removal of conflict.
 
 g_f is the fidelity's gradient, g_d the drift's, both (b, c, z, y, x) float32; inner products <.,.>
 and norms |.| are per sample over all other dimensions. Both losses depend on the weights through
@@ -6,9 +6,6 @@ the output alone, so the output is the shared representation of MGDA-UB (Sener a
 """
 
 from __future__ import annotations
-
-from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -57,102 +54,29 @@ def cosine(first: Tensor, second: Tensor) -> Tensor:
 
 
 def balance(drift: Tensor, fidelity_norm: Tensor, drift_norm: Tensor) -> Tensor:
-    """The balanced h = g_d N_f / N_d, each |h_b| at most 3 N_f: no outlier may dominate."""
-    balanced = drift * (fidelity_norm / (drift_norm + TINY))
-    factor = OUTLIER * fidelity_norm / norms(balanced).clamp(min=TINY)
+    """The balanced h = g_d N_f / N_d, each |h_b| at most 3 N_f: no outlier may dominate.
+
+    Args:
+        drift: g_d (b, c, z, y, x), finite.
+        fidelity_norm: N_f, a scalar.
+        drift_norm: N_d, a scalar.
+    """
+    balanced = drift * (fidelity_norm / (drift_norm + TINY))  # h = g_d N_f / N_d   (b,c,z,y,x)
+    factor = OUTLIER * fidelity_norm / norms(balanced).clamp(min=TINY)  # 3 N_f / |h_b|     [b]
     return balanced * _column(factor.clamp(max=1.0), balanced)
 
 
 def remove_conflict(moving: Tensor, fixed: Tensor) -> Tensor:
-    """a_b - <a_b, c_b> / (<c_b, c_b> + 1e-12) c_b where <a_b, c_b> < 0, else a_b."""
-    product = inner(moving, fixed).clamp(max=0.0)
-    return moving - _column(product / (inner(fixed, fixed) + TINY), moving) * fixed
+    """a_b - <a_b, c_b> / (<c_b, c_b> + 1e-12) c_b where <a_b, c_b> < 0, else a_b.
 
-
-def _plain(fidelity: Tensor, drift: Tensor) -> Tensor:
-    return drift
-
-
-def _projection(fidelity: Tensor, drift: Tensor) -> Tensor:
-    """Fidelity first: the drift loses what would raise the fidelity loss."""
-    return remove_conflict(drift, fidelity)
-
-
-def _pcgrad(fidelity: Tensor, drift: Tensor) -> Tensor:
-    """Symmetric projection (Yu et al., 2020)."""
-    return remove_conflict(drift, fidelity) + remove_conflict(fidelity, drift) - fidelity
-
-
-def _mgda(fidelity: Tensor, drift: Tensor) -> Tensor:
-    """Twice the shortest vector of the segment (Sener and Koltun, 2018, Eq. 10 for two tasks).
-
-    gamma = clip(<h - g_f, h> / |g_f - h|^2, 0, 1); g = 2 (gamma g_f + (1 - gamma) h).
+    With a the drift and c the fidelity the drift loses what would raise the fidelity loss: added
+    to c it leaves <a + c, c> >= |c|^2 in every sample.
     """
-    gap = drift - fidelity
-    gamma = _column((inner(gap, drift) / (inner(gap, gap) + TINY)).clamp(0.0, 1.0), gap)
-    return 2.0 * (gamma * fidelity + (1.0 - gamma) * drift) - fidelity
-
-
-def _config(fidelity: Tensor, drift: Tensor) -> Tensor:
-    """ConFIG for two losses (Liu et al., 2024): equal cosines with both gradients.
-
-    u = U(U(O(h, g_f)) + U(O(g_f, h))) with U the unit vector and O(h, g_f) = g_f minus its part
-    along h; g = (<g_f, u> + <h, u>) u.
-    """
-    bisector = _unit(_orthogonal(fidelity, drift)) + _unit(_orthogonal(drift, fidelity))
-    direction = _unit(bisector)
-    length = inner(fidelity, direction) + inner(drift, direction)
-    return _column(length, direction) * direction - fidelity
-
-
-@dataclass(frozen=True)
-class Coordination:
-    """What is added to the fidelity gradient, from (g_f, h), or from (g_f, g_d) if not balanced."""
-
-    addition: Callable[[Tensor, Tensor], Tensor]
-    balanced: bool = True
-
-
-COORDINATIONS: dict[str, Coordination] = {
-    "projection": Coordination(_projection),
-    "balance": Coordination(_plain),
-    "sum": Coordination(_plain, balanced=False),
-    "pcgrad": Coordination(_pcgrad),
-    "mgda": Coordination(_mgda),
-    "mgda_raw": Coordination(_mgda, balanced=False),
-    "config": Coordination(_config),
-}
-
-
-def coordinate(
-    fidelity: Tensor, drift: Tensor, norm_values: tuple[Tensor, Tensor], *, name: str, ratio: float
-) -> Tensor:
-    """Combine: g = g_f + ratio * addition; with "projection" <g, g_f> >= |g_f|^2 in every sample.
-
-    Rules that treat both gradients alike (pcgrad, mgda, config) are reached at ratio 1 and
-    interpolated below it, so that every rule starts from pure regression.
-
-    Args:
-        fidelity: g_f (b, c, z, y, x).
-        drift: g_d, finite, zero outside the mask.
-        norm_values: N_f and N_d, scalars.
-        name: a key of `COORDINATIONS`.
-        ratio: r, or lambda for "sum".
-    """
-    rule = COORDINATIONS[name]
-    moving = balance(drift, *norm_values) if rule.balanced else drift
-    return fidelity + ratio * rule.addition(fidelity, moving)
+    product = inner(moving, fixed).clamp(max=0.0)  # min(<a, c>, 0)                         [b]
+    share = product / (inner(fixed, fixed) + TINY)  # of c in a                             [b]
+    return moving - _column(share, moving) * fixed  # (b,c,z,y,x)
 
 
 def _column(values: Tensor, like: Tensor) -> Tensor:
     """[b] -> (b, 1, 1, ...) with as many dimensions as `like`."""
     return values.reshape(-1, *([1] * (like.dim() - 1)))
-
-
-def _unit(vector: Tensor) -> Tensor:
-    return vector / _column(norms(vector).clamp(min=TINY), vector)
-
-
-def _orthogonal(moving: Tensor, fixed: Tensor) -> Tensor:
-    share = inner(moving, fixed) / (inner(fixed, fixed) + TINY)
-    return moving - _column(share, moving) * fixed

@@ -8,7 +8,6 @@ problem, P positives (real), M further negatives (generated), S feature dimensio
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -19,20 +18,12 @@ MIN_SQUARED_DISTANCE = 1e-8
 MIN_SCALE = 1e-3
 MIN_SQUARED_FORCE = 1e-8
 SELF_DISTANCE = 100.0  # in mean distances: far beyond every neighbour at tau <= 1
-MOST_DISTANCES = 2**26  # held at once, 256 MiB; larger problems are computed in blocks of probes
+MOST_DISTANCES = 2**26  # Q N (M + P), 256 MiB: 256 times those of gdm's default options
 
-
-@dataclass(frozen=True)
-class _Points:
-    """Probes [Q,N,S] and, negatives first, targets [Q,M,S], [Q,P,S] with weights [Q,M], [Q,P].
-
-    The two sides are kept apart, so that they go through the same operations: where they are the
-    same set the field is exactly 0, not a round-off that the normalisation would blow up.
-    """
-
-    probe: Tensor
-    targets: tuple[Tensor, Tensor]
-    weights: tuple[Tensor, Tensor]
+# Negatives and positives are kept apart, in this order, so that they go through the same
+# operations: where they are the same set the field is exactly 0, not a round-off that the
+# normalisation would blow up.
+Sides = tuple[Tensor, Tensor]
 
 
 def drift_loss(
@@ -69,20 +60,24 @@ def drift_loss(
         and `v_rms`.
 
     Raises:
-        ValueError: NaN or Inf among the points.
+        ValueError: NaN or Inf among the points, or more than `MOST_DISTANCES` pairs of points.
     """
     if neg is None:
         neg = gen.detach()[:, :0]
-    negatives = torch.cat([gen.detach().float(), neg.detach().float()], dim=1)
-    w_negatives = torch.cat([_weights(w_gen, gen), _weights(w_neg, neg)], dim=1)
-    with torch.no_grad(), torch.autocast(gen.device.type, enabled=False):
-        points = _points(gen, pos, negatives, w_pos=w_pos, w_neg=w_negatives)
-        field, scale, info = _field(
-            points, temperatures=temperatures, affinity_floor=affinity_floor, exclude_self=True
-        )
+    negatives = torch.cat([gen.detach().float(), neg.detach().float()], dim=1)  # [Q,N+M,S]
+    w_negatives = torch.cat([_weights(w_gen, gen), _weights(w_neg, neg)], dim=1)  # [Q,N+M]
+    field, scale, info = _field(
+        gen,
+        (negatives, pos),
+        (w_negatives, _weights(w_pos, pos)),
+        temperatures=temperatures,
+        affinity_floor=affinity_floor,
+        exclude_self=True,
+    )
     with torch.autocast(gen.device.type, enabled=False):
-        here = gen.float() / scale
-        loss = (here - (here.detach() + field)).square().mean(dim=(1, 2))  # [Q]
+        here = gen.float() / scale  # x / s                                          [Q,N,S]
+        goal = here.detach() + field  # stop_gradient(x / s + V)                     [Q,N,S]
+        loss = (here - goal).square().mean(dim=(1, 2))  # [Q]
     return loss, info
 
 
@@ -112,16 +107,16 @@ def drift_field(
         exclude_self: the first N negatives are the probes themselves: probe i ignores the i-th.
 
     Raises:
-        ValueError: NaN or Inf among the points.
+        ValueError: NaN or Inf among the points, or more than `MOST_DISTANCES` pairs of points.
     """
-    with torch.no_grad(), torch.autocast(probe.device.type, enabled=False):
-        points = _points(probe, pos, neg, w_pos=w_pos, w_neg=w_neg)
-        field, _, _ = _field(
-            points,
-            temperatures=temperatures,
-            affinity_floor=affinity_floor,
-            exclude_self=exclude_self,
-        )
+    field, _, _ = _field(
+        probe,
+        (neg, pos),
+        (_weights(w_neg, neg), _weights(w_pos, pos)),
+        temperatures=temperatures,
+        affinity_floor=affinity_floor,
+        exclude_self=exclude_self,
+    )
     return field
 
 
@@ -131,165 +126,109 @@ def _weights(given: Tensor | None, points: Tensor) -> Tensor:
     return given.detach().float()
 
 
-def _points(
-    probe: Tensor, pos: Tensor, neg: Tensor, *, w_pos: Tensor | None, w_neg: Tensor | None
-) -> _Points:
-    x, negatives, positives = probe.detach().float(), neg.float(), pos.float()
-    for points in (x, negatives, positives):
-        if not bool(torch.isfinite(points).all()):
-            raise ValueError("NaN or Inf among the points of a drift problem")
-    # The field does not change under translation, but |x|^2 + |t|^2 - 2 x.t cancels in float32
-    # where the mean exceeds the spread.
-    centre = torch.cat([negatives, positives], dim=1).mean(dim=1, keepdim=True)
-    return _Points(
-        x - centre,
-        (negatives - centre, positives - centre),
-        (_weights(w_neg, neg), _weights(w_pos, pos)),
-    )
-
-
-def _distances(x: Tensor, t: Tensor) -> Tensor:
-    """Euclidean distances [Q,N,R], at least 1e-4."""
-    squared = x.square().sum(-1)[:, :, None] + t.square().sum(-1)[:, None, :]
-    return (squared - 2.0 * x @ t.mT).clamp(min=MIN_SQUARED_DISTANCE).sqrt()
-
-
+@torch.no_grad()
 def _field(
-    points: _Points, *, temperatures: Sequence[float], affinity_floor: float, exclude_self: bool
+    probe: Tensor,
+    targets: Sides,
+    weights: Sides,
+    *,
+    temperatures: Sequence[float],
+    affinity_floor: float,
+    exclude_self: bool,
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     """V [Q,N,S], the scale s of its coordinates and what to watch (Algorithm 2).
 
     s = sigma / sqrt(S), so that coordinates are of order 1 in every dimension S; each
     temperature's force is brought to unit root mean square over all problems.
     """
-    probe = points.probe
-    blocks = _blocks(points)
-    weights = points.weights
-    totals = torch.stack([_weighted_sum(block.distances(), weights) for block in blocks])
-    mass = probe.shape[1] * torch.stack([w.sum() for w in weights]).sum()
-    sigma = totals.sum() / mass  # the mean of d_ij w_j over that of w_j: one for all problems
-    scale = (sigma / probe.shape[-1] ** 0.5).clamp(min=MIN_SCALE)
-    targets = [side / scale for side in points.targets]
-    unit = sigma.clamp(min=MIN_SCALE)
-
-    total = torch.zeros_like(probe)
-    info = {"scale": sigma}
-    for tau in temperatures:
-
-        def logits(block: _Block, tau: float = tau) -> list[Tensor]:
-            return [side / -tau for side in block.relative(unit, exclude_self=exclude_self)]
-
-        columns = _columns([block.column_sums(logits(block)) for block in blocks])
-        parts = []
-        for block in blocks:
-            affinity = _affinity(logits(block), columns, affinity_floor)
-            weighted = [a * w[:, None, :] for a, w in zip(affinity, weights, strict=True)]
-            parts.append(_force(weighted, targets, affinity_floor))
-        force = torch.cat([part for part, _ in parts], dim=1)
-        squared = force.square().mean()
-        total += force / squared.clamp(min=MIN_SQUARED_FORCE).sqrt()
-        info[f"force_{tau:g}"] = squared
-        info |= {f"{name}_{tau:g}": share for name, share in _shares([m for _, m in parts]).items()}
-    info["v_rms"] = total.square().mean().sqrt()
-    return total, scale, info
+    with torch.autocast(probe.device.type, enabled=False):
+        x, t = _centred(probe, targets)  # [Q,N,S]; [Q,M,S] and [Q,P,S]
+        distances = [_distances(x, side) for side in t]  # d_ij        [Q,N,M] and [Q,N,P]
+        sigma = _weighted_mean(distances, weights)  # sigma, one for all problems      scalar
+        scale = (sigma / x.shape[-1] ** 0.5).clamp(min=MIN_SCALE)  # s = sigma / sqrt(S)
+        relative = [d / sigma.clamp(min=MIN_SCALE) for d in distances]  # d_ij / sigma
+        if exclude_self:
+            relative[0].diagonal(dim1=1, dim2=2).add_(SELF_DISTANCE)  # the first N negatives are x
+        t = (t[0] / scale, t[1] / scale)
+        field = torch.zeros_like(x)
+        info = {"scale": sigma}
+        for tau in temperatures:
+            logits = [side / -tau for side in relative]  # l_ij = -d_ij / (sigma tau)
+            affinity = _affinity(logits, weights, affinity_floor)  # A_ij     [Q,N,M] and [Q,N,P]
+            force = _force(affinity, t)  # F_i                                        [Q,N,S]
+            squared = force.square().mean()  # rms(F)^2                                 scalar
+            field += force / squared.clamp(min=MIN_SQUARED_FORCE).sqrt()  # V = sum_tau F / rms(F)
+            info[f"force_{tau:g}"] = squared
+            info |= {f"{k}_{tau:g}": share for k, share in _shares(affinity, affinity_floor)}
+        info["v_rms"] = field.square().mean().sqrt()
+    return field, scale, info
 
 
-class _Block:
-    """Some probes against all targets: what is recomputed where all at once are too many.
+def _centred(probe: Tensor, targets: Sides) -> tuple[Tensor, Sides]:
+    """All points in float32, moved so that the targets' mean lies at 0.
 
-    Args:
-        points: the whole problems.
-        rows: which probes.
-        keep: whether the distances may stay in memory.
+    The field does not change under translation, but |x|^2 + |t|^2 - 2 x.t cancels in float32 where
+    the mean exceeds the spread.
     """
-
-    def __init__(self, points: _Points, rows: slice, *, keep: bool) -> None:
-        self._points, self._rows, self._keep = points, rows, keep
-        self._kept: list[Tensor] | None = None
-
-    def distances(self) -> list[Tensor]:
-        """[Q,n,M] to the negatives and [Q,n,P] to the positives."""
-        if self._kept is not None:
-            return self._kept
-        probe = self._points.probe[:, self._rows]
-        found = [_distances(probe, targets) for targets in self._points.targets]
-        if self._keep:
-            self._kept = found
-        return found
-
-    def relative(self, unit: Tensor, *, exclude_self: bool) -> list[Tensor]:
-        """Distances in units of the mean one; a probe is far from itself where that is asked."""
-        relative = [d / unit for d in self.distances()]
-        if exclude_self:  # the first N negatives are the probes
-            own = relative[0][:, :, self._rows]
-            own.diagonal(dim1=1, dim2=2).add_(SELF_DISTANCE)
-        return relative
-
-    @staticmethod
-    def column_sums(logits: Sequence[Tensor]) -> list[Tensor]:
-        """This block's share of the softmax over the probes: log-sums [Q,1,M] and [Q,1,P]."""
-        return [side.logsumexp(dim=1, keepdim=True) for side in logits]
+    n_distances = probe.shape[0] * probe.shape[1] * sum(side.shape[1] for side in targets)
+    if n_distances > MOST_DISTANCES:
+        raise ValueError(
+            f"a drift of {n_distances} pairs of points, at most {MOST_DISTANCES} are held at once;"
+            " take fewer points"
+        )
+    x, negatives, positives = (part.detach().float() for part in (probe, *targets))
+    if not all(bool(torch.isfinite(part).all()) for part in (x, negatives, positives)):
+        raise ValueError("NaN or Inf among the points of a drift problem")
+    centre = torch.cat([negatives, positives], dim=1).mean(dim=1, keepdim=True)  # [Q,1,S]
+    return x - centre, (negatives - centre, positives - centre)
 
 
-def _blocks(points: _Points) -> list[_Block]:
-    """All probes at once where the distances fit `MOST_DISTANCES`, else as many as do."""
-    n_problems, n_probes, _ = points.probe.shape
-    n_targets = sum(side.shape[1] for side in points.targets)
-    step = max(1, min(n_probes, MOST_DISTANCES // max(1, n_problems * n_targets)))
-    slices = [slice(start, min(start + step, n_probes)) for start in range(0, n_probes, step)]
-    return [_Block(points, rows, keep=len(slices) == 1) for rows in slices]
+def _distances(x: Tensor, t: Tensor) -> Tensor:
+    """Euclidean distances |x_i - t_j| [Q,N,R] of [Q,N,S] and [Q,R,S], at least 1e-4."""
+    squared = x.square().sum(-1)[:, :, None] + t.square().sum(-1)[:, None, :]  # |x|^2 + |t|^2
+    return (squared - 2.0 * x @ t.mT).clamp(min=MIN_SQUARED_DISTANCE).sqrt()
 
 
-def _weighted_sum(distances: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
-    pairs = zip(distances, weights, strict=True)
-    return torch.stack([(d * w[:, None, :]).sum() for d, w in pairs]).sum()
+def _weighted_mean(distances: Sequence[Tensor], weights: Sides) -> Tensor:
+    """Sigma = mean_ij(d_ij w_j) / mean_j(w_j) over both sides and all problems, a scalar."""
+    sides = list(zip(distances, weights, strict=True))
+    total = torch.stack([(d * w[:, None, :]).sum() for d, w in sides]).sum()
+    return total / torch.stack([d.shape[1] * w.sum() for d, w in sides]).sum()
 
 
-def _columns(sums: Sequence[Sequence[Tensor]]) -> list[Tensor]:
-    """The log-sums of all blocks as those of the whole."""
-    if len(sums) == 1:
-        return list(sums[0])
-    sides = zip(*sums, strict=True)
-    return [torch.cat(side, dim=1).logsumexp(dim=1, keepdim=True) for side in sides]
-
-
-def _affinity(logits: Sequence[Tensor], columns: Sequence[Tensor], floor: float) -> list[Tensor]:
-    """A_ij = sqrt(max(softmax_j(l)_ij softmax_i(l)_ij, floor)), in the log domain.
+def _affinity(logits: Sequence[Tensor], weights: Sides, floor: float) -> Sides:
+    """A_ij = w_j sqrt(max(softmax_j(l)_ij softmax_i(l)_ij, floor)), in the log domain.
 
     The softmax over j runs over negatives and positives jointly, the one over the probes i is
-    each target's own; `columns` are its log-sums over all probes.
+    each target's own.
     """
-    negative, positive = (side.logsumexp(dim=2, keepdim=True) for side in logits)
-    rows = torch.logaddexp(negative, positive)  # [Q,N,1]
-    pairs = zip(logits, columns, strict=True)
-    return [(side - 0.5 * (rows + c)).exp().clamp(min=floor**0.5) for side, c in pairs]
+    rows = torch.logaddexp(*(side.logsumexp(dim=2, keepdim=True) for side in logits))  # [Q,N,1]
+    columns = [side.logsumexp(dim=1, keepdim=True) for side in logits]  # [Q,1,M] and [Q,1,P]
+    negative, positive = (
+        (side - 0.5 * (rows + column)).exp().clamp(min=floor**0.5) * w[:, None, :]
+        for side, column, w in zip(logits, columns, weights, strict=True)
+    )
+    return negative, positive
 
 
-def _force(
-    affinity: Sequence[Tensor], targets: Sequence[Tensor], floor: float
-) -> tuple[Tensor, Tensor]:
-    """F_i = Z+_i Z-_i (mean+_i - mean-_i), Eq. 11: attraction and repulsion carry equal mass.
+def _force(affinity: Sides, targets: Sides) -> Tensor:
+    """F_i = Z+_i Z-_i (mean+_i - mean-_i) [Q,N,S], Eq. 11: both directions carry equal mass.
 
     Z+ and Z- are the sums of the affinities to positives and negatives, mean+ and mean- the
     affinity-weighted means; multiplied out, so that nothing is divided by a vanishing sum. The
     coefficient of x_i itself is exactly 0, which keeps a lone positive from making it diverge.
-
-    Returns:
-        F [Q,N,S], and three masses for `_shares`.
     """
     negative, positive = affinity
-    z_negative, z_positive = negative.sum(2, keepdim=True), positive.sum(2, keepdim=True)  # [Q,N,1]
-    attraction = z_negative * (positive @ targets[1])  # [Q,N,S]
-    repulsion = z_positive * (negative @ targets[0])
+    attraction = negative.sum(2, keepdim=True) * (positive @ targets[1])  # Z-_i sum_j A+_ij t_j
+    repulsion = positive.sum(2, keepdim=True) * (negative @ targets[0])  # Z+_i sum_j A-_ij t_j
+    return attraction - repulsion
+
+
+def _shares(affinity: Sides, floor: float) -> list[tuple[str, Tensor]]:
+    """Of all affinity the positives' share, and of theirs the share that stands at the floor."""
+    negative, positive = affinity
     at_floor = positive * (positive <= floor**0.5)
-    masses = torch.stack([z_positive.sum(), z_negative.sum(), at_floor.sum()])
-    return attraction - repulsion, masses
-
-
-def _shares(masses: Sequence[Tensor]) -> dict[str, Tensor]:
-    """From each block's affinity to positives, to negatives, and to positives at the floor."""
-    positive, negative, at_floor = torch.stack(list(masses)).sum(dim=0)
-    return {
-        "p_pos": positive / (positive + negative).clamp(min=1e-30),
-        "floor_share": at_floor / positive.clamp(min=1e-30),
-    }
+    return [
+        ("p_pos", positive.sum() / (positive.sum() + negative.sum()).clamp(min=1e-30)),
+        ("floor_share", at_floor.sum() / positive.sum().clamp(min=1e-30)),
+    ]

@@ -1,16 +1,14 @@
-"""Who is compared with whom: a target's own row, the pool of all rows, or half of each.
+"""Who is compared with whom: each generated row with the pool of real rows, or with its target.
 
-paired: each generated row is a problem of its own whose one positive is its target; the field is
-then a normalised perceptual loss, without a distribution. pooled: all generated rows of a map are
-one problem; the distribution of patterns is matched, and the paired targets are among the
-positives. hybrid: the mean of both, (1 - a) pooled + a paired with a = 0.5. per_location: the rows
-at one place of all samples are a problem; it asks that a place means the same in all of them
-(volumes brought to an atlas), which random patches do not.
+pooled: all generated rows of a map are one drift problem; the distribution of patterns is matched,
+and the paired targets are among the positives. paired: each generated row is a problem of its own
+whose one positive is its target; the field is then a normalised perceptual loss, without a
+distribution.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,47 +17,47 @@ from torch import Tensor
 from gdmnet.drifting.field import AFFINITY_FLOOR, drift_loss
 from gdmnet.drifting.representations import Rows
 
+FLOOR_POSITIVES = 64  # the affinity floor was made for problems of 64 x 64 points
+
+
+@dataclass(frozen=True)
+class Problems:
+    """Q drift problems: generated points [Q,N,S], positives [Q,P,S], further negatives [Q,M,S]."""
+
+    generated: Tensor
+    positives: Tensor
+    negatives: Tensor | None = None
+
 
 @dataclass(frozen=True)
 class Pairing:
     """One way to compare.
 
     Attributes:
-        paired_share: a, the share of the loss that compares each row with its own target.
-        by_place: the rest compares place by place, instead of in one pool.
+        problems: from the paired rows of a map, n of length S, and past rows of the same map, real
+            [P,S] and generated [M,S], to the problems they make.
+        uses_past: whether past rows take part, so that they are worth keeping.
     """
 
-    paired_share: float
-    by_place: bool = False
+    problems: Callable[[Rows, Tensor, Tensor], Problems]
+    uses_past: bool
 
-    @property
-    def uses_past(self) -> bool:
-        """Whether past rows can take part."""
-        return self.paired_share < 1
+
+def _pooled(rows: Rows, past_targets: Tensor, past_generated: Tensor) -> Problems:
+    """Q = 1: all n rows against all targets, those of the batch and past ones."""
+    positives = torch.cat([rows.target, past_targets])  # [n+P,S]
+    return Problems(rows.generated[None], positives[None], past_generated[None])
+
+
+def _paired(rows: Rows, past_targets: Tensor, past_generated: Tensor) -> Problems:
+    """Q = n: each row against its own target."""
+    return Problems(rows.generated[:, None], rows.target[:, None])  # [n,1,S] each
 
 
 PAIRINGS: dict[str, Pairing] = {
-    "pooled": Pairing(0.0),
-    "hybrid": Pairing(0.5),
-    "paired": Pairing(1.0),
-    "per_location": Pairing(0.0, by_place=True),
+    "pooled": Pairing(_pooled, uses_past=True),
+    "paired": Pairing(_paired, uses_past=False),
 }
-FLOOR_POSITIVES = 64  # the affinity floor was made for problems of 64 x 64 points
-
-
-@dataclass(frozen=True)
-class Field:
-    """How the field is computed.
-
-    Attributes:
-        pairing: a value of `PAIRINGS`.
-        temperatures: tau.
-        affinity_floor: below 0 for the scaled floor 1e-6 (64 / max(64, P))^2.
-    """
-
-    pairing: Pairing
-    temperatures: Sequence[float]
-    affinity_floor: float = -1.0
 
 
 def scaled_floor(n_positives: int) -> float:
@@ -68,7 +66,12 @@ def scaled_floor(n_positives: int) -> float:
 
 
 def rows_loss(
-    rows: Rows, past_targets: Tensor, past_generated: Tensor, field: Field
+    rows: Rows,
+    past_targets: Tensor,
+    past_generated: Tensor,
+    *,
+    pairing: str,
+    temperatures: Sequence[float],
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The drift loss of one map.
 
@@ -76,33 +79,21 @@ def rows_loss(
         rows: paired rows [n, S].
         past_targets: further positives [P, S] of the pool; P may be 0.
         past_generated: further negatives [M, S] of the pool; M may be 0.
-        field: pairing and temperatures.
+        pairing: a key of `PAIRINGS`.
+        temperatures: tau, in mean distances.
 
     Returns:
-        A scalar, and what to watch (of the pool where there is one); see `drift_loss`.
+        The mean of the problems' losses, a scalar, and what to watch; see `drift_loss`.
 
     Raises:
-        ValueError: NaN or Inf among the rows.
+        ValueError: NaN or Inf among the rows, or more of them than `drift_loss` takes.
     """
-    loss = rows.generated.new_zeros(())
-    info: dict[str, Tensor] = {}
-    share = field.pairing.paired_share
-    if share > 0:
-        own, info = _drift(rows.generated[:, None], rows.target[:, None], None, field)
-        loss = loss + share * own
-    if share == 1:
-        return loss, info
-    if field.pairing.by_place and rows.samples > 1 and len(rows.target) > rows.samples:
-        pool, info = _drift(rows.by_place(rows.generated), rows.by_place(rows.target), None, field)
-    else:
-        positives = torch.cat([rows.target, past_targets])
-        pool, info = _drift(rows.generated[None], positives[None], past_generated[None], field)
-    return loss + (1 - share) * pool, info
-
-
-def _drift(
-    gen: Tensor, pos: Tensor, neg: Tensor | None, field: Field
-) -> tuple[Tensor, dict[str, Tensor]]:
-    floor = field.affinity_floor if field.affinity_floor >= 0 else scaled_floor(pos.shape[1])
-    loss, info = drift_loss(gen, pos, neg, temperatures=field.temperatures, affinity_floor=floor)
+    made = PAIRINGS[pairing].problems(rows, past_targets, past_generated)
+    loss, info = drift_loss(
+        made.generated,
+        made.positives,
+        made.negatives,
+        temperatures=temperatures,
+        affinity_floor=scaled_floor(made.positives.shape[1]),
+    )
     return loss.mean(), info

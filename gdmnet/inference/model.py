@@ -20,9 +20,8 @@ from gdmnet.models.device import find_device
 from gdmnet.models.precision import cpu_has_bf16
 from gdmnet.models.select import choose_folds
 from gdmnet.models.weights import MOST_REALISM, between
-from gdmnet.objectives import OBJECTIVES
 from gdmnet.objectives.base import Inputs
-from gdmnet.objectives.build import generator_of
+from gdmnet.objectives.build import OBJECTIVES, generator_of
 from gdmnet.plan import Fingerprint, Plan, Run
 
 CHECKPOINTS = {"final": folders.FINAL, "best": folders.BEST}

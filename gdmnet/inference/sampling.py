@@ -21,9 +21,8 @@ from gdmnet.data.case import Case
 from gdmnet.errors import CheckpointError
 from gdmnet.geometry import Shape
 from gdmnet.inference.sliding import Estimate, Manner, Outside, predict_volume
-from gdmnet.objectives import SAMPLED
 from gdmnet.objectives.base import Sampled, Sampling
-from gdmnet.objectives.build import context_of
+from gdmnet.objectives.build import SAMPLED, context_of
 from gdmnet.objectives.sampling import network_input
 from gdmnet.plan import Configuration, Run
 

@@ -81,12 +81,11 @@ class Context:
         n_sources: source channels.
         encoder: the frozen feature encoder, for objectives that need one.
         seed: of the run.
-        options: the objective's own options by name; unknown names raise TrainingError.
+        options: the objective's own options by name; see `options.read_options`.
         architecture: of the generator, for objectives with a network of their own.
-        target_width: about how far the target's values spread inside the body, as a standard
-            deviation, network units.
-        source_widths: the sources' likewise, one entry a channel; () stands for all as wide as the
-            target.
+        target_width: about the standard deviation of the target inside the body, network units.
+        source_widths: about that of each source channel, network units; () stands for all as wide
+            as the target.
     """
 
     total_steps: int
@@ -135,8 +134,22 @@ class Stateless:
         return {}
 
 
+class OneCall(Stateless):
+    """What objectives share that predict by one call of the generator."""
+
+    inputs = Inputs()
+
+    def translate(self, generator: nn.Module, source: Tensor, noise: Tensor | None) -> Tensor:
+        """One call of the generator."""
+        output: Tensor = generator(source)
+        return output
+
+
 Evaluate = Callable[[Tensor, float], Tensor]
-"""One call of the network: a state (b, 1, z, y, x) and a time to its output, likewise."""
+"""One call of the network: a state (b, 1, z, y, x) and a time to an output (b, 1, z, y, x)."""
+
+Draw = Callable[[], Tensor]
+"""The next standard normal field (b, 1, z, y, x), always the same ones in the same order."""
 
 
 @dataclass(frozen=True)
@@ -164,19 +177,13 @@ class Sampled(Objective, Protocol):
     state_width: float
     """What states are divided by before the network sees them, about their standard deviation."""
 
-    def sample(
-        self,
-        evaluate: Evaluate,
-        source: Tensor,
-        draw: Callable[[], Tensor],
-        sampling: Sampling,
-    ) -> Tensor:
+    def sample(self, evaluate: Evaluate, source: Tensor, draw: Draw, sampling: Sampling) -> Tensor:
         """Sources (b, c, z, y, x) to targets (b, 1, z, y, x), network units.
 
         Args:
             evaluate: one call of the network.
             source: of the whole field that is sampled.
-            draw: the next standard normal field (b, 1, z, y, x), always the same ones in order.
+            draw: gives the next field of noise at each call.
             sampling: the sampler and its number of steps.
         """
         ...

@@ -12,53 +12,24 @@ training and sampling alike, paths are straight: the optimal-transport ODE (Prop
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from itertools import pairwise
+from collections.abc import Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from gdmnet.objectives.base import Batch, Context, Descent, Evaluate, Inputs, Sampling
-from gdmnet.objectives.fidelity import FIDELITIES
-from gdmnet.objectives.options import read_options, require_known
+from gdmnet.objectives.base import Batch, Context, Draw, Sampling
+from gdmnet.objectives.options import LEVELS, BridgeOptions, read_options
 from gdmnet.objectives.sampling import (
-    ByPatches,
-    descend_towards,
+    DiscretePath,
     expand,
-    is_width,
     normal_like,
-    require_ranges,
-    start_of,
-    start_width,
-    times_down,
+    random_levels,
+    start_channel,
 )
 
-LEVELS = 1000  # N: times that training knows, n / N
 LEAST, MOST = 1e-4, 3e-4  # beta at the ends and, were the rise not mirrored halfway, at the last
 PAPER_WIDTH = 0.5  # about the standard deviation of the paper's images, which lie in [-1, 1]
 SAMPLERS: Mapping[str, int] = {"sde": 1, "ode": 1}
-
-
-@dataclass(frozen=True)
-class BridgeOptions:
-    """Options of `bridge`.
-
-    Attributes:
-        start_channel: the source channel that paths start from, from 0.
-        noise: of the paths, as a multiple of the paper's; in widths of the target.
-        ot_ode: train on the straight paths of the optimal-transport ODE, without noise.
-        fidelity: a key of `FIDELITIES`.
-        sampler: "sde", or "ode" that leaves out the noise of each step; "ode" with `ot_ode`.
-        steps: of the sampler.
-    """
-
-    start_channel: int = 0
-    noise: float = 1.0
-    ot_ode: bool = False
-    fidelity: str = "l2"
-    sampler: str = "sde"
-    steps: int = 16
 
 
 def variances(width: float) -> Tensor:
@@ -75,98 +46,66 @@ def variances(width: float) -> Tensor:
     return torch.cat([steps.new_zeros(1), steps.cumsum(0)])
 
 
-def on_path(
-    target: Tensor, start: Tensor, gathered: Tensor, total: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Mean and variance of x_t between y and x_k (Eq. 11).
+def on_path(target: Tensor, end: Tensor, gathered: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance of a state between y and a later one.
+
+    With the later one at the source this is x_t of training (Eq. 11), else the posterior of x_n
+    given y and the x_m from that it comes, n < m (Eq. 4).
 
     Args:
         target: y, (b, 1, z, y, x).
-        start: x_k, likewise.
-        gathered: s^2, (b, 1, 1, 1, 1).
-        total: s^2 + r^2.
+        end: x_k, or x_m (b, 1, z, y, x).
+        gathered: s^2 of the state, (b, 1, 1, 1, 1) or a scalar.
+        total: s^2 of the later one, which is s^2 + r^2 at the source.
     """
     share = gathered / total
-    return (1 - share) * target + share * start, gathered * (1 - share)
+    return (1 - share) * target + share * end, gathered * (1 - share)
 
 
-def posterior(
-    target: Tensor, state: Tensor, later: Tensor, sooner: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Mean and variance of x_n given y and the x_m from that it comes, n < m (Eq. 4).
-
-    Args:
-        target: y.
-        state: x_m.
-        later: s_m^2.
-        sooner: s_n^2.
-    """
-    share = sooner / later
-    return (1 - share) * target + share * state, sooner * (1 - share)
-
-
-class Bridge(ByPatches):
-    """The objective `bridge`; it has no state.
+class Bridge(DiscretePath):
+    """The objective `bridge`.
 
     The network gives (x_t - y) / s, from which the target follows by what is left of the source
     in x_t: it is no residual of a source itself.
     """
 
-    inputs = Inputs(extra_channels=1, time=True, residual=False)
-    most_steps = LEVELS
-
-    def __init__(self, options: BridgeOptions, target_width: float, start_width: float) -> None:
+    def __init__(self, options: BridgeOptions, context: Context) -> None:
+        super().__init__(options.fidelity, context.target_width)
         self.options = options
-        self.state_width = target_width
-        self.start_width = start_width
-        self.variances = variances(options.noise * target_width / PAPER_WIDTH)
+        self.channel = start_channel(context, options.start_channel, objective="bridge")
+        self.variances = variances(options.noise * context.target_width / PAPER_WIDTH)
         name = "ode" if options.ot_ode else options.sampler
-        self.samplers: Mapping[str, int] = {name: SAMPLERS[name]} if options.ot_ode else SAMPLERS
+        self.samplers = {name: SAMPLERS[name]} if options.ot_ode else SAMPLERS
         self.sampling = Sampling(name, options.steps)
 
-    def descend(self, generator: nn.Module, batch: Batch, rng: torch.Generator) -> Descent:
-        """One forward at a random time of each patch, and the gradient there."""
-        n = len(batch.source)
-        level = torch.randint(1, LEVELS + 1, (n,), generator=rng, device=rng.device).cpu()
-        gathered = expand(self.variances[level]).to(batch.source)
-        start = start_of(batch.source, self.options.start_channel, self.start_width)
-        mean, variance = on_path(batch.target, start, gathered, self.variances[-1].to(gathered))
+    def example(self, batch: Batch, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """x_t, t, and (x_t - y) / s."""
+        level, time = random_levels(batch, rng)
+        gathered = expand(self.variances[level]).to(batch.source)  # s^2              (b,1,1,1,1)
+        start, total = self.channel.of(batch.source), self.variances[-1].to(gathered)
+        mean, variance = on_path(batch.target, start, gathered, total)  # Eq. 11
         noise = normal_like(batch.target, rng)
         state = mean if self.options.ot_ode else mean + variance.sqrt() * noise
-        label = (state - batch.target) / gathered.sqrt()
-        time = (level / LEVELS).to(batch.source)
-        width, fidelity = self.state_width, self.options.fidelity
-        return descend_towards(generator, batch, state, time, label, width=width, fidelity=fidelity)
+        return state, time, (state - batch.target) / gathered.sqrt()
 
-    def sample(
-        self,
-        evaluate: Evaluate,
-        source: Tensor,
-        draw: Callable[[], Tensor],
-        sampling: Sampling,
-    ) -> Tensor:
-        """From the source channel down to the target; a field of noise a step, but not the last."""
-        state = start_of(source, self.options.start_channel, self.start_width)
-        levels = times_down(LEVELS, sampling.steps)
-        for level, following in pairwise(levels):
-            later, sooner = self.variances[level], self.variances[following]
-            target = state - later.sqrt() * evaluate(state, level / LEVELS)
-            state, variance = posterior(target, state, later, sooner)
-            if sampling.sampler == "sde" and following > 0:
-                state = state + variance.sqrt() * draw()
-        return state
+    def begin(self, source: Tensor, draw: Draw) -> Tensor:
+        """The source channel."""
+        return self.channel.of(source)
+
+    def advance(
+        self, output: Tensor, state: Tensor, levels: tuple[int, int], sampler: str
+    ) -> tuple[Tensor, Tensor]:
+        """The posterior given y = x_m - s_m u; without its noise for "ode"."""
+        later, sooner = self.variances[levels[0]], self.variances[levels[1]]  # s_m^2, s_n^2
+        target = state - later.sqrt() * output
+        mean, variance = on_path(target, state, sooner, later)  # Eq. 4
+        return mean, variance.sqrt() * (sampler == "sde")
 
 
 def build_bridge(context: Context) -> Bridge:
     """The objective `bridge` from its options.
 
     Raises:
-        TrainingError: an unknown option or name, or a number out of range.
+        GdmnetError: an unknown option or name, a number out of bounds, no such source channel.
     """
-    options = read_options(BridgeOptions, context.options, objective="bridge")
-    require_known(options.fidelity, FIDELITIES, what="fidelity")
-    require_known(options.sampler, SAMPLERS, what="sampler")
-    ranges = {"noise": is_width(options.noise), "steps": 1 <= options.steps <= LEVELS}
-    require_ranges("bridge", options, ranges)
-    width = start_width(context, options.start_channel, objective="bridge")
-    return Bridge(options, context.target_width, width)
+    return Bridge(read_options(BridgeOptions, context.options, objective="bridge"), context)

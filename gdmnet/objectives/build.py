@@ -1,15 +1,36 @@
-"""What a plan's configuration means to an objective: its context, and the generator it trains."""
+"""Objectives by name; what a configuration means to one: its context, and its generator."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import nn
 
 from gdmnet.networks.unet import build_generator
-from gdmnet.objectives.base import Context, Inputs
+from gdmnet.objectives.base import Context, Inputs, Objective, Sampled
+from gdmnet.objectives.bridge import build_bridge
+from gdmnet.objectives.diffusion import build_diffusion
+from gdmnet.objectives.flow import build_flow
+from gdmnet.objectives.gan import build_gan
+from gdmnet.objectives.gdm import build_gdm
+from gdmnet.objectives.regression import build_regression
 from gdmnet.plan import Configuration
+
+SAMPLED: dict[str, Callable[[Context], Sampled]] = {
+    "flow": build_flow,
+    "bridge": build_bridge,
+    "diffusion": build_diffusion,
+}
+"""Objectives that call the network several times; built for prediction, too, without encoder."""
+
+OBJECTIVES: dict[str, Callable[[Context], Objective]] = {
+    "gdm": build_gdm,
+    "regression": build_regression,
+    "gan": build_gan,
+    **SAMPLED,
+}
+"""The ways to train a generator; their options lie in `options.OPTIONS`."""
 
 # About the standard deviation inside the body that each scheme of normalisation leaves.
 WIDTHS = {"ct": 1.0, "zscore": 1.0, "percentiles": 0.25, "none": 1.0}
@@ -23,7 +44,15 @@ def context_of(
     seed: int = 0,
     encoder: nn.Module | None = None,
 ) -> Context:
-    """What an objective may know of a configuration; see `Context` for the arguments."""
+    """What an objective may know of a configuration.
+
+    Args:
+        configuration: of a plan.
+        options: the objective's own, by name.
+        total_steps: of the whole training.
+        seed: of the run.
+        encoder: the frozen feature encoder, for objectives that need one.
+    """
     return Context(
         total_steps=total_steps,
         patch_size=configuration.patch_size,

@@ -9,49 +9,17 @@ al., "cWDM", 2024). At t = 1 nothing of the target is left in x_t: one step is a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from itertools import pairwise
+from collections.abc import Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from gdmnet.objectives.base import Batch, Context, Descent, Evaluate, Inputs, Sampling
-from gdmnet.objectives.fidelity import FIDELITIES
-from gdmnet.objectives.options import read_options, require_known
-from gdmnet.objectives.sampling import (
-    ByPatches,
-    descend_towards,
-    expand,
-    is_width,
-    normal_like,
-    require_ranges,
-    times_down,
-)
+from gdmnet.objectives.base import Batch, Context, Draw, Inputs, Sampling
+from gdmnet.objectives.options import LEVELS, DiffusionOptions, read_options
+from gdmnet.objectives.sampling import DiscretePath, expand, normal_like, random_levels
 
-LEVELS = 1000  # T: times that training knows, t / T
 OFFSET = 0.008  # s of the cosine schedule
 MOST_BETA = 0.999
-SAMPLERS: Mapping[str, int] = {"ddim": 1, "ancestral": 1}
-
-
-@dataclass(frozen=True)
-class DiffusionOptions:
-    """Options of `diffusion`.
-
-    Attributes:
-        noise: standard deviation of the noise, in widths of the target.
-        fidelity: a key of `FIDELITIES`; only "l2" has the mean target as its minimum.
-        sampler: "ddim" or "ancestral".
-        eta: of ddim: 0 adds no noise, 1 as much as ancestral sampling.
-        steps: of the sampler.
-    """
-
-    noise: float = 1.0
-    fidelity: str = "l2"
-    sampler: str = "ddim"
-    eta: float = 0.0
-    steps: int = 16
 
 
 def cosine_schedule() -> Tensor:
@@ -108,70 +76,50 @@ def ancestral_step(
     return mean / (1 - later), (beta * (1 - sooner) / (1 - later)).sqrt()
 
 
-class Diffusion(ByPatches):
-    """The objective `diffusion`; it has no state.
+class Diffusion(DiscretePath):
+    """The objective `diffusion`.
 
     The network gives the target, where there is a residual channel as a correction of it.
     """
 
     inputs = Inputs(extra_channels=1, time=True)
-    samplers = SAMPLERS
-    most_steps = LEVELS
+    samplers: Mapping[str, int] = {"ddim": 1, "ancestral": 1}
 
-    def __init__(self, options: DiffusionOptions, target_width: float) -> None:
-        self.options = options
-        self.state_width = target_width
-        self.width = options.noise * target_width
+    def __init__(self, options: DiffusionOptions, context: Context) -> None:
+        super().__init__(options.fidelity, context.target_width)
+        self.eta = options.eta
+        self.width = options.noise * context.target_width
         self.kept = cosine_schedule()
         self.sampling = Sampling(options.sampler, options.steps)
 
-    def descend(self, generator: nn.Module, batch: Batch, rng: torch.Generator) -> Descent:
-        """One forward at a random time of each patch, and the gradient there."""
-        n = len(batch.source)
-        level = torch.randint(1, LEVELS + 1, (n,), generator=rng, device=rng.device).cpu()
-        kept = expand(self.kept[level]).to(batch.source)
+    def example(self, batch: Batch, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """x_t, t, and y."""
+        level, time = random_levels(batch, rng)
+        kept = expand(self.kept[level]).to(batch.source)  # a_t                      (b,1,1,1,1)
         state = noised(batch.target, self.width * normal_like(batch.target, rng), kept)
-        time = (level / LEVELS).to(batch.source)
-        width, fidelity = self.state_width, self.options.fidelity
-        return descend_towards(
-            generator, batch, state, time, batch.target, width=width, fidelity=fidelity
-        )
+        return state, time, batch.target
 
-    def sample(
-        self,
-        evaluate: Evaluate,
-        source: Tensor,
-        draw: Callable[[], Tensor],
-        sampling: Sampling,
-    ) -> Tensor:
-        """From noise to the target; a further field of noise for each step that adds some."""
-        state = self.width * draw()
-        levels = times_down(LEVELS, sampling.steps)
-        for level, following in pairwise(levels):
-            target = evaluate(state, level / LEVELS)
-            later, sooner = self.kept[level], self.kept[following]
-            if sampling.sampler == "ancestral":
-                state, sigma = ancestral_step(target, state, later, sooner)
-            else:
-                state, sigma = ddim_step(target, state, later, sooner, self.options.eta)
-            if sigma > 0:
-                state = state + self.width * sigma * draw()
-        return state
+    def begin(self, source: Tensor, draw: Draw) -> Tensor:
+        """Noise."""
+        return self.width * draw()
+
+    def advance(
+        self, output: Tensor, state: Tensor, levels: tuple[int, int], sampler: str
+    ) -> tuple[Tensor, Tensor]:
+        """A step of DDIM or of ancestral sampling with y as the network predicts it."""
+        later, sooner = self.kept[levels[0]], self.kept[levels[1]]  # a_t, a_s
+        if sampler == "ancestral":
+            mean, sigma = ancestral_step(output, state, later, sooner)
+        else:
+            mean, sigma = ddim_step(output, state, later, sooner, self.eta)
+        return mean, self.width * sigma
 
 
 def build_diffusion(context: Context) -> Diffusion:
     """The objective `diffusion` from its options.
 
     Raises:
-        TrainingError: an unknown option or name, or a number out of range.
+        SettingError: an unknown option or name, or a number out of bounds.
     """
     options = read_options(DiffusionOptions, context.options, objective="diffusion")
-    require_known(options.fidelity, FIDELITIES, what="fidelity")
-    require_known(options.sampler, SAMPLERS, what="sampler")
-    ranges = {
-        "noise": is_width(options.noise),
-        "eta": 0 <= options.eta <= 1,
-        "steps": 1 <= options.steps <= LEVELS,
-    }
-    require_ranges("diffusion", options, ranges)
-    return Diffusion(options, context.target_width)
+    return Diffusion(options, context)

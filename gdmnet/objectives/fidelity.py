@@ -69,3 +69,8 @@ def fidelity_gradient(
         loss = fidelity_loss(leaf, batch, name=name)
         (gradient,) = torch.autograd.grad(loss, leaf)
     return leaf, loss.detach(), gradient
+
+
+def all_finite(*tensors: Tensor) -> bool:
+    """Whether no number of these tensors is NaN or Inf."""
+    return bool(torch.stack([torch.isfinite(tensor).all() for tensor in tensors]).all())

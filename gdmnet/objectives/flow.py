@@ -8,54 +8,14 @@ source with a little noise (Tong et al., TMLR 2024, section 3.2, with the coupli
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from gdmnet.errors import TrainingError
-from gdmnet.objectives.base import Batch, Context, Descent, Evaluate, Inputs, Sampling
-from gdmnet.objectives.fidelity import FIDELITIES
-from gdmnet.objectives.options import read_options, require_known
-from gdmnet.objectives.sampling import (
-    ByPatches,
-    descend_towards,
-    expand,
-    is_width,
-    normal_like,
-    require_ranges,
-    start_of,
-    start_width,
-)
-
-STARTS = ("noise", "source")
-
-
-@dataclass(frozen=True)
-class FlowOptions:
-    """Options of `flow`.
-
-    Attributes:
-        start: "noise", or "source" for the path from a source channel to its target.
-        start_channel: which, from 0.
-        noise: standard deviation of the noise that paths start from, in widths of the target.
-        sigma: of the noise on a source that paths start from, likewise.
-        times: a key of `TIMES`: how training draws t.
-        fidelity: a key of `FIDELITIES`; only "l2" has the mean velocity as its minimum.
-        solver: a key of `SOLVERS`.
-        steps: of the solver.
-    """
-
-    start: str = "noise"
-    start_channel: int = 0
-    noise: float = 1.0
-    sigma: float = 0.05
-    times: str = "uniform"
-    fidelity: str = "l2"
-    solver: str = "euler"
-    steps: int = 16
+from gdmnet.objectives.base import Batch, Context, Draw, Evaluate, Sampling
+from gdmnet.objectives.options import MOST_STEPS, FlowOptions, read_options
+from gdmnet.objectives.sampling import PathObjective, expand, normal_like, start_channel
 
 
 def euler(velocity: Evaluate, state: Tensor, time: float, step: float) -> Tensor:
@@ -112,77 +72,43 @@ TIMES: dict[str, Callable[[int, torch.Generator], Tensor]] = {
 }
 
 
-def between(start: Tensor, target: Tensor, time: Tensor) -> Tensor:
-    """z_t = (1 - t) z_0 + t y, for times (b,)."""
-    share = expand(time)
-    return (1 - share) * start + share * target
-
-
-class Flow(ByPatches):
-    """The objective `flow`; it has no state.
+class Flow(PathObjective):
+    """The objective `flow`.
 
     The network gives a velocity, which is no target: it is never a residual of a source.
     """
 
-    inputs = Inputs(extra_channels=1, time=True, residual=False)
-    most_steps = 10_000
+    samplers: Mapping[str, int] = {name: calls for name, (_, calls) in SOLVERS.items()}
+    most_steps = MOST_STEPS
 
-    def __init__(self, options: FlowOptions, target_width: float, start_width: float) -> None:
+    def __init__(self, options: FlowOptions, context: Context) -> None:
+        super().__init__(options.fidelity, context.target_width)
         self.options = options
-        self.state_width = target_width
-        self.start_width = start_width
-        self.samplers: Mapping[str, int] = {name: calls for name, (_, calls) in SOLVERS.items()}
+        self.channel = start_channel(context, options.start_channel or 0, objective="flow")
         self.sampling = Sampling(options.solver, options.steps)
 
     def start(self, source: Tensor, noise: Tensor) -> Tensor:
         """z_0 from sources and standard normal noise (b, 1, z, y, x)."""
         if self.options.start == "noise":
             return self.options.noise * self.state_width * noise
-        clean = start_of(source, self.options.start_channel, self.start_width)
-        return clean + self.options.sigma * self.state_width * noise
+        return self.channel.of(source) + self.options.sigma * self.state_width * noise
 
-    def descend(self, generator: nn.Module, batch: Batch, rng: torch.Generator) -> Descent:
-        """One forward at a random time of each patch, and the gradient there."""
+    def example(self, batch: Batch, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """z_t = (1 - t) z_0 + t y, t, and the velocity y - z_0."""
         time = TIMES[self.options.times](len(batch.source), rng).to(batch.source)
         start = self.start(batch.source, normal_like(batch.target, rng))
-        state = between(start, batch.target, time)
-        label = batch.target - start
-        width, fidelity = self.state_width, self.options.fidelity
-        return descend_towards(generator, batch, state, time, label, width=width, fidelity=fidelity)
+        state = (1 - expand(time)) * start + expand(time) * batch.target
+        return state, time, batch.target - start
 
-    def sample(
-        self,
-        evaluate: Evaluate,
-        source: Tensor,
-        draw: Callable[[], Tensor],
-        sampling: Sampling,
-    ) -> Tensor:
+    def sample(self, evaluate: Evaluate, source: Tensor, draw: Draw, sampling: Sampling) -> Tensor:
         """Follow the velocity from z_0; one field of noise."""
-        start = self.start(source, draw())
-        return integrate(evaluate, start, sampling.sampler, sampling.steps)
+        return integrate(evaluate, self.start(source, draw()), sampling.sampler, sampling.steps)
 
 
 def build_flow(context: Context) -> Flow:
     """The objective `flow` from its options.
 
     Raises:
-        TrainingError: an unknown option or name, or a number out of range.
+        GdmnetError: an unknown option or name, a number out of bounds, no such source channel.
     """
-    options = read_options(FlowOptions, context.options, objective="flow")
-    require_known(options.start, STARTS, what="start")
-    require_known(options.times, TIMES, what="times")
-    require_known(options.fidelity, FIDELITIES, what="fidelity")
-    require_known(options.solver, SOLVERS, what="solver")
-    ranges = {
-        "noise": is_width(options.noise),
-        "sigma": 0 <= options.sigma < math.inf,
-        "steps": 1 <= options.steps <= Flow.most_steps,
-    }
-    require_ranges("flow", options, ranges)
-    if options.start == "noise" and "start_channel" in context.options:
-        raise TrainingError(
-            f"--start-channel {options.start_channel}: objective flow starts from noise; add"
-            " --option start=source, or leave it out"
-        )
-    width = start_width(context, options.start_channel, objective="flow")
-    return Flow(options, context.target_width, width)
+    return Flow(read_options(FlowOptions, context.options, objective="flow"), context)

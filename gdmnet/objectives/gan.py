@@ -8,37 +8,18 @@ which the recipe's rate and clipping are made.
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
 from gdmnet.drifting.representations import coverage
-from gdmnet.errors import TrainingError
 from gdmnet.networks.critic import build_critic
-from gdmnet.objectives.base import Batch, Context, Descent, Inputs
-from gdmnet.objectives.fidelity import FIDELITIES, fidelity_gradient
-from gdmnet.objectives.options import read_options, require_known
+from gdmnet.objectives.base import Batch, Context, Descent, OneCall
+from gdmnet.objectives.fidelity import all_finite, fidelity_gradient
+from gdmnet.objectives.options import GanOptions, read_options
 from gdmnet.objectives.ranks import mean_over_ranks, on_all_ranks
 
 BETAS = (0.5, 0.999)  # of the critic's Adam, as in pix2pix
-
-
-@dataclass(frozen=True)
-class GanOptions:
-    """Options of `gan`; the defaults are pix2pix's.
-
-    Attributes:
-        fidelity: a key of `FIDELITIES`.
-        adversarial: a, the critic's weight against the fidelity.
-        critic_rate: the critic's learning rate; constant, then linear to 0 over the second half.
-    """
-
-    fidelity: str = "l1"
-    adversarial: float = 0.01
-    critic_rate: float = 2e-4
 
 
 class GanState(nn.Module):
@@ -52,14 +33,12 @@ class GanState(nn.Module):
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
 
 
-class Gan:
+class Gan(OneCall):
     """The objective `gan`.
 
     The critic computes in float32 whatever the generator does: its gradient at one voxel is too
     small for float16, and its flat maps crash bfloat16 on CPUs (see `training.precision`).
     """
-
-    inputs = Inputs()
 
     def __init__(self, options: GanOptions, critic: nn.Module, total_steps: int) -> None:
         self.options = options
@@ -81,8 +60,7 @@ class Gan:
         leaf, fidelity, gradient = fidelity_gradient(output, batch, name=self.options.fidelity)
         step = int(self.state.step)
         self.state.step += 1
-        finite = bool(torch.isfinite(fidelity) & torch.isfinite(gradient).all())
-        if not on_all_ranks(condition=finite, device=leaf.device):
+        if not on_all_ranks(condition=all_finite(fidelity, gradient), device=leaf.device):
             return Descent(output, gradient, {"fidelity": float(fidelity)}, finite=False)
         with torch.enable_grad(), torch.autocast(leaf.device.type, enabled=False):
             fake = judged(self.state.critic, batch, leaf)
@@ -95,13 +73,8 @@ class Gan:
         cotangent = gradient + self.options.adversarial * push
         names = ("fidelity", "adversarial", "critic")
         values = torch.stack([fidelity, adversarial.detach(), loss.detach()]).tolist()
-        finite = bool(torch.isfinite(cotangent).all())
-        return Descent(output, cotangent, dict(zip(names, values, strict=True)), finite)
-
-    def translate(self, generator: nn.Module, source: Tensor, noise: Tensor | None) -> Tensor:
-        """One call of the generator."""
-        output: Tensor = generator(source)
-        return output
+        metrics = dict(zip(names, values, strict=True))
+        return Descent(output, cotangent, metrics, all_finite(cotangent))
 
     def _train_critic(self, loss: Tensor, rate: float) -> None:
         """One step of Adam with the mean gradient of all ranks; none where it is not finite."""
@@ -140,7 +113,7 @@ def square_loss(scores: Tensor, weights: Tensor, *, goal: float) -> Tensor:
 
     Args:
         scores: s, (b, 1, z', y', x').
-        weights: w, likewise: the share of each score's cell inside the mask.
+        weights: w, (b, 1, z', y', x'): the share of each score's cell inside the mask.
         goal: 1 for real, 0 for generated.
 
     In a distributed training sum(w) is the mean of all ranks', as in `fidelity_loss`.
@@ -164,14 +137,9 @@ def build_gan(context: Context) -> Gan:
     """The objective `gan` from its options, with a critic that follows the plan.
 
     Raises:
-        TrainingError: an unknown option or fidelity, or a number out of range.
+        SettingError: an unknown option or fidelity, or a number out of bounds.
     """
     options = read_options(GanOptions, context.options, objective="gan")
-    require_known(options.fidelity, FIDELITIES, what="fidelity")
-    for name in ("adversarial", "critic_rate"):
-        value = getattr(options, name)
-        if not 0 <= value < math.inf:
-            raise TrainingError(f"option {name} of objective gan is out of range: {value!r}")
     if context.architecture is None:
         raise ValueError("objective gan needs the generator's architecture")
     with torch.random.fork_rng(devices=[]):

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
 
 from gdmnet.drifting.bank import RingBank
-from gdmnet.drifting.coordination import MeanNorm
+from gdmnet.drifting.coordination import TINY, MeanNorm, norms
+from gdmnet.objectives.ranks import mean_over_ranks
+
+logger = logging.getLogger(__name__)
+
+SKIPS_TO_NAME = 10
 
 
 class DriftState(nn.Module):
@@ -22,6 +28,7 @@ class DriftState(nn.Module):
         ratio_factor: what is left of r after halvings.
         best_regression_mae: least validation MAE before the drift began.
         lowest_sharpness: least validation sharpness since the last one before it; 0 for none.
+        named: levels whose absence stands in the log; not saved.
     """
 
     step: Tensor
@@ -51,6 +58,7 @@ class DriftState(nn.Module):
         self.rings = nn.ModuleDict(
             {name: RingBank(capacity, dim) for name, (capacity, dim) in rings.items()}
         )
+        self.named: set[str] = set()
 
     def level_norm(self, level: str) -> MeanNorm:
         """The mean norm of one level's gradient."""
@@ -70,8 +78,32 @@ class DriftState(nn.Module):
         self.step += 1
         return step
 
-    def count_skip(self) -> int:
-        """Count a step without a usable drift; returns how many in a row."""
+    def mean_norms(self, fidelity: Tensor, drift: Tensor, *, counts: bool) -> tuple[Tensor, Tensor]:
+        """N_f and N_d, scalars, with both gradients of this step in them.
+
+        They are equal on all ranks: the means over those that have measured any.
+
+        Args:
+            fidelity: g_f (b, 1, z, y, x).
+            drift: g_d, finite; a step without any is counted as skipped.
+            counts: False for a step in which no drift was to be had yet.
+        """
+        if counts:
+            self.fidelity_norm.update(fidelity)
+            if bool(norms(drift).mean() > 0):
+                self.skipped_in_a_row.zero_()
+                self.active += 1
+                self.drift_norm.update(drift)
+            else:
+                self._count_skip()
+        pair = (self.fidelity_norm, self.drift_norm)
+        known = [(norm.weight > 0).float() for norm in pair]
+        packed = torch.stack([norm.value for norm in pair] + known)
+        n_f, n_d, knows_f, knows_d = mean_over_ranks(packed)
+        return n_f / knows_f.clamp(min=TINY), n_d / knows_d.clamp(min=TINY)
+
+    def _count_skip(self) -> None:
         self.skipped += 1
         self.skipped_in_a_row += 1
-        return int(self.skipped_in_a_row)
+        if self.skipped_in_a_row % SKIPS_TO_NAME == 0:
+            logger.warning("%d steps in a row without a drift", self.skipped_in_a_row)

@@ -1,74 +1,197 @@
-"""An objective's options: a frozen dataclass filled from names and plain values."""
+"""The options of every objective, and their reader; without torch, so that commands check early."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
-from dataclasses import fields
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from gdmnet.errors import TrainingError
+from gdmnet.errors import SettingError
+from gdmnet.settings import Settings, make_settings, setting
 
-Options = TypeVar("Options")
+Options = TypeVar("Options", bound=Settings)
+
+FIDELITIES = ("l1", "huber", "l2")
+MOST_LOCATIONS, MOST_PAST = 4096, 2048  # with both a drift still fits field.MOST_DISTANCES
+LEVELS = 1000  # times that the training of bridge and diffusion knows; most steps of their samplers
+MOST_STEPS = 10_000  # of a solver
+
+
+@dataclass(frozen=True)
+class GdmOptions(Settings):
+    """Options of `gdm`; the defaults are the study's (documentation/benchmarks.md)."""
+
+    drift_ratio: float = setting(
+        0.2, "gdm: r, the drift against the fidelity; more is more realistic", least=0, metavar="R"
+    )
+    fidelity: str = setting("l1", "penalty of the error", choices=FIDELITIES)
+    pairing: str = setting("pooled", "who is compared with whom", choices=("pooled", "paired"))
+    levels: tuple[str, ...] = setting(
+        ("global", "local", "spatial"),
+        "kinds of rows that the drift compares",
+        choices=("global", "local", "spatial"),
+    )
+    temperatures: tuple[float, ...] = setting((0.2,), "tau, in mean distances", above=0)
+    locations: int = setting(
+        256, "rows a map and step, over the whole batch", least=1, most=MOST_LOCATIONS
+    )
+    bank: int = setting(
+        512, "past target rows that join a pool's positives", least=0, most=MOST_PAST
+    )
+    regression_share: float = setting(
+        0.2, "share of all steps before the drift begins", least=0, most=1
+    )
+    ramp_share: float = setting(
+        0.05, "share of all steps over which r grows to its value", least=0, most=1
+    )
+    every: int = setting(
+        1, "only every N-th step has a drift, N times as strong: cheaper steps", least=1
+    )
+    adapt_drift: bool = setting(True, "gdm: never halve the drift ratio on alarm")
+    realism_dial: bool = setting(
+        False, "gdm: train a regression twin beside, so that gdm_predict --realism T can choose"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("levels", "temperatures"):
+            values = getattr(self, name)
+            if not 0 < len(values) == len(set(values)):
+                raise SettingError(f"{name} must be a list of one or more, each once: {values}")
+
+
+@dataclass(frozen=True)
+class RegressionOptions(Settings):
+    """Options of `regression`."""
+
+    fidelity: str = setting("l1", "penalty of the error", choices=FIDELITIES)
+    perceptual: float = setting(
+        0.0,
+        "regression: weight of the distance in the encoder's features; 0 needs no encoder",
+        least=0,
+        metavar="W",
+    )
+
+
+@dataclass(frozen=True)
+class GanOptions(Settings):
+    """Options of `gan`; the defaults are pix2pix's."""
+
+    fidelity: str = setting("l1", "penalty of the error", choices=FIDELITIES)
+    adversarial: float = setting(0.01, "the critic's weight against the fidelity", least=0)
+    critic_rate: float = setting(
+        2e-4, "the critic's learning rate; constant, then linear to 0 over the second half", least=0
+    )
+
+
+@dataclass(frozen=True)
+class FlowOptions(Settings):
+    """Options of `flow`; only the fidelity l2 has the mean velocity as its minimum."""
+
+    start: str = setting("noise", "what paths start from", choices=("noise", "source"))
+    start_channel: int | None = setting(
+        None, "the source channel to start from, from 0 (default: 0)", least=0, metavar="K"
+    )
+    noise: float = setting(
+        1.0, "standard deviation of the noise that paths start from, in the target's width", above=0
+    )
+    sigma: float = setting(
+        0.05, "of the noise on a source that paths start from, in the target's width", least=0
+    )
+    times: str = setting("uniform", "how training draws times", choices=("uniform", "logit_normal"))
+    fidelity: str = setting("l2", "penalty of the error", choices=FIDELITIES)
+    solver: str = setting("euler", "of the equation", choices=("euler", "heun", "rk4"))
+    steps: int = setting(16, "of the solver", least=1, most=MOST_STEPS)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.start == "noise" and self.start_channel is not None:
+            raise SettingError(
+                f"--start-channel {self.start_channel}: flow starts from noise; add --option"
+                " start=source, or leave it out"
+            )
+
+
+@dataclass(frozen=True)
+class BridgeOptions(Settings):
+    """Options of `bridge`."""
+
+    start_channel: int = setting(
+        0, "the source channel that paths start from, from 0", least=0, metavar="K"
+    )
+    noise: float = setting(
+        1.0, "of the paths, as a multiple of the paper's; in the target's width", above=0
+    )
+    ot_ode: bool = setting(
+        False, "train on the straight paths of the optimal-transport ODE, without noise"
+    )
+    fidelity: str = setting("l2", "penalty of the error", choices=FIDELITIES)
+    sampler: str = setting(
+        "sde", "ode leaves out the noise of each step; ode with ot_ode", choices=("sde", "ode")
+    )
+    steps: int = setting(16, "of the sampler", least=1, most=LEVELS)
+
+
+@dataclass(frozen=True)
+class DiffusionOptions(Settings):
+    """Options of `diffusion`; only the fidelity l2 has the mean target as its minimum."""
+
+    noise: float = setting(1.0, "standard deviation of the noise, in the target's width", above=0)
+    fidelity: str = setting("l2", "penalty of the error", choices=FIDELITIES)
+    sampler: str = setting("ddim", "how a target is sampled", choices=("ddim", "ancestral"))
+    eta: float = setting(
+        0.0, "of ddim: 0 adds no noise, 1 as much as ancestral sampling", least=0, most=1
+    )
+    steps: int = setting(16, "of the sampler", least=1, most=LEVELS)
+
+
+OPTIONS: dict[str, type[Settings]] = {
+    "gdm": GdmOptions,
+    "regression": RegressionOptions,
+    "gan": GanOptions,
+    "flow": FlowOptions,
+    "bridge": BridgeOptions,
+    "diffusion": DiffusionOptions,
+}
+"""Name of each objective -> its options."""
+
+
+def read_objective_options(objective: str, given: Mapping[str, Any]) -> Settings:
+    """The options of an objective from names and plain values, the rest as by default.
+
+    Raises:
+        SettingError: an unknown objective or option (the known ones are listed), a value of another
+            type, or one out of bounds.
+    """
+    if objective not in OPTIONS:
+        raise SettingError(f"objective {objective!r} is unknown; take one of {', '.join(OPTIONS)}")
+    return read_options(OPTIONS[objective], given, objective=objective)
 
 
 def read_options(kind: type[Options], given: Mapping[str, Any], *, objective: str) -> Options:
-    """Fill a dataclass of options, with the type of each default as the type to be given.
-
-    Args:
-        kind: a frozen dataclass whose fields all have defaults.
-        given: options by name; lists stand for tuples, as JSON has no tuples.
-        objective: its name, for the error's text.
-
-    Raises:
-        TrainingError: an unknown name (the known ones are listed) or a value of another type.
-    """
-    known = {entry.name: entry.default for entry in fields(kind)}  # type: ignore[arg-type]
-    values: dict[str, Any] = {}
-    for name, value in given.items():
-        if name not in known:
-            raise TrainingError(
-                f"objective {objective} has no option {name!r}; it knows {', '.join(known)}"
-            )
-        values[name] = _typed(name, value, known[name], objective)
-    return kind(**values)
+    """As `read_objective_options`, of a known kind."""
+    try:
+        return make_settings(kind, given)
+    except SettingError as problem:
+        raise SettingError(f"objective {objective}: {problem}") from None
 
 
 def parse_option(text: str) -> tuple[str, Any]:
     """An option from NAME=VALUE: a number, true, false or a list as in JSON, else a name.
 
     Raises:
-        TrainingError: another form.
+        SettingError: another form.
     """
     name, equals, value = text.partition("=")
     if not (name and equals):
-        raise TrainingError(f"{text} is not NAME=VALUE")
+        raise SettingError(f"{text} is not NAME=VALUE")
     try:
         return name.replace("-", "_"), json.loads(value)
     except json.JSONDecodeError:
         return name.replace("-", "_"), value
 
 
-def require_known(value: str, known: Collection[str], *, what: str) -> None:
-    """Raise a TrainingError that lists the known names unless `value` is one of them."""
-    if value not in known:
-        raise TrainingError(f"{what} {value!r} is unknown; take one of {', '.join(known)}")
-
-
-def _typed(name: str, value: object, default: object, objective: str) -> object:
-    if isinstance(default, tuple) and isinstance(value, (list, tuple)):
-        return tuple(_typed(name, item, default[0], objective) for item in value)
-    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if type(value) is not type(default):
-        raise TrainingError(
-            f"option {name} of objective {objective} must be {_kind(default)}, not {value!r}"
-        )
-    return value
-
-
-def _kind(default: object) -> str:
-    words = {bool: "true or false", int: "a whole number", float: "a number", str: "a name"}
-    if isinstance(default, tuple):
-        return f"a list, each entry {_kind(default[0])}"
-    return words[type(default)]
+def needs_encoder(objective: str, options: Mapping[str, Any]) -> bool:
+    """Whether an objective with these options is built with a frozen feature encoder."""
+    return objective == "gdm" or bool(options.get("perceptual"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from gdmnet.drifting.representations import coverage
+from gdmnet.drifting.representations import coverage, look
 from gdmnet.objectives.base import Batch
 from gdmnet.objectives.ranks import mean_over_ranks
 
@@ -16,8 +16,7 @@ FLOOR = 1e-6  # of a mean square: a location without any features has none to co
 def perceptual_gradient(encoder: nn.Module, leaf: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
     """The perceptual distance P of a prediction and its gradient there.
 
-    Outside the mask the encoder sees the target in both images: what lies inside is not judged by
-    what nobody asked for, and the gradient outside is 0.
+    Outside the mask the encoder sees the target in both images, so that the gradient there is 0.
 
     Args:
         encoder: frozen; (b, 1, z, y, x) to maps, finest first; moved to the leaf's device.
@@ -27,17 +26,11 @@ def perceptual_gradient(encoder: nn.Module, leaf: Tensor, batch: Batch) -> tuple
     Returns:
         P, a detached scalar, and d P / d leaf, float32 (b, 1, z, y, x).
     """
-    encoder.to(leaf.device)
-    with torch.no_grad():
-        real = encoder(batch.target)
     with torch.enable_grad():
-        generated = encoder(torch.where(batch.mask > 0.5, leaf, batch.target))
+        views = look(encoder, leaf, batch.target, batch.mask)
         with torch.autocast(leaf.device.type, enabled=False):
-            distances = [
-                feature_distance(mine, target, batch.mask)
-                for mine, target in zip(generated, real, strict=True)
-            ]
-            distance = torch.stack(distances).mean()
+            apart = [feature_distance(mine, real, batch.mask) for _, mine, real in views.stages()]
+            distance = torch.stack(apart).mean()
         (gradient,) = torch.autograd.grad(SCALE * distance, leaf)
     return distance.detach(), gradient / SCALE
 
@@ -50,7 +43,7 @@ def feature_distance(generated: Tensor, target: Tensor, mask: Tensor) -> Tensor:
 
     Args:
         generated: a map f (b, c, z, y, x).
-        target: the map t of the target, likewise.
+        target: the map t of the target (b, c, z, y, x).
         mask: (b, 1, z, y, x) of the image; m is its share of each location p.
     """
     weights = coverage(mask, generated.shape[2:])

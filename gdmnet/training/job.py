@@ -15,9 +15,8 @@ from gdmnet import codec, folders
 from gdmnet.data.splits import Split
 from gdmnet.errors import CheckpointError
 from gdmnet.models.checkpoint import load_pretrained
-from gdmnet.objectives import OBJECTIVES
 from gdmnet.objectives.base import Inputs, Objective, Sampled
-from gdmnet.objectives.build import context_of, generator_of
+from gdmnet.objectives.build import OBJECTIVES, context_of, generator_of
 from gdmnet.plan import Configuration, Fingerprint, Run
 from gdmnet.training.batches import Batches
 from gdmnet.training.distributed import run_together, this_team

@@ -18,7 +18,7 @@ from gdmnet.data.store import StoredCase, is_stored, open_case
 from gdmnet.errors import CheckpointError, DatasetError, PlanError, TrainingError
 from gdmnet.models import precision
 from gdmnet.models.device import versions
-from gdmnet.objectives import needs_encoder
+from gdmnet.objectives.options import needs_encoder
 from gdmnet.plan import Configuration, Plan, Recipe, Run
 from gdmnet.training.feature_encoder import EncoderChoice
 

@@ -16,7 +16,7 @@ from gdmnet.commands.compare import main
 from gdmnet.compare import verdict, work
 from gdmnet.compare.study import Study
 from gdmnet.data.volume import read_geometry, read_volume
-from gdmnet.objectives import OBJECTIVES
+from gdmnet.objectives.build import OBJECTIVES
 from gdmnet.training import fold, loop
 
 ROOT = Path(__file__).parents[2]
@@ -216,8 +216,8 @@ def test_without_test_targets_validation_cases_are_judged(home):
     ("arguments", "words"),
     [
         (("--objectives", "telepathy"), "objective 'telepathy' is unknown"),
-        (("--objectives", "gdm:colour=blue"), "has no option 'colour'"),
-        (("--objectives", "gdm:drift_ratio=-1"), "drift_ratio of objective gdm is out of range"),
+        (("--objectives", "gdm:colour=blue"), "there is no setting 'colour'"),
+        (("--objectives", "gdm:drift_ratio=-1"), "objective gdm: drift_ratio must be at least 0"),
         (("--objectives", "gdm:drift_ratio"), "is not NAME=VALUE"),
         (("--objectives", "gdm", "--steps", "gdm=4"), "--steps gdm: calls its network once"),
         (("--objectives", "gdm", "--steps", "regression=4"), "is not compared"),

@@ -11,7 +11,8 @@ from arguments import SHORT, roots
 
 from gdmnet.commands import predict, train
 from gdmnet.data.volume import read_geometry
-from gdmnet.objectives import OBJECTIVES
+from gdmnet.objectives import options
+from gdmnet.objectives.build import OBJECTIVES
 
 PAGE = Path(__file__).resolve().parents[2] / "documentation/how-to/add-an-objective.md"
 
@@ -29,16 +30,16 @@ def predicted(home, objective, *options):
 
 
 @pytest.mark.parametrize(
-    ("objective", "options", "sampler"),
+    ("objective", "given", "sampler"),
     [
         ("flow", ["--option", "start=source", "--start-channel", "0"], "rk4"),
         ("bridge", ["--start-channel", "0"], "ode"),
         ("diffusion", ["--option", "eta=0.5"], "ancestral"),
     ],
 )
-def test_a_sampler_is_trained_validated_and_predicts(home, objective, options, sampler, capsys):
+def test_a_sampler_is_trained_validated_and_predicts(home, objective, given, sampler, capsys):
     arguments = ["999", "3d_fullres", "--objective", objective, "--option", "steps=2"]
-    assert train.main([*arguments, *options, *SHORT, *roots(home)]) == 0
+    assert train.main([*arguments, *given, *SHORT, *roots(home)]) == 0
     fold = home / f"results/Dataset999_Phantom/{objective}__3d_fullres/fold_0"
     assert json.loads((fold / "summary.json").read_text("utf-8"))["aggregate"]["mae"]["mean"] > 0
     code, record = predicted(home, objective, "--steps", "3", "--sampler", sampler, "--seed", "4")
@@ -65,10 +66,14 @@ def test_steps_are_refused_where_the_network_is_called_once(trained, tmp_path, c
 
 
 def test_the_objective_of_the_documentation_trains_and_predicts(home, monkeypatch):
-    (code,) = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text("utf-8"), re.M | re.S)
-    assert len([line for line in code.splitlines() if line.strip()]) <= 20
-    names: dict = {}
-    exec(compile(code, str(PAGE), "exec"), names)
+    blocks = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text("utf-8"), re.M | re.S)
+    assert len([line for block in blocks for line in block.splitlines() if line.strip()]) <= 20
+    names = dict(vars(options))
+    for block in blocks:
+        exec(compile(block, str(PAGE), "exec"), names)
+        kind = names["CharbonnierOptions"]
+        monkeypatch.setattr(options, "CharbonnierOptions", kind, raising=False)
+    monkeypatch.setitem(options.OPTIONS, "charbonnier", kind)
     monkeypatch.setitem(OBJECTIVES, "charbonnier", names["build_charbonnier"])
     arguments = ["999", "3d_fullres", "--objective", "charbonnier", "--option", "floor=1e-4"]
     assert train.main([*arguments, *SHORT, *roots(home)]) == 0

@@ -1,3 +1,7 @@
+import signal
+import subprocess
+import sys
+
 import pytest
 
 from gdmnet.commands.terminal import add_processes_option, new_parser
@@ -55,3 +59,28 @@ def test_a_refusal_is_one_line(parser, words, said, capsys):
     assert err.startswith("error: ")
     assert said in err
     assert err.count("\n") == 1
+
+
+BODY = """
+import sys, time
+from gdmnet.commands.terminal import guarded
+def body():
+    try:
+        print("begun", flush=True)
+        time.sleep(60)
+    finally:
+        print("cleaned up", flush=True)
+sys.exit(guarded(body))
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGUSR1"])
+def test_a_signal_stops_a_command_as_ctrl_c_does(name):
+    number = getattr(signal, name)
+    process = subprocess.Popen(
+        [sys.executable, "-c", BODY], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "begun\n"
+    process.send_signal(number)
+    assert process.communicate() == ("cleaned up\n", "stopped\n")
+    assert process.returncode == 128 + number

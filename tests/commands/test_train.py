@@ -113,11 +113,11 @@ def test_python_users_get_the_error_itself(home):
 
 
 def test_a_realism_dial_is_trained_chosen_and_turned(home, tmp_path, capsys):
-    options = [*SHORT, "--realism-dial", "--option", "pairing=pooled", "--option", "warm_steps=1"]
+    options = [*SHORT, "--realism-dial", "--option", "pairing=pooled", "--option", "bank=64"]
     assert train.main(["999", "3d_fullres", *options, *roots(home)]) == 0
     fold = fold_of(home)
     run = json.loads((fold / "run.json").read_text(encoding="utf-8"))
-    assert run["options"] == {"realism_dial": True, "pairing": "pooled", "warm_steps": 1}
+    assert run["options"] == {"realism_dial": True, "pairing": "pooled", "bank": 64}
     front = json.loads((fold / "summary.json").read_text(encoding="utf-8"))["realism"]
     assert [float(setting) for setting in front] == [0, 0.25, 0.5, 0.75, 1, 1.25, 1.5]
     assert {"mae", "ssim", "histogram_w1", "spectrum_distance"} <= set(front["0"])

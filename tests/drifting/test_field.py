@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from gdmnet.drifting import field as field_module
 from gdmnet.drifting.field import drift_field, drift_loss
+from gdmnet.objectives.options import MOST_LOCATIONS, MOST_PAST
 
 GOLDEN = sorted((Path(__file__).resolve().parents[1] / "golden").glob("*.npz"))
 TAUS = (0.02, 0.05, 0.2)
@@ -101,15 +102,14 @@ def test_the_field_equals_the_slow_one(exclude_self):
     assert torch.allclose(found[0].double(), expected, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("most", [1, 40, 10_000])
-def test_blocks_of_probes_give_what_all_at_once_give(monkeypatch, most):
-    gen, pos, neg = points(3, 11, 9, 5, q=2)
-    whole_loss, whole_gradient, whole_info = gradient(gen, pos, neg)
-    monkeypatch.setattr(field_module, "MOST_DISTANCES", most)
-    loss, found, info = gradient(gen, pos, neg)
-    torch.testing.assert_close(loss, whole_loss)
-    torch.testing.assert_close(found, whole_gradient)
-    torch.testing.assert_close(info, whole_info)
+@pytest.mark.parametrize("of", [drift_loss, drift_field])
+def test_more_pairs_than_are_held_at_once_are_refused_before_any_is_made(of):
+    gen, pos, neg = (torch.zeros(2, n, 1) for n in (4097, 4096, 4096))
+    with pytest.raises(ValueError, match=r"\d pairs of points, at most 67108864 .* fewer points"):
+        of(gen, pos, neg)
+    largest = field_module.MOST_DISTANCES
+    assert largest >= MOST_LOCATIONS * (2 * MOST_LOCATIONS + MOST_PAST)  # what gdm's options allow
+    assert largest == 256 * (256 * (2 * 256 + 512))  # 256 times the default
 
 
 def test_the_loss_is_the_field_with_the_generated_points_as_first_negatives():

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from gdmnet.drifting.representations import (
     LEVELS,
@@ -15,8 +16,8 @@ from gdmnet.drifting.representations import (
     coverage,
     draw_places,
     gather_blocks,
+    look,
     masked_moments,
-    raw_size,
 )
 
 SHAPE = (8, 12, 16)
@@ -27,11 +28,11 @@ def rng(seed: int = 0) -> torch.Generator:
 
 
 def draw(locations: int = 64, seed: int = 0, **options) -> Draw:
-    return Draw(locations, rng(seed), options.pop("raw_size", (2, 3, 4)), **options)
+    return Draw(locations, rng(seed), **options)
 
 
 def views(shape=SHAPE, mask=None, *, same: bool = False, kind=torch.float32) -> Views:
-    """Two maps, the second at half the resolution, of volumes of this shape."""
+    """Two maps, the second at half the resolution, of a volume of this shape."""
     half = [max(1, side // 2) for side in shape]
     maps = [
         [
@@ -40,9 +41,7 @@ def views(shape=SHAPE, mask=None, *, same: bool = False, kind=torch.float32) -> 
         ]
         for seed in (1, 1 if same else 2)
     ]
-    volumes = [torch.randn(2, 1, *shape, generator=rng(seed)) for seed in (3, 3 if same else 4)]
-    mask = torch.ones(2, 1, *shape) if mask is None else mask
-    return Views(*maps, tuple(volumes), mask)
+    return Views(*maps, torch.ones(2, 1, *shape) if mask is None else mask)
 
 
 def located(shape=SHAPE) -> torch.Tensor:
@@ -100,7 +99,7 @@ def test_the_slope_of_moments_is_the_numerical_one():
 
 def test_deviations_of_a_constant_have_a_finite_slope():
     maps = torch.zeros(2, 2, *SHAPE, requires_grad=True)
-    both = Views([maps], [maps.detach()], (maps, maps), torch.ones(2, 1, *SHAPE))
+    both = Views([maps], [maps.detach()], torch.ones(2, 1, *SHAPE))
     for level in ("global", "local"):
         (rows,) = (entry for entry in LEVELS[level](both, draw()) if "std" in entry.name)
         (slope,) = torch.autograd.grad(rows.generated.sum(), maps)
@@ -144,25 +143,12 @@ def test_global_rows_are_the_moments_of_the_whole():
 
 def test_spatial_rows_are_feature_vectors_at_equal_numbers_of_distinct_places():
     maps = located()
-    both = Views([maps], [maps + 1000], (maps[:, :1], maps[:, :1]), torch.ones(2, 1, *SHAPE))
+    both = Views([maps], [maps + 1000], torch.ones(2, 1, *SHAPE))
     (rows,) = LEVELS["spatial"](both, draw(64))
     assert rows.generated.shape == (64, 3)
     assert torch.equal(rows.generated + 1000, rows.target)
     assert len({tuple(row) for row in rows.generated.tolist()}) == 64
     assert int((rows.generated[:, 0] >= 100).sum()) == 32
-
-
-def test_raw_rows_are_intensity_patches_on_a_grid_that_moves():
-    volume = torch.arange(2.0 * math.prod(SHAPE)).reshape(2, 1, *SHAPE)
-    both = Views([], [], (volume, volume + 0.5), torch.ones(2, 1, *SHAPE))
-    firsts = set()
-    for seed in range(12):
-        (rows,) = LEVELS["raw"](both, draw(32, seed, raw_size=(1, 2, 3)))
-        assert torch.equal(rows.generated + 0.5, rows.target)
-        expected = torch.tensor([0.0, 1, 2, 16, 17, 18])
-        assert torch.equal(rows.generated - rows.generated[:, :1], expected.expand(32, 6))
-        firsts.add(float(rows.generated.flatten()[0] % 16 % 3))
-    assert len(firsts) == 3
 
 
 @pytest.mark.parametrize("level", sorted(LEVELS))
@@ -174,7 +160,7 @@ def test_both_sides_come_from_the_same_places(level):
 @pytest.mark.parametrize("level", sorted(LEVELS))
 def test_rows_are_float32_and_carry_the_gradient(level):
     both = views(kind=torch.bfloat16)
-    for maps in (*both.generated, both.volumes[0]):
+    for maps in both.generated:
         maps.requires_grad_(True)
     found = LEVELS[level](both, draw())
     assert found
@@ -184,13 +170,12 @@ def test_rows_are_float32_and_carry_the_gradient(level):
         assert not rows.target.requires_grad
 
 
-@pytest.mark.parametrize("level", ["spatial", "raw", "local"])
+@pytest.mark.parametrize("level", ["spatial", "local"])
 def test_rows_lie_inside_the_mask(level):
     mask = torch.zeros(2, 1, *SHAPE)
     mask[:, :, :, :, 8:] = 1
     maps = torch.zeros(2, 1, *SHAPE) + 7 * mask
-    both = Views([maps], [maps], (maps, maps), mask)
-    rows = LEVELS[level](both, draw(16, raw_size=(4, 4, 4), minimum=1))[0]
+    rows = LEVELS[level](Views([maps], [maps], mask), draw(16, minimum=1))[0]
     inside = (rows.generated > 3.5).float().mean(dim=1)  # the coverage must exceed one half
     assert float(inside.min()) > 0.5
     assert rows.generated.shape[0] >= 8
@@ -200,10 +185,10 @@ def test_global_moments_lie_inside_the_mask_and_empty_samples_have_no_row():
     mask = torch.zeros(2, 1, *SHAPE)
     mask[1, :, :4] = 1
     maps = torch.randn(2, 3, *SHAPE) + 50 * (1 - mask)
-    rows = LEVELS["global"](Views([maps], [maps], (maps, maps), mask), draw())
+    rows = LEVELS["global"](Views([maps], [maps], mask), draw())
     assert [entry.generated.shape for entry in rows] == [(1, 3), (1, 3)]
     assert torch.allclose(rows[0].generated[0], maps[1, :, :4].mean(dim=(1, 2, 3)), atol=1e-5)
-    nothing = Views([maps], [maps], (maps, maps), torch.zeros_like(mask))
+    nothing = Views([maps], [maps], torch.zeros_like(mask))
     assert LEVELS["global"](nothing, draw()) == []
 
 
@@ -237,26 +222,10 @@ def test_the_window_of_a_block_is_per_axis(shape, window):
     assert block_window(shape) == window
 
 
-@pytest.mark.parametrize(
-    ("shape", "spacing", "size"),
-    [
-        ((48, 48, 48), (1.0, 1.0, 1.0), (4, 4, 4)),
-        ((48, 48, 48), (3.0, 3.0, 3.0), (4, 4, 4)),
-        ((16, 64, 64), (5.0, 0.7, 0.7), (1, 8, 8)),
-        ((1, 64, 64), (1.0, 1.0, 1.0), (1, 8, 8)),
-        ((64, 64, 16), (0.7, 0.7, 5.0), (8, 8, 1)),
-        ((2, 2, 2), (1.0, 1.0, 1.0), (2, 2, 2)),
-    ],
-)
-def test_an_intensity_patch_is_nearly_a_cube_in_mm(shape, spacing, size):
-    assert raw_size(shape, spacing) == size
-
-
 @pytest.mark.parametrize("shape", [(1, 48, 56), (3, 24, 32), (5, 8, 40)])
 def test_thin_volumes_keep_every_level(shape):
-    size = raw_size(shape, (5.0, 1.0, 1.0))
     for level, rows_of in LEVELS.items():
-        rows = rows_of(views(shape), draw(256, raw_size=size))
+        rows = rows_of(views(shape), draw(256))
         assert rows, level
         assert all(torch.isfinite(entry.generated).all() for entry in rows)
 
@@ -279,19 +248,6 @@ def test_places_are_distinct_seeded_and_valid(count):
     assert not torch.equal(places, draw_places(valid, draw(30, seed=1, minimum=1)))
 
 
-def test_samples_can_be_asked_for_the_same_places():
-    valid = torch.rand(3, 400, generator=torch.Generator().manual_seed(1)) > 0.3
-    draw = Draw(60, torch.Generator().manual_seed(2), (4, 4, 4), same_places=True)
-    places = draw_places(valid, draw)
-    assert places.shape == (60, 2)
-    samples, order = places.reshape(3, 20, 2).unbind(dim=2)
-    assert torch.equal(samples, torch.arange(3)[:, None].expand(3, 20))
-    assert torch.equal(order[0], order[1])
-    assert torch.equal(order[0], order[2])
-    assert len(set(order[0].tolist())) == 20
-    assert bool(valid[:, order[0]].all())
-
-
 def test_places_cover_the_whole_map_evenly():
     valid = torch.ones(1, 100_000, dtype=torch.bool)
     places = draw_places(valid, draw(1000))[:, 1].double()
@@ -300,19 +256,21 @@ def test_places_cover_the_whole_map_evenly():
     assert float(places.std()) == pytest.approx(100_000 / 12**0.5, rel=0.06)
 
 
-@pytest.mark.parametrize(("n_foreground", "expected"), [(50, 14), (10, 10), (95, 15)])
-def test_the_wanted_share_lies_on_the_foreground(n_foreground, expected):
-    valid = torch.ones(1, 100, dtype=torch.bool)
-    foreground = torch.zeros_like(valid)
-    foreground[0, :n_foreground] = True
-    places = draw_places(valid, draw(20, minimum=1, foreground=0.7), foreground=foreground)
-    assert places.shape[0] == 20
-    assert int(foreground[0, places[:, 1]].sum()) == expected
+class Itself(nn.Module):
+    """An encoder whose only map is the volume."""
+
+    def forward(self, x):
+        return [x * 1.0]
 
 
-def test_foreground_is_what_stands_out_from_the_lowest_target():
-    target = torch.zeros(2, 1, *SHAPE)
-    target[:, :, :, :, :3] = 10.0
-    both = Views([target], [target], (target, target), torch.ones(2, 1, *SHAPE))
-    (rows,) = LEVELS["spatial"](both, draw(64, foreground=1.0))
-    assert float(rows.target.min()) == 10.0
+def test_outside_the_mask_the_encoder_sees_the_target_and_sends_nothing_back():
+    mask = torch.zeros(2, 1, *SHAPE)
+    mask[..., 8:] = 1
+    target, generated = (torch.randn(2, 1, *SHAPE, generator=rng(seed)) for seed in (1, 2))
+    generated.requires_grad_(True)
+    found = look(Itself(), generated, target, mask)
+    assert torch.equal(found.target[0], target)
+    assert torch.equal(found.generated[0], torch.where(mask > 0, generated, target))
+    (slope,) = torch.autograd.grad(found.generated[0].sum(), generated)
+    assert torch.equal(slope, mask)
+    assert not found.target[0].requires_grad

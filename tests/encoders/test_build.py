@@ -22,8 +22,8 @@ from gdmnet.encoders.build import Request, load_family
 from gdmnet.encoders.catalogue import FAMILIES
 from gdmnet.encoders.weights import read_tensors, sha256, take
 from gdmnet.errors import CheckpointError, PlanError, TrainingError
-from gdmnet.objectives import OBJECTIVES
 from gdmnet.objectives.base import Batch, Context
+from gdmnet.objectives.build import OBJECTIVES
 
 ONE_A_FAMILY = [
     "ctfm.safetensors",
@@ -267,7 +267,7 @@ def test_gdm_descends_with_a_public_encoder(files):
         n_sources=1,
         encoder=encoder,
         seed=0,
-        options={"regression_share": 0.0, "warm_steps": 0},
+        options={"regression_share": 0.0},
     )
     gdm = OBJECTIVES["gdm"](context)
     generator = torch.nn.Conv3d(1, 1, 3, padding=1)

@@ -18,8 +18,8 @@ from gdmnet.inference.record import Predictions
 from gdmnet.inference.sampling import Sampler, noise_rng, sample_volume
 from gdmnet.inference.sliding import Manner, predict_volume, window_starts
 from gdmnet.networks.calls import CountCalls
-from gdmnet.objectives import OBJECTIVES, SAMPLED
 from gdmnet.objectives.base import Context, Sampling
+from gdmnet.objectives.build import OBJECTIVES, SAMPLED
 from gdmnet.objectives.flow import integrate
 from gdmnet.plan import Run
 

@@ -17,9 +17,9 @@ from objectives.small import (
     make_context,
 )
 
-from gdmnet.errors import TrainingError
-from gdmnet.objectives import OBJECTIVES, SAMPLED
+from gdmnet.errors import SettingError
 from gdmnet.objectives.base import Inputs, Objective, Sampled, Sampling
+from gdmnet.objectives.build import OBJECTIVES, SAMPLED
 from gdmnet.objectives.fidelity import fidelity_loss
 from gdmnet.objectives.options import parse_option
 from gdmnet.objectives.sampling import sample_patches
@@ -30,7 +30,7 @@ TOTAL = 40
 
 
 def build(name: str) -> Objective:
-    options = {"warm_steps": 4, "locations": 64, "bank": 64} if name == "gdm" else {}
+    options = {"locations": 64, "bank": 64} if name == "gdm" else {}
     return OBJECTIVES[name](make_context(TOTAL, **options))
 
 
@@ -178,7 +178,7 @@ def test_a_prediction_that_is_not_finite_asks_to_skip_the_step(name):
 
 @every_objective
 def test_an_unknown_option_lists_the_known_ones(name):
-    with pytest.raises(TrainingError, match=f"objective {name} has no option 'lambda'; it knows"):
+    with pytest.raises(SettingError, match=f"{name}: there is no setting 'lambda'; known are"):
         OBJECTIVES[name](make_context(**{"lambda": 1}))
 
 
@@ -241,5 +241,5 @@ def test_what_lies_outside_the_mask_has_no_say(name):
 @pytest.mark.parametrize("option", ["steps=0", "steps=100000", "fidelity=l3", "noise=0"])
 def test_an_option_out_of_range_is_refused(name, option):
     key, value = parse_option(option)
-    with pytest.raises(TrainingError, match=f"{key}.* '?{value}"):
+    with pytest.raises(SettingError, match=f"{key}.* '?{value}"):
         OBJECTIVES[name](make_context(**{key: value}))

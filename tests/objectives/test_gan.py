@@ -15,17 +15,16 @@ from objectives.small import (
 )
 from torch import nn
 
-from gdmnet.errors import TrainingError
 from gdmnet.objectives.base import Batch
 from gdmnet.objectives.gan import (
     Gan,
-    GanOptions,
     build_gan,
     critic_loss,
     critic_rate,
     judged,
     square_loss,
 )
+from gdmnet.objectives.options import GanOptions
 from gdmnet.objectives.regression import build_regression
 from gdmnet.plan import Architecture
 
@@ -201,9 +200,3 @@ def test_an_empty_mask_moves_nothing():
     descent = build_gan(make_context()).descend(small_generator(), batch, torch.Generator())
     assert descent.finite
     assert not bool(descent.cotangent.any())
-
-
-@pytest.mark.parametrize("given", [{"adversarial": -1.0}, {"critic_rate": float("nan")}])
-def test_a_number_out_of_range_is_named(given):
-    with pytest.raises(TrainingError, match=f"option {next(iter(given))} of objective gan"):
-        build_gan(make_context(**given))

@@ -1,93 +1,122 @@
 from __future__ import annotations
 
-from dataclasses import dataclass
+import dataclasses
+import math
+import subprocess
+import sys
 
 import pytest
 
-from gdmnet.errors import TrainingError
-from gdmnet.objectives.gdm_options import GdmOptions, check_options, schedule_of
-from gdmnet.objectives.options import read_options
+from gdmnet.drifting.pairing import PAIRINGS
+from gdmnet.drifting.representations import LEVELS
+from gdmnet.errors import SettingError
+from gdmnet.objectives.build import OBJECTIVES
+from gdmnet.objectives.fidelity import FIDELITIES
+from gdmnet.objectives.flow import SOLVERS, TIMES
+from gdmnet.objectives.gdm_ratio import schedule_of
+from gdmnet.objectives.options import (
+    OPTIONS,
+    FlowOptions,
+    GdmOptions,
+    parse_option,
+    read_objective_options,
+)
 
 
-@dataclass(frozen=True)
-class Example:
-    share: float = 0.5
-    count: int = 3
-    name: str = "a"
-    on: bool = True
-    many: tuple[float, ...] = (0.1,)
-    names: tuple[str, ...] = ("a",)
+def choices(kind: type, name: str) -> list[str]:
+    (facts,) = (f.metadata["facts"] for f in dataclasses.fields(kind) if f.name == name)
+    return list(facts.choices)
 
 
-def read(**given):
-    return read_options(Example, given, objective="example")
+def test_every_objective_has_options_and_every_choice_its_function():
+    assert list(OPTIONS) == list(OBJECTIVES)
+    for kind in OPTIONS.values():
+        assert choices(kind, "fidelity") == list(FIDELITIES)
+    assert choices(GdmOptions, "pairing") == list(PAIRINGS)
+    assert choices(GdmOptions, "levels") == list(LEVELS)
+    assert choices(FlowOptions, "solver") == list(SOLVERS)
+    assert choices(FlowOptions, "times") == list(TIMES)
 
 
 def test_what_is_given_replaces_the_default():
-    assert read() == Example()
-    assert read(share=1, many=[1, 0.5], names=["b", "c"], on=False) == Example(
-        1.0, 3, "a", False, (1.0, 0.5), ("b", "c")
+    given = {"drift_ratio": 1, "temperatures": [1, 0.5], "levels": ["local"], "adapt_drift": False}
+    assert read_objective_options("gdm", {}) == GdmOptions()
+    assert read_objective_options("gdm", given) == GdmOptions(
+        drift_ratio=1.0, temperatures=(1.0, 0.5), levels=("local",), adapt_drift=False
     )
 
 
-def test_an_unknown_name_lists_the_known_ones():
-    with pytest.raises(TrainingError, match="example has no option 'shar'; it knows share, count"):
-        read(shar=1)
-
-
 @pytest.mark.parametrize(
-    ("given", "words"),
+    ("objective", "given", "words"),
     [
-        ({"share": "x"}, "share .* must be a number, not 'x'"),
-        ({"share": True}, "must be a number"),
-        ({"count": 1.5}, "must be a whole number"),
-        ({"name": 3}, "must be a name"),
-        ({"on": 1}, "must be true or false"),
-        ({"many": 0.2}, "must be a list, each entry a number"),
-        ({"names": [1]}, "must be a name"),
+        ("gdn", {}, "^objective 'gdn' is unknown; take one of gdm, regression"),
+        ("gdm", {"ratio": 1}, "^objective gdm: there is no setting 'ratio'; known are drift_ratio"),
+        ("gdm", {"coordination": "mgda"}, "no setting 'coordination'"),
+        ("gdm", {"pairing": "hybrid"}, "pairing 'hybrid' is unknown; take one of pooled, paired"),
+        ("gdm", {"levels": ["global", "raw"]}, "levels 'raw' is unknown; take one of global"),
+        ("gdm", {"levels": []}, r"levels must be a list of one or more, each once: \(\)"),
+        ("gdm", {"levels": ["local", "local"]}, "levels must be a list"),
+        ("gdm", {"temperatures": [0.2, 0.0]}, "temperatures must be above 0, not 0.0"),
+        ("gdm", {"temperatures": 0.2}, "temperatures must be a list"),
+        ("gdm", {"drift_ratio": -0.1}, "drift_ratio must be at least 0"),
+        ("gdm", {"drift_ratio": math.nan}, "drift_ratio must be at least 0, not nan"),
+        ("gdm", {"drift_ratio": math.inf}, "drift_ratio"),
+        ("gdm", {"drift_ratio": True}, "drift_ratio must be a number"),
+        ("gdm", {"regression_share": 1.5}, "regression_share"),
+        ("gdm", {"locations": 5000}, "locations must be at least 1 and at most 4096"),
+        ("gdm", {"every": 1.5}, "every must be a whole number"),
+        ("regression", {"perceptual": -1}, "objective regression: perceptual"),
+        ("gan", {"critic_rate": math.nan}, "critic_rate"),
+        ("gan", {"adversarial": -1.0}, "adversarial"),
+        ("flow", {"start_channel": 0}, "--start-channel 0: flow starts from noise"),
+        ("flow", {"solver": "leap"}, "solver 'leap' is unknown; take one of euler, heun, rk4"),
+        ("flow", {"times": "late"}, "times 'late'"),
+        ("flow", {"start": "middle"}, "start 'middle'"),
+        ("bridge", {"start_channel": -1}, "start_channel must be at least 0, not -1"),
+        ("bridge", {"sampler": "ddim"}, "sampler 'ddim'"),
+        ("bridge", {"ot_ode": 1}, "ot_ode must be true or false"),
+        ("diffusion", {"eta": 1.5}, "eta must be at least 0 and at most 1"),
+        ("diffusion", {"start_channel": 0}, "there is no setting 'start_channel'"),
+        ("diffusion", {"steps": 1001}, "steps must be at least 1 and at most 1000"),
     ],
 )
-def test_a_value_of_another_type_is_named(given, words):
-    with pytest.raises(TrainingError, match=words):
-        read(**given)
+def test_what_cannot_be_is_one_line_that_names_it(objective, given, words):
+    with pytest.raises(SettingError, match=words) as error:
+        read_objective_options(objective, given)
+    assert "\n" not in str(error.value)
 
 
-def test_the_defaults_of_gdm_are_in_range():
-    check_options(GdmOptions())
+def test_an_option_is_read_as_json_or_as_a_name():
+    assert parse_option('levels=["global"]') == ("levels", ["global"])
+    assert parse_option("drift-ratio=0.5") == ("drift_ratio", 0.5)
+    assert parse_option("adapt_drift=false") == ("adapt_drift", False)
+    assert parse_option("pairing=paired") == ("pairing", "paired")
+    for text in ("pairing", "=paired"):
+        with pytest.raises(SettingError, match=f"{text} is not NAME=VALUE"):
+            parse_option(text)
 
 
-@pytest.mark.parametrize(
-    ("given", "words"),
-    [
-        ({"pairing": "pooling"}, "pairing 'pooling' is unknown; take one of pooled, hybrid"),
-        ({"levels": ("global", "locl")}, "level 'locl' is unknown; take one of global, local"),
-        ({"coordination": "x"}, "take one of projection, balance, sum"),
-        ({"fidelity": "x"}, "take one of l1, huber, l2"),
-        ({"levels": ()}, "levels"),
-        ({"levels": ("local", "local")}, "levels"),
-        ({"drift_ratio": -0.1}, "drift_ratio"),
-        ({"drift_ratio": float("nan")}, "drift_ratio"),
-        ({"temperatures": (0.2, 0.0)}, "temperatures"),
-        ({"global_minimum": 65}, "global_minimum"),
-        ({"regression_share": 1.5}, "regression_share"),
-        ({"locations": 0}, "locations"),
-    ],
-)
-def test_a_value_out_of_range_is_named(given, words):
-    with pytest.raises(TrainingError, match=words):
-        check_options(GdmOptions(**given))
+def test_options_are_checked_without_torch():
+    code = (
+        "import sys\n"
+        "from gdmnet.objectives.options import read_objective_options\n"
+        "read_objective_options('gdm', {'drift_ratio': 0.3})\n"
+        "sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_the_schedule_is_regression_then_a_ramp_then_constant():
-    schedule = schedule_of(GdmOptions(), 1000)
+    schedule = schedule_of(GdmOptions(drift_ratio=0.5), 1000)
     assert (schedule.start, schedule.ramp) == (200, 50)
     assert [schedule.drifts(step) for step in (135, 136, 200)] == [False, True, True]
-    ramp = [schedule.ramp_at(step) for step in (0, 199, 200, 224, 249, 250, 999)]
+    ramp = [2 * schedule.ratio_at(step, 1.0) for step in (0, 199, 200, 224, 249, 250, 999)]
     assert ramp == pytest.approx([0, 0, 1 / 50, 0.5, 1, 1, 1])
+    assert schedule.ratio_at(999, 0.25) == pytest.approx(0.125)
 
 
 @pytest.mark.parametrize("total", [1, 2, 7])
 def test_a_very_short_training_has_a_schedule_too(total):
     schedule = schedule_of(GdmOptions(), total)
-    assert schedule.ramp_at(0) == 0
-    assert schedule.ramp_at(schedule.start) == 1
+    assert schedule.ratio_at(0, 1.0) == 0
+    assert schedule.ratio_at(schedule.start, 1.0) == 0.2

@@ -15,10 +15,10 @@ from objectives.small import (
 )
 from torch import nn
 
-from gdmnet.errors import TrainingError
-from gdmnet.objectives import needs_encoder
+from gdmnet.errors import SettingError, TrainingError
 from gdmnet.objectives.base import Batch
 from gdmnet.objectives.fidelity import fidelity_gradient
+from gdmnet.objectives.options import needs_encoder
 from gdmnet.objectives.perceptual import feature_distance, perceptual_gradient
 from gdmnet.objectives.regression import build_regression
 
@@ -163,7 +163,7 @@ def test_flat_patches_and_bfloat16_are_trained_on(size, bf16):
 
 
 def test_what_cannot_be_is_named():
-    with pytest.raises(TrainingError, match="out of range: -1"):
+    with pytest.raises(SettingError, match="perceptual must be at least 0, not -1"):
         build_regression(make_context(perceptual=-1.0))
     context = make_context(perceptual=1.0)
     object.__setattr__(context, "encoder", None)

@@ -18,8 +18,8 @@ RECIPE = Recipe(epochs=5, iterations=4, validation_patches=2, learning_rate=1e-2
 
 
 def objective(*, dial: bool = True):
-    options = {"locations": 32, "bank": 32, "global_minimum": 0, "realism_dial": dial}
-    options |= {"regression_share": 0.35, "ramp_share": 0.0, "warm_steps": 2}
+    options = {"locations": 32, "bank": 32, "realism_dial": dial}
+    options |= {"regression_share": 0.35, "ramp_share": 0.0}
     encoder = CountingEncoder()
     context = Context(RECIPE.total_steps, PATCH, (1.0, 1.0, 1.0), 1, encoder, 3, options)
     return build_gdm(context)

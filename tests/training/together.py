@@ -10,8 +10,8 @@ import torch
 from objectives.small import CountingEncoder, make_batch, make_context, small_generator
 
 from gdmnet.errors import GdmnetError
-from gdmnet.objectives import OBJECTIVES
 from gdmnet.objectives.base import Batch
+from gdmnet.objectives.build import OBJECTIVES
 from gdmnet.objectives.ranks import mean_over_ranks, n_ranks, on_all_ranks
 from gdmnet.plan import Recipe
 from gdmnet.training.distributed import this_team
