@@ -38,7 +38,7 @@ def whole_file(
     Raises:
         OutputError: the file cannot be written.
     """
-    with _output_errors(path, also):
+    with output_errors(path, also):
         path.parent.mkdir(parents=True, exist_ok=True)
         aside = _name_aside(path, "part", ending)
         os.close(os.open(aside, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
@@ -65,23 +65,46 @@ def whole_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     Raises:
         OutputError: the folder cannot be written, or is there already.
     """
-    with _output_errors(path, ()):
+    _require_free(path, overwrite=overwrite)
+    aside = folder_aside(path)
+    try:
+        with output_errors(path):
+            yield aside
         _require_free(path, overwrite=overwrite)
+        put_in_place(aside, path)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+
+
+def folder_aside(path: Path) -> Path:
+    """A new empty folder beside `path`; `sweep` removes it once this process has been killed.
+
+    Raises:
+        OutputError: it cannot be made.
+    """
+    with output_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         aside = _name_aside(path, "part")
         aside.mkdir()
-        try:
-            yield aside
-            for folder, _, names in os.walk(aside):
-                for name in names:
-                    _to_disk(Path(folder, name))
-                _to_disk(Path(folder))
-            _require_free(path, overwrite=overwrite)
-            with set_aside(path):
-                aside.rename(path)
-        except BaseException:
-            shutil.rmtree(aside, ignore_errors=True)
-            raise
+    return aside
+
+
+def put_in_place(aside: Path, path: Path) -> None:
+    """Give a folder of `folder_aside` its name once all of it is on the disk.
+
+    What had the name before goes only then; if this is killed, `sweep` brings it back.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
+    with output_errors(path):
+        for folder, _, names in os.walk(aside):
+            for name in names:
+                _to_disk(Path(folder, name))
+            _to_disk(Path(folder))
+        with set_aside(path):
+            aside.rename(path)
         _to_disk(path.parent)
 
 
@@ -139,7 +162,7 @@ def lock(folder: Path) -> Iterator[None]:
     """
     path = folder.parent / f".{folder.name}.lock"
     name = os.path.realpath(path)
-    with _output_errors(path, ()):
+    with output_errors(path):
         folder.parent.mkdir(parents=True, exist_ok=True)
         handle = None if name in _held else _locked(path)
     if handle is None:
@@ -159,6 +182,15 @@ def lock(folder: Path) -> Iterator[None]:
         with contextlib.suppress(OSError):
             path.unlink()  # before it is let go: nobody locks a file without a name for long
         os.close(handle)
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, as hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as handle:
+        while block := handle.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _locked(path: Path) -> int | None:
@@ -211,8 +243,13 @@ def _owner_of(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def _output_errors(path: Path, also: tuple[type[Exception], ...]) -> Iterator[None]:
-    """One wording for all that cannot be written."""
+def output_errors(path: Path, also: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """An OutputError in one wording, where `path` cannot be written.
+
+    Args:
+        path: named in the error.
+        also: errors of a writer that mean a full disk or missing permissions, beside OSError.
+    """
     try:
         yield
     except (OSError, *also) as problem:  # type: ignore[misc]

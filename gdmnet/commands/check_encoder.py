@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 
-from gdmnet.commands.encoder_options import add_encoder_options, encoder_choice
-from gdmnet.commands.pretrain_encoder import add_fold_options, compared
-from gdmnet.commands.terminal import add_root_options, guarded, new_parser, roots_from
+from gdmnet.commands.encoder_options import add_encoder_options, encoder_settings
+from gdmnet.commands.terminal import (
+    CommandParser,
+    add_root_options,
+    guarded,
+    new_parser,
+    roots_from,
+)
 from gdmnet.encoders.frozen import Report
 from gdmnet.folders import Roots
-from gdmnet.models.device import find_device
-from gdmnet.training.feature_encoder import EncoderChoice, prepare_encoder
-from gdmnet.training.fold_encoder import open_fold
+from gdmnet.training.fold_training import build_feature_encoder, describe_training
 from gdmnet.training.pretrain import (
     ENCODER_FILE,
     held_out_patches,
     pretraining_patch,
     split_cases,
 )
-from gdmnet.training.start import Options
-from gdmnet.training.usefulness import describe
+from gdmnet.training.settings import EncoderSettings, TrainingSettings
+from gdmnet.training.usefulness import describe, measures_table
 
 _EPILOG = """example:
   gdm_check_encoder -d 501 -c 3d_fullres --encoder random
@@ -29,10 +31,10 @@ Blur should weigh more than noise and than a shift by one voxel, more so than in
 encoder. A tissue read-out far below the random encoder's tells of wrong intensities or axes."""
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> CommandParser:
     """The command's parser."""
     parser = new_parser(__doc__ or "", _EPILOG)
-    add_fold_options(parser)
+    parser.add_dataset_arguments("dataset", "configuration", "fold", required=2, fold="0")
     add_encoder_options(parser)
     parser.add_argument("--seed", type=int, default=0)
     add_root_options(parser)
@@ -45,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
 
     def body() -> int:
         roots = roots_from(args)
-        choice = encoder_choice(args)
+        choice = encoder_settings(args) or EncoderSettings()
         print(run(args.dataset, args.configuration, args.fold, roots, choice, seed=args.seed))
         return 0
 
@@ -57,7 +59,7 @@ def run(
     configuration: str,
     fold: str,
     roots: Roots,
-    choice: EncoderChoice,
+    choice: EncoderSettings,
     *,
     seed: int = 0,
 ) -> str:
@@ -77,26 +79,18 @@ def run(
     Raises:
         GdmnetError: an unknown dataset, configuration or fold; an encoder that does not fit.
     """
-    found = open_fold(dataset, configuration, fold, roots, Options(seed=seed, device="cpu"))
-    patch = pretraining_patch(found.configuration.patch_size)
-    looked_at = dataclasses.replace(found.configuration, patch_size=patch)
+    settings = TrainingSettings(seed=seed, device="cpu")
+    training = describe_training(dataset, configuration, fold, roots, settings)
+    patch = pretraining_patch(training.configuration.patch_size)
+    looked_at = dataclasses.replace(training.configuration, patch_size=patch)
+    training = dataclasses.replace(training, configuration=looked_at)
     if choice.name == "self" and choice.weights is None:
-        choice = dataclasses.replace(choice, weights=found.folder / ENCODER_FILE)
-    encoder, control = (
-        prepare_encoder(
-            chosen,
-            found.cases,
-            looked_at,
-            fingerprint=found.fingerprint,
-            folder=found.folder,
-            recipe=found.recipe,
-            device=find_device("cpu"),
-        )
-        for chosen in (choice, EncoderChoice("random"))
-    )
-    held_out = held_out_patches(split_cases(found.cases)[1], looked_at, seed=seed)
+        choice = dataclasses.replace(choice, weights=training.encoder_folder / ENCODER_FILE)
+    encoder = build_feature_encoder(training, choice)
+    control = build_feature_encoder(training, EncoderSettings("random"))
+    held_out = held_out_patches(split_cases(training.cases()[0])[1], looked_at, seed=seed)
     measured = {"this": describe(encoder, held_out), "random": describe(control, held_out)}
-    return "\n".join([*_origin(encoder.report), "", *compared(measured)])
+    return "\n".join([*_origin(encoder.report), "", *measures_table(measured)])
 
 
 def _origin(report: Report | None) -> list[str]:

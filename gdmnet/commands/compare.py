@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gdmnet import codec, folders
-from gdmnet.commands.encoder_options import add_encoder_options, encoder_choice
+from gdmnet.commands.encoder_options import add_encoder_options, encoder_settings
 from gdmnet.commands.terminal import (
     add_device_option,
     add_processes_option,
@@ -37,7 +37,6 @@ from gdmnet.metrics.folders import Options as ScoreOptions
 from gdmnet.models.device import find_device
 from gdmnet.objectives.options import OPTIONS
 from gdmnet.plan import Plan
-from gdmnet.training.feature_encoder import EncoderChoice
 
 COMPARE_JSON, COMPARE_MD, COMPARE_HTML = "compare.json", "compare.md", "compare.html"
 _EPILOG = """examples:
@@ -98,9 +97,6 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, metavar="N", help="of all (default: 0)")
     add_device_option(parser)
     parser.add_argument("--precision", choices=("auto", "fp32", "bf16", "fp16"))
-    parser.add_argument(
-        "--encoder-iterations", type=positive_int, metavar="N", help="of the embedded encoder"
-    )
     _add_judging_options(parser)
     parser.add_argument("--dry-run", action="store_true", help="print the estimated time and stop")
     parser.add_argument(
@@ -146,7 +142,6 @@ def _add_judging_options(parser: argparse.ArgumentParser) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Entry point of gdm_compare."""
     args = build_parser().parse_args(argv)
-    encoder = encoder_choice(args, args.encoder_iterations)
     asked = Asked(
         folds=None if args.folds is None else tuple(dict.fromkeys(args.folds)),
         epochs=args.epochs,
@@ -155,7 +150,7 @@ def main(argv: list[str] | None = None) -> int:
         learning_rate=args.learning_rate,
         seed=args.seed,
         precision=args.precision,
-        encoder=None if encoder == EncoderChoice() else encoder,
+        encoder=encoder_settings(args),
         step_size=args.step_size,
         judge_iterations=args.judge_iterations,
     )

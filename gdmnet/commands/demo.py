@@ -25,7 +25,7 @@ from gdmnet.geometry import Shape
 from gdmnet.plan import Fingerprint
 from gdmnet.report.picture import draw_panels, save_picture, translation_panels
 from gdmnet.training.fold import train_fold
-from gdmnet.training.start import Options as TrainingOptions
+from gdmnet.training.settings import TrainingSettings
 
 DATASET = "Dataset999_Phantom"
 CONFIGURATION = "3d_fullres"
@@ -185,7 +185,7 @@ def _train(method: str, roots: Roots, options: Options) -> None:
         CONFIGURATION,
         FOLD,
         roots,
-        TrainingOptions(
+        TrainingSettings(
             objective=method,
             epochs=options.epochs,
             iterations=options.iterations,

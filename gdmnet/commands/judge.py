@@ -21,8 +21,8 @@ from gdmnet.errors import TrainingError
 from gdmnet.inference.record import read_records
 from gdmnet.metrics.frechet import Distance, Distances
 from gdmnet.metrics.pairs import Folders, images_by_case, sound_pairs
+from gdmnet.models.checkpoint import weights_sha256
 from gdmnet.plan import Run
-from gdmnet.training.job import weights_sha256
 
 _EPILOG = """example:
   gdm_judge -p out/ -r targets/ --train-on gdmnet_raw/Dataset501_MRtoCT/targetsTr

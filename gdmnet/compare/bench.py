@@ -15,9 +15,8 @@ from gdmnet.data.slab import write_slab
 from gdmnet.folders import Roots
 from gdmnet.inference.inputs import output_name
 from gdmnet.plan import Plan, Run
-from gdmnet.training.fold import describe_job
-from gdmnet.training.job import Job
-from gdmnet.training.start import Options
+from gdmnet.training.fold_training import FoldTraining, describe_training
+from gdmnet.training.settings import TrainingSettings
 
 
 @dataclass(frozen=True)
@@ -76,10 +75,10 @@ class Bench:
             else:
                 yield group
 
-    def options(self, variant: Variant, epochs: int, iterations: int) -> Options:
+    def options(self, variant: Variant, epochs: int, iterations: int) -> TrainingSettings:
         """What a training of a variant is told."""
         settings = self.settings
-        return Options(
+        return TrainingSettings(
             objective=variant.objective,
             epochs=epochs,
             iterations=iterations,
@@ -94,12 +93,12 @@ class Bench:
             validates=bool(variant.options.get("realism_dial")),  # validation sets the dial
         )
 
-    def job(self, variant: Variant, fold: str) -> Job:
+    def job(self, variant: Variant, fold: str) -> FoldTraining:
         """A training as it would begin in an empty folder."""
         settings = self.settings
         options = self.options(variant, settings.epochs or 1, settings.iterations)
         roots, name = self.roots_of(variant), settings.configuration
-        return describe_job(self.plan.dataset, name, fold, roots, options)
+        return describe_training(self.plan.dataset, name, fold, roots, options)
 
     def begun(self, variant: Variant) -> tuple[int, int] | None:
         """Epochs and steps an epoch of a variant's trainings, if one has begun."""

@@ -17,7 +17,12 @@ from gdmnet.networks.calls import CountCalls
 from gdmnet.objectives.base import Objective, Sampled
 from gdmnet.objectives.sampling import sample_patches
 from gdmnet.training import feature_encoder
-from gdmnet.training.job import Job, batches_of, build_objective, make_generator
+from gdmnet.training.fold_training import (
+    FoldTraining,
+    build_generator,
+    build_objective,
+    patch_batches,
+)
 from gdmnet.training.loop import measure_pace
 
 N_STEPS = 3  # that are measured, after as many to warm up
@@ -61,7 +66,7 @@ class Steps:
     calls: int
 
 
-def probe(job: Job) -> tuple[Job, Objective]:
+def probe(job: FoldTraining) -> tuple[FoldTraining, Objective]:
     """A training of a few steps like that of a job, and its objective, built.
 
     The embedded encoder, which is not there yet, is stood in for by random weights: they cost the
@@ -93,11 +98,11 @@ def _quietly() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def measure(job: Job, objective: Objective) -> Pace:
+def measure(job: FoldTraining, objective: Objective) -> Pace:
     """The pace of what `probe` gave."""
     device = torch.device(job.device)
-    generator = make_generator(job, objective)
-    training, validation = batches_of(job)
+    generator = build_generator(job)
+    training, validation = patch_batches(job)
     step, judged = measure_pace(generator, objective, training, validation, job.run.recipe, device)
     call, calls = _measure_calls(job, objective, generator, device)
     return Pace(step, judged, call, calls)
@@ -112,10 +117,10 @@ def steps_of(objective: Objective) -> Steps | None:
 
 
 def _measure_calls(
-    job: Job, objective: Objective, generator: nn.Module, device: torch.device
+    job: FoldTraining, objective: Objective, generator: nn.Module, device: torch.device
 ) -> tuple[float, int]:
     """Seconds of a call of the network, and calls a window."""
-    _, validation = batches_of(job)
+    _, validation = patch_batches(job)
     source = validation.batch(0, 0).source[:1].to(device)
     n_noise = objective.inputs.extra_channels
     noise = torch.randn(1, n_noise, *source.shape[2:]).to(device) if n_noise else None

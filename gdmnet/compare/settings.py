@@ -13,9 +13,8 @@ from gdmnet.errors import OutputError
 from gdmnet.folders import Roots
 from gdmnet.models.device import find_device
 from gdmnet.plan import Plan
-from gdmnet.training.feature_encoder import EncoderChoice
 from gdmnet.training.pretrain import default_iterations
-from gdmnet.training.start import DEFAULT_GPU_LENGTH, DEFAULT_LENGTH
+from gdmnet.training.settings import DEFAULT_GPU_LENGTH, DEFAULT_LENGTH, EncoderSettings
 
 SETTINGS_JSON = "settings.json"
 
@@ -31,7 +30,7 @@ class Asked:
     learning_rate: float | None = None
     seed: int | None = None
     precision: str | None = None
-    encoder: EncoderChoice | None = None
+    encoder: EncoderSettings | None = None
     step_size: float | None = None
     judge_iterations: int | None = None
 
@@ -75,7 +74,7 @@ def _new(asked: Asked, plan: Plan, configuration: str, roots: Roots, device: str
     folds = asked.folds or ("0",)
     path = roots.preprocessed / plan.dataset / folders.SPLITS_JSON
     n_cases = min(len(split_for(fold, path).training) for fold in folds)
-    encoder = asked.encoder or EncoderChoice()
+    encoder = asked.encoder or EncoderSettings()
     if (
         encoder.iterations is None
     ):  # settled now, so that one encoder serves trainings of any length
@@ -99,7 +98,7 @@ def _new(asked: Asked, plan: Plan, configuration: str, roots: Roots, device: str
 
 
 def _word(value: object) -> str:
-    if isinstance(value, EncoderChoice):
+    if isinstance(value, EncoderSettings):
         return f"{value.name} ({value.iterations} steps)"
     if value is None:
         return "none"

@@ -22,7 +22,7 @@ from gdmnet.metrics.conventions import GDMNET
 from gdmnet.metrics.paired import SIGNIFICANT
 from gdmnet.metrics.statistics import Values, aggregate_cases
 from gdmnet.metrics.summary import Summary
-from gdmnet.training.feature_encoder import EncoderChoice
+from gdmnet.training.settings import EncoderSettings
 
 VOLUME, SLAB = "volume", "slab"
 """What is judged: whole volumes, or the same central slab of each."""
@@ -58,7 +58,7 @@ class Settings:
     learning_rate: float | None
     seed: int
     precision: str
-    encoder: EncoderChoice
+    encoder: EncoderSettings
     step_size: float
     judge_iterations: int
 

@@ -11,9 +11,8 @@ from gdmnet.compare.costs import predict_with_costs, read_costs
 from gdmnet.compare.variant import Method, Variant
 from gdmnet.inference.inputs import output_name
 from gdmnet.inference.model import load_model
-from gdmnet.training.feature_encoder import EncoderChoice
-from gdmnet.training.fold import train_fold
-from gdmnet.training.fold_encoder import train_encoder
+from gdmnet.training.fold import train_fold, train_fold_encoder
+from gdmnet.training.settings import EncoderSettings
 
 ENCODERS_JSON = "encoders.json"
 
@@ -21,7 +20,7 @@ ENCODERS_JSON = "encoders.json"
 def train_encoders(bench: Bench) -> None:
     """The embedded encoder of every fold, once for all variants, with the seconds that it took."""
     settings = bench.settings
-    if settings.encoder.name != EncoderChoice.name or settings.encoder.weights is not None:
+    if settings.encoder.name != EncoderSettings.name or settings.encoder.weights is not None:
         return
     seconds = encoder_seconds(bench)
     for fold in settings.folds:
@@ -30,7 +29,7 @@ def train_encoders(bench: Bench) -> None:
         options = bench.options(Variant("gdm"), 1, 1)
         roots = replace(bench.roots, results=bench.encoder_root)
         begun = time.perf_counter()
-        train_encoder(bench.plan.dataset, settings.configuration, fold, roots, options)
+        train_fold_encoder(bench.plan.dataset, settings.configuration, fold, roots, options)
         seconds[fold] = round(time.perf_counter() - begun, 1)
         codec.save(seconds, bench.home / ENCODERS_JSON)
 

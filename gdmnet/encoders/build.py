@@ -154,7 +154,7 @@ def _staged(network: nn.Module) -> StagedNetwork:
 def _load_self(request: Request) -> Frozen:
     if request.weights is None:
         raise CheckpointError(
-            "encoder self: no file named; gdm_train makes it, or gdm_pretrain_encoder alone"
+            "encoder self: no file named; gdm_train makes it, with --encoder-only alone"
         )
     architecture = request.configuration.architecture
     return self_encoder(architecture, file=request.weights, seed=request.seed)

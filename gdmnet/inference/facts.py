@@ -9,6 +9,7 @@ from typing import Any
 
 from gdmnet import codec, folders
 from gdmnet.metrics.summary import Summary
+from gdmnet.models.run import read_run
 from gdmnet.plan import Fingerprint, Plan, Run
 
 
@@ -39,7 +40,7 @@ def read_facts(folder: Path, folds: Sequence[str]) -> Facts:
     fingerprint = folder / folders.FINGERPRINT_JSON
     return Facts(
         plan=codec.load(Plan, folder / folders.PLAN_JSON),
-        runs={fold: codec.load(Run, home / folders.RUN_JSON) for fold, home in homes.items()},
+        runs={fold: read_run(home) for fold, home in homes.items()},
         summaries={
             fold: codec.load(Summary, home / folders.SUMMARY_JSON)
             for fold, home in homes.items()

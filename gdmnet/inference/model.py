@@ -18,6 +18,7 @@ from gdmnet.inference.translator import Ensemble, ModelCard, Translator
 from gdmnet.models import checkpoint as checkpoint_file
 from gdmnet.models.device import find_device
 from gdmnet.models.precision import cpu_has_bf16
+from gdmnet.models.run import read_run
 from gdmnet.models.select import choose_folds
 from gdmnet.models.weights import MOST_REALISM, between
 from gdmnet.objectives.base import Inputs
@@ -129,7 +130,7 @@ def _sampling_facts(sampler: Sampler | None) -> dict[str, Any]:
 
 def _read_run(folder: Path, fold: str, plan: Plan) -> Run:
     path = folders.fold_folder(folder, fold) / folders.RUN_JSON
-    run = codec.load(Run, path)
+    run = read_run(path.parent)
     named, _, _ = folder.name.partition("__")
     if run.objective not in OBJECTIVES:
         raise CheckpointError(

@@ -135,9 +135,9 @@ def test_doing_it_again_does_nothing_anew(compared, monkeypatch, capsys):
         raise AssertionError("was there already")
 
     for module, name in (
-        (fold, "run_job"),
+        (fold, "_train_in_processes"),
         (work, "load_model"),
-        (work, "train_encoder"),
+        (work, "train_fold_encoder"),
     ):
         monkeypatch.setattr(module, name, never)
     kept = {

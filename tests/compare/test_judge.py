@@ -20,8 +20,8 @@ from gdmnet.compare.judge import (
 from gdmnet.encoders.frozen import Frozen
 from gdmnet.errors import CheckpointError, TrainingError
 from gdmnet.models import checkpoint
+from gdmnet.models.checkpoint import weights_sha256
 from gdmnet.plan import Architecture
-from gdmnet.training.job import weights_sha256
 
 SHAPE = (16, 24, 28)
 

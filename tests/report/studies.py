@@ -9,7 +9,7 @@ from gdmnet.compare.study import Found, MethodFacts, Settings, Study, limits, ma
 from gdmnet.compare.verdict import Verdict
 from gdmnet.metrics.frechet import Distance, Distances
 from gdmnet.metrics.summary import summarise
-from gdmnet.training.feature_encoder import EncoderChoice
+from gdmnet.training.settings import EncoderSettings
 
 CASES = tuple("abcdef")
 # method -> MAE, sharpness, histogram W1, calls a case
@@ -83,7 +83,7 @@ def make_study() -> Study:
         learning_rate=None,
         seed=0,
         precision="auto",
-        encoder=EncoderChoice(iterations=400),
+        encoder=EncoderSettings(iterations=400),
         step_size=0.5,
         judge_iterations=400,
     )

@@ -13,6 +13,7 @@ from gdmnet.errors import CheckpointError
 from gdmnet.inference import load_model
 from gdmnet.metrics.score import score
 from gdmnet.models import checkpoint
+from gdmnet.models.run import DIAL_JSON, DialChoice, read_run
 from gdmnet.plan import Run
 from gdmnet.preprocessing import prepare_volumes
 from gdmnet.training.dial import SETTINGS, choose_setting, dial_fold, score_prepared
@@ -62,11 +63,17 @@ def test_the_weights_lie_on_the_line_through_twin_and_generator(model, realism):
 
 def test_a_fold_predicts_as_its_validation_chose(model):
     assert shift(model) == pytest.approx(40, abs=1)
-    path = folders.fold_folder(model, "0") / folders.RUN_JSON
-    codec.save(dataclasses.replace(codec.load(Run, path), realism=0.25), path)
+    home = folders.fold_folder(model, "0")
+    codec.save(DialChoice(0.25, 0.01), home / DIAL_JSON)
     assert shift(model) == pytest.approx(10, abs=1)
     assert load_model(model, device="cpu").card.realism == {"0": 0.25}
     assert shift(model, realism=1.0) == pytest.approx(40, abs=1)
+
+
+def test_an_older_model_has_its_choice_in_run_json(model):
+    path = folders.fold_folder(model, "0") / folders.RUN_JSON
+    codec.save(dataclasses.replace(codec.load(Run, path), realism=0.25), path)
+    assert load_model(model, device="cpu").card.realism == {"0": 0.25}
 
 
 def test_without_a_twin_only_the_trained_realism_is_there(tmp_path):
@@ -83,7 +90,8 @@ def test_the_largest_setting_within_the_budget_is_chosen(model, case):
     errors = [values["mae"] for values in front.values()]
     assert errors == pytest.approx([abs(40 * t - 10) for t in SETTINGS], abs=1)
     home = folders.fold_folder(model, "0")
-    assert codec.load(Run, home / folders.RUN_JSON).realism == 0.5  # 10 HU, as far as the twin
+    assert read_run(home).realism == 0.5  # 10 HU, as far as the twin
+    assert codec.load(Run, home / folders.RUN_JSON).realism is None
     assert (home / "progress.png").is_file()
 
 
