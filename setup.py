@@ -9,25 +9,22 @@ HERE = Path(__file__).resolve().parent
 COMMANDS = (
     "plan_and_preprocess",
     "train",
-    "check_encoder",
     "predict",
     "evaluate",
     "judge",
     "report",
     "find_best",
     "compare",
-    "convert_dicom",
-    "convert_pairs",
-    "convert_synthrad",
+    "convert",
     "check",
     "demo",
     "export_model",
     "install_model",
     "info",
     "simulate_sparse_view",
-    "reconstruct_fbp",
 )
-TEST = ("pytest", "pytest-cov", "hypothesis", "pydicom")
+ENCODERS = ("monai>=1.4", "einops", "safetensors")
+TEST = ("pytest", "pytest-cov", "hypothesis", *ENCODERS)
 
 
 def read_version() -> str:
@@ -50,18 +47,23 @@ setup(
     python_requires=">=3.10",
     packages=find_packages(include=["gdmnet", "gdmnet.*"]),
     package_data={"gdmnet": ["*/*.html", "*/*.css", "*/*.js"]},
-    # scipy and Pillow are hard requirements of scikit-image, blosc2 is one of acvl-utils: what is
-    # imported arrives with what is listed, and tests/test_setup.py keeps it so.
+    # Convolutions in 3D under automatic mixed precision are four times slower in torch 2.9.
     install_requires=[
-        "torch>=2.6",
+        "torch>=2.6,!=2.9.*",
         "numpy>=1.26",
+        "scipy",
         "SimpleITK>=2.3",
+        "pydicom>=3.0",
         "batchgenerators>=0.25.1",
         "scikit-image>=0.22",
         "acvl-utils>=0.2.6",
+        "connected-components-3d",
+        "blosc2",
+        "Pillow",
+        "matplotlib>=3.8",
         "tqdm",
     ],
-    extras_require={"test": TEST, "dev": (*TEST, "ruff", "mypy")},
+    extras_require={"encoders": ENCODERS, "test": TEST, "dev": (*TEST, "ruff", "mypy")},
     entry_points={
         "console_scripts": [f"gdm_{name} = gdmnet.commands.{name}:main" for name in COMMANDS]
     },

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import types
 import typing
+import zipfile
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -133,7 +134,7 @@ def _wrong(where: str, wanted: str, data: Any) -> PlanError:  # noqa: ANN401
     return PlanError(f"{where}: expected {wanted}, found {shown[:80]}")
 
 
-def read_json(path: Path, error: type[GdmnetError] = PlanError) -> Any:  # noqa: ANN401
+def read_json(path: Path | zipfile.Path, error: type[GdmnetError] = PlanError) -> Any:  # noqa: ANN401
     """The JSON values of a file; a missing or broken file raises `error` and names the line."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -147,7 +148,7 @@ def read_json(path: Path, error: type[GdmnetError] = PlanError) -> Any:  # noqa:
         ) from None
 
 
-def load(kind: type[T], path: Path) -> T:
+def load(kind: type[T], path: Path | zipfile.Path) -> T:
     """A dataclass from a JSON file; complaints carry the file and the key's path."""
     data = read_json(path)
     known = getattr(kind, "SCHEMA", None)

@@ -11,6 +11,7 @@ import secrets
 import shutil
 import socket
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -235,11 +236,12 @@ def _try_lock(handle: int) -> bool:
 
 
 def _owner_of(path: Path) -> str:
-    try:
-        owner = json.loads(path.read_text(encoding="utf-8"))
-        return f"process {owner['process']} on {owner['host']}"
-    except (OSError, ValueError, KeyError, TypeError):
-        return "another process"
+    for _ in range(50):  # a new owner writes its name a moment after it has the lock
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            owner = json.loads(path.read_text(encoding="utf-8"))
+            return f"process {owner['process']} on {owner['host']}"
+        time.sleep(0.01)
+    return "another process"
 
 
 @contextlib.contextmanager

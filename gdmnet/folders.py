@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from gdmnet.errors import DatasetError
 
@@ -21,6 +22,8 @@ SPLITS_JSON = "splits_final.json"
 RUN_JSON = "run.json"
 SUMMARY_JSON = "summary.json"
 LATEST, BEST, FINAL = "checkpoint_latest.pt", "checkpoint_best.pt", "checkpoint_final.pt"
+CHECKPOINTS = {"final": FINAL, "best": BEST}
+"""Those that a finished training leaves to predict with."""
 
 
 @dataclass(frozen=True)
@@ -129,10 +132,24 @@ def finished_folds(model: Path) -> list[str]:
     return sorted(folds, key=lambda f: (not f.isdecimal(), int(f) if f.isdecimal() else 0, f))
 
 
-def finished_models(results: Path) -> Iterator[tuple[str, str, str, Path]]:
-    """Every model with a finished fold: dataset, objective, configuration, folder."""
+class FinishedModel(NamedTuple):
+    """A trained model among the results: where it lies, and what its path says of it."""
+
+    dataset: str
+    objective: str
+    configuration: str
+    folder: Path
+
+    @property
+    def folds(self) -> list[str]:
+        """Its finished folds, numeric ones first."""
+        return finished_folds(self.folder)
+
+
+def finished_models(results: Path) -> Iterator[FinishedModel]:
+    """Every model with a finished fold."""
     for dataset in dataset_names(results):
-        for model in sorted((results / dataset).glob("*__*")):
-            objective, _, configuration = model.name.partition("__")
-            if (model / PLAN_JSON).is_file() and finished_folds(model):
-                yield dataset, objective, configuration, model
+        for folder in sorted((results / dataset).glob("*__*")):
+            objective, _, configuration = folder.name.partition("__")
+            if (folder / PLAN_JSON).is_file() and finished_folds(folder):
+                yield FinishedModel(dataset, objective, configuration, folder)

@@ -11,6 +11,12 @@ Shape = tuple[int, int, int]
 Spacing = tuple[float, float, float]
 
 
+def shape_of(array: NDArray) -> Shape:
+    """The spatial shape (z, y, x) of an array (..., z, y, x)."""
+    z, y, x = array.shape[-3:]
+    return z, y, x
+
+
 @dataclass(frozen=True)
 class Geometry:
     """The grid of one image, seen in LPS, with what is needed to go back to the stored file.

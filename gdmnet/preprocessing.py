@@ -17,9 +17,8 @@ from gdmnet import codec
 from gdmnet.arrays import normalise
 from gdmnet.arrays.body import body_mask
 from gdmnet.arrays.crop import bounding_box, crop, uncrop
-from gdmnet.arrays.detail import lost_detail
 from gdmnet.arrays.region import region_of
-from gdmnet.arrays.resample import resample, resample_mask, resampled_shape
+from gdmnet.arrays.resample import lost_detail, resample, resample_mask, resampled_shape
 from gdmnet.data.bias_field import without_bias
 from gdmnet.data.case import Case, CaseFiles, CaseRecord, Volume
 from gdmnet.data.dicom import read_sources

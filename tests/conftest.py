@@ -1,4 +1,4 @@
-"""One thread, seeded, temporary roots; the shared real scans where they lie beside the project."""
+"""One thread, seeded, the same examples every time; the shared real scans where they are there."""
 
 from __future__ import annotations
 
@@ -9,6 +9,10 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+from hypothesis import settings
+
+settings.register_profile("reproducible", derandomize=True)
+settings.load_profile("reproducible")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

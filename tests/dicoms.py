@@ -1,4 +1,4 @@
-"""Small DICOM series made with pydicom, independent of what gdmnet reads and writes with."""
+"""Small DICOM series made with pydicom, attribute by attribute."""
 
 from __future__ import annotations
 
@@ -7,7 +7,12 @@ from pathlib import Path
 
 import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, MRImageStorage
+from pydicom.uid import (
+    CTImageStorage,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    MRImageStorage,
+)
 
 AXIAL = np.eye(3)
 SAGITTAL = np.array([[0.0, 0, 1], [1, 0, 0], [0, -1, 0]])  # rows to the back, columns to the feet
@@ -94,20 +99,41 @@ def make_series(
     return slices
 
 
-def save(path: Path, item: Dataset, *, syntax=ExplicitVRLittleEndian) -> Path:
+def save(path: Path, item: Dataset, *, syntax=ExplicitVRLittleEndian, preamble=True) -> Path:
+    """Write one file; without preamble it has no meta information either."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not preamble:
+        how = {"implicit_vr": syntax.is_implicit_VR, "little_endian": syntax.is_little_endian}
+        item.save_as(path, enforce_file_format=False, **how)
+        return path
     item.file_meta = FileMetaDataset()
     item.file_meta.MediaStorageSOPClassUID = item.SOPClassUID
     item.file_meta.MediaStorageSOPInstanceUID = item.SOPInstanceUID
     item.file_meta.TransferSyntaxUID = syntax
-    path.parent.mkdir(parents=True, exist_ok=True)
     item.save_as(path, enforce_file_format=True)
     return path
 
 
-def write_series(folder: Path, array: np.ndarray, *, first=1, **options) -> list[Path]:
-    """`make_series` to IM0001, IM0002, ... in a folder; see there for the options."""
+def write_series(
+    folder: Path,
+    array: np.ndarray,
+    *,
+    first=1,
+    ending="",
+    syntax=ExplicitVRLittleEndian,
+    preamble=True,
+    **options,
+) -> list[Path]:
+    """`make_series` with its options to IM0001, IM0002, ... in a folder."""
     slices = make_series(array, **options)
-    return [save(folder / f"IM{i:04d}", item) for i, item in enumerate(slices, start=first)]
+    if syntax == ExplicitVRBigEndian:
+        for item in slices:
+            item["PixelData"].VR = "OW"
+            item.PixelData = np.frombuffer(item.PixelData, "<i2").byteswap().tobytes()
+    return [
+        save(folder / f"IM{i:04d}{ending}", item, syntax=syntax, preamble=preamble)
+        for i, item in enumerate(slices, start=first)
+    ]
 
 
 def make_other(sop_class: str, modality: str) -> Dataset:

@@ -12,8 +12,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "gdmnet"
 LAYERS = (
-    ("__init__", "errors", "geometry", "files", "settings", "codec"),
-    ("plan", "folders", "parallel"),
+    ("__init__", "errors", "geometry", "files", "settings", "codec", "table"),
+    ("plan", "folders", "parallel", "charts"),
     ("drifting", "arrays"),
     ("data", "networks", "encoders", "metrics", "tomography"),
     ("planning", "objectives"),
@@ -37,7 +37,7 @@ MAY_USE_TORCH = {
     "compare",
 }
 MAY_USE_IN_DRIFTING = {"torch", "math", "gdmnet"}
-MAY_USE_IN_ARRAYS = {"numpy", "scipy", "skimage", "gdmnet"}
+MAY_USE_IN_ARRAYS = {"numpy", "scipy", "skimage", "acvl_utils", "cc3d", "gdmnet"}
 VISIBLE = {"setup.py", "README.md", "LICENSE", "gdmnet", "tests", "documentation"}
 LONGEST_MODULE = 340
 LONGEST_BODY = 58

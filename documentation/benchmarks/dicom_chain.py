@@ -3,9 +3,8 @@
     python documentation/benchmarks/dicom_chain.py IMAGES OUT -d 510 [other options of gdm_predict]
 
 The MRs in IMAGES (CASE_0000.nii.gz) are written to OUT/scans as MR series, every second one turned
-about two axes, so that it is oblique. gdm_predict makes CT series of them on both grids; pydicom,
-which shares no code with the writer, reads these. Printed is a table with a line a series; the exit
-status is 1 if anything is wrong. Needs pydicom.
+about two axes, so that it is oblique. gdm_predict makes CT series of them on both grids, which
+pydicom reads. Printed is a table with a line a series; the exit status is 1 if anything is wrong.
 """
 
 from __future__ import annotations

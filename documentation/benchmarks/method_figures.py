@@ -12,10 +12,10 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
 
 from gdmnet import codec
 from gdmnet.arrays.body import body_mask
+from gdmnet.charts import Chart, Curve, save_charts
 from gdmnet.compare.judge import Judge, Subject, make_judge
 from gdmnet.compare.verdict import give_verdict
 from gdmnet.data.case import CaseFiles
@@ -26,7 +26,6 @@ from gdmnet.metrics.score import score
 from gdmnet.metrics.statistics import Values, aggregate_cases
 from gdmnet.plan import Normalisation
 from gdmnet.report.picture import Panel, draw_panels, save_picture
-from gdmnet.training.chart import Chart, Curve, Style, draw_chart
 
 COLUMNS = (
     ("mae", "MAE"),
@@ -217,14 +216,7 @@ def draw_front(home: Path) -> None:
         charts.append(Chart("MAE (matched) over Frechet distance", curves, x_title=axis))
     if not any(chart.curves for chart in charts):
         return
-    unit, (width, height) = 2, (620, 420)
-    image = Image.new("RGB", (len(charts) * width * unit, height * unit), "white")
-    fonts = [ImageFont.load_default(size * unit) for size in (14, 12)]
-    style = Style(*fonts, unit)  # type: ignore[arg-type]
-    for i, chart in enumerate(charts):
-        box = (i * width * unit, 0, (i + 1) * width * unit, height * unit)
-        draw_chart(ImageDraw.Draw(image), chart, box, style)
-    image.save(home / "front.png")
+    save_charts(charts, home / "front.png", heading="", n_columns=len(charts))
 
 
 def draw_pictures(bench: Bench, home: Path) -> None:

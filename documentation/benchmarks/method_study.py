@@ -37,10 +37,11 @@ from gdmnet.commands import plan_and_preprocess
 from gdmnet.compare.judge import GroupNormEncoder
 from gdmnet.data.raw import read_description, test_cases
 from gdmnet.data.splits import split_for
-from gdmnet.encoders import Frozen, freeze_norms
+from gdmnet.encoders import FrozenEncoder, freeze_norms
 from gdmnet.encoders.self_supervised import cell_shape, decoder_for, encoder_for
 from gdmnet.inference.model import load_model
 from gdmnet.models import checkpoint
+from gdmnet.models.card import PredictionSettings
 from gdmnet.models.device import find_device
 from gdmnet.objectives.build import OBJECTIVES, context_of, generator_of
 from gdmnet.plan import Plan, Recipe
@@ -180,7 +181,7 @@ def prepare_dataset(study: Study) -> None:
         plan_and_preprocess.run(
             study.dataset,
             roots,
-            plan_and_preprocess.Options(preset="cpu", configurations=(CONFIGURATION,)),
+            plan_and_preprocess.PlanOptions(preset="cpu", configurations=(CONFIGURATION,)),
         )
 
 
@@ -261,7 +262,7 @@ def make_encoder(
     encoder = GroupNormEncoder(encoder_for(configuration.architecture, seed=recipe.seed))
     if not name.startswith("random"):
         train_groupnorm(encoder, study, cases, recipe, device)
-    frozen = Frozen(encoder).to(device)
+    frozen = FrozenEncoder(encoder).to(device)
     if name.endswith("frozen"):
         freeze_norms(frozen, target_patches(cases, configuration, recipe.seed, device))
     return frozen
@@ -293,7 +294,9 @@ def train_groupnorm(
 def keep_predictions(study: Study, name: str, row: Row, model: Path, measured: dict) -> None:
     """Predict the test cases and write trained.json: the row can then be judged."""
     step_size = 0.75 if study.small else 0.5
-    translator = load_model(model, folds=["all"], realism=row.dial, step_size=step_size)
+    translator = load_model(
+        model, PredictionSettings(realism=row.dial, step_size=step_size), folds=["all"]
+    )
     out = study.folder(name) / "predictions"
     out.mkdir(exist_ok=True)
     raw = study.raw / study.dataset

@@ -15,7 +15,8 @@ from gdmnet.data.raw import read_description, training_cases
 from gdmnet.data.store import open_case, remove_case, stored_identifiers
 from gdmnet.data.volume import write_volume
 from gdmnet.encoders import build_encoder
-from gdmnet.inference.translator import Ensemble, ModelCard, Translator
+from gdmnet.inference.translator import Ensemble, Translator
+from gdmnet.models.card import ModelCard
 from gdmnet.models.precision import autocast
 from gdmnet.networks.unet import build_generator
 from gdmnet.objectives.base import Batch, Context
@@ -80,9 +81,7 @@ class Gdmnet:
         network = Ensemble([self._network()]).eval().requires_grad_(False)
         calls: list[None] = []
         network.register_forward_hook(lambda *_: calls.append(None))
-        card = ModelCard(
-            str(self.aside), "gdm", "3d_fullres", {}, "final", 0.5, False, "cpu", precision
-        )
+        card = ModelCard(str(self.aside), "gdm", "3d_fullres", {}, "cpu", precision)
         translator = Translator(self.plan, self.configuration, card, network)
         files = CaseFiles("case", (Path(image),), None, None)
         case, before = cost_of(lambda: prepare(files, self.configuration))

@@ -26,11 +26,12 @@ from skimage.restoration import denoise_tv_chambolle
 
 from gdmnet import codec, folders
 from gdmnet.commands import predict
-from gdmnet.commands.model_options import Choice
 from gdmnet.data.case import CaseFiles
 from gdmnet.data.raw import training_cases
 from gdmnet.data.volume import read_channels, read_volume
 from gdmnet.inference.record import read_records
+from gdmnet.models.card import PredictionSettings
+from gdmnet.models.select import ModelChoice
 from gdmnet.plan import Plan
 from gdmnet.report.picture import Panel, draw_panels, save_picture
 
@@ -83,10 +84,11 @@ def run_method(bench: Bench, name: str, folder: Path, model: Path, weight: float
             np.save(out / f"{files.identifier}.npy", image)
         seconds = (time.perf_counter() - begin) / len(bench.cases)
         return {"weight": weight, "seconds_a_volume": seconds}
-    options = predict.Options(realism=REALISM[name], data_consistency=name == CONSISTENT)
-    choice = Choice(model=model, folds=["all"])
+    settings = PredictionSettings(realism=REALISM[name])
+    options = predict.PredictionOptions(data_consistency=name == CONSISTENT)
+    choice = ModelChoice(model=model, folds=("all",))
     roots = folders.Roots(bench.raw.parent, Path(), Path())
-    predict.run(bench.raw / "imagesTs", folder / "nifti", roots, choice, options)
+    predict.run(bench.raw / "imagesTs", folder / "nifti", roots, choice, settings, options)
     for files in bench.cases:
         image = read_volume(next((folder / "nifti").glob(f"{files.identifier}.*"))).array[0]
         np.save(out / f"{files.identifier}.npy", image)

@@ -37,10 +37,11 @@ from gdmnet.metrics.similarity import ssim
 from gdmnet.report.picture import Panel, draw_panels, save_picture
 from gdmnet.tomography.consistency import data_consistent
 from gdmnet.tomography.fbp import back_projector, reconstruct
-from gdmnet.tomography.physics import MU_WATER, attenuation, hounsfield, measure
+from gdmnet.tomography.physics import attenuation, hounsfield, measure
 from gdmnet.tomography.projection import project, project_adjoint, projector
 from gdmnet.tomography.record import Acquisition, Simulation
 from gdmnet.tomography.scan import Grid, covering_scan
+from gdmnet.tomography.settings import MU_WATER
 
 SPAN = DataRange(-1024.0, 4095.0)
 SETTINGS = ((None, "ram-lak"), (1e5, "ram-lak"), (1e5, "hann"), (1e4, "hann"))
@@ -68,7 +69,11 @@ def speed(n: int = 512, n_slices: int = 16, n_views: int = 60) -> None:
         _, adjoint = clocked(lambda s=scan, p=sinogram: project_adjoint(p, (n, n), spacing, s))
         _, back_build = clocked(lambda s=scan, p=sinogram: reconstruct(p, (n, n), spacing, s), 1)
         _, back = clocked(lambda s=scan, p=sinogram: reconstruct(p, (n, n), spacing, s))
-        sizes = [operator(scan, grid).n_bytes / 1e6 for operator in (projector, back_projector)]
+        sizes = [
+            sum(m.data.nbytes + m.indices.nbytes + m.indptr.nbytes for _, m in operator(scan, grid))
+            / 1e6
+            for operator in (projector, back_projector)
+        ]
         print(
             f"{name}: building {forward_build - forward:.2f} and {back_build - back:.2f} s,"
             f" {sizes[0]:.0f} and {sizes[1]:.0f} MB; per slice projection"

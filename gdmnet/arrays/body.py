@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import cc3d
 import numpy as np
+from acvl_utils.morphology.morphology_helper import cc3d_label_with_component_sizes
 from numpy.typing import NDArray
 from scipy import ndimage
 from skimage.filters import threshold_otsu
@@ -43,20 +45,15 @@ def body_mask(sources: NDArray, spacing: Spacing, is_ct: Sequence[bool]) -> tupl
     Returns:
         uint8 (z, y, x), never empty, and the name of the rule.
     """
-    others = [channel for channel, ct in zip(sources, is_ct, strict=True) if not ct]
-    zeroed = [channel for channel in others if has_zero_background(channel)]
+    pairs = list(zip(sources, is_ct, strict=True))
+    zeroed = [channel for channel, ct in pairs if not ct and has_zero_background(channel)]
     if zeroed:
-        rule = NON_ZERO
         inside = np.logical_or.reduce([channel != 0 for channel in zeroed])
-        mask = _filled(_without_islands(inside, 0.01))
+        rule, mask = NON_ZERO, filled_slices(_without_islands(inside, 0.01))
     elif any(is_ct):
-        rule = CT
-        mask = _ct_body(
-            [channel for channel, ct in zip(sources, is_ct, strict=True) if ct], spacing
-        )
+        rule, mask = CT, _ct_body([channel for channel, ct in pairs if ct], spacing)
     else:
-        rule = OTSU
-        mask = _otsu_body(sources[0], spacing)
+        rule, mask = OTSU, _otsu_body(sources[0], spacing)
     if not mask.any():
         return np.ones(mask.shape, dtype=np.uint8), WHOLE
     return mask.astype(np.uint8), rule
@@ -79,9 +76,9 @@ def has_zero_background(image: NDArray) -> bool:
 
 def _ct_body(channels: list[NDArray], spacing: Spacing) -> NDArray:
     tissue = np.logical_or.reduce([channel > _BETWEEN_AIR_AND_TISSUE for channel in channels])
-    core = _without_islands(_opened(_filled(tissue), spacing, _COUCH), 0.1)
+    core = _without_islands(_opened(filled_slices(tissue), spacing, _COUCH), 0.1)
     # What the opening cut off: ears, noses, chins, and the small end slices of a head or a chin.
-    near = ndimage.maximum_filter(core, _reach(spacing, _COUCH), mode="nearest")
+    near = ndimage.maximum_filter(core, _box(spacing, _COUCH, axial=False), mode="nearest")
     return _filled_from_all_sides(_without_islands((tissue & near) | core, 0.1))
 
 
@@ -115,17 +112,18 @@ def _without_bias(image: NDArray, spacing: Spacing) -> NDArray:
     return np.sqrt(lifted / resample(field[None], image.shape, order=1)[0])
 
 
-def _filled(mask: NDArray) -> NDArray:
-    """With the holes of each axial slice filled, or of the only slice of another orientation."""
-    return _filled_slices(mask, mask.shape.index(1) if 1 in mask.shape else 0)
-
-
 def _filled_from_all_sides(mask: NDArray) -> NDArray:
     """Also with the holes of sagittal and coronal slices: a lung that is open in the axial one."""
-    return np.logical_or.reduce([_filled_slices(mask, axis) for axis in range(3)])
+    return np.logical_or.reduce([filled_slices(mask, axis) for axis in range(3)])
 
 
-def _filled_slices(mask: NDArray, axis: int) -> NDArray:
+def filled_slices(mask: NDArray, axis: int | None = None) -> NDArray:
+    """A mask (z, y, x) with the holes of each slice filled: all that joins no border of its slice.
+
+    Slices lie across the axis; without one they are axial, or the only slice of another kind.
+    """
+    if axis is None:
+        axis = mask.shape.index(1) if 1 in mask.shape else 0
     slices = np.moveaxis(mask, axis, 0)
     if 1 in slices.shape[1:]:  # slices that are lines: every dent would be a hole
         return mask
@@ -138,54 +136,44 @@ def _joined_to_border(mask: NDArray) -> NDArray:
 
     An axis of length 1 has no end: all of a single slice would lie on it.
     """
-    labels, n_labels = ndimage.label(mask)
-    touching = np.zeros(n_labels + 1, dtype=bool)
+    labels = cc3d.connected_components(mask, connectivity=4 if mask.ndim == 2 else 6)
+    touching = np.zeros(labels.max() + 1, dtype=bool)
     for axis, length in enumerate(mask.shape):
         if length > 1:
             touching[labels.take((0, -1), axis)] = True
-    touching[0] = False
-    return touching[labels]
+    return touching[labels] & mask
 
 
 def _without_islands(mask: NDArray, share: float) -> NDArray:
     """The components with at least this share of the largest one's voxels."""
-    labels, n_labels = ndimage.label(mask)
-    if n_labels < 2:
-        return mask
-    sizes = np.bincount(labels.ravel())
-    sizes[0] = 0
-    return (sizes >= share * sizes.max())[labels] & mask
+    labels, sizes = cc3d_label_with_component_sizes(mask)
+    least = share * max(sizes.values(), default=0)
+    return np.array([False, *(size >= least for size in sizes.values())])[labels]
 
 
 def _dilated(mask: NDArray, spacing: Spacing, radius: float) -> NDArray:
-    return ndimage.maximum_filter(mask, _in_plane(spacing, radius), mode="nearest")
+    return ndimage.maximum_filter(mask, _box(spacing, radius), mode="nearest")
 
 
 def _opened(mask: NDArray, spacing: Spacing, radius: float) -> NDArray:
     """Without what is thin; but not from the ends of the volume, where the body goes on."""
-    size = _in_plane(spacing, radius)
-    return ndimage.maximum_filter(
-        ndimage.minimum_filter(mask, size, mode="nearest"), size, mode="nearest"
-    )
+    eroded = ndimage.minimum_filter(mask, _box(spacing, radius), mode="nearest")
+    return _dilated(eroded, spacing, radius)
 
 
 def _closed(mask: NDArray, spacing: Spacing, radius: float) -> NDArray:
     """Without narrow gaps; padded, or all that is near an end would be joined to it."""
-    size = _in_plane(spacing, radius)
-    margins = [(side // 2, side // 2) for side in size]
-    grown = ndimage.maximum_filter(np.pad(mask, margins), size, mode="constant")
+    size = _box(spacing, radius)
+    padded = np.pad(mask, [(side // 2, side // 2) for side in size])
+    grown = ndimage.maximum_filter(padded, size, mode="constant")
     shrunk = ndimage.minimum_filter(grown, size, mode="constant")
-    z, y, x = (slice(m, m + n) for (m, _), n in zip(margins, mask.shape, strict=True))
-    return shrunk[z, y, x]
+    return shrunk[tuple(slice(s // 2, s // 2 + n) for s, n in zip(size, mask.shape, strict=True))]
 
 
-def _in_plane(spacing: Spacing, radius: float) -> tuple[int, int, int]:
-    """The size of an axial box that reaches `radius` mm, at least one voxel, to each side."""
-    _, y, x = _reach(spacing, radius)
-    return 1, y, x
+def _box(spacing: Spacing, radius: float, *, axial: bool = True) -> tuple[int, int, int]:
+    """The size of a box that reaches `radius` mm, at least one voxel, to each side.
 
-
-def _reach(spacing: Spacing, radius: float) -> tuple[int, int, int]:
-    """The size of a box that reaches `radius` mm, at least one voxel, to each side."""
+    An axial one lies within its slice.
+    """
     z, y, x = (2 * max(1, round(radius / side)) + 1 for side in spacing)
-    return z, y, x
+    return 1 if axial else z, y, x

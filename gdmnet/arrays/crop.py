@@ -1,9 +1,14 @@
-"""Boxes in voxels: find one, cut it out, put it back."""
+"""Boxes in voxels: find one, cut it out, put it back, or pad to one.
+
+acvl_utils has boxes and padding, too, but they import torch, which workers here start without.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from gdmnet.geometry import Shape
 
@@ -22,15 +27,14 @@ def bounding_box(mask: NDArray, margin: Shape = (0, 0, 0)) -> Box:
         ValueError: the mask is empty.
     """
     inside = mask != 0
-    sides = []
-    for axis, extra in enumerate(margin):
-        others = tuple(other for other in range(3) if other != axis)
-        occupied = np.flatnonzero(inside.any(axis=others))
-        if occupied.size == 0:
-            raise ValueError("an empty mask has no bounding box")
-        first, last = int(occupied[0]), int(occupied[-1])
-        sides.append((max(0, first - extra), min(mask.shape[axis], last + 1 + extra)))
-    return sides[0], sides[1], sides[2]
+    occupied = [np.flatnonzero(inside.any(axis=axes)) for axes in ((1, 2), (0, 2), (0, 1))]
+    if occupied[0].size == 0:
+        raise ValueError("an empty mask has no bounding box")
+    z, y, x = (
+        (max(0, int(found[0]) - extra), min(length, int(found[-1]) + 1 + extra))
+        for found, extra, length in zip(occupied, margin, mask.shape, strict=True)
+    )
+    return z, y, x
 
 
 def crop(array: NDArray, box: Box) -> NDArray:
@@ -39,8 +43,8 @@ def crop(array: NDArray, box: Box) -> NDArray:
     return array[..., z, y, x]
 
 
-def uncrop(array: NDArray, box: Box, shape: Shape, fill: float) -> NDArray:
-    """The inverse of `crop`: (..., *shape) that holds `array` in the box and `fill` elsewhere.
+def uncrop(array: NDArray, box: Box, shape: Shape, fill: ArrayLike) -> NDArray:
+    """The inverse of `crop`: (..., *shape), `array` in the box and `fill` (broadcast) elsewhere.
 
     Raises:
         ValueError: the array is not as large as the box, or the box leaves the shape.
@@ -53,3 +57,28 @@ def uncrop(array: NDArray, box: Box, shape: Shape, fill: float) -> NDArray:
     whole = np.full((*array.shape[:-3], *shape), fill, dtype=array.dtype)
     crop(whole, box)[...] = array
     return whole
+
+
+def pad_to(array: NDArray, shape: Shape, fill: Sequence[float]) -> tuple[NDArray, Box]:
+    """Centre an array in one that is at least `shape` large, each channel with its own background.
+
+    Args:
+        array: (c, z, y, x).
+        shape: least size along z, y, x; axes that are as large stay as they are.
+        fill: one value a channel.
+
+    Returns:
+        The padded array (the same object if nothing is missing), and the box of the original in
+        it: `crop(padded, box)` gives the original back.
+
+    Raises:
+        ValueError: not one fill value a channel.
+    """
+    channels, *have = array.shape
+    if len(fill) != channels:
+        raise ValueError(f"{len(fill)} fill values for {channels} channels")
+    d, h, w = (max(pair) for pair in zip(shape, have, strict=True))
+    z, y, x = (((n - m) // 2, (n - m) // 2 + m) for n, m in zip((d, h, w), have, strict=True))
+    if [d, h, w] == have:
+        return array, (z, y, x)
+    return uncrop(array, (z, y, x), (d, h, w), np.reshape(fill, (-1, 1, 1, 1))), (z, y, x)

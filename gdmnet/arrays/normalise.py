@@ -54,7 +54,7 @@ def fit(normalisation: Normalisation, image: NDArray, body: NDArray) -> Normalis
 
 def apply(image: NDArray, normalisation: Normalisation) -> NDArray:
     """An image in file units as float32 in network units; clipped to low and high."""
-    result = np.clip(image, normalisation.low, normalisation.high).astype(np.float32)
+    result = np.clip(image, *_bounds(normalisation)).astype(np.float32)
     result -= np.float32(normalisation.centre)
     result /= np.float32(normalisation.scale)
     return result
@@ -65,12 +65,18 @@ def invert(image: NDArray, normalisation: Normalisation) -> NDArray:
     result = image.astype(np.float32)
     result *= np.float32(normalisation.scale)
     result += np.float32(normalisation.centre)
-    return np.clip(result, normalisation.low, normalisation.high, out=result)
+    return np.clip(result, *_bounds(normalisation), out=result)
 
 
 def background_value(normalisation: Normalisation) -> float:
     """What lies outside body, crop and volume (CT: air), in network units."""
     return float(apply(np.array([normalisation.background]), normalisation)[0])
+
+
+def _bounds(normalisation: Normalisation) -> tuple[float, float]:
+    """What to clip to; numpy before 2.1 refuses to clip by no bound at all."""
+    low, high = normalisation.low, normalisation.high
+    return -np.inf if low is None else low, np.inf if high is None else high
 
 
 def _fit_percentiles(normalisation: Normalisation, values: NDArray) -> Normalisation:

@@ -21,10 +21,9 @@ def region_of(name: Region, body: NDArray, spacing: Spacing) -> NDArray:
     """
     if name == "body":
         return body
-    z, y, x = body.shape
     if name == "circle":
-        return np.maximum(inscribed_circle((z, y, x), spacing), body)
-    return np.ones((z, y, x), dtype=np.uint8)
+        return np.maximum(inscribed_circle(body.shape, spacing), body)
+    return np.ones(body.shape, dtype=np.uint8)
 
 
 def inscribed_circle(shape: Shape, spacing: Spacing) -> NDArray:
@@ -33,9 +32,8 @@ def inscribed_circle(shape: Shape, spacing: Spacing) -> NDArray:
     Returns:
         uint8 (z, y, x); the circle is one in mm, about the middle of the slice.
     """
-    _, y, x = (
-        (np.arange(size) + 0.5 - size / 2) * side for size, side in zip(shape, spacing, strict=True)
-    )
-    radius = min(shape[1] * spacing[1], shape[2] * spacing[2]) / 2
+    sides = list(zip(shape, spacing, strict=True))[1:]
+    y, x = ((np.arange(n) + 0.5 - n / 2) * mm for n, mm in sides)
+    radius = min(n * mm for n, mm in sides) / 2
     circle = y[:, None] ** 2 + x[None, :] ** 2 <= radius**2
     return np.repeat(circle[None].astype(np.uint8), shape[0], axis=0)

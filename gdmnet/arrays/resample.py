@@ -8,16 +8,14 @@ from scipy import ndimage
 
 from gdmnet.geometry import Shape, Spacing
 
-_NEGLIGIBLE = 1e-9
-"""Weights below this would be denormal float32 far from the voxel, and very slow."""
+_NEGLIGIBLE = 1e-9  # weights below would be denormal float32 far from the voxel, and very slow
+_FINER = 1.01  # times as many voxels along an axis: less than that is the rounding of sizes
 
 
 def resampled_shape(shape: Shape, spacing: Spacing, new_spacing: Spacing) -> Shape:
     """The number of voxels (z, y, x) that cover the same field of view; at least one an axis."""
-    z, y, x = (
-        max(1, round(n * old / new))
-        for n, old, new in zip(shape, spacing, new_spacing, strict=True)
-    )
+    sides = zip(shape, spacing, new_spacing, strict=True)
+    z, y, x = (max(1, round(n * old / new)) for n, old, new in sides)
     return z, y, x
 
 
@@ -58,6 +56,26 @@ def resample_mask(mask: NDArray, shape: Shape) -> NDArray:
     return (soft >= 0.5 - 1e-4).astype(np.uint8)  # float32 rounding must not decide a tie
 
 
+def lost_detail(image: NDArray, coarse_shape: Shape) -> NDArray | None:
+    """An image minus what is left of it on a grid with fewer voxels.
+
+    Only the axes that get coarser count: along the others the grid holds all of the image.
+
+    Args:
+        image: float32 (c, z, y, x).
+        coarse_shape: voxels (z, y, x) of a grid over the same field of view.
+
+    Returns:
+        float32 (c, z, y, x); None where no axis gets coarser.
+    """
+    shape = image.shape[1:]
+    sides = zip(shape, coarse_shape, strict=True)
+    z, y, x = (few if many > _FINER * few else many for many, few in sides)
+    if (z, y, x) == shape:
+        return None
+    return np.asarray(image - resample(resample(image, (z, y, x)), shape), dtype=np.float32)
+
+
 def _weights(old: int, new: int, order: int) -> NDArray:
     """float32 (new, old): the response of each new voxel to each old one."""
     impulses = np.eye(old)
@@ -80,9 +98,7 @@ def _resample_axes(volume: NDArray, weights: list[NDArray], result: NDArray) -> 
 def _along(axis: int, matrix: NDArray, array: NDArray, result: NDArray | None = None) -> NDArray:
     """The product along one axis as matrix products that need no transposed copy."""
     if result is None:
-        shape = list(array.shape)
-        shape[axis] = len(matrix)
-        result = np.empty(shape, dtype=np.float32)
+        result = np.empty((*array.shape[:axis], len(matrix), *array.shape[axis + 1 :]), np.float32)
     if axis == 0:
         np.matmul(matrix, array.reshape(len(array), -1), out=result.reshape(len(matrix), -1))
     elif axis == 1:

@@ -1,76 +1,50 @@
-"""gdm_check: is a dataset of pairs sound? Measures, tells, and changes nothing."""
+"""gdm_check: is a dataset of pairs sound? Measures, reports, and changes nothing."""
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING
 
 from gdmnet import codec
+from gdmnet.commands.encoder_options import add_encoder_options, encoder_settings
 from gdmnet.commands.terminal import (
+    CommandParser,
     add_processes_option,
     add_root_options,
     guarded,
     new_parser,
     roots_from,
 )
-from gdmnet.data.case import CaseFiles
-from gdmnet.data.check import check_dataset
-from gdmnet.data.raw import read_description, test_cases, training_cases
-from gdmnet.datasets.pair_picture import draw_pair
-from gdmnet.datasets.registered import write_registered
-from gdmnet.datasets.soundness import (
-    LARGEST_SHIFT,
-    LARGEST_TURN,
-    LEAST_OVERLAP,
-    CaseFacts,
-    examine_dataset,
-)
-from gdmnet.errors import DatasetError
-from gdmnet.folders import Roots, dataset_names, resolve_dataset
-from gdmnet.report.picture import save_picture
+from gdmnet.folders import Roots, resolve_dataset
+from gdmnet.table import text_table
+from gdmnet.training.settings import EncoderSettings, TrainingSettings
+
+if TYPE_CHECKING:
+    from gdmnet.data.case import CaseFiles
+    from gdmnet.datasets.soundness import CaseFacts, DatasetCheck
+    from gdmnet.encoders.frozen import EncoderReport
 
 FOLDER, CHECK_JSON = "check", "check.json"
-_EPILOG = """example:
-  gdm_check -d 511
-  gdm_check -d 511 --register 611
+_EPILOG = """examples:
+  gdm_check 511
+  gdm_check 511 --register 611
+  gdm_check 511 3d_fullres --encoder random
 
 Exit status 1 if something is flagged. --register writes a copy of the dataset in which the sources
-that are off lie on their targets; the dataset itself is never changed."""
+that are off lie on their targets; the dataset itself is never changed.
+
+--encoder shows instead what a feature encoder sees in a fold's training targets, beside a random
+one, on the CPU. Blur should weigh more than noise and than a shift by one voxel, more so than in
+the random encoder. A tissue read-out far below the random encoder's shows wrong intensities or
+axes."""
 
 
-@dataclass(frozen=True)
-class Check:
-    """The contents of check.json.
-
-    Attributes:
-        dataset: its full name.
-        limits: mm, degrees and Dice, beyond which a case is flagged.
-        complaints: of the integrity check, which gdm_plan_and_preprocess refuses.
-        cases: training cases, then test cases.
-    """
-
-    SCHEMA: ClassVar[int] = 1
-    schema: int
-    dataset: str
-    limits: dict[str, float]
-    complaints: tuple[str, ...]
-    cases: tuple[CaseFacts, ...]
-
-    @property
-    def is_sound(self) -> bool:
-        """True if nothing is flagged."""
-        return not self.complaints and not any(case.flags for case in self.cases)
-
-
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> CommandParser:
     """The command's parser."""
     parser = new_parser(__doc__ or "", _EPILOG)
-    parser.add_argument(
-        "-d", dest="dataset", required=True, metavar="ID", help="511 or Dataset511_Name"
-    )
+    parser.add_dataset_arguments("dataset", "configuration", "fold", required=1, fold="0")
     parser.add_argument(
         "-o",
         dest="output",
@@ -79,19 +53,35 @@ def build_parser() -> argparse.ArgumentParser:
         help="for check.json and pictures (default: DATASET/check among the preprocessed)",
     )
     parser.add_argument(
-        "--register", type=int, metavar="ID", help="write a registered copy under this new number"
+        "--register", metavar="ID", help="write a registered copy under this new number"
     )
     add_processes_option(parser)
+    add_encoder_options(parser)
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of the encoder's patches and random weights"
+    )
     add_root_options(parser)
     return parser
 
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point of gdm_check."""
-    args = build_parser().parse_args(argv)
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    encoder = encoder_settings(args)
+    if encoder is not None and args.configuration is None:
+        parser.error("--encoder needs a prepared configuration, such as 3d_fullres (-c)")
+    if encoder is None and args.configuration is not None:
+        parser.error("a configuration and a fold go with --encoder: without it, all is looked at")
 
     def body() -> int:
         roots = roots_from(args)
+        if encoder is not None:
+            lines = check_encoder(
+                args.dataset, args.configuration, args.fold, roots, encoder, seed=args.seed
+            )
+            print("\n".join(lines))
+            return 0
         check, files, output = run(
             args.dataset, roots, output=args.output, n_processes=args.n_processes
         )
@@ -106,7 +96,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(
     dataset: str | int, roots: Roots, *, output: Path | None = None, n_processes: int = 1
-) -> tuple[Check, list[CaseFiles], Path]:
+) -> tuple[DatasetCheck, list[CaseFiles], Path]:
     """Check a dataset; write check.json and a picture of every flagged case.
 
     Returns:
@@ -116,17 +106,23 @@ def run(
         DatasetError: no such dataset, or its dataset.json is broken.
         OutputError: the output cannot be written.
     """
+    from gdmnet.data.check import check_dataset
+    from gdmnet.data.raw import read_description, test_cases, training_cases
+    from gdmnet.datasets.pair_picture import draw_pair
+    from gdmnet.datasets.soundness import LIMITS, DatasetCheck, examine_dataset
+    from gdmnet.report.picture import save_picture
+
     name = resolve_dataset(dataset, roots.raw)
     folder = roots.raw / name
     output = output or roots.preprocessed / name / FOLDER
     description = read_description(folder)
-    training, _ = training_cases(folder, description)
-    testing, _ = test_cases(folder, description)
-    files = [case for case in (*training, *testing) if case.target is not None]
+    cases = (*training_cases(folder, description)[0], *test_cases(folder, description)[0])
+    files = [case for case in cases if case.target is not None]
     complaints = check_dataset(folder, n_processes=n_processes)
     facts = examine_dataset(files, description, n_processes=n_processes)
-    limits = {"mm": LARGEST_SHIFT, "degrees": LARGEST_TURN, "Dice": LEAST_OVERLAP}
-    check = Check(Check.SCHEMA, name, limits, tuple(map(str, complaints)), tuple(facts))
+    check = DatasetCheck(
+        DatasetCheck.SCHEMA, name, LIMITS, tuple(map(str, complaints)), tuple(facts)
+    )
     for picture in output.glob("*.png"):  # of an earlier check
         picture.unlink()
     for case, found in zip(files, facts, strict=True):
@@ -137,7 +133,12 @@ def run(
 
 
 def register(
-    check: Check, files: Sequence[CaseFiles], roots: Roots, number: int, *, n_processes: int = 1
+    check: DatasetCheck,
+    files: Sequence[CaseFiles],
+    roots: Roots,
+    number: str | int,
+    *,
+    n_processes: int = 1,
 ) -> str:
     """Write the registered copy; returns what to say about it.
 
@@ -145,31 +146,23 @@ def register(
         DatasetError: the number is impossible or taken.
         OutputError: the copy cannot be written.
     """
-    if not 0 <= number <= 999:
-        raise DatasetError(f"--register {number}: give a number from 0 to 999")
-    taken = [name for name in dataset_names(roots.raw) if int(name[7:10]) == number]
-    if taken:
-        raise DatasetError(f"{roots.raw}: {taken[0]} is there already; choose another number")
-    copy = roots.raw / f"Dataset{number:03d}_{check.dataset[11:]}Registered"
+    from gdmnet.datasets.conversion import new_dataset
+    from gdmnet.datasets.registered import write_registered
+
+    copy = new_dataset(roots.raw, number, f"{check.dataset[11:]}Registered")
     facts = {case.identifier: case for case in check.cases}
     moved = write_registered(roots.raw / check.dataset, copy, files, facts, n_processes=n_processes)
     return f"written: {copy}, moved: {', '.join(moved) or 'nothing'}"
 
 
-def table(check: Check) -> list[str]:
+def table(check: DatasetCheck) -> list[str]:
     """A row a case, then every complaint and flag in a line."""
-    head = ("case", "Dice", "mm", "degrees", "mirrored fits", "")
-    rows = [head, *(_row(case) for case in check.cases)]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
-    lines = [
-        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip()
-        for row in rows
-    ]
-    told = [f"{case.identifier}: {flag}" for case in check.cases for flag in case.flags]
-    heard = [f"integrity: {complaint}" for complaint in check.complaints]
+    rows = [("case", "Dice", "mm", "degrees", "mirrored fits", ""), *map(_row, check.cases)]
+    flags = [f"{case.identifier}: {flag}" for case in check.cases for flag in case.flags]
+    complaints = [f"integrity: {complaint}" for complaint in check.complaints]
     n_flagged = sum(bool(case.flags) for case in check.cases)
-    end = f"{n_flagged} of {len(check.cases)} cases flagged"
-    return [*lines, *told, *heard, end]
+    summary = f"{n_flagged} of {len(check.cases)} cases flagged"
+    return [*text_table(rows), *flags, *complaints, summary]
 
 
 def _row(case: CaseFacts) -> tuple[str, ...]:
@@ -180,3 +173,69 @@ def _row(case: CaseFacts) -> tuple[str, ...]:
         numbers = (f"{worst.distance:.1f}", f"{worst.angle:.1f}", f"{100 * share:.0f} %")
     overlap = "-" if case.overlap is None else f"{case.overlap:.3f}"
     return case.identifier, overlap, *numbers, "look" if case.flags else ""
+
+
+def check_encoder(
+    dataset: str | int,
+    configuration: str,
+    fold: str,
+    roots: Roots,
+    choice: EncoderSettings,
+    *,
+    seed: int = 0,
+) -> list[str]:
+    """Measure an encoder on patches of a fold's training targets, on the CPU.
+
+    Args:
+        dataset: 501 or "Dataset501_Name"; planned and prepared.
+        configuration: a name of its plan.
+        fold: "0", "1", ... or "all".
+        roots: the folders.
+        choice: of the encoder; "self" is read, not trained.
+        seed: of the patches and of random weights.
+
+    Returns:
+        Where it came from and a table of measures, in lines.
+
+    Raises:
+        GdmnetError: an unknown dataset, configuration or fold; an encoder that does not fit.
+    """
+    from gdmnet.training.fold_training import build_feature_encoder, describe_training
+    from gdmnet.training.pretrain import (
+        ENCODER_FILE,
+        held_out_patches,
+        pretraining_patch,
+        split_cases,
+    )
+    from gdmnet.training.usefulness import describe, measures_table
+
+    settings = TrainingSettings(seed=seed, device="cpu")
+    training = describe_training(dataset, configuration, fold, roots, settings)
+    patch = pretraining_patch(training.configuration.patch_size)
+    examined = replace(training.configuration, patch_size=patch)
+    training = replace(training, configuration=examined)
+    if choice.name == "self" and choice.weights is None:
+        choice = replace(choice, weights=training.encoder_folder / ENCODER_FILE)
+    encoder = build_feature_encoder(training, choice)
+    control = build_feature_encoder(training, EncoderSettings("random"))
+    held_out = held_out_patches(split_cases(training.cases()[0])[1], examined, seed=seed)
+    measured = {"this": describe(encoder, held_out), "random": describe(control, held_out)}
+    return [*_origin(encoder.report), "", *measures_table(measured)]
+
+
+def _origin(report: EncoderReport | None) -> list[str]:
+    """Where an encoder came from: a fact a line."""
+    if report is None:
+        return []
+    facts = {
+        "encoder": report.name,
+        "weights": report.file or "none",
+        "sha256": report.sha256,
+        "tensors": f"{report.n_tensors} read; {report.n_others} others in the file",
+        "stages": ", ".join(map(str, report.stages)),
+        "channels": ", ".join(map(str, report.channels)),
+        "strides": ", ".join("x".join(map(str, stride)) for stride in report.strides),
+        "zoom": " ".join(f"{factor:.3g}" for factor in report.zoom),
+        "outside": f"{100 * report.outside:.0f} % of the target's range",
+    }
+    return text_table([item for item in facts.items() if item[1] is not None], n_left=None)

@@ -2,42 +2,49 @@
 
 from __future__ import annotations
 
-import argparse
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from gdmnet.commands.model_options import (
-    Choice,
-    add_model_options,
-    chosen_folder,
-    model_choice,
+from gdmnet.commands.terminal import (
+    CommandParser,
+    add_root_options,
+    guarded,
+    new_parser,
+    roots_from,
 )
-from gdmnet.commands.terminal import add_root_options, guarded, new_parser, roots_from
 from gdmnet.folders import Roots
-from gdmnet.inference.export import export_model
-from gdmnet.inference.manifest import Manifest
+from gdmnet.models.select import ModelChoice, find_model
+from gdmnet.settings import Settings, add_settings, given_settings, setting
+
+if TYPE_CHECKING:
+    from gdmnet.models.manifest import Manifest
 
 _EPILOG = """example:
-  gdm_export_model -d 501 -o model.zip
+  gdm_export_model 501 -o model.zip
 
 The archive names no patient: training cases are called case_001, case_002, ... The name of the
 dataset goes along."""
 
 
-def build_parser() -> argparse.ArgumentParser:
+@dataclass(frozen=True)
+class ExportOptions(Settings):
+    """What goes into the archive beside a model's last weights, and whether one may be there."""
+
+    with_best: bool = setting(False, "also the best checkpoints")
+    licence: str = setting("not stated", "of the weights, for the model card", metavar="TEXT")
+    overwrite: bool = setting(False, "replace an archive that is there")
+
+
+def build_parser() -> CommandParser:
     """The command's parser."""
     parser = new_parser(__doc__ or "", _EPILOG)
     parser.add_argument(
         "-o", dest="output", type=Path, required=True, metavar="FILE", help="the archive, model.zip"
     )
-    add_model_options(parser, folds="pack")
-    parser.add_argument("--with-best", action="store_true", help="also the best checkpoints")
-    parser.add_argument(
-        "--licence",
-        default="not stated",
-        metavar="TEXT",
-        help="of the weights, for the model card (default: %(default)s)",
-    )
-    parser.add_argument("--overwrite", action="store_true", help="replace an archive that is there")
+    parser.add_dataset_arguments("dataset", "configuration", required=0)
+    add_settings(parser, ModelChoice, ("objective", "folds", "model"))
+    add_settings(parser, ExportOptions)
     add_root_options(parser)
     return parser
 
@@ -45,16 +52,13 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Entry point of gdm_export_model."""
     args = build_parser().parse_args(argv)
-    choice = model_choice(args)
 
     def body() -> int:
         manifest = run(
             args.output,
             roots_from(args),
-            choice,
-            with_best=args.with_best,
-            licence=args.licence,
-            overwrite=args.overwrite,
+            ModelChoice(**given_settings(args, ModelChoice)),
+            ExportOptions(**given_settings(args, ExportOptions)),
         )
         size = args.output.stat().st_size / 2**20
         print(
@@ -69,19 +73,18 @@ def main(argv: list[str] | None = None) -> int:
 def run(
     output: Path,
     roots: Roots,
-    choice: Choice | None = None,
-    *,
-    with_best: bool = False,
-    licence: str = "not stated",
-    overwrite: bool = False,
+    choice: ModelChoice | None = None,
+    options: ExportOptions | None = None,
 ) -> Manifest:
     """Find the model that is meant and export it; see `find_model` and `export_model`."""
-    choice = choice or Choice()
+    from gdmnet.inference.export import export_model
+
+    choice, options = choice or ModelChoice(), options or ExportOptions()
     return export_model(
-        chosen_folder(choice, roots),
+        find_model(choice, roots.results),
         output,
         folds=choice.folds,
-        with_best=with_best,
-        licence=licence,
-        overwrite=overwrite,
+        with_best=options.with_best,
+        licence=options.licence,
+        overwrite=options.overwrite,
     )

@@ -1,29 +1,47 @@
-"""gdm_info: what is here: versions, devices, folders and trained models."""
+"""gdm_info: the commands in order of use, the root folders, the datasets and models in them."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import ast
+import contextlib
 from importlib import metadata
 from pathlib import Path
 
 from gdmnet import codec, folders
 from gdmnet.commands.terminal import add_root_options, guarded, new_parser
-from gdmnet.encoders import list_encoders
 from gdmnet.errors import PlanError
 from gdmnet.folders import Roots, find_roots
-from gdmnet.metrics.summary import Summary
-from gdmnet.models.device import describe_devices, versions
-from gdmnet.plan import Plan
+from gdmnet.table import Cell, text_table
 
+COMMANDS = (
+    "demo",
+    "convert",
+    "simulate_sparse_view",
+    "check",
+    "plan_and_preprocess",
+    "train",
+    "predict",
+    "evaluate",
+    "report",
+    "compare",
+    "export_model",
+    "install_model",
+    "info",
+)
+"""In order of use."""
 _PACKAGES = ("SimpleITK", "scipy", "scikit-image", "batchgenerators", "blosc2")
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command's parser."""
     parser = new_parser(__doc__ or "")
-    parser.add_argument(
-        "--encoders", action="store_true", help="list the feature encoders and what each needs"
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument(
+        "--devices", action="store_true", help="what --device accepts here, and versions, instead"
+    )
+    instead.add_argument(
+        "--encoders", action="store_true", help="the feature encoders and what each needs, instead"
     )
     add_root_options(parser)
     return parser
@@ -34,42 +52,71 @@ def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
 
     def body() -> int:
-        roots = find_roots(args.raw, args.preprocessed, args.results)
-        print(encoders() if args.encoders else run(roots))
+        if args.devices:
+            print(devices())
+        elif args.encoders:
+            print(encoders())
+        else:
+            print(run(find_roots(args.raw, args.preprocessed, args.results)))
         return 0
 
     return guarded(body)
 
 
 def run(roots: Roots) -> str:
-    """What gdm_info prints about this installation and these folders."""
-    sections: dict[str, Sequence[tuple[str, ...]]] = {
-        "versions": list(_versions().items()),
-        "devices": list(describe_devices().items()),
-        "folders": _folders(roots),
-        "models": _models(roots.results),
-    }
-    return "\n\n".join("\n".join([title, *_aligned(rows)]) for title, rows in sections.items())
+    """What gdm_info prints about these folders."""
+    return _sections(
+        {
+            "commands in order of use": [_command(name) for name in COMMANDS],
+            "folders": _folders(roots),
+            "datasets": _datasets(roots),
+            "models": _models(roots.results),
+        }
+    )
+
+
+def devices() -> str:
+    """What `gdm_info --devices` prints: versions, and every device that computes here."""
+    from gdmnet.models.device import describe_devices, versions
+
+    found = versions() | {name: _version(name) for name in _PACKAGES}
+    return _sections({"versions": [*found.items()], "devices": [*describe_devices().items()]})
 
 
 def encoders() -> str:
     """What `gdm_info --encoders` prints: every feature encoder and what it needs."""
-    blocks = []
-    for row in list_encoders():
-        about, place = row.about, f"${folders.ENCODERS}/{row.name}/{row.about.filename}"
-        facts = [("for", about.modality), ("from", about.source), ("licence", about.licence)]
-        if row.found is not None:
-            facts.append(("weights", f"{row.found} (found)"))
-        elif row.name == "nnunet":
+    from gdmnet.encoders import ENCODERS, published_weights
+    from gdmnet.encoders.catalogue import FAMILIES
+
+    blocks: dict[str, list[tuple[Cell, ...]]] = {}
+    for name, card in ENCODERS.items():
+        place, found = f"${folders.ENCODERS}/{name}/{card.filename}", published_weights(name)
+        facts: list[tuple[Cell, ...]] = [("for", card.modality), ("from", card.source)]
+        facts.append(("licence", card.licence))
+        if name in FAMILIES and FAMILIES[name].network.extra:
+            facts.append(("needs", "pip install 'gdmnet[encoders]'"))
+        if found is not None:
+            facts.append(("weights", f"{found} (found)"))
+        elif name == "nnunet":
             facts.append(("weights", "--encoder nnunet:FOLDER"))
-        elif about.filename:
+        elif card.filename:
             facts.append(("weights", f"{place} (not there) or --encoder-weights PATH"))
-        blocks.append("\n".join([row.name, *_aligned(facts)]))
-    return "\n\n".join(blocks)
+        blocks[name] = facts
+    return _sections(blocks)
 
 
-def _versions() -> dict[str, str]:
-    return versions() | {name: _version(name) for name in _PACKAGES}
+def _sections(sections: dict[str, list[tuple[Cell, ...]]]) -> str:
+    return "\n\n".join(
+        "\n".join([title, *text_table(rows, n_left=None, indent="  ")])
+        for title, rows in sections.items()
+    )
+
+
+def _command(name: str) -> tuple[Cell, ...]:
+    """The command and what its module says of itself, which is not imported."""
+    source = Path(__file__).with_name(f"{name}.py").read_text(encoding="utf-8")
+    title, _, text = (ast.get_docstring(ast.parse(source)) or "").partition(": ")
+    return title, text.splitlines()[0].rstrip(".")
 
 
 def _version(package: str) -> str:
@@ -79,77 +126,55 @@ def _version(package: str) -> str:
         return "not found"
 
 
-def _folders(roots: Roots) -> list[tuple[str, ...]]:
+def _folders(roots: Roots) -> list[tuple[Cell, ...]]:
     names = (folders.RAW, folders.PREPROCESSED, folders.RESULTS)
     places = (roots.raw, roots.preprocessed, roots.results)
     return [
-        (name, str(place), f"({origin})", _content(place))
+        (name, str(place), f"({origin})" if place.is_dir() else f"({origin}; no such folder)")
         for name, place, origin in zip(names, places, roots.origins, strict=True)
     ]
 
 
-def _content(root: Path) -> str:
-    if not root.is_dir():
-        return "no such folder"
-    n_datasets = len(folders.dataset_names(root))
-    return "1 dataset" if n_datasets == 1 else f"{n_datasets} datasets"
-
-
-def _models(results: Path) -> list[tuple[str, ...]]:
-    rows = [
-        (
-            dataset,
-            objective,
-            configuration,
-            ", ".join(folders.finished_folds(model)),
-            _bias_correction(model, configuration),
-            f"{_n_bytes(model) / 2**20:.1f} MiB",
-            _validation_mae(model),
+def _datasets(roots: Roots) -> list[tuple[Cell, ...]]:
+    """A row each: training cases, prepared configurations, finished models."""
+    places = (roots.raw, roots.preprocessed, roots.results)
+    names = sorted({name for place in places for name in folders.dataset_names(place)})
+    models = [model.dataset for model in folders.finished_models(roots.results)]
+    rows: list[tuple[Cell, ...]] = [("dataset", "training cases", "prepared", "models")]
+    for name in names:
+        cases = list((roots.raw / name / "targetsTr").glob("[!.]*"))
+        prepared = [
+            path.parent.name for path in (roots.preprocessed / name).glob("*/configuration.json")
+        ]
+        rows.append(
+            (name, len(cases) or None, ", ".join(sorted(prepared)) or None, models.count(name))
         )
-        for dataset, objective, configuration, model in folders.finished_models(results)
-    ]
-    header = (
-        "dataset",
-        "objective",
-        "configuration",
-        "folds",
-        "bias correction",
-        "size",
-        "validation MAE",
-    )
-    return [header, *rows] if rows else [("none is finished; train one with gdm_train",)]
+    return rows if names else [("none is here; make one with gdm_convert, or try gdm_demo",)]
 
 
-def _bias_correction(model: Path, configuration: str) -> str:
-    try:
-        return (
-            codec.load(Plan, model / folders.PLAN_JSON).configuration(configuration).bias_correction
-        )
-    except PlanError:  # missing, damaged or of another version: nothing to tell
-        return "-"
+def _models(results: Path) -> list[tuple[Cell, ...]]:
+    header = "dataset", "objective", "configuration", "folds", "size", "bias correction"
+    rows: list[tuple[Cell, ...]] = [(*header, "validation MAE")]
+    for model in folders.finished_models(results):
+        size = sum(path.stat().st_size for path in model.folder.rglob("*") if path.is_file())
+        known = ", ".join(model.folds), f"{size / 2**20:.1f} MiB", *_told(model)
+        rows.append((*model[:3], *known))
+    return rows if len(rows) > 1 else [("none is finished; train one with gdm_train",)]
 
 
-def _n_bytes(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+def _told(model: folders.FinishedModel) -> tuple[Cell, Cell]:
+    """Bias correction, and the mean validation MAE of its folds; None where no sound file tells."""
+    from gdmnet.plan import Plan
 
-
-def _validation_mae(model: Path) -> str:
-    """The mean over the finished folds that have a validation, with its unit."""
-    means, units = [], set()
-    for fold in folders.finished_folds(model):
-        try:
-            summary = codec.load(Summary, folders.fold_folder(model, fold) / folders.SUMMARY_JSON)
-        except PlanError:  # missing, damaged or of another version: nothing to tell
-            continue
-        mean = summary.aggregate.get("mae", {}).get("mean")
-        if mean is not None:
-            means.append(mean)
-            units.add(summary.units.split(" (")[0])
-    if not means:
-        return "-"
-    return f"{sum(means) / len(means):.4g} {' or '.join(sorted(units))}"
-
-
-def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  " + "  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+    correction, means, units = None, [], set()
+    with contextlib.suppress(PlanError):
+        plan = codec.load(Plan, model.folder / folders.PLAN_JSON)
+        correction = plan.configuration(model.configuration).bias_correction
+    for fold in model.folds:
+        path = folders.fold_folder(model.folder, fold) / folders.SUMMARY_JSON
+        with contextlib.suppress(PlanError, KeyError, TypeError, ValueError):
+            summary = codec.read_json(path)
+            means.append(float(summary["aggregate"]["mae"]["mean"]))
+            units.add(str(summary["units"]).split(" (")[0])
+    mae = f"{sum(means) / len(means):.4g} {' or '.join(sorted(units))}" if means else None
+    return correction, mae

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from gdmnet.commands.terminal import add_root_options, guarded, new_parser, roots_from
 from gdmnet.folders import Roots
-from gdmnet.inference.install import Installed, install_model
+from gdmnet.inference.install import InstalledModel, install_model
 
 _EPILOG = """example:
   gdm_install_model model.zip
@@ -45,6 +45,6 @@ def main(argv: list[str] | None = None) -> int:
     return guarded(body)
 
 
-def run(archive: Path, roots: Roots, *, overwrite: bool = False) -> Installed:
+def run(archive: Path, roots: Roots, *, overwrite: bool = False) -> InstalledModel:
     """Install an archive among the results; see `install_model`."""
     return install_model(archive, roots.results, overwrite=overwrite)

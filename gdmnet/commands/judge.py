@@ -17,10 +17,11 @@ from gdmnet.compare.judge import (
 )
 from gdmnet.compare.subjects import SubjectFiles, Subjects
 from gdmnet.compare.verdict import Verdict, give_verdict
+from gdmnet.data.case_files import images_by_case
 from gdmnet.errors import TrainingError
 from gdmnet.inference.record import read_records
 from gdmnet.metrics.frechet import Distance, Distances
-from gdmnet.metrics.pairs import Folders, images_by_case, sound_pairs
+from gdmnet.metrics.pairs import Folders, sound_pairs
 from gdmnet.models.checkpoint import weights_sha256
 from gdmnet.plan import Run
 

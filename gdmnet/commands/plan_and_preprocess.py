@@ -2,87 +2,75 @@
 
 from __future__ import annotations
 
-import argparse
+import contextlib
 import dataclasses
 import sys
 import typing
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from gdmnet import codec, folders
+from gdmnet import codec, files, folders
 from gdmnet.commands.terminal import (
+    CommandParser,
     add_processes_option,
     add_root_options,
     guarded,
     new_parser,
     roots_from,
 )
-from gdmnet.data.case import CaseFiles
-from gdmnet.data.check import require_sound
-from gdmnet.data.raw import Description, read_description, training_cases
-from gdmnet.data.splits import choose_splits
-from gdmnet.data.store import is_stored
 from gdmnet.errors import DatasetError, PlanError
 from gdmnet.folders import Roots
 from gdmnet.parallel import map_cases
 from gdmnet.plan import BiasCorrection, Configuration, Fingerprint, Plan
-from gdmnet.planning.fingerprint import measure_case, summarise
-from gdmnet.planning.planner import PLANNED, PRESETS, make_plan
-from gdmnet.planning.table import plan_table
-from gdmnet.preprocessing import ensure_folder, prepare_and_store
+from gdmnet.planning.memory import PRESETS
+from gdmnet.settings import Settings, add_settings, given_settings, setting
+
+if TYPE_CHECKING:
+    from gdmnet.data.case import CaseFiles
+    from gdmnet.data.raw import Description
+
+_EPILOG = "example:\n  gdm_plan_and_preprocess 501"
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class PlanOptions(Settings):
     """What `run` may be told; None leaves a choice to the plan or the machine."""
 
-    configurations: tuple[str, ...] | None = None
-    preset: str | None = None
-    memory_gb: float | None = None
-    bias_correction: BiasCorrection | None = None
-    n_processes: int = 1
-    dry_run: bool = False
-    replan: bool = False
-    overwrite: bool = False
-    check: bool = True
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """The command's parser."""
-    parser = new_parser(__doc__ or "", "example:\n  gdm_plan_and_preprocess -d 501")
-    parser.add_argument(
-        "-d", dest="datasets", nargs="+", required=True, metavar="ID", help="501 or Dataset501_Name"
+    configurations: tuple[str, ...] | None = setting(
+        None, "prepare only these", flag="-c", metavar="NAME"
     )
-    parser.add_argument(
-        "-c", dest="configurations", nargs="+", metavar="NAME", help="prepare only these"
+    preset: str | None = setting(
+        None, "size of network and patch (default: by the device)", choices=tuple(PRESETS)
     )
-    parser.add_argument(
-        "--preset", choices=list(PRESETS), help="size of network and patch (default: by the device)"
-    )
-    parser.add_argument(
-        "--memory",
-        dest="memory_gb",
-        type=_positive_float,
+    memory_gb: float | None = setting(
+        None,
+        "memory of the training device (default: this machine's GPU, else 8)",
+        above=0,
+        flag="--memory",
         metavar="GB",
-        help="memory of the training device (default: this machine's GPU, else 8)",
     )
-    parser.add_argument(
-        "--bias-correction",
-        choices=typing.get_args(BiasCorrection),
-        help="of sources that are no CT; kept in the plan, so that prediction does it, too"
+    bias_correction: str | None = setting(
+        None,
+        "of sources that are no CT; kept in the plan, so that prediction does it, too"
         " (default: none)",
+        choices=typing.get_args(BiasCorrection),
     )
-    parser.add_argument(
-        "--dry-run", action="store_true", help="print the plan as a table and write nothing"
-    )
-    parser.add_argument(
-        "--replan", action="store_true", help="make plan.json anew although there is one"
-    )
-    parser.add_argument("--overwrite", action="store_true", help="prepare finished cases once more")
-    parser.add_argument(
-        "--no-check", action="store_true", help="skip the integrity check (not advised)"
-    )
-    add_processes_option(parser)
+    dry_run: bool = setting(False, "print the plan as a table and write nothing")
+    replan: bool = setting(False, "make plan.json anew although there is one")
+    overwrite: bool = setting(False, "prepare finished cases once more")
+    check: bool = setting(True, "skip the integrity check (not advised)")
+    n_processes: int = setting(1, "worker processes", least=1, flag="-np")
+
+
+def build_parser() -> CommandParser:
+    """The command's parser."""
+    parser = new_parser(__doc__ or "", _EPILOG)
+    parser.add_dataset_arguments("dataset", required=1, several=True)
+    names = [field.name for field in dataclasses.fields(PlanOptions)]
+    add_settings(parser, PlanOptions, names[:-1])
+    add_processes_option(parser)  # takes more of them by default than a call from Python
     add_root_options(parser)
     return parser
 
@@ -90,70 +78,65 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Entry point of gdm_plan_and_preprocess."""
     args = build_parser().parse_args(argv)
-    options = Options(
-        configurations=tuple(args.configurations) if args.configurations else None,
-        preset=args.preset,
-        memory_gb=args.memory_gb,
-        bias_correction=args.bias_correction,
-        n_processes=args.n_processes,
-        dry_run=args.dry_run,
-        replan=args.replan,
-        overwrite=args.overwrite,
-        check=not args.no_check,
-    )
 
     def body() -> int:
         roots = roots_from(args)
-        for dataset in args.datasets:
-            run(dataset, roots, options)
+        for dataset in args.dataset:
+            run(dataset, roots, PlanOptions(**given_settings(args, PlanOptions)))
         return 0
 
     return guarded(body)
 
 
-def run(dataset: str | int, roots: Roots, options: Options | None = None) -> Plan:
+def run(dataset: str | int, roots: Roots, options: PlanOptions | None = None) -> Plan:
     """Check, measure, plan and prepare one dataset.
 
     Args:
         dataset: 501 or "Dataset501_Name".
         roots: the folders.
-        options: see `Options`.
+        options: see `PlanOptions`.
 
     Returns:
         The plan that was made or found.
 
     Raises:
+        BusyError: another process prepares this dataset.
         DatasetError: the raw dataset is not sound; all complaints are in the text.
         PlanError: an existing plan contradicts the options.
     """
-    options = options or Options()
+    from gdmnet.data.splits import choose_splits
+    from gdmnet.planning.table import plan_table
+
+    options = options or PlanOptions()
     name = folders.resolve_dataset(dataset, roots.raw)
-    raw = roots.raw / name
+    raw, folder = roots.raw / name, roots.preprocessed / name
     description, cases = _sound_cases(raw, options)
-    folder = roots.preprocessed / name
-    path = folder / folders.PLAN_JSON
-    existing = codec.load(Plan, path) if path.is_file() else None
-    is_kept = existing is not None and not options.replan
-    correction = options.bias_correction or (_measured_with(folder) if is_kept else "none")
-    fingerprint = _measure(name, description, cases, correction, options.n_processes)
-    plan = _plan(fingerprint, description, folder, existing, options)
-    print(plan_table(plan))
-    chosen = [plan.configuration(name) for name in options.configurations or plan.configurations]
-    if options.dry_run:
-        return plan
-    codec.save(fingerprint, folder / folders.FINGERPRINT_JSON)
-    codec.save(plan, folder / folders.PLAN_JSON)
-    codec.save(
-        choose_splits([case.identifier for case in cases], raw / folders.SPLITS_JSON),
-        folder / folders.SPLITS_JSON,
-    )
-    for configuration in chosen:
-        _prepare(cases, configuration, folder / configuration.name, options)
+    with contextlib.nullcontext() if options.dry_run else files.lock(folder):
+        path = folder / folders.PLAN_JSON
+        existing = codec.load(Plan, path) if path.is_file() else None
+        correction = options.bias_correction
+        if correction is None and existing is not None and not options.replan:
+            correction = _measured_with(folder)
+        fingerprint = _measure(name, description, cases, correction or "none", options.n_processes)
+        plan = _plan(fingerprint, description, folder, existing, options)
+        print(plan_table(plan))
+        chosen = [plan.configuration(n) for n in options.configurations or plan.configurations]
+        if options.dry_run:
+            return plan
+        splits = choose_splits([case.identifier for case in cases], raw / folders.SPLITS_JSON)
+        codec.save(fingerprint, folder / folders.FINGERPRINT_JSON)
+        codec.save(plan, path)
+        codec.save(splits, folder / folders.SPLITS_JSON)
+        for configuration in chosen:
+            _prepare(cases, configuration, folder / configuration.name, options)
     print(f"ready: gdm_train {name[7:10]} {chosen[0].name}")
     return plan
 
 
-def _sound_cases(raw: Path, options: Options) -> tuple[Description, list[CaseFiles]]:
+def _sound_cases(raw: Path, options: PlanOptions) -> tuple[Description, list[CaseFiles]]:
+    from gdmnet.data.check import require_sound
+    from gdmnet.data.raw import read_description, training_cases
+
     if options.check:
         return require_sound(raw, n_processes=options.n_processes)
     description = read_description(raw)
@@ -163,7 +146,7 @@ def _sound_cases(raw: Path, options: Options) -> tuple[Description, list[CaseFil
     return description, cases
 
 
-def _measured_with(folder: Path) -> BiasCorrection:
+def _measured_with(folder: Path) -> str:
     """The bias correction that was planned for; configurations edited by hand may differ."""
     path = folder / folders.FINGERPRINT_JSON
     return codec.load(Fingerprint, path).bias_correction if path.is_file() else "none"
@@ -172,32 +155,26 @@ def _measured_with(folder: Path) -> BiasCorrection:
 def _measure(
     name: str,
     description: Description,
-    cases: list[CaseFiles],
-    bias_correction: BiasCorrection,
+    cases: Sequence[CaseFiles],
+    bias_correction: str,
     n_processes: int,
 ) -> Fingerprint:
-    measure = partial(
-        measure_case,
-        channel_names=description.channel_names,
-        target_name=description.target_name,
-        bias_correction=bias_correction,
-        region=description.region,
-    )
+    from gdmnet.planning.fingerprint import measure_case, summarise
+
+    how: dict[str, Any] = {
+        "channel_names": description.channel_names,
+        "target_name": description.target_name,
+        "bias_correction": bias_correction,
+        "region": description.region,
+    }
     measured = map_cases(
-        measure,
+        partial(measure_case, **how),
         cases,
         n_processes=n_processes,
         name=lambda case: case.identifier,
         title="fingerprint",
     )
-    return summarise(
-        name,
-        measured,
-        description.channel_names,
-        description.target_name,
-        bias_correction,
-        description.region,
-    )
+    return summarise(name, measured, **how)
 
 
 def _plan(
@@ -205,8 +182,10 @@ def _plan(
     description: Description,
     folder: Path,
     existing: Plan | None,
-    options: Options,
+    options: PlanOptions,
 ) -> Plan:
+    from gdmnet.planning.planner import PLANNED, make_plan
+
     if existing is not None and not options.replan:
         _refuse_contradictions(existing, fingerprint, folder, options)
         print(f"{folder / folders.PLAN_JSON} is kept (--replan makes it anew)", file=sys.stderr)
@@ -219,31 +198,24 @@ def _plan(
         memory_gb=memory_gb,
         preset_reason=reason,
     )
-    if existing is None:
-        return plan
-    by_hand = {k: v for k, v in existing.configurations.items() if k not in PLANNED}
+    known = {} if existing is None else existing.configurations
+    by_hand = {name: known[name] for name in known if name not in PLANNED}
     return dataclasses.replace(plan, configurations={**plan.configurations, **by_hand})
 
 
 def _refuse_contradictions(
-    existing: Plan, fingerprint: Fingerprint, folder: Path, options: Options
+    existing: Plan, fingerprint: Fingerprint, folder: Path, options: PlanOptions
 ) -> None:
-    path = folder / folders.PLAN_JSON
-    if options.preset not in (None, existing.preset):
-        raise PlanError(
-            f"{path} was made with --preset {existing.preset}; add --replan to plan anew with"
-            f" {options.preset}"
-        )
-    if options.memory_gb not in (None, existing.memory_gb):
-        raise PlanError(
-            f"{path} was made with --memory {existing.memory_gb:g}; add --replan to plan anew"
-        )
-    if options.bias_correction not in (None, _measured_with(folder)):
-        raise PlanError(
-            f"{path} was made with --bias-correction {_measured_with(folder)}; add --replan to plan"
-            f" anew with {options.bias_correction}"
-        )
-    facts = folder / folders.FINGERPRINT_JSON
+    path, facts = folder / folders.PLAN_JSON, folder / folders.FINGERPRINT_JSON
+    for option, asked, made in (
+        ("--preset", options.preset, existing.preset),
+        ("--memory", options.memory_gb, existing.memory_gb),
+        ("--bias-correction", options.bias_correction, _measured_with(folder)),
+    ):
+        if asked not in (None, made):
+            raise PlanError(
+                f"{path} was made with {option} {made}; add --replan to plan anew with {asked}"
+            )
     if facts.is_file() and codec.load(Fingerprint, facts) != fingerprint:
         raise PlanError(
             f"{path}: the raw dataset has changed since this plan was made; add --replan to plan"
@@ -251,7 +223,7 @@ def _refuse_contradictions(
         )
 
 
-def _size(options: Options) -> tuple[str, float, str]:
+def _size(options: PlanOptions) -> tuple[str, float, str]:
     """Preset, memory in GB, and why."""
     from gdmnet.models.device import find_device, memory_gb  # torch only when a plan is made
 
@@ -267,13 +239,16 @@ def _size(options: Options) -> tuple[str, float, str]:
 
 
 def _prepare(
-    cases: list[CaseFiles], configuration: Configuration, folder: Path, options: Options
+    cases: Sequence[CaseFiles], configuration: Configuration, folder: Path, options: PlanOptions
 ) -> None:
+    from gdmnet.data.store import is_stored
+    from gdmnet.preprocessing import ensure_folder, prepare_and_store
+
     ensure_folder(folder, configuration, overwrite=options.overwrite)
     missing = [case for case in cases if not is_stored(folder, case.identifier)]
-    done = len(cases) - len(missing)
-    if done:
-        print(f"{configuration.name}: {done} of {len(cases)} cases are ready already")
+    if len(missing) < len(cases):
+        n_done = len(cases) - len(missing)
+        print(f"{configuration.name}: {n_done} of {len(cases)} cases are ready already")
     map_cases(
         partial(prepare_and_store, configuration=configuration, folder=folder),
         missing,
@@ -281,10 +256,3 @@ def _prepare(
         name=lambda case: case.identifier,
         title=configuration.name,
     )
-
-
-def _positive_float(text: str) -> float:
-    value = float(text)
-    if value <= 0:
-        raise argparse.ArgumentTypeError(f"{text} is not positive")
-    return value

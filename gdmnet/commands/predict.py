@@ -2,68 +2,76 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from gdmnet.commands.model_options import (
-    Choice,
-    add_model_options,
-    chosen_folder,
-    model_choice,
-)
 from gdmnet.commands.terminal import (
-    add_device_option,
+    CommandParser,
     add_root_options,
     guarded,
     new_parser,
-    positive_int,
     roots_from,
-    share,
 )
-from gdmnet.data.dicom_out import GRIDS
-from gdmnet.errors import DatasetError, OutputError
+from gdmnet.errors import OutputError, SettingError
 from gdmnet.folders import Roots
-from gdmnet.inference.consistency import with_data_consistency
-from gdmnet.inference.dicom import SUFFIX, Export, find_templates, write_series
-from gdmnet.inference.inputs import find_cases, output_name
-from gdmnet.inference.model import CHECKPOINTS, load_model
-from gdmnet.inference.predict import Outcome, predict_folder
-from gdmnet.inference.sliding import ENSEMBLES
-from gdmnet.models.weights import MOST_REALISM
+from gdmnet.models.card import ModelCard, PredictionSettings
+from gdmnet.models.select import ModelChoice, find_model
+from gdmnet.settings import Settings, add_settings, given_settings, setting
+
+if TYPE_CHECKING:
+    from gdmnet.inference.predict import FolderResult
 
 _EPILOG = """example:
   gdm_predict -i in/ -o out/
 
-One finished model under the results is found by itself; -d, -c, --objective and -f narrow the
+One finished model under the results is found by itself; dataset, -c, --objective and -f narrow the
 choice where there are several, and -m names a model's folder directly."""
+_GENERAL = ("device", "overwrite", "uncertainty", "n_threads", "num_parts", "part_id")
+_HOW = ("checkpoint", "step_size", "tta", "ensemble", "realism")
+_SAMPLING = ("steps", "sampler", "seed")
+_DICOM = ("dicom_out", "dicom_grid", "dicom_template")
+_SINOGRAMS = ("data_consistency", "sinograms")
 
 
 @dataclass(frozen=True)
-class Options:
-    """How to predict; see `load_model` and `predict_folder`."""
+class PredictionOptions(Settings):
+    """What `run` may be told beside which model predicts, and how."""
 
-    checkpoint: str = "final"
-    step_size: float = 0.5
-    tta: bool = False
-    ensemble: str = "mean"
-    realism: float | None = None
-    steps: int | None = None
-    sampler: str | None = None
-    seed: int | None = None
-    uncertainty: bool = False
-    device: str = "auto"
-    overwrite: bool = False
-    n_threads: int = 1
-    n_parts: int = 1
-    part_id: int = 0
-    export: Export | None = None
-    data_consistency: bool = False
-    sinograms: Path | None = None
+    device: str = setting("auto", "auto, cpu, cuda, cuda:1", metavar="DEVICE")
+    overwrite: bool = setting(False, "predict anew what is there; it stays until the new one is")
+    uncertainty: bool = setting(
+        False, "write OUT/uncertainty too: how far folds, mirrored copies and windows lie apart"
+    )
+    n_threads: int = setting(1, "cases to read and prepare ahead", least=1, flag="-np")
+    num_parts: int = setting(1, "processes or machines that share the cases", least=1)
+    part_id: int = setting(0, "which part this one does, from 0 to N - 1", least=0, metavar="K")
+    dicom_out: bool = setting(
+        False, "write OUT/CASE_dicom too: a CT series of the source's patient, study and frame"
+    )
+    dicom_grid: str | None = setting(
+        None, "square axial pixels (default), or the source's slices", choices=("axial", "source")
+    )
+    dicom_template: Path | None = setting(
+        None, "folder of the series that other input than DICOM was made from", metavar="SERIES"
+    )
+    data_consistency: bool = setting(
+        False, "make predictions agree with the measured line integrals by a few iterations"
+    )
+    sinograms: Path | None = setting(
+        None, "folder of CASE.json and CASE.npz (default: simulation/ beside IN)", metavar="DIR"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (self.dicom_grid or self.dicom_template) and not self.dicom_out:
+            raise SettingError("--dicom-grid and --dicom-template need --dicom-out; add it")
+        if self.sinograms and not self.data_consistency:
+            raise SettingError("--sinograms needs --data-consistency; add it")
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> CommandParser:
     """The command's parser."""
     parser = new_parser(__doc__ or "", _EPILOG)
     parser.add_argument(
@@ -77,137 +85,37 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "-o", dest="output", type=Path, required=True, metavar="OUT", help="output folder"
     )
-    model = add_model_options(parser, folds="combine")
-    model.add_argument("--checkpoint", choices=list(CHECKPOINTS), default="final")
-    parser.add_argument(
-        "--step-size",
-        type=share,
-        default=0.5,
-        metavar="S",
-        help="distance of windows as a share of the patch (default: %(default)s)",
-    )
-    parser.add_argument("--tta", action="store_true", help="average over mirrored copies (8x time)")
-    parser.add_argument(
-        "--ensemble",
-        choices=list(ENSEMBLES),
-        default="mean",
-        help="how folds are combined, voxel by voxel (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--realism",
-        type=_dial,
-        metavar="T",
-        help="of a model with a realism dial: 0 most faithful, 1 as trained, at most 1.5"
-        " (default: what its validation chose)",
-    )
-    parser.add_argument(
-        "--uncertainty",
-        action="store_true",
-        help="write OUT/uncertainty too: how far folds, mirrored copies and windows lie apart",
-    )
-    add_device_option(parser)
-    parser.add_argument("--overwrite", action="store_true", help="predict anew what is there")
-    parser.add_argument(
-        "-np",
-        dest="n_threads",
-        type=positive_int,
-        default=1,
-        metavar="N",
-        help="cases to read and prepare ahead (default: %(default)s)",
-    )
-    parser.add_argument("--num-parts", type=positive_int, default=1, metavar="N")
-    parser.add_argument("--part-id", type=int, default=0, metavar="K", help="from 0 to N - 1")
-    _add_sampling_options(parser)
-    _add_dicom_options(parser)
-    _add_sinogram_options(parser)
+    parser.add_dataset_arguments("dataset", "configuration", required=0)
+    add_settings(parser, ModelChoice, ("objective", "folds", "model"))
+    add_settings(parser, PredictionSettings, _HOW)
+    add_settings(parser, PredictionOptions, _GENERAL)
+    sampling = parser.add_argument_group("flow, bridge, diffusion")
+    add_settings(sampling, PredictionSettings, _SAMPLING)
+    add_settings(parser.add_argument_group("DICOM"), PredictionOptions, _DICOM)
+    add_settings(parser.add_argument_group("sparse-view CT"), PredictionOptions, _SINOGRAMS)
     add_root_options(parser)
     return parser
-
-
-def _add_sampling_options(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("flow, bridge, diffusion")
-    group.add_argument(
-        "--steps", type=positive_int, metavar="N", help="of the sampler (default: as trained)"
-    )
-    group.add_argument(
-        "--sampler",
-        metavar="NAME",
-        help="flow: euler, heun, rk4; bridge: sde, ode; diffusion: ddim, ancestral",
-    )
-    group.add_argument("--seed", type=int, metavar="N", help="of each case's noise (default: 0)")
-
-
-def _add_dicom_options(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("DICOM")
-    group.add_argument(
-        "--dicom-out",
-        action="store_true",
-        help="write OUT/CASE_dicom too: a CT series of the source's patient, study and frame",
-    )
-    group.add_argument(
-        "--dicom-grid",
-        choices=list(GRIDS),
-        help="axial with square pixels, or the source's own slices (default: axial)",
-    )
-    group.add_argument(
-        "--dicom-template",
-        type=Path,
-        metavar="SERIES",
-        help="folder of the series that an input which is not DICOM was made from",
-    )
-
-
-def _add_sinogram_options(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("sparse-view CT")
-    group.add_argument(
-        "--data-consistency",
-        action="store_true",
-        help="make predictions agree with the measured line integrals by a few iterations",
-    )
-    group.add_argument(
-        "--sinograms",
-        type=Path,
-        metavar="DIR",
-        help="folder of CASE.json and CASE.npz (default: simulation/ beside the images' folder)",
-    )
 
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point of gdm_predict."""
     args = build_parser().parse_args(argv)
-    choice = model_choice(args)
-    options = Options(
-        checkpoint=args.checkpoint,
-        step_size=args.step_size,
-        tta=args.tta,
-        ensemble=args.ensemble,
-        realism=args.realism,
-        steps=args.steps,
-        sampler=args.sampler,
-        seed=args.seed,
-        uncertainty=args.uncertainty,
-        device=args.device,
-        overwrite=args.overwrite,
-        n_threads=args.n_threads,
-        n_parts=args.num_parts,
-        part_id=args.part_id,
-        export=Export(args.dicom_grid or "axial", args.dicom_template) if args.dicom_out else None,
-        data_consistency=args.data_consistency,
-        sinograms=args.sinograms,
-    )
 
     def body() -> int:
-        if options.export is None and (args.dicom_grid or args.dicom_template):
-            raise DatasetError("--dicom-grid and --dicom-template need --dicom-out; add it")
-        if args.sinograms and not args.data_consistency:
-            raise DatasetError("--sinograms needs --data-consistency; add it")
-        outcome = run(args.inputs, args.output, roots_from(args), choice, options)
-        counts = (
-            f"{len(outcome.predicted)} predicted, {len(outcome.skipped)} there already,"
-            f" {len(outcome.failed)} failed"
+        result = run(
+            args.inputs,
+            args.output,
+            roots_from(args),
+            ModelChoice(**given_settings(args, ModelChoice)),
+            PredictionSettings(**given_settings(args, PredictionSettings)),
+            PredictionOptions(**given_settings(args, PredictionOptions)),
         )
+        n_done, n_kept, n_failed = map(len, (result.predicted, result.skipped, result.failed))
+        counts = f"{n_done} predicted, {n_kept} there already, {n_failed} failed"
         print(f"{counts}: {args.output}")
-        return _status(outcome)
+        if not n_failed:
+            return 0
+        return 1 if n_done or n_kept else 2
 
     return guarded(body)
 
@@ -216,9 +124,10 @@ def run(
     inputs: Path,
     output: Path,
     roots: Roots,
-    choice: Choice | None = None,
-    options: Options | None = None,
-) -> Outcome:
+    choice: ModelChoice | None = None,
+    settings: PredictionSettings | None = None,
+    options: PredictionOptions | None = None,
+) -> FolderResult:
     """Predict a folder of cases, or one file.
 
     Args:
@@ -227,7 +136,8 @@ def run(
         output: folder of the predictions.
         roots: the folders; only the results are looked at.
         choice: which model; by default the only finished one.
-        options: how.
+        settings: how it is used.
+        options: everything else.
 
     Returns:
         Which cases were predicted, were there already, or failed.
@@ -236,67 +146,52 @@ def run(
         GdmnetError: no model or several, bad inputs, no such device, an output folder that cannot
             be written.
     """
-    choice, options = choice or Choice(), options or Options()
-    translator = load_model(
-        chosen_folder(choice, roots),
-        folds=choice.folds,
-        device=options.device,
-        checkpoint=options.checkpoint,
-        step_size=options.step_size,
-        tta=options.tta,
-        ensemble=options.ensemble,
-        realism=options.realism,
-        steps=options.steps,
-        sampler=options.sampler,
-        seed=options.seed,
-    )
-    card = translator.card
-    used = f"{card.checkpoint} checkpoint, folds {', '.join(card.checkpoints)}"
-    if card.realism:
-        used += f", realism {', '.join(f'{value:g}' for value in card.realism.values())}"
-    if card.sampler:
-        used += f", {card.sampler} of {card.steps} steps"
-    print(f"model: {card.folder} ({used}) on {card.device}, {card.precision}", file=sys.stderr)
-    if translator.training is None:
-        print(
-            "no fingerprint.json in the model: inputs are not compared with the training data",
-            file=sys.stderr,
-        )
+    from gdmnet.inference.consistency import with_data_consistency
+    from gdmnet.inference.dicom import SUFFIX, Export, find_templates, write_series
+    from gdmnet.inference.inputs import find_cases, output_name
+    from gdmnet.inference.model import load_model
+    from gdmnet.inference.predict import predict_folder
+
+    choice, options = choice or ModelChoice(), options or PredictionOptions()
+    folder = find_model(choice, roots.results)
+    translator = load_model(folder, settings, folds=choice.folds, device=options.device)
+    _say(translator.card, is_compared=translator.training is not None)
     cases = find_cases(inputs, translator.plan)
     if any(case.series for case in cases) and output.resolve().is_relative_to(inputs.resolve()):
         raise OutputError(f"{output}: lies among the scans; give another folder by -o")
     if options.data_consistency:
         translator = with_data_consistency(translator, cases, options.sinograms)
-    templates = find_templates(cases, translator, options.export) if options.export else {}
-    outcome = predict_folder(
+    export = Export(options.dicom_grid or "axial", options.dicom_template)
+    templates = find_templates(cases, translator, export) if options.dicom_out else {}
+    result = predict_folder(
         translator,
         cases,
         output,
         overwrite=options.overwrite,
-        n_threads=options.n_threads,
-        n_parts=options.n_parts,
-        part_id=options.part_id,
         uncertainty=options.uncertainty,
+        n_threads=options.n_threads,
+        n_parts=options.num_parts,
+        part_id=options.part_id,
     )
-    if options.export is not None:
-        there = {*outcome.predicted, *outcome.skipped}
+    if options.dicom_out:
+        there = {*result.predicted, *result.skipped}
         done = [case for case in cases if case.identifier in there]
         files = {case.identifier: output / output_name(case, translator.plan) for case in done}
-        grid, keep = options.export.grid, outcome.skipped
-        written = write_series(translator, files, templates, grid=grid, keep=keep)
-        print(f"{len(written)} CT series: {output}/*{SUFFIX}")
-    return outcome
+        series = write_series(translator, files, templates, grid=export.grid, keep=result.skipped)
+        print(f"{len(series)} CT series: {output}/*{SUFFIX}")
+    return result
 
 
-def _status(outcome: Outcome) -> int:
-    """0 if all went well, 1 if some cases failed, 2 if there is nothing to show."""
-    if not outcome.failed:
-        return 0
-    return 1 if outcome.predicted or outcome.skipped else 2
-
-
-def _dial(text: str) -> float:
-    value = float(text)
-    if not 0 <= value <= MOST_REALISM:
-        raise argparse.ArgumentTypeError(f"{text} does not lie between 0 and {MOST_REALISM}")
-    return value
+def _say(card: ModelCard, *, is_compared: bool) -> None:
+    """Which model is used, and how, on stderr."""
+    used = f"{card.settings.checkpoint} checkpoint, folds {', '.join(card.checkpoints)}"
+    if card.realism:
+        used += f", realism {', '.join(f'{value:g}' for value in card.realism.values())}"
+    if card.settings.sampler:
+        used += f", {card.settings.sampler} of {card.settings.steps} steps"
+    print(f"model: {card.folder} ({used}) on {card.device}, {card.precision}", file=sys.stderr)
+    if not is_compared:
+        print(
+            "no fingerprint.json in the model: inputs are not compared with the training data",
+            file=sys.stderr,
+        )

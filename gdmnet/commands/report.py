@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+from collections.abc import Mapping
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -16,8 +17,8 @@ from gdmnet.metrics.pairs import Folders
 from gdmnet.metrics.summary import Summary
 from gdmnet.parallel import map_cases
 from gdmnet.report.case import CasePage, case_page
-from gdmnet.report.collect import ReportCase, ReportFolders, find_cases
-from gdmnet.report.page import Report, page
+from gdmnet.report.collect import PREDICTION, ReportCase, ReportFolders, find_cases
+from gdmnet.report.page import ReportPage, render
 from gdmnet.report.provenance import check_inputs, read_origin
 
 REPORT_HTML = "report.html"
@@ -94,21 +95,21 @@ def run(folders: ReportFolders, output: Path, options: Options | None = None) ->
     options = options or Options()
     cases = find_cases(folders)
     origin = read_origin(folders.predictions)
-    summary = None
+    summaries = {}
     if folders.targets is not None:
         compared = Folders(folders.predictions, folders.targets, folders.masks)
-        summary = evaluate_folders(compared, options)
+        summaries = {PREDICTION: evaluate_folders(compared, options)}
     pages = map_cases(
-        partial(_page, origin.channel_names, summary, options.convention),
+        partial(_page, origin.channel_names, summaries, options.convention),
         cases,
         n_processes=options.n_processes,
         name=lambda case: case.identifier,
         title="packing",
     )
-    report = Report(
+    report = ReportPage(
         title=f"Predictions in {folders.predictions.resolve().name}",
-        pages=tuple(pages),
-        summary=summary,
+        cases=tuple(pages),
+        summaries=summaries,
         origin=origin,
         inputs={
             case.identifier: check_inputs(origin.cases[case.identifier], case.sources)
@@ -117,16 +118,22 @@ def run(folders: ReportFolders, output: Path, options: Options | None = None) ->
         },
         made=_made(folders, output, options),
     )
-    codec.write_text(output, page(report))
+    codec.write_text(output, render(report))
 
 
 def _page(
-    channel_names: tuple[str, ...], summary: Summary | None, convention: str, case: ReportCase
+    channel_names: tuple[str, ...],
+    summaries: Mapping[str, Summary],
+    convention: str,
+    case: ReportCase,
 ) -> CasePage:
-    values = {} if summary is None else summary.cases[case.identifier]
-    gain, offset = values.get("gain"), values.get("offset")
-    match = (1.0, 0.0) if gain is None or offset is None else (gain, offset)
-    return case_page(case, channel_names, match, convention)
+    matches = {}
+    for method, summary in summaries.items():
+        values = summary.cases[case.identifier]
+        gain, offset = values.get("gain"), values.get("offset")
+        if gain is not None and offset is not None:
+            matches[method] = (gain, offset)
+    return case_page(case, channel_names, matches, convention)
 
 
 def _made(folders: ReportFolders, output: Path, options: Options) -> tuple[tuple[str, str], ...]:

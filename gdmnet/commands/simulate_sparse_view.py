@@ -3,188 +3,143 @@
 from __future__ import annotations
 
 import argparse
-import math
-import re
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gdmnet.commands.terminal import (
+    CommandParser,
     add_processes_option,
+    add_root_options,
     guarded,
     new_parser,
+    positive_float,
     positive_int,
+    roots_from,
 )
-from gdmnet.datasets.ct_volumes import find_ct_volumes, random_test_cases, read_split
-from gdmnet.datasets.sparse_view import (
-    GEOMETRIES,
-    Settings,
-    Written,
-    default_arc,
-    default_filter,
-    write_sparse_view_dataset,
-)
-from gdmnet.errors import DatasetError
-from gdmnet.folders import dataset_names, find_roots
-from gdmnet.tomography.filtering import FILTERS
-from gdmnet.tomography.physics import MU_WATER
-from gdmnet.tomography.scan import CURVED, FLAT
+from gdmnet.settings import Settings, add_settings, given_settings, setting
+from gdmnet.tomography.settings import ScanSettings, usual_settings
 
-_EPILOG = """example:
-  gdm_simulate_sparse_view -i ct/ -d 502 --views 60
+if TYPE_CHECKING:
+    from gdmnet.data.case import Volume
+    from gdmnet.datasets.sparse_view import WrittenDataset
+
+_EPILOG = """examples:
+  gdm_simulate_sparse_view 502 -i ct/ --views 60
+  gdm_simulate_sparse_view --from-sinograms -i scan.npy --scan scan.json -o ct.nii.gz
 
 Several views, such as 20,60,120, make as many datasets with consecutive numbers. Interrupted, it
-goes on where it was."""
+goes on where it was. With --from-sinograms nothing is simulated: line integrals (slices, views,
+bins), your own or kept ones, become a CT by filtered back-projection."""
+
+_SCAN_OPTIONS = (
+    *("geometry", "arc", "detector", "source_distance", "pitch", "electronic_noise"),
+    *("filter", "mu_water", "seed"),
+)
 
 
 @dataclass(frozen=True)
-class Options:
+class SimulationOptions(Settings):
     """What is made of the CTs.
 
     Attributes:
-        name: of the dataset; None for SparseView and the number of views.
         views: one dataset each.
-        test_fraction: share of the cases that is kept for the test.
-        split: JSON file with the names of the cases instead.
-        keep_sinograms: write the noisy line integrals, too.
         n_processes: that work on cases.
     """
 
-    name: str | None = None
-    views: Sequence[int] = (60,)
-    test_fraction: float = 0.2
-    split: Path | None = None
-    keep_sinograms: bool = False
+    name: str | None = setting(None, "of the dataset (default: SparseView60 at 60 views)")
+    test_fraction: float = setting(
+        0.2, "share of the cases for imagesTs, drawn by seed", metavar="F"
+    )
+    split: Path | None = setting(
+        None, 'JSON {"train": [...], "test": [...]}: the names of the cases instead', metavar="FILE"
+    )
+    keep_sinograms: bool = setting(
+        False, "also write the noisy line integrals (for gdm_predict --data-consistency)"
+    )
+    views: tuple[int, ...] = (60,)
     n_processes: int = 1
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> CommandParser:
     """The command's parser."""
     parser = new_parser(__doc__ or "", _EPILOG)
+    parser.add_dataset_arguments("dataset", required=0)
     parser.add_argument(
         "-i",
-        dest="cts",
+        dest="inputs",
         type=Path,
         required=True,
         metavar="IN",
-        help="folder of CT volumes in HU, files or DICOM series, at any depth",
+        help="folder of CT volumes in HU, files or DICOM series, at any depth; or a sinogram",
     )
-    parser.add_argument(
-        "-d", dest="number", type=_number, required=True, metavar="ID", help="a new number, 502"
-    )
-    parser.add_argument("--name", help="of the dataset (default: SparseView60 at 60 views)")
-    _add_scan_options(parser)
-    parser.add_argument(
-        "--test-fraction",
-        type=float,
-        default=0.2,
-        metavar="F",
-        help="share of the cases for imagesTs, drawn by seed (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--split",
-        type=Path,
-        metavar="FILE",
-        help='JSON {"train": [...], "test": [...]}: the names of the cases instead',
-    )
-    parser.add_argument(
-        "--keep-sinograms",
-        action="store_true",
-        help="also write the noisy line integrals (for gdm_predict --data-consistency)",
-    )
-    add_processes_option(parser)
-    parser.add_argument("--raw", type=Path, metavar="DIR", help="root folder, over gdmnet_raw")
-    return parser
-
-
-def _add_scan_options(parser: argparse.ArgumentParser) -> None:
+    add_settings(parser, SimulationOptions)
     scan = parser.add_argument_group("scan")
     scan.add_argument(
-        "--views", type=_views, default=(60,), metavar="N[,N]", help="number of views (default: 60)"
-    )
-    scan.add_argument("--geometry", choices=GEOMETRIES, default=GEOMETRIES[0])
-    scan.add_argument(
-        "--arc",
-        type=float,
-        metavar="DEGREES",
-        help="the end excluded (default: 180; 360 of a fan)",
-    )
-    scan.add_argument(
-        "--detector", choices=(FLAT, CURVED), default=FLAT, help="of a fan (default: %(default)s)"
-    )
-    scan.add_argument(
-        "--source-distance",
-        type=float,
-        default=595.0,
-        metavar="MM",
-        help="of a fan, source to isocentre (default: %(default)s)",
-    )
-    scan.add_argument(
-        "--pitch",
-        type=float,
-        metavar="MM",
-        help="from bin to bin at the isocentre (default: a pixel's side, at most 1)",
+        "--views",
+        dest="view_counts",
+        type=_views,
+        default=argparse.SUPPRESS,
+        metavar="N[,N]",
+        help="number of views (default: 60)",
     )
     scan.add_argument(
         "--photons",
-        type=float,
-        default=1e5,
+        type=_photons,
+        default=argparse.SUPPRESS,
         metavar="N",
-        help="that reach a bin through air; inf is without noise (default: %(default)g)",
+        help="that reach a bin through air; inf is without noise (default: 100000)",
     )
-    scan.add_argument(
-        "--electronic-noise",
-        type=float,
-        default=0.0,
-        metavar="N",
-        help="standard deviation in photons (default: %(default)g)",
+    add_settings(scan, ScanSettings, _SCAN_OPTIONS)
+    sinogram = parser.add_argument_group("a CT from line integrals instead")
+    sinogram.add_argument(
+        "--from-sinograms", action="store_true", help="reconstruct IN, a .npy or .npz file"
     )
-    scan.add_argument(
-        "--filter", choices=list(FILTERS), help="(default: hann; ram-lak without noise)"
+    sinogram.add_argument(
+        "--scan", type=Path, metavar="FILE", help="JSON of scan and grid (default: IN as .json)"
     )
-    scan.add_argument(
-        "--mu-water",
-        type=float,
-        default=MU_WATER,
-        metavar="MU",
-        help="attenuation of water in 1/mm (default: %(default)s)",
-    )
-    scan.add_argument("--seed", type=_seed, default=0, metavar="N", help="of noise and test cases")
+    sinogram.add_argument("-o", dest="output", type=Path, metavar="FILE", help="the CT in HU")
+    add_processes_option(parser)
+    add_root_options(parser, "raw")
+    return parser
 
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point of gdm_simulate_sparse_view."""
-    args = build_parser().parse_args(argv)
-    options = Options(
-        name=args.name,
-        views=args.views,
-        test_fraction=args.test_fraction,
-        split=args.split,
-        keep_sinograms=args.keep_sinograms,
-        n_processes=args.n_processes,
-    )
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    options = given_settings(args, SimulationOptions)
+    scan = given_settings(args, ScanSettings)
+    if hasattr(args, "photons"):
+        scan["photons"] = args.photons
+    if hasattr(args, "view_counts"):
+        options["views"] = args.view_counts
+    if args.from_sinograms and (
+        args.output is None or args.dataset or options or set(scan) - {"filter"}
+    ):
+        parser.error("--from-sinograms needs -i and -o, and takes --scan and --filter only")
+    if not args.from_sinograms and (args.dataset is None or args.output or args.scan):
+        parser.error("give the new dataset's number; -o and --scan go with --from-sinograms")
 
     def body() -> int:
-        photons = None if math.isinf(args.photons) else args.photons
-        settings = Settings(
-            geometry=args.geometry,
-            arc=default_arc(args.geometry) if args.arc is None else args.arc,
-            detector=args.detector,
-            source_distance=args.source_distance,
-            pitch=args.pitch,
-            photons=photons,
-            electronic_noise=args.electronic_noise,
-            filter=args.filter or default_filter(photons),
-            mu_water=args.mu_water,
-            seed=args.seed,
+        if args.from_sinograms:
+            geometry = args.scan or args.inputs.with_suffix(".json")
+            reconstruct(args.inputs, geometry, args.output, **scan)
+            print(f"written: {args.output}")
+            return 0
+        made = run(
+            args.inputs,
+            roots_from(args).raw,
+            args.dataset,
+            ScanSettings(**usual_settings(scan)),
+            SimulationOptions(**options, n_processes=args.n_processes),
         )
-        raw = find_roots(args.raw).raw
-        for written in run(args.cts, raw, args.number, settings, options):
+        for written in made:
             print(
                 f"{written.folder}: {len(written.made)} cases simulated,"
                 f" {len(written.kept)} there already"
             )
-        print(f"next: gdm_plan_and_preprocess -d {args.number}")
+        print(f"next: gdm_plan_and_preprocess {args.dataset}")
         return 0
 
     return guarded(body)
@@ -193,76 +148,79 @@ def main(argv: list[str] | None = None) -> int:
 def run(
     cts: Path,
     raw: Path,
-    number: int,
-    settings: Settings | None = None,
-    options: Options | None = None,
-) -> list[Written]:
+    dataset: str | int,
+    settings: ScanSettings | None = None,
+    options: SimulationOptions | None = None,
+) -> list[WrittenDataset]:
     """Make one dataset for each number of views.
 
     Args:
         cts: folder of CT volumes.
         raw: root of the raw datasets.
-        number: of the first dataset, 0 to 999; the others follow.
+        dataset: number of the first dataset, 0 to 999; the others follow.
         settings: of the scans; the views are taken from the options.
-        options: see `Options`.
+        options: what is made.
 
     Raises:
         GdmnetError: no CT, no HU, a number that is taken, other settings in a dataset that is
             there, a folder that cannot be written.
     """
-    settings, options = settings or Settings(), options or Options()
-    volumes = {volume.name: volume for volume in find_ct_volumes(cts)}
-    if options.split is None:
-        test = random_test_cases(list(volumes), options.test_fraction, settings.seed)
-        train = [name for name in volumes if name not in test]
-    else:
-        train, test = read_split(options.split, list(volumes))
-    folders = [
-        _folder(raw, number + i, _name(options, views)) for i, views in enumerate(options.views)
-    ]
+    from gdmnet.datasets.conversion import new_dataset, number_and_name
+    from gdmnet.datasets.ct_volumes import choose_test_cases, find_ct_volumes
+    from gdmnet.datasets.sparse_view import write_sparse_view_dataset
+
+    settings, options = settings or ScanSettings(), options or SimulationOptions()
+    number, name = number_and_name(dataset)
+    name = name or options.name
+    folders = {}
+    for i, views in enumerate(options.views):
+        own = f"{name or 'SparseView'}{views}" if name is None or len(options.views) > 1 else name
+        folders[views] = new_dataset(raw, number + i, own, may_be_there=True)
+    training, testing = choose_test_cases(
+        find_ct_volumes(cts), options.split, options.test_fraction, settings.seed
+    )
     return [
         write_sparse_view_dataset(
             folder,
-            [volumes[name] for name in train],
-            [volumes[name] for name in test],
+            training,
+            testing,
             replace(settings, views=views),
             keep_sinograms=options.keep_sinograms,
             n_processes=options.n_processes,
         )
-        for folder, views in zip(folders, options.views, strict=True)
+        for views, folder in folders.items()
     ]
 
 
-def _name(options: Options, views: int) -> str:
-    if options.name is None:
-        return f"SparseView{views}"
-    return options.name if len(options.views) == 1 else f"{options.name}{views}"
+def reconstruct(sinogram: Path, scan: Path, output: Path, *, filter: str = "hann") -> Volume:
+    """Reconstruct one volume by filtered back-projection and write it as int16.
 
+    Args:
+        sinogram: line integrals, .npy or .npz, see `load_sinogram`.
+        scan: JSON of an `Acquisition`.
+        output: file of the volume; its ending is the format.
+        filter: a name in `FILTERS`.
 
-def _folder(raw: Path, number: int, name: str) -> Path:
-    if number > 999:
-        raise DatasetError(f"-d: the number {number} is too large; numbers end at 999")
-    if not re.fullmatch(r"\w[\w-]*", name):
-        raise DatasetError(f"--name {name}: use letters, digits, _ and - only")
-    folder = raw / f"Dataset{number:03d}_{name}"
-    taken = [there for there in dataset_names(raw) if int(there[7:10]) == number]
-    if taken and taken != [folder.name]:
-        raise DatasetError(f"{raw}: {taken[0]} is there already; choose another number by -d")
-    return folder
+    Returns:
+        The volume, (1, z, y, x) in HU.
 
+    Raises:
+        DatasetError: a file that is missing, broken, or does not fit the other; an unknown ending.
+        OutputError: the output cannot be written.
+    """
+    from gdmnet.data.case import Volume
+    from gdmnet.data.case_files import ending_of
+    from gdmnet.data.volume import write_volume
+    from gdmnet.tomography.fbp import reconstruct_hounsfield
+    from gdmnet.tomography.record import load_acquisition, load_sinogram
 
-def _number(text: str) -> int:
-    value = int(text)
-    if not 0 <= value <= 999:
-        raise argparse.ArgumentTypeError(f"{text} is not a number from 0 to 999")
-    return value
-
-
-def _seed(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{text} is negative")
-    return value
+    ending_of(output)
+    acquisition = load_acquisition(scan)
+    measured = load_sinogram(sinogram, acquisition)
+    image = reconstruct_hounsfield(measured, acquisition, window=filter)
+    volume = Volume(image, acquisition.grid)
+    write_volume(output, volume, integer=True)
+    return volume
 
 
 def _views(text: str) -> tuple[int, ...]:
@@ -270,3 +228,7 @@ def _views(text: str) -> tuple[int, ...]:
     if len(set(views)) < len(views):
         raise argparse.ArgumentTypeError(f"{text} names a number twice")
     return views
+
+
+def _photons(text: str) -> float | None:
+    return None if text == "inf" else positive_float(text)

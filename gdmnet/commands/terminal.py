@@ -22,6 +22,7 @@ _DATASET_OPTIONS = {
     "configuration": ("-c", "NAME", "3d_fullres, 3d_lowres, ..."),
     "fold": ("-f", "FOLD", "0, 1, ... or all"),
 }
+_ROOTS = ("raw", "preprocessed", "results")
 _NNUNET = {
     "--npz": "--uncertainty",
     "--save_probabilities": "--uncertainty",
@@ -57,28 +58,51 @@ class CommandParser(argparse.ArgumentParser):
             formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **options
         )
         self._words: tuple[str, ...] = ()  # what positional arguments mean, in their order
+        self._several = False
         self._n_required = 0
         self._word_defaults: dict[str, str] = {}
+        self.commands: dict[str, CommandParser] = {}
 
-    def add_dataset_arguments(self, *names: str, required: int, **defaults: str) -> None:
+    def add_commands(self, commands: dict[str, CommandParser]) -> None:
+        """Take the first word for a command of its own, and all others for its parser."""
+        self.commands = commands
+        self.usage = f"%(prog)s {{{','.join(commands)}}} ..."
+        for name, parser in commands.items():
+            parser.prog = f"{self.prog} {name}"
+            self.epilog = f"{self.epilog or ''}\n  {parser.prog}: {parser.description}"
+        self.add_argument("command", choices=list(commands), help="each has its own --help")
+
+    def add_dataset_arguments(
+        self, *names: str, required: int, several: bool = False, **defaults: str
+    ) -> None:
         """Take dataset, configuration and fold by position or by -d, -c and -f.
 
         Args:
             names: of "dataset", "configuration", "fold", in this order.
             required: how many of them must be given.
+            several: more than one dataset may be given, which is then a list; for no other names.
             defaults: of those that need not.
         """
         self._words, self._n_required, self._word_defaults = names, required, defaults
-        shown = " ".join(
-            name if at < required else f"[{name}]" for at, name in enumerate(names)
-        ).upper()
+        self._several = several
+        shown = (
+            " ".join(
+                name if at < required else f"[{name}]" for at, name in enumerate(names)
+            ).upper()
+            + " ..." * several
+        )
         self.add_argument("words", nargs="*", metavar="WORD", help=f"{shown}, or by option:")
         self.usage = f"%(prog)s {shown} [options]"
         for name in names:
             flag, metavar, text = _DATASET_OPTIONS[name]
             text += f" (default: {defaults[name]})" if name in defaults else ""
             self.add_argument(
-                flag, dest=name, metavar=metavar, help=text, default=argparse.SUPPRESS
+                flag,
+                dest=name,
+                metavar=metavar,
+                help=text,
+                nargs="+" if several else None,
+                default=argparse.SUPPRESS,
             )
 
     def parse_args(  # type: ignore[override]
@@ -86,10 +110,15 @@ class CommandParser(argparse.ArgumentParser):
     ) -> argparse.Namespace:
         """Parse, and give positional words to what no option has named."""
         given = list(sys.argv[1:] if args is None else args)
+        if self.commands:
+            found = super().parse_args(given[:1], namespace)
+            return self.commands[found.command].parse_args(given[1:], found)
         self._refuse_nnunet(given)
         if not self._words:
             return super().parse_args(given, namespace)
         found = self.parse_intermixed_args(given, namespace)
+        if self._several and found.words:
+            found.dataset, found.words = [*found.words, *getattr(found, "dataset", ())], []
         free = [name for name in self._words if not hasattr(found, name)]
         if len(found.words) > len(free):
             self.error(f"one word too many: {found.words[len(free)]}; see {self.prog} --help")
@@ -120,12 +149,11 @@ def new_parser(description: str, epilog: str | None = None) -> CommandParser:
     return parser
 
 
-def add_root_options(parser: argparse.ArgumentParser) -> None:
-    """--raw, --preprocessed and --results, over the environment variables of those names."""
+def add_root_options(parser: argparse.ArgumentParser, *names: str) -> None:
+    """--raw, --preprocessed and --results, or those named, over the environment variables."""
     group = parser.add_argument_group("folders (default: environment variables of these names)")
-    group.add_argument("--raw", type=Path, metavar="DIR", help="gdmnet_raw")
-    group.add_argument("--preprocessed", type=Path, metavar="DIR", help="gdmnet_preprocessed")
-    group.add_argument("--results", type=Path, metavar="DIR", help="gdmnet_results")
+    for name in names or _ROOTS:
+        group.add_argument(f"--{name}", type=Path, metavar="DIR", help=f"gdmnet_{name}")
 
 
 def add_processes_option(parser: argparse.ArgumentParser) -> None:
@@ -148,8 +176,11 @@ def add_device_option(parser: argparse.ArgumentParser) -> None:
 
 
 def roots_from(args: argparse.Namespace) -> Roots:
-    """The roots of parsed arguments; says aloud which ones fell back to the current directory."""
-    roots = find_roots(args.raw, args.preprocessed, args.results)
+    """The roots of parsed arguments; says aloud which ones fell back to the current directory.
+
+    Those that the command has no option for are the current directory, without a word.
+    """
+    roots = find_roots(*(getattr(args, name, Path()) for name in _ROOTS))
     for note in roots.notes:
         print(note, file=sys.stderr)
     return roots

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gdmnet import codec, folders
+from gdmnet.data.case_files import images_by_case
 from gdmnet.data.splits import ALL
-from gdmnet.data.volume import images_by_case
 from gdmnet.errors import CheckpointError, PlanError
 from gdmnet.plan import Plan, Run
 

@@ -119,7 +119,7 @@ def _nothing_yet(translator: Translator) -> Costs:
         parameters=n_parameters // n_folds,
         calls_a_window=card.network_calls,
         folds=n_folds,
-        steps=card.steps,
+        steps=card.settings.steps,
         device=card.device,
         precision=card.precision,
     )

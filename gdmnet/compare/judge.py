@@ -20,7 +20,7 @@ from torch.nn import functional
 from gdmnet import codec
 from gdmnet.data.case import CaseRecord
 from gdmnet.data.store import StoredCase
-from gdmnet.encoders.frozen import Frozen
+from gdmnet.encoders.frozen import FrozenEncoder
 from gdmnet.encoders.self_supervised import (
     SLOPE,
     PlainEncoder,
@@ -81,7 +81,7 @@ class Judge:
     """
 
     description: str
-    encoder: Frozen
+    encoder: FrozenEncoder
     patch: Shape
     centre: float
     scale: float
@@ -172,10 +172,10 @@ def make_judge(
     )
     layers = "convolutions with group norm" if kind == "groupnorm" else "plain convolutions"
     description = f"{kind}: 3 {layers}, {FEATURES[0]} wide{steps}, seed {seed}"
-    return Judge(description, Frozen(encoder), _half(shape), centre, scale)
+    return Judge(description, FrozenEncoder(encoder), _half(shape), centre, scale)
 
 
-def read_encoder(file: Path) -> Frozen:
+def read_encoder(file: Path) -> FrozenEncoder:
     """The encoder.pt that a training left behind.
 
     Raises:
@@ -185,10 +185,10 @@ def read_encoder(file: Path) -> Frozen:
     if not isinstance(settings, dict) or "architecture" not in settings:
         raise CheckpointError(f"{file}: is no encoder of gdm_train (encoder.pt); give one of those")
     architecture = codec.decode(Architecture, settings["architecture"], str(file))
-    return self_encoder(architecture, file=file, seed=0)
+    return self_encoder(architecture, file=file)
 
 
-def judge_with(encoder: Frozen, reals: Sequence[Subject], *, name: str) -> Judge:
+def judge_with(encoder: FrozenEncoder, reals: Sequence[Subject], *, name: str) -> Judge:
     """An encoder as the judge of images like these.
 
     Args:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from gdmnet.compare.judge import Judge
-from gdmnet.encoders.frozen import Frozen
+from gdmnet.encoders.frozen import FrozenEncoder
 from gdmnet.encoders.self_supervised import WEIGHTS, PlainEncoder, read_file
 from gdmnet.errors import CheckpointError
 from gdmnet.models import checkpoint
@@ -52,4 +52,4 @@ def load_judge(path: Path) -> Judge:
         description, units = str(state["description"]), (state["centre"], state["scale"])
     except (KeyError, TypeError, ValueError, RuntimeError):
         raise CheckpointError(f"{path}: is no judge; delete it to train one anew") from None
-    return Judge(description, Frozen(encoder), (z, y, x), *units)
+    return Judge(description, FrozenEncoder(encoder), (z, y, x), *units)

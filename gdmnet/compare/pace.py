@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from gdmnet.models import precision
 from gdmnet.networks.calls import CountCalls
-from gdmnet.objectives.base import Objective, Sampled
-from gdmnet.objectives.sampling import sample_patches
+from gdmnet.objectives.base import Objective
+from gdmnet.objectives.sampling import Sampled
 from gdmnet.training import feature_encoder
 from gdmnet.training.fold_training import (
     FoldTraining,
@@ -129,7 +129,7 @@ def _measure_calls(
         if not isinstance(objective, Sampled):
             return objective.translate(generator, source, noise)
         once = dataclasses.replace(objective.sampling, steps=1)
-        return sample_patches(objective, generator, source, noise, sampling=once)
+        return objective.translate(generator, source, noise, sampling=once)
 
     generator.eval()
     with (

@@ -18,7 +18,7 @@ from gdmnet.data.volume import read_volume
 from gdmnet.geometry import Spacing
 from gdmnet.metrics.folders import find_mask
 from gdmnet.metrics.image import match_mean_and_std
-from gdmnet.report.charts import number
+from gdmnet.report.figures import number
 from gdmnet.report.picture import Panel, draw_strip, embedded, translation_panels
 
 _SIDE = 230  # pixels of the axial slice's height: five stand side by side on a laptop

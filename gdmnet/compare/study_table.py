@@ -9,7 +9,7 @@ from html import escape
 from gdmnet.compare.contest import FIDELITY, PLAUSIBILITY, Comparison
 from gdmnet.compare.study import Figures, MethodFacts, Scope, Study
 from gdmnet.metrics.paired import Paired
-from gdmnet.report.charts import number
+from gdmnet.report.figures import number
 from gdmnet.report.overview import badness
 
 TESTED = {

@@ -11,6 +11,7 @@ from gdmnet.compare.costs import predict_with_costs, read_costs
 from gdmnet.compare.variant import Method, Variant
 from gdmnet.inference.inputs import output_name
 from gdmnet.inference.model import load_model
+from gdmnet.models.card import PredictionSettings
 from gdmnet.training.fold import train_fold, train_fold_encoder
 from gdmnet.training.settings import EncoderSettings
 
@@ -69,9 +70,8 @@ def predict(bench: Bench, method: Method, scope: str) -> None:
     for group in bench.groups(scope):
         translator = load_model(
             bench.model(method.variant),
+            PredictionSettings(step_size=bench.settings.step_size, steps=method.steps),
             folds=group.folds,
             device=bench.device,
-            step_size=bench.settings.step_size,
-            steps=method.steps,
         )
         predict_with_costs(translator, group.cases, home / group.folder)

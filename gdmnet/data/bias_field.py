@@ -16,7 +16,7 @@ from gdmnet.arrays.body import body_mask
 from gdmnet.arrays.crop import bounding_box, crop
 from gdmnet.arrays.resample import resample, resample_mask, resampled_shape
 from gdmnet.errors import DatasetError
-from gdmnet.geometry import Shape, Spacing
+from gdmnet.geometry import Spacing, shape_of
 from gdmnet.plan import BiasCorrection
 
 CORRECTED = ("zscore", "percentiles")
@@ -84,7 +84,7 @@ def log_field(image: NDArray, body: NDArray, spacing: Spacing) -> NDArray:
     """
     box = bounding_box(body)
     part, inside = crop(image, box), crop(body, box) != 0
-    shape = resampled_shape(_shape(part), spacing, (_GRID, _GRID, _GRID))
+    shape = resampled_shape(shape_of(part), spacing, (_GRID, _GRID, _GRID))
     small = resample(part[None].astype(np.float32), shape, order=1)[0]
     small_inside = resample_mask(inside, shape) != 0
     positive = small_inside & (small > 0)
@@ -94,7 +94,7 @@ def log_field(image: NDArray, body: NDArray, spacing: Spacing) -> NDArray:
             " already; give the original image, or plan with --bias-correction none"
         )
     sides = [width * n / n_new for width, n, n_new in zip(spacing, part.shape, shape, strict=True)]
-    field = resample(_n4(small, positive, sides)[None], _shape(part), order=1)[0]
+    field = resample(_n4(small, positive, sides)[None], shape_of(part), order=1)[0]
     field -= field[inside].mean(dtype=np.float64)
     margins = [(first, n - stop) for (first, stop), n in zip(box, image.shape, strict=True)]
     return np.pad(field, margins, mode="edge")
@@ -121,8 +121,3 @@ def _n4(image: NDArray, inside: NDArray, spacing: Sequence[float]) -> NDArray:
         finally:
             sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(before)
     return np.reshape(field, image.shape).astype(np.float32)
-
-
-def _shape(array: NDArray) -> Shape:
-    z, y, x = array.shape
-    return z, y, x

@@ -19,6 +19,7 @@ from gdmnet.data.hounsfield import why_not_hounsfield
 from gdmnet.data.raw import (
     Complaint,
     Description,
+    place_of,
     read_description,
     test_cases,
     training_cases,
@@ -89,90 +90,60 @@ def require_sound(folder: Path, *, n_processes: int) -> tuple[Description, list[
 
 
 def _check_case(files: CaseFiles, description: Description) -> _Finding:
-    case = files.identifier
     complaints: list[Complaint] = []
-    sources = [_read(case, path, complaints) for path in files.sources]
-    target = None if files.target is None else _read(case, files.target, complaints)
-    mask = None if files.mask is None else _read(case, files.mask, complaints)
-    named = [
-        *zip(files.sources, sources, strict=True),
-        (files.target, target),
-        (files.mask, mask),
-    ]
-    readable = [(path, volume) for path, volume in named if path is not None and volume is not None]
-    complaints += _check_grids(case, readable)
-    for path, volume in zip(files.sources, sources, strict=True):
-        if volume is not None:
-            complaints += _check_image(case, path, volume)
-    if files.target is not None and target is not None:
-        constant = _check_image(case, files.target, target)
-        complaints += constant
-        if not constant and scheme_of(description.target_name, target=True) == "ct":
-            reason = why_not_hounsfield(target.array[0])
-            if reason is not None:
-                complaints.append(Complaint(case, _short(files.target), reason))
-    if files.mask is not None and mask is not None:
-        complaints += _check_mask(case, files.mask, mask, sources, description)
-    first = sources[0] if sources else None
-    digest = None if first is None else hashlib.sha256(first.array.data).hexdigest()
-    return _Finding(case, complaints, digest)
 
+    def complain(path: Path, text: str) -> None:
+        complaints.append(Complaint(files.identifier, place_of(path), text))
 
-def _read(case: str, path: Path, complaints: list[Complaint]) -> Volume | None:
-    try:
-        return read_volume(path)
-    except DatasetError as error:
-        complaints.append(Complaint(case, _short(path), _without(path, error)))
-        return None
-
-
-def _check_grids(case: str, readable: Sequence[tuple[Path, Volume]]) -> list[Complaint]:
-    """Every readable file against the first one, which is a source channel if any is readable."""
-    complaints = []
-    for path, volume in readable[1:]:
-        first_path, first = readable[0]
-        difference = grid_difference(volume.geometry, first.geometry)
+    volumes: dict[Path, Volume] = {}
+    for path in filter(None, (*files.sources, files.target, files.mask)):
+        try:
+            volumes[path] = read_volume(path)
+        except DatasetError as error:
+            complain(path, _without(path, error))
+    for path, volume in volumes.items():
+        first = next(iter(volumes))  # a source channel, if any is readable
+        difference = grid_difference(volume.geometry, volumes[first].geometry)
         if difference is not None:
-            text = (
-                f"another grid than {_short(first_path)}: {difference}; resample the files of a"
-                " case to one grid"
-            )
-            complaints.append(Complaint(case, _short(path), text))
-    return complaints
+            text = f"another grid than {place_of(first)}: {difference}; resample the files of a"
+            complain(path, f"{text} case to one grid")
+    for path, volume in volumes.items():
+        if path == files.mask:
+            sources = [volumes.get(source) for source in files.sources]
+            texts = _mask_complaints(volume.array[0], sources, description)
+        else:
+            is_ct = path == files.target and scheme_of(description.target_name, target=True) == "ct"
+            texts = _image_complaints(volume.array[0], is_ct=is_ct)
+        for text in texts:
+            complain(path, text)
+    shown = volumes.get(files.sources[0]) if files.sources else None
+    digest = None if shown is None else hashlib.sha256(shown.array.data).hexdigest()
+    return _Finding(files.identifier, complaints, digest)
 
 
-def _check_image(case: str, path: Path, volume: Volume) -> list[Complaint]:
-    low, high = float(volume.array.min()), float(volume.array.max())
-    if low < high:
-        return []
-    text = f"the image is empty: every voxel is {low:g}; export it again, or remove the case"
-    return [Complaint(case, _short(path), text)]
+def _image_complaints(image: NDArray, *, is_ct: bool) -> list[str]:
+    low, high = float(image.min()), float(image.max())
+    if low == high:
+        return [f"the image is empty: every voxel is {low:g}; export it again, or remove the case"]
+    reason = why_not_hounsfield(image) if is_ct else None
+    return [] if reason is None else [reason]
 
 
-def _check_mask(
-    case: str,
-    path: Path,
-    mask: Volume,
-    sources: Sequence[Volume | None],
-    description: Description,
-) -> list[Complaint]:
-    array = mask.array[0]
-    values = np.unique(array)
-    if not array.any():
-        text = "the mask is empty; mark the body, or remove the masks of all cases"
-        return [Complaint(case, _short(path), text)]
+def _mask_complaints(
+    mask: NDArray, sources: Sequence[Volume | None], description: Description
+) -> list[str]:
+    values = np.unique(mask)
+    if not mask.any():
+        return ["the mask is empty; mark the body, or remove the masks of all cases"]
     complaints = []
     if not np.isin(values, (0, 1)).all():
-        shown = ", ".join(f"{value:g}" for value in values[:5])
-        more = ", ..." if values.size > 5 else ""
-        text = f"a mask holds 0 and 1 only, this one {shown}{more}; set 1 inside the body"
-        complaints.append(Complaint(case, _short(path), text))
-    if _is_beside_the_body(array, sources, description):
-        text = (
+        shown = ", ".join(f"{value:g}" for value in values[:5]) + ", ..." * (values.size > 5)
+        complaints.append(f"a mask holds 0 and 1 only, this one {shown}; set 1 inside the body")
+    if _is_beside_the_body(mask, sources, description):
+        complaints.append(
             "the mask lies wholly outside the body that the images show; check that it belongs to"
             " this case and is not mirrored"
         )
-        complaints.append(Complaint(case, _short(path), text))
     return complaints
 
 
@@ -214,10 +185,6 @@ def _check_splits(folder: Path, identifiers: Sequence[str]) -> list[Complaint]:
     except DatasetError as error:
         texts = [_without(path, error)]
     return [Complaint("", SPLITS_JSON, text) for text in texts]
-
-
-def _short(path: Path) -> str:
-    return f"{path.parent.name}/{path.name}"
 
 
 def _without(path: Path, error: DatasetError) -> str:

@@ -1,8 +1,4 @@
-"""Read DICOM series: which ones lie in a tree of folders, and the voxels of one of them.
-
-Headers and pixels are decoded by GDCM (through SimpleITK); what belongs together, in which order
-and on which grid is decided here, because GDCM stacks whatever it is given.
-"""
+"""Read DICOM series: which ones lie in a tree of folders, and the voxels of one of them."""
 
 from __future__ import annotations
 
@@ -10,7 +6,7 @@ import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,14 +14,11 @@ import numpy as np
 from tqdm import tqdm
 
 from gdmnet.data.case import CaseFiles, Series, Volume
-from gdmnet.data.dicom_file import Header, is_dicom, read_header, read_pixels
+from gdmnet.data.dicom_file import NO_PLACE, NOT_DICOM, is_dicom, read_pixels, read_slice
 from gdmnet.data.dicom_grid import Slice, stack
 from gdmnet.data.volume import read_channels
 from gdmnet.errors import DatasetError
 from gdmnet.geometry import Geometry, grid_difference, to_lps
-
-_NO_SCANS = ("RTDOSE", "RTIMAGE", "SEG")  # modalities with pixels that are no scan of a patient
-_SCOUT = re.compile(r"locali[sz]er|scout|survey|topogram|surview|scanogram|\bloc\b")
 
 
 @dataclass(frozen=True)
@@ -56,24 +49,30 @@ def find_series(folder: Path) -> Tree:
 
     A series is what has one SeriesInstanceUID, wherever its files lie. One that is no sound stack
     carries its problem, to be refused when somebody wants it. Scouts, objects without pixels
-    (RTSTRUCT, SR, ...), doses, segmentations and files that are not DICOM are counted.
+    (RTSTRUCT, SR, ...), doses, segmentations and files that are not DICOM are counted; but a file
+    that cannot be read and is called as the slices beside it is a damaged slice of their series.
 
     Raises:
-        DatasetError: no such folder, or an image in it is damaged.
+        DatasetError: no such folder.
     """
     if not folder.is_dir():
         raise DatasetError(f"{folder}: no such folder; give a folder of DICOM files")
-    images: dict[str, list[tuple[Path, Header]]] = {}
+    slices: dict[str, list[Slice]] = {}
     skipped: Counter[str] = Counter()
+    unread: dict[tuple[Path, str], Path] = {}
     for path in tqdm(list(_files(folder)), desc="headers", disable=None, leave=False):
-        header = read_header(path) if is_dicom(path) else "not DICOM"
-        reason = header if isinstance(header, str) else _why_no_slice(header)
-        if isinstance(header, Header) and reason is None:
-            images.setdefault(header.series, []).append((path, header))
+        found = read_slice(path)
+        if isinstance(found, Slice):
+            slices.setdefault(found.series, []).append(found)
         else:
-            skipped[str(reason)] += 1
-    found = sorted((_series(items) for items in images.values()), key=lambda s: (s.folder, s.uid))
-    return Tree(tuple(found), dict(skipped))
+            skipped[found] += 1
+            if found == NOT_DICOM:
+                unread.setdefault(_naming(path), path)
+    for uid, own in [*slices.items()]:
+        if all(item.problem == NO_PLACE for item in own):
+            skipped["images without a position in the patient"] += len(slices.pop(uid))
+    series = [_series(own, unread) for own in slices.values()]
+    return Tree(tuple(sorted(series, key=lambda s: (s.folder, s.uid))), dict(skipped))
 
 
 def only_series(folder: Path) -> Series:
@@ -102,27 +101,13 @@ def read_series(series: Series) -> Volume:
     """
     geometry = grid_of(series)
     is_ct = series.modality == "CT"
-    stored = np.stack([read_pixels(path, is_ct=is_ct) for path in series.files])
+    shape = [geometry.shape[axis] for axis in np.argsort(geometry.axes)]
+    stored = np.empty(shape, np.float32)
+    for plane, path in zip(stored, series.files, strict=True):
+        plane[...] = read_pixels(path, is_ct=is_ct)
     if not np.isfinite(stored).all():
         raise DatasetError(f"{series.folder}: has NaN or Inf pixels; export the series anew")
     return Volume(to_lps(stored, geometry)[None], geometry)
-
-
-def read_series_channels(channels: Sequence[Series]) -> Volume:
-    """One series a channel, as float32 (c, z, y, x) in LPS.
-
-    Raises:
-        DatasetError: as `read_series`, or the grids differ.
-    """
-    geometry = grid_of(channels[0])
-    for series in channels[1:]:
-        difference = grid_difference(geometry, grid_of(series))
-        if difference:
-            raise DatasetError(
-                f"{series.folder}: {series.label} is not on the grid of {channels[0].label}:"
-                f" {difference}; resample one onto the other"
-            )
-    return Volume(np.concatenate([read_series(series).array for series in channels]), geometry)
 
 
 def case_of(identifier: str, paths: Sequence[Path]) -> CaseFiles:
@@ -140,9 +125,20 @@ def read_sources(case: CaseFiles) -> Volume:
     """The source channels of a case, from files or from series: float32 (c, z, y, x) in LPS.
 
     Raises:
-        DatasetError: as `read_channels` and `read_series_channels`.
+        DatasetError: as `read_channels` and `read_series`, or the grids of the series differ.
     """
-    return read_series_channels(case.series) if case.series else read_channels(case.sources)
+    if not case.series:
+        return read_channels(case.sources)
+    first, *others = case.series
+    geometry = grid_of(first)
+    for series in others:
+        difference = grid_difference(geometry, grid_of(series))
+        if difference:
+            raise DatasetError(
+                f"{series.folder}: {series.label} is not on the grid of {first.label}:"
+                f" {difference}; resample one onto the other"
+            )
+    return Volume(np.concatenate([read_series(item).array for item in case.series]), geometry)
 
 
 def grid_of(series: Series) -> Geometry:
@@ -177,81 +173,34 @@ def _files(folder: Path) -> Iterator[Path]:
                 yield Path(parent) / name
 
 
-def _why_no_slice(header: Header) -> str | None:
-    """What to call an image that is no part of a volume."""
-    if header.modality in _NO_SCANS:
-        return header.modality
-    if "LOCALIZER" in header.image_type.split("\\") or _SCOUT.search(header.description.casefold()):
-        return "scouts"
-    if _is_multi_frame(header):  # kept: it is refused with its reason if somebody wants it
-        return None
-    if not (header.position and header.orientation and header.pixel_spacing):
-        return "images without a position in the patient"
-    return None
+def _naming(path: Path) -> tuple[Path, str]:
+    """What the slices of one series share: folder and ending, or the name but for its numbers."""
+    ending = path.suffix.lower()
+    return path.parent, ending if ending[1:].isalpha() else re.sub(r"\d\w*", "", path.name)
 
 
-def _is_multi_frame(header: Header) -> bool:
-    return header.frames not in ("", "1")
-
-
-def _series(items: Sequence[tuple[Path, Header]]) -> Series:
-    files: tuple[Path, ...] = tuple(path for path, _ in items)
+def _series(slices: Sequence[Slice], unread: Mapping[tuple[Path, str], Path]) -> Series:
     geometry, problem = None, None
     try:
-        _require_one_kind([header for _, header in items])
-        slices, geometry = stack([_slice(path, header) for path, header in items])
-        files = tuple(item.path for item in slices)
+        for item in slices:
+            damaged = unread.get(_naming(item.path))
+            if damaged is not None:
+                raise DatasetError(
+                    f"{damaged.name} beside its slices cannot be read: empty, cut off or damaged;"
+                    " restore it, or move it away if it is no slice"
+                )
+        slices, geometry = stack(slices)
     except DatasetError as error:
         problem = str(error)
-    header = items[0][1]
+    first = slices[0]
     return Series(
-        uid=header.series,
-        study=header.study,
-        frame=header.frame,
-        patient=header.patient,
-        modality=header.modality,
-        description=header.description.encode("ascii", "replace").decode(),
-        files=files,
+        uid=first.series,
+        study=first.study,
+        frame=first.frame,
+        patient=first.patient,
+        modality=first.modality,
+        description=first.description,
+        files=tuple(item.path for item in slices),
         geometry=geometry,
         problem=problem,
     )
-
-
-def _require_one_kind(headers: Sequence[Header]) -> None:
-    if any(_is_multi_frame(header) for header in headers):
-        raise DatasetError(
-            "enhanced multi-frame images are not supported; export them as single-frame images"
-        )
-    if any(header.samples not in ("", "1") for header in headers):
-        raise DatasetError("its images are in colour; give the original scan")
-    first = headers[0]
-    owner = first.patient, first.study, first.frame
-    if any((header.patient, header.study, header.frame) != owner for header in headers):
-        raise DatasetError(
-            "its images differ in patient, study or frame of reference; export the series anew"
-        )
-
-
-def _slice(path: Path, header: Header) -> Slice:
-    try:
-        x, y, z = _numbers(header.position)
-        rx, ry, rz, cx, cy, cz = _numbers(header.orientation)
-        between_rows, between_columns = _numbers(header.pixel_spacing)
-        thickness = _numbers(header.thickness)[0] if header.thickness else None
-        shape = int(header.rows), int(header.columns)
-    except ValueError:
-        raise DatasetError(
-            f"{path.name}: position, orientation or pixel spacing are no numbers; export it anew"
-        ) from None
-    if min(between_rows, between_columns) <= 0:
-        raise DatasetError(f"{path.name}: the pixel spacing is not positive; export it anew")
-    spacing = between_rows, between_columns
-    along_row, along_column = (rx, ry, rz), (cx, cy, cz)
-    return Slice(path, header.uid, (x, y, z), along_row, along_column, spacing, shape, thickness)
-
-
-def _numbers(text: str) -> list[float]:
-    values = [float(part) for part in text.split("\\")]
-    if not np.isfinite(values).all():
-        raise ValueError(text)
-    return values

@@ -1,94 +1,94 @@
-"""One DICOM file: is it one, what is in it, its header, its pixels."""
+"""One DICOM file: is it one, which slice is in it, its pixels.
+
+pydicom reads headers and all pixels that are not compressed; GDCM, through SimpleITK, decodes those
+that are. pydicom is imported where a file is read, so that nothing else waits for it.
+"""
 
 from __future__ import annotations
 
+import logging
+import os
+import re
 import struct
-from dataclasses import dataclass
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
 
+import numpy as np
 import SimpleITK as sitk  # noqa: N813
 from numpy.typing import NDArray
 
+from gdmnet.data.dicom_grid import PASSES, SPACINGS, Slice
 from gdmnet.errors import DatasetError
 
-_TAGS = {
-    "uid": "0008|0018",
-    "image_type": "0008|0008",
-    "modality": "0008|0060",
-    "description": "0008|103e",
-    "patient": "0010|0020",
-    "study": "0020|000d",
-    "series": "0020|000e",
-    "frame": "0020|0052",
-    "position": "0020|0032",
-    "orientation": "0020|0037",
-    "pixel_spacing": "0028|0030",
-    "thickness": "0018|0050",
-    "samples": "0028|0002",
-    "frames": "0028|0008",
-    "rows": "0028|0010",
-    "columns": "0028|0011",
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+NOT_DICOM = "not DICOM"
+NO_PLACE = "has no position in the patient; move it away if it is no slice of the series"
+
+_TEXTS = {  # of a slice <- attribute
+    "uid": "SOPInstanceUID",
+    "series": "SeriesInstanceUID",
+    "study": "StudyInstanceUID",
+    "frame": "FrameOfReferenceUID",
+    "modality": "Modality",
 }
-_PHOTOMETRIC, _BITS_STORED, _IS_SIGNED = "0028|0004", "0028|0101", "0028|0103"
-_INTERCEPT, _SLOPE = "0028|1052", "0028|1053"
+_PLACE = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
+_HEADER = (
+    *(*_TEXTS.values(), *_PLACE, *PASSES, "SOPClassUID", "SeriesDescription", "PatientID"),
+    *("SliceThickness", "SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames", "Rows"),
+    *("Columns", "BitsAllocated", "BitsStored", "HighBit", "RescaleSlope"),
+)
+_PIXEL_DATA = 0x7FE00010
+_COMPRESSED = 0xFFFFFFFF  # stands for the length of pixel data that have none of their own
+_SYNTAX = "1.2.840.10008.1.2"
+_UNCOMPRESSED = {(True, True): "", (False, True): ".1", (False, False): ".2"}
+"""Implicit VR?, little endian? -> how the transfer syntax goes on."""
 
-_STORAGE = "1.2.840.10008.5.1.4.1.1."
-_IMAGES = ("2", "2.1", "4", "4.1", "20", "128", "130")  # CT, MR, NM, PET; with the enhanced forms
-_NO_IMAGES = {
-    "481.3": "RTSTRUCT",
-    "481.5": "RTPLAN",
-    "66": "raw data",
-    "66.1": "registration",
-    "104.1": "PDF",
-}
-"""SOP classes without pixels by their last components, as a person calls them."""
+_FIRST_ELEMENT = re.compile(
+    rb"(?:[\x02\x08]\0[\0-\x18]\0|\0[\x02\x08]\0[\0-\x18])(?:[A-Z]{2}|..\0\0)", re.DOTALL
+)
+"""Of a file without preamble: group 2 or 8 in either byte order, then a VR or a short length."""
 
-
-@dataclass(frozen=True)
-class Header:
-    """What is read of an image's header, as text; "" where the header lacks it."""
-
-    uid: str
-    image_type: str
-    modality: str
-    description: str
-    patient: str
-    study: str
-    series: str
-    frame: str
-    position: str
-    orientation: str
-    pixel_spacing: str
-    thickness: str
-    samples: str
-    frames: str
-    rows: str
-    columns: str
+_NO_SCANS = ("RTSTRUCT", "RTPLAN", "RTDOSE", "RTIMAGE", "SEG", "SR", "REG", "DOC")
+_SCOUT = re.compile(r"locali[sz]er|scout|survey|topogram|surview|scanogram|\bloc\b")
+_DAMAGED = (
+    "a DICOM image that cannot be read: truncated, damaged or in an unknown transfer syntax;"
+    " export it anew, uncompressed"
+)
 
 
 def is_dicom(path: Path) -> bool:
-    """True for a file with the mark of DICOM files ("DICM" after 128 bytes)."""
+    """True for a file with "DICM" after 128 bytes, or one without it that begins as DICOM does."""
+    if not path.is_file():  # a pipe would never end
+        return False
     try:
         with path.open("rb") as handle:
-            return handle.read(132)[128:] == b"DICM"
+            head = handle.read(132)
     except OSError:
         return False
+    return head[128:] == b"DICM" or _FIRST_ELEMENT.match(head) is not None
 
 
-def read_header(path: Path) -> Header | str:
-    """The header of a DICOM image; what to call the object in a file that holds no image.
+def read_slice(path: Path) -> Slice | str:
+    """The slice in a file, from its header only; what to call a file that holds none.
 
-    Raises:
-        DatasetError: the file says that it is an image, but cannot be read.
+    A slice that cannot be used carries its problem, to be refused with the series that it is of.
     """
+    from pydicom import dcmread
+
+    if not is_dicom(path):
+        return NOT_DICOM
     try:
-        reader = open_image(path)
-    except DatasetError:
-        kind = _sop_class(path).removeprefix(_STORAGE)
-        if kind in _IMAGES:
-            raise
-        return "SR" if kind.startswith("88.") else _NO_IMAGES.get(kind, "objects without an image")
-    return Header(**{name: value_of(reader, tag) for name, tag in _TAGS.items()})
+        with quiet_pydicom(), path.open("rb") as handle:
+            item = dcmread(handle, stop_before_pixels=True, force=True, specific_tags=[*_HEADER])
+            n_bytes = _pixel_bytes(handle, item)
+            return _no_slice(item, n_bytes) or _slice(path, item, n_bytes)
+    except Exception:  # noqa: BLE001 - on unsound files pydicom trips over whatever comes
+        return NOT_DICOM
 
 
 def read_pixels(path: Path, *, is_ct: bool) -> NDArray:
@@ -100,64 +100,165 @@ def read_pixels(path: Path, *, is_ct: bool) -> NDArray:
     Raises:
         DatasetError: the file cannot be read.
     """
+    from pydicom import dcmread
+
     try:
-        image = sitk.ReadImage(str(path), sitk.sitkFloat32, imageIO="GDCMImageIO")
-    except RuntimeError:
-        raise _damaged(path) from None
-    pixels: NDArray = sitk.GetArrayFromImage(image)[0]
-    if is_ct and value_of(image, _PHOTOMETRIC) == "MONOCHROME1":
-        return _not_inverted(pixels, image)
-    return pixels
+        with quiet_pydicom():
+            item = dcmread(path, force=True)
+            slope = float(item.get("RescaleSlope") or 1)
+            intercept = float(item.get("RescaleIntercept") or 0)
+            is_compressed = item["PixelData"].is_undefined_length
+            pixels = _decoded(path) if is_compressed else _stored(item) * slope + intercept
+            # GDCM has inverted MONOCHROME1 already.
+            if item.PhotometricInterpretation == "MONOCHROME1" and is_compressed == is_ct:
+                ends = -1 if item.PixelRepresentation else 2**item.BitsStored - 1  # low + high
+                pixels = ends * slope + 2 * intercept - pixels
+    except Exception:  # noqa: BLE001 - on unsound files pydicom trips over whatever comes
+        raise DatasetError(f"{path}: {_DAMAGED}") from None
+    return pixels.astype(np.float32)
 
 
-def open_image(path: Path) -> sitk.ImageFileReader:
-    """A reader that has read the header of a DICOM image.
+@contextmanager
+def quiet_pydicom() -> Iterator[None]:
+    """Keep pydicom's warnings off the terminal; what matters is checked and said in our words."""
+    logger = logging.getLogger("pydicom")
+    before = logger.disabled
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logger.disabled = True
+        try:
+            yield
+        finally:
+            logger.disabled = before
 
-    Raises:
-        DatasetError: the file holds no image or is damaged.
-    """
-    sitk.ProcessObject.SetGlobalWarningDisplay(False)
-    reader = sitk.ImageFileReader()
-    reader.SetImageIO("GDCMImageIO")
-    reader.SetFileName(str(path))
+
+def _pixel_bytes(handle: BinaryIO, item: Dataset) -> int:
+    """Bytes of the pixel data behind a header, or `_COMPRESSED`; 0 if missing or cut off."""
+    from pydicom.filereader import data_element_generator
+
+    if item.file_meta.get("TransferSyntaxUID") == f"{_SYNTAX}.1.99":  # deflated with its header
+        return _COMPRESSED
+    implicit, little = item.original_encoding
     try:
-        reader.ReadImageInformation()
-    except RuntimeError:
-        raise _damaged(path) from None
-    return reader
+        element = next(data_element_generator(handle, implicit, little, defer_size=1), None)
+    except (EOFError, struct.error):
+        return 0
+    if element is None or element.tag != _PIXEL_DATA:
+        return 0
+    if element.length == _COMPRESSED:
+        return _COMPRESSED
+    is_cut = element.value_tell + element.length > os.fstat(handle.fileno()).st_size
+    return 0 if is_cut else element.length
 
 
-def value_of(header: sitk.ImageFileReader | sitk.Image, tag: str) -> str:
-    """The value of a tag ("0010|0020") without its padding, "" where it is missing.
+def _no_slice(item: Dataset, n_bytes: int) -> str | None:
+    """What to call an object that is no slice of a volume."""
+    from pydicom.uid import UID
 
-    Bytes that are not UTF-8 come as surrogates: `encode("utf-8", "surrogateescape")` gives them
-    back as they are in the file.
-    """
-    return str(header.GetMetaData(tag)).strip(" \0") if header.HasMetaDataKey(tag) else ""
-
-
-def _not_inverted(pixels: NDArray, image: sitk.Image) -> NDArray:
-    """Undo GDCM's inversion: it rescales (top - stored), where `top` has all bits set."""
-    slope = float(value_of(image, _SLOPE) or 1)
-    intercept = float(value_of(image, _INTERCEPT) or 0)
-    is_signed = value_of(image, _IS_SIGNED) == "1"
-    top = -1 if is_signed else 2 ** int(value_of(image, _BITS_STORED)) - 1
-    return slope * top + 2 * intercept - pixels
-
-
-def _sop_class(path: Path) -> str:
-    """MediaStorageSOPClassUID of the meta information, which no transfer syntax encodes."""
-    with path.open("rb") as handle:
-        meta = handle.read(1024)
-    at = meta.find(struct.pack("<HH2s", 0x0002, 0x0002, b"UI"), 132)
-    if at < 0:
-        return ""
-    (length,) = struct.unpack_from("<H", meta, at + 6)
-    return meta[at + 8 : at + 8 + length].decode("ascii", "replace").strip(" \0")
+    modality = _text(item, "Modality")
+    if modality in _NO_SCANS:
+        return modality
+    is_localizer = "LOCALIZER" in _text(item, "ImageType").split("\\")
+    if is_localizer or _SCOUT.search(str(item.get("SeriesDescription", "")).casefold()):
+        return "scouts"
+    if not n_bytes:
+        kind = _text(item, "SOPClassUID") or _text(item.file_meta, "MediaStorageSOPClassUID")
+        if "Image Storage" not in UID(kind).name:
+            return "objects without an image" if kind else NOT_DICOM
+        return None if _text(item, "SeriesInstanceUID") else NOT_DICOM  # cut off
+    return None
 
 
-def _damaged(path: Path) -> DatasetError:
-    return DatasetError(
-        f"{path}: a DICOM image that cannot be read: truncated, damaged or in an unknown transfer"
-        " syntax; export it anew, uncompressed"
+def _slice(path: Path, item: Dataset, n_bytes: int) -> Slice:
+    values: dict[str, Any] = {name: _text(item, keyword) for name, keyword in _TEXTS.items()}
+    try:
+        problem = _why_unfit(item, n_bytes)
+        if problem is None:
+            values |= _place(item)
+    except (AttributeError, TypeError, ValueError):
+        problem = "position, orientation, pixel spacing or bits are no numbers; export it anew"
+    description = str(item.get("SeriesDescription") or "")
+    return Slice(
+        path=path,
+        patient=str(item.get("PatientID") or ""),
+        description="".join(c if c.isprintable() else "?" for c in description),
+        passes=tuple(_text(item, keyword) for keyword in PASSES),
+        problem=problem,
+        **values,
     )
+
+
+def _why_unfit(item: Dataset, n_bytes: int) -> str | None:
+    """Why an image is no slice of one grey value a pixel."""
+    if not n_bytes:
+        return _DAMAGED
+    if _text(item, "NumberOfFrames") not in ("", "1"):
+        return "enhanced multi-frame images are not supported; export them as single-frame images"
+    if not all(_text(item, keyword) for keyword in _PLACE):
+        return NO_PLACE
+    spacing = _numbers(item, "PixelSpacing")
+    if not SPACINGS[0] <= min(spacing) <= max(spacing) <= SPACINGS[1]:
+        return f"its pixels of {spacing[0]:g} x {spacing[-1]:g} mm cannot be; export it anew"
+    if 0.0 in _numbers(item, "RescaleSlope"):
+        return "its RescaleSlope is 0; export it anew"
+    is_grey = _text(item, "PhotometricInterpretation").startswith("MONOCHROME")
+    if item.SamplesPerPixel != 1 or not is_grey:
+        return "its images are in colour; give the original scan"
+    n_pixels, bits = item.Rows * item.Columns, item.BitsAllocated
+    is_fitting = n_pixels * bits <= 8 * n_bytes < 2 * n_pixels * bits  # some have padding
+    if n_bytes != _COMPRESSED and not is_fitting:
+        return f"has {n_bytes} bytes for {n_pixels} pixels of {bits} bits; export it anew"
+    if item.HighBit != item.BitsStored - 1 or not 0 < item.BitsStored <= bits:
+        return (
+            f"its pixels have {item.BitsStored} of {bits} bits up to bit {item.HighBit}, which the"
+            " standard does not allow; export it anew"
+        )
+    return None
+
+
+def _place(item: Dataset) -> dict[str, Any]:
+    """Where the pixels of an image lie, as in `Slice`."""
+    position, cosines, spacing = (tuple(_numbers(item, keyword)) for keyword in _PLACE)
+    if (len(position), len(cosines), len(spacing)) != (3, 6, 2):
+        raise ValueError(_PLACE)
+    return {
+        "position": position,
+        "axes": (cosines[:3], cosines[3:]),
+        "spacing": spacing,
+        "shape": (int(item.Rows), int(item.Columns)),
+        "thickness": next(iter(_numbers(item, "SliceThickness")), None),
+    }
+
+
+def _numbers(item: Dataset, keyword: str) -> list[float]:
+    text = _text(item, keyword)
+    values = [float(part) for part in text.split("\\")] if text else []
+    if not np.isfinite(values).all():
+        raise ValueError(text)
+    return values
+
+
+def _text(item: Dataset, keyword: str) -> str:
+    """An ASCII value as it is in the file, but for its padding; "" if it is missing."""
+    element = item.get_item(keyword, keep_deferred=True)
+    if element is None:
+        return ""
+    value = element.value or b""
+    if len(value) < element.length:
+        raise EOFError(keyword)
+    return value.decode("ascii", "replace").strip(" \0")
+
+
+def _stored(item: Dataset) -> NDArray:
+    """Stored values (rows, columns) of pixels that are not compressed."""
+    # Files without preamble do not name their transfer syntax.
+    item.file_meta.TransferSyntaxUID = _SYNTAX + _UNCOMPRESSED[item.original_encoding]
+    return item.pixel_array
+
+
+def _decoded(path: Path) -> NDArray:
+    """Pixels (rows, columns) of a compressed image, rescaled."""
+    str(path).encode()  # SimpleITK would end the process over a name that is not UTF-8
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    image = sitk.ReadImage(str(path), sitk.sitkFloat32, imageIO="GDCMImageIO")
+    return sitk.GetArrayFromImage(image)[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,14 @@ from numpy.typing import NDArray
 from gdmnet.errors import DatasetError
 from gdmnet.geometry import Geometry, nearest_lps
 
-Vector = tuple[float, float, float]
+PASSES = ("AcquisitionNumber", "EchoNumbers", "EchoTime", "KVP", "ImageType")
+"""Attributes that tell the acquisitions within one series apart."""
+SPACINGS = (0.02, 60.0)
+"""Least and largest distance in mm of pixels and slices; metres and micrometres lie outside."""
 
 _ANGLE = 1e-3  # of direction cosines: scanners round them to three digits and more
 _UNEVEN = 0.1  # of the slice distance: positions rounded to 0.1 mm stay below it, a gap does not
-_SHEAR = 0.2  # mm over the whole stack, below any pixel; a tilt of 1 degree makes it in 12 mm
+_ASIDE = 0.2  # mm beside the line of a stack, below any pixel; a tilt of 1 degree: in 12 mm
 
 
 @dataclass(frozen=True)
@@ -26,9 +30,16 @@ class Slice:
     Attributes:
         path: the file.
         uid: SOPInstanceUID.
+        series: SeriesInstanceUID.
+        study: StudyInstanceUID.
+        frame: FrameOfReferenceUID.
+        patient: PatientID; it must not be printed.
+        modality: CT, MR, ...
+        description: SeriesDescription.
+        passes: values of `PASSES`, "" where the header has none.
+        problem: why the image cannot be used; None if it can. Only then it has a place:
         position: (x, y, z) of the first pixel's centre in mm, LPS.
-        along_row: unit vector (x, y, z) in which the column number grows.
-        along_column: unit vector in which the row number grows.
+        axes: unit vectors (2, 3) in which the column number and the row number grow.
         spacing: mm between rows and between columns.
         shape: rows and columns.
         thickness: SliceThickness in mm; None where the header has none.
@@ -36,11 +47,18 @@ class Slice:
 
     path: Path
     uid: str
-    position: Vector
-    along_row: Vector
-    along_column: Vector
-    spacing: tuple[float, float]
-    shape: tuple[int, int]
+    series: str
+    study: str
+    frame: str
+    patient: str
+    modality: str
+    description: str
+    passes: tuple[str, ...]
+    problem: str | None
+    position: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    axes: tuple[tuple[float, ...], ...] = ()
+    spacing: tuple[float, float] = (1.0, 1.0)
+    shape: tuple[int, int] = (0, 0)
     thickness: float | None = None
 
 
@@ -51,18 +69,21 @@ def stack(slices: Sequence[Slice]) -> tuple[list[Slice], Geometry]:
     row's and the column's direction, so that the order of the files does not matter.
 
     Raises:
-        DatasetError: not one evenly spaced, untilted stack; the text begins with what is wrong
-            and names no folder.
+        DatasetError: not one evenly spaced, straight stack of one acquisition; the text begins
+            with what is wrong and names no folder.
     """
     _require_alike(slices)
     first = slices[0]
-    direction = _right_angles(first)
+    direction = _right_angles(*np.array(first.axes))
     normal = direction[:, 2]
-    heights = np.array([np.dot(normal, item.position) for item in slices])
-    order = np.argsort(heights, kind="stable")
-    ordered = [slices[i] for i in order]
-    distance = _distance(ordered, heights[order])
-    _require_untilted(ordered, normal)
+    ordered = sorted(slices, key=lambda item: float(np.dot(normal, item.position)))
+    places = np.array([item.position for item in ordered])  # (n, 3) mm
+    heights = (places - places[0]) @ normal
+    _require_one_pass(ordered, heights)
+    distance = _distance(ordered, heights)
+    if not SPACINGS[0] <= distance <= SPACINGS[1]:
+        raise DatasetError(f"its slices of {distance:g} mm cannot be; export the series anew")
+    _require_straight(ordered, places - places[0] - np.outer(heights, normal), heights)
     cosines = tuple(float(cosine) for cosine in direction.ravel())
     axes, flips = nearest_lps(cosines)
     stored_shape = (len(slices), *first.shape)
@@ -79,17 +100,22 @@ def stack(slices: Sequence[Slice]) -> tuple[list[Slice], Geometry]:
 
 
 def _require_alike(slices: Sequence[Slice]) -> None:
-    """One size, pixel spacing and orientation, and no image twice."""
+    """Sound images of one owner, size, pixel spacing and orientation, and none of them twice."""
     first = slices[0]
     seen: dict[str, Path] = {}
     for item in slices:
+        if item.problem is not None:
+            raise DatasetError(f"{item.path.name}: {item.problem}")
+        if (item.patient, item.study, item.frame) != (first.patient, first.study, first.frame):
+            raise DatasetError(
+                "its images differ in patient, study or frame of reference; export the series anew"
+            )
         if item.shape != first.shape or not np.allclose(item.spacing, first.spacing, rtol=1e-4):
             raise DatasetError(
                 f"its images differ in size or pixel spacing ({_size(first)} and {_size(item)});"
                 " export one volume a series"
             )
-        turned = np.abs(np.subtract(_plane(item), _plane(first))).max()
-        if turned > _ANGLE:
+        if np.abs(np.subtract(item.axes, first.axes)).max() > _ANGLE:
             raise DatasetError(
                 "its images lie in several orientations, as in a scout or a radial series;"
                 " export one stack of parallel slices"
@@ -100,19 +126,38 @@ def _require_alike(slices: Sequence[Slice]) -> None:
                 " remove the copies"
             )
         seen[item.uid] = item.path
-    lengths = np.linalg.norm(_plane(first), axis=1)
-    if np.abs(lengths - 1).max() > _ANGLE or abs(np.dot(*_plane(first))) > _ANGLE:
+    along_row, along_column = np.array(first.axes)
+    lengths = np.linalg.norm(first.axes, axis=1)
+    if np.abs(lengths - 1).max() > _ANGLE or abs(along_row @ along_column) > _ANGLE:
         raise DatasetError(
             "ImageOrientationPatient does not hold two unit vectors at right angles; export anew"
         )
 
 
-def _right_angles(item: Slice) -> NDArray:
+def _right_angles(along_row: NDArray, along_column: NDArray) -> NDArray:
     """Directions of column, row and slice number as columns, freed of the header's rounding."""
-    along_row = np.array(item.along_row) / np.linalg.norm(item.along_row)
-    normal = np.cross(along_row, item.along_column)
+    along_row = along_row / np.linalg.norm(along_row)
+    normal = np.cross(along_row, along_column)
     normal /= np.linalg.norm(normal)
     return np.stack([along_row, np.cross(normal, along_row), normal], axis=1)
+
+
+def _require_one_pass(ordered: Sequence[Slice], heights: NDArray) -> None:
+    """No acquisitions among each other; one behind the other they make one volume."""
+    for name, values in zip(PASSES, zip(*(s.passes for s in ordered), strict=True), strict=True):
+        groups = {value: heights[[v == value for v in values]] for value in values}
+        n_runs = 1 + sum(a != b for a, b in pairwise(values))
+        if n_runs > len(groups) and all(_is_even(group) for group in groups.values()):
+            listed = ", ".join(f"{value} ({len(group)})" for value, group in groups.items())
+            raise DatasetError(
+                f"holds {len(groups)} acquisitions whose slices lie among each other, {name} (and"
+                f" slices): {listed}; export each as a series of its own"
+            )
+
+
+def _is_even(heights: NDArray) -> bool:
+    gaps = np.diff(heights)
+    return bool(gaps.size and np.abs(gaps - gaps.mean()).max() <= _UNEVEN * gaps.mean())
 
 
 def _distance(ordered: Sequence[Slice], heights: NDArray) -> float:
@@ -128,9 +173,8 @@ def _distance(ordered: Sequence[Slice], heights: NDArray) -> float:
             f"duplicate slices: {same.size} times two images lie at one position ({a} and {b}"
             " first): several echoes, time points or copies; export one volume a series"
         )
-    distance = float(heights[-1] - heights[0]) / (len(ordered) - 1)
-    off = np.abs(heights - heights[0] - distance * np.arange(len(ordered)))
-    if off.max() <= _UNEVEN * distance:
+    distance = float(heights[-1]) / (len(ordered) - 1)
+    if np.abs(heights - distance * np.arange(len(ordered))).max() <= _UNEVEN * distance:
         return distance
     widest = int(np.argmax(gaps))
     a, b = ordered[widest].path.name, ordered[widest + 1].path.name
@@ -140,19 +184,24 @@ def _distance(ordered: Sequence[Slice], heights: NDArray) -> float:
     )
 
 
-def _require_untilted(ordered: Sequence[Slice], normal: NDArray) -> None:
-    way = np.subtract(ordered[-1].position, ordered[0].position)
-    along = float(np.dot(way, normal))
-    aside = float(np.linalg.norm(way - along * normal))
-    if aside > _SHEAR:
+def _require_straight(ordered: Sequence[Slice], aside: NDArray, heights: NDArray) -> None:
+    """Every slice on the first one's normal: `heights` mm (n,) along it, `aside` mm (n, 3) off."""
+    if np.linalg.norm(aside, axis=1).max() <= _ASIDE:
+        return
+    slope = aside[-1] / heights[-1]  # of a tilted stack, mm a mm
+    if np.linalg.norm(aside - np.outer(heights, slope), axis=1).max() <= _ASIDE:
+        degrees = np.degrees(np.arctan(np.linalg.norm(slope)))
         raise DatasetError(
-            f"the gantry was tilted by {np.degrees(np.arctan2(aside, along)):.1f} degrees: the"
-            " slices are sheared against each other; resample it to a plain grid first"
+            f"the gantry was tilted by {degrees:.1f} degrees: the slices are sheared against each"
+            " other; resample it to a plain grid first"
         )
-
-
-def _plane(item: Slice) -> tuple[Vector, Vector]:
-    return item.along_row, item.along_column
+    off = np.linalg.norm(aside - np.median(aside, axis=0), axis=1)
+    worst = int(off.argmax())
+    raise DatasetError(
+        f"its slices are moved sideways: number {worst + 1} of {len(ordered)}"
+        f" ({ordered[worst].path.name}) lies {off[worst]:.3g} mm beside the line of the others;"
+        " resample it to a plain grid first"
+    )
 
 
 def _size(item: Slice) -> str:

@@ -12,6 +12,8 @@ import gzip
 import math
 import struct
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BufferedIOBase
 from pathlib import Path
 
@@ -21,34 +23,13 @@ from numpy.typing import NDArray
 from gdmnet.errors import DatasetError
 
 _CHUNK = 1 << 20
-_BROKEN_STREAM = (EOFError, gzip.BadGzipFile, zlib.error)
-_STREAM_ENDS = "the compressed data end too early or are wrong"
 _ELSEWHERE = "the voxels lie in another file; store header and voxels in one"
 
-_NIFTI_TYPES = {
-    2: "u1",
-    4: "i2",
-    8: "i4",
-    16: "f4",
-    64: "f8",
-    256: "i1",
-    512: "u2",
-    768: "u4",
-    1024: "i8",
-    1280: "u8",
-}
-_META_TYPES = {
-    "MET_CHAR": 1,
-    "MET_UCHAR": 1,
-    "MET_SHORT": 2,
-    "MET_USHORT": 2,
-    "MET_INT": 4,
-    "MET_UINT": 4,
-    "MET_FLOAT": 4,
-    "MET_LONG_LONG": 8,
-    "MET_ULONG_LONG": 8,
-    "MET_DOUBLE": 8,
-}
+_NIFTI_TYPES = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8"}
+_NIFTI_TYPES |= {256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8"}
+_META_BYTES = {"MET_CHAR": 1, "MET_UCHAR": 1, "MET_SHORT": 2, "MET_USHORT": 2, "MET_INT": 4}
+_META_BYTES |= {"MET_UINT": 4, "MET_FLOAT": 4, "MET_DOUBLE": 8}
+_META_BYTES |= {"MET_LONG_LONG": 8, "MET_ULONG_LONG": 8}
 
 
 def damaged(path: Path, what: str) -> DatasetError:
@@ -62,23 +43,19 @@ def read_nifti_voxels(path: Path) -> NDArray:
     Raises:
         DatasetError: truncated or damaged, not NIfTI-1, several volumes, no real voxel type.
     """
-    with _opened(path) as handle:
-        try:
-            shape, kind, offset, scaling = _nifti_header(path, handle.read(348))
-            handle.read(offset - 348)
-            n_bytes = math.prod(shape) * kind.itemsize
-            data = handle.read(n_bytes)
-            if len(data) < n_bytes:
-                raise damaged(path, f"{len(data)} of {n_bytes} bytes of voxels are there")
-            _skip_to_end(handle)
-        except _BROKEN_STREAM:
-            raise damaged(path, _STREAM_ENDS) from None
+    with _opened(path, ".nii") as handle:
+        shape, kind, offset, scaling = _nifti_header(path, handle.read(348))
+        handle.read(offset - 348)
+        data = handle.read(math.prod(shape) * kind.itemsize)
+        _require_bytes(path, len(data), math.prod(shape) * kind.itemsize)
+        while handle.read(_CHUNK):  # gzip compares its checksum only at the very end
+            pass
     stored = np.frombuffer(data, dtype=kind).reshape(shape)
     voxels = np.empty(shape, dtype=np.float32)
     slope, intercept = scaling
     with np.errstate(over="ignore"):  # the reader complains about the Inf
-        for slab, raw in zip(voxels, stored, strict=True):
-            slab[...] = raw if scaling == (1, 0) else raw.astype(np.float64) * slope + intercept
+        for image, raw in zip(voxels, stored, strict=True):
+            image[...] = raw if scaling == (1, 0) else raw.astype(np.float64) * slope + intercept
     return voxels
 
 
@@ -88,16 +65,13 @@ def check_header(path: Path, ending: str) -> None:
     Raises:
         DatasetError: no header, or not one that can be used.
     """
-    with _opened(path) if ending.startswith(".nii") else path.open("rb") as handle:
+    with _opened(path, ending) as handle:
         if ending == ".mha":
             _meta_header(path, handle)
         elif ending == ".nrrd":
             _nrrd_header(path, handle)
         else:
-            try:
-                _nifti_header(path, handle.read(348))
-            except _BROKEN_STREAM:
-                raise damaged(path, _STREAM_ENDS) from None
+            _nifti_header(path, handle.read(348))
 
 
 def check_voxels(path: Path, ending: str) -> None:
@@ -111,28 +85,19 @@ def check_voxels(path: Path, ending: str) -> None:
     if ending.startswith(".nii"):
         read_nifti_voxels(path)
         return
-    with path.open("rb") as handle:
-        try:
-            if ending == ".mha":
-                _check_meta_image(path, handle)
-            elif _nrrd_header(path, handle).get("encoding") in ("gzip", "gz"):
-                with gzip.GzipFile(fileobj=handle) as stream:
-                    _skip_to_end(stream)
-        except _BROKEN_STREAM:
-            raise damaged(path, _STREAM_ENDS) from None
-
-
-def _check_meta_image(path: Path, handle: BufferedIOBase) -> None:
-    header = _meta_header(path, handle)
-    channels = int(header.get("ElementNumberOfChannels", "1"))
-    sides = [int(side) for side in header["DimSize"].split()]
-    wanted = math.prod(sides) * _META_TYPES[header["ElementType"]] * channels
-    if header.get("CompressedData", "False").lower() == "true":
-        found = _inflated_size(handle)
-    else:
-        found = path.stat().st_size - handle.tell()
-    if found < wanted:
-        raise damaged(path, f"{found} of {wanted} bytes of voxels are there")
+    with _opened(path, ending) as handle:
+        if ending == ".mha":
+            header = _meta_header(path, handle)
+            sides = [int(side) for side in header["DimSize"].split()]
+            size = _META_BYTES[header["ElementType"]]
+            channels = int(header.get("ElementNumberOfChannels", "1"))
+            if header.get("CompressedData", "False").lower() == "true":
+                found = _inflated_size(handle)
+            else:
+                found = path.stat().st_size - handle.tell()
+            _require_bytes(path, found, math.prod(sides) * size * channels)
+        elif _nrrd_header(path, handle).get("encoding") in ("gzip", "gz"):
+            _inflated_size(handle)
 
 
 def _meta_header(path: Path, handle: BufferedIOBase) -> dict[str, str]:
@@ -142,7 +107,7 @@ def _meta_header(path: Path, handle: BufferedIOBase) -> dict[str, str]:
     if header["ElementDataFile"] != "LOCAL":
         raise DatasetError(f"{path}: {_ELSEWHERE}")
     sides = header.get("DimSize", "").split()
-    if header.get("ElementType") not in _META_TYPES or not sides:
+    if header.get("ElementType") not in _META_BYTES or not sides:
         raise damaged(path, "the MetaImage header has no usable ElementType and DimSize")
     if not all(side.isdecimal() for side in sides):
         raise damaged(path, f"the header gives the size {' '.join(sides)}")
@@ -160,10 +125,21 @@ def _nrrd_header(path: Path, handle: BufferedIOBase) -> dict[str, str]:
     return header
 
 
-def _opened(path: Path) -> BufferedIOBase:
-    with path.open("rb") as handle:
-        is_compressed = handle.read(2) == b"\x1f\x8b"
-    return gzip.open(path, "rb") if is_compressed else path.open("rb")
+@contextmanager
+def _opened(path: Path, ending: str) -> Iterator[BufferedIOBase]:
+    """A file to read, unpacked if it is a compressed NIfTI; a broken stream is complained about."""
+    with path.open("rb") as file:
+        is_packed = ending.startswith(".nii") and file.read(2) == b"\x1f\x8b"
+        file.seek(0)
+        try:
+            yield gzip.GzipFile(fileobj=file) if is_packed else file
+        except (EOFError, gzip.BadGzipFile, zlib.error):
+            raise damaged(path, "the compressed data end too early or are wrong") from None
+
+
+def _require_bytes(path: Path, n_there: int, n_wanted: int) -> None:
+    if n_there < n_wanted:
+        raise damaged(path, f"{n_there} of {n_wanted} bytes of voxels are there")
 
 
 def _nifti_header(
@@ -209,17 +185,12 @@ def _header_lines(handle: BufferedIOBase, separator: str, last: str) -> dict[str
     return header
 
 
-def _skip_to_end(stream: BufferedIOBase) -> None:
-    while stream.read(_CHUNK):  # gzip compares its checksum only at the very end
-        pass
-
-
-def _inflated_size(handle: BufferedIOBase) -> int:
-    stream = zlib.decompressobj(wbits=47)  # zlib or gzip, as MetaImage accepts both
+def _inflated_size(stream: BufferedIOBase) -> int:
+    inflate = zlib.decompressobj(wbits=47)  # zlib or gzip, as MetaImage accepts both
     size = 0
-    while not stream.eof:
-        chunk = handle.read(_CHUNK)
+    while not inflate.eof:
+        chunk = stream.read(_CHUNK)
         if not chunk:
             raise EOFError
-        size += len(stream.decompress(chunk))
+        size += len(inflate.decompress(chunk))
     return size

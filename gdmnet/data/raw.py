@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
-from gdmnet.codec import read_json
+from gdmnet.codec import read_json, save
 from gdmnet.data.case import CaseFiles
-from gdmnet.data.volume import FORMATS
+from gdmnet.data.case_files import FORMATS, in_order, iterate_images, split_channel
 from gdmnet.errors import DatasetError
 from gdmnet.folders import DATASET_JSON
 from gdmnet.plan import Region
 
-_CHANNEL = re.compile(r"(.+)_(\d{4})")
 _KEYS = ("channel_names", "target_name", "file_ending", "numTraining")
 REGION = "region_of_interest"
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,7 @@ class Description:
     target_name: str
     file_ending: str
     n_training: int
-    metadata: dict[str, Any]
+    metadata: dict[str, Any] = field(default_factory=dict)
     region: Region = "body"
 
 
@@ -58,63 +57,94 @@ def read_description(dataset_folder: Path) -> Description:
     missing = [key for key in _KEYS if key not in data]
     if missing:
         raise DatasetError(f"{path}: the key {missing[0]} is missing; add it")
-    return Description(
-        channel_names=_channel_names(data["channel_names"], path),
-        target_name=_target_name(data["target_name"], path),
-        file_ending=_file_ending(data["file_ending"], path),
-        n_training=_n_training(data["numTraining"], path),
-        metadata={key: value for key, value in data.items() if key not in (*_KEYS, REGION)},
-        region=_region(data.get(REGION, "body"), path),
+    try:
+        return Description(
+            channel_names=_channel_names(data["channel_names"]),
+            target_name=_target_name(data["target_name"]),
+            file_ending=_one_of("file_ending", data["file_ending"], FORMATS),
+            n_training=_n_training(data["numTraining"]),
+            metadata={key: value for key, value in data.items() if key not in (*_KEYS, REGION)},
+            region=_one_of(REGION, data.get(REGION, "body"), get_args(Region)),
+        )
+    except DatasetError as problem:
+        raise DatasetError(f"{path}: {problem}") from None
+
+
+def write_description(dataset_folder: Path, description: Description) -> None:
+    """Write a dataset.json: the last file of a dataset, so that what has one is whole.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
+    data = {
+        "channel_names": {str(i): name for i, name in enumerate(description.channel_names)},
+        "target_name": description.target_name,
+        "file_ending": description.file_ending,
+        "numTraining": description.n_training,
+        **({} if description.region == "body" else {REGION: description.region}),
+        **description.metadata,
+    }
+    save(data, dataset_folder / DATASET_JSON)
+
+
+def files_to_write(
+    dataset_folder: Path, part: str, identifier: str, description: Description
+) -> CaseFiles:
+    """Where the files of a new case shall lie.
+
+    Args:
+        dataset_folder: gdmnet_raw/Dataset501_Name.
+        part: "Tr" for training, "Ts" for test.
+        identifier: name of the case.
+        description: number of channels and file ending.
+    """
+    ending = description.file_ending
+    images = dataset_folder / f"images{part}"
+    channels = range(len(description.channel_names))
+    return CaseFiles(
+        identifier,
+        tuple(images / f"{identifier}_{channel:04d}{ending}" for channel in channels),
+        target=dataset_folder / f"targets{part}" / f"{identifier}{ending}",
+        mask=dataset_folder / f"masks{part}" / f"{identifier}{ending}",
     )
 
 
-def _channel_names(value: object, path: Path) -> tuple[str, ...]:
+def _channel_names(value: object) -> tuple[str, ...]:
     advice = 'write {"0": "T1"} with one entry a channel, numbered from 0'
     if isinstance(value, dict):
         numbers = [str(i) for i in range(len(value))]
         if set(value) != set(numbers):
-            raise DatasetError(f"{path}: channel_names has the keys {', '.join(value)}; {advice}")
+            raise DatasetError(f"channel_names has the keys {', '.join(value)}; {advice}")
         value = [value[number] for number in numbers]
     if not isinstance(value, list) or not value:
-        raise DatasetError(f"{path}: channel_names must name at least one channel; {advice}")
+        raise DatasetError(f"channel_names must name at least one channel; {advice}")
     if not all(isinstance(name, str) and name.strip() for name in value):
-        raise DatasetError(f"{path}: channel_names must hold non-empty names; {advice}")
+        raise DatasetError(f"channel_names must hold non-empty names; {advice}")
     return tuple(value)
 
 
-def _target_name(value: object, path: Path) -> str:
+def _target_name(value: object) -> str:
     if isinstance(value, (list, dict)):
         raise DatasetError(
-            f"{path}: target_name is {'a list' if isinstance(value, list) else 'an object'}, but"
-            ' exactly one target channel is supported; write one name, for example "CT", and make'
-            " a dataset for each target"
+            f"target_name is {'a list' if isinstance(value, list) else 'an object'}, but exactly"
+            ' one target channel is supported; write one name, for example "CT", and make a dataset'
+            " for each target"
         )
     if not isinstance(value, str) or not value.strip():
-        raise DatasetError(f'{path}: target_name must be a name, for example "CT"')
+        raise DatasetError('target_name must be a name, for example "CT"')
     return value
 
 
-def _file_ending(value: object, path: Path) -> str:
-    if value not in FORMATS:
-        raise DatasetError(
-            f"{path}: file_ending is {value!r}, but must be one of {', '.join(FORMATS)}"
-        )
-    return str(value)
-
-
-def _region(value: object, path: Path) -> Region:
-    names: tuple[Region, ...] = get_args(Region)
+def _one_of(key: str, value: object, names: Sequence[T]) -> T:
     for name in names:
         if value == name:
             return name
-    raise DatasetError(f"{path}: {REGION} is {value!r}, but must be one of {', '.join(names)}")
+    raise DatasetError(f"{key} is {value!r}, but must be one of {', '.join(map(str, names))}")
 
 
-def _n_training(value: object, path: Path) -> int:
+def _n_training(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise DatasetError(
-            f"{path}: numTraining is {value!r}, but must be the number of training cases"
-        )
+        raise DatasetError(f"numTraining is {value!r}, but must be the number of training cases")
     return value
 
 
@@ -159,69 +189,58 @@ def input_cases(folder: Path, n_channels: int, file_ending: str) -> list[CaseFil
     """
     if not folder.is_dir():
         raise DatasetError(f"{folder}: no such folder; give the folder of the input images")
-    channels, complaints = _channels(folder, file_ending)
-    complaints += _complete(folder, channels, n_channels, file_ending)
+    channels, complaints = _sources(folder, n_channels, file_ending)
     if complaints:
         more = len(complaints) - 1
         rest = f" (and {more} more such files or cases)" if more else ""
         raise DatasetError(f"{folder}: {complaints[0]}{rest}")
-    return [
-        CaseFiles(case, tuple(files[number] for number in sorted(files)))
-        for case, files in sorted(channels.items())
-    ]
+    return [CaseFiles(case, files) for case, files in channels.items()]
+
+
+def place_of(path: Path) -> str:
+    """A file of a dataset as complaints name it: imagesTr/CASE_0000.nii.gz."""
+    return f"{path.parent.name}/{path.name}"
 
 
 def _cases(
     folder: Path, description: Description, suffix: str, *, target_needed: bool
 ) -> tuple[list[CaseFiles], list[Complaint]]:
     ending = description.file_ending
-    images = folder / f"images{suffix}"
-    channels, complaints = _channels(images, ending)
-    complaints += _complete(images, channels, len(description.channel_names), ending)
-    targets, wrong = _partners(
-        folder / f"targets{suffix}", "target", channels, ending, needed=target_needed
+    sources, complaints = _sources(
+        folder / f"images{suffix}", len(description.channel_names), ending
     )
-    masks, also_wrong = _partners(folder / f"masks{suffix}", "mask", channels, ending, needed=False)
+    targets, wrong = _partners(
+        folder / f"targets{suffix}", "target", sources, ending, needed=target_needed
+    )
+    masks, also_wrong = _partners(folder / f"masks{suffix}", "mask", sources, ending, needed=False)
     cases = [
-        CaseFiles(
-            case,
-            tuple(files[number] for number in sorted(files)),
-            target=targets.get(case),
-            mask=masks.get(case),
-        )
-        for case, files in sorted(channels.items())
+        CaseFiles(case, files, target=targets.get(case), mask=masks.get(case))
+        for case, files in sources.items()
     ]
     return cases, complaints + wrong + also_wrong
 
 
 def _scan(folder: Path, ending: str) -> tuple[dict[str, Path], list[Complaint]]:
     """The images of a folder by their name without the ending; images of other formats."""
-    if not folder.is_dir():
-        return {}, []
-    stems: dict[str, Path] = {}
-    complaints = []
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or not path.is_file():
-            continue
-        if path.name.endswith(ending):
-            stems[path.name.removesuffix(ending)] = path
-        elif path.name.endswith(FORMATS):
-            text = f"the file ending is not {ending}; convert the file, or move it away"
-            complaints.append(Complaint("", _short(path), text))
-    return stems, complaints
+    images = list(iterate_images(folder)) if folder.is_dir() else []
+    text = f"the file ending is not {ending}; convert the file, or move it away"
+    wrong = [Complaint("", place_of(path), text) for _, own, path in images if own != ending]
+    return {stem: path for stem, own, path in images if own == ending}, wrong
 
 
-def _channels(folder: Path, ending: str) -> tuple[dict[str, dict[int, Path]], list[Complaint]]:
-    """Case name -> channel number -> file."""
+def _sources(
+    folder: Path, n_channels: int, ending: str
+) -> tuple[dict[str, tuple[Path, ...]], list[Complaint]]:
+    """Case name -> its source channels, sorted by name; what is missing is complained about."""
     stems, complaints = _scan(folder, ending)
     cases: dict[str, dict[int, Path]] = {}
     for stem, path in stems.items():
-        match = _CHANNEL.fullmatch(stem)
-        if match is None:
+        case, number = split_channel(stem)
+        if number is None:
             text = f"the channel number is missing; rename it to {stem}_0000{ending}"
-            complaints.append(Complaint(stem, _short(path), text))
+            complaints.append(Complaint(stem, place_of(path), text))
         else:
-            cases.setdefault(match[1], {})[int(match[2])] = path
+            cases.setdefault(case, {})[number] = path
     if not cases and not complaints:
         there = {"".join(p.suffixes[-2:]) or p.name for p in folder.glob("[!.]*") if p.is_file()}
         found = f"it holds {', '.join(sorted(there)[:5])} files" if there else "it is empty"
@@ -229,27 +248,18 @@ def _channels(folder: Path, ending: str) -> tuple[dict[str, dict[int, Path]], li
             found = "the folder is missing"
         text = f"no image CASE_0000{ending} here ({found}); put the images there"
         complaints.append(Complaint("", folder.name, text))
-    return cases, complaints
-
-
-def _complete(
-    folder: Path, cases: dict[str, dict[int, Path]], n_channels: int, ending: str
-) -> list[Complaint]:
-    complaints = []
     for case, files in sorted(cases.items()):
-        for number in range(n_channels):
-            if number not in files:
-                name = f"{folder.name}/{case}_{number:04d}{ending}"
-                text = f"this channel is missing ({n_channels} are expected); add the file"
-                complaints.append(Complaint(case, name, text))
-        for number in sorted(files):
-            if number >= n_channels:
-                text = (
-                    f"one channel too many: {n_channels} expected, numbered from 0000; remove the"
-                    " file, or name the channel in dataset.json"
-                )
-                complaints.append(Complaint(case, _short(files[number]), text))
-    return complaints
+        for number in sorted({*range(n_channels)} - {*files}):
+            name = f"{folder.name}/{case}_{number:04d}{ending}"
+            text = f"this channel is missing ({n_channels} are expected); add the file"
+            complaints.append(Complaint(case, name, text))
+        for number in sorted({*files} - {*range(n_channels)}):
+            text = (
+                f"one channel too many: {n_channels} expected, numbered from 0000; remove the"
+                " file, or name the channel in dataset.json"
+            )
+            complaints.append(Complaint(case, place_of(files[number]), text))
+    return {case: in_order(files) for case, files in sorted(cases.items())}, complaints
 
 
 def _partners(
@@ -257,28 +267,23 @@ def _partners(
 ) -> tuple[dict[str, Path], list[Complaint]]:
     """Targets or masks by case name; a folder that holds any must hold one for every case."""
     stems, complaints = _scan(folder, ending)
-    found = {stem: path for stem, path in stems.items() if stem in cases}
-    for stem, path in stems.items():
-        if stem not in cases:
-            complaints.append(Complaint(stem, _short(path), _stranger(stem, what, cases, ending)))
+    for stem in sorted(set(stems) - set(cases)):
+        text = _stranger(stem, what, cases, ending)
+        complaints.append(Complaint(stem, place_of(stems[stem]), text))
     if stems or needed:
-        for case in sorted(set(cases) - set(found)):
+        for case in sorted(set(cases) - set(stems)):
             text = f"the {what} of this case is missing; add the file"
             complaints.append(Complaint(case, f"{folder.name}/{case}{ending}", text))
-    return found, complaints
+    return stems, complaints
 
 
 def _stranger(stem: str, what: str, cases: Collection[str], ending: str) -> str:
-    match = _CHANNEL.fullmatch(stem)
-    if match is None or match[1] not in cases:
+    case, number = split_channel(stem)
+    if number is None or case not in cases:
         return f"no image belongs to this {what}; remove it, or add {stem}_0000{ending}"
-    if what == "target" and int(match[2]) > 0:
+    if what == "target" and number > 0:
         return (
             "exactly one target channel is supported; keep one, named"
-            f" {match[1]}{ending}, and make a dataset for each target"
+            f" {case}{ending}, and make a dataset for each target"
         )
-    return f"a {what} carries no channel number; rename it to {match[1]}{ending}"
-
-
-def _short(path: Path) -> str:
-    return f"{path.parent.name}/{path.name}"
+    return f"a {what} carries no channel number; rename it to {case}{ending}"

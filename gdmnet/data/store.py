@@ -1,7 +1,7 @@
 """Prepared cases on disk: compressed, chunked for patch reads, memory-mapped, never half-written.
 
 A case is the folder <identifier>/ with source.b2nd, target.b2nd, body.b2nd, centres.npy and
-case.json; it is made as .<identifier>.partial/ and renamed, so that a case that is there is whole.
+case.json.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 from gdmnet import codec
 from gdmnet.data.case import Case, CaseRecord
-from gdmnet.errors import DatasetError, OutputError, PlanError
-from gdmnet.geometry import Shape
+from gdmnet.errors import DatasetError, PlanError
+from gdmnet.files import whole_folder
+from gdmnet.geometry import Shape, shape_of
 
 CASE_JSON = "case.json"
 N_CENTRES = 4096  # enough that patches differ over a whole training; 48 KiB a case
@@ -60,26 +61,13 @@ def save_case(folder: Path, case: Case, patch_size: Shape) -> None:
     if case.target is None:
         raise ValueError(f"case {case.record.identifier} has no target to store")
     identifier = case.record.identifier
-    aside = folder / f".{identifier}.partial"
-    try:
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
-        _write_array(aside / "source.b2nd", case.source, patch_size)
-        _write_array(aside / "target.b2nd", case.target, patch_size)
-        _write_array(aside / "body.b2nd", case.body, patch_size)
+    arrays = {"source": case.source, "target": case.target, "body": case.body}
+    with whole_folder(folder / identifier, overwrite=True) as aside:
+        for name, array in arrays.items():
+            (aside / f"{name}.b2nd").write_bytes(_compressed(array, patch_size))
         patient = case.body if case.patient is None else case.patient
         np.save(aside / _CENTRES, _centres(identifier, patient))
         codec.save(case.record, aside / CASE_JSON)
-        remove_case(folder, identifier)
-        aside.rename(folder / identifier)
-    except OSError as problem:
-        reason = problem.strerror or problem
-        raise OutputError(
-            f"{folder / identifier}: cannot be written ({reason}); check the folder's permissions"
-            " and free space"
-        ) from None
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
 
 
 def remove_case(folder: Path, identifier: str) -> None:
@@ -125,24 +113,21 @@ def open_case(folder: Path, identifier: str) -> StoredCase:
     return StoredCase(record, source, target, body, centres)
 
 
-def _write_array(path: Path, array: NDArray, patch_size: Shape) -> None:
-    # Compressed in memory and written by Python: a full disk is then an OSError like any other.
-    spatial = array.shape[-3:]
+def _compressed(array: NDArray, patch_size: Shape) -> bytes:
     chunk = [
         min(size, -(-patch // _BLOCK) * _BLOCK)
-        for size, patch in zip(spatial, patch_size, strict=True)
+        for size, patch in zip(shape_of(array), patch_size, strict=True)
     ]
     lead = (1,) * (array.ndim - 3)
+    # In memory, to be written by Python: a full disk is then an OSError like any other.
     compressed = blosc2.asarray(
         np.ascontiguousarray(array),
         chunks=(*lead, *chunk),
         blocks=(*lead, *(min(size, _BLOCK) for size in chunk)),
         cparams=blosc2.CParams(codec=blosc2.Codec.LZ4, clevel=5, nthreads=1),
     )
-    with path.open("wb") as handle:
-        handle.write(compressed.to_cframe())
-        handle.flush()
-        os.fsync(handle.fileno())
+    frame: bytes = compressed.to_cframe()
+    return frame
 
 
 def _open_array(path: Path) -> blosc2.NDArray:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,42 +12,15 @@ import SimpleITK as sitk  # noqa: N813
 from numpy.typing import NDArray
 
 from gdmnet.data.case import Volume
+from gdmnet.data.case_files import FORMATS, ending_of
 from gdmnet.data.payload import check_header, check_voxels, damaged, read_nifti_voxels
-from gdmnet.errors import DatasetError, OutputError
+from gdmnet.errors import DatasetError
+from gdmnet.files import whole_file
 from gdmnet.geometry import Geometry, grid_difference, nearest_lps, to_lps, to_stored
 
-_READERS = {
-    ".nii.gz": "NiftiImageIO",
-    ".nii": "NiftiImageIO",
-    ".nrrd": "NrrdImageIO",
-    ".mha": "MetaImageIO",
-}
-FORMATS = tuple(_READERS)
-"""File endings that can be read and written."""
-
-
-def images_by_case(folder: Path) -> dict[str, Path]:
-    """The images of a folder by file name without ending; other files are left alone.
-
-    Raises:
-        DatasetError: no such folder, no image in it, or a case in two formats.
-    """
-    if not folder.is_dir():
-        raise DatasetError(f"{folder}: no such folder")
-    found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        ending = next((ending for ending in FORMATS if path.name.endswith(ending)), None)
-        if ending is None or path.name.startswith(".") or not path.is_file():
-            continue
-        name = path.name.removesuffix(ending)
-        if name in found:
-            raise DatasetError(
-                f"{path}: {found[name].name} is the same image in another format; keep one"
-            )
-        found[name] = path
-    if not found:
-        raise DatasetError(f"{folder}: no image here ({', '.join(FORMATS)})")
-    return found
+_READERS = dict(
+    zip(FORMATS, ("NiftiImageIO", "NiftiImageIO", "NrrdImageIO", "MetaImageIO"), strict=True)
+)
 
 
 def read_volume(path: Path) -> Volume:
@@ -92,6 +64,17 @@ def read_geometry(path: Path) -> Geometry:
     return _open(path)[1]
 
 
+def grid_complaints(reference: Path, others: Iterable[Path]) -> list[str]:
+    """A line for each image that is not on the grid of the first; reads headers only.
+
+    Raises:
+        DatasetError: an image cannot be read.
+    """
+    grid = read_geometry(reference)
+    found = ((path, grid_difference(read_geometry(path), grid)) for path in others)
+    return [f"{path} is not on the grid of {reference}: {text}" for path, text in found if text]
+
+
 def write_volume(path: Path, volume: Volume, *, integer: bool = False) -> None:
     """Write a volume of one channel on its stored grid, compressed; never half-written.
 
@@ -104,8 +87,7 @@ def write_volume(path: Path, volume: Volume, *, integer: bool = False) -> None:
         OutputError: the folder is not writable or the disk is full.
         ValueError: an unknown ending, or several channels.
     """
-    ending = _ending(path)
-    if ending is None or volume.array.shape[0] != 1:
+    if not path.name.endswith(FORMATS) or volume.array.shape[0] != 1:
         raise ValueError(f"{path}: one channel and an ending of {', '.join(FORMATS)}")
     geometry = volume.geometry
     stored = to_stored(volume.array[0], geometry)
@@ -116,35 +98,23 @@ def write_volume(path: Path, volume: Volume, *, integer: bool = False) -> None:
     image.SetSpacing(geometry.itk_spacing)
     image.SetOrigin(geometry.itk_origin)
     image.SetDirection(geometry.itk_direction)
-    aside = path.with_name(f".{path.name.removesuffix(ending)}.partial{ending}")
-    try:
+    ending = ending_of(path)
+    with whole_file(path, ending=ending, also=(RuntimeError, DatasetError)) as aside:
         _reserve(aside, stored.nbytes)
         _silence()
         sitk.WriteImage(image, str(aside), useCompression=True)
         check_voxels(aside, ending)  # ITK says nothing when a disk runs full
-        aside.replace(path)
-    except (OSError, RuntimeError, DatasetError):
-        raise OutputError(
-            f"{path}: cannot be written; check the folder's permissions and free space"
-        ) from None
-    finally:
-        with suppress(OSError):
-            aside.unlink(missing_ok=True)
-
-
-def _ending(path: Path) -> str | None:
-    return next((ending for ending in FORMATS if path.name.endswith(ending)), None)
 
 
 def _read(path: Path) -> tuple[NDArray, Geometry]:
     """One image as float32 (z, y, x) in LPS, and its grid."""
     reader, geometry = _open(path)
-    ending = _ending(path)
+    ending = ending_of(path)
     try:
-        if _READERS[str(ending)] == "NiftiImageIO":
+        if _READERS[ending] == "NiftiImageIO":
             stored = read_nifti_voxels(path)
         else:
-            check_voxels(path, str(ending))
+            check_voxels(path, ending)
             stored = sitk.GetArrayFromImage(reader.Execute())  # a view would dangle
     except (OSError, RuntimeError) as problem:
         raise _unreadable(path, problem) from None
@@ -159,9 +129,7 @@ def _read(path: Path) -> tuple[NDArray, Geometry]:
 
 def _open(path: Path) -> tuple[sitk.ImageFileReader, Geometry]:
     """A reader that has read the header, and the grid in it."""
-    ending = _ending(path)
-    if ending is None:
-        raise DatasetError(f"{path}: unknown file ending; known are {', '.join(FORMATS)}")
+    ending = ending_of(path)
     if not path.is_file():
         raise DatasetError(f"{path}: no such file")
     _silence()

@@ -1,31 +1,43 @@
-"""Image files of pairs to a raw dataset: read, checked, resampled if asked, written; resumable."""
+"""Images of pairs to a raw dataset: checked, resampled if asked, written whole or not at all."""
 
 from __future__ import annotations
 
-import shutil
-from dataclasses import dataclass, field, replace
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gdmnet import __version__, codec
 from gdmnet.arrays.normalise import scheme_of
-from gdmnet.data.case import CaseFiles, Volume
+from gdmnet.data.case import Series, Volume
+from gdmnet.data.raw import Description, files_to_write, write_description
 from gdmnet.data.regrid import regrid, share_inside
-from gdmnet.data.volume import read_geometry, read_volume, write_volume
-from gdmnet.datasets.registered import is_whole
-from gdmnet.errors import DatasetError, OutputError, PlanError
-from gdmnet.folders import DATASET_JSON, SPLITS_JSON, dataset_names
+from gdmnet.data.volume import write_volume
+from gdmnet.datasets.images import Image, grid_of_image, is_whole, name_of_image, read_image
+from gdmnet.errors import DatasetError
+from gdmnet.files import lock, whole_folder
+from gdmnet.folders import SPLITS_JSON, dataset_names
 from gdmnet.geometry import Geometry, grid_difference
 from gdmnet.parallel import map_cases
 
 FILE_ENDING = ".nii.gz"
 RESAMPLE = ("source", "target")  # which of the two goes onto the other's grid
-_CONVERSION_JSON = "conversion.json"  # in the unfinished folder: what is being converted
 _AIR = -1024.0  # HU outside of a CT
+
+
+@dataclass(frozen=True)
+class CaseImages:
+    """The images of one case: a source a channel, in channel order; test cases have no target."""
+
+    identifier: str
+    sources: tuple[Image, ...]
+    target: Image | None = None
+    mask: Image | None = None
 
 
 @dataclass(frozen=True)
@@ -37,39 +49,75 @@ class Conversion:
         target_name: of the target.
         training: cases for imagesTr; every one has a target.
         testing: cases for imagesTs.
-        resample: a name in `RESAMPLE`; None where the files of a case share a grid.
+        resample: a name in `RESAMPLE`; None where the images of a case share a grid.
         splits: the folds, as in splits_final.json; none for gdmnet's own.
         metadata: further keys of dataset.json.
     """
 
     channel_names: tuple[str, ...]
     target_name: str
-    training: tuple[CaseFiles, ...]
-    testing: tuple[CaseFiles, ...] = ()
+    training: tuple[CaseImages, ...]
+    testing: tuple[CaseImages, ...] = ()
     resample: str | None = None
     splits: tuple[dict[str, list[str]], ...] = ()
     metadata: dict[str, Any] = field(default_factory=dict)
 
 
-def new_dataset(raw: Path, number: int, name: str) -> Path:
+def number_and_name(dataset: str | int) -> tuple[int, str | None]:
+    """The number of a dataset given as 512 or Dataset512_Name, and its name if there is one.
+
+    Raises:
+        DatasetError: it is neither.
+    """
+    match = re.fullmatch(r"(\d{1,3})|Dataset(\d{3})_(.+)", str(dataset))
+    if match is None:
+        raise DatasetError(f"{dataset} is no number of a dataset; give one from 0 to 999")
+    return int(match[1] or match[2]), match[3]
+
+
+def new_dataset(raw: Path, dataset: str | int, name: str, *, may_be_there: bool = False) -> Path:
     """The folder of a dataset to be made.
+
+    Args:
+        raw: root of the raw datasets.
+        dataset: its number, or Dataset512_Name.
+        name: of the dataset, where only the number is given.
+        may_be_there: the same dataset may be there already, to be gone on with.
 
     Raises:
         DatasetError: the number is impossible or taken, or the name cannot be a folder's.
     """
-    if not 0 <= number <= 999:
-        raise DatasetError(f"-d {number}: give a number from 0 to 999")
-    if not name or Path(name).name != name:
-        raise DatasetError(f"--name {name}: give a plain word")
-    taken = [there for there in dataset_names(raw) if int(there[7:10]) == number]
-    if taken:
-        raise DatasetError(f"{raw}: {taken[0]} is there already; choose another number by -d")
-    return raw / f"Dataset{number:03d}_{name}"
+    number, own_name = number_and_name(dataset)
+    name = own_name or name
+    if not re.fullmatch(r"\w[\w.+-]*", name):
+        raise DatasetError(f"{name!r} is no name for a dataset: use letters, digits and _ - . +")
+    folder = raw / f"Dataset{number:03d}_{name}"
+    for there in dataset_names(raw):
+        if int(there[7:10]) == number and not (may_be_there and there == folder.name):
+            raise DatasetError(f"{raw}: {there} is there already; choose another number")
+    return folder
+
+
+@contextmanager
+def own_number(dataset: Path, *, may_be_there: bool = False) -> Iterator[None]:
+    """Keep the number of a dataset from other processes while its folder is written.
+
+    Args:
+        dataset: from `new_dataset`.
+        may_be_there: as for `new_dataset`.
+
+    Raises:
+        BusyError: another process writes a dataset of this number.
+        DatasetError: the number has been taken since.
+    """
+    with lock(dataset.parent / dataset.name.split("_")[0]):
+        new_dataset(dataset.parent, dataset.name, "", may_be_there=may_be_there)
+        yield
 
 
 def grid_complaints(conversion: Conversion) -> list[str]:
-    """What keeps the files of each case from lying on one grid; reads headers only."""
-    complaints = []
+    """What keeps the images of each case from lying on one grid; reads headers only."""
+    complaints: list[str] = []
     for case in (*conversion.training, *conversion.testing):
         try:
             complaints += _grid_complaints(case, conversion.resample)
@@ -79,126 +127,99 @@ def grid_complaints(conversion: Conversion) -> list[str]:
 
 
 def write_dataset(conversion: Conversion, dataset: Path, *, n_processes: int = 1) -> None:
-    """Write a raw dataset: aside, renamed when it is whole.
-
-    Interrupted, the same call goes on with the cases that are not written yet.
+    """Write a raw dataset, whole or not at all.
 
     Args:
         conversion: what is converted.
-        dataset: its folder, which must not exist.
+        dataset: its folder, from `new_dataset`.
         n_processes: worker processes, one case each.
 
     Raises:
-        DatasetError: an image cannot be read, or the files of a case do not fit.
-        OutputError: the folder is there already or cannot be written.
+        DatasetError: an image cannot be read, or the images of a case do not fit.
+        BusyError: another process writes a dataset of this number.
+        OutputError: the folder cannot be written.
     """
-    if dataset.exists():
-        raise OutputError(f"{dataset}: is there already; remove it or choose another number")
-    aside = dataset.with_name(f".{dataset.name}.partial")
-    try:
-        _claim(aside, conversion)
+    description = Description(
+        conversion.channel_names,
+        conversion.target_name,
+        FILE_ENDING,
+        len(conversion.training),
+        metadata={
+            "resampled": conversion.resample or "nothing",
+            "converted_by": f"gdmnet {__version__}",
+            **conversion.metadata,
+        },
+    )
+    with own_number(dataset), whole_folder(dataset) as folder:
         for part, cases in (("Tr", conversion.training), ("Ts", conversion.testing)):
             map_cases(
-                partial(_write_case, conversion=conversion, folder=aside, part=part),
+                partial(_write_case, folder, part, description, conversion.resample),
                 cases,
                 n_processes=n_processes,
                 name=lambda case: case.identifier,
                 title="converting",
             )
-        codec.save(_description(conversion), aside / DATASET_JSON)
         if conversion.splits:
-            codec.save(conversion.splits, aside / SPLITS_JSON)
-        (aside / _CONVERSION_JSON).unlink()
-        aside.rename(dataset)
-    except OSError as problem:
-        raise OutputError(
-            f"{dataset}: cannot be written ({problem.strerror}); check the folder's permissions"
-            " and free space"
-        ) from None
+            codec.save(conversion.splits, folder / SPLITS_JSON)
+        write_description(folder, description)
 
 
-def _claim(aside: Path, conversion: Conversion) -> None:
-    """Keep what an interrupted run of the same conversion has written, and nothing else."""
-    noted, wanted = aside / _CONVERSION_JSON, codec.encode(replace(conversion, metadata={}))
-    try:
-        is_same = codec.read_json(noted) == wanted
-    except PlanError:
-        is_same = False
-    if not is_same:
-        shutil.rmtree(aside, ignore_errors=True)
-        codec.save(wanted, noted)
-
-
-def _description(conversion: Conversion) -> dict[str, Any]:
-    return {
-        "channel_names": {str(i): name for i, name in enumerate(conversion.channel_names)},
-        "target_name": conversion.target_name,
-        "file_ending": FILE_ENDING,
-        "numTraining": len(conversion.training),
-        "resampled": conversion.resample or "nothing",
-        "converted_by": f"gdmnet {__version__}",
-        **conversion.metadata,
-    }
-
-
-def _write_case(case: CaseFiles, *, conversion: Conversion, folder: Path, part: str) -> None:
-    name = case.identifier
-    outputs = [
-        (path, folder / f"images{part}" / f"{name}_{channel:04d}{FILE_ENDING}", channel_name)
-        for channel, (path, channel_name) in enumerate(
-            zip(case.sources, conversion.channel_names, strict=True)
+def _write_case(
+    folder: Path, part: str, description: Description, resample: str | None, case: CaseImages
+) -> None:
+    grid = _grid(case, resample)
+    files = files_to_write(folder, part, case.identifier, description)
+    for image, path, name in zip(
+        (*case.sources, case.target, case.mask),
+        (*files.sources, files.target, files.mask),
+        (*description.channel_names, description.target_name, None),
+        strict=True,
+    ):
+        if image is None or path is None:
+            continue
+        volume = read_image(image)
+        if name is None:
+            volume = Volume((volume.array > 0).astype(np.float32), volume.geometry)
+        difference = grid_difference(volume.geometry, grid)
+        if difference is not None and resample is None:
+            raise DatasetError(
+                f"{case.identifier}: {name_of_image(image)} is on another grid than its partner:"
+                f" {difference}"
+            )
+        volume = (
+            Volume(volume.array, grid) if difference is None else _regridded(volume, grid, name)
         )
-    ]
-    if case.target is not None:
-        target = folder / f"targets{part}" / f"{name}{FILE_ENDING}"
-        outputs.append((case.target, target, conversion.target_name))
-    if case.mask is not None:
-        outputs.append((case.mask, folder / f"masks{part}" / f"{name}{FILE_ENDING}", "mask"))
-    if all(output.is_file() for _, output, _ in outputs):
-        return
-    grid = _grid(case, conversion.resample)
-    for path, output, kind in outputs:
-        volume = _on_grid(read_volume(path), grid, kind, path, allowed=conversion.resample)
-        output.parent.mkdir(parents=True, exist_ok=True)
-        write_volume(output, volume, integer=is_whole(volume.array))
+        # Resampled HU are rounded if int16 can hold them.
+        is_ct = isinstance(image, Series) and image.modality == "CT"
+        values = np.rint(volume.array) if is_ct else volume.array
+        write_volume(path, volume, integer=is_whole(values))
 
 
-def _on_grid(
-    volume: Volume, grid: Geometry, kind: str, path: Path, *, allowed: str | None
-) -> Volume:
-    if kind == "mask":
-        volume = Volume((volume.array > 0).astype(np.float32), volume.geometry)
-    difference = grid_difference(volume.geometry, grid)
-    if difference is None:
-        return Volume(volume.array, grid)
-    if allowed is None:
-        raise DatasetError(f"{path}: on another grid than its partner: {difference}")
-    moved = regrid(volume, grid, fill=_fill(kind, volume.array))
-    return Volume((moved.array >= 0.5).astype(np.float32), grid) if kind == "mask" else moved
+def _regridded(volume: Volume, grid: Geometry, name: str | None) -> Volume:
+    """A channel of this name on another grid; None is the name of a mask, which stays 0 and 1."""
+    if name is None:
+        return Volume((regrid(volume, grid, fill=0.0).array >= 0.5).astype(np.float32), grid)
+    is_ct = scheme_of(name, target=False) == "ct"
+    return regrid(volume, grid, fill=_AIR if is_ct else min(0.0, float(volume.array.min())))
 
 
-def _fill(kind: str, array: NDArray) -> float:
-    return _AIR if scheme_of(kind, target=False) == "ct" else min(0.0, float(array.min()))
-
-
-def _grid(case: CaseFiles, resample: str | None) -> Geometry:
+def _grid(case: CaseImages, resample: str | None) -> Geometry:
     """The grid of the one that stays."""
     keeps_target = resample == "source" and case.target is not None
-    return read_geometry(case.target if keeps_target and case.target else case.sources[0])
+    return grid_of_image(case.target if keeps_target and case.target else case.sources[0])
 
 
-def _grid_complaints(case: CaseFiles, resample: str | None) -> list[str]:
+def _grid_complaints(case: CaseImages, resample: str | None) -> Iterator[str]:
     grid = _grid(case, resample)
-    complaints = []
-    for path in (*case.sources, case.target, case.mask):
-        difference = path and grid_difference(read_geometry(path), grid)
-        if not path or not difference:
-            continue
-        if resample is None:
-            text = f"on another grid: {difference}; try --resample target or --resample source"
-        elif share_inside(grid, read_geometry(path)) == 0:
-            text = "does not overlap with its partner in space"
-        else:
-            continue
-        complaints.append(f"{case.identifier}: {path.name} {text}")
-    return complaints
+    images = [*case.sources, *([case.target] if case.target else [])]
+    for image in [*images, *([case.mask] if case.mask else [])]:
+        other = grid_of_image(image)
+        difference = grid_difference(other, grid)
+        name = name_of_image(image)
+        if difference and resample is None:
+            yield (
+                f"{case.identifier}: {name} on another grid: {difference}; try --resample target"
+                " or --resample source"
+            )
+        elif difference and share_inside(grid, other) == 0:
+            yield f"{case.identifier}: {name} does not overlap with its partner in space"

@@ -11,9 +11,10 @@ import numpy as np
 
 from gdmnet.codec import read_json
 from gdmnet.data.case import Series, Volume
-from gdmnet.data.dicom import case_name, find_series, grid_of, read_series
+from gdmnet.data.case_files import FORMATS, ending_of
+from gdmnet.data.dicom import case_name, find_series, grid_of
 from gdmnet.data.hounsfield import why_not_hounsfield
-from gdmnet.data.volume import FORMATS, read_volume
+from gdmnet.datasets.images import Image, read_image
 from gdmnet.errors import DatasetError
 
 
@@ -22,7 +23,7 @@ class CtVolume:
     """One CT: its name in a dataset, and its file or DICOM series."""
 
     name: str
-    source: Path | Series
+    source: Image
 
     @property
     def origin(self) -> str:
@@ -43,10 +44,10 @@ def find_ct_volumes(folder: Path) -> list[CtVolume]:
         raise DatasetError(f"{folder}: no such folder; give the folder of the CT volumes by -i")
     found: dict[str, CtVolume] = {}
     for path in sorted(folder.rglob("*")):
-        ending = next((ending for ending in FORMATS if path.name.endswith(ending)), None)
-        if ending is None or any(part.startswith(".") for part in path.relative_to(folder).parts):
+        is_hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if is_hidden or not path.name.endswith(FORMATS):
             continue
-        name = path.name.removesuffix(ending).removesuffix("_0000")
+        name = path.name.removesuffix(ending_of(path)).removesuffix("_0000")
         if name in found:
             raise DatasetError(f"{path}: the case {name} is there twice; rename one of the two")
         found[name] = CtVolume(name, path)
@@ -68,10 +69,8 @@ def read_ct(ct: CtVolume) -> Volume:
     Raises:
         DatasetError: it cannot be read, or does not hold Hounsfield units.
     """
-    if isinstance(ct.source, Series):
-        where, volume = str(ct.source.folder), read_series(ct.source)
-    else:
-        where, volume = str(ct.source), read_volume(ct.source)
+    where = ct.source.folder if isinstance(ct.source, Series) else ct.source
+    volume = read_image(ct.source)
     if volume.array.min() == volume.array.max():
         raise DatasetError(f"{where}: the image is empty: every voxel is {volume.array.min():g}")
     reason = why_not_hounsfield(volume.array[0])
@@ -80,34 +79,47 @@ def read_ct(ct: CtVolume) -> Volume:
     return volume
 
 
-def random_test_cases(names: Sequence[str], fraction: float, seed: int) -> list[str]:
-    """A share of the cases for the test, drawn by seed; at least one stays for training.
+def choose_test_cases(
+    cts: Sequence[CtVolume], split: Path | None, fraction: float, seed: int
+) -> tuple[list[CtVolume], list[CtVolume]]:
+    """Training and test cases.
+
+    Args:
+        cts: all of them.
+        split: JSON file {"train": [...], "test": [...]} of names; without "train", all that are
+            not for the test. None draws by seed.
+        fraction: share of the cases that is drawn for the test; at least one stays for training.
+        seed: of the draw.
 
     Raises:
-        DatasetError: the fraction is not in [0, 1).
+        DatasetError: a broken file, a name that is not there, or one on both sides; the fraction
+            is not in [0, 1).
     """
-    if not 0 <= fraction < 1:
+    named = {ct.name: ct for ct in cts}
+    if split is not None:
+        train, test = _read_split(split, list(named))
+    elif not 0 <= fraction < 1:
         raise DatasetError(f"--test-fraction {fraction:g}: must lie in [0, 1)")
-    n_test = min(round(fraction * len(names)), len(names) - 1)
-    order = np.random.default_rng(seed).permutation(sorted(names))
-    return sorted(str(name) for name in order[:n_test])
+    else:
+        n_test = min(round(fraction * len(named)), len(named) - 1)
+        order = np.random.default_rng(seed).permutation(sorted(named))
+        test = sorted(str(name) for name in order[:n_test])
+        train = [name for name in named if name not in test]
+    return [named[name] for name in train], [named[name] for name in test]
 
 
-def read_split(path: Path, names: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Training and test cases from a JSON file {"train": [...], "test": [...]}.
-
-    Without "train", all cases that are not for the test are for training.
-
-    Raises:
-        DatasetError: a broken file, a name that is not there, or one on both sides.
-    """
+def _read_split(path: Path, names: Sequence[str]) -> tuple[list[str], list[str]]:
     data = read_json(path, DatasetError)
-    form = 'expected {"train": ["a", "b"], "test": ["c"]}, names of cases'
-    if not isinstance(data, dict) or not set(data) <= {"train", "test"} or not data:
-        raise DatasetError(f"{path}: {form}")
-    for value in data.values():
-        if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
-            raise DatasetError(f"{path}: {form}")
+    if (
+        not isinstance(data, dict)
+        or not data
+        or not set(data) <= {"train", "test"}
+        or not all(isinstance(value, list) for value in data.values())
+        or not all(isinstance(name, str) for value in data.values() for name in value)
+    ):
+        raise DatasetError(
+            f'{path}: expected {{"train": ["a", "b"], "test": ["c"]}}, names of cases'
+        )
     test = data.get("test", [])
     train = data.get("train", [name for name in names if name not in test])
     for name in (*train, *test):

@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-import shutil
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from functools import partial
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
-from gdmnet import __version__, codec
-from gdmnet.data.case import Series, Volume
-from gdmnet.data.dicom import case_name, find_series, grid_of, read_series
-from gdmnet.data.regrid import regrid, share_inside
-from gdmnet.data.volume import write_volume
-from gdmnet.errors import DatasetError, OutputError
-from gdmnet.folders import DATASET_JSON
-from gdmnet.geometry import Geometry, grid_difference
-from gdmnet.parallel import map_cases
-
-FILE_ENDING = ".nii.gz"
-RESAMPLE = ("target", "source")  # which of the two goes onto the other's grid
-_AIR = -1024.0  # HU outside of a CT; other modalities have nothing there: 0
+from gdmnet.data.case import Series
+from gdmnet.data.dicom import case_name, find_series, grid_of
+from gdmnet.data.regrid import share_inside
+from gdmnet.datasets.conversion import CaseImages, Conversion
+from gdmnet.errors import DatasetError
+from gdmnet.geometry import grid_difference
 
 
 @dataclass(frozen=True)
@@ -35,7 +23,7 @@ class Choice:
     Attributes:
         sources: one pattern a channel on "MODALITY SeriesDescription", any case, * is anything.
         target: the same for the target.
-        resample: a name in `RESAMPLE`; None where both lie on one grid already.
+        resample: "source" or "target"; None where both lie on one grid already.
     """
 
     sources: tuple[str, ...] = ("MR*",)
@@ -96,50 +84,16 @@ def find_pairs(folder: Path, choice: Choice) -> Pairs:
     return Pairs(tuple(pairs), dict(skipped), tuple(_notes(pairs)), tuple(complaints))
 
 
-def write_pairs(
-    pairs: Sequence[Pair], dataset: Path, resample: str | None, *, n_processes: int
-) -> None:
-    """Write a raw dataset: aside, renamed when it is whole.
-
-    Args:
-        pairs: from `find_pairs`.
-        dataset: its folder, gdmnet_raw/Dataset512_Name, which must not exist.
-        resample: as in `Choice`.
-        n_processes: worker processes.
-
-    Raises:
-        DatasetError: an image cannot be read.
-        OutputError: the folder is there already or cannot be written.
-    """
-    if dataset.exists():
-        raise OutputError(f"{dataset}: is there already; remove it or choose another number")
-    aside = dataset.with_name(f".{dataset.name}.partial")
-    shutil.rmtree(aside, ignore_errors=True)
-    try:
-        for name in ("imagesTr", "targetsTr"):
-            (aside / name).mkdir(parents=True)
-        write = partial(_write_pair, folder=aside, resample=resample)
-        map_cases(
-            write, pairs, n_processes=n_processes, name=lambda pair: pair.case, title="converting"
-        )
-        sources, target = channel_names(pairs[0])
-        description = {
-            "channel_names": {str(i): name for i, name in enumerate(sources)},
-            "target_name": target,
-            "file_ending": FILE_ENDING,
-            "numTraining": len(pairs),
-            "description": f"converted from DICOM by gdm_convert_dicom {__version__}",
-            "resampled": resample or "nothing",
-        }
-        codec.save(description, aside / DATASET_JSON)
-        aside.rename(dataset)
-    except OSError as problem:
-        raise OutputError(
-            f"{dataset}: cannot be written ({problem.strerror}); check the folder's permissions"
-            " and free space"
-        ) from None
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+def make_conversion(pairs: Sequence[Pair], resample: str | None) -> Conversion:
+    """What makes a raw dataset of the pairs; `resample` as in `Choice`."""
+    sources, target = channel_names(pairs[0])
+    return Conversion(
+        sources,
+        target,
+        tuple(CaseImages(pair.case, pair.sources, pair.target) for pair in pairs),
+        resample=resample,
+        metadata={"description": "converted from DICOM"},
+    )
 
 
 def channel_names(pair: Pair) -> tuple[tuple[str, ...], str]:
@@ -158,7 +112,7 @@ def mapping(pairs: Sequence[Pair]) -> dict[str, dict[str, object]]:
     return {
         pair.case: {
             "folder": pair.patient,
-            "patient_id": pair.target.patient.encode("ascii", "replace").decode(),
+            "patient_id": pair.target.patient,
             "sources": [series.uid for series in pair.sources],
             "target": pair.target.uid,
         }
@@ -258,27 +212,3 @@ def _notes(pairs: Sequence[Pair]) -> list[str]:
             f" ({strange[0]} first): check that they are registered"
         )
     return notes
-
-
-def _write_pair(pair: Pair, *, folder: Path, resample: str | None) -> None:
-    grid = grid_of(pair.target if resample == "source" else pair.sources[0])
-    for channel, series in enumerate(pair.sources):
-        _write(folder / f"imagesTr/{pair.case}_{channel:04d}{FILE_ENDING}", series, grid)
-    _write(folder / f"targetsTr/{pair.case}{FILE_ENDING}", pair.target, grid)
-
-
-def _write(path: Path, series: Series, grid: Geometry) -> None:
-    volume = read_series(series)
-    if grid_difference(volume.geometry, grid) is None:
-        volume = Volume(volume.array, grid)
-    else:
-        volume = regrid(volume, grid, fill=_AIR if series.modality == "CT" else 0.0)
-    write_volume(path, volume, integer=series.modality == "CT" or _is_whole(volume.array))
-
-
-def _is_whole(array: NDArray) -> bool:
-    """True if int16 holds every value exactly."""
-    limits = np.iinfo(np.int16)
-    return bool(
-        array.min() >= limits.min and array.max() <= limits.max and (array == np.rint(array)).all()
-    )

@@ -11,13 +11,12 @@ from functools import reduce
 from operator import and_
 from pathlib import Path
 
-from gdmnet.data.case import CaseFiles
-from gdmnet.data.volume import images_by_case
+from gdmnet.data.case_files import images_by_case, split_channel
+from gdmnet.datasets.conversion import CaseImages
 from gdmnet.errors import DatasetError
 
 EXACT, BY_WORDS = "same name", "same but for words that all share"
 _WORD = re.compile(r"[^\W\d_]+|\d+")
-_CHANNEL = re.compile(r"_\d{4}$")
 _UNFIT = re.compile(r"[^\w.-]+")
 
 
@@ -31,7 +30,7 @@ class Matches:
         lonely: images without all their partners.
     """
 
-    cases: tuple[CaseFiles, ...]
+    cases: tuple[CaseImages, ...]
     rules: dict[str, str]
     lonely: tuple[Path, ...]
 
@@ -61,7 +60,7 @@ def match_folders(sources: Sequence[Path], targets: Path, masks: Path | None = N
         names = _names(found, rule)
         for key, paths in found.items():
             mask = paths[-1] if masks else None
-            case = CaseFiles(names[key], tuple(paths[: len(sources)]), paths[len(sources)], mask)
+            case = CaseImages(names[key], tuple(paths[: len(sources)]), paths[len(sources)], mask)
             cases.append(case)
             rules[case.identifier] = rule
     if len(rules) < len(cases):
@@ -79,10 +78,10 @@ def match_folders(sources: Sequence[Path], targets: Path, masks: Path | None = N
 def _images(folder: Path) -> dict[str, Path]:
     """Name without ending, and without the channel number that all end with -> file."""
     found = images_by_case(folder)
-    numbers = {_CHANNEL.search(stem) and stem[-5:] for stem in found}
+    numbers = {split_channel(stem)[1] for stem in found}
     if len(numbers) > 1 or None in numbers:
         return found
-    return {stem[:-5]: path for stem, path in found.items()}
+    return {split_channel(stem)[0]: path for stem, path in found.items()}
 
 
 def _by_words(images: Mapping[str, Path], *, without: Collection[str]) -> dict[str, Path]:

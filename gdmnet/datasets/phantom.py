@@ -9,12 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from gdmnet.codec import save
-from gdmnet.data.case import Volume
+from gdmnet.data.case import CaseFiles, Volume
+from gdmnet.data.raw import Description, files_to_write, write_description
 from gdmnet.data.volume import write_volume
 from gdmnet.datasets.anatomy import TISSUES, coarsen, is_body, look_up, patient, smooth_noise
-from gdmnet.folders import DATASET_JSON
-from gdmnet.geometry import Geometry, Shape, Spacing, nearest_lps
+from gdmnet.geometry import Geometry, Shape, Spacing, nearest_lps, shape_of
 
 KINDS: dict[str, tuple[tuple[str, ...], str]] = {
     "mr2ct": (("MR",), "CT"),
@@ -84,47 +83,40 @@ def write_phantom_dataset(
     """
     scanner = scanner or Scanner()
     folder = raw_root / dataset
+    sources, target = KINDS[kind]
+    text = f"phantoms made by gdmnet.datasets.phantom, kind {kind}, seed {seed}"
+    description = Description(
+        sources, target, scanner.file_ending, n_train, metadata={"description": text}
+    )
     for i in range(n_train + n_test):
         part = "Tr" if i < n_train else "Ts"
         rng = np.random.default_rng((seed, i))
         z, y, x = (n - int(rng.integers(0, n // 10 + 1)) for n in shape)
         images = make_patient(rng, (z, y, x) if scanner.varied_shapes else shape, kind=kind)
-        _write_case(folder, part, f"phantom_{i + 1:02d}", images, scanner)
-    sources, target = KINDS[kind]
-    description = {
-        "channel_names": {str(i): name for i, name in enumerate(sources)},
-        "target_name": target,
-        "file_ending": scanner.file_ending,
-        "numTraining": n_train,
-        "description": f"phantoms made by gdmnet.datasets.phantom, kind {kind}, seed {seed}",
-    }
-    save(description, folder / DATASET_JSON)
+        files = files_to_write(folder, part, f"phantom_{i + 1:02d}", description)
+        _write_case(files, images, scanner)
+    write_description(folder, description)
     return folder
 
 
 def _write_case(
-    folder: Path,
-    part: str,
-    identifier: str,
-    images: tuple[NDArray, NDArray, NDArray],
-    scanner: Scanner,
+    files: CaseFiles, images: tuple[NDArray, NDArray, NDArray], scanner: Scanner
 ) -> None:
     sources, target, body = images
-    z, y, x = target.shape
     axes, flips = nearest_lps(scanner.itk_direction)
     geometry = Geometry(
-        (z, y, x), scanner.spacing, (-41.5, 12.25, -300.0), scanner.itk_direction, axes, flips
+        shape_of(target),
+        scanner.spacing,
+        (-41.5, 12.25, -300.0),
+        scanner.itk_direction,
+        axes,
+        flips,
     )
-    files = {
-        f"images{part}/{identifier}_{channel:04d}": image for channel, image in enumerate(sources)
-    }
-    files[f"targets{part}/{identifier}"] = target
-    if scanner.masks:
-        files[f"masks{part}/{identifier}"] = body
-    for name, image in files.items():
-        path = folder / f"{name}{scanner.file_ending}"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_volume(path, Volume(image[None].astype(np.float32), geometry), integer=True)
+    for path, image in zip(
+        (*files.sources, files.target, files.mask), (*sources, target, body), strict=True
+    ):
+        if path is not None and (path != files.mask or scanner.masks):
+            write_volume(path, Volume(image[None].astype(np.float32), geometry), integer=True)
 
 
 def make_patient(

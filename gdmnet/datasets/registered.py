@@ -4,29 +4,26 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk  # noqa: N813
-from numpy.typing import NDArray
 
-from gdmnet import codec
 from gdmnet.data.case import CaseFiles, Volume
+from gdmnet.data.raw import read_description, write_description
 from gdmnet.data.volume import read_volume, write_volume
+from gdmnet.datasets.conversion import own_number
+from gdmnet.datasets.images import is_whole
 from gdmnet.datasets.registration import move
-from gdmnet.datasets.soundness import Alignment, CaseFacts
-from gdmnet.errors import OutputError
-from gdmnet.folders import DATASET_JSON, SPLITS_JSON
+from gdmnet.datasets.soundness import CaseFacts
+from gdmnet.files import whole_folder
+from gdmnet.folders import SPLITS_JSON
 from gdmnet.parallel import map_cases
 
 TRANSFORMS = "transforms"
 _FOLDERS = ("imagesTr", "targetsTr", "masksTr", "imagesTs", "targetsTs", "masksTs")
-
-
-def needs_moving(alignment: Alignment) -> bool:
-    """True for a channel that `write_registered` moves; a mirrored one has to be mended by hand."""
-    return alignment.is_off and not alignment.is_mirrored
 
 
 def write_registered(
@@ -45,7 +42,7 @@ def write_registered(
 
     Args:
         folder: the dataset.
-        copy: its new folder, which must not exist; written aside and renamed.
+        copy: its new folder, from `new_dataset`.
         cases: training and test cases.
         facts: by case name.
         n_processes: worker processes.
@@ -54,17 +51,17 @@ def write_registered(
         The names of the images that were moved.
 
     Raises:
-        OutputError: the copy is there already or cannot be written.
+        BusyError: another process writes a dataset of this number.
+        OutputError: the copy cannot be written.
     """
-    if copy.exists():
-        raise OutputError(f"{copy}: is there already; remove it or choose another number")
-    aside = copy.with_name(f".{copy.name}.partial")
-    try:
-        shutil.rmtree(aside, ignore_errors=True)
-        (aside / TRANSFORMS).mkdir(parents=True)
+    description = read_description(folder)
+    with own_number(copy), whole_folder(copy) as aside:
+        (aside / TRANSFORMS).mkdir()
         for name in _FOLDERS:
             if (folder / name).is_dir():
                 shutil.copytree(folder / name, aside / name)
+        if (folder / SPLITS_JSON).is_file():
+            shutil.copyfile(folder / SPLITS_JSON, aside / SPLITS_JSON)
         moved = map_cases(
             partial(_move_case, facts=facts, folder=folder, copy=aside),
             cases,
@@ -73,26 +70,9 @@ def write_registered(
             title="registering",
         )
         names = [name for case in moved for name in case]
-        description = codec.read_json(folder / DATASET_JSON)
-        codec.save({**description, "registered": names}, aside / DATASET_JSON)
-        if (folder / SPLITS_JSON).is_file():
-            shutil.copyfile(folder / SPLITS_JSON, aside / SPLITS_JSON)
-        aside.rename(copy)
-    except OSError as problem:
-        raise OutputError(
-            f"{copy}: cannot be written ({problem.strerror}); check the folder's permissions and"
-            " free space"
-        ) from None
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        metadata = {**description.metadata, "registered": names}
+        write_description(aside, replace(description, metadata=metadata))
     return names
-
-
-def is_whole(array: NDArray) -> bool:
-    """True if int16 holds every value exactly."""
-    limits = np.iinfo(np.int16)
-    fits = array.min() >= limits.min and array.max() <= limits.max
-    return bool(fits and (array == np.rint(array)).all())
 
 
 def _move_case(
@@ -101,21 +81,18 @@ def _move_case(
     moved = []
     alignments = facts[files.identifier].alignments
     for channel, (path, alignment) in enumerate(zip(files.sources, alignments, strict=False)):
-        if not needs_moving(alignment):
+        if not alignment.is_movable:
             continue
         volume = read_volume(path)
         image = move(volume.array[0], alignment.motion, volume.geometry)
-        _replace(copy / path.relative_to(folder), Volume(image[None], volume.geometry), volume)
+        place = copy / path.relative_to(folder)
+        write_volume(place, Volume(image[None], volume.geometry), integer=is_whole(volume.array))
         name = f"{files.identifier}_{channel:04d}"
         sitk.WriteTransform(alignment.motion.transform, str(copy / TRANSFORMS / f"{name}.tfm"))
         moved.append(name)
         if channel == 0 and files.mask is not None:
             mask = read_volume(files.mask)
-            shifted = move(mask.array[0], alignment.motion, mask.geometry, linear=True) >= 0.5
-            whole = Volume(shifted[None].astype(np.float32), mask.geometry)
-            _replace(copy / files.mask.relative_to(folder), whole, mask)
+            inside = move(mask.array[0], alignment.motion, mask.geometry, linear=True) >= 0.5
+            whole = Volume(inside[None].astype(np.float32), mask.geometry)
+            write_volume(copy / files.mask.relative_to(folder), whole, integer=True)
     return moved
-
-
-def _replace(path: Path, volume: Volume, before: Volume) -> None:
-    write_volume(path, volume, integer=is_whole(before.array))

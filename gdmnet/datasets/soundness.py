@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,7 @@ from gdmnet.parallel import map_cases
 LARGEST_SHIFT = 2.0  # mm
 LARGEST_TURN = 2.0  # degrees
 LEAST_OVERLAP = 0.6  # Dice of the bodies; an MR's body ends some mm inside a CT's
+LIMITS = {"mm": LARGEST_SHIFT, "degrees": LARGEST_TURN, "Dice": LEAST_OVERLAP}
 _GAIN = 1.03  # of information, without which a motion is not believed
 _MIRRORED = 1.15  # times the information: mirrored sound pairs have 0.14 to 0.73 of it
 _RELATED = 0.03  # nats
@@ -59,6 +61,11 @@ class Alignment:
         gained = self.motion.information > _GAIN * self.motion.information_before
         return gained and (self.distance > LARGEST_SHIFT or self.angle > LARGEST_TURN)
 
+    @property
+    def is_movable(self) -> bool:
+        """True where a registered copy moves the channel; a mirrored one is mended by hand."""
+        return self.is_off and not self.is_mirrored
+
 
 @dataclass(frozen=True)
 class CaseFacts:
@@ -77,6 +84,30 @@ class CaseFacts:
     overlap: float | None = None
     alignments: tuple[Alignment, ...] = ()
     flags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class DatasetCheck:
+    """The contents of check.json.
+
+    Attributes:
+        dataset: its full name.
+        limits: mm, degrees and Dice, beyond which a case is flagged.
+        complaints: of the integrity check, which gdm_plan_and_preprocess refuses.
+        cases: training cases, then test cases.
+    """
+
+    SCHEMA: ClassVar[int] = 1
+    schema: int
+    dataset: str
+    limits: dict[str, float]
+    complaints: tuple[str, ...]
+    cases: tuple[CaseFacts, ...]
+
+    @property
+    def is_sound(self) -> bool:
+        """True if nothing is flagged."""
+        return not self.complaints and not any(case.flags for case in self.cases)
 
 
 @dataclass(frozen=True)

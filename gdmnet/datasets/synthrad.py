@@ -13,9 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from gdmnet.data.case import CaseFiles
-from gdmnet.data.volume import FORMATS
-from gdmnet.datasets.conversion import Conversion
+from gdmnet.data.case_files import images_by_case
+from gdmnet.datasets.conversion import CaseImages, Conversion
 from gdmnet.errors import DatasetError
 
 REGIONS: dict[int, dict[str, str]] = {
@@ -31,9 +30,9 @@ _N_FOLDS, _SEED = 5, 12345
 
 @dataclass(frozen=True)
 class Patient:
-    """One folder: its files, its region ("brain", "HN") and its centre ("A")."""
+    """One folder: its images, its region ("brain", "HN") and its centre ("A")."""
 
-    files: CaseFiles
+    images: CaseImages
     region: str
     centre: str
 
@@ -73,7 +72,7 @@ def find_patients(folder: Path, *, task: int, year: int, region: str) -> list[Pa
                     complaints.append(f"{path}: no patient of task {task}, {name} ({year})")
                 continue
             try:
-                patients.append(Patient(_files(path, SOURCES[task][0]), name, match[1]))
+                patients.append(Patient(_images(path, SOURCES[task][0]), name, match[1]))
             except DatasetError as error:
                 complaints.append(str(error))
     if complaints:
@@ -81,7 +80,7 @@ def find_patients(folder: Path, *, task: int, year: int, region: str) -> list[Pa
         raise DatasetError(f"{complaints[0]}{more}; nothing was written")
     if not patients:
         raise DatasetError(f"{home}: no patient in {', '.join(there)}")
-    return sorted(patients, key=lambda patient: patient.files.identifier)
+    return sorted(patients, key=lambda patient: patient.images.identifier)
 
 
 def make_conversion(patients: Sequence[Patient], *, task: int, year: int) -> Conversion:
@@ -90,16 +89,16 @@ def make_conversion(patients: Sequence[Patient], *, task: int, year: int) -> Con
     Raises:
         DatasetError: no patient has a CT.
     """
-    training = [patient for patient in patients if patient.files.target is not None]
+    training = [patient for patient in patients if patient.images.target is not None]
     if not training:
         raise DatasetError("no patient has a CT; give the challenge's training data")
-    groups = {p.files.identifier: f"{p.region} {p.centre}" for p in training}
-    centres = {p.files.identifier: {"region": p.region, "centre": p.centre} for p in patients}
+    groups = {p.images.identifier: f"{p.region} {p.centre}" for p in training}
+    centres = {p.images.identifier: {"region": p.region, "centre": p.centre} for p in patients}
     return Conversion(
         channel_names=(SOURCES[task][1],),
         target_name="CT",
-        training=tuple(patient.files for patient in training),
-        testing=tuple(patient.files for patient in patients if patient.files.target is None),
+        training=tuple(patient.images for patient in training),
+        testing=tuple(patient.images for patient in patients if patient.images.target is None),
         splits=tuple(balanced_splits(groups)),
         metadata={"description": f"SynthRAD{year}, task {task}", "patients": centres},
     )
@@ -130,23 +129,9 @@ def balanced_splits(
     return [{"train": sorted(set(groups) - held), "val": sorted(held)} for held in held_out]
 
 
-def _files(folder: Path, source: str) -> CaseFiles:
-    return CaseFiles(
-        folder.name,
-        (_image(folder, source),),
-        target=_find(folder, "ct"),
-        mask=_image(folder, "mask"),
-    )
-
-
-def _image(folder: Path, stem: str) -> Path:
-    path = _find(folder, stem)
-    if path is None:
-        raise DatasetError(f"{folder}: no {stem}{FORMATS[0]} or {stem}.mha here; add it")
-    return path
-
-
-def _find(folder: Path, stem: str) -> Path | None:
-    return next(
-        (folder / (stem + end) for end in FORMATS if (folder / (stem + end)).is_file()), None
-    )
+def _images(folder: Path, source: str) -> CaseImages:
+    images = images_by_case(folder)
+    for stem in (source, "mask"):
+        if stem not in images:
+            raise DatasetError(f"{folder}: no {stem}.nii.gz or {stem}.mha here; add it")
+    return CaseImages(folder.name, (images[source],), images.get("ct"), images["mask"])

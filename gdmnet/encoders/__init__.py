@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from gdmnet.encoders.adapter import freeze_norms
-from gdmnet.encoders.build import ENCODERS, build_encoder, list_encoders
-from gdmnet.encoders.frozen import FeatureEncoder, Frozen, Report
+from gdmnet.encoders.build import ENCODERS, build_encoder, published_weights
+from gdmnet.encoders.frozen import EncoderReport, FrozenEncoder
 from gdmnet.encoders.self_supervised import PlainEncoder
 
 __all__ = [
     "ENCODERS",
-    "FeatureEncoder",
-    "Frozen",
+    "EncoderReport",
+    "FrozenEncoder",
     "PlainEncoder",
-    "Report",
     "build_encoder",
     "freeze_norms",
-    "list_encoders",
+    "published_weights",
 ]

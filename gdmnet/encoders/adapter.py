@@ -2,42 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
 
-from gdmnet.encoders.grid import Grid, Layout
-from gdmnet.encoders.intensity import Mapping
-from gdmnet.encoders.layers import StagedNetwork
+from gdmnet.encoders.grid import UNCHANGED, AxisLayout, Zoom, cut_padding, fit
+from gdmnet.encoders.intensity import IntensityMap
+from gdmnet.geometry import Shape
 
 
-class Adapter(nn.Module):
-    """Intensity, axes, spacing and padding around a network; its maps come back in our axes.
+class EncoderAdapter(nn.Module):
+    """A network with what stands between it and gdmnet's patches; maps come back in our axes.
 
     Args:
-        network: a `StagedNetwork`, already cut to the stages in use.
-        stages: which of its maps are given.
-        mapping: of intensities.
-        layout: of axes.
-        grid: of spacing and sizes.
+        network: (b, 1, d, h, w) -> a list of maps (b, c, d', h', w'), finest first.
+        strides: of the stages in use, finest first, along the network's axes.
+        intensities: from the target's network units to the network's.
+        layout: of the network's axes.
+        zoom: voxels of the network per voxel of the patch, along the network's axes.
     """
 
     def __init__(
         self,
         network: nn.Module,
-        stages: Sequence[int],
+        strides: Mapping[int, Shape],
         *,
-        mapping: Mapping,
-        layout: Layout,
-        grid: Grid,
+        intensities: IntensityMap,
+        layout: AxisLayout,
+        zoom: Zoom = UNCHANGED,
     ) -> None:
         super().__init__()
-        self.network = network
-        self.stages = tuple(stages)
-        self.mapping = mapping
-        self.layout = layout
-        self.grid = grid
+        self.network, self.strides = network, strides
+        self.intensities, self.layout, self.zoom = intensities, layout, zoom
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Feature maps, finest first.
@@ -49,46 +46,28 @@ class Adapter(nn.Module):
             float32 (b, c, z', y', x') of every stage in use; the i-th of n locations along an axis
             lies over the i-th n-th of the patch.
         """
+        values = self.intensities
         with torch.autocast(x.device.type, enabled=False):
-            seen = self.mapping.scale * x.float() + self.mapping.offset
-            seen = self.layout.to_network(seen.clamp(self.mapping.low, self.mapping.high))
+            seen = values.scale * x.float() + values.offset
+            seen = self.layout.to_network(seen.clamp(values.low, values.high))
             shape = seen.shape[2:]
-            seen = self.grid.fit(seen)
+            seen = fit(seen, self.zoom, list(self.strides.values())[-1])
         maps = self.network(seen)
-        network: StagedNetwork = self.network  # type: ignore[assignment]
-        return [
-            self.layout.to_image(self.grid.crop(maps[s].float(), shape, network.strides[s]))
-            for s in self.stages
-        ]
-
-
-class ConstantNorm(nn.Module):
-    """A normalisation layer whose statistics stand still: y = scale * x + shift, a pair a channel.
-
-    Args:
-        scale: (c,).
-        shift: (c,).
-    """
-
-    scale: Tensor
-    shift: Tensor
-
-    def __init__(self, scale: Tensor, shift: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("scale", scale[:, None, None, None])
-        self.register_buffer("shift", shift[:, None, None, None])
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(b, c, z, y, x) -> the same shape."""
-        return x * self.scale + self.shift
+        found = []
+        for stage, stride in self.strides.items():
+            feature_map = maps[stage].float()
+            if self.zoom == UNCHANGED:
+                feature_map = cut_padding(feature_map, shape, stride)
+            found.append(self.layout.to_image(feature_map))
+        return found
 
 
 @torch.no_grad()
 def freeze_norms(encoder: nn.Module, patches: Iterable[Tensor]) -> int:
-    """Make constants of all instance and group norms, from what they see of real targets.
+    """Make batch norms, which stand still, of all instance and group norms.
 
     Such layers recompute their statistics on every patch and so hide the contrast and the strength
-    of texture that regression loses (method 10); batch norms stand still already.
+    of texture that regression loses (method 10). What they see of real targets becomes constant.
 
     Args:
         encoder: changed in place.
@@ -96,55 +75,46 @@ def freeze_norms(encoder: nn.Module, patches: Iterable[Tensor]) -> int:
 
     Returns:
         The number of layers; 0 for a network without them.
+
+    Raises:
+        ValueError: no patches.
     """
     norms = {
         name: layer
         for name, layer in encoder.named_modules()
         if isinstance(layer, nn.InstanceNorm3d | nn.GroupNorm)
     }
-    if not norms:
-        return 0
-    sums = {name: _Sums(layer) for name, layer in norms.items()}
-    hooks = [layer.register_forward_pre_hook(sums[name]) for name, layer in norms.items()]
+    seen: dict[nn.Module, Tensor] = {}  # of each layer: number, sum, sum of squares a channel
+
+    def add(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        values = inputs[0].float().movedim(1, 0).flatten(1)  # (c, n)
+        means = [torch.ones_like(values[:, 0]), values.mean(1), values.square().mean(1)]
+        seen[layer] = seen.get(layer, 0) + values.shape[1] * torch.stack(means).cpu().double()
+
+    hooks = [layer.register_forward_pre_hook(add) for layer in norms.values()]
+    device = torch.device("cpu")
     for patch in patches:
         encoder(patch)
+        device = patch.device
     for hook in hooks:
         hook.remove()
     for name, layer in norms.items():
+        if layer not in seen:
+            raise ValueError("no patches to measure a normalisation layer on")
         parent, _, child = name.rpartition(".")
-        setattr(encoder.get_submodule(parent), child, sums[name].constant(layer))
+        setattr(encoder.get_submodule(parent), child, _standing(layer, seen[layer]).to(device))
     return len(norms)
 
 
-class _Sums:
-    """What a layer has seen: means and mean squares of each of its groups of channels."""
-
-    def __init__(self, layer: nn.InstanceNorm3d | nn.GroupNorm) -> None:
-        grouped = isinstance(layer, nn.GroupNorm)
-        self.n_channels: int = layer.num_channels if grouped else layer.num_features  # type: ignore
-        self.n_groups: int = layer.num_groups if grouped else self.n_channels  # type: ignore
-        self.count = 0
-        self.means = torch.zeros(self.n_groups, dtype=torch.float64)
-        self.squares = torch.zeros(self.n_groups, dtype=torch.float64)
-
-    def __call__(self, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        del layer
-        values = inputs[0].float().unflatten(1, (self.n_groups, -1)).movedim(1, 0).flatten(1)
-        n = values.shape[1]
-        self.count += n
-        self.means += n * values.mean(1).cpu()
-        self.squares += n * values.square().mean(1).cpu()
-
-    def constant(self, layer: nn.InstanceNorm3d | nn.GroupNorm) -> ConstantNorm:
-        if self.count == 0:
-            raise ValueError("no patches to measure a normalisation layer on")
-        mean = self.means / self.count
-        variance = (self.squares / self.count - mean.square()).clamp(min=0)
-        each = self.n_channels // self.n_groups
-        scale = (variance + layer.eps).rsqrt().repeat_interleave(each)
-        shift = -mean.repeat_interleave(each)
-        if not layer.affine:
-            return ConstantNorm(scale.float(), (shift * scale).float())
-        scale = scale * layer.weight.double().cpu()
-        shift = shift * scale + layer.bias.double().cpu()
-        return ConstantNorm(scale.to(layer.weight), shift.to(layer.weight))
+def _standing(layer: nn.InstanceNorm3d | nn.GroupNorm, seen: Tensor) -> nn.BatchNorm3d:
+    """A batch norm with the moments of what a layer saw, (3, c), pooled over its groups."""
+    n_channels = seen.shape[1]
+    n_groups = layer.num_groups if isinstance(layer, nn.GroupNorm) else n_channels
+    pooled = seen.unflatten(1, (n_groups, -1)).sum(2).repeat_interleave(n_channels // n_groups, 1)
+    mean, square = pooled[1:] / pooled[0]
+    norm = nn.BatchNorm3d(n_channels, eps=layer.eps, affine=layer.affine).eval()
+    norm.running_mean = mean.float()
+    norm.running_var = (square - mean.square()).clamp(min=0).float()
+    if layer.affine:
+        norm.weight, norm.bias = layer.weight, layer.bias
+    return norm.requires_grad_(False)

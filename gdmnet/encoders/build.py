@@ -2,48 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from gdmnet import folders
-from gdmnet.encoders.adapter import Adapter
-from gdmnet.encoders.catalogue import FAMILIES, About, Family
-from gdmnet.encoders.frozen import Frozen, Report
-from gdmnet.encoders.grid import Grid, usable_stages, zoom_to
-from gdmnet.encoders.intensity import mapping
-from gdmnet.encoders.layers import StagedNetwork
-from gdmnet.encoders.nnunet_folder import ABOUT as NNUNET
-from gdmnet.encoders.nnunet_folder import read_family
+from gdmnet.encoders.adapter import EncoderAdapter
+from gdmnet.encoders.catalogue import FAMILIES, NOT_SUPPORTED, EncoderCard, EncoderFamily
+from gdmnet.encoders.frozen import EncoderReport, FrozenEncoder, StagedNetwork
+from gdmnet.encoders.grid import usable_stages, zoom_to
+from gdmnet.encoders.intensity import intensity_map
+from gdmnet.encoders.nnunet_folder import NNUNET_CARD, read_family
 from gdmnet.encoders.self_supervised import random_encoder, self_encoder
-from gdmnet.encoders.weights import check, find_file, read_tensors, sha256, take
+from gdmnet.encoders.weights import (
+    REMEDY,
+    EncoderTensors,
+    check,
+    find_file,
+    read_tensors,
+    sha256,
+    take,
+)
 from gdmnet.errors import CheckpointError, TrainingError
 from gdmnet.plan import Configuration, Fingerprint
 
-
-@dataclass(frozen=True)
-class Request:
-    """What is asked of an encoder; see `build_encoder`."""
-
-    name: str
-    weights: Path | None
-    configuration: Configuration
-    fingerprint: Fingerprint | None
-    seed: int
-    stages: tuple[int, ...] | None
-    resample: bool
-
-
-@dataclass(frozen=True)
-class Entry:
-    """An encoder by name: how it is made and what a user has to know."""
-
-    load: Callable[[Request], Frozen]
-    about: About
+ENCODERS: dict[str, EncoderCard] = {
+    "self": EncoderCard("", "trained on this dataset's own targets", "your own", "any"),
+    "random": EncoderCard("", "random weights by --seed: the control", "none", "any"),
+    "nnunet": NNUNET_CARD,
+    **{name: family.card for name, family in FAMILIES.items()},
+}
 
 
 def build_encoder(
@@ -55,7 +45,7 @@ def build_encoder(
     seed: int = 0,
     stages: Sequence[int] | None = None,
     resample: bool = True,
-) -> Frozen:
+) -> FrozenEncoder:
     """A frozen encoder of patches in the target's network units, on the CPU.
 
     Args:
@@ -75,143 +65,107 @@ def build_encoder(
         GdmnetError: an unknown name; weights that are missing, damaged or of something else;
             a target that the encoder cannot be shown.
     """
-    kind, place = split_name(name)
+    kind, _, folder = name.partition(":")
     if kind not in ENCODERS:
-        raise TrainingError(f"encoder {name}: unknown; use one of {', '.join(ENCODERS)}")
-    if place is not None and weights is not None:
+        reason = f"not supported ({NOT_SUPPORTED[kind]})" if kind in NOT_SUPPORTED else "unknown"
+        raise TrainingError(f"encoder {name}: {reason}; use one of {', '.join(ENCODERS)}")
+    if folder and weights is not None:
         raise TrainingError(f"encoder {name}: its weights are named twice; drop --encoder-weights")
-    request = Request(
-        name=kind,
-        weights=place or weights,
-        configuration=configuration,
+    weights = Path(folder) if folder else weights
+    if kind == "random":
+        return random_encoder(configuration.architecture, seed=seed)
+    if kind == "self":
+        if weights is None:
+            raise CheckpointError(
+                "encoder self: no file named; gdm_train makes it, with --encoder-only alone"
+            )
+        return self_encoder(configuration.architecture, file=weights)
+    if kind == "nnunet":
+        family, file = read_family(weights)
+    else:
+        family, card = FAMILIES[kind], ENCODERS[kind]
+        file = find_file(kind, weights, card.filename, needs=card.source)
+    return load_family(
+        kind,
+        family,
+        file,
+        configuration,
         fingerprint=fingerprint,
-        seed=seed,
-        stages=None if stages is None else tuple(stages),
+        stages=stages,
         resample=resample,
     )
-    return ENCODERS[kind].load(request)
 
 
-def split_name(name: str) -> tuple[str, Path | None]:
-    """The parts of "nnunet:FOLDER"; any other name comes back with None."""
-    kind, separator, place = name.partition(":")
-    return kind, Path(place) if separator else None
+def load_family(
+    name: str,
+    family: EncoderFamily,
+    file: Path,
+    configuration: Configuration,
+    *,
+    fingerprint: Fingerprint | None,
+    stages: Sequence[int] | None = None,
+    resample: bool = True,
+) -> FrozenEncoder:
+    """An encoder of a family from its file; the other arguments are those of `build_encoder`.
 
-
-def load_family(request: Request, family: Family, file: Path) -> Frozen:
-    """An encoder of a family from its file: the whole network is checked, the rest cut off.
+    The whole network is checked, and what lies deeper than the stages in use is cut off.
 
     Raises:
-        GdmnetError: see `build_encoder`.
+        GdmnetError: weights that are damaged or of something else; a target that the encoder
+            cannot be shown; packages of the extra `encoders` are missing and needed.
     """
-    name, configuration = request.name, request.configuration
-    seen = mapping(family.expects, configuration.target, request.fingerprint, name=name)
-    found = take(read_tensors(file), family.anchor, file=file, name=name)
-    with torch.device("meta"):
-        whole = family.network(family.n_stages)
-    check(found, whole.state_dict(), file=file, name=name)
-    strides = _staged(whole).strides
-    wanted = family.spacing if request.resample else None
-    zoom = zoom_to(family.layout.reordered(configuration.spacing), wanted)
-    sides = family.layout.reordered(configuration.patch_size)
-    on_grid = [side * factor for side, factor in zip(sides, zoom, strict=True)]
-    stages = request.stages or tuple(range(usable_stages(on_grid, strides)))
-    if sorted(set(stages)) != list(stages) or not 0 <= stages[0] <= stages[-1] < len(strides):
+    layout, strides = family.layout, family.network.strides
+    intensities = intensity_map(family.expects, configuration.target, fingerprint, name=name)
+    zoom = zoom_to(layout.reordered(configuration.spacing), family.spacing if resample else None)
+    sides = zip(layout.reordered(configuration.patch_size), zoom, strict=True)
+    n_usable = usable_stages([side * factor for side, factor in sides], strides)
+    used = tuple(stages or range(n_usable))
+    if sorted(set(used)) != list(used) or not 0 <= used[0] <= used[-1] < len(strides):
         raise TrainingError(
-            f"encoder {name}: stages {stages} are not rising numbers of 0 to {len(strides) - 1}"
+            f"encoder {name}: stages {used} are not rising numbers of 0 to {len(strides) - 1}"
         )
-    with torch.device("meta"):
-        network = family.network(stages[-1] + 1)
-    needed = {key: found.tensors[key] for key in network.state_dict()}
-    network.load_state_dict(needed, assign=True)
-    adapter = Adapter(
-        network,
-        stages,
-        mapping=seen,
-        layout=family.layout,
-        grid=Grid(zoom, strides[stages[-1]]),
-    )
-    report = Report(
+    network, found = _read_network(name, family.network, file, used[-1] + 1)
+    report = EncoderReport(
         name=name,
         file=str(file),
         sha256=sha256(file),
         prefix=found.prefix,
         n_tensors=len(found.tensors),
         n_others=found.n_others,
-        stages=stages,
-        channels=tuple(_staged(whole).channels[stage] for stage in stages),
-        strides=tuple(family.layout.restored(strides[stage]) for stage in stages),
-        zoom=family.layout.restored(zoom),
-        outside=seen.outside,
+        stages=used,
+        channels=tuple(family.network.channels[stage] for stage in used),
+        strides=tuple(layout.restored(strides[stage]) for stage in used),
+        zoom=layout.restored(zoom),
+        outside=intensities.outside,
     )
-    return Frozen(adapter, report)
+    in_use = {stage: strides[stage] for stage in used}
+    adapter = EncoderAdapter(network, in_use, intensities=intensities, layout=layout, zoom=zoom)
+    return FrozenEncoder(adapter, report)
 
 
-def _staged(network: nn.Module) -> StagedNetwork:
-    return network  # type: ignore[return-value]
+def _read_network(
+    name: str, staged: StagedNetwork, file: Path, n: int
+) -> tuple[nn.Module, EncoderTensors]:
+    """The first n stages with their weights, and all of the encoder's tensors."""
+    try:
+        with torch.device("meta"):
+            whole, network = staged.build(len(staged.strides)), staged.build(n)
+        tensors = read_tensors(file)
+    except ImportError as problem:
+        raise TrainingError(f"encoder {name}: {problem}; pip install 'gdmnet[encoders]'") from None
+    try:
+        found = take(tensors, staged)
+        check(found, whole.state_dict())
+    except CheckpointError as problem:
+        raise CheckpointError(f"{file}: not the weights of {name} ({problem}); {REMEDY}") from None
+    unused = torch.tensor(0)  # counters of batches, which some files lack and nothing reads
+    state = {key: found.tensors.get(key, unused) for key in network.state_dict()}
+    network.load_state_dict(state, assign=True)
+    return network, found
 
 
-def _load_self(request: Request) -> Frozen:
-    if request.weights is None:
-        raise CheckpointError(
-            "encoder self: no file named; gdm_train makes it, with --encoder-only alone"
-        )
-    architecture = request.configuration.architecture
-    return self_encoder(architecture, file=request.weights, seed=request.seed)
-
-
-def _load_random(request: Request) -> Frozen:
-    architecture = request.configuration.architecture
-    return random_encoder(architecture, file=Path(), seed=request.seed)
-
-
-def _load_nnunet(request: Request) -> Frozen:
+def published_weights(name: str) -> Path | None:
+    """Where a public encoder's weights lie in $gdmnet_encoders; None where they do not."""
     root = folders.encoders_root()
-    folder = request.weights or (root / "nnunet" if root is not None else None)
-    if folder is None or not folder.is_dir():
-        raise CheckpointError(
-            f"encoder nnunet: {folder or 'no folder named'}: not a folder; write"
-            " --encoder nnunet:FOLDER with nnU-Net's TRAINER__PLANS__CONFIGURATION"
-        )
-    family, file = read_family(folder)
-    return load_family(request, family, file)
-
-
-def _load_public(request: Request, family: Family) -> Frozen:
-    about = family.about
-    file = find_file(request.name, request.weights, about.filename, needs=about.source)
-    return load_family(request, family, file)
-
-
-ENCODERS: dict[str, Entry] = {
-    "self": Entry(
-        _load_self, About("", "trained on this dataset's own targets", "your own", "any")
-    ),
-    "random": Entry(
-        _load_random, About("", "random weights by --seed: the control", "none", "any")
-    ),
-    "nnunet": Entry(_load_nnunet, NNUNET),
-    **{
-        name: Entry(partial(_load_public, family=family), family.about)
-        for name, family in FAMILIES.items()
-    },
-}
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of `gdm_info --encoders`; `found` is where the weights lie, None if nowhere."""
-
-    name: str
-    about: About
-    found: Path | None
-
-
-def list_encoders() -> tuple[Row, ...]:
-    """Every encoder, what it needs, and whether $gdmnet_encoders has its weights."""
-    root = folders.encoders_root()
-    rows = []
-    for name, entry in ENCODERS.items():
-        file = root / name / entry.about.filename if root and name in FAMILIES else None
-        rows.append(Row(name, entry.about, file if file and file.is_file() else None))
-    return tuple(rows)
+    file = root / name / ENCODERS[name].filename if root and name in FAMILIES else None
+    return file if file and file.is_file() else None

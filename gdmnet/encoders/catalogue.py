@@ -5,21 +5,18 @@ Everything is as published by their makers; gdmnet carries no weights and downlo
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
-from torch import nn
-
-from gdmnet.encoders.grid import RAS, SPL, Layout
+from gdmnet.encoders.frozen import StagedNetwork
+from gdmnet.encoders.grid import RAS, SPL, AxisLayout
 from gdmnet.encoders.intensity import HuWindow, ZScore
-from gdmnet.encoders.medicalnet import MedicalNet
-from gdmnet.encoders.segresnet import SegResEncoder
-from gdmnet.encoders.unet_encoders import ResidualUNetEncoder, Stages
-from gdmnet.geometry import Shape, Spacing
+from gdmnet.encoders.monai_networks import cubes, medicalnet, segresnet, swin
+from gdmnet.encoders.unet_encoders import UNetStages, unet_encoder
+from gdmnet.geometry import Spacing
 
 
 @dataclass(frozen=True)
-class About:
+class EncoderCard:
     """What a user has to know before choosing an encoder.
 
     Attributes:
@@ -36,99 +33,115 @@ class About:
 
 
 @dataclass(frozen=True)
-class Family:
-    """One kind of checkpoint and the network that reads it.
+class EncoderFamily:
+    """One kind of checkpoint, the network that reads it, and the images that it was trained on.
 
     Attributes:
-        about: for users.
-        anchor: a tensor's name that every checkpoint has, at the end of its full name.
-        n_stages: of the whole network.
-        network: its first n stages; a `StagedNetwork`.
+        card: for users.
+        network: of the checkpoints.
         expects: intensities.
-        spacing: mm that it was trained on, along its own axes; None for any.
+        spacing: mm along the network's axes; None for any.
         layout: of its axes.
     """
 
-    about: About
-    anchor: str
-    n_stages: int
-    network: Callable[[int], nn.Module]
+    card: EncoderCard
+    network: StagedNetwork
     expects: HuWindow | ZScore
     spacing: Spacing | None = None
-    layout: Layout = SPL
+    layout: AxisLayout = SPL
 
 
-SEGRESNET_BLOCKS = (1, 2, 2, 4, 4)
-CUBE: Shape = (3, 3, 3)
-HALF: Shape = (2, 2, 2)
-RESENC_L = Stages(
+RESENC_L = UNetStages(
     features=(32, 64, 128, 256, 320, 320),
-    kernels=(CUBE,) * 6,
-    strides=((1, 1, 1), *(HALF,) * 5),
-    blocks=(1, 3, 4, 6, 6, 6),
+    kernels=cubes(*(3,) * 6),
+    strides=cubes(1, 2, 2, 2, 2, 2),
+    depths=(1, 3, 4, 6, 6, 6),
+    residual=True,
 )
+ONE_AND_A_HALF: Spacing = (1.5, 1.5, 1.5)
+ABDOMEN, ABDOMEN_CT = HuWindow(-175.0, 250.0), "CT; its window hides lung and bone"
+HUGGINGFACE, GITHUB = "huggingface.co/", "github.com/"
 
 
-def _medicalnet(
-    depth: int, blocks: tuple[int, ...], *, bottleneck: bool = False, projects: bool = True
-) -> Family:
-    return Family(
-        About(
-            f"resnet_{depth}_23dataset.pth",
-            "github.com/Tencent/MedicalNet",
-            "MIT",
-            "CT or MR; old and coarse",
-        ),
-        anchor="layer1.0.conv1.weight",
-        n_stages=1 + len(blocks),
-        network=lambda n: MedicalNet(blocks[: n - 1], bottleneck=bottleneck, projects=projects),
-        expects=ZScore(whole=False),
+def _medicalnet(depth: int, *, expansion: int = 1) -> EncoderFamily:
+    name, source = f"resnet_{depth}_23dataset.pth", GITHUB + "Tencent/MedicalNet"
+    return EncoderFamily(
+        EncoderCard(name, source, "MIT", "CT or MR; old and coarse"),
+        medicalnet(depth, expansion=expansion),
+        ZScore(whole=False),
     )
 
 
-FAMILIES: dict[str, Family] = {
-    "ctfm": Family(
-        About(
+FAMILIES: dict[str, EncoderFamily] = {
+    "ctfm": EncoderFamily(
+        EncoderCard(
             "model.safetensors",
-            "huggingface.co/project-lighter/ct_fm_feature_extractor",
+            HUGGINGFACE + "project-lighter/ct_fm_feature_extractor",
             "Apache-2.0",
             "CT",
         ),
-        anchor="conv_init.weight",
-        n_stages=len(SEGRESNET_BLOCKS),
-        network=lambda n: SegResEncoder(32, SEGRESNET_BLOCKS[:n], norm="batch"),
-        expects=HuWindow(-1024.0, 2048.0),
+        segresnet(32, norm="batch"),
+        HuWindow(-1024.0, 2048.0),
         spacing=(3.0, 1.0, 1.0),
     ),
-    "nnssl_resencl": Family(
-        About(
+    "nnssl_resencl": EncoderFamily(
+        EncoderCard(
             "checkpoint_final.pth",
-            "huggingface.co/MIC-DKFZ (OpenMind: MR; ResEncL-MissingPiece: CT too)",
+            HUGGINGFACE + "MIC-DKFZ (OpenMind: MR; ResEncL-MissingPiece: CT too)",
             "CC BY 4.0 (nnFoundationCNN: CC BY-SA 4.0)",
             "MR; CT with the MissingPiece weights",
         ),
-        anchor="stem.convs.0.conv.weight",
-        n_stages=len(RESENC_L.features),
-        network=lambda n: ResidualUNetEncoder(RESENC_L.first(n)),
-        expects=ZScore(whole=True),
+        unet_encoder(RESENC_L),
+        ZScore(whole=True),
         spacing=(1.0, 1.0, 1.0),
     ),
-    "vista3d": Family(
-        About(
+    "vista3d": EncoderFamily(
+        EncoderCard(
             "model.pt",
             "the vista3d bundle of the MONAI model zoo (MONAI 1.4 layout)",
             "NVIDIA Open Model License",
             "CT",
         ),
-        anchor="conv_init.weight",
-        n_stages=len(SEGRESNET_BLOCKS),
-        network=lambda n: SegResEncoder(48, SEGRESNET_BLOCKS[:n], norm="instance"),
-        expects=HuWindow(-963.8247715525971, 1053.678477684517),
-        spacing=(1.5, 1.5, 1.5),
+        segresnet(48, norm="instance"),
+        HuWindow(-963.8247715525971, 1053.678477684517),
+        ONE_AND_A_HALF,
+        RAS,
+    ),
+    "swinvit_ssl": EncoderFamily(
+        EncoderCard(
+            "model_swinvit.pt",
+            GITHUB + "Project-MONAI/MONAI-extra-test-data, release 0.8.1",
+            "Apache-2.0",
+            "CT",
+        ),
+        swin(48),
+        HuWindow(-1000.0, 1000.0),
         layout=RAS,
     ),
-    "medicalnet_resnet10": _medicalnet(10, (1, 1, 1, 1)),
-    "medicalnet_resnet18": _medicalnet(18, (2, 2, 2, 2), projects=False),
-    "medicalnet_resnet34": _medicalnet(34, (3, 4, 6, 3), projects=False),
-    "medicalnet_resnet50": _medicalnet(50, (3, 4, 6, 3), bottleneck=True),
+    "suprem_swin": EncoderFamily(
+        EncoderCard(
+            "supervised_suprem_swinunetr_2100.pth",
+            GITHUB + "MrGiovanni/SuPreM",
+            "CC BY-NC-ND 4.0: not for commercial use",
+            ABDOMEN_CT,
+        ),
+        swin(48),
+        ABDOMEN,
+        ONE_AND_A_HALF,
+        RAS,
+    ),
+    "voco_b": EncoderFamily(
+        EncoderCard(
+            "VoCo_B_SSL_head.pt", GITHUB + "Luffy03/Large-Scale-Medical", "Apache-2.0", ABDOMEN_CT
+        ),
+        swin(48, residual=True),
+        ABDOMEN,
+        ONE_AND_A_HALF,
+        RAS,
+    ),
+    "medicalnet_resnet10": _medicalnet(10),
+    "medicalnet_resnet18": _medicalnet(18),
+    "medicalnet_resnet34": _medicalnet(34),
+    "medicalnet_resnet50": _medicalnet(50, expansion=4),
 }
+NOT_SUPPORTED = {"3dino": "a vision transformer whose tokens are 16 voxels wide"}

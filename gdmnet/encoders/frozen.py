@@ -1,9 +1,9 @@
-"""An encoder that is used and never changed, and what is known of where it came from."""
+"""An encoder that is used and never changed, the stages of its network, and where it came from."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from torch import Tensor, nn
 
@@ -11,7 +11,40 @@ from gdmnet.geometry import Shape
 
 
 @dataclass(frozen=True)
-class Report:
+class StagedNetwork:
+    """A network whose stages give a map each, and how its tensors are called in checkpoints.
+
+    Attributes:
+        build: its first n stages: (b, 1, d, h, w) -> a list of maps (b, c, d', h', w'), finest
+            first, of which the first n are meant.
+        anchor: a tensor's name that every checkpoint has, at the end of its full name.
+        channels: of every stage's map.
+        strides: of every stage's map, voxels along the network's axes between two locations.
+        renamed: parts of names in some files, and what they are called here.
+        heads: how the names of a pretraining's own tensors begin, which are not needed.
+        extra: whether the packages of gdmnet[encoders] are needed.
+    """
+
+    build: Callable[[int], nn.Module]
+    anchor: str
+    channels: tuple[int, ...]
+    strides: tuple[Shape, ...]
+    renamed: tuple[tuple[str, str], ...] = ()
+    heads: tuple[str, ...] = ()
+    extra: bool = False
+
+
+def total_strides(strides: Sequence[Shape]) -> tuple[Shape, ...]:
+    """Voxels from one location of a stage's map to the next, of strides from stage to stage."""
+    totals, (d, h, w) = [], (1, 1, 1)
+    for stride in strides:
+        d, h, w = d * stride[0], h * stride[1], w * stride[2]
+        totals.append((d, h, w))
+    return tuple(totals)
+
+
+@dataclass(frozen=True)
+class EncoderReport:
     """Where an encoder's weights came from and how it sees a patch.
 
     Attributes:
@@ -41,30 +74,16 @@ class Report:
     outside: float = 0.0
 
 
-class FeatureEncoder(Protocol):
-    """What gdm needs: frozen maps of a target-like image; `Frozen` is one.
-
-    Attributes:
-        report: where it came from; None where nobody said.
-    """
-
-    report: Report | None
-
-    def __call__(self, x: Tensor) -> list[Tensor]:
-        """Maps (b, c, z', y', x'), finest first, of (b, 1, z, y, x) in the target's units."""
-        ...
-
-
-class Frozen(nn.Module):
+class FrozenEncoder(nn.Module):
     """An encoder that stays as it is: no weight gradients, always eval; images get gradients."""
 
-    def __init__(self, encoder: nn.Module, report: Report | None = None) -> None:
+    def __init__(self, encoder: nn.Module, report: EncoderReport | None = None) -> None:
         super().__init__()
         self.encoder = encoder.requires_grad_(False)
         self.report = report
         self.train(False)
 
-    def train(self, mode: bool = True) -> Frozen:
+    def train(self, mode: bool = True) -> FrozenEncoder:
         """Stay in eval mode whatever the loop asks for."""
         del mode
         return super().train(False)

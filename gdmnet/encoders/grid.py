@@ -13,13 +13,15 @@ from torch.nn import functional
 from gdmnet.geometry import Shape, Spacing
 
 T = TypeVar("T", int, float)
+Zoom = tuple[float, float, float]
 
 SAME_WITHIN = 1.5  # spacings that differ by less are taken as equal
 SMALLEST_MAP = 4  # positions along an axis; statistics of fewer say nothing
+UNCHANGED: Zoom = (1.0, 1.0, 1.0)
 
 
 @dataclass(frozen=True)
-class Layout:
+class AxisLayout:
     """How a network's axes lie in gdmnet's (z, y, x), which point to S, P and L.
 
     Attributes:
@@ -37,8 +39,8 @@ class Layout:
 
     def to_image(self, y: Tensor) -> Tensor:
         """The inverse of `to_network`."""
-        z, y_, x = (self.axes.index(axis) for axis in range(3))
-        return y.flip([axis + 2 for axis in self.flipped]).permute(0, 1, z + 2, y_ + 2, x + 2)
+        unflipped = y.flip([axis + 2 for axis in self.flipped])
+        return unflipped.permute(0, 1, *(axis + 2 for axis in self.restored((0, 1, 2))))
 
     def reordered(self, values: Sequence[T]) -> tuple[T, T, T]:
         """Numbers of (z, y, x) in the order of the network's axes."""
@@ -51,64 +53,49 @@ class Layout:
         return z, y, x
 
 
-SPL = Layout()  # nnU-Net's and CT-FM's
-RAS = Layout((2, 1, 0), (0, 1))  # MONAI's
+SPL = AxisLayout()  # nnU-Net's and CT-FM's
+RAS = AxisLayout((2, 1, 0), (0, 1))  # MONAI's
 
 
-@dataclass(frozen=True)
-class Grid:
-    """What happens to a patch's grid before the network; all along the network's axes.
+def fit(x: Tensor, zoom: Zoom, divisor: Shape) -> Tensor:
+    """A patch (b, c, d, h, w) as the network takes it: all sides divisible, the same region.
 
-    Attributes:
-        zoom: voxels of the network per voxel of the patch; (1, 1, 1) leaves it as it is.
-        divisor: sizes are made divisible by it.
+    Args:
+        x: along the network's axes.
+        zoom: voxels of the network per voxel of the patch: resampled, unless all are 1: then
+            padded at the ends with its own border values.
+        divisor: of the sides.
     """
-
-    zoom: tuple[float, float, float]
-    divisor: Shape
-
-    @property
-    def resamples(self) -> bool:
-        """Whether the patch is resampled (else padded)."""
-        return self.zoom != (1.0, 1.0, 1.0)
-
-    def fit(self, x: Tensor) -> Tensor:
-        """A patch as the network takes it.
-
-        Resampled to sizes that are divisible, so that it covers the same region; or padded at the
-        ends with its own border values.
-        """
-        shape = tuple(x.shape[2:])
-        if self.resamples:
-            sizes = [
-                max(step, step * round(size * zoom / step))
-                for size, zoom, step in zip(shape, self.zoom, self.divisor, strict=True)
-            ]
-            return resample(x, sizes)
-        d, h, w = (-size % step for size, step in zip(shape, self.divisor, strict=True))
-        return functional.pad(x, (0, w, 0, h, 0, d), mode="replicate") if d or h or w else x
-
-    def crop(self, feature_map: Tensor, shape: Sequence[int], stride: Shape) -> Tensor:
-        """A map without the locations that lie in the padding alone."""
-        if self.resamples:
-            return feature_map
-        d, h, w = (-(-size // step) for size, step in zip(shape, stride, strict=True))
-        return feature_map[:, :, :d, :h, :w]
+    shape = tuple(x.shape[2:])
+    if zoom != UNCHANGED:
+        sides = zip(shape, zoom, divisor, strict=True)
+        return resample(x, [max(step, step * round(n * by / step)) for n, by, step in sides])
+    d, h, w = (-size % step for size, step in zip(shape, divisor, strict=True))
+    return functional.pad(x, (0, w, 0, h, 0, d), mode="replicate") if d or h or w else x
 
 
-def zoom_to(spacing: Spacing, wanted: Spacing | None) -> tuple[float, float, float]:
+def cut_padding(feature_map: Tensor, shape: Sequence[int], stride: Shape) -> Tensor:
+    """A map of a padded patch without the locations that lie in the padding alone.
+
+    Args:
+        feature_map: (b, c, d, h, w).
+        shape: of the patch along the network's axes, before `fit`.
+        stride: voxels of the patch from one location to the next.
+    """
+    d, h, w = (-(-size // step) for size, step in zip(shape, stride, strict=True))
+    return feature_map[:, :, :d, :h, :w]
+
+
+def zoom_to(spacing: Spacing, wanted: Spacing | None) -> Zoom:
     """Factors of the resampling; all 1 where every axis is within 1.5 times of the wanted one.
 
     Args:
         spacing: mm of the patch, along the network's axes.
         wanted: mm that the network was trained on; None for any.
     """
-    if wanted is None:
-        return 1.0, 1.0, 1.0
-    d, h, w = (mine / theirs for mine, theirs in zip(spacing, wanted, strict=True))
-    if all(1 / SAME_WITHIN <= factor <= SAME_WITHIN for factor in (d, h, w)):
-        return 1.0, 1.0, 1.0
-    return d, h, w
+    d, h, w = (mine / theirs for mine, theirs in zip(spacing, wanted or spacing, strict=True))
+    same = all(1 / SAME_WITHIN <= factor <= SAME_WITHIN for factor in (d, h, w))
+    return UNCHANGED if same else (d, h, w)
 
 
 def usable_stages(shape: Sequence[float], strides: Sequence[Shape]) -> int:
@@ -120,10 +107,11 @@ def usable_stages(shape: Sequence[float], strides: Sequence[Shape]) -> int:
         shape: voxels of the patch on the network's grid.
         strides: of every stage, voxels from one location to the next.
     """
+    sizes = [round(size) for size in shape]
     for n, stride in enumerate(strides):
-        for size, step in zip(shape, stride, strict=True):
-            if -(-round(size) // step) < min(SMALLEST_MAP, round(size)):
-                return max(1, n)
+        pairs = zip(sizes, stride, strict=True)
+        if any(-(-size // step) < min(SMALLEST_MAP, size) for size, step in pairs):
+            return max(1, n)
     return len(strides)
 
 
@@ -142,13 +130,10 @@ def resample(x: Tensor, sizes: Sequence[int]) -> Tensor:
 
 def _weights(old: int, new: int) -> Tensor:
     """(new, old), rows that add up to 1."""
-    factor = old / new
+    factor, voxel = old / new, torch.arange(old, dtype=torch.float64)
     if new < old:
-        edges = torch.arange(new + 1, dtype=torch.float64) * factor
-        lower, upper = edges[:-1, None], edges[1:, None]
-        voxel = torch.arange(old, dtype=torch.float64)
-        overlap = torch.minimum(upper, voxel + 1) - torch.maximum(lower, voxel)
+        edges = torch.arange(new + 1, dtype=torch.float64)[:, None] * factor
+        overlap = torch.minimum(edges[1:], voxel + 1) - torch.maximum(edges[:-1], voxel)
         return overlap.clamp(min=0) / factor
     centres = ((torch.arange(new, dtype=torch.float64) + 0.5) * factor - 0.5).clamp(0, old - 1)
-    distance = (centres[:, None] - torch.arange(old, dtype=torch.float64)).abs()
-    return (1 - distance).clamp(min=0)
+    return (1 - (centres[:, None] - voxel).abs()).clamp(min=0)

@@ -7,8 +7,8 @@ the very errors of level and contrast that the drift has to see.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 
 from gdmnet.errors import PlanError
 from gdmnet.plan import Fingerprint, Intensity, Normalisation
@@ -39,7 +39,7 @@ class ZScore:
 
 
 @dataclass(frozen=True)
-class Mapping:
+class IntensityMap:
     """y = clamp(scale * x + offset, low, high), x in network units of the target.
 
     `outside` is the share of the target's range that the clamp makes constant.
@@ -47,18 +47,14 @@ class Mapping:
 
     scale: float
     offset: float
-    low: float = float("-inf")
-    high: float = float("inf")
+    low: float = -inf
+    high: float = inf
     outside: float = 0.0
 
 
-def mapping(
-    expects: HuWindow | ZScore,
-    target: Normalisation,
-    fingerprint: Fingerprint | None,
-    *,
-    name: str,
-) -> Mapping:
+def intensity_map(
+    expects: HuWindow | ZScore, target: Normalisation, fingerprint: Fingerprint | None, *, name: str
+) -> IntensityMap:
     """The mapping to an encoder's input.
 
     Args:
@@ -78,14 +74,14 @@ def mapping(
                 " gdm_plan_and_preprocess"
             )
         mean, std = moments(fingerprint, target, whole=expects.whole)
-        return Mapping(1 / std, -mean / std)
+        return IntensityMap(1 / std, -mean / std)
     if target.scheme != "ct":
         raise PlanError(
             f"encoder {name}: was trained on CT in HU, and this target ({target.scheme}) has none;"
             " use self, random, or one that takes any modality (gdm_info --encoders)"
         )
     slope = (expects.out_high - expects.out_low) / (expects.high - expects.low)
-    outside = _outside(expects, target, fingerprint)
+    outside = _share_outside(expects, target, fingerprint)
     if outside > MOST_OUTSIDE:
         _log.warning(
             "warning: encoder %s: %.0f %% of the target's range lie outside its window of %g to %g"
@@ -95,7 +91,7 @@ def mapping(
             expects.low,
             expects.high,
         )
-    return Mapping(
+    return IntensityMap(
         scale=target.scale * slope,
         offset=(target.centre - expects.low) * slope + expects.out_low,
         low=min(expects.out_low, expects.out_high),
@@ -110,54 +106,36 @@ def moments(fingerprint: Fingerprint, target: Normalisation, *, whole: bool) -> 
     Of the whole volume they are those of the body and, in the share that is not body, the value
     outside it: the background's own noise is neglected.
     """
-    means, squares = [], []
+    found = []
     for case in fingerprint.cases:
-        centre, scale = _SCHEMES.get(target.scheme, _of_plan)(case.target, target)
-        mean, std = (case.target.mean - centre) / scale, case.target.std / scale
-        square = std**2 + mean**2
+        centre, scale = _units(case.target, target)
+        mean = (case.target.mean - centre) / scale
+        square = (case.target.std / scale) ** 2 + mean**2
         if whole:
-            air = (_clip(case.target.outside, target) - centre) / scale
+            air = max(case.target.outside, -inf if target.low is None else target.low)
+            air = (min(air, inf if target.high is None else target.high) - centre) / scale
             share = case.body_fraction
-            mean, square = _mix(share, mean, air), _mix(share, square, air**2)
-        means.append(mean)
-        squares.append(square)
-    mean = sum(means) / len(means)
-    variance = sum(squares) / len(squares) - mean**2
+            mean = share * mean + (1 - share) * air
+            square = share * square + (1 - share) * air**2
+        found.append((mean, square))
+    mean, square = (sum(values) / len(values) for values in zip(*found, strict=True))
+    variance = square - mean**2
     return mean, variance**0.5 if variance > 0 else 1.0
 
 
-def _of_plan(_: Intensity, target: Normalisation) -> tuple[float, float]:
+def _units(case: Intensity, target: Normalisation) -> tuple[float, float]:
+    """Centre and scale of a case in file units, as `arrays.normalise` fits them."""
+    if target.scheme == "percentiles":
+        return case.p01, case.p99 - case.p01 or 1.0
+    if target.scheme == "zscore":
+        return case.mean, case.std or 1.0
     return target.centre, target.scale
 
 
-def _percentiles(case: Intensity, _: Normalisation) -> tuple[float, float]:
-    return case.p01, case.p99 - case.p01 or 1.0
-
-
-def _zscore(case: Intensity, _: Normalisation) -> tuple[float, float]:
-    return case.mean, case.std or 1.0
-
-
-# Each case's own centre and scale, as `arrays.normalise.SCHEMES` fits them; others take the plan's.
-_SCHEMES: dict[str, Callable[[Intensity, Normalisation], tuple[float, float]]] = {
-    "percentiles": _percentiles,
-    "zscore": _zscore,
-}
-
-
-def _mix(share: float, inside: float, outside: float) -> float:
-    return share * inside + (1 - share) * outside
-
-
-def _clip(value: float, target: Normalisation) -> float:
-    low = value if target.low is None else max(value, target.low)
-    return low if target.high is None else min(low, target.high)
-
-
-def _outside(window: HuWindow, target: Normalisation, fingerprint: Fingerprint | None) -> float:
+def _share_outside(window: HuWindow, target: Normalisation, known: Fingerprint | None) -> float:
     low, high = target.low, target.high
-    if fingerprint is not None:
-        low, high = fingerprint.target.p00_5, fingerprint.target.p99_5
+    if known is not None:
+        low, high = known.target.p00_5, known.target.p99_5
     if low is None or high is None or high <= low:
         return 0.0
     inside = max(0.0, min(high, window.high) - max(low, window.low))

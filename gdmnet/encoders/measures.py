@@ -73,7 +73,7 @@ def tokens(feature_map: Tensor) -> Tensor:
 def inside(bodies: Tensor, feature_map: Tensor) -> Tensor:
     """Bool, one a token: those that lie in the body for the most part; all where there are none."""
     found = _pooled(bodies, feature_map).flatten() > 0.5
-    return found if bool(found.any()) else torch.ones_like(found)
+    return found | ~found.any()
 
 
 def distance(first: Tensor, second: Tensor, chosen: Tensor) -> float:

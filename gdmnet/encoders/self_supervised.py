@@ -6,17 +6,17 @@ statistics on every patch and so hide contrast and texture strength, just what r
 
 from __future__ import annotations
 
-import dataclasses
 import math
-import pickle
-import zipfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gdmnet.encoders.frozen import Frozen, Report
+from gdmnet.encoders.frozen import EncoderReport, FrozenEncoder, total_strides
+from gdmnet.encoders.weights import EncoderTensors, check, read_plain
 from gdmnet.errors import CheckpointError
 from gdmnet.geometry import Shape, Spacing
 from gdmnet.plan import Architecture
@@ -27,6 +27,7 @@ CELL_MM = 16.0  # side of a masked cell
 MASK_RATIO = 0.6
 CUBE: Shape = (3, 3, 3)
 WEIGHTS = "weights"  # key of the encoder's tensors in its file
+REMEDY = "delete it to train the encoder anew"
 
 
 class PlainEncoder(nn.Module):
@@ -48,13 +49,8 @@ class PlainEncoder(nn.Module):
         self.strides = ((1, 1, 1), *strides)
         self.kernels = kernels
         self.channels = features
-        inputs = (1, *features[:-1])
-        self.convolutions = nn.ModuleList(
-            _convolution(c_in, c_out, kernel, stride)
-            for c_in, c_out, kernel, stride in zip(
-                inputs, features, kernels, self.strides, strict=True
-            )
-        )
+        layers = zip((1, *features[:-1]), features, kernels, self.strides, strict=True)
+        self.convolutions = nn.ModuleList(_convolution(*layer) for layer in layers)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Feature maps, finest first.
@@ -103,15 +99,14 @@ def encoder_for(
     Strides are those of the plan's stages 1 and 2 where it has them. An axis whose plan kernel is
     1 keeps kernel 1 as long as it is not strided, so single slices and thick slices work.
     """
-    strides = [architecture.strides[i] if i < len(architecture.strides) else None for i in (1, 2)]
-    second, third = (stride or (1, 1, 1) for stride in strides)
+    _, second, third, *_ = (*architecture.strides, (1, 1, 1), (1, 1, 1))
     kernels = []
     for stage, stride in enumerate(((1, 1, 1), second, third)):
         planned = architecture.kernels[min(stage, len(architecture.kernels) - 1)]
         z, y, x = (1 if k == 1 and s == 1 else 3 for k, s in zip(planned, stride, strict=True))
         kernels.append((z, y, x))
     encoder = PlainEncoder((second, third), (kernels[0], kernels[1], kernels[2]), features)
-    initialise(encoder, torch.Generator().manual_seed(seed))
+    _initialise(encoder, torch.Generator().manual_seed(seed))
     return encoder
 
 
@@ -121,12 +116,12 @@ def decoder_for(encoder: PlainEncoder, *, seed: int) -> Decoder:
     A random image would have to be unlearned first: of a minute's few hundred steps that is many.
     """
     decoder = Decoder(encoder.kernels, encoder.channels)
-    initialise(decoder, torch.Generator().manual_seed(seed))
+    _initialise(decoder, torch.Generator().manual_seed(seed))
     nn.init.zeros_(decoder.image.weight)
     return decoder
 
 
-def initialise(module: nn.Module, generator: torch.Generator) -> None:
+def _initialise(module: nn.Module, generator: torch.Generator) -> None:
     """Kaiming normal weights (He et al. 2015, eq. 15) and zero biases in every convolution."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv3d):
@@ -140,14 +135,11 @@ def cell_shape(spacing: Spacing, patch: Shape) -> Shape:
 
     An axis shorter than eight voxels cannot have both limits: there the quarter wins, at least 1.
     """
-    z, y, x = (_cell_side(mm, n) for mm, n in zip(spacing, patch, strict=True))
-    return z, y, x
-
-
-def _cell_side(mm: float, n: int) -> int:
-    wanted = max(1, round(math.log2(CELL_MM / mm)))
-    most = math.floor(math.log2(max(1, n // 4)))
-    return 2 ** min(wanted, most)
+    sides = []
+    for mm, n in zip(spacing, patch, strict=True):
+        wanted = max(1, round(math.log2(CELL_MM / mm)))
+        sides.append(2 ** min(wanted, math.floor(math.log2(max(1, n // 4)))))
+    return sides[0], sides[1], sides[2]
 
 
 def random_mask(
@@ -174,65 +166,50 @@ def masked_error(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     return error.sum() / mask.sum().clamp(min=1)
 
 
-def random_encoder(architecture: Architecture, *, file: Path, seed: int) -> Frozen:
-    """The control of every table: the same network with random weights; no file is read."""
-    del file
+def random_encoder(architecture: Architecture, *, seed: int) -> FrozenEncoder:
+    """The control of every table: the network of "self" with random weights; no file is read."""
     encoder = encoder_for(architecture, seed=seed)
-    return Frozen(encoder, _report("random", encoder))
+    return FrozenEncoder(encoder, _report("random", encoder))
 
 
-def self_encoder(architecture: Architecture, *, file: Path, seed: int) -> Frozen:
+def self_encoder(architecture: Architecture, *, file: Path) -> FrozenEncoder:
     """The encoder that `training.pretrain` left in `file`; every tensor must be there and fit.
 
     Raises:
         CheckpointError: the file is missing, damaged or belongs to another architecture.
     """
-    encoder = encoder_for(architecture, seed=seed)
-    weights = read_file(file).get(WEIGHTS, {})
+    encoder = encoder_for(architecture, seed=0)
+    weights = read_file(file).get(WEIGHTS)
+    values = weights if isinstance(weights, Mapping) else {}
+    found = EncoderTensors({key: t for key, t in values.items() if isinstance(t, Tensor)})
     try:
-        encoder.load_state_dict(weights)
-    except (RuntimeError, TypeError, AttributeError) as problem:
-        first = str(problem).splitlines()[0]
-        raise CheckpointError(
-            f"{file}: does not fit this configuration's encoder ({first}); delete it to train anew"
-        ) from None
-    if not all(bool(tensor.isfinite().all()) for tensor in encoder.state_dict().values()):
-        raise CheckpointError(f"{file}: holds numbers that are not finite; delete it to train anew")
-    return Frozen(encoder, dataclasses.replace(_report("self", encoder), file=str(file)))
+        check(found, encoder.state_dict())
+    except CheckpointError as problem:
+        raise CheckpointError(f"{file}: not this configuration's ({problem}); {REMEDY}") from None
+    encoder.load_state_dict(found.tensors)
+    return FrozenEncoder(encoder, _report("self", encoder, str(file)))
 
 
-def _report(name: str, encoder: PlainEncoder) -> Report:
-    d, h, w = 1, 1, 1
-    totals = []
-    for stride in encoder.strides:
-        d, h, w = d * stride[0], h * stride[1], w * stride[2]
-        totals.append((d, h, w))
-    return Report(
+def _report(name: str, encoder: PlainEncoder, file: str | None = None) -> EncoderReport:
+    return EncoderReport(
         name,
+        file,
         n_tensors=len(encoder.state_dict()),
-        stages=tuple(range(len(totals))),
+        stages=tuple(range(len(encoder.strides))),
         channels=encoder.channels,
-        strides=tuple(totals),
+        strides=total_strides(encoder.strides),
     )
 
 
-def read_file(file: Path) -> dict:
+def read_file(file: Path) -> Mapping[str, Any]:
     """An encoder file as the dict that was saved: tensors and plain values only.
 
     Raises:
         CheckpointError: the file is missing or damaged.
     """
-    try:
-        with zipfile.ZipFile(file) as archive:
-            broken = archive.testzip()  # torch itself does not compare the checksums
-        content = torch.load(file, map_location="cpu", weights_only=True) if not broken else None
-    except FileNotFoundError:
-        raise CheckpointError(f"{file}: no such encoder; run gdm_train, which makes it") from None
-    except (OSError, EOFError, RuntimeError, zipfile.BadZipFile, pickle.UnpicklingError):
-        content = None
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{file}: damaged; delete it to train the encoder anew")
-    return content
+    if not file.is_file():
+        raise CheckpointError(f"{file}: no such encoder; run gdm_train, which makes it")
+    return read_plain(file, remedy=REMEDY)
 
 
 def _convolution(c_in: int, c_out: int, kernel: Shape, stride: Shape) -> nn.Conv3d:

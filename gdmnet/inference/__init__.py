@@ -19,5 +19,6 @@ Example, in a folder where `gdm_train 501 3d_fullres` has finished:
 
 from gdmnet.inference.model import load_model
 from gdmnet.inference.translator import Translator
+from gdmnet.models.card import PredictionSettings
 
-__all__ = ["Translator", "load_model"]
+__all__ = ["PredictionSettings", "Translator", "load_model"]

@@ -143,7 +143,7 @@ def maker_of(translator: Translator) -> Maker:
     weights = ", ".join(f"{fold} {digest[:12]}" for fold, digest in card.checkpoints.items())
     return Maker(
         model=f"{translator.plan.dataset} {card.objective}__{card.configuration}",
-        details=f"Folds and SHA-256 of their {card.checkpoint} checkpoints: {weights}",
+        details=f"Folds and SHA-256 of their {card.settings.checkpoint} checkpoints: {weights}",
     )
 
 

@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from gdmnet import __version__, codec, folders
+from gdmnet import __version__, codec, files, folders
 from gdmnet.errors import OutputError
-from gdmnet.inference.describe import describe_model
-from gdmnet.inference.facts import Facts, anonymised, read_facts
-from gdmnet.inference.manifest import (
+from gdmnet.inference.model import load_model
+from gdmnet.metrics.summary import Summary
+from gdmnet.models import checkpoint
+from gdmnet.models.anonymous import anonymised
+from gdmnet.models.card import PredictionSettings
+from gdmnet.models.describe import describe_model
+from gdmnet.models.folder import ModelFolder, read_model, read_summaries
+from gdmnet.models.manifest import (
     MANIFEST_JSON,
     MODEL_CARD,
     FileEntry,
     Manifest,
     require_names,
 )
-from gdmnet.inference.model import CHECKPOINTS, file_sha256, load_model
-from gdmnet.models import checkpoint as checkpoint_file
-from gdmnet.models.select import choose_folds
 
 _PREDICTS = ("epoch", "ema", "twin", "tally")  # what prediction takes, and a few numbers
 _SAME_DATE = (1980, 1, 1, 0, 0, 0)  # the same model gives the same archive, to the bit
@@ -61,66 +62,66 @@ def export_model(
     """
     if output.exists() and not overwrite:
         raise OutputError(f"{output}: exists already; give another name, or --overwrite")
-    chosen = choose_folds(folder, folds)
-    kinds = tuple(CHECKPOINTS) if with_best else ("final",)
-    facts = anonymised(read_facts(folder, chosen))
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".exporting_", dir=output.parent) as temporary:
-            stage = Path(temporary) / "model"
-            _write_facts(facts, stage)
-            for fold in chosen:
-                for kind in kinds:
-                    name = f"fold_{fold}/{CHECKPOINTS[kind]}"
-                    _write_weights(folder / name, stage / name)
-            for kind in kinds:  # refuses what does not fit together
-                load_model(stage, folds=chosen, device="cpu", checkpoint=kind)
-            manifest = _manifest(facts, kinds, licence)
-            require_names(manifest, output)
-            codec.write_text(stage / MODEL_CARD, describe_model(manifest, facts))
-            manifest = replace(manifest, files=_entries(stage))
-            codec.save(manifest, stage / MANIFEST_JSON)
-            _pack(stage, [MANIFEST_JSON, *manifest.files], output)
-    except OSError as problem:
-        raise OutputError(
-            f"{output}: cannot be written ({problem.strerror or problem}); check the folder's"
-            " permissions and free space"
-        ) from None
+    model = read_model(folder, folds)
+    known, summaries = anonymised(model, read_summaries(model))
+    kinds = tuple(folders.CHECKPOINTS) if with_best else ("final",)
+    manifest = _manifest(known, summaries, kinds, licence)
+    require_names(manifest, output)
+    files.sweep(output.parent)
+    with (
+        files.whole_file(output) as aside,
+        tempfile.TemporaryDirectory(prefix=f"{aside.name}.", dir=output.parent) as temporary,
+    ):
+        stage = Path(temporary) / "model"
+        _write_facts(known, summaries, stage)
+        for kind in kinds:
+            for fold in known.runs:
+                place = replace(known, path=stage).checkpoint(fold, kind)
+                _write_weights(model.checkpoint(fold, kind), place)
+            # refuses what does not fit together
+            settings = PredictionSettings(checkpoint=kind)
+            load_model(stage, settings, folds=list(known.runs), device="cpu")
+        codec.write_text(stage / MODEL_CARD, describe_model(manifest, known, summaries))
+        manifest = replace(manifest, files=_entries(stage))
+        codec.save(manifest, stage / MANIFEST_JSON)
+        _pack(stage, [MANIFEST_JSON, *manifest.files], aside)
     return manifest
 
 
-def _write_facts(facts: Facts, stage: Path) -> None:
-    codec.save(facts.plan, stage / folders.PLAN_JSON)
-    if facts.fingerprint is not None:
-        codec.save(facts.fingerprint, stage / folders.FINGERPRINT_JSON)
-    for fold, run in facts.runs.items():
+def _write_facts(model: ModelFolder, summaries: Mapping[str, Summary], stage: Path) -> None:
+    codec.save(model.plan, stage / folders.PLAN_JSON)
+    if model.fingerprint is not None:
+        codec.save(model.fingerprint, stage / folders.FINGERPRINT_JSON)
+    for fold, run in model.runs.items():
         codec.save(run, folders.fold_folder(stage, fold) / folders.RUN_JSON)
-    for fold, summary in facts.summaries.items():
+    for fold, summary in summaries.items():
         codec.save(summary, folders.fold_folder(stage, fold) / folders.SUMMARY_JSON)
 
 
 def _write_weights(path: Path, copy: Path) -> None:
     """A checkpoint without what only a training needs; the same bytes where possible."""
-    state = checkpoint_file.load(path)
+    state = checkpoint.load(path)
     if set(state) <= {"schema", *_PREDICTS}:
         shutil.copyfile(path, copy)
     else:
-        checkpoint_file.save(copy, {name: state[name] for name in _PREDICTS if name in state})
+        checkpoint.save(copy, {name: state[name] for name in _PREDICTS if name in state})
 
 
-def _manifest(facts: Facts, kinds: tuple[str, ...], licence: str) -> Manifest:
-    first = next(iter(facts.runs.values()))
+def _manifest(
+    model: ModelFolder, summaries: Mapping[str, Summary], kinds: tuple[str, ...], licence: str
+) -> Manifest:
+    first = next(iter(model.runs.values()))
     return Manifest(
         schema=Manifest.SCHEMA,
         version=__version__,
-        dataset=facts.plan.dataset,
+        dataset=model.plan.dataset,
         objective=first.objective,
         configuration=first.configuration,
-        folds=tuple(facts.runs),
+        folds=tuple(model.runs),
         checkpoints=kinds,
         licence=licence,
         versions=first.versions,
-        validation={fold: dict(summary.aggregate) for fold, summary in facts.summaries.items()},
+        validation={fold: dict(summary.aggregate) for fold, summary in summaries.items()},
         files={},
     )
 
@@ -128,23 +129,17 @@ def _manifest(facts: Facts, kinds: tuple[str, ...], licence: str) -> Manifest:
 def _entries(stage: Path) -> dict[str, FileEntry]:
     paths = sorted(path for path in stage.rglob("*") if path.is_file())
     return {
-        path.relative_to(stage).as_posix(): FileEntry(path.stat().st_size, file_sha256(path))
+        path.relative_to(stage).as_posix(): FileEntry(path.stat().st_size, files.file_sha256(path))
         for path in paths
     }
 
 
 def _pack(stage: Path, names: Iterable[str], output: Path) -> None:
-    """Uncompressed (weights hardly shrink), the manifest first; aside and renamed."""
-    aside = output.with_name(f".{output.name}.partial")
-    try:
-        with zipfile.ZipFile(aside, "w", zipfile.ZIP_STORED) as archive:
-            for name in names:
-                entry = zipfile.ZipInfo(name, _SAME_DATE)
-                entry.external_attr = 0o100644 << 16
-                entry.file_size = (stage / name).stat().st_size  # zip64 from 4 GiB on
-                with (stage / name).open("rb") as source, archive.open(entry, "w") as packed:
-                    shutil.copyfileobj(source, packed, 1 << 20)
-        aside.replace(output)
-    finally:
-        with contextlib.suppress(OSError):
-            aside.unlink(missing_ok=True)
+    """Uncompressed (weights hardly shrink), the manifest first."""
+    with zipfile.ZipFile(output, "w", zipfile.ZIP_STORED) as archive:
+        for name in names:
+            entry = zipfile.ZipInfo(name, _SAME_DATE)
+            entry.external_attr = 0o100644 << 16
+            entry.file_size = (stage / name).stat().st_size  # zip64 from 4 GiB on
+            with (stage / name).open("rb") as source, archive.open(entry, "w") as packed:
+                shutil.copyfileobj(source, packed, 1 << 20)

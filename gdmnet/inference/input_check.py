@@ -17,8 +17,9 @@ their own 99th percentile, as the gain is no property of the patient; CT is comp
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,7 +83,7 @@ class InputCheck:
 
 
 @dataclass(frozen=True)
-class Facts:
+class ImageFacts:
     """What is compared: body's bounding box in voxels, mm, and intensities of each source."""
 
     shape: Shape
@@ -90,8 +91,7 @@ class Facts:
     sources: tuple[Intensity, ...]
 
 
-@dataclass(frozen=True)
-class _Quantity:
+class _Quantity(NamedTuple):
     """`margin` is the least one: a factor if `is_factor`, else of the unit."""
 
     what: str
@@ -101,7 +101,7 @@ class _Quantity:
     is_factor: bool = False
 
 
-def measure_input(case: Case, volume: Volume) -> Facts:
+def measure_input(case: Case, volume: Volume) -> ImageFacts:
     """Measure an input as `planning.fingerprint` measures a training case.
 
     Args:
@@ -112,7 +112,7 @@ def measure_input(case: Case, volume: Volume) -> Facts:
     counted = _on_source_grid(case.body, record)
     inside = counted if case.patient is None else _on_source_grid(case.patient, record)
     (z0, z1), (y0, y1), (x0, x1) = bounding_box(counted)
-    return Facts(
+    return ImageFacts(
         (z1 - z0, y1 - y0, x1 - x0),
         record.geometry.spacing,
         tuple(measure_intensity(channel, inside) for channel in volume.array),
@@ -128,19 +128,18 @@ def _on_source_grid(mask: NDArray, record: CaseRecord) -> NDArray:
     return inside
 
 
-def check_input(facts: Facts, fingerprint: Fingerprint) -> tuple[Finding, ...]:
+def check_input(facts: ImageFacts, fingerprint: Fingerprint) -> tuple[Finding, ...]:
     """Everything about an input that lies outside of what the training cases justify."""
-    training = [_facts_of(case) for case in fingerprint.cases]
-    return _compare(facts, training, fingerprint.channel_names)
+    return _compare(facts, fingerprint.cases, fingerprint.channel_names)
 
 
 def describe_check(fingerprint: Fingerprint) -> InputCheck:
     """The rule, and how it does on the training cases themselves, left out in turn."""
-    training = [_facts_of(case) for case in fingerprint.cases]
+    cases = fingerprint.cases
     alarms = [
-        bool(_compare(case, training[:i] + training[i + 1 :], fingerprint.channel_names))
-        for i, case in enumerate(training)
-        if len(training) > 1
+        bool(_compare(case, cases[:i] + cases[i + 1 :], fingerprint.channel_names))
+        for i, case in enumerate(cases)
+        if len(cases) > 1
     ]
     rule = (
         "outside the range of the training cases by more than the distance of their 10th and 90th"
@@ -148,26 +147,28 @@ def describe_check(fingerprint: Fingerprint) -> InputCheck:
         f" (field of view), {DEVIATIONS:g} standard deviations inside the body (intensities) or"
         f" {100 * NOISE_SHARE:g} % (noise)"
     )
-    return InputCheck(len(training), sum(alarms) if alarms else None, rule)
+    return InputCheck(len(cases), sum(alarms) if alarms else None, rule)
 
 
 def warning(findings: Sequence[Finding]) -> str:
     """The findings as one line."""
-    told = "; ".join(str(finding) for finding in findings[:_SHOWN])
+    first = "; ".join(str(finding) for finding in findings[:_SHOWN])
     n_more = len(findings) - _SHOWN
     more = f"; and {n_more} more, see predictions.json" if n_more > 0 else ""
-    return f"unlike the training data: {told}{more}"
+    return f"unlike the training data: {first}{more}"
 
 
 def _compare(
-    facts: Facts, training: Sequence[Facts], channel_names: Sequence[str]
+    facts: ImageFacts | CaseFingerprint,
+    training: Sequence[CaseFingerprint],
+    channel_names: Sequence[str],
 ) -> tuple[Finding, ...]:
     noise = all(source.noise is not None for case in training for source in case.sources)
     known = [_quantities(case, channel_names, noise=noise) for case in training]
     findings = []
-    for i, own in enumerate(_quantities(facts, channel_names, noise=noise)):
-        values = np.array([quantities[i].value for quantities in known])
-        margin = float(np.median([quantities[i].margin for quantities in known]))
+    for own, *others in zip(_quantities(facts, channel_names, noise=noise), *known, strict=True):
+        values = np.array([other.value for other in others])
+        margin = float(np.median([other.margin for other in others]))
         low, high = _limits(values, margin, is_factor=own.is_factor)
         if not low <= own.value <= high:
             training_range = float(values.min()), float(values.max())
@@ -185,15 +186,12 @@ def _limits(values: NDArray, margin: float, *, is_factor: bool) -> tuple[float, 
     return float(values.min()) - margin, float(values.max()) + margin
 
 
-def _facts_of(case: CaseFingerprint) -> Facts:
-    return Facts(case.shape, case.spacing, case.sources)
-
-
-def _quantities(facts: Facts, channel_names: Sequence[str], *, noise: bool) -> list[_Quantity]:
+def _quantities(
+    facts: ImageFacts | CaseFingerprint, channel_names: Sequence[str], *, noise: bool
+) -> list[_Quantity]:
     """Another kind of image or unit is the gravest: intensities come first."""
-    found = []
-    for name, intensity in zip(channel_names, facts.sources, strict=True):
-        found += _intensities(name, intensity, noise=noise)
+    named = zip(channel_names, facts.sources, strict=True)
+    found = [item for name, source in named for item in _intensities(name, source, noise=noise)]
     for axis, width in zip("zyx", facts.spacing, strict=True):
         found.append(_Quantity(f"spacing along {axis}", "mm", width, SPACING_FACTOR, True))
     for axis, size, width in zip("zyx", facts.shape, facts.spacing, strict=True):
@@ -202,26 +200,19 @@ def _quantities(facts: Facts, channel_names: Sequence[str], *, noise: bool) -> l
     return found
 
 
-def _intensities(name: str, intensity: Intensity, *, noise: bool) -> list[_Quantity]:
+def _intensities(name: str, intensity: Intensity, *, noise: bool) -> Iterator[_Quantity]:
     scheme = scheme_of(name, target=False)
-    values = {
-        "percentile 1": intensity.p01,
-        "median": intensity.p50,
-        "percentile 99": intensity.p99,
-        "contrast (standard deviation)": intensity.std,
-        "background": intensity.outside,
-    }
-    unit, scale, relative = ("HU" if scheme == "ct" else ""), 1.0, ""
-    if scheme not in ("ct", "none"):
-        del values["percentile 99"]
-        scale = abs(intensity.p99) or 1.0
-        relative = " over its percentile 99"
-    margin = DEVIATIONS * intensity.std / scale
-    found = [
-        _Quantity(f"{what} of {name}{relative}", unit, value / scale, margin)
-        for what, value in values.items()
-    ]
+    is_kept = scheme in ("ct", "none")  # the scale of the values, which an MR's gain is not
+    unit, relative = "HU" if scheme == "ct" else "", "" if is_kept else " over its percentile 99"
+    scale = 1.0 if is_kept else abs(intensity.p99) or 1.0
+    for what, value in (
+        ("percentile 1", intensity.p01),
+        ("median", intensity.p50),
+        *((("percentile 99", intensity.p99),) if is_kept else ()),
+        ("contrast (standard deviation)", intensity.std),
+        ("background", intensity.outside),
+    ):
+        margin = DEVIATIONS * intensity.std / scale
+        yield _Quantity(f"{what} of {name}{relative}", unit, value / scale, margin)
     if noise and scheme == "ct" and intensity.noise is not None:  # elsewhere scanners differ more
-        level = intensity.noise
-        found.append(_Quantity(f"noise of {name}", unit, level, NOISE_SHARE * level))
-    return found
+        yield _Quantity(f"noise of {name}", unit, intensity.noise, NOISE_SHARE * intensity.noise)

@@ -1,16 +1,16 @@
-"""The cases that a user hands over: a folder of files, or one file."""
+"""The cases that a user hands over: a folder of files, a tree of DICOM series, or one file."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from gdmnet.data.case import CaseFiles
+from gdmnet.data.case_files import ending_of, iterate_images
 from gdmnet.data.dicom import holds_dicom, series_sha256
 from gdmnet.data.raw import input_cases
-from gdmnet.data.volume import FORMATS
 from gdmnet.errors import DatasetError
+from gdmnet.files import file_sha256
 from gdmnet.inference.dicom import dicom_cases
-from gdmnet.inference.model import file_sha256
 from gdmnet.plan import Plan
 
 
@@ -32,9 +32,12 @@ def find_cases(inputs: Path, plan: Plan) -> list[CaseFiles]:
             )
         name = inputs.name.removesuffix(ending).removesuffix("_0000")
         return [CaseFiles(name, (inputs,))]
-    if inputs.is_dir() and not _endings(inputs) and holds_dicom(inputs):
+    images = iterate_images(inputs) if inputs.is_dir() else ()
+    endings = {ending for _, ending, _ in images}
+    if inputs.is_dir() and not endings and holds_dicom(inputs):
         return dicom_cases(inputs, plan)
-    return input_cases(inputs, n_channels, _folder_ending(inputs, plan.file_ending))
+    ending = endings.pop() if len(endings) == 1 else plan.file_ending
+    return input_cases(inputs, n_channels, ending)
 
 
 def output_name(case: CaseFiles, plan: Plan) -> str:
@@ -56,27 +59,3 @@ def source_digests(case: CaseFiles) -> dict[str, str]:
         }
     except OSError as problem:
         raise DatasetError(f"{problem.filename}: cannot be read ({problem.strerror})") from None
-
-
-def ending_of(path: Path) -> str:
-    """The ending of an image file, one of `FORMATS`.
-
-    Raises:
-        DatasetError: another ending.
-    """
-    ending = next((ending for ending in FORMATS if path.name.endswith(ending)), None)
-    if ending is None:
-        raise DatasetError(f"{path}: unknown file ending; known are {', '.join(FORMATS)}")
-    return ending
-
-
-def _folder_ending(folder: Path, preferred: str) -> str:
-    if not folder.is_dir():
-        return preferred
-    there = _endings(folder)
-    return there[0] if len(there) == 1 else preferred
-
-
-def _endings(folder: Path) -> list[str]:
-    names = [path.name for path in folder.iterdir() if not path.name.startswith(".")]
-    return [ending for ending in FORMATS if any(name.endswith(ending) for name in names)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import shutil
 import zipfile
@@ -9,23 +10,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from zipfile import ZipFile
 
-from gdmnet import codec, folders
+from gdmnet import codec, files, folders
 from gdmnet.errors import CheckpointError, OutputError, PlanError
-from gdmnet.inference.manifest import (
+from gdmnet.inference.model import load_model
+from gdmnet.models.card import PredictionSettings
+from gdmnet.models.manifest import (
     MANIFEST_JSON,
     Manifest,
     require_complete,
     require_names,
-    require_safe,
-    require_stored,
+    require_plain,
 )
-from gdmnet.inference.model import load_model
+from gdmnet.plan import Plan, Run
 
 _LARGEST_MANIFEST = 1 << 20
 
 
 @dataclass(frozen=True)
-class Installed:
+class InstalledModel:
     """Where a model was installed, and other datasets there that have its number."""
 
     folder: Path
@@ -33,7 +35,7 @@ class Installed:
     namesakes: tuple[str, ...]
 
 
-def install_model(archive: Path, results: Path, *, overwrite: bool = False) -> Installed:
+def install_model(archive: Path, results: Path, *, overwrite: bool = False) -> InstalledModel:
     """Install a model archive among the results; it is there as a whole or not at all.
 
     Every file is held against the size and SHA-256 of the manifest, and the model is loaded
@@ -45,6 +47,7 @@ def install_model(archive: Path, results: Path, *, overwrite: bool = False) -> I
         overwrite: replace a model that is there.
 
     Raises:
+        BusyError: another process installs this model.
         CheckpointError: the archive is damaged, unsafe or no model, or the model is there already.
         OutputError: the results cannot be written, or the disk is too full.
         PlanError: the model was made by another version of gdmnet.
@@ -55,53 +58,47 @@ def install_model(archive: Path, results: Path, *, overwrite: bool = False) -> I
         raise CheckpointError(f"{archive}: no model archive that can be read ({problem})") from None
     try:
         with opened:
-            require_safe(opened, archive)
-            return _install(opened, archive, results, overwrite=overwrite)
+            require_plain(opened, archive)
+            manifest = _read_manifest(opened, archive)
+            place = folders.model_folder(
+                results, manifest.dataset, manifest.objective, manifest.configuration
+            )
+            _install(opened, archive, manifest, place, overwrite=overwrite)
     except (EOFError, zipfile.BadZipFile) as problem:
         raise CheckpointError(f"{archive}: damaged ({problem}); get it again") from None
-    except OSError as problem:
-        raise OutputError(
-            f"{results}: cannot be written ({problem.strerror or problem}); check permissions and"
-            " free space, or give another folder by --results"
-        ) from None
+    names = set(folders.dataset_names(results)) - {manifest.dataset}
+    namesakes = sorted(name for name in names if name.startswith(manifest.dataset[:10]))
+    return InstalledModel(place, manifest, tuple(namesakes))
 
 
-def _install(opened: ZipFile, archive: Path, results: Path, *, overwrite: bool) -> Installed:
-    results.mkdir(parents=True, exist_ok=True)
-    stage = results / f".installing_{archive.name}"
-    _remove(stage)  # of an interrupted installation
-    try:
-        model = stage / "model"
-        model.mkdir(parents=True)
-        manifest = _read_manifest(opened, archive, model)
-        place = folders.model_folder(
-            results, manifest.dataset, manifest.objective, manifest.configuration
-        )
-        if place.exists() and not overwrite:
-            raise CheckpointError(
-                f"{place}: this model is there already; --overwrite replaces it with all its folds"
-            )
-        _unpack(opened, manifest, archive, model)
-        _require_working(model, manifest, archive)
-        _put(model, place, stage)
-    finally:
-        _remove(stage)
-    number = manifest.dataset[:10]
-    others = [name for name in folders.dataset_names(results) if name.startswith(number)]
-    namesakes = tuple(name for name in others if name != manifest.dataset)
-    return Installed(place, manifest, namesakes)
-
-
-def _read_manifest(opened: ZipFile, archive: Path, model: Path) -> Manifest:
+def _read_manifest(opened: ZipFile, archive: Path) -> Manifest:
     if MANIFEST_JSON not in opened.namelist():
         raise CheckpointError(f"{archive}: not a model archive (no {MANIFEST_JSON})")
     if opened.getinfo(MANIFEST_JSON).file_size > _LARGEST_MANIFEST:
         raise CheckpointError(f"{archive}: its {MANIFEST_JSON} is too large; do not use it")
-    (model / MANIFEST_JSON).write_bytes(opened.read(MANIFEST_JSON))
-    manifest = codec.load(Manifest, model / MANIFEST_JSON)
+    manifest = codec.load(Manifest, zipfile.Path(opened, MANIFEST_JSON))
     require_names(manifest, archive)
     require_complete(manifest, opened, archive)
     return manifest
+
+
+def _install(
+    opened: ZipFile, archive: Path, manifest: Manifest, place: Path, *, overwrite: bool
+) -> None:
+    try:
+        with files.lock(place):
+            if place.exists() and not overwrite:
+                raise CheckpointError(
+                    f"{place}: this model is there already; --overwrite replaces it with all its"
+                    " folds"
+                )
+            with files.whole_folder(place, overwrite=overwrite) as aside:
+                _unpack(opened, manifest, archive, aside)
+                _require_working(aside, manifest, archive)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            place.parent.rmdir()  # unless other models of the dataset lie there
+        raise
 
 
 def _unpack(opened: ZipFile, manifest: Manifest, archive: Path, model: Path) -> None:
@@ -112,6 +109,7 @@ def _unpack(opened: ZipFile, manifest: Manifest, archive: Path, model: Path) -> 
             f"{model.parent.parent}: {needed / 2**20:.0f} MiB are needed and {free / 2**20:.0f} MiB"
             " free; make room, or give another folder by --results"
         )
+    (model / MANIFEST_JSON).write_bytes(opened.read(MANIFEST_JSON))
     for name, listed in manifest.files.items():
         digest = hashlib.sha256()
         (model / name).parent.mkdir(exist_ok=True)
@@ -125,42 +123,21 @@ def _unpack(opened: ZipFile, manifest: Manifest, archive: Path, model: Path) -> 
             )
         if name.endswith(".pt"):
             with ZipFile(model / name) as inner:
-                require_stored(inner, model / name)
+                require_plain(inner, model / name)
 
 
 def _require_working(model: Path, manifest: Manifest, archive: Path) -> None:
-    for kind in manifest.checkpoints:
-        try:
-            translator = load_model(model, folds=manifest.folds, device="cpu", checkpoint=kind)
-        except (CheckpointError, PlanError) as problem:
-            text = str(problem).replace(f"{model}/", "")
-            raise CheckpointError(f"{archive}: does not work here: {text}") from None
-        found = (
-            translator.plan.dataset,
-            translator.card.objective,
-            translator.configuration.name,
-        )
-        named = (manifest.dataset, manifest.objective, manifest.configuration)
-        if found != named:
-            raise CheckpointError(
-                f"{archive}: the manifest names the model {named}, but it is {found}; do not use it"
-            )
-
-
-def _put(model: Path, place: Path, stage: Path) -> None:
-    """Rename the model to its place; one that is there goes aside first and is then removed."""
-    place.parent.mkdir(parents=True, exist_ok=True)
-    before = stage / "before"
-    if place.exists():
-        place.rename(before)
+    named = (manifest.dataset, manifest.objective, manifest.configuration)
     try:
-        model.rename(place)
-    except BaseException:
-        if before.exists():
-            before.rename(place)
-        raise
-
-
-def _remove(folder: Path) -> None:
-    if folder.exists():
-        shutil.rmtree(folder)
+        plan = codec.load(Plan, model / folders.PLAN_JSON)
+        for fold in manifest.folds:
+            run = codec.load(Run, folders.fold_folder(model, fold) / folders.RUN_JSON)
+            found = (plan.dataset, run.objective, run.configuration)
+            if found != named:
+                raise CheckpointError(f"the manifest names the model {named}, but it is {found}")
+        for kind in manifest.checkpoints:
+            settings = PredictionSettings(checkpoint=kind)
+            load_model(model, settings, folds=manifest.folds, device="cpu")
+    except (CheckpointError, PlanError) as problem:
+        text = str(problem).replace(f"{model}/", "")
+        raise CheckpointError(f"{archive}: does not work here: {text}") from None

@@ -8,26 +8,32 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timezone
 from pathlib import Path
 
 import SimpleITK as sitk  # noqa: N813
 from tqdm import tqdm
 
-from gdmnet import __version__, codec
+from gdmnet import __version__, codec, files
 from gdmnet.data.case import CaseFiles
 from gdmnet.errors import DatasetError, OutputError
+from gdmnet.inference.case import UNCERTAINTY, CasePrediction, ReadCase, predict_case, read_case
 from gdmnet.inference.input_check import describe_check
 from gdmnet.inference.inputs import find_cases, output_name
-from gdmnet.inference.job import Job, Ready, finish, read
-from gdmnet.inference.record import Predictions, read_records, report_name, require_same_model
+from gdmnet.inference.record import (
+    OUTDATED,
+    CaseResult,
+    Predictions,
+    earlier_results,
+    record_name,
+)
 from gdmnet.inference.translator import Translator
 from gdmnet.models.device import versions
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """Which cases of this run were predicted, were there already, or failed."""
+class FolderResult:
+    """Which cases of this run were predicted, were there already, or failed; and its record."""
 
     predicted: tuple[str, ...]
     skipped: tuple[str, ...]
@@ -41,27 +47,28 @@ def predict_folder(
     output: Path,
     *,
     overwrite: bool = False,
+    uncertainty: bool = False,
     n_threads: int = 1,
     n_parts: int = 1,
     part_id: int = 0,
-    uncertainty: bool = False,
-) -> Outcome:
+) -> FolderResult:
     """Translate all cases of a folder and write down what was done in predictions.json.
 
-    Predictions that are there already are kept, unless asked to overwrite. A case that fails is
-    logged and noted, and the others go on.
+    Predictions that are there already are kept; asked to overwrite, each is replaced once the new
+    one is whole. A case that fails is logged and noted, and the others go on.
 
     Args:
         translator: from `load_model`.
         inputs: see `find_cases`; or what it gave.
         output: folder of the predictions, CASE<ending> in the inputs' format.
         overwrite: predict anew what is there.
+        uncertainty: write maps of standard deviations to output/uncertainty, too.
         n_threads: read and prepare so many cases ahead.
         n_parts: processes that share the cases, for example one a GPU.
         part_id: which of the parts this is, from 0.
-        uncertainty: write maps of standard deviations to output/uncertainty, too.
 
     Raises:
+        BusyError: another process predicts the same part of this folder.
         CheckpointError: uncertainty is asked of a model with a sampler.
         DatasetError: the inputs are not there or not what the model needs.
         OutputError: the folder cannot be written, or holds another model's predictions.
@@ -73,56 +80,66 @@ def predict_folder(
     found = find_cases(inputs, translator.plan) if isinstance(inputs, Path) else inputs
     if output.resolve() in {path.parent.resolve() for case in found for path in case.sources}:
         raise OutputError(f"{output}: holds the inputs; give another folder by -o")
-    jobs = [
-        Job(case, output / output_name(case, translator.plan), uncertainty)
-        for case in found[part_id::n_parts]
-    ]
-    records = _claim(output, jobs, translator, overwrite=overwrite)
-    earlier = {name: result for r in records.values() for name, result in r.cases.items()}
-    jobs = [replace(job, before=earlier.get(job.files.identifier)) for job in jobs]
-    report = output / report_name(part_id, n_parts)
-    own = records.get(report.name)
-    record = Predictions(
-        Predictions.SCHEMA,
-        __version__,
-        translator.card,
-        {**versions(), "SimpleITK": sitk.Version.VersionString()},
-        {} if own is None else own.cases,
-        None if translator.training is None else describe_check(translator.training),
-        date=datetime.now().astimezone().isoformat(timespec="seconds"),
-        command=shlex.join(sys.argv),
-    )
-    return _predict(translator, jobs, record, report, n_threads)
+    path = output / record_name(part_id, n_parts)
+    with files.lock(path):
+        files.sweep(output / UNCERTAINTY)
+        earlier = {} if overwrite else earlier_results(output, translator.card)
+        jobs = []
+        for case in found[part_id::n_parts]:
+            place = output / output_name(case, translator.plan)
+            if overwrite and place.exists():
+                earlier[case.identifier] = path.name, _outdated(place)
+            _, before = earlier.get(case.identifier, ("", None))
+            jobs.append(CasePrediction(case, place, uncertainty, before))
+        record = Predictions(
+            Predictions.SCHEMA,
+            __version__,
+            translator.card,
+            {**versions(), "SimpleITK": sitk.Version.VersionString()},
+            {case: before for case, (name, before) in earlier.items() if name == path.name},
+            None if translator.training is None else describe_check(translator.training),
+            # in UTC dates sort as text
+            date=datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
+            command=shlex.join(sys.argv),
+        )
+        return _predict(translator, jobs, record, path, n_threads)
+
+
+def _outdated(output: Path) -> CaseResult:
+    text = "the file there is an earlier run's: --overwrite was stopped before it was replaced"
+    return CaseResult(OUTDATED, output.name, {}, error=text)
 
 
 def _predict(
-    translator: Translator, jobs: Sequence[Job], record: Predictions, report: Path, n_threads: int
-) -> Outcome:
-    codec.save(record, report)
-    names: dict[str, list[str]] = {"predicted": [], "skipped": [], "failed": []}
+    translator: Translator,
+    jobs: Sequence[CasePrediction],
+    record: Predictions,
+    path: Path,
+    n_threads: int,
+) -> FolderResult:
+    codec.save(record, path)
+    fates: dict[str, list[str]] = {"predicted": [], "skipped": [], "failed": []}
 
-    def read_one(job: Job) -> Ready:
-        return read(job, translator)
+    def read(job: CasePrediction) -> ReadCase:
+        return read_case(job, translator)
 
     with tqdm(total=len(jobs), desc="cases", disable=None) as bar:
-        for job, ready in _ahead(read_one, jobs, n_threads):
-            name = job.files.identifier
-            fate, result = finish(translator, job, ready)
-            names[fate].append(name)
-            record = replace(record, cases={**record.cases, name: result})
-            codec.save(record, report)
+        for job, ahead in _ahead(read, jobs, n_threads):
+            fate, result = predict_case(translator, job, ahead)
+            fates[fate].append(job.files.identifier)
+            record = replace(record, cases={**record.cases, job.files.identifier: result})
+            codec.save(record, path)
             bar.update()
-    return Outcome(
-        tuple(names["predicted"]), tuple(names["skipped"]), tuple(names["failed"]), report
-    )
+    predicted, skipped, failed = map(tuple, fates.values())
+    return FolderResult(predicted, skipped, failed, path)
 
 
 def _ahead(
-    function: Callable[[Job], Ready], jobs: Sequence[Job], n_threads: int
-) -> Iterator[tuple[Job, Future[Ready]]]:
+    function: Callable[[CasePrediction], ReadCase], jobs: Sequence[CasePrediction], n_threads: int
+) -> Iterator[tuple[CasePrediction, Future[ReadCase]]]:
     """Each job with its future, in order; at most `n_threads` are ready or in work ahead of it."""
     pool = ThreadPoolExecutor(n_threads)
-    waiting: deque[tuple[Job, Future[Ready]]] = deque()
+    waiting: deque[tuple[CasePrediction, Future[ReadCase]]] = deque()
     try:
         for job in jobs:
             waiting.append((job, pool.submit(function, job)))
@@ -132,23 +149,3 @@ def _ahead(
             yield waiting.popleft()
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _claim(
-    output: Path, jobs: Sequence[Job], translator: Translator, *, overwrite: bool
-) -> dict[str, Predictions]:
-    """The records of earlier runs; none if they are to be overwritten: then outputs go first."""
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        if overwrite:
-            for job in jobs:
-                job.output.unlink(missing_ok=True)
-                job.spread_output.unlink(missing_ok=True)
-            return {}
-    except OSError as problem:
-        raise OutputError(
-            f"{output}: cannot be written ({problem.strerror}); give another folder by -o"
-        ) from None
-    records = read_records(output)
-    require_same_model(output, records, translator.card)
-    return records

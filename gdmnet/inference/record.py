@@ -2,31 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import ClassVar
 
 from gdmnet import codec
 from gdmnet.errors import OutputError
 from gdmnet.inference.input_check import Finding, InputCheck
-from gdmnet.inference.translator import ModelCard
+from gdmnet.models.card import ModelCard, PredictionSettings
 
-SETTINGS = (
-    "checkpoints",
-    "step_size",
-    "tta",
-    "ensemble",
-    "realism",
-    "data_consistency",
-    "steps",
-    "sampler",
-    "seed",
-)
-"""What all predictions of a folder share."""
+OUTDATED = "outdated"
 
 
 @dataclass(frozen=True)
-class Uncertainty:
+class UncertaintyMap:
     """The map of standard deviations of one case.
 
     Attributes:
@@ -48,13 +37,14 @@ class CaseResult:
     """What became of one case.
 
     Attributes:
-        status: "done" or "failed".
+        status: "done"; "failed"; or "outdated": an earlier run's file is still there, which
+            --overwrite was to replace, and the next run will.
         output: file name of the prediction.
         inputs: file name -> SHA-256 of each source.
         seconds: of the translation, without reading ahead; None where an earlier run did it.
         mask_rule: how the body was found.
         warnings: what a person should know before using the result.
-        error: why it failed.
+        error: why it is not done.
         input_check: each way in which the input is unlike the training data, () if it is not;
             None where the model's folder does not say what it was trained on.
         uncertainty: None if it was not asked for.
@@ -68,7 +58,7 @@ class CaseResult:
     warnings: tuple[str, ...] = ()
     error: str | None = None
     input_check: tuple[Finding, ...] | None = None
-    uncertainty: Uncertainty | None = None
+    uncertainty: UncertaintyMap | None = None
 
 
 @dataclass(frozen=True)
@@ -82,11 +72,11 @@ class Predictions:
         versions: of the libraries.
         cases: identifier -> what became of it.
         input_check: what inputs are compared with.
-        date: when the last run over the folder began, ISO 8601 with the time zone.
+        date: when the last run over the folder began, ISO 8601 in UTC.
         command: that run's command line.
     """
 
-    SCHEMA: ClassVar[int] = 1
+    SCHEMA: ClassVar[int] = 2
     schema: int
     version: str
     model: ModelCard
@@ -97,7 +87,7 @@ class Predictions:
     command: str | None = None
 
 
-def report_name(part_id: int, n_parts: int) -> str:
+def record_name(part_id: int, n_parts: int) -> str:
     """predictions.json, or predictions_0_of_4.json where several processes share the cases."""
     return "predictions.json" if n_parts == 1 else f"predictions_{part_id}_of_{n_parts}.json"
 
@@ -108,21 +98,37 @@ def read_records(folder: Path) -> dict[str, Predictions]:
     Raises:
         PlanError: one is damaged or was written by another version.
     """
-    found = sorted(folder.glob("predictions*.json"))
-    return {path.name: codec.load(Predictions, path) for path in found}
+    return {path.name: _read_record(path) for path in sorted(folder.glob("predictions*.json"))}
 
 
-def require_same_model(folder: Path, records: dict[str, Predictions], card: ModelCard) -> None:
-    """Refuse a folder whose predictions come from other weights or settings.
+def earlier_results(folder: Path, card: ModelCard) -> dict[str, tuple[str, CaseResult]]:
+    """What is known of each case, and the name of the newest record that says so.
 
     Raises:
-        OutputError: they do.
+        OutputError: predictions come from other weights or settings than the card's.
+        PlanError: a record is damaged or was written by another version.
     """
-    for name, record in records.items():
-        for what in SETTINGS:
-            if getattr(record.model, what) != getattr(card, what):
-                raise OutputError(
-                    f"{folder / name}: the predictions there come from another model or settings"
-                    f" ({record.model.folder}, other {what}); give another output folder, or"
-                    " --overwrite"
-                )
+    newest: dict[str, tuple[str, Predictions]] = {}
+    for name, record in sorted(read_records(folder).items(), key=lambda item: item[1].date or ""):
+        newest.update(dict.fromkeys(record.cases, (name, record)))
+    for name, record in newest.values():
+        difference = card.difference(record.model)
+        if difference is not None:
+            raise OutputError(
+                f"{folder / name}: the predictions there come from another model or settings"
+                f" ({record.model.folder}, other {difference}); give another output folder, or"
+                " --overwrite"
+            )
+    return {case: (name, record.cases[case]) for case, (name, record) in newest.items()}
+
+
+def _read_record(path: Path) -> Predictions:
+    data = codec.read_json(path)
+    if not (isinstance(data, dict) and data.get("schema") == 1):
+        return codec.load(Predictions, path)
+    card = data.get("model")
+    if isinstance(card, dict):  # in schema 1 the settings stood beside the rest of the card
+        names = {entry.name for entry in fields(PredictionSettings)} - {"realism"}
+        settings = {name: card.pop(name) for name in names & set(card)}
+        data |= {"schema": Predictions.SCHEMA, "model": {**card, "settings": settings}}
+    return codec.decode(Predictions, data, str(path))

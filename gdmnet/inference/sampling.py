@@ -9,21 +9,19 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from gdmnet.arrays.crop import crop
-from gdmnet.arrays.pad import pad_to
+from gdmnet.arrays.crop import crop, pad_to
 from gdmnet.data.case import Case
 from gdmnet.errors import CheckpointError
 from gdmnet.geometry import Shape
-from gdmnet.inference.sliding import Estimate, Manner, Outside, predict_volume
-from gdmnet.objectives.base import Sampled, Sampling
+from gdmnet.inference.sliding import BodyRegion, Estimate, predict_volume
+from gdmnet.models.card import PredictionSettings
 from gdmnet.objectives.build import SAMPLED, context_of
-from gdmnet.objectives.sampling import network_input
+from gdmnet.objectives.sampling import Sampled, Sampling, network_input
 from gdmnet.plan import Configuration, Run
 
 TimedNetwork = Callable[[Tensor, float], Tensor]
@@ -50,21 +48,14 @@ class Sampler:
 
 
 def choose_sampler(
-    runs: Sequence[Run],
-    configuration: Configuration,
-    *,
-    steps: int | None = None,
-    sampler: str | None = None,
-    seed: int | None = None,
+    runs: Sequence[Run], configuration: Configuration, settings: PredictionSettings
 ) -> Sampler | None:
     """The sampler of some folds; None for an objective that calls its network once.
 
     Args:
         runs: of the folds, all of one objective.
         configuration: that they were trained in.
-        steps: None is as trained.
-        sampler: None is as trained.
-        seed: None is 0.
+        settings: steps and sampler as asked for, None is as trained; seed, None is 0.
 
     Raises:
         CheckpointError: the objective has no sampler, not this one, or not so many steps; or the
@@ -72,11 +63,11 @@ def choose_sampler(
     """
     name = runs[0].objective
     if name not in SAMPLED:
-        for option, value in (("--steps", steps), ("--sampler", sampler), ("--seed", seed)):
-            if value is not None:
+        for option in ("steps", "sampler", "seed"):
+            if (value := getattr(settings, option)) is not None:
                 raise CheckpointError(
-                    f"{option} {value}: the objective {name} calls its network once; leave"
-                    f" {option} out"
+                    f"--{option} {value}: the objective {name} calls its network"
+                    f" once; leave --{option} out"
                 )
         return None
     if any(run.options != runs[0].options for run in runs):
@@ -85,19 +76,18 @@ def choose_sampler(
             " options and cannot share a sampler; choose one by -f"
         )
     objective = SAMPLED[name](context_of(configuration, runs[0].options))
-    known = objective.samplers
-    if sampler is not None and sampler not in known:
+    if settings.sampler not in (None, *objective.samplers):
         raise CheckpointError(
-            f"--sampler {sampler}: the objective {name} has {', '.join(known)} here"
+            f"--sampler {settings.sampler}: the objective {name} has"
+            f" {', '.join(objective.samplers)} here"
         )
-    if steps is not None and not 1 <= steps <= objective.most_steps:
+    if settings.steps is not None and settings.steps > objective.most_steps:
         raise CheckpointError(
-            f"--steps {steps}: the objective {name} takes 1 to {objective.most_steps}"
+            f"--steps {settings.steps}: the objective {name} takes 1 to {objective.most_steps}"
         )
     default = objective.sampling
-    return Sampler(
-        objective, Sampling(sampler or default.sampler, steps or default.steps), seed or 0
-    )
+    sampling = Sampling(settings.sampler or default.sampler, settings.steps or default.steps)
+    return Sampler(objective, sampling, settings.seed or 0)
 
 
 def sample_volume(
@@ -107,9 +97,9 @@ def sample_volume(
     patch_size: Shape,
     *,
     fill: Sequence[float],
-    background: float,
     device: torch.device | str,
-    manner: Manner,
+    settings: PredictionSettings,
+    region: BodyRegion,
 ) -> Estimate:
     """Sample a volume: the state is the whole volume's, and so is every call of the network.
 
@@ -117,16 +107,16 @@ def sample_volume(
         network: (1, c + 1, z, y, x) and a time to (n, 1, z, y, x): n folds, which are combined
             at every call, as mirrored copies are.
         sampler: of the model.
-        case: its sources (c, z, y, x), network units; its body, where the state is; and its name:
-            the same case gets the same noise.
+        case: its sources (c, z, y, x), network units, and its name: the same case gets the same
+            noise.
         patch_size: voxels (z, y, x) of a window.
         fill: what surrounds the volume, one number a channel, network units.
-        background: the target outside the body, network units.
         device: where the network lies; state and noise stay in main memory.
-        manner: how the volume is covered; without spread.
+        settings: step size, mirrored copies and ensemble of every call.
+        region: the body, where the state is, and the target outside it.
     """
     padded, box = pad_to(case.source, patch_size, fill)
-    body = pad_to((case.body != 0)[None].astype(np.float32), patch_size, [0.0])[0]
+    body = pad_to((region.body != 0)[None].astype(np.float32), patch_size, [0.0])[0]
     field = torch.from_numpy(np.ascontiguousarray(padded, dtype=np.float32))[None]
     mask = torch.from_numpy(body)[None]
     rng = noise_rng(case.record.identifier, sampler.seed)
@@ -136,18 +126,18 @@ def sample_volume(
 
     def evaluate(state: Tensor, time: float) -> Tensor:
         called = predict_volume(
-            partial(_at_time, network, time),
+            lambda patch: network(patch, time),
             network_input(field, state, mask, sampler.objective.state_width)[0].numpy(),
             patch_size,
             fill=[*fill, 0.0],
             device=device,
-            manner=manner,
-            outside=Outside(body[0], 0.0),
+            settings=settings,
+            region=BodyRegion(body[0], 0.0),
         )
         return torch.from_numpy(called.mean)[None]
 
     sampled = sampler.objective.sample(evaluate, field, draw, sampler.sampling)
-    inside = torch.where(mask > 0.5, sampled, background)[0, 0]
+    inside = torch.where(mask > 0.5, sampled, region.background)[0, 0]
     return Estimate(np.ascontiguousarray(crop(inside.numpy(), box))[None], None)
 
 
@@ -155,7 +145,3 @@ def noise_rng(identifier: str, seed: int) -> torch.Generator:
     """Random numbers that are a function of a case's name and a seed, on any machine."""
     digest = hashlib.sha256(f"{seed} {identifier}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") % 2**63)
-
-
-def _at_time(network: TimedNetwork, time: float, patch: Tensor) -> Tensor:
-    return network(patch, time)

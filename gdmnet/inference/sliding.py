@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from gdmnet.arrays.crop import Box, crop
-from gdmnet.arrays.pad import pad_to
-from gdmnet.geometry import Shape
+from gdmnet.arrays.crop import Box, crop, pad_to
+from gdmnet.geometry import Shape, shape_of
 from gdmnet.inference.spread import Moments, Window
+from gdmnet.models.card import PredictionSettings
 
 SIGMA_SHARE = 1 / 8  # of the patch: a window counts for little where it lacks context
 WEIGHT_FLOOR = 1e-3  # of the peak: keeps w * p / w well conditioned where one window stands alone
@@ -32,23 +32,6 @@ ENSEMBLES: dict[str, Callable[[Tensor], Tensor]] = {
     "median": lambda outputs: _middle(outputs).mean(dim=0),
 }
 """How n opinions (n, z, y, x) about the same voxels become one (z, y, x)."""
-
-
-@dataclass(frozen=True)
-class Manner:
-    """How a volume is covered, and how several opinions about a voxel become one.
-
-    Attributes:
-        step_size: largest distance of neighbouring windows as a share of the patch, in (0, 1].
-        tta: average over all mirrored copies of each window.
-        ensemble: a name in `ENSEMBLES`: how the network's outputs (the folds) are combined.
-        spread: measure how far the opinions lie apart; the prediction is the same to the bit.
-    """
-
-    step_size: float = 0.5
-    tta: bool = False
-    ensemble: str = "mean"
-    spread: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,8 +49,8 @@ class Estimate:
 
 
 @dataclass(frozen=True)
-class Outside:
-    """Where nothing needs to be predicted.
+class BodyRegion:
+    """Where predictions are wanted.
 
     Attributes:
         body: (z, y, x), non-zero inside the body.
@@ -85,12 +68,13 @@ def predict_volume(
     *,
     fill: Sequence[float],
     device: torch.device | str,
-    manner: Manner | None = None,
-    outside: Outside | None = None,
+    settings: PredictionSettings | None = None,
+    region: BodyRegion | None = None,
+    spread: bool = False,
 ) -> Estimate:
     """Slide the network over a volume: one call a window, Gaussian blending in fp32.
 
-    With `outside`, windows that do not come near the body are skipped. Every window that touches
+    With a `region`, windows that do not come near the body are skipped. Every window that touches
     the body is computed all the same, so that no voxel of the body changes.
 
     Args:
@@ -100,38 +84,40 @@ def predict_volume(
         patch_size: voxels (z, y, x) of a window.
         fill: what surrounds the volume, one number a channel, network units.
         device: where the network lies; the accumulators stay in main memory.
-        manner: step size, mirrored copies, ensemble, spread; None is the default of each.
-        outside: skip what is far from the body.
+        settings: step size, mirrored copies, ensemble; None is the default of each.
+        region: skip what is far from the body.
+        spread: measure how far the opinions lie apart; the prediction is the same to the bit.
 
     Raises:
         ValueError: shapes that do not fit, or a step size outside (0, 1].
     """
-    manner = manner or Manner()
+    settings = settings or PredictionSettings()
     padded, box = pad_to(source, patch_size, fill)
-    shape = _spatial(padded)
-    near = None if outside is None else _padded_body(outside.body, box, shape)
+    shape = shape_of(padded)
+    near = None if region is None else _padded_body(region.body, box, shape)
     chosen = [
         window
-        for window in windows(shape, patch_size, manner.step_size)
+        for window in windows(shape, patch_size, settings.step_size)
         if near is None or _touches(near, window)
     ]
     weight = torch.from_numpy(gaussian_weight(patch_size))
     total = torch.zeros(shape, dtype=torch.float32)
     weights = torch.zeros(shape, dtype=torch.float32)
-    spread = Moments(shape) if manner.spread else None
+    moments = Moments(shape) if spread else None
     volume = torch.from_numpy(np.ascontiguousarray(padded, dtype=np.float32))
     with torch.inference_mode():
         for window in tqdm(chosen, desc="windows", disable=None, leave=False, delay=2):
             z, y, x = window
             patch = volume[None, :, z, y, x].to(device)  # (1, c, z, y, x)
-            value, opinions = _predict_window(network, patch, manner)
+            opinions = None if moments is None else Moments(patch_size, device)
+            value = _predict_window(network, patch, settings, opinions)
             total[window] += value.cpu() * weight
             weights[window] += weight
-            if spread is not None and opinions is not None:
-                spread.add(opinions.mean.cpu(), opinions.variance().cpu(), weight, window)
-    covered = weights > 0
-    mean = torch.where(covered, total / weights, _background(outside))
-    std = None if spread is None else _cut(spread.variance().sqrt(), box)
+            if moments is not None and opinions is not None:
+                moments.add(opinions.mean.cpu(), opinions.variance().cpu(), weight, window)
+    background = 0.0 if region is None else region.background
+    mean = torch.where(weights > 0, total / weights, background)
+    std = None if moments is None else _cut(moments.variance().sqrt(), box)
     return Estimate(_cut(mean, box), std)
 
 
@@ -175,13 +161,12 @@ def gaussian_weight(patch_size: Shape) -> NDArray:
 
 
 def _predict_window(
-    network: Network, patch: Tensor, manner: Manner
-) -> tuple[Tensor, Moments | None]:
-    """The value (z, y, x) of one window and, if asked for, mean and variance of its opinions."""
-    combine = ENSEMBLES[manner.ensemble]
-    opinions = Moments(patch.shape[2:], patch.device) if manner.spread else None
+    network: Network, patch: Tensor, settings: PredictionSettings, opinions: Moments | None
+) -> Tensor:
+    """The value (z, y, x) of one window; all opinions about it join what is measured of them."""
+    combine = ENSEMBLES[settings.ensemble]
     copies = []
-    for flip in _flips(patch) if manner.tta else [()]:
+    for flip in _flips(patch) if settings.tta else [()]:
         outputs = network(patch.flip(flip)).flip(flip).float()
         if outputs.shape[1:] != (1, *patch.shape[2:]):
             raise ValueError(f"the network gave {tuple(outputs.shape)} for {tuple(patch.shape)}")
@@ -189,8 +174,7 @@ def _predict_window(
         if opinions is not None:
             variance, mean = torch.var_mean(outputs[:, 0], dim=0, correction=0)
             opinions.add(mean, variance, len(outputs))
-    value = torch.stack(copies).mean(dim=0) if manner.tta else copies[0]
-    return value, opinions
+    return torch.stack(copies).mean(dim=0) if settings.tta else copies[0]
 
 
 def _flips(patch: Tensor) -> list[tuple[int, ...]]:
@@ -217,12 +201,3 @@ def _padded_body(body: NDArray, box: Box, shape: Shape) -> NDArray:
 def _touches(body: NDArray, window: Window) -> bool:
     wider = tuple(slice(max(0, s.start - BODY_MARGIN), s.stop + BODY_MARGIN) for s in window)
     return bool(body[wider].any())
-
-
-def _background(outside: Outside | None) -> float:
-    return 0.0 if outside is None else outside.background
-
-
-def _spatial(array: NDArray) -> Shape:
-    z, y, x = array.shape[1:]
-    return z, y, x

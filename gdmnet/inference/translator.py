@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,58 +17,21 @@ from gdmnet.data.case import Case, CaseFiles, Volume
 from gdmnet.data.dicom import case_of
 from gdmnet.data.volume import write_volume
 from gdmnet.errors import CheckpointError, DatasetError
-from gdmnet.geometry import Geometry, Spacing
+from gdmnet.geometry import Geometry, Spacing, shape_of
 from gdmnet.inference.sampling import Sampler, sample_volume
-from gdmnet.inference.sliding import Estimate, Manner, Outside, predict_volume
+from gdmnet.inference.sliding import BodyRegion, Estimate, predict_volume
+from gdmnet.models.card import ModelCard
 from gdmnet.models.precision import autocast
 from gdmnet.plan import Configuration, Fingerprint, Normalisation, Plan
 from gdmnet.preprocessing import prepare, prepare_volumes, restore, source_normalisations
 
 
-@dataclass(frozen=True)
-class ModelCard:
-    """Which weights a translator uses and how; written beside every prediction.
-
-    Attributes:
-        folder: of the model.
-        objective: that it was trained with.
-        configuration: of the plan.
-        checkpoints: fold -> SHA-256 of its checkpoint file.
-        checkpoint: "final" or "best".
-        step_size: of the sliding window, as a share of the patch.
-        tta: True if mirrored copies are averaged.
-        device: "cpu", "cuda:0", ...
-        precision: "fp32", "bf16" or "fp16"; sums are fp32 always.
-        ensemble: "mean" or "median" of the folds' outputs.
-        realism: fold -> T of the realism dial; empty without one.
-        data_consistency: True if predictions are made to agree with measured line integrals.
-        steps: of the sampler; None where the objective has none: the network is called once.
-        sampler: its name, or None.
-        seed: of the sampler's noise, or None.
-        network_calls: evaluations of each fold's network for a window, without mirrored copies.
-    """
-
-    folder: str
-    objective: str
-    configuration: str
-    checkpoints: dict[str, str]
-    checkpoint: str
-    step_size: float
-    tta: bool
-    device: str
-    precision: str
-    ensemble: str = "mean"
-    realism: dict[str, float] = field(default_factory=dict)
-    data_consistency: bool = False
-    steps: int | None = None
-    sampler: str | None = None
-    seed: int | None = None
-    network_calls: int = 1
-
-
 @dataclass(frozen=True, eq=False)
 class Translator:
     """A trained model that is ready to work; `load_model` makes it, see the package's example.
+
+    A case is prepared, predicted window by window and restored to the sources' grid and the
+    target's units: `restore(predict(case), case)` for what `preprocessing.prepare` made.
 
     Attributes:
         plan: of the dataset that the model was trained on.
@@ -108,10 +71,9 @@ class Translator:
         channels = (array[None] if array.ndim == 3 else array).astype(np.float32)
         if not np.isfinite(channels).all():
             raise DatasetError("the array has NaN or infinite values; replace them first")
-        z, y, x = channels.shape[1:]
-        volume = Volume(channels, Geometry((z, y, x), spacing))
+        volume = Volume(channels, Geometry(shape_of(channels), spacing))
         case = prepare_volumes("array", volume, self.configuration)
-        translated: NDArray = self.translate_prepared(case).array[0]
+        translated: NDArray = self.restore(self.predict(case), case).array[0]
         return translated
 
     def translate_case(self, files: CaseFiles) -> Volume:
@@ -124,7 +86,8 @@ class Translator:
             DatasetError: a file cannot be read or does not fit the model.
         """
         sources = CaseFiles(files.identifier, files.sources, None, files.mask, files.series)
-        return self.translate_prepared(prepare(sources, self.configuration))
+        case = prepare(sources, self.configuration)
+        return self.restore(self.predict(case), case)
 
     def translate_files(
         self, sources: str | Path | Sequence[str | Path], output: str | Path
@@ -145,24 +108,6 @@ class Translator:
         volume = self.translate_case(files)
         write_volume(Path(output), volume, integer=self.plan.integer_output)
 
-    def translate_prepared(self, case: Case) -> Volume:
-        """Translate what `preprocessing.prepare` made.
-
-        Returns:
-            float32 (1, z, y, x) in the target's units, on the sources' grid.
-        """
-        return self.restore(self.predict(case), case)
-
-    def restore(self, estimate: Estimate, case: Case) -> Volume:
-        """A prediction in the target's units, on the sources' grid: float32 (1, z, y, x)."""
-        return _restored(estimate.mean, case, self.configuration.target, case.detail)
-
-    def restore_spread(self, std: NDArray, case: Case) -> Volume:
-        """Standard deviations likewise: clipping ignored, 0 outside the body."""
-        scale = self.configuration.target.scale
-        units = Normalisation("none", 0.0, scale, None, None, background=0.0)
-        return _restored(std, case, units)
-
     def predict(self, case: Case, *, spread: bool = False) -> Estimate:
         """The network's output for a prepared case in network units, on the prepared grid.
 
@@ -174,22 +119,19 @@ class Translator:
             CheckpointError: the spread of a sampler is asked for.
             DatasetError: the output is not finite.
         """
-        sources = source_normalisations(self.configuration)
-        card = self.card
         if spread:
             self.require_spread()
         how: dict[str, Any] = {
             "patch_size": self.configuration.patch_size,
-            "fill": [background_value(normalisation) for normalisation in sources],
-            "device": card.device,
-            "manner": Manner(card.step_size, card.tta, card.ensemble, spread),
+            "fill": [background_value(n) for n in source_normalisations(self.configuration)],
+            "device": self.card.device,
+            "settings": self.card.settings,
+            "region": BodyRegion(case.body, background_value(self.configuration.target)),
         }
-        around = background_value(self.configuration.target)
         if self.sampler is None:
-            outside = Outside(case.body, around)
-            estimate = predict_volume(self._call, case.source, outside=outside, **how)
+            estimate = predict_volume(self._call, case.source, spread=spread, **how)
         else:
-            estimate = sample_volume(self._call, self.sampler, case, background=around, **how)
+            estimate = sample_volume(self._call, self.sampler, case, **how)
         if not np.isfinite(estimate.mean).all():
             raise DatasetError(
                 f"case {case.record.identifier}: the network's output is not finite; look at the"
@@ -197,11 +139,23 @@ class Translator:
             )
         return estimate
 
+    def restore(self, estimate: Estimate, case: Case) -> Volume:
+        """A prediction in the target's units, on the sources' grid: float32 (1, z, y, x)."""
+        target, detail = self.configuration.target, case.detail
+        array = restore(estimate.mean, case.record, target, body=case.body, detail=detail)
+        return Volume(array, case.record.geometry)
+
+    def restore_spread(self, std: NDArray, case: Case) -> Volume:
+        """Standard deviations in the target's units, on the sources' grid; 0 outside the body."""
+        scale = self.configuration.target.scale
+        units = Normalisation("none", 0.0, scale, None, None, background=0.0)
+        return Volume(restore(std, case.record, units, body=case.body), case.record.geometry)
+
     def spread_sources(self) -> str:
         """What the opinions come from whose spread is measured, in words."""
         n_folds = len(self.card.checkpoints)
         folds = [f"{n_folds} folds"] if n_folds > 1 else []
-        copies = ["mirrored copies"] if self.card.tta else []
+        copies = ["mirrored copies"] if self.card.settings.tta else []
         return ", ".join([*folds, *copies, "overlapping windows"])
 
     def require_spread(self) -> None:
@@ -237,10 +191,3 @@ class Ensemble(nn.Module):
     def forward(self, x: Tensor, *time: Tensor) -> Tensor:
         """(1, c, z, y, x), and a time (1,) where members take one, to (n, 1, z, y, x), fp32."""
         return torch.cat([member(x, *time).float() for member in self.members])
-
-
-def _restored(
-    image: NDArray, case: Case, units: Normalisation, detail: NDArray | None = None
-) -> Volume:
-    array = restore(image, case.record, units, body=case.body, detail=detail)
-    return Volume(array, case.record.geometry)

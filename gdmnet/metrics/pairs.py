@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from gdmnet.data.volume import images_by_case, read_geometry
+from gdmnet.data.case_files import images_by_case
+from gdmnet.data.volume import read_geometry
 from gdmnet.errors import DatasetError
 from gdmnet.geometry import grid_difference
 

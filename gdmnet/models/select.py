@@ -8,58 +8,50 @@ from pathlib import Path
 
 from gdmnet import folders
 from gdmnet.errors import CheckpointError
+from gdmnet.settings import Settings, setting
 
 
 @dataclass(frozen=True)
-class Model:
-    """A trained model in the results: where it lies and which of its folds are finished."""
+class ModelChoice(Settings):
+    """Which model: its folder, or what narrows the choice under the results; None is any."""
 
-    dataset: str
-    objective: str
-    configuration: str
-    folder: Path
-    folds: tuple[str, ...]
+    dataset: str | None = setting(None, "501 or Dataset501_Name", flag="-d", metavar="ID")
+    configuration: str | None = setting(None, "3d_fullres, 3d_lowres, ...", flag="-c")
+    objective: str | None = setting(None, "gdm, regression, ...")
+    folds: tuple[str, ...] | None = setting(
+        None,
+        "folds to combine, or all (default: every finished numeric fold)",
+        flag="-f",
+        metavar="FOLD",
+    )
+    model: Path | None = setting(None, "a model's folder", flag="-m", metavar="MODEL")
 
-    @property
-    def options(self) -> str:
-        """The options of gdm_predict that select this model."""
-        number = int(self.dataset[7:10])
-        return f"-d {number} -c {self.configuration} --objective {self.objective}"
 
-
-def find_model(
-    results: Path,
-    *,
-    dataset: str | None = None,
-    configuration: str | None = None,
-    objective: str | None = None,
-    folds: Sequence[str] | None = None,
-) -> Model:
-    """The one finished model of the results that fits what was named.
+def find_model(choice: ModelChoice, results: Path) -> Path:
+    """The folder of the model that is meant: the one named, or the one finished model that fits.
 
     Args:
+        choice: what was named; all of its folds must be finished.
         results: the root folder of the trained models.
-        dataset: 501 or "Dataset501_Name"; None is any.
-        configuration: None is any.
-        objective: None is any.
-        folds: all of these must be finished; None is any.
 
     Raises:
         DatasetError: no such dataset in the results.
         CheckpointError: no finished model fits, or several do; both are listed.
     """
-    name = None if dataset is None else folders.resolve_dataset(dataset, results)
-    finished = [Model(*found, _folds(found[3])) for found in folders.finished_models(results)]
+    if choice.model is not None:
+        return choice.model
+    dataset = choice.dataset and folders.resolve_dataset(choice.dataset, results)
+    finished = list(folders.finished_models(results))
     fitting = [
         model
         for model in finished
-        if name in (None, model.dataset)
-        and configuration in (None, model.configuration)
-        and objective in (None, model.objective)
-        and set(folds or ()) <= set(model.folds)
+        if dataset in (None, model.dataset)
+        and choice.configuration in (None, model.configuration)
+        and choice.objective in (None, model.objective)
+        and set(choice.folds or ()) <= set(model.folds)
     ]
     if len(fitting) == 1:
-        return fitting[0]
+        return fitting[0].folder
     if fitting:
         raise CheckpointError(f"several finished models fit; choose one:{_listed(fitting)}")
     if finished:
@@ -79,7 +71,7 @@ def choose_folds(folder: Path, wanted: Sequence[str] | None) -> tuple[str, ...]:
         inner = (folder.parent / folders.PLAN_JSON).is_file()
         advice = f"give {folder.parent} and the fold by -f" if inner else "give a model's folder"
         raise CheckpointError(f"{folder}: not a model folder (no {folders.PLAN_JSON}); {advice}")
-    finished = _folds(folder)
+    finished = folders.finished_folds(folder)
     there = f"finished are: {', '.join(finished) or 'none'}"
     for fold in wanted or ():
         if fold not in finished:
@@ -95,12 +87,13 @@ def choose_folds(folder: Path, wanted: Sequence[str] | None) -> tuple[str, ...]:
     raise CheckpointError(f"{folder}: no finished fold of a cross-validation ({there}); {advice}")
 
 
-def _folds(folder: Path) -> tuple[str, ...]:
-    return tuple(folders.finished_folds(folder))
-
-
-def _listed(models: Sequence[Model]) -> str:
-    return "".join(f"\n  {m.options}  (folds {', '.join(m.folds)}: {m.folder})" for m in models)
+def _listed(models: Sequence[folders.FinishedModel]) -> str:
+    """A line each with the options that select the model."""
+    return "".join(
+        f"\n  -d {int(model.dataset[7:10])} -c {model.configuration} --objective {model.objective}"
+        f"  (folds {', '.join(model.folds)}: {model.folder})"
+        for model in models
+    )
 
 
 def _unfinished(results: Path) -> str:

@@ -7,8 +7,6 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-MOST_REALISM = 1.5  # T beyond which the line through both weights leaves what was measured
-
 
 def between(
     twin: Mapping[str, Tensor], generator: Mapping[str, Tensor], realism: float

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -46,11 +47,8 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on a device."""
-        return Batch(
-            self.source.to(device, non_blocking=True),
-            self.target.to(device, non_blocking=True),
-            self.mask.to(device, non_blocking=True),
-        )
+        parts = (self.source, self.target, self.mask)
+        return Batch(*(part.to(device, non_blocking=True) for part in parts))
 
 
 @dataclass(frozen=True)
@@ -100,108 +98,31 @@ class Context:
     source_widths: tuple[float, ...] = ()
 
 
-class Objective(Protocol):
-    """One way to train the generator; see documentation/architecture.md."""
-
-    inputs: Inputs
-
-    def modules(self) -> dict[str, nn.Module]:
-        """Parts with state: the loop moves them to the device and saves them."""
-        ...
-
-    def optimizers(self) -> dict[str, Optimizer]:
-        """Optimisers that the objective steps itself, for example a critic's."""
-        ...
-
-    def descend(self, generator: nn.Module, batch: Batch, rng: torch.Generator) -> Descent:
-        """One forward of the generator and the gradient at its output."""
-        ...
-
-    def translate(self, generator: nn.Module, source: Tensor, noise: Tensor | None) -> Tensor:
-        """Source patches to target patches, network units, (b, c, z, y, x) to (b, 1, z, y, x)."""
-        ...
-
-
-class Stateless:
-    """What an objective with neither modules nor optimisers of its own says of them."""
-
-    def modules(self) -> dict[str, nn.Module]:
-        """Nothing to move or save."""
-        return {}
-
-    def optimizers(self) -> dict[str, Optimizer]:
-        """Nothing to step."""
-        return {}
-
-
-class OneCall(Stateless):
-    """What objectives share that predict by one call of the generator."""
+class Objective(ABC):
+    """One way to train the generator; what is not overridden is that of one call and no state."""
 
     inputs = Inputs()
 
+    @abstractmethod
+    def descend(self, generator: nn.Module, batch: Batch, rng: torch.Generator) -> Descent:
+        """One forward of the generator and the gradient at its output."""
+
     def translate(self, generator: nn.Module, source: Tensor, noise: Tensor | None) -> Tensor:
-        """One call of the generator."""
+        """Source patches to target patches, network units, (b, c, z, y, x) to (b, 1, z, y, x)."""
         output: Tensor = generator(source)
         return output
 
+    def modules(self) -> dict[str, nn.Module]:
+        """Parts with state: the loop moves them to the device and saves them."""
+        return {}
 
-Evaluate = Callable[[Tensor, float], Tensor]
-"""One call of the network: a state (b, 1, z, y, x) and a time to an output (b, 1, z, y, x)."""
+    def optimizers(self) -> dict[str, Optimizer]:
+        """Optimisers that the objective steps itself, for example a critic's."""
+        return {}
 
-Draw = Callable[[], Tensor]
-"""The next standard normal field (b, 1, z, y, x), always the same ones in the same order."""
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How a target is sampled: a name in the objective's `samplers`, and how many steps of it."""
-
-    sampler: str
-    steps: int
-
-
-@runtime_checkable
-class Sampled(Objective, Protocol):
-    """An objective that calls its generator several times to make a target.
-
-    It knows neither windows nor folds: `evaluate` may be the network on patches, or on a whole
-    volume by windows, blended.
-    """
-
-    samplers: Mapping[str, int]
-    """Name -> calls of the network in one step."""
-    sampling: Sampling
-    """What is used unless asked otherwise."""
-    most_steps: int
-    """That a sampler can take."""
-    state_width: float
-    """What states are divided by before the network sees them, about their standard deviation."""
-
-    def sample(self, evaluate: Evaluate, source: Tensor, draw: Draw, sampling: Sampling) -> Tensor:
-        """Sources (b, c, z, y, x) to targets (b, 1, z, y, x), network units.
-
-        Args:
-            evaluate: one call of the network.
-            source: of the whole field that is sampled.
-            draw: gives the next field of noise at each call.
-            sampling: the sampler and its number of steps.
-        """
-        ...
-
-
-@runtime_checkable
-class Watches(Protocol):
-    """An objective that looks at validation, for example to weaken its realism; optional."""
-
-    def on_validation(self, metrics: Mapping[str, float]) -> None:
+    def on_validation(self, metrics: Mapping[str, float]) -> None:  # noqa: B027
         """Take one epoch's validation metrics, such as "mae" and "sharpness"."""
-        ...
-
-
-@runtime_checkable
-class Dialled(Protocol):
-    """An objective whose realism can be dialled at prediction; optional."""
 
     def twin(self) -> tuple[Objective, int] | None:
         """What a twin of the generator descends, and the step in which it begins; None for none."""
-        ...
+        return None

@@ -12,24 +12,15 @@ training and sampling alike, paths are straight: the optimal-transport ODE (Prop
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor
 
-from gdmnet.objectives.base import Batch, Context, Draw, Sampling
+from gdmnet.objectives.base import Batch, Context
 from gdmnet.objectives.options import LEVELS, BridgeOptions, read_options
-from gdmnet.objectives.sampling import (
-    DiscretePath,
-    expand,
-    normal_like,
-    random_levels,
-    start_channel,
-)
+from gdmnet.objectives.sampling import DiscretePath, Draw, Sampling, at_times, start_channel
 
 LEAST, MOST = 1e-4, 3e-4  # beta at the ends and, were the rise not mirrored halfway, at the last
 PAPER_WIDTH = 0.5  # about the standard deviation of the paper's images, which lie in [-1, 1]
-SAMPLERS: Mapping[str, int] = {"sde": 1, "ode": 1}
 
 
 def variances(width: float) -> Tensor:
@@ -69,28 +60,26 @@ class Bridge(DiscretePath):
     in x_t: it is no residual of a source itself.
     """
 
-    def __init__(self, options: BridgeOptions, context: Context) -> None:
+    def __init__(self, context: Context) -> None:
+        options = read_options(BridgeOptions, context.options, objective="bridge")
         super().__init__(options.fidelity, context.target_width)
-        self.options = options
-        self.channel = start_channel(context, options.start_channel, objective="bridge")
+        self.is_ode = options.ot_ode
+        self.start_of = start_channel(context, options.start_channel)
         self.variances = variances(options.noise * context.target_width / PAPER_WIDTH)
-        name = "ode" if options.ot_ode else options.sampler
-        self.samplers = {name: SAMPLERS[name]} if options.ot_ode else SAMPLERS
-        self.sampling = Sampling(name, options.steps)
+        self.samplers = {"ode": 1} if self.is_ode else {"sde": 1, "ode": 1}
+        self.sampling = Sampling("ode" if self.is_ode else options.sampler, options.steps)
 
-    def example(self, batch: Batch, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """x_t, t, and (x_t - y) / s."""
-        level, time = random_levels(batch, rng)
-        gathered = expand(self.variances[level]).to(batch.source)  # s^2              (b,1,1,1,1)
-        start, total = self.channel.of(batch.source), self.variances[-1].to(gathered)
+    def example(self, batch: Batch, time: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """x_t, and (x_t - y) / s."""
+        gathered = at_times(self.variances, time)  # s^2                             (b,1,1,1,1)
+        start, total = self.start_of(batch.source), self.variances[-1].to(gathered)  # s^2 + r^2
         mean, variance = on_path(batch.target, start, gathered, total)  # Eq. 11
-        noise = normal_like(batch.target, rng)
-        state = mean if self.options.ot_ode else mean + variance.sqrt() * noise
-        return state, time, (state - batch.target) / gathered.sqrt()
+        state = mean if self.is_ode else mean + variance.sqrt() * noise
+        return state, (state - batch.target) / gathered.sqrt()
 
     def begin(self, source: Tensor, draw: Draw) -> Tensor:
         """The source channel."""
-        return self.channel.of(source)
+        return self.start_of(source)
 
     def advance(
         self, output: Tensor, state: Tensor, levels: tuple[int, int], sampler: str
@@ -100,12 +89,3 @@ class Bridge(DiscretePath):
         target = state - later.sqrt() * output
         mean, variance = on_path(target, state, sooner, later)  # Eq. 4
         return mean, variance.sqrt() * (sampler == "sde")
-
-
-def build_bridge(context: Context) -> Bridge:
-    """The objective `bridge` from its options.
-
-    Raises:
-        GdmnetError: an unknown option or name, a number out of bounds, no such source channel.
-    """
-    return Bridge(read_options(BridgeOptions, context.options, objective="bridge"), context)

@@ -8,19 +8,20 @@ from typing import Any
 from torch import nn
 
 from gdmnet.networks.unet import build_generator
-from gdmnet.objectives.base import Context, Inputs, Objective, Sampled
-from gdmnet.objectives.bridge import build_bridge
-from gdmnet.objectives.diffusion import build_diffusion
-from gdmnet.objectives.flow import build_flow
+from gdmnet.objectives.base import Context, Inputs, Objective
+from gdmnet.objectives.bridge import Bridge
+from gdmnet.objectives.diffusion import Diffusion
+from gdmnet.objectives.flow import Flow
 from gdmnet.objectives.gan import build_gan
 from gdmnet.objectives.gdm import build_gdm
 from gdmnet.objectives.regression import build_regression
+from gdmnet.objectives.sampling import Sampled
 from gdmnet.plan import Configuration
 
 SAMPLED: dict[str, Callable[[Context], Sampled]] = {
-    "flow": build_flow,
-    "bridge": build_bridge,
-    "diffusion": build_diffusion,
+    "flow": Flow,
+    "bridge": Bridge,
+    "diffusion": Diffusion,
 }
 """Objectives that call the network several times; built for prediction, too, without encoder."""
 

@@ -14,9 +14,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from gdmnet.objectives.base import Batch, Context, Draw, Inputs, Sampling
+from gdmnet.objectives.base import Batch, Context, Inputs
 from gdmnet.objectives.options import LEVELS, DiffusionOptions, read_options
-from gdmnet.objectives.sampling import DiscretePath, expand, normal_like, random_levels
+from gdmnet.objectives.sampling import DiscretePath, Draw, Sampling, at_times
 
 OFFSET = 0.008  # s of the cosine schedule
 MOST_BETA = 0.999
@@ -44,9 +44,7 @@ def ddim_step(
 ) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of x_s given x_t, s < t (Song et al., ICLR 2021, Eq. 12, 16).
 
-    e = (x_t - sqrt(a_t) y) / sqrt(1 - a_t),
-    sigma = eta sqrt((1 - a_s) / (1 - a_t)) sqrt(1 - a_t / a_s),
-    x_s = sqrt(a_s) y + sqrt(1 - a_s - sigma^2) e + sigma z.
+    With eta = 1 this is the posterior of ancestral sampling (Ho et al., Eq. 6 and 7).
 
     Args:
         target: y as the network predicts it.
@@ -55,25 +53,10 @@ def ddim_step(
         sooner: a_s.
         eta: from 0 (no noise) to 1.
     """
-    noise = (state - later.sqrt() * target) / (1 - later).sqrt()
+    noise = (state - later.sqrt() * target) / (1 - later).sqrt()  # e                 (b,1,z,y,x)
     sigma = eta * ((1 - sooner) / (1 - later)).sqrt() * (1 - later / sooner).sqrt()
-    left = (1 - sooner - sigma**2).clamp(min=0.0).sqrt()
+    left = (1 - sooner - sigma**2).clamp(min=0.0).sqrt()  # sqrt(1 - a_s - sigma^2)
     return sooner.sqrt() * target + left * noise, sigma
-
-
-def ancestral_step(
-    target: Tensor, state: Tensor, later: Tensor, sooner: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of x_s given x_t and y, s < t (Ho et al., Eq. 6 and 7).
-
-    With alpha = a_t / a_s and beta = 1 - alpha,
-    mean = (sqrt(a_s) beta y + sqrt(alpha) (1 - a_s) x_t) / (1 - a_t),
-    variance = beta (1 - a_s) / (1 - a_t).
-    """
-    alpha = later / sooner
-    beta = 1 - alpha
-    mean = sooner.sqrt() * beta * target + alpha.sqrt() * (1 - sooner) * state
-    return mean / (1 - later), (beta * (1 - sooner) / (1 - later)).sqrt()
 
 
 class Diffusion(DiscretePath):
@@ -85,19 +68,18 @@ class Diffusion(DiscretePath):
     inputs = Inputs(extra_channels=1, time=True)
     samplers: Mapping[str, int] = {"ddim": 1, "ancestral": 1}
 
-    def __init__(self, options: DiffusionOptions, context: Context) -> None:
+    def __init__(self, context: Context) -> None:
+        options = read_options(DiffusionOptions, context.options, objective="diffusion")
         super().__init__(options.fidelity, context.target_width)
-        self.eta = options.eta
+        self.etas = {"ddim": options.eta, "ancestral": 1.0}
         self.width = options.noise * context.target_width
         self.kept = cosine_schedule()
         self.sampling = Sampling(options.sampler, options.steps)
 
-    def example(self, batch: Batch, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """x_t, t, and y."""
-        level, time = random_levels(batch, rng)
-        kept = expand(self.kept[level]).to(batch.source)  # a_t                      (b,1,1,1,1)
-        state = noised(batch.target, self.width * normal_like(batch.target, rng), kept)
-        return state, time, batch.target
+    def example(self, batch: Batch, time: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """x_t, and y."""
+        kept = at_times(self.kept, time)  # a_t                                      (b,1,1,1,1)
+        return noised(batch.target, self.width * noise, kept), batch.target
 
     def begin(self, source: Tensor, draw: Draw) -> Tensor:
         """Noise."""
@@ -106,20 +88,7 @@ class Diffusion(DiscretePath):
     def advance(
         self, output: Tensor, state: Tensor, levels: tuple[int, int], sampler: str
     ) -> tuple[Tensor, Tensor]:
-        """A step of DDIM or of ancestral sampling with y as the network predicts it."""
+        """A step of DDIM with y as the network predicts it."""
         later, sooner = self.kept[levels[0]], self.kept[levels[1]]  # a_t, a_s
-        if sampler == "ancestral":
-            mean, sigma = ancestral_step(output, state, later, sooner)
-        else:
-            mean, sigma = ddim_step(output, state, later, sooner, self.eta)
+        mean, sigma = ddim_step(output, state, later, sooner, self.etas[sampler])
         return mean, self.width * sigma
-
-
-def build_diffusion(context: Context) -> Diffusion:
-    """The objective `diffusion` from its options.
-
-    Raises:
-        SettingError: an unknown option or name, or a number out of bounds.
-    """
-    options = read_options(DiffusionOptions, context.options, objective="diffusion")
-    return Diffusion(options, context)

@@ -13,40 +13,36 @@ from gdmnet.objectives.ranks import mean_over_ranks
 HUBER_BETA = 0.1  # network units: below it the error counts squared, above it linearly
 
 
-def _absolute(error: Tensor) -> Tensor:
-    return error.abs()
-
-
 def _huber(error: Tensor) -> Tensor:
     zero = torch.zeros_like(error)
     return nn.functional.smooth_l1_loss(error, zero, reduction="none", beta=HUBER_BETA)
 
 
-def _squared(error: Tensor) -> Tensor:
-    return error.square()
-
-
 FIDELITIES: dict[str, Callable[[Tensor], Tensor]] = {
-    "l1": _absolute,
+    "l1": torch.abs,
     "huber": _huber,
-    "l2": _squared,
+    "l2": torch.square,
 }
 
 
+def masked_mean(values: Tensor, weights: Tensor) -> Tensor:
+    """sum(w v) / sum(w), a scalar; 0 where nothing weighs anything.
+
+    In a distributed training sum(w) is the mean of all ranks': the mean of their gradients is then
+    that of one process on the joined batch.
+    """
+    return (values * weights).sum() / mean_over_ranks(weights.sum()).clamp(min=1.0)
+
+
 def fidelity_loss(prediction: Tensor, batch: Batch, *, name: str = "l1") -> Tensor:
-    """Mean penalty inside the mask: sum(m rho(x - y)) / sum(m).
+    """Mean penalty inside the mask, a scalar: sum(m rho(x - y)) / sum(m), see `masked_mean`.
 
     Args:
-        prediction: (b, 1, z, y, x) float32, network units.
-        batch: its target and mask.
-        name: a key of `FIDELITIES`.
-
-    Returns:
-        A scalar; 0 where the mask is empty. In a distributed training sum(m) is the mean of all
-        ranks': the mean of their gradients is then that of one process on the joined batch.
+        prediction: x, (b, 1, z, y, x) float32, network units.
+        batch: its target y and mask m.
+        name: of rho, a key of `FIDELITIES`.
     """
-    penalty = FIDELITIES[name](prediction - batch.target) * batch.mask
-    return penalty.sum() / mean_over_ranks(batch.mask.sum()).clamp(min=1.0)
+    return masked_mean(FIDELITIES[name](prediction - batch.target), batch.mask)
 
 
 def fidelity_gradient(

@@ -13,9 +13,9 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from gdmnet.objectives.base import Batch, Context, Draw, Evaluate, Sampling
+from gdmnet.objectives.base import Batch, Context
 from gdmnet.objectives.options import MOST_STEPS, FlowOptions, read_options
-from gdmnet.objectives.sampling import PathObjective, expand, normal_like, start_channel
+from gdmnet.objectives.sampling import Draw, Evaluate, Sampled, Sampling, start_channel
 
 
 def euler(velocity: Evaluate, state: Tensor, time: float, step: float) -> Tensor:
@@ -56,23 +56,7 @@ def integrate(velocity: Evaluate, start: Tensor, solver: str, steps: int) -> Ten
     return state
 
 
-def uniform_times(n: int, rng: torch.Generator) -> Tensor:
-    """Times (n,) between 0 and 1, all equally likely."""
-    return torch.rand(n, generator=rng, device=rng.device)
-
-
-def logit_normal_times(n: int, rng: torch.Generator) -> Tensor:
-    """Times (n,), 1 / (1 + exp(-u)), u standard normal (Esser et al., ICML 2024, section 3.1)."""
-    return torch.randn(n, generator=rng, device=rng.device).sigmoid()
-
-
-TIMES: dict[str, Callable[[int, torch.Generator], Tensor]] = {
-    "uniform": uniform_times,
-    "logit_normal": logit_normal_times,
-}
-
-
-class Flow(PathObjective):
+class Flow(Sampled):
     """The objective `flow`.
 
     The network gives a velocity, which is no target: it is never a residual of a source.
@@ -81,34 +65,29 @@ class Flow(PathObjective):
     samplers: Mapping[str, int] = {name: calls for name, (_, calls) in SOLVERS.items()}
     most_steps = MOST_STEPS
 
-    def __init__(self, options: FlowOptions, context: Context) -> None:
-        super().__init__(options.fidelity, context.target_width)
-        self.options = options
-        self.channel = start_channel(context, options.start_channel or 0, objective="flow")
-        self.sampling = Sampling(options.solver, options.steps)
+    def __init__(self, context: Context) -> None:
+        self.options = read_options(FlowOptions, context.options, objective="flow")
+        super().__init__(self.options.fidelity, context.target_width)
+        self.start_of = start_channel(context, self.options.start_channel or 0)
+        self.sampling = Sampling(self.options.solver, self.options.steps)
 
     def start(self, source: Tensor, noise: Tensor) -> Tensor:
         """z_0 from sources and standard normal noise (b, 1, z, y, x)."""
         if self.options.start == "noise":
             return self.options.noise * self.state_width * noise
-        return self.channel.of(source) + self.options.sigma * self.state_width * noise
+        return self.start_of(source) + self.options.sigma * self.state_width * noise
 
-    def example(self, batch: Batch, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """z_t = (1 - t) z_0 + t y, t, and the velocity y - z_0."""
-        time = TIMES[self.options.times](len(batch.source), rng).to(batch.source)
-        start = self.start(batch.source, normal_like(batch.target, rng))
-        state = (1 - expand(time)) * start + expand(time) * batch.target
-        return state, time, batch.target - start
+    def draw_times(self, n: int, rng: torch.Generator) -> Tensor:
+        """All times equally likely, or sigmoid(u) of a normal u (Esser et al., ICML 2024, 3.1)."""
+        if self.options.times == "logit_normal":
+            return torch.randn(n, generator=rng, device=rng.device).sigmoid()
+        return torch.rand(n, generator=rng, device=rng.device)
+
+    def example(self, batch: Batch, time: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """z_t = (1 - t) z_0 + t y, and the velocity y - z_0."""
+        start = self.start(batch.source, noise)
+        return (1 - time) * start + time * batch.target, batch.target - start
 
     def sample(self, evaluate: Evaluate, source: Tensor, draw: Draw, sampling: Sampling) -> Tensor:
         """Follow the velocity from z_0; one field of noise."""
         return integrate(evaluate, self.start(source, draw()), sampling.sampler, sampling.steps)
-
-
-def build_flow(context: Context) -> Flow:
-    """The objective `flow` from its options.
-
-    Raises:
-        GdmnetError: an unknown option or name, a number out of bounds, no such source channel.
-    """
-    return Flow(read_options(FlowOptions, context.options, objective="flow"), context)

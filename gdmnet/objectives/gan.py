@@ -14,8 +14,8 @@ from torch.optim import Adam, Optimizer
 
 from gdmnet.drifting.representations import coverage
 from gdmnet.networks.critic import build_critic
-from gdmnet.objectives.base import Batch, Context, Descent, OneCall
-from gdmnet.objectives.fidelity import all_finite, fidelity_gradient
+from gdmnet.objectives.base import Batch, Context, Descent, Objective
+from gdmnet.objectives.fidelity import all_finite, fidelity_gradient, masked_mean
 from gdmnet.objectives.options import GanOptions, read_options
 from gdmnet.objectives.ranks import mean_over_ranks, on_all_ranks
 
@@ -33,11 +33,11 @@ class GanState(nn.Module):
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
 
 
-class Gan(OneCall):
+class Gan(Objective):
     """The objective `gan`.
 
     The critic computes in float32 whatever the generator does: its gradient at one voxel is too
-    small for float16, and its flat maps crash bfloat16 on CPUs (see `training.precision`).
+    small for float16, and its flat maps crash bfloat16 on CPUs (see `models.precision`).
     """
 
     def __init__(self, options: GanOptions, critic: nn.Module, total_steps: int) -> None:
@@ -79,13 +79,11 @@ class Gan(OneCall):
     def _train_critic(self, loss: Tensor, rate: float) -> None:
         """One step of Adam with the mean gradient of all ranks; none where it is not finite."""
         parameters = list(self.state.critic.parameters())
-        flat = torch.cat([g.flatten() for g in torch.autograd.grad(loss, parameters)])
-        flat = mean_over_ranks(flat)
-        if not bool(torch.isfinite(flat).all()):
+        gradients = [mean_over_ranks(g) for g in torch.autograd.grad(loss, parameters)]
+        if not all_finite(*gradients):
             return
-        pieces = flat.split([parameter.numel() for parameter in parameters])
-        for parameter, piece in zip(parameters, pieces, strict=True):
-            parameter.grad = piece.view_as(parameter)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()
@@ -115,11 +113,8 @@ def square_loss(scores: Tensor, weights: Tensor, *, goal: float) -> Tensor:
         scores: s, (b, 1, z', y', x').
         weights: w, (b, 1, z', y', x'): the share of each score's cell inside the mask.
         goal: 1 for real, 0 for generated.
-
-    In a distributed training sum(w) is the mean of all ranks', as in `fidelity_loss`.
     """
-    total = mean_over_ranks(weights.sum()).clamp(min=1.0)
-    return (weights * (scores - goal).square()).sum() / total
+    return masked_mean((scores - goal).square(), weights)
 
 
 def critic_loss(real: Tensor, fake: Tensor, weights: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from gdmnet.drifting.coordination import balance, remove_conflict
 from gdmnet.drifting.representations import Draw, look
 from gdmnet.errors import TrainingError
 from gdmnet.geometry import Shape
-from gdmnet.objectives.base import Batch, Context, Descent, OneCall
+from gdmnet.objectives.base import Batch, Context, Descent, Objective
 from gdmnet.objectives.fidelity import all_finite, fidelity_gradient
 from gdmnet.objectives.gdm_levels import (
     draw_rows,
@@ -33,7 +33,7 @@ from gdmnet.objectives.ranks import on_all_ranks
 from gdmnet.objectives.regression import Regression
 
 
-class Gdm(OneCall):
+class Gdm(Objective):
     """The objective `gdm`.
 
     The frozen encoder is the run's own file and follows the batch's device; it is not saved here.

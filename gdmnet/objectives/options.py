@@ -12,10 +12,13 @@ from gdmnet.settings import Settings, make_settings, setting
 
 Options = TypeVar("Options", bound=Settings)
 
-FIDELITIES = ("l1", "huber", "l2")
-MOST_LOCATIONS, MOST_PAST = 4096, 2048  # with both a drift still fits field.MOST_DISTANCES
 LEVELS = 1000  # times that the training of bridge and diffusion knows; most steps of their samplers
 MOST_STEPS = 10_000  # of a solver
+MOST_LOCATIONS, MOST_PAST = 4096, 2048  # with both a drift still fits field.MOST_DISTANCES
+
+
+def _fidelity(default: str) -> Any:  # noqa: ANN401 (of a field's own type)
+    return setting(default, "penalty of the error", choices=("l1", "huber", "l2"))
 
 
 @dataclass(frozen=True)
@@ -25,29 +28,17 @@ class GdmOptions(Settings):
     drift_ratio: float = setting(
         0.2, "gdm: r, the drift against the fidelity; more is more realistic", least=0, metavar="R"
     )
-    fidelity: str = setting("l1", "penalty of the error", choices=FIDELITIES)
+    fidelity: str = _fidelity("l1")
     pairing: str = setting("pooled", "who is compared with whom", choices=("pooled", "paired"))
     levels: tuple[str, ...] = setting(
-        ("global", "local", "spatial"),
-        "kinds of rows that the drift compares",
-        choices=("global", "local", "spatial"),
+        ("global", "local", "spatial"), "what is compared", choices=("global", "local", "spatial")
     )
     temperatures: tuple[float, ...] = setting((0.2,), "tau, in mean distances", above=0)
-    locations: int = setting(
-        256, "rows a map and step, over the whole batch", least=1, most=MOST_LOCATIONS
-    )
-    bank: int = setting(
-        512, "past target rows that join a pool's positives", least=0, most=MOST_PAST
-    )
-    regression_share: float = setting(
-        0.2, "share of all steps before the drift begins", least=0, most=1
-    )
-    ramp_share: float = setting(
-        0.05, "share of all steps over which r grows to its value", least=0, most=1
-    )
-    every: int = setting(
-        1, "only every N-th step has a drift, N times as strong: cheaper steps", least=1
-    )
+    locations: int = setting(256, "rows a map and step", least=1, most=MOST_LOCATIONS)
+    bank: int = setting(512, "past target rows among a pool's positives", least=0, most=MOST_PAST)
+    regression_share: float = setting(0.2, "of all steps, before the drift", least=0, most=1)
+    ramp_share: float = setting(0.05, "of all steps, while r grows to its value", least=0, most=1)
+    every: int = setting(1, "only each N-th step has a drift, N times as strong", least=1)
     adapt_drift: bool = setting(True, "gdm: never halve the drift ratio on alarm")
     realism_dial: bool = setting(
         False, "gdm: train a regression twin beside, so that gdm_predict --realism T can choose"
@@ -63,14 +54,11 @@ class GdmOptions(Settings):
 
 @dataclass(frozen=True)
 class RegressionOptions(Settings):
-    """Options of `regression`."""
+    """Options of `regression`; without the distance of features it needs no encoder."""
 
-    fidelity: str = setting("l1", "penalty of the error", choices=FIDELITIES)
+    fidelity: str = _fidelity("l1")
     perceptual: float = setting(
-        0.0,
-        "regression: weight of the distance in the encoder's features; 0 needs no encoder",
-        least=0,
-        metavar="W",
+        0.0, "regression: weight of the distance in the encoder's features", least=0, metavar="W"
     )
 
 
@@ -78,29 +66,23 @@ class RegressionOptions(Settings):
 class GanOptions(Settings):
     """Options of `gan`; the defaults are pix2pix's."""
 
-    fidelity: str = setting("l1", "penalty of the error", choices=FIDELITIES)
+    fidelity: str = _fidelity("l1")
     adversarial: float = setting(0.01, "the critic's weight against the fidelity", least=0)
-    critic_rate: float = setting(
-        2e-4, "the critic's learning rate; constant, then linear to 0 over the second half", least=0
-    )
+    critic_rate: float = setting(2e-4, "its learning rate, falling in the second half", least=0)
 
 
 @dataclass(frozen=True)
 class FlowOptions(Settings):
-    """Options of `flow`; only the fidelity l2 has the mean velocity as its minimum."""
+    """Options of `flow`; widths are the target's, and only l2 has the mean velocity as minimum."""
 
     start: str = setting("noise", "what paths start from", choices=("noise", "source"))
     start_channel: int | None = setting(
-        None, "the source channel to start from, from 0 (default: 0)", least=0, metavar="K"
+        None, "bridge, and flow with start=source: the source channel", least=0, metavar="K"
     )
-    noise: float = setting(
-        1.0, "standard deviation of the noise that paths start from, in the target's width", above=0
-    )
-    sigma: float = setting(
-        0.05, "of the noise on a source that paths start from, in the target's width", least=0
-    )
-    times: str = setting("uniform", "how training draws times", choices=("uniform", "logit_normal"))
-    fidelity: str = setting("l2", "penalty of the error", choices=FIDELITIES)
+    noise: float = setting(1.0, "deviation of the noise that paths start from, in widths", above=0)
+    sigma: float = setting(0.05, "of the noise on a source that they start from", least=0)
+    times: str = setting("uniform", "how t is drawn", choices=("uniform", "logit_normal"))
+    fidelity: str = _fidelity("l2")
     solver: str = setting("euler", "of the equation", choices=("euler", "heun", "rk4"))
     steps: int = setting(16, "of the solver", least=1, most=MOST_STEPS)
 
@@ -115,21 +97,13 @@ class FlowOptions(Settings):
 
 @dataclass(frozen=True)
 class BridgeOptions(Settings):
-    """Options of `bridge`."""
+    """Options of `bridge`; the noise is a multiple of the paper's, in widths of the target."""
 
-    start_channel: int = setting(
-        0, "the source channel that paths start from, from 0", least=0, metavar="K"
-    )
-    noise: float = setting(
-        1.0, "of the paths, as a multiple of the paper's; in the target's width", above=0
-    )
-    ot_ode: bool = setting(
-        False, "train on the straight paths of the optimal-transport ODE, without noise"
-    )
-    fidelity: str = setting("l2", "penalty of the error", choices=FIDELITIES)
-    sampler: str = setting(
-        "sde", "ode leaves out the noise of each step; ode with ot_ode", choices=("sde", "ode")
-    )
+    start_channel: int = setting(0, "the source channel that paths start from", least=0)
+    noise: float = setting(1.0, "of the paths", above=0)
+    ot_ode: bool = setting(False, "train on straight paths without noise: the OT-ODE")
+    fidelity: str = _fidelity("l2")
+    sampler: str = setting("sde", "ode leaves out each step's noise", choices=("sde", "ode"))
     steps: int = setting(16, "of the sampler", least=1, most=LEVELS)
 
 
@@ -137,12 +111,10 @@ class BridgeOptions(Settings):
 class DiffusionOptions(Settings):
     """Options of `diffusion`; only the fidelity l2 has the mean target as its minimum."""
 
-    noise: float = setting(1.0, "standard deviation of the noise, in the target's width", above=0)
-    fidelity: str = setting("l2", "penalty of the error", choices=FIDELITIES)
-    sampler: str = setting("ddim", "how a target is sampled", choices=("ddim", "ancestral"))
-    eta: float = setting(
-        0.0, "of ddim: 0 adds no noise, 1 as much as ancestral sampling", least=0, most=1
-    )
+    noise: float = setting(1.0, "deviation of the noise, in widths of the target", above=0)
+    fidelity: str = _fidelity("l2")
+    sampler: str = setting("ddim", "how a target is made", choices=("ddim", "ancestral"))
+    eta: float = setting(0.0, "of ddim: noise, 1 for that of ancestral", least=0, most=1)
     steps: int = setting(16, "of the sampler", least=1, most=LEVELS)
 
 

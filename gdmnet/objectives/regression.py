@@ -7,16 +7,19 @@ the same frozen encoder as gdm's. It asks whether features do as much as a loss 
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from gdmnet.drifting.representations import coverage, look
 from gdmnet.errors import TrainingError
-from gdmnet.objectives.base import Batch, Context, Descent, OneCall
-from gdmnet.objectives.fidelity import all_finite, fidelity_gradient
+from gdmnet.objectives.base import Batch, Context, Descent, Objective
+from gdmnet.objectives.fidelity import all_finite, fidelity_gradient, masked_mean
 from gdmnet.objectives.options import RegressionOptions, read_options
-from gdmnet.objectives.perceptual import perceptual_gradient
+
+SCALE = 1024.0  # of the loss in its backward: keeps float16 gradients from vanishing
+FLOOR = 1e-6  # of a mean square: a location without any features has none to compare
 
 
-class Regression(OneCall):
+class Regression(Objective):
     """The objective `regression`; it has no state, as the frozen encoder follows the batch.
 
     Its gradient goes the same way as gdm's, so that gdm with a drift ratio of 0 equals it to the
@@ -37,6 +40,48 @@ class Regression(OneCall):
             gradient = gradient + self.options.perceptual * pull
             metrics["perceptual"] = float(distance)
         return Descent(output, gradient, metrics, all_finite(loss, gradient))
+
+
+def perceptual_gradient(encoder: nn.Module, leaf: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    """The perceptual distance P of a prediction and its gradient there.
+
+    Outside the mask the encoder sees the target in both images, so that the gradient there is 0.
+
+    Args:
+        encoder: frozen; (b, 1, z, y, x) to maps, finest first; moved to the leaf's device.
+        leaf: the prediction, float32 (b, 1, z, y, x), requires gradients.
+        batch: its target and mask.
+
+    Returns:
+        P, a detached scalar, and d P / d leaf, float32 (b, 1, z, y, x).
+    """
+    with torch.enable_grad():
+        views = look(encoder, leaf, batch.target, batch.mask)
+        with torch.autocast(leaf.device.type, enabled=False):
+            apart = [feature_distance(mine, real, batch.mask) for _, mine, real in views.stages()]
+            distance = torch.stack(apart).mean()
+        (gradient,) = torch.autograd.grad(SCALE * distance, leaf)
+    return distance.detach(), gradient / SCALE
+
+
+def feature_distance(generated: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    """sum_p m_p mean_c |u(f)_pc - u(t)_pc| / sum_p m_p, with u(f)_p = f_p / rms_c(f_p).
+
+    The feature vectors of a location are brought to one length before they are compared, as in
+    LPIPS (Zhang et al., CVPR 2018); to sqrt(c), so that maps of few and many channels weigh alike.
+
+    Args:
+        generated: a map f (b, c, z, y, x).
+        target: the map t of the target (b, c, z, y, x).
+        mask: (b, 1, z, y, x) of the image; m is its share of each location p.
+    """
+    difference = _one_length(generated.float()) - _one_length(target.float())  # (b,c,z,y,x)
+    apart = difference.abs().mean(dim=1, keepdim=True)  # (b,1,z,y,x)
+    return masked_mean(apart, coverage(mask, generated.shape[2:]))
+
+
+def _one_length(maps: Tensor) -> Tensor:
+    return maps * (maps.square().mean(dim=1, keepdim=True) + FLOOR).rsqrt()
 
 
 def build_regression(context: Context) -> Regression:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
@@ -12,21 +12,25 @@ import torch
 from torch import Tensor, nn
 
 from gdmnet.errors import TrainingError
-from gdmnet.objectives.base import (
-    Batch,
-    Context,
-    Descent,
-    Draw,
-    Evaluate,
-    Inputs,
-    Sampled,
-    Sampling,
-    Stateless,
-)
+from gdmnet.objectives.base import Batch, Context, Descent, Inputs, Objective
 from gdmnet.objectives.fidelity import all_finite, fidelity_gradient
 from gdmnet.objectives.options import LEVELS
 
 _LATER_NOISE = 20  # seeds what patches draw after the noise that they are given
+
+Evaluate = Callable[[Tensor, float], Tensor]
+"""One call of the network: a state (b, 1, z, y, x) and a time to an output (b, 1, z, y, x)."""
+
+Draw = Callable[[], Tensor]
+"""The next standard normal field (b, 1, z, y, x), always the same ones in the same order."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a target is sampled: a name in the objective's `samplers`, and how many steps of it."""
+
+    sampler: str
+    steps: int
 
 
 def network_input(source: Tensor, state: Tensor, mask: Tensor | None, width: float) -> Tensor:
@@ -49,74 +53,100 @@ def network_input(source: Tensor, state: Tensor, mask: Tensor | None, width: flo
     return torch.cat([source, state / width], dim=1)
 
 
-def sample_patches(
-    objective: Sampled,
-    generator: nn.Module,
-    source: Tensor,
-    noise: Tensor | None,
-    *,
-    mask: Tensor | None = None,
-    sampling: Sampling | None = None,
-) -> Tensor:
-    """Targets of patches (b, 1, z, y, x): every call of the network sees whole patches.
+class Sampled(Objective):
+    """An objective that leads a state along a path to the target, a call of the network a step.
 
-    Args:
-        objective: whose sampler it is.
-        generator: trained by it.
-        source: (b, c, z, y, x), network units.
-        noise: (b, 1, z, y, x), standard normal; None is zero.
-        mask: of the body, (b, 1, z, y, x); None is 1 everywhere.
-        sampling: None is the objective's own.
+    It knows neither windows nor folds: in `sample` the network may be called on patches, or on a
+    whole volume by windows, blended. It has no state between steps of training.
+
+    Attributes:
+        samplers: name -> calls of the network in one step.
+        sampling: what is used unless asked otherwise.
+        most_steps: that a sampler can take.
+        fidelity: a key of `FIDELITIES`, of the network's output.
+        state_width: what states are divided by before the network sees them, about their standard
+            deviation.
     """
-    fields = _fields(torch.zeros_like(source[:, :1]) if noise is None else noise)
-
-    def evaluate(state: Tensor, time: float) -> Tensor:
-        times = torch.full((len(state),), time, device=state.device)
-        seen = network_input(source, state, mask, objective.state_width)
-        output: Tensor = generator(seen, times)
-        return output
-
-    return objective.sample(evaluate, source, partial(next, fields), sampling or objective.sampling)
-
-
-class PathObjective(Stateless, ABC):
-    """What objectives share that lead a state along a path to the target; they have no state."""
 
     inputs = Inputs(extra_channels=1, time=True, residual=False)
     samplers: Mapping[str, int]
     sampling: Sampling
-    most_steps: int
+    most_steps = LEVELS
 
     def __init__(self, fidelity: str, target_width: float) -> None:
         self.fidelity = fidelity
         self.state_width = target_width
 
     @abstractmethod
-    def example(self, batch: Batch, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """A state (b, 1, z, y, x) at times (b,) and what the network should give for it."""
+    def draw_times(self, n: int, rng: torch.Generator) -> Tensor:
+        """Times (n,) from 0 to 1 that training looks at, on the generator's device."""
+
+    @abstractmethod
+    def example(self, batch: Batch, time: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """States and what the network should give for them, each (b, 1, z, y, x).
+
+        Args:
+            batch: paired patches.
+            time: (b, 1, 1, 1, 1).
+            noise: (b, 1, z, y, x), standard normal.
+        """
 
     @abstractmethod
     def sample(self, evaluate: Evaluate, source: Tensor, draw: Draw, sampling: Sampling) -> Tensor:
-        """Sources (b, c, z, y, x) to targets (b, 1, z, y, x), see `Sampled.sample`."""
+        """Sources (b, c, z, y, x) to targets (b, 1, z, y, x), network units.
+
+        Args:
+            evaluate: one call of the network.
+            source: of the whole field that is sampled.
+            draw: gives the next field of noise at each call.
+            sampling: the sampler and its number of steps.
+        """
 
     def descend(self, generator: nn.Module, batch: Batch, rng: torch.Generator) -> Descent:
         """One forward at a random time of each patch, and the gradient of the masked fidelity."""
-        state, time, label = self.example(batch, rng)
+        time = self.draw_times(len(batch.source), rng).to(batch.source)  # t                    [b]
+        noise = torch.randn(batch.target.shape, generator=rng, device=rng.device).to(batch.target)
+        state, label = self.example(batch, time.view(-1, 1, 1, 1, 1), noise)
         output = generator(network_input(batch.source, state, batch.mask, self.state_width), time)
         wanted = replace(batch, target=label)
         _, loss, gradient = fidelity_gradient(output, wanted, name=self.fidelity)
         metrics = {"fidelity": float(loss)}
         return Descent(output, gradient, metrics, all_finite(loss, gradient))
 
-    def translate(self, generator: nn.Module, source: Tensor, noise: Tensor | None) -> Tensor:
-        """All steps of the default sampler."""
-        return sample_patches(self, generator, source, noise)
+    def translate(
+        self,
+        generator: nn.Module,
+        source: Tensor,
+        noise: Tensor | None,
+        *,
+        mask: Tensor | None = None,
+        sampling: Sampling | None = None,
+    ) -> Tensor:
+        """Targets of patches (b, 1, z, y, x): every call of the network sees whole patches.
+
+        Args:
+            generator: trained by this objective.
+            source: (b, c, z, y, x), network units.
+            noise: (b, 1, z, y, x), standard normal; None is zero.
+            mask: of the body, (b, 1, z, y, x); None is 1 everywhere.
+            sampling: None is the objective's own.
+        """
+
+        def evaluate(state: Tensor, time: float) -> Tensor:
+            times = torch.full((len(state),), time, device=state.device)
+            output: Tensor = generator(network_input(source, state, mask, self.state_width), times)
+            return output
+
+        fields = _fields(torch.zeros_like(source[:, :1]) if noise is None else noise)
+        return self.sample(evaluate, source, partial(next, fields), sampling or self.sampling)
 
 
-class DiscretePath(PathObjective):
+class DiscretePath(Sampled):
     """A path whose times are n / N: training draws n from 1 to N, sampling walks down to 0."""
 
-    most_steps = LEVELS
+    def draw_times(self, n: int, rng: torch.Generator) -> Tensor:
+        """All levels but 0 equally likely."""
+        return torch.randint(1, LEVELS + 1, (n,), generator=rng, device=rng.device) / LEVELS
 
     @abstractmethod
     def begin(self, source: Tensor, draw: Draw) -> Tensor:
@@ -146,11 +176,9 @@ class DiscretePath(PathObjective):
         return state
 
 
-def random_levels(batch: Batch, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-    """For each patch n from 1 to N, on the CPU, and its time n / N like the batch; each (b,)."""
-    n = len(batch.source)
-    level = torch.randint(1, LEVELS + 1, (n,), generator=rng, device=rng.device).cpu()
-    return level, (level / LEVELS).to(batch.source)
+def at_times(schedule: Tensor, time: Tensor) -> Tensor:
+    """A schedule's entries n, (N + 1,), float64 on the CPU, at times n / N; like the times."""
+    return schedule[(time.cpu() * LEVELS).round().long()].to(time)
 
 
 def times_down(n_levels: int, steps: int) -> list[int]:
@@ -170,43 +198,17 @@ def _fields(first: Tensor) -> Iterator[Tensor]:
         yield torch.randn(first.shape, generator=rng).to(first)
 
 
-def normal_like(tensor: Tensor, rng: torch.Generator) -> Tensor:
-    """Standard normal numbers of a tensor's shape and type, on its device."""
-    return torch.randn(tensor.shape, generator=rng, device=rng.device).to(tensor)
-
-
-def expand(values: Tensor) -> Tensor:
-    """(b,) to (b, 1, 1, 1, 1)."""
-    return values.view(-1, 1, 1, 1, 1)
-
-
-@dataclass(frozen=True)
-class StartChannel:
-    """The source channel that a path starts from.
-
-    Attributes:
-        channel: from 0.
-        width: what the channel is multiplied by to be as wide as the target.
-    """
-
-    channel: int
-    width: float
-
-    def of(self, source: Tensor) -> Tensor:
-        """The channel of sources (b, c, z, y, x), as wide as the target: (b, 1, z, y, x)."""
-        return source[:, self.channel : self.channel + 1] * self.width
-
-
-def start_channel(context: Context, channel: int, *, objective: str) -> StartChannel:
-    """A dataset's source channel to start from.
+def start_channel(context: Context, channel: int) -> Callable[[Tensor], Tensor]:
+    """What takes sources (b, c, z, y, x) to a channel as wide as the target, (b, 1, z, y, x).
 
     Raises:
         TrainingError: there is no such channel.
     """
-    if not 0 <= channel < context.n_sources:
+    if channel >= context.n_sources:
         raise TrainingError(
-            f"--start-channel {channel}: objective {objective} starts from a source channel, and"
-            f" the dataset has {context.n_sources} (0 to {context.n_sources - 1})"
+            f"--start-channel {channel}: the objective starts from a source channel, and the"
+            f" dataset has {context.n_sources} (0 to {context.n_sources - 1})"
         )
     widths = context.source_widths
-    return StartChannel(channel, context.target_width / widths[channel] if widths else 1.0)
+    factor = context.target_width / widths[channel] if widths else 1.0
+    return lambda source: source[:, channel : channel + 1] * factor

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from gdmnet.data.volume import FORMATS, images_by_case, read_geometry
+from gdmnet.data.case_files import FORMATS, images_by_case
+from gdmnet.data.volume import read_geometry
 from gdmnet.errors import DatasetError
 from gdmnet.geometry import grid_difference
 
 UNCERTAINTY = "uncertainty"  # the folder among the predictions
+PREDICTION = "prediction"  # name of the only method
 _CHANNEL = re.compile(r"(.+)_(\d{4})")
 
 
@@ -34,14 +36,23 @@ class ReportFolders:
 
 @dataclass(frozen=True)
 class ReportCase:
-    """The files of one case, all on the prediction's grid; sources in channel order."""
+    """The files of one case, all on one grid.
+
+    Attributes:
+        identifier: name of the case.
+        predictions: method -> file, in the order of the panels; at least one.
+        target: None where there is none.
+        sources: in channel order.
+        mask: where errors count; None: the body, computed.
+        uncertainties: method -> file of standard deviations.
+    """
 
     identifier: str
-    prediction: Path
+    predictions: Mapping[str, Path]
     target: Path | None = None
     sources: tuple[Path, ...] = ()
     mask: Path | None = None
-    uncertainty: Path | None = None
+    uncertainties: Mapping[str, Path] = field(default_factory=dict)
 
 
 def find_cases(folders: ReportFolders) -> list[ReportCase]:
@@ -72,11 +83,11 @@ def find_cases(folders: ReportFolders) -> list[ReportCase]:
     cases = [
         ReportCase(
             name,
-            path,
+            {PREDICTION: path},
             targets.get(name),
             sources.get(name, ()),
             masks.get(name),
-            uncertainties.get(name),
+            {PREDICTION: uncertainties[name]} if name in uncertainties else {},
         )
         for name, path in predictions.items()
     ]
@@ -108,8 +119,15 @@ def sources_by_case(folder: Path) -> dict[str, tuple[Path, ...]]:
 
 
 def _grid_complaints(case: ReportCase) -> Iterator[str]:
-    grid = read_geometry(case.prediction)
-    for path in (case.target, *case.sources, case.mask, case.uncertainty):
+    first, *others = case.predictions.values()
+    grid = read_geometry(first)
+    for path in (
+        *others,
+        case.target,
+        *case.sources,
+        case.mask,
+        *case.uncertainties.values(),
+    ):
         difference = None if path is None else grid_difference(read_geometry(path), grid)
         if difference is not None:
-            yield f"{path} is not on the grid of {case.prediction}: {difference}"
+            yield f"{path} is not on the grid of {first}: {difference}"

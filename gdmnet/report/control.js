@@ -20,7 +20,7 @@ function listenTo(cell) {
   });
   canvas.addEventListener("pointermove", (event) => {
     if (!pointers.has(event.pointerId)) {
-      if (event.pointerType === "mouse") tell(under(event) || shown.at);
+      if (event.pointerType === "mouse") showValues(under(event) || shown.at);
       return;
     }
     pointers.set(event.pointerId, [event.clientX, event.clientY]);
@@ -40,7 +40,7 @@ function listenTo(cell) {
   };
   canvas.addEventListener("pointerup", end);
   canvas.addEventListener("pointercancel", end);
-  canvas.addEventListener("pointerleave", () => shown && tell(shown.at));
+  canvas.addEventListener("pointerleave", () => shown && showValues(shown.at));
   canvas.addEventListener("contextmenu", (event) => event.preventDefault());
   canvas.addEventListener("wheel", (event) => wheel(event, cell, at(event)), { passive: false });
 }
@@ -68,7 +68,7 @@ const DRAGS = {
   window(dx, dy) {
     const { panel } = drag.cell, [low, high] = drag.window;
     const unit = Math.max(high - low, (panel.fitted[1] - panel.fitted[0]) / 20) / 250;
-    if (panel.kind === "error") return setReach(high + dx * unit);
+    if (panel.kind === "error") return setErrorLimit(high + dx * unit);
     const width = Math.max(unit, high - low + dx * unit);
     const level = panel.kind === "uncertainty" ? width / 2 : (low + high) / 2 + dy * unit;
     return setWindow(panel.window, level - width / 2, level + width / 2);
@@ -104,9 +104,9 @@ function setWindow(name, low, high) {
   refresh();
 }
 
-function setReach(reach) {
-  const least = shown.view.reach / 200;
-  setWindow("error", -Math.max(least, reach), Math.max(least, reach));
+function setErrorLimit(limit) {
+  const least = shown.view.error_limit / 200;
+  setWindow("error", -Math.max(least, limit), Math.max(least, limit));
 }
 
 let rolled = 0;
@@ -167,9 +167,9 @@ function showPlane(name) {
   buildStage();
 }
 
-function showPanel(panel) {
-  chosen.panels[panel.title] = !isVisible(panel);
-  if (!shown.panels.some(isVisible)) chosen.panels[panel.title] = true;
+function showPanel(name) {
+  chosen.panels[name] = !isPressed(name);
+  if (!shown.panels.some(isVisible)) chosen.panels[name] = true;
   buildTools();
   buildStage();
 }
@@ -178,8 +178,8 @@ function buildTools() {
   const { view, panels } = shown;
   fill("planes", Object.keys(PLANES).map((name) =>
     press(name, name, chosen.planes.has(name), () => showPlane(name))));
-  fill("panels", panels.map((panel) =>
-    press(panel.title, panel.title, isVisible(panel), () => showPanel(panel))));
+  const names = new Set(panels.flatMap((panel) => panel.buttons));
+  fill("panels", [...names].map((name) => press(name, name, isPressed(name), () => showPanel(name))));
   fill("preset-buttons", presets().map(([name, window_], i) =>
     press(name, name, null, () => applyPreset(window_), `key ${i + 1}`)));
   fill("options", ["crosshair", "smooth", "outline"].map((name) =>
@@ -190,12 +190,12 @@ function buildTools() {
       () => goTo(i), "mean absolute error in a cube of 1 cm (w)")),
   ]);
   $("places").hidden = !view.worst.length;
-  $("reach").closest("label").hidden = !panels.some((panel) => panel.kind === "error");
+  $("error-limit").closest("label").hidden = !panels.some((panel) => panel.kind === "error");
 }
 
 function updateTools() {
   const [low, high] = shown.windows.image;
-  const fields = { level: (low + high) / 2, width: high - low, reach: (shown.windows.error || [0, 0])[1] };
+  const fields = { level: (low + high) / 2, width: high - low, "error-limit": (shown.windows.error || [0, 0])[1] };
   for (const [id, value] of Object.entries(fields)) {
     if (document.activeElement !== $(id)) $(id).value = Number(value.toPrecision(4));
   }
@@ -266,7 +266,7 @@ for (const id of ["level", "width"]) {
     setWindow("image", level - width / 2, level + width / 2);
   });
 }
-$("reach").addEventListener("input", () => setReach(Number($("reach").value)));
+$("error-limit").addEventListener("input", () => setErrorLimit(Number($("error-limit").value)));
 $("previous").addEventListener("click", () => neighbour(-1));
 $("next").addEventListener("click", () => neighbour(1));
 addEventListener("resize", () => shown && buildStage());

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,27 +17,28 @@ from gdmnet.report.collect import ReportCase
 
 _RULES = {"given": "given", "circle": "the field of view, a circle in each axial slice"}
 _TILTED = 2.0  # degrees from the patient's axes: worth a word
+NO_MATCH = (1.0, 0.0)  # gain and offset
 
 
 @dataclass(frozen=True)
-class Images:
+class CaseImages:
     """All volumes of a case, float32 (z, y, x) in file units, on one grid.
 
     Attributes:
-        prediction: fitted to the target where that was asked for.
+        predictions: by method, each fitted to the target where that was asked for.
         target: None where there is none.
         sources: one a channel.
-        uncertainty: standard deviations, or None.
+        uncertainties: standard deviations of the methods that have them.
         mask: uint8, non-zero where errors count.
         mask_rule: where it comes from.
         geometry: of all.
-        hounsfield: whether target and prediction are in HU.
+        hounsfield: whether target and predictions are in HU.
     """
 
-    prediction: NDArray
+    predictions: dict[str, NDArray]
     target: NDArray | None
     sources: tuple[NDArray, ...]
-    uncertainty: NDArray | None
+    uncertainties: dict[str, NDArray]
     mask: NDArray
     mask_rule: str
     geometry: Geometry
@@ -45,43 +46,57 @@ class Images:
 
     @property
     def unit(self) -> str:
-        """Of prediction, target and uncertainty: "HU", or "" where there is none."""
+        """Of predictions, target and uncertainties: "HU", or "" where there is none."""
         return "HU" if self.hounsfield else ""
+
+    @property
+    def first(self) -> NDArray:
+        """The first method's prediction."""
+        return next(iter(self.predictions.values()))
 
 
 def read_images(
-    case: ReportCase, match: tuple[float, float] = (1.0, 0.0), convention: str = GDMNET
-) -> Images:
+    case: ReportCase,
+    matches: Mapping[str, tuple[float, float]] | None = None,
+    convention: str = GDMNET,
+) -> CaseImages:
     """Read a case's files.
 
     Args:
         case: its files.
-        match: gain and offset that the prediction needs.
+        matches: method -> gain and offset that its prediction needs; none by default.
         convention: of the metrics: it settles the mask where none is given, from the target or
-            else from the prediction.
+            else from the first prediction.
 
     Raises:
         DatasetError: an image cannot be read, or the mask is empty.
     """
-    volume = read_volume(case.prediction)
-    truth = volume if case.target is None else read_volume(case.target)
+    matches = matches or {}
+    volumes = {name: read_volume(path) for name, path in case.predictions.items()}
+    first = next(iter(volumes.values()))
+    truth = first if case.target is None else read_volume(case.target)
     mask, rule = find_mask(case.mask, truth, convention)
     whose = "prediction" if case.target is None else "target"
-    gain, offset = np.float32(match[0]), np.float32(match[1])
-    spread = None if case.uncertainty is None else gain * read_volume(case.uncertainty).array[0]
-    return Images(
-        prediction=gain * volume.array[0] + offset,
+    gains = {name: np.float32(matches.get(name, NO_MATCH)[0]) for name in volumes}
+    offsets = {name: np.float32(matches.get(name, NO_MATCH)[1]) for name in volumes}
+    return CaseImages(
+        predictions={
+            name: gains[name] * volume.array[0] + offsets[name] for name, volume in volumes.items()
+        },
         target=None if case.target is None else truth.array[0],
         sources=tuple(read_volume(path).array[0] for path in case.sources),
-        uncertainty=spread,
+        uncertainties={
+            name: gains[name] * read_volume(path).array[0]
+            for name, path in case.uncertainties.items()
+        },
         mask=mask,
         mask_rule=_RULES.get(rule, f"the body, computed from the {whose} ({rule})"),
-        geometry=volume.geometry,
+        geometry=first.geometry,
         hounsfield=is_ct_like(truth.array),
     )
 
 
-def describe(images: Images) -> list[str]:
+def describe(images: CaseImages) -> list[str]:
     """Grid and mask in words."""
     geometry = images.geometry
     facts = [

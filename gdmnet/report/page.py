@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 from importlib import resources
 from string import Template
@@ -18,72 +18,95 @@ _OPEN_TABLES = 1  # provenance tables that are not folded away
 
 
 @dataclass(frozen=True)
-class Report:
+class Section:
+    """A part of the page above the table of cases.
+
+    Attributes:
+        name: its anchor, a word of letters.
+        title: above it.
+        html: of its body.
+    """
+
+    name: str
+    title: str
+    html: str
+
+
+@dataclass(frozen=True)
+class ReportPage:
     """What a report says.
 
     Attributes:
         title: of the page.
-        pages: the cases that can be shown.
-        summary: of gdm_evaluate; None without targets.
-        origin: where the predictions come from.
-        inputs: identifier -> file name, SHA-256 and verdict of each source.
+        cases: those that can be shown, all with the same methods; at least one.
+        summaries: method -> what gdm_evaluate says; empty without targets.
+        origin: where the predictions come from; its tables stand under "Provenance".
         made: rows about the report itself: version, command, date.
+        inputs: identifier -> file name, SHA-256 and verdict of each source.
+        sections: stand above the table of cases, with links at the top.
     """
 
     title: str
-    pages: tuple[CasePage, ...]
-    summary: Summary | None
+    cases: tuple[CasePage, ...]
+    summaries: Mapping[str, Summary]
     origin: Origin
-    inputs: Mapping[str, Sequence[tuple[str, str, str]]]
     made: Rows
+    inputs: Mapping[str, Sequence[tuple[str, str, str]]] = field(default_factory=dict)
+    sections: tuple[Section, ...] = ()
 
 
-def page(report: Report) -> str:
+def render(report: ReportPage) -> str:
     """The report as HTML."""
     origins = {
-        p.identifier: report.origin.cases.get(p.identifier, CaseOrigin()) for p in report.pages
+        p.identifier: report.origin.cases.get(p.identifier, CaseOrigin()) for p in report.cases
     }
     warnings = {
         name: (*origin.warnings, *_changed_inputs(report.inputs.get(name, ())))
         for name, origin in origins.items()
     }
-    counts = {name: len(told) for name, told in warnings.items()}
-    n_cases = len(report.pages)
+    counts = {name: len(texts) for name, texts in warnings.items()}
+    n_cases, methods = len(report.cases), list(report.cases[0].values)
+    several = f"{len(methods)} methods on the same " if len(methods) > 1 else ""
     return Template(read_part("page.html")).substitute(
         title=escape(report.title),
-        subtitle=f"{n_cases} case{'s' if n_cases != 1 else ''}. Research software, no medical"
-        " device: a person must look at every prediction before it is used.",
+        subtitle=f"{several}{n_cases} case{'s' if n_cases != 1 else ''}. Research software, no"
+        " medical device: a person must look at every prediction before it is used.",
         css=read_part("page.css"),
+        links=" ".join(
+            f'<a href="#{section.name}">{escape(section.title)}</a>' for section in report.sections
+        ),
         notices=_notices(report, warnings),
-        overview=overview(report.pages, report.summary, counts),
-        case_warnings=_each(report.pages, lambda p: _case_warnings(warnings[p.identifier])),
-        case_notes=_each(report.pages, lambda p: _case_notes(p, origins[p.identifier])),
-        charts=_each(report.pages, lambda p: f'<div class="charts">{"".join(p.figures)}</div>'),
+        sections="".join(_section(section) for section in report.sections),
+        overview=overview(report.cases, report.summaries, counts),
+        case_warnings=_each(report.cases, lambda p: _case_warnings(warnings[p.identifier])),
+        case_notes=_each(report.cases, lambda p: _case_notes(p, origins[p.identifier])),
+        charts=_each(report.cases, lambda p: f'<div class="charts">{"".join(p.figures)}</div>'),
         training=_training(report.origin),
         provenance=_provenance(report),
         footer=escape(", ".join(f"{name} {value}" for name, value in report.made)),
         data="".join(
             f'<script type="application/json" id="case-{i}">{p.view}</script>\n'
-            for i, p in enumerate(report.pages)
+            for i, p in enumerate(report.cases)
         ),
         script="\n".join(read_part(name) for name in _SCRIPTS),
     )
 
 
-def _notices(report: Report, warnings: Mapping[str, Sequence[str]]) -> str:
-    told = [(name, text) for name, texts in warnings.items() for text in texts]
+def _notices(report: ReportPage, warnings: Mapping[str, Sequence[str]]) -> str:
+    found = [(name, text) for name, texts in warnings.items() for text in texts]
     failed = [(n, c.error) for n, c in report.origin.cases.items() if c.error is not None]
     blocks = []
-    if told:
-        blocks.append(_notice("Look twice: warnings of the input check and the prediction", told))
+    if found:
+        blocks.append(_notice("Look twice: warnings of the input check and the prediction", found))
     if failed:
         blocks.append(_notice("Not predicted", failed))
     changed = [row for row in report.origin.tables.get(MODEL_FOLDER, ()) if DIFFERS in row[1]]
     if changed:
         blocks.append(_notice("The model's plan and curves below are of other weights", changed))
-    if report.summary is None:
+    first = next(iter(report.summaries.values()), None)
+    if first is None:
         blocks.append(_hint("No targets were given: nothing here says how accurate these are."))
-    elif report.summary.match_intensity is None and not all(p.unit for p in report.pages):
+    elif first.match_intensity is None and not all(p.unit for p in report.cases):
         blocks.append(
             _hint(
                 "These targets have no unit. Errors hold every difference of overall brightness and"
@@ -93,6 +116,14 @@ def _notices(report: Report, warnings: Mapping[str, Sequence[str]]) -> str:
     if not report.origin.tables:
         blocks.append(_hint("There is no predictions.json: what made these images is not known."))
     return "".join(blocks)
+
+
+def _section(section: Section) -> str:
+    title = f"{section.name}-title"
+    return (
+        f'<section id="{section.name}" aria-labelledby="{title}"><h2 id="{title}">'
+        f"{escape(section.title)}</h2>{section.html}</section>\n"
+    )
 
 
 def _hint(text: str) -> str:
@@ -148,7 +179,7 @@ def _training(origin: Origin) -> str:
     )
 
 
-def _provenance(report: Report) -> str:
+def _provenance(report: ReportPage) -> str:
     tables = [rows_table("This report", report.made, is_open=True)]
     tables += [
         rows_table(title, rows, is_open=i < _OPEN_TABLES)

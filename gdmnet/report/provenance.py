@@ -123,8 +123,9 @@ def _model_folder(predictions: Path, model: dict[str, Any]) -> Path | None:
 def _checkpoint_rows(folder: Path, model: dict[str, Any]) -> Rows:
     """Whether the model's checkpoints still are those that predicted."""
     rows = [("found at", str(folder))]
+    kind = _object(model.get("settings")).get("checkpoint") or model.get("checkpoint")
     for fold, recorded in _object(model.get("checkpoints")).items():
-        path = fold_folder(folder, fold) / f"checkpoint_{model.get('checkpoint')}.pt"
+        path = fold_folder(folder, fold) / f"checkpoint_{kind}.pt"
         verdict = "is not there"
         if path.is_file():
             same = _sha256(path) == recorded

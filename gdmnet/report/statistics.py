@@ -6,7 +6,7 @@ more memory than its volumes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,7 +47,7 @@ class Agreement:
         low: of the values counted in `joint` and `differences`; what lies beyond counts at the end.
         high: the other end.
         joint: voxel counts (target, prediction), both from low to high.
-        reach: differences are counted from -reach to reach.
+        error_limit: differences are counted from -error_limit to error_limit.
         differences: voxel counts (mean of both, prediction - target), as Bland and Altman draw it.
         whole: the whole mask as one band.
         bands: by the target's value, in ascending order.
@@ -56,7 +56,7 @@ class Agreement:
     low: float
     high: float
     joint: NDArray
-    reach: float
+    error_limit: float
     differences: NDArray
     whole: Band
     bands: tuple[Band, ...]
@@ -76,6 +76,23 @@ def percentiles(volume: NDArray, mask: NDArray, shares: tuple[float, ...]) -> li
     return [float(v) for v in np.percentile(inside[:: 1 + inside.size // _SAMPLE], shares)]
 
 
+def histograms(
+    volumes: Mapping[str, NDArray], mask: NDArray
+) -> tuple[dict[str, NDArray], tuple[float, float]]:
+    """Voxel counts (N_BINS,) inside the mask over one range, and that range.
+
+    The range holds percentiles 0.1 to 99.9 of every volume; what lies beyond counts at the ends.
+    """
+    ends = [percentiles(volume, mask, (0.1, 99.9)) for volume in volumes.values()]
+    low, high = min(end[0] for end in ends), max(end[1] for end in ends)
+    high = high if high > low else low + 1  # flat images have a histogram, too
+    counts = {
+        name: np.bincount(_bins(volume[mask != 0], low, high), minlength=N_BINS)
+        for name, volume in volumes.items()
+    }
+    return counts, (low, high)
+
+
 def agreement(
     prediction: NDArray, target: NDArray, mask: NDArray, edges: tuple[float, ...]
 ) -> Agreement:
@@ -83,14 +100,14 @@ def agreement(
     ends = [percentiles(volume, mask, (0.1, 99.9)) for volume in (prediction, target)]
     low, high = min(e[0] for e in ends), max(e[1] for e in ends)
     high = high if high > low else low + 1  # flat images have a histogram, too
-    reach = percentiles(np.abs(prediction - target), mask, (99.5,))[0] or 1.0
+    limit = percentiles(np.abs(prediction - target), mask, (99.5,))[0] or 1.0
     joint = np.zeros((N_BINS, N_BINS), np.int64)
     differences = np.zeros_like(joint)
     sums = np.zeros((4, len(edges) + 1))
     for guess, truth in _inside(mask, prediction, target):
         error = guess - truth
         joint += _counts(_bins(truth, low, high), _bins(guess, low, high))
-        differences += _counts(_bins((guess + truth) / 2, low, high), _bins(error, -reach, reach))
+        differences += _counts(_bins((guess + truth) / 2, low, high), _bins(error, -limit, limit))
         band = np.digitize(truth, edges)
         for total, values in zip(sums, (None, error, error**2, np.abs(error)), strict=True):
             total += np.bincount(band, values, len(edges) + 1)
@@ -100,7 +117,7 @@ def agreement(
         for low_, high_, column in zip(limits[:-1], limits[1:], sums.T, strict=True)
     ]
     whole = _band(None, None, sums.sum(axis=1))
-    return Agreement(low, high, joint, reach, differences, whole, tuple(bands))
+    return Agreement(low, high, joint, limit, differences, whole, tuple(bands))
 
 
 def profile(error: NDArray, mask: NDArray, axis: int, factor: int) -> list[float | None]:

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from gdmnet.geometry import Shape, Spacing
 from gdmnet.metrics.score import is_ct_like
 from gdmnet.report.encode import pack, pack_mask, reduce, reduction
-from gdmnet.report.images import Images, times
+from gdmnet.report.images import CaseImages, times
 from gdmnet.report.statistics import Place, percentiles, profile, worst_places
 
 _CT_SCALE = 1500.0  # HU that count as a CT's visible range when steps are chosen
 _COARSER = {"source": 1.5, "uncertainty": 3.0}  # steps, against those of prediction and target
-_CT_REACH, _REACH_SHARE = 200.0, 0.2  # the error's first window: HU, or a share of the target's
+_CT_LIMIT, _LIMIT_SHARE = 200.0, 0.2  # the error's first window: HU, or a share of the target's
 
 
 @dataclass(frozen=True)
@@ -26,16 +26,18 @@ class Picture:
     Attributes:
         kind: "source", "prediction", "target" or "uncertainty".
         title: above its panel.
+        method: whose prediction or uncertainty it is; "" for source and target.
         hounsfield: whether HU windows make sense.
         low: of the window "auto": percentile 0.5 inside the mask.
         high: its other end: percentile 99.5.
-        step: of the coefficients in `text`.
+        step: of the numbers in `text`.
         rms: difference between what is shown and the file, on the stored grid.
         text: see `encode.Packed`.
     """
 
     kind: str
     title: str
+    method: str
     hounsfield: bool
     low: float
     high: float
@@ -50,15 +52,16 @@ class CaseView:
 
     Attributes:
         identifier: name of the case.
-        unit: of prediction and target: "HU" or "".
+        unit: of predictions and target: "HU" or "".
         shape: of the stored volumes.
         spacing: mm of the stored voxels.
         factors: file voxels that became one stored voxel.
-        reach: errors are first shown from -reach to reach.
+        error_limit: errors are first shown from -error_limit to error_limit.
         pictures: the volumes.
         mask: see `encode.pack_mask`.
         profiles: for each axis the mean absolute error of every slice; empty without a target.
-        worst: where errors are largest.
+        worst: where errors are largest. Of several methods profiles and places are of their mean
+            absolute error.
     """
 
     identifier: str
@@ -66,15 +69,27 @@ class CaseView:
     shape: Shape
     spacing: Spacing
     factors: Shape
-    reach: float
+    error_limit: float
     pictures: tuple[Picture, ...]
     mask: str
     profiles: tuple[list[float | None], ...]
     worst: tuple[Place, ...]
 
 
+@dataclass(frozen=True)
+class _Volume:
+    kind: str
+    title: str
+    method: str
+    array: NDArray
+
+    @property
+    def hounsfield(self) -> bool:
+        return self.kind != "uncertainty" and is_ct_like(self.array)
+
+
 def case_view(
-    identifier: str, images: Images, channel_names: Sequence[str], n_bytes: int
+    identifier: str, images: CaseImages, channel_names: Sequence[str], n_bytes: int
 ) -> CaseView:
     """Pack a case's volumes.
 
@@ -90,7 +105,8 @@ def case_view(
     profiles: tuple[list[float | None], ...] = ()
     worst: tuple[Place, ...] = ()
     if images.target is not None:
-        size = np.abs(images.prediction - images.target)
+        sizes = [np.abs(prediction - images.target) for prediction in images.predictions.values()]
+        size = sum(sizes[1:], sizes[0]) / len(sizes)
         profiles = tuple(profile(size, images.mask, axis, factors[axis]) for axis in range(3))
         worst = worst_places(size, images.mask, factors, (z, y, x))
     text = pack_mask(mask)
@@ -100,7 +116,7 @@ def case_view(
         shape=(mask.shape[0], mask.shape[1], mask.shape[2]),
         spacing=(z, y, x),
         factors=factors,
-        reach=reach(images),
+        error_limit=error_limit(images),
         pictures=_pictures(images, channel_names, factors, n_bytes - len(text)),
         mask=text,
         profiles=profiles,
@@ -108,12 +124,12 @@ def case_view(
     )
 
 
-def reach(images: Images) -> float:
+def error_limit(images: CaseImages) -> float:
     """The error that is shown in full colour at first: 200 HU, or a fifth of the target's range."""
     if images.hounsfield or images.target is None:
-        return _CT_REACH
+        return _CT_LIMIT
     low, high = percentiles(images.target, images.mask, (0.5, 99.5))
-    return _REACH_SHARE * (high - low) or 1.0
+    return _LIMIT_SHARE * (high - low) or 1.0
 
 
 def describe_storage(view: CaseView) -> list[str]:
@@ -125,66 +141,70 @@ def describe_storage(view: CaseView) -> list[str]:
             f" {times(reversed(view.spacing))} mm, means over {times(reversed(view.factors))}"
             " voxels of the files; figures and charts are of the files"
         )
-    told = ", ".join(f"{p.title} {times([p.rms])}" for p in view.pictures)
+    differences = ", ".join(f"{p.title} {times([p.rms])}" for p in view.pictures)
     facts.append(
-        f"pictures are packed with loss; difference to the files (RMS): {told} {view.unit}".rstrip()
+        "pictures are packed with loss; difference to the files (RMS):"
+        f" {differences} {view.unit}".rstrip()
     )
     return facts
 
 
 def _pictures(
-    images: Images, channel_names: Sequence[str], factors: Shape, n_bytes: int
+    images: CaseImages, channel_names: Sequence[str], factors: Shape, n_bytes: int
 ) -> tuple[Picture, ...]:
     volumes = _volumes(images, channel_names)
-    ends = {title: _ends(volume, images.mask) for _, title, volume in volumes}
-    if images.target is not None:
-        ends["prediction"] = ends["target"]  # one window for both
-    steps = [
-        _visible(kind, volume, ends[title]) * _COARSER.get(kind, 1.0)
-        for kind, title, volume in volumes
+    ends = _windows(volumes, images.mask)
+    scales = [
+        _visible(volume, low, high) * _COARSER.get(volume.kind, 1.0)
+        for volume, (low, high) in zip(volumes, ends, strict=True)
     ]
-    packed = pack([reduce(volume, factors) for _, _, volume in volumes], steps, n_bytes)
+    packed = pack([reduce(volume.array, factors) for volume in volumes], scales, n_bytes)
     return tuple(
-        Picture(
-            kind,
-            title,
-            _hounsfield(kind, volume),
-            ends[title][0],
-            ends[title][1],
-            p.step,
-            p.rms,
-            p.text,
-        )
-        for (kind, title, volume), p in zip(volumes, packed, strict=True)
+        Picture(v.kind, v.title, v.method, v.hounsfield, low, high, p.step, p.rms, p.text)
+        for v, (low, high), p in zip(volumes, ends, packed, strict=True)
     )
 
 
-def _volumes(images: Images, channel_names: Sequence[str]) -> list[tuple[str, str, NDArray]]:
-    """Kind, title and array of everything there is, in the order of the panels."""
+def _volumes(images: CaseImages, channel_names: Sequence[str]) -> list[_Volume]:
+    """Everything there is, in the order of the panels."""
     numbers = [f"source {number}" for number in range(len(images.sources))]
     names = [f"source {name}" for name in channel_names]
     if len(names) != len(numbers) or len(set(names)) != len(names):  # not these sources' names
         names = numbers if len(numbers) > 1 else ["source"] * len(numbers)
-    volumes = [("source", name, v) for name, v in zip(names, images.sources, strict=True)]
-    volumes.append(("prediction", "prediction", images.prediction))
+    several = len(images.predictions) > 1
+    volumes = [
+        _Volume("source", name, "", v) for name, v in zip(names, images.sources, strict=True)
+    ]
+    volumes += [_Volume("prediction", name, name, v) for name, v in images.predictions.items()]
     if images.target is not None:
-        volumes.append(("target", "target", images.target))
-    if images.uncertainty is not None:
-        volumes.append(("uncertainty", "uncertainty (SD)", images.uncertainty))
+        volumes.append(_Volume("target", "target", "", images.target))
+    for name, spread in images.uncertainties.items():
+        title = f"{name}: uncertainty (SD)" if several else "uncertainty (SD)"
+        volumes.append(_Volume("uncertainty", title, name, spread))
     return volumes
 
 
-def _ends(volume: NDArray, mask: NDArray) -> tuple[float, float]:
-    low, high = percentiles(volume, mask, (0.5, 99.5))
-    return low, high
+def _windows(volumes: Sequence[_Volume], mask: NDArray) -> list[tuple[float, float]]:
+    """The window of each volume: one for all predictions and the target, one for all uncertainties.
+
+    The first is the target's, or without a target what holds all predictions.
+    """
+    ends: list[tuple[float, float]] = []
+    shared: dict[str, tuple[float, float]] = {}
+    for volume in volumes:
+        low, high = percentiles(volume.array, mask, (0.5, 99.5))
+        ends.append((low, high))
+        before = shared.get(volume.kind, (low, high))
+        shared[volume.kind] = (min(low, before[0]), max(high, before[1]))
+    shared["prediction"] = shared.get("target", shared["prediction"])
+    return [
+        end if volume.kind == "source" else shared[volume.kind]
+        for volume, end in zip(volumes, ends, strict=True)
+    ]
 
 
-def _visible(kind: str, volume: NDArray, ends: tuple[float, float]) -> float:
-    if _hounsfield(kind, volume):
+def _visible(volume: _Volume, low: float, high: float) -> float:
+    """The width of values that a volume's steps are a share of."""
+    if volume.hounsfield:
         return _CT_SCALE
-    low, high = ends
     return max(high - low, 1e-6 * max(abs(low), abs(high)), 1e-12)
-
-
-def _hounsfield(kind: str, volume: NDArray) -> bool:
-    return kind != "uncertainty" and is_ct_like(volume)

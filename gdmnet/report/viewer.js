@@ -5,12 +5,16 @@ const HU_WINDOWS = {  // low and high; the usual widths and levels
   "soft tissue": [-160, 240], lung: [-1350, 150], bone: [-500, 1300], brain: [0, 80],
 };
 
+const COLUMN_ORDER = ["source", "prediction", "target", "error", "uncertainty"];
+const STACK_ORDER = ["target", "prediction", "source", "error", "uncertainty"];
+const NARROWEST = 170;  // pixels of a column
+
 // What the user has chosen; it stays from case to case.
 const chosen = {
-  planes: new Set(Object.keys(PLANES)), panels: {}, active: "axial",
+  planes: null, panels: {}, active: "axial",
   crosshair: true, smooth: true, outline: false, flicker: false,
 };
-let shown = null;  // the open case: view, volumes, panels, windows, at (z, y, x), zoom, centre in mm
+let shown = null;  // the open case: view, panels, windows, at (z, y, x), zoom, centre in mm
 let cells = [];  // the canvases on the stage
 let opening = 0;  // only the case asked for last is shown
 
@@ -20,24 +24,25 @@ async function openCase(number) {
   const view = JSON.parse(source.textContent);
   announceCase(number, view);
   if (typeof DecompressionStream === "undefined") {
-    say("This browser is too old for the pictures: Chrome or Edge 80, Firefox 113 or Safari 16.4 are needed.");
+    showMessage("This browser is too old for the pictures: Chrome or Edge 80, Firefox 113 or Safari 16.4 are needed.");
     return;
   }
-  say("unpacking the pictures ...");
-  const volumes = {};
+  showMessage("unpacking the pictures ...");
+  const volumes = [];
   for (const picture of view.pictures) {
     await new Promise((done) => setTimeout(done));  // lets the page breathe between volumes
-    volumes[picture.title] = await decodeVolume(picture, view.shape);
+    volumes.push(await decodeVolume(picture, view.shape));
     if (ticket !== opening) return;
   }
   const mask = await decodeMask(view.mask, view.shape);
   if (ticket !== opening) return;
-  const panels = panelsOf(view);
+  const panels = panelsOf(view, volumes), several = methodsOf(panels).length > 1;
+  chosen.planes = chosen.planes || new Set(several ? ["axial"] : Object.keys(PLANES));
   const windows = Object.fromEntries(panels.map((panel) => [panel.window, panel.auto]));
   if (shown && shown.view.unit === "HU" && view.unit === "HU") {  // one scale: what was chosen stays
     for (const name of ["image", "error"]) windows[name] = shown.windows[name] || windows[name];
   }
-  shown = { number, view, volumes, mask, panels, windows, worst: 0, ...extentOf(mask, view) };
+  shown = { number, view, mask, panels, windows, several, worst: 0, ...extentOf(mask, view) };
   resetPlace();
   buildTools();
   buildLines();
@@ -56,30 +61,38 @@ function announceCase(number, view) {
   $("next").disabled = place === order.length - 1;
 }
 
-// The columns of the stage: every volume, and the error as one more after the target.
-function panelsOf(view) {
-  const panels = [];
-  for (const picture of view.pictures) {
-    const { title, kind } = picture;
-    const isImage = kind === "prediction" || kind === "target";
+// Every volume, and the error of every prediction that has a target, in the order of the columns.
+function panelsOf(view, volumes) {
+  const target = volumes[view.pictures.findIndex((picture) => picture.kind === "target")];
+  const several = view.pictures.filter((picture) => picture.kind === "prediction").length > 1;
+  const panels = view.pictures.map((picture, i) => {
+    const { title, kind, method } = picture;
+    const isImage = kind === "prediction" || kind === "target", isSpread = kind === "uncertainty";
     const shared = isImage || (kind === "source" && picture.hounsfield && view.unit === "HU");
-    const auto = shared && view.unit === "HU" ? HU_WINDOWS["soft tissue"] : [picture.low, picture.high];
+    const fitted = [isSpread ? 0 : picture.low, picture.high];
+    return {
+      title, kind, method, values: volumes[i], unit: isSpread || shared ? view.unit : "",
+      colours: isSpread ? "spread" : "grey", window: isSpread ? kind : shared ? "image" : title,
+      auto: shared && view.unit === "HU" ? HU_WINDOWS["soft tissue"] : fitted, fitted,
+    };
+  });
+  for (const { title, method, values } of panels.filter((panel) => target && panel.kind === "prediction")) {
+    const fitted = [-view.error_limit, view.error_limit];
     panels.push({
-      title, kind, unit: isImage || kind === "uncertainty" || shared ? view.unit : "",
-      colours: kind === "uncertainty" ? "spread" : "grey",
-      window: shared ? "image" : title, auto: kind === "uncertainty" ? [0, picture.high] : auto,
-      fitted: [picture.low, picture.high],
+      title: several ? `${title}: error` : "error", kind: "error", method, values, minus: target,
+      unit: view.unit, colours: "signed", window: "error", auto: fitted, fitted,
     });
-    if (kind === "target") {
-      panels.push({
-        title: "error", kind: "error", unit: view.unit, colours: "signed",
-        window: "error", auto: [-view.reach, view.reach], fitted: [-view.reach, view.reach],
-      });
-    }
   }
-  const sources = panels.filter((panel) => panel.kind === "source");
-  for (const panel of panels) panel.atFirst = !sources.slice(1).includes(panel);  // one source at first
+  panels.sort((a, b) => COLUMN_ORDER.indexOf(a.kind) - COLUMN_ORDER.indexOf(b.kind));
+  const all = { error: "errors", uncertainty: "uncertainties" };
+  for (const panel of panels) {  // a method has one button, and so have all errors
+    panel.buttons = several && panel.method ? [panel.method, all[panel.kind]].filter(Boolean) : [panel.title];
+  }
   return panels;
+}
+
+function methodsOf(panels) {
+  return panels.filter((panel) => panel.kind === "prediction").map((panel) => panel.method);
 }
 
 // The middle and the sides, in mm, of the box around the mask, with a little air: what is looked at.
@@ -109,20 +122,27 @@ function resetPlace() {
   shown.at = view.worst.length ? view.worst[0].at.slice() : view.shape.map((n) => n >> 1);
 }
 
-// The volumes of a panel; the flicker lets prediction and target change places.
+// What a panel shows: the flicker lets the target and the (first) prediction change places, and shows
+// the target in the place of every other prediction.
 function volumesOf(panel) {
-  const { prediction, target } = shown.volumes;
-  if (panel.kind === "error") return [prediction, target];
-  if (swapped(panel)) return [panel.kind === "target" ? prediction : target, null];
-  return [shown.volumes[panel.title], null];
+  const { values, minus } = swapped(panel) || panel;
+  return [values, minus];
 }
 
 function swapped(panel) {
-  return chosen.flicker && shown.volumes.target && (panel.kind === "prediction" || panel.kind === "target");
+  const other = { prediction: "target", target: "prediction" }[panel.kind];
+  return chosen.flicker && other && shown.panels.find((one) => one.kind === other);
+}
+
+// At first all buttons are pressed but those of further sources and of several methods' uncertainties.
+function isPressed(name) {
+  if (name in chosen.panels) return chosen.panels[name];
+  const sources = shown.panels.filter((panel) => panel.kind === "source").map((panel) => panel.title);
+  return name !== "uncertainties" && !sources.slice(1).includes(name);
 }
 
 function isVisible(panel) {
-  return panel.title in chosen.panels ? chosen.panels[panel.title] : panel.atFirst;
+  return panel.buttons.every(isPressed);
 }
 
 function visiblePanels() {
@@ -140,50 +160,65 @@ function visiblePlanes() {
   return some.length ? some : thick.slice(0, 1);
 }
 
-// Lay canvases out: a row a plane, a column a panel; two rows a plane where columns would be narrow.
+// Columns of panels. Side by side if one method's panels have room for it; else a stack a method, its
+// error below its prediction, beside the target above the sources: the target stays next to them.
+function columnsOf(panels, width) {
+  if (!shown.several && width >= panels.length * NARROWEST) return panels.map((panel) => [panel]);
+  const stacks = new Map();
+  const inOrder = [...panels].sort((a, b) => STACK_ORDER.indexOf(a.kind) - STACK_ORDER.indexOf(b.kind));
+  for (const method of ["", ...methodsOf(shown.panels)]) {
+    const stack = inOrder.filter((panel) => panel.method === method);
+    if (stack.length) stacks.set(method, stack);
+  }
+  return [...stacks.values()];
+}
+
+// Lay canvases out: for each plane as many rows as the highest stack has panels.
 function buildStage() {
-  const stage = $("stage"), panels = visiblePanels(), planes = visiblePlanes();
-  const { extent } = shown;
-  const columns = stage.clientWidth / panels.length < 170 ? Math.ceil(panels.length / 2) : panels.length;
-  const lines = Math.ceil(panels.length / columns);
-  const wide = stage.clientWidth / columns - 3;
+  const stage = $("stage"), planes = visiblePlanes(), { extent } = shown;
+  const columns = columnsOf(visiblePanels(), stage.clientWidth);
+  const n = columns.length, lines = Math.max(...columns.map((stack) => stack.length));
+  const wide = Math.max(stage.clientWidth / n, NARROWEST) - 8;
   const above = stage.getBoundingClientRect().top - $("viewer").getBoundingClientRect().top;
-  const high = Math.max(330, innerHeight - above - 44 * planes.length - 44 * lines) / lines;
+  const heads = lines > 1 ? lines * planes.length : 1;
+  const room = innerHeight - above - 44 * planes.length - 44 * heads;
   shown.fit = Math.min(
     wide / Math.max(...planes.map((plane) => extent[PLANES[plane].right])),
-    high / planes.reduce((sum, plane) => sum + extent[PLANES[plane].down], 0));
+    Math.max(330, 110 * planes.length * lines, room) / lines
+      / planes.reduce((sum, plane) => sum + extent[PLANES[plane].down], 0));
   const { panel: focused, plane: focusedPlane } = document.activeElement.dataset;
   stage.replaceChildren();
   pointers.clear();  // what was pressed on the old canvases
-  stage.style.gridTemplateColumns = `repeat(${columns}, minmax(0, 1fr))`;
+  stage.style.gridTemplateColumns = `repeat(${n}, minmax(${NARROWEST - 8}px, 1fr))`;
   cells = [];
   for (const plane of planes) {
-    for (let first = 0; first < panels.length; first += columns) {
-      const row = panels.slice(first, first + columns);
-      const height = Math.max(90, extent[PLANES[plane].down] * shown.fit);
-      const blanks = () => Array.from({ length: columns - row.length }, () => document.createElement("div"));
-      if (plane === planes[0] || lines > 1) stage.append(...row.map(headOf), ...blanks());
-      stage.append(...row.map((panel) => cellOf(panel, plane, height)), ...blanks());
+    const height = Math.max(90, extent[PLANES[plane].down] * shown.fit);
+    for (let line = 0; line < lines; line++) {
+      const row = columns.map((stack) => stack[line]);
+      if (plane === planes[0] || lines > 1) stage.append(...row.map(headOf));
+      stage.append(...row.map((panel, i) => cellOf(panel, plane, height, i === 0)));
     }
-    stage.append(travelOf(plane));
+    stage.append(travelOf(plane, stage.clientWidth));
   }
   const again = cells.find(({ panel, plane }) => panel.title === focused && plane === focusedPlane);
   if (again) again.canvas.focus({ preventScroll: true });
   refresh();
 }
 
-function headOf(panel) {
+function headOf(panel, column) {
   const head = document.createElement("div");
-  head.className = "head";
+  if (!panel) return head;
+  head.className = column ? "head" : "head first";
   head.dataset.title = panel.title;
   head.innerHTML = '<b></b> <span></span> <div class="scale"><em></em><i></i><em></em></div>';
   head.querySelector("i").className = panel.colours;
   return head;
 }
 
-function cellOf(panel, plane, height) {
+function cellOf(panel, plane, height, isFirst) {
+  if (!panel) return document.createElement("div");
   const canvas = document.createElement("canvas");
-  canvas.className = "slice";
+  canvas.className = isFirst ? "slice first" : "slice";
   canvas.style.height = `${Math.round(height)}px`;
   canvas.tabIndex = 0;
   canvas.setAttribute("role", "img");
@@ -195,9 +230,10 @@ function cellOf(panel, plane, height) {
   return canvas;
 }
 
-function travelOf(plane) {
+function travelOf(plane, width) {
   const row = document.createElement("div"), axis = PLANES[plane].through;
   row.className = "travel";
+  row.style.width = `${width}px`;
   row.innerHTML = '<span></span><div><canvas></canvas><input type="range" min="0" step="1"></div>';
   row.dataset.plane = plane;
   const slider = row.querySelector("input"), profile = row.querySelector("canvas");
@@ -229,8 +265,8 @@ function refresh() {
     document.querySelectorAll(".head").forEach(updateHead);
     document.querySelectorAll(".travel").forEach(updateTravel);
     updateTools();
-    tell(shown.at);
-    tellCube();
+    showValues(shown.at);
+    showCube();
     drawLines();
     Object.assign($("viewer").dataset, { at: shown.at.join(), image: shown.windows.image.join() });
   });
@@ -259,7 +295,7 @@ function updateHead(head) {
   const panel = shown.panels.find((one) => one.title === head.dataset.title);
   const [low, high] = shown.windows[panel.window];
   const [title, words] = head.children, [from, to] = head.querySelectorAll("em");
-  title.textContent = swapped(panel) ? { prediction: "TARGET", target: "PREDICTION" }[panel.kind] : panel.title;
+  title.textContent = swapped(panel) ? swapped(panel).title.toUpperCase() : panel.title;
   words.textContent = panel.kind === "error" ? "prediction - target" : panel.colours === "grey" ? `W ${digits(high - low)} L ${digits((low + high) / 2)}` : "";
   from.textContent = digits(low);
   to.textContent = `${panel.kind === "error" ? "+" : ""}${digits(high)} ${panel.unit}`;
@@ -283,33 +319,44 @@ function fileVoxel(axis, index) {
   return index * shown.view.factors[axis];
 }
 
+// The panels whose values are told: of one method all, of several those that are shown.
+function toldPanels() {
+  return columnsOf(shown.several ? visiblePanels() : shown.panels, Infinity).flat();
+}
+
+function shortTitle(panel) {
+  return panel.kind === "error" ? "error" : panel.title;
+}
+
+function valueAt({ values, minus }, index) {
+  return values[index] - (minus ? minus[index] : 0);
+}
+
 // What stands under the pointer, or at the crosshair.
-function tell(voxel) {
+function showValues(voxel) {
   const [z, y, x] = voxel, { view } = shown;
   const index = (z * view.shape[1] + y) * view.shape[2] + x;
   const place = [2, 1, 0].map((axis) => `${AXES[axis]} ${fileVoxel(axis, voxel[axis])}`).join(" ");
   const words = [`voxel ${place}${shown.mask[index] ? "" : " (outside the mask)"}`];
-  for (const panel of shown.panels) {
-    const [volume, minus] = panel.kind === "error" ? volumesOf(panel) : [shown.volumes[panel.title], null];
-    const value = volume[index] - (minus ? minus[index] : 0), number = document.createElement("b");
+  for (const panel of toldPanels()) {
+    const value = valueAt(panel, index), number = document.createElement("b");
     number.textContent = (panel.kind === "error" && value > 0 ? "+" : "") + digits(value, panel.unit);
-    words.push(` \u2003 ${panel.title} `, number, ` ${panel.unit}`);
+    words.push(` \u2003 ${shortTitle(panel)} `, number, ` ${panel.unit}`);
   }
   $("readout").replaceChildren(...words);
 }
 
 // Mean and standard deviation over a cube of 1 cm around the crosshair: less at the mercy of noise.
-function tellCube() {
+function showCube() {
   const { shape, spacing } = shown.view;
-  const reach = spacing.map((mm) => Math.max(0, Math.round((10 / mm - 1) / 2)));
-  const [z, y, x] = shown.at.map((at, axis) => [Math.max(0, at - reach[axis]), Math.min(shape[axis] - 1, at + reach[axis])]);
-  const words = shown.panels.map((panel) => {
-    const [volume, minus] = panel.kind === "error" ? volumesOf(panel) : [shown.volumes[panel.title], null];
+  const half = spacing.map((mm) => Math.max(0, Math.round((10 / mm - 1) / 2)));
+  const [z, y, x] = shown.at.map((at, axis) => [Math.max(0, at - half[axis]), Math.min(shape[axis] - 1, at + half[axis])]);
+  const words = toldPanels().map((panel) => {
     let n = 0, sum = 0, squares = 0;
     for (let k = z[0]; k <= z[1]; k++) {
       for (let j = y[0]; j <= y[1]; j++) {
         for (let i = x[0]; i <= x[1]; i++) {
-          const index = (k * shape[1] + j) * shape[2] + i, value = volume[index] - (minus ? minus[index] : 0);
+          const value = valueAt(panel, (k * shape[1] + j) * shape[2] + i);
           n++;
           sum += value;
           squares += value * value;
@@ -317,12 +364,12 @@ function tellCube() {
       }
     }
     const spread = Math.sqrt(Math.max(0, squares / n - (sum / n) ** 2));
-    return `${panel.title} ${digits(sum / n, panel.unit)} \u00b1 ${digits(spread, panel.unit)} ${panel.unit}`;
+    return `${shortTitle(panel)} ${digits(sum / n, panel.unit)} \u00b1 ${digits(spread, panel.unit)} ${panel.unit}`;
   });
   $("cube").textContent = ["1 cm around the crosshair (mean \u00b1 SD)", ...words].join(" \u2003 ");
 }
 
-function say(text) {
+function showMessage(text) {
   $("readout").textContent = text;
 }
 

@@ -49,14 +49,6 @@ class ViewBlocks:
                     self._kept[views.start] = matrix
             yield views, matrix
 
-    @property
-    def n_bytes(self) -> int:
-        """Of the matrices that are kept by now."""
-        return sum(
-            matrix.data.nbytes + matrix.indices.nbytes + matrix.indptr.nbytes
-            for matrix in self._kept.values()
-        )
-
 
 def slabs(n_slices: int) -> Iterator[slice]:
     """Ranges of slices to be worked on together."""

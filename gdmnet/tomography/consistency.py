@@ -12,13 +12,13 @@ at its edges more than where it is flat. What no view sees stays as it was.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from gdmnet.arrays.body import filled_slices
 from gdmnet.tomography.blocks import slabs
 from gdmnet.tomography.projection import project, project_adjoint
 from gdmnet.tomography.record import Acquisition
@@ -31,37 +31,12 @@ _MISMATCH = 0.01  # of a line integral: pixels are no tissue, a bin is no ray
 _USUAL_PHOTONS = 1e5  # where the record of a scan does not say
 
 
-@dataclass(frozen=True)
-class _Problem:
-    """What is measured and not yet explained, of a few slices.
-
-    Attributes:
-        residual: (z, views, bins), p - A x0.
-        weights: (z, views, bins), of the squared residual.
-        belief: (z, y, x), weight of the squared change, in mm^2.
-        acquisition: of the sinogram.
-    """
-
-    residual: NDArray
-    weights: NDArray
-    belief: NDArray
-    acquisition: Acquisition
-
-    def forward(self, change: NDArray) -> NDArray:
-        return project(change, self.acquisition.spacing, self.acquisition.scan)
-
-    def adjoint(self, sinogram: NDArray) -> NDArray:
-        grid = self.acquisition.slice_grid
-        return project_adjoint(sinogram, grid.shape, grid.spacing, self.acquisition.scan)
-
-
 def data_consistent(
     volume: NDArray,
     sinogram: NDArray,
     acquisition: Acquisition,
     *,
     outside: NDArray | None = None,
-    method: str = "cg",
     iterations: int = 12,
 ) -> NDArray:
     """A few iterations on the measured views, starting from a volume.
@@ -73,7 +48,6 @@ def data_consistent(
         outside: (z, y, x) in HU, a reconstruction of the same views, which stands for the padding
             about the volume's body (-1024 HU) while it is projected: a prediction ends at the body,
             but rays pass the couch as well. Its streaks in air are left out.
-        method: a name in `METHODS`.
         iterations: steps; 0 changes nothing.
 
     Returns:
@@ -97,18 +71,20 @@ def data_consistent(
         residual = measured - project(start, acquisition.spacing, scan)
         error = np.where(padding, _OUTSIDE, _expected_error(whole))
         belief = (1000 / (acquisition.mu_water * error)) ** 2
-        problem = _Problem(
-            residual, _weights(measured, acquisition), belief.astype(np.float32), acquisition
+        change = _most_likely_change(
+            residual,
+            _weights(measured, acquisition),
+            belief.astype(np.float32),
+            acquisition,
+            iterations,
         )
-        change = METHODS[method](problem, iterations) * (1000 / acquisition.mu_water)
-        result[part] += np.where(padding, 0, change)
+        result[part] += np.where(padding, 0, change * (1000 / acquisition.mu_water))
     return result
 
 
 def _padding(hu: NDArray) -> NDArray:
     """What is filled in about the body, not the air in it: floor that joins the slice's border."""
-    filled = [ndimage.binary_fill_holes(image > _FLOOR) for image in hu]
-    return ~np.stack(filled)
+    return ~filled_slices(hu > _FLOOR, axis=0)
 
 
 def _expected_error(hu: NDArray) -> NDArray:
@@ -134,17 +110,33 @@ def _weights(measured: NDArray, acquisition: Acquisition) -> NDArray:
     return (1 / variance).astype(np.float32)
 
 
-def _conjugate_gradients(problem: _Problem, iterations: int) -> NDArray:
-    """Preconditioned by the diagonal: rays through the middle of a body weigh thousandfold less."""
-    diagonal = problem.adjoint(problem.weights) * np.float32(problem.acquisition.spacing[1])
-    diagonal += problem.belief
-    gradient = problem.adjoint(problem.weights * problem.residual)
+def _most_likely_change(
+    residual: NDArray,
+    weights: NDArray,
+    belief: NDArray,
+    acquisition: Acquisition,
+    iterations: int,
+) -> NDArray:
+    """The minimum over d of sum w (r - A d)^2 + sum b d^2, by conjugate gradients.
+
+    Preconditioned by the diagonal: rays through the middle of a body weigh thousandfold less.
+
+    Args:
+        residual: (z, views, bins), p - A x0.
+        weights: (z, views, bins), of the squared residual.
+        belief: (z, y, x), weight of the squared change, in mm^2.
+        acquisition: of the sinogram.
+        iterations: steps from d = 0.
+    """
+    grid, scan = acquisition.slice_grid, acquisition.scan
+    back = partial(project_adjoint, shape=grid.shape, spacing=grid.spacing, scan=scan)
+    diagonal = back(weights) * np.float32(grid.spacing[1]) + belief  # (z, y, x)
+    gradient = back(weights * residual)  # A' w r
     change = np.zeros_like(gradient)
     step = gradient / diagonal
     power = _dots(gradient, step)
     for _ in range(iterations):
-        image = problem.adjoint(problem.weights * problem.forward(step))
-        image += problem.belief * step
+        image = back(weights * project(step, grid.spacing, scan)) + belief * step  # (A' w A + b) s
         length = power / np.maximum(_dots(step, image), 1e-30)
         change += length * step
         gradient -= length * image
@@ -152,25 +144,6 @@ def _conjugate_gradients(problem: _Problem, iterations: int) -> NDArray:
         before, power = power, _dots(gradient, scaled)
         step = scaled + power / np.maximum(before, 1e-30) * step
     return change
-
-
-def _sirt(problem: _Problem, iterations: int) -> NDArray:
-    """Simultaneous iterative reconstruction (Gilbert, J. Theor. Biol. 36, 1972), without weights.
-
-    x := x + C A' R (p - A x), where R and C divide by the sums of the rows and columns of A.
-    """
-    rows = problem.forward(np.ones((1, *problem.acquisition.slice_grid.shape), np.float32))
-    shortest = min(problem.acquisition.spacing)  # rays that only touch a corner count little
-    columns = problem.adjoint(np.ones_like(rows))
-    change = np.zeros((len(problem.residual), *columns.shape[1:]), np.float32)
-    for _ in range(iterations):
-        unexplained = problem.residual - problem.forward(change)
-        change += problem.adjoint(unexplained / np.maximum(rows, shortest)) / columns
-    return change
-
-
-METHODS: dict[str, Callable[[_Problem, int], NDArray]] = {"cg": _conjugate_gradients, "sirt": _sirt}
-"""How to solve it, by name: conjugate gradients of the above, or SIRT, slower and simpler."""
 
 
 def _dots(first: NDArray, second: NDArray) -> NDArray:

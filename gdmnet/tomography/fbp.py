@@ -11,7 +11,10 @@ from scipy import sparse
 from gdmnet.errors import DatasetError
 from gdmnet.tomography.blocks import ViewBlocks, columns, rows, slabs
 from gdmnet.tomography.filtering import filter_rows, is_truncated
-from gdmnet.tomography.scan import CURVED, Grid, Scan
+from gdmnet.tomography.physics import hounsfield
+from gdmnet.tomography.record import Acquisition
+from gdmnet.tomography.scan import Grid, Scan
+from gdmnet.tomography.settings import CURVED
 
 
 def reconstruct(
@@ -53,6 +56,15 @@ def reconstruct(
             volume[part] += rows(matrix @ columns(filtered), shape)
     volume[:, ~seen(scan, grid)] = 0
     return volume
+
+
+def reconstruct_hounsfield(
+    sinogram: NDArray, acquisition: Acquisition, *, window: str = "hann"
+) -> NDArray:
+    """The volume that was acquired, float32 (1, z, y, x) in HU; arguments as for `reconstruct`."""
+    grid = acquisition.slice_grid
+    mu = reconstruct(sinogram, grid.shape, grid.spacing, acquisition.scan, window=window)
+    return hounsfield(mu, acquisition.mu_water)[None]
 
 
 def seen(scan: Scan, grid: Grid) -> NDArray:

@@ -8,15 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
 
-FILTERS: dict[str, Callable[[NDArray], NDArray]] = {
+WINDOWS: dict[str, Callable[[NDArray], NDArray]] = {
     "ram-lak": np.ones_like,
     "shepp-logan": lambda f: np.sinc(f / 2),
     "cosine": lambda f: np.cos(np.pi * f / 2),
     "hamming": lambda f: 0.54 + 0.46 * np.cos(np.pi * f),
     "hann": lambda f: 0.5 + 0.5 * np.cos(np.pi * f),
 }
-"""Window by name, from the sharpest to the smoothest: a frequency, as a share (0 to 1) of the
-highest that the detector samples, to the factor on the ramp."""
+"""A name in `FILTERS` -> a frequency, as a share (0 to 1) of the highest that the detector samples,
+to the factor on the ramp."""
 
 _TRUNCATED = 0.01  # mean of the outermost bins as a share of the largest value
 
@@ -76,7 +76,7 @@ def filter_rows(
     kernel = np.zeros(size)
     kernel[: 2 * half - 1] = ramp(half, pitch, angle)
     response = pitch * fft.rfft(np.roll(kernel, 1 - half)).real
-    response *= FILTERS[window](2 * fft.rfftfreq(size))
+    response *= WINDOWS[window](2 * fft.rfftfreq(size))
     spectrum = fft.rfft(_continued(sinogram, reach), size)
     spectrum *= response.astype(np.float32)
     filtered: NDArray = fft.irfft(spectrum, size)[..., reach : reach + n_bins]

@@ -10,8 +10,6 @@ from numpy.typing import NDArray
 from gdmnet.tomography.projection import project
 from gdmnet.tomography.scan import Scan
 
-MU_WATER = 0.0192
-"""Attenuation of water in 1/mm at about 70 keV, the mean energy of a 120 kVp beam."""
 RAYS_PER_BIN = 2
 """A bin is as wide as a pixel: two rays say more about what it counts than one."""
 

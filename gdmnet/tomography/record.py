@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import zipfile
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -12,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gdmnet import codec
-from gdmnet.errors import DatasetError, OutputError, PlanError
+from gdmnet.errors import DatasetError, PlanError
+from gdmnet.files import whole_file
 from gdmnet.geometry import Geometry
-from gdmnet.tomography.physics import MU_WATER
 from gdmnet.tomography.scan import Grid, Scan
+from gdmnet.tomography.settings import MU_WATER
 
 FOLDER = "simulation"
 """Of a raw dataset: CASE.json and, if they were kept, the sinograms CASE.npz."""
@@ -129,7 +129,7 @@ def _load_array(path: Path) -> NDArray:
 
 
 def save_sinogram(path: Path, sinogram: NDArray, *, noisy: bool = False) -> None:
-    """Write a sinogram as .npz with the one array "sinogram", aside and renamed.
+    """Write a sinogram as .npz with the one array "sinogram", whole or not at all.
 
     Args:
         path: of the file.
@@ -140,18 +140,6 @@ def save_sinogram(path: Path, sinogram: NDArray, *, noisy: bool = False) -> None
     Raises:
         OutputError: the folder is not writable or the disk is full.
     """
-    aside = path.with_name(f".{path.name}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with aside.open("wb") as handle:
-            np.savez_compressed(
-                handle, sinogram=sinogram.astype(np.float16 if noisy else np.float32)
-            )
-        aside.replace(path)
-    except OSError as problem:
-        with suppress(OSError):
-            aside.unlink()
-        raise OutputError(
-            f"{path}: cannot be written ({problem.strerror}); check the folder's permissions and"
-            " free space"
-        ) from None
+    numbers = sinogram.astype(np.float16 if noisy else np.float32)
+    with whole_file(path) as aside, aside.open("wb") as handle:
+        np.savez_compressed(handle, sinogram=numbers)

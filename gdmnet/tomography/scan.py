@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gdmnet.errors import DatasetError
+from gdmnet.tomography.settings import CURVED, FLAT
 
-FLAT, CURVED = "flat", "curved"
 _WIDEST_FAN = 0.98  # of the source's distance: the field must end before the source
 
 

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from gdmnet import codec, folders
 from gdmnet.arrays.normalise import invert
+from gdmnet.charts import Chart, Curve
 from gdmnet.data.case import Case
 from gdmnet.data.store import StoredCase
 from gdmnet.inference.model import load_model
@@ -19,10 +20,9 @@ from gdmnet.inference.translator import Translator
 from gdmnet.metrics.score import score
 from gdmnet.metrics.statistics import Values, aggregate_cases
 from gdmnet.models import checkpoint
+from gdmnet.models.card import MOST_REALISM, PredictionSettings
 from gdmnet.models.run import DIAL_JSON, DialChoice
-from gdmnet.models.weights import MOST_REALISM
 from gdmnet.training import log
-from gdmnet.training.chart import Chart, Curve
 from gdmnet.training.progress import PROGRESS_PNG, draw_progress
 
 SETTINGS = tuple(float(t) for t in np.arange(0.0, MOST_REALISM + 0.01, 0.25))
@@ -52,7 +52,9 @@ def dial_fold(
         return {}
     front: dict[str, Values] = {}
     for setting in tqdm(SETTINGS, desc="realism dial", disable=None, leave=False):
-        translator = load_model(model, folds=[fold], device=device, realism=setting)
+        translator = load_model(
+            model, PredictionSettings(realism=setting), folds=[fold], device=device
+        )
         scores = {
             case.record.identifier: score_prepared(
                 translator, case, translator.predict(as_input(case)).mean

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from gdmnet.encoders import Frozen, build_encoder, freeze_norms
+from gdmnet.encoders import FrozenEncoder, build_encoder, freeze_norms
 from gdmnet.errors import TrainingError
 from gdmnet.models.seeds import numpy_rng
 from gdmnet.plan import Configuration, Fingerprint, Recipe
@@ -36,7 +36,7 @@ def prepare_encoder(
     folder: Path,
     recipe: Recipe,
     device: torch.device,
-) -> Frozen:
+) -> FrozenEncoder:
     """The frozen encoder that was chosen, on the device.
 
     Args:
@@ -90,7 +90,7 @@ def target_patches(
         yield images.to(device)
 
 
-def _tell(encoder: Frozen) -> None:
+def _tell(encoder: FrozenEncoder) -> None:
     report = encoder.report
     if report is None:
         return

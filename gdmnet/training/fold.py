@@ -128,6 +128,8 @@ def _new_or_continued(training: FoldTraining, settings: TrainingSettings) -> Fol
             f"{folder} has no {folders.LATEST} to go on from; begin anew with --overwrite"
         )
     _require_one_plan(training)
+    if not (folder.parent / folders.PLAN_JSON).is_file():  # killed before it was there
+        _keep_plan(training)
     device = torch.device(training.device)
     run = continue_run(folder, training.run, settings, training.configuration, device)
     require_devices(run.n_devices, device)
@@ -145,17 +147,26 @@ def _require_one_plan(training: FoldTraining, but: Path | None = None) -> None:
         )
 
 
+def _keep_plan(training: FoldTraining) -> None:
+    """Put the plan into the model's folder, so that the model can be mailed.
+
+    The fingerprint goes along: inputs are compared with it at prediction.
+    """
+    model = training.folder.parent
+    codec.save(_plan_of(training), model / folders.PLAN_JSON)
+    fingerprint = training.dataset / folders.FINGERPRINT_JSON
+    if fingerprint.is_file():
+        text = fingerprint.read_text(encoding="utf-8")
+        codec.write_text(model / folders.FINGERPRINT_JSON, text)
+
+
 def _plan_of(training: FoldTraining) -> Plan:
     return codec.load(Plan, training.dataset / folders.PLAN_JSON)
 
 
 @contextlib.contextmanager
 def _new_fold(training: FoldTraining) -> Iterator[Path]:
-    """A folder to begin a training in; what it holds becomes the fold when the block is left.
-
-    The plan goes into the model's folder, so that the model can be mailed, and the fingerprint,
-    with which inputs are compared at prediction.
-    """
+    """A folder to begin a training in; what it holds becomes the fold when the block is left."""
     aside = files.folder_aside(training.folder)
     try:
         codec.save(training.run, aside / folders.RUN_JSON)
@@ -163,11 +174,7 @@ def _new_fold(training: FoldTraining) -> Iterator[Path]:
         files.put_in_place(aside, training.folder)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-    codec.save(_plan_of(training), training.folder.parent / folders.PLAN_JSON)
-    fingerprint = training.dataset / folders.FINGERPRINT_JSON
-    if fingerprint.is_file():
-        text = fingerprint.read_text(encoding="utf-8")
-        codec.write_text(training.folder.parent / folders.FINGERPRINT_JSON, text)
+    _keep_plan(training)
 
 
 def _train_in_processes(training: FoldTraining) -> None:

@@ -11,7 +11,7 @@ from torch import nn
 from gdmnet import codec, folders
 from gdmnet.data.splits import Split, split_for
 from gdmnet.data.store import StoredCase, is_stored, open_case
-from gdmnet.encoders import Frozen
+from gdmnet.encoders import FrozenEncoder
 from gdmnet.errors import DatasetError
 from gdmnet.folders import Roots
 from gdmnet.models.checkpoint import load_pretrained, weights_sha256
@@ -128,7 +128,7 @@ def build_objective(training: FoldTraining) -> tuple[Objective, str | None]:
     return objective, None if encoder is None else weights_sha256(encoder)
 
 
-def build_feature_encoder(training: FoldTraining, encoder: EncoderSettings) -> Frozen:
+def build_feature_encoder(training: FoldTraining, encoder: EncoderSettings) -> FrozenEncoder:
     """The frozen encoder for the training cases of a fold."""
     fingerprint = training.dataset / folders.FINGERPRINT_JSON
     return prepare_encoder(

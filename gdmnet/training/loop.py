@@ -17,8 +17,8 @@ from tqdm import tqdm
 from gdmnet.errors import TrainingError
 from gdmnet.folders import BEST, FINAL, LATEST
 from gdmnet.models import checkpoint, precision, seeds
-from gdmnet.objectives.base import Batch, Objective, Sampled, Watches
-from gdmnet.objectives.sampling import sample_patches
+from gdmnet.objectives.base import Batch, Objective
+from gdmnet.objectives.sampling import Sampled
 from gdmnet.plan import Recipe
 from gdmnet.training import log
 from gdmnet.training.batches import Batches, prefetched
@@ -256,7 +256,7 @@ def _translate(
         return objective.translate(network, batch.source, noise)
     steps = min(VALIDATION_STEPS, objective.sampling.steps)
     few = dataclasses.replace(objective.sampling, steps=steps)
-    return sample_patches(objective, network, batch.source, noise, mask=batch.mask, sampling=few)
+    return objective.translate(network, batch.source, noise, mask=batch.mask, sampling=few)
 
 
 def _finish_epoch(
@@ -268,8 +268,7 @@ def _finish_epoch(
         raise TrainingError(f"epoch {epoch}: weights are no longer finite; {_what_is_left(folder)}")
     is_best = counts.is_best(quality.mae, epoch)
     metrics = dataclasses.asdict(quality)
-    if isinstance(training.objective, Watches):
-        training.objective.on_validation({n: v for n, v in metrics.items() if math.isfinite(v)})
+    training.objective.on_validation({n: v for n, v in metrics.items() if math.isfinite(v)})
     record: dict[str, Any] = {
         "epoch": epoch,
         "epochs": recipe.epochs,

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from gdmnet import codec, files
 from gdmnet.arrays.normalise import background_value
-from gdmnet.encoders.frozen import Frozen
+from gdmnet.encoders.frozen import FrozenEncoder
 from gdmnet.encoders.self_supervised import (
     MASK_RATIO,
     WEIGHTS,
@@ -88,7 +88,7 @@ def pretrain_encoder(
     seed: int,
     device: torch.device,
     precision: str,
-) -> Frozen:
+) -> FrozenEncoder:
     """The frozen encoder of these training cases: from `folder` where it lies there, else trained.
 
     Args:
@@ -113,7 +113,7 @@ def pretrain_encoder(
         with _lock_when_free(folder):
             if not _is_cached(file, settings):  # another process has trained it meanwhile
                 _train(file, settings, cases, configuration, device, precision)
-    return self_encoder(configuration.architecture, file=file, seed=seed).to(device)
+    return self_encoder(configuration.architecture, file=file).to(device)
 
 
 def _train(

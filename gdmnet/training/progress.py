@@ -1,4 +1,4 @@
-"""progress.png: the curves of a training, drawn with Pillow."""
+"""progress.png: the curves of a training."""
 
 from __future__ import annotations
 
@@ -8,15 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageDraw, ImageFont
-
-from gdmnet.errors import OutputError
-from gdmnet.training.chart import COLOURS, Chart, Curve, Style, draw_chart
+from gdmnet.charts import Chart, Curve, save_charts
 
 PROGRESS_PNG = "progress.png"
-_UNIT = 2  # drawn twice as large and made smaller: smooth lines
-_CHART_SIZE = (440, 300)
-_EDGE, _HEAD = 12, 34
+_MOST_CURVES = 6  # of a chart: more cannot be told apart
 Record = dict[str, Any]
 
 
@@ -83,33 +78,23 @@ def draw_progress(records: list[Record], path: Path, *, more: Sequence[Chart] = 
 
     Args:
         records: of `log.read`, one an epoch.
+        path: of the picture.
         more: charts that come after them.
-        path: of the picture, written aside and renamed.
 
     Raises:
         OutputError: the folder is not writable or the disk is full.
     """
-    charts = [chart for panel in PANELS if (chart := panel_chart(panel, records)).curves]
-    charts += more
-    n_columns = 4 if len(charts) > 6 else 3
-    n_rows = max(1, math.ceil(len(charts) / n_columns))
-    width, height = _CHART_SIZE
-    size = (n_columns * width + 2 * _EDGE, n_rows * height + 2 * _EDGE + _HEAD)
-    image = Image.new("RGB", (size[0] * _UNIT, size[1] * _UNIT), "white")
-    canvas = ImageDraw.Draw(image)
-    style = Style(_font(14), _font(12), _UNIT)
-    heading = (_EDGE * 2 * _UNIT, _EDGE * _UNIT)
-    canvas.text(heading, _heading(records), fill="#222222", font=_font(15))
-    for i, chart in enumerate(charts):
-        row, column = divmod(i, n_columns)
-        left, top = _UNIT * (_EDGE + column * width), _UNIT * (_EDGE + _HEAD + row * height)
-        box = (left, top, left + _UNIT * width, top + _UNIT * height)
-        draw_chart(canvas, chart, box, style)
-    _save(image.resize(size, Image.Resampling.LANCZOS), path)
+    charts = [*progress_charts(records), *more]
+    save_charts(charts, path, heading=_heading(records), n_columns=4 if len(charts) > 6 else 3)
 
 
-def panel_chart(panel: Panel, records: list[Record]) -> Chart:
-    """A panel's curves, one point an epoch; without curves where the log has no such numbers."""
+def progress_charts(records: list[Record]) -> list[Chart]:
+    """The panels of which the log has numbers, one point an epoch."""
+    charts = [_panel_chart(panel, records) for panel in PANELS]
+    return [chart for chart in charts if chart.curves]
+
+
+def _panel_chart(panel: Panel, records: list[Record]) -> Chart:
     keys = sorted({key for record in records for key in record})
     curves = []
     for pattern, name in panel.names.items():
@@ -120,7 +105,7 @@ def panel_chart(panel: Panel, records: list[Record]) -> Chart:
             if any(math.isfinite(y) for _, y in points):
                 curves.append(Curve(f"{name}{key[len(stem) :]}".replace("_", " "), points))
     star = _best(records) if "validation_mae_smoothed" in panel.names else None
-    return Chart(panel.title, curves[: len(COLOURS)], panel.logarithmic, panel.marks, star)
+    return Chart(panel.title, curves[:_MOST_CURVES], panel.logarithmic, panel.marks, star)
 
 
 def _best(records: list[Record]) -> tuple[float, float] | None:
@@ -156,23 +141,3 @@ def _duration(seconds: float) -> str:
 
 def _value(value: Any) -> float:  # noqa: ANN401
     return float(value) if isinstance(value, (int, float)) else math.nan
-
-
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    font = ImageFont.load_default(size * _UNIT)
-    assert isinstance(font, ImageFont.FreeTypeFont)
-    return font
-
-
-def _save(image: Image.Image, path: Path) -> None:
-    aside = path.with_name(f".{path.name}.partial")
-    try:
-        image.save(aside, format="PNG")
-        aside.replace(path)
-    except OSError as problem:
-        raise OutputError(
-            f"{path}: cannot be written ({problem.strerror}); check the folder's permissions and"
-            " free space"
-        ) from None
-    finally:
-        aside.unlink(missing_ok=True)

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from gdmnet.objectives.base import Dialled, Objective
+from gdmnet.objectives.base import Objective
 from gdmnet.training.step import GeneratorOptimizer
 
 
@@ -63,5 +63,5 @@ class RegressionTwin:
 
 def twin_of(objective: Objective) -> RegressionTwin | None:
     """The twin that an objective asks for, not yet begun."""
-    wanted = objective.twin() if isinstance(objective, Dialled) else None
+    wanted = objective.twin()
     return None if wanted is None else RegressionTwin(*wanted)

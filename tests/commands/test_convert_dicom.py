@@ -6,18 +6,20 @@ import json
 import shutil
 
 import numpy as np
+import pydicom
 import pytest
 from dicoms import SAGITTAL, make_other, save, write_series
 
 from gdmnet.commands import plan_and_preprocess
-from gdmnet.commands.convert_dicom import Options, main, run
+from gdmnet.commands.convert import main
 from gdmnet.data.check import check_dataset
 from gdmnet.data.dicom import case_name, find_series, only_series, read_series
 from gdmnet.data.regrid import regrid
 from gdmnet.data.volume import read_volume
-from gdmnet.datasets import dicom_pairs
-from gdmnet.datasets.dicom_pairs import Choice
+from gdmnet.datasets.conversion import write_dataset
+from gdmnet.datasets.dicom_pairs import Choice, find_pairs, make_conversion
 from gdmnet.datasets.phantom import make_patient
+from gdmnet.errors import DatasetError
 from gdmnet.geometry import grid_difference
 
 SHAPE = (12, 20, 20)
@@ -44,7 +46,7 @@ def patients(tmp_path):
 
 def call(patients, *options):
     raw = patients.parent / "raw"
-    return main(["-i", str(patients), "-d", "512", "-np", "1", f"--raw={raw}", *options])
+    return main(["dicom", "512", "-i", str(patients), "-np", "1", f"--raw={raw}", *options])
 
 
 def dataset(patients, name="MRtoCT"):
@@ -78,7 +80,7 @@ def test_patients_become_a_dataset_that_the_check_accepts(patients, capsys):
         shown
     )
     assert "left aside: RTSTRUCT (2), scouts (2)" in shown
-    assert "gdm_plan_and_preprocess -d 512" in shown
+    assert "gdm_check 512" in shown
 
 
 def only_series_of(patient, kind):
@@ -94,6 +96,19 @@ def test_nothing_of_the_patients_is_told(patients, capsys):
         assert secret not in told
         assert secret not in names
     assert "patient" not in names
+
+
+def test_values_that_no_int16_holds_are_not_cut_off(patients):
+    for path in (patients / "patient_a/ct").iterdir():
+        item = pydicom.dcmread(path)
+        item.RescaleSlope = 1000
+        save(path, item)
+    assert call(patients) == 0
+    ct = only_series_of(patients / "patient_a", "ct")
+    case = case_name(only_series_of(patients / "patient_a", "mr"))
+    target = read_volume(dataset(patients) / f"targetsTr/{case}.nii.gz")
+    np.testing.assert_array_equal(target.array, read_series(ct).array)
+    assert np.abs(target.array).max() > 2**15
 
 
 def test_a_mapping_is_written_on_request_only(patients):
@@ -269,28 +284,20 @@ def test_an_empty_folder_and_a_missing_one_are_refused(tmp_path, capsys):
     assert "no such folder" in refusal(tmp_path / "none", capsys)
 
 
-def test_a_dataset_is_whole_or_not_there(patients, capsys):
+def test_a_dataset_is_whole_or_not_there(patients):
     path = patients / "patient_b/ct/IM0003"
     raw = patients.parent / "raw"
-    found = dicom_pairs.find_pairs(patients, Choice())
+    found = find_pairs(patients, Choice())
     path.write_bytes(path.read_bytes()[:-50])
-    with pytest.raises(dicom_pairs.DatasetError, match="truncated"):
-        dicom_pairs.write_pairs(found.pairs, raw / "Dataset512_X", None, n_processes=1)
+    with pytest.raises(DatasetError, match="truncated"):
+        write_dataset(make_conversion(found.pairs, None), raw / "Dataset512_X")
     assert list(raw.iterdir()) == []
 
 
-def test_run_is_the_command_for_python(patients):
-    options = Options(name="Python", choice=Choice(("MR t1*",), "CT plan*"))
-    folder = run(patients, patients.parent / "raw", 7, options)
-    assert folder == patients.parent / "raw/Dataset007_Python"
-    assert len(list(folder.glob("imagesTr/*"))) == 2
-
-
-@pytest.mark.parametrize("number", ["1000", "-1", "x"])
+@pytest.mark.parametrize("number", ["1000", "x"])
 def test_an_impossible_number_is_refused(patients, capsys, number):
-    with pytest.raises(SystemExit) as stop:
-        main(["-i", str(patients), "-d", number])
-    assert stop.value.code == 2
+    assert main(["dicom", number, "-i", str(patients)]) == 2
+    assert "0 to 999" in capsys.readouterr().err
 
 
 def test_only_series_lists_what_a_patient_holds(patients):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from gdmnet.commands.convert_pairs import main
+from gdmnet.commands.convert import main
 from gdmnet.data.case import Volume
 from gdmnet.data.check import check_dataset
 from gdmnet.data.volume import write_volume
@@ -26,9 +26,9 @@ def home(tmp_path):
 
 
 def call(home, *options):
-    roots = [f"--{name}={home / name}" for name in ("raw", "preprocessed", "results")]
-    folders = ["-s", str(home / "mr"), "-r", str(home / "ct"), "-d", "512", "-np", "1"]
-    return main([*folders, *roots, *options])
+    roots = [f"--raw={home / 'raw'}"]
+    folders = ["-i", str(home / "mr"), "-r", str(home / "ct"), "-d", "512", "-np", "1"]
+    return main(["pairs", *folders, *roots, *options])
 
 
 def test_without_yes_the_pairs_are_shown_and_nothing_is_written(home, capsys):
@@ -44,7 +44,7 @@ def test_without_yes_the_pairs_are_shown_and_nothing_is_written(home, capsys):
 def test_with_yes_a_sound_dataset_is_written(home, capsys):
     assert call(home, "--skip-unmatched", "--yes", "--name", "Mine") == 0
     dataset = home / "raw" / "Dataset512_Mine"
-    assert "next: gdm_check -d 512" in capsys.readouterr().out
+    assert "next: gdm_check 512" in capsys.readouterr().out
     assert check_dataset(dataset, n_processes=1) == []
     assert (dataset / "targetsTr/anna.nii.gz").is_file()
     assert call(home, "--skip-unmatched", "--yes") == 2
@@ -69,6 +69,6 @@ def test_other_grids_need_resample(home, capsys):
 
 
 def test_every_channel_needs_a_name(home, capsys):
-    more = ["-s", str(home / "mr"), "--source-name", "T1"]
+    more = ["-i", str(home / "mr"), "--source-name", "T1"]
     assert call(home, *more) == 2
-    assert "once for each -s" in capsys.readouterr().err
+    assert "once for each -i" in capsys.readouterr().err

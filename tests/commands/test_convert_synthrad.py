@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from gdmnet.commands.convert_synthrad import main
+from gdmnet.commands.convert import main
 from gdmnet.data.case import Volume
 from gdmnet.data.check import check_dataset
 from gdmnet.data.volume import write_volume
@@ -31,9 +31,9 @@ def data(tmp_path):
 
 
 def call(home, *options):
-    roots = [f"--{name}={home / name}" for name in ("raw", "preprocessed", "results")]
+    roots = [f"--raw={home / 'raw'}"]
     given = ["-i", str(home / "in"), "-d", "511", "--task", "1", "-np", "1"]
-    return main([*given, *roots, *options])
+    return main(["synthrad", *given, *roots, *options])
 
 
 def test_the_challenges_data_becomes_a_sound_dataset(data, capsys):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,11 +11,11 @@ from PIL import Image
 
 from gdmnet import codec
 from gdmnet.commands import demo
-from gdmnet.commands.demo import Check, Options, Result, acceptance, describe
+from gdmnet.commands.demo import DemoCheck, DemoResult, DemoSettings, acceptance, describe
 from gdmnet.data.volume import read_volume
 from gdmnet.errors import OutputError
 
-SMALLEST = Options(epochs=1, iterations=2, shape=(24, 24, 24), n_train=2, n_test=1)
+SMALLEST = DemoSettings(epochs=1, iterations=2, shape=(24, 24, 24), n_train=2, n_test=1)
 GOOD = {
     "mean target": {"mae": 300.0, "psnr": 10.0, "ssim": 0.1, "sharpness": 0.0},
     "regression": {"mae": 100.0, "psnr": 20.0, "ssim": 0.6, "sharpness": 0.6},
@@ -35,8 +36,8 @@ def finished(tmp_path_factory):
 def test_the_demo_leaves_a_picture_a_table_and_both_models(finished):
     folder, result = finished
     assert Image.open(folder / "demo.png").width > 1000
-    assert codec.load(Result, folder / "demo.json") == result
-    assert (folder / "demo.md").read_text() == describe(result)
+    assert codec.load(DemoResult, folder / "demo.json") == result
+    assert (folder / "demo.md").read_text() == f"```\n{describe(result)}```\n"
     models = folder / "gdmnet_results" / demo.DATASET
     for method in demo.METHODS:
         assert (models / f"{method}__3d_fullres/fold_0/checkpoint_final.pt").is_file()
@@ -82,12 +83,13 @@ def test_an_earlier_demo_is_not_thrown_away_unasked(finished, capsys):
 
 
 def test_overwriting_removes_only_what_the_demo_made(tmp_path):
-    roots = demo._fresh_folders(tmp_path, SMALLEST)
-    roots.raw.mkdir()
+    raw = tmp_path / "gdmnet_raw"
+    raw.mkdir()
     mine = tmp_path / "mine.txt"
     mine.write_text("keep")
-    demo._fresh_folders(tmp_path, Options(overwrite=True))
-    assert not roots.raw.exists()
+    options = demo._fresh_folders(tmp_path, overwrite=True)
+    assert options[0] == f"--raw={raw}"
+    assert not raw.exists()
     assert mine.read_text() == "keep"
 
 
@@ -112,18 +114,26 @@ def test_the_exit_status_tells_whether_the_acceptance_holds(monkeypatch, tmp_pat
 
     def run(output, options):
         asked.append((output, options))
-        return Result(GOOD, (Check("it works", passed),))
+        return DemoResult(GOOD, (DemoCheck("it works", passed),))
 
     monkeypatch.setattr(demo, "run", run)
     assert demo.main(["-o", str(tmp_path), "--seed", "3"]) == (0 if passed else 1)
-    assert asked == [(tmp_path, Options(seed=3))]
+    assert asked == [(tmp_path, DemoSettings(seed=3))]
+
+
+def test_a_command_that_fails_ends_the_demo(monkeypatch, tmp_path):
+    monkeypatch.setattr(demo.importlib, "import_module", lambda name: SimpleNamespace(main=len))
+    with pytest.raises(SystemExit) as stopped:
+        demo._call("train", 1, 2)
+    assert stopped.value.code == 2
 
 
 def test_the_table_has_a_row_a_method_and_a_line_a_check():
-    text = describe(Result(GOOD, (Check("first", True), Check("second", False)), {"a": 61.0}))
-    lines = text.splitlines()
-    assert [line.split("|")[1].strip() for line in lines[2:5]] == list(GOOD)
-    assert len({len(line) for line in lines[:5]}) == 1
+    checks = (DemoCheck("first", True), DemoCheck("second", False))
+    lines = describe(DemoResult(GOOD, checks, {"a": 61.0})).splitlines()
+    assert lines[0].split("  ")[-1] == "sharpness"
+    assert lines[3].split() == ["gdm", "104", "20", "0.6", "0.8"]
+    assert [line[:11].strip() for line in lines[1:4]] == list(GOOD)
     assert "- yes: first" in lines
     assert "- NO : second" in lines
     assert lines[-1] == "61 s in all"

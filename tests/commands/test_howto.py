@@ -27,8 +27,7 @@ SHORTER = {
     "report": ["-np", "1"],
     "find_best": ["-np", "1"],
     "check": ["-np", "1"],
-    "convert_pairs": ["-np", "1"],
-    "convert_synthrad": ["-np", "1"],
+    "convert": ["-np", "1"],
     "simulate_sparse_view": ["-np", "1"],
 }
 

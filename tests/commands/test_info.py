@@ -1,9 +1,14 @@
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import gdmnet
 from gdmnet import folders
-from gdmnet.commands.info import main, run
+from gdmnet.commands.info import COMMANDS, main, run
 from gdmnet.folders import find_roots
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def summary(mae):
@@ -30,7 +35,8 @@ def test_finished_models_are_listed_with_folds_size_and_error(tmp_path, models):
         path.write_text(json.dumps(summary(mae)))
     n_bytes = sum(path.stat().st_size for path in folder.rglob("*.*"))
     shown = run(find_roots(results=tmp_path))
-    (row,) = lines(shown, "Dataset501_Test")
+    found, row = lines(shown, "Dataset501_Test")
+    assert found.split() == ["Dataset501_Test", "-", "-", "1"]
     assert row.split()[:6] == ["Dataset501_Test", "regression", "3d_fullres", "0,", "1,", "2"]
     assert f"{n_bytes / 2**20:.1f} MiB" in row
     assert row.endswith("35 HU")
@@ -39,7 +45,7 @@ def test_finished_models_are_listed_with_folds_size_and_error(tmp_path, models):
 def test_a_damaged_validation_does_not_hide_the_model(tmp_path, models):
     folder = models.make_model(tmp_path)
     (folder / "fold_0" / folders.SUMMARY_JSON).write_text("{damaged")
-    (row,) = lines(run(find_roots(results=tmp_path)), "Dataset501_Test")
+    _, row = lines(run(find_roots(results=tmp_path)), "Dataset501_Test")
     assert row.endswith("-")
 
 
@@ -50,17 +56,42 @@ def test_folders_are_shown_with_their_origin(tmp_path, monkeypatch, capsys):
     assert main([f"--results={tmp_path}"]) == 0
     captured = capsys.readouterr()
     assert captured.err == ""
-    for name, origin, content in (
-        ("gdmnet_raw", "environment variable", "1 dataset"),
-        ("gdmnet_preprocessed", "current directory", "no such folder"),
-        ("gdmnet_results", "given", "0 datasets"),
+    for name, origin in (
+        ("gdmnet_raw", "(environment variable)"),
+        ("gdmnet_preprocessed", "(current directory; no such folder)"),
+        ("gdmnet_results", "(given)"),
     ):
         (row,) = lines(captured.out, f"  {name}")
-        assert row.index(f"({origin})") < row.index(content)
+        assert row.endswith(origin)
+    (row,) = lines(captured.out, "Dataset501_A")
+    assert row.split() == ["Dataset501_A", "-", "-", "0"]
     assert lines(captured.out, "none is finished")
 
 
-def test_versions_and_the_cpu_are_shown():
-    shown = run(find_roots())
+def test_datasets_are_listed_with_what_is_there_of_each(prepared, capsys):
+    assert main([f"--{n}={prepared / n}" for n in ("raw", "preprocessed", "results")]) == 0
+    (row,) = lines(capsys.readouterr().out, "Dataset999_Phantom")
+    assert row.split() == ["Dataset999_Phantom", "3", "3d_fullres", "0"]
+
+
+def test_the_commands_are_shown_in_order_of_use_with_what_each_does(tmp_path):
+    shown = run(find_roots(tmp_path, tmp_path, tmp_path)).splitlines()
+    names = [line.split()[0] for line in shown[1 : 1 + len(COMMANDS)]]
+    assert names == [f"gdm_{name}" for name in COMMANDS]
+    assert lines("\n".join(shown), "gdm_predict ")[0].endswith("images with a trained model")
+    assert lines("\n".join(shown), "none is here; make one")
+
+
+def test_without_arguments_torch_is_not_needed():
+    code = (
+        "import sys; from gdmnet.commands.info import main; main([]); print('torch' in sys.modules)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True)
+    assert ended.stdout.endswith(b"False\n")
+
+
+def test_versions_and_the_cpu_are_shown(capsys):
+    assert main(["--devices"]) == 0
+    shown = capsys.readouterr().out
     assert lines(shown, "gdmnet ")[0].split() == ["gdmnet", gdmnet.__version__]
     assert lines(shown, "  cpu ")[0].split("threads")[0].split()[-1] == "1"

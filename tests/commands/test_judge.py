@@ -12,8 +12,8 @@ from gdmnet.encoders.self_supervised import WEIGHTS, encoder_for, self_encoder
 from gdmnet.folders import RUN_JSON, fold_folder
 from gdmnet.geometry import Geometry
 from gdmnet.inference.record import Predictions
-from gdmnet.inference.translator import ModelCard
 from gdmnet.models import checkpoint
+from gdmnet.models.card import ModelCard
 from gdmnet.models.checkpoint import weights_sha256
 from gdmnet.plan import Architecture, Recipe, Run
 
@@ -56,7 +56,7 @@ def model(home):
     settings = {"architecture": codec.encode(ARCHITECTURE)}
     weights = encoder_for(ARCHITECTURE, seed=3).state_dict()
     checkpoint.save(file, {"settings": settings, WEIGHTS: weights})
-    digest = weights_sha256(self_encoder(ARCHITECTURE, file=file, seed=0))
+    digest = weights_sha256(self_encoder(ARCHITECTURE, file=file))
     run = Run(
         schema=Run.SCHEMA,
         version="0.1.0",
@@ -76,10 +76,10 @@ def model(home):
         n_workers=0,
     )
     codec.save(run, fold_folder(folder, "0") / RUN_JSON)
-    card = ModelCard(
-        str(folder), "gdm", "3d_fullres", {"0": "00"}, "final", 0.5, False, "cpu", "fp32"
+    card = ModelCard(str(folder), "gdm", "3d_fullres", {"0": "00"}, "cpu", "fp32")
+    codec.save(
+        Predictions(Predictions.SCHEMA, "0.1.0", card, {}, {}), home / "out" / "predictions.json"
     )
-    codec.save(Predictions(1, "0.1.0", card, {}, {}), home / "out" / "predictions.json")
     return file
 
 

@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import torch
 
-from gdmnet.commands.model_options import Choice
-from gdmnet.commands.predict import Options, main, run
+from gdmnet.commands.predict import PredictionOptions, main, run
 from gdmnet.data.volume import read_volume
 from gdmnet.folders import Roots
+from gdmnet.models.select import ModelChoice
 
 
 @pytest.fixture
@@ -142,7 +142,13 @@ def test_an_impossible_step_size_is_refused(place, capsys, step):
 
 def test_run_is_the_command_for_python(place, models):
     roots = Roots(place / "raw", place / "preprocessed", place / "results")
-    outcome = run(place / "in", place / "out", roots, Choice(folds=["0"]), Options(device="cpu"))
+    outcome = run(
+        place / "in",
+        place / "out",
+        roots,
+        ModelChoice(folds=["0"]),
+        options=PredictionOptions(device="cpu"),
+    )
     assert outcome.predicted == ("a", "b")
     assert outcome.record == place / "out" / "predictions.json"
     assert mean_shift(place, models) == pytest.approx(0)

@@ -20,7 +20,9 @@ def parser(name):
 
 
 def options(name):
-    return {text for action in parser(name)._actions for text in action.option_strings}
+    own = parser(name)
+    parsers = [own, *own.commands.values()]
+    return {text for one in parsers for action in one._actions for text in action.option_strings}
 
 
 def blocks(page, language):

@@ -44,9 +44,9 @@ def test_a_sampler_is_trained_validated_and_predicts(home, objective, given, sam
     assert json.loads((fold / "summary.json").read_text("utf-8"))["aggregate"]["mae"]["mean"] > 0
     code, record = predicted(home, objective, "--steps", "3", "--sampler", sampler, "--seed", "4")
     assert code == 0
-    model = record["model"]
-    assert (model["steps"], model["sampler"], model["seed"]) == (3, sampler, 4)
-    assert model["network_calls"] == (12 if sampler == "rk4" else 3)
+    how = record["model"]["settings"]
+    assert (how["steps"], how["sampler"], how["seed"]) == (3, sampler, 4)
+    assert record["model"]["network_calls"] == (12 if sampler == "rk4" else 3)
     assert f"{sampler} of 3 steps" in capsys.readouterr().err
 
 

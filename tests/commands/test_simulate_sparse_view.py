@@ -2,13 +2,17 @@ import json
 
 import numpy as np
 import pytest
+from ellipses import MU, inside, line_integrals, water_and_air
 
+from gdmnet import codec
 from gdmnet.commands import plan_and_preprocess
 from gdmnet.commands.simulate_sparse_view import main
 from gdmnet.data.case import Volume
-from gdmnet.data.volume import write_volume
+from gdmnet.data.volume import read_volume, write_volume
 from gdmnet.datasets.phantom import make_patient
 from gdmnet.geometry import Geometry
+from gdmnet.tomography.record import Acquisition
+from gdmnet.tomography.scan import Grid, covering_scan
 
 SHAPE = (6, 24, 24)
 
@@ -37,7 +41,7 @@ def test_one_call_makes_a_dataset_that_can_be_planned(home, capsys):
     assert call(home, "--views", "20") == 0
     said = capsys.readouterr().out
     assert "Dataset502_SparseView20: 3 cases simulated, 0 there already" in said
-    assert "next: gdm_plan_and_preprocess -d 502" in said
+    assert "next: gdm_plan_and_preprocess 502" in said
     settings = description(home, "Dataset502_SparseView20")["simulation"]
     assert settings["geometry"] == "parallel"
     assert settings["arc"] == 180
@@ -86,9 +90,8 @@ def test_a_split_is_followed(home):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--photons", "-5"], "--photons -5: must be positive"),
         (["--test-fraction", "1.5"], "--test-fraction 1.5"),
-        (["--name", "a/b"], "--name a/b: use letters"),
+        (["--name", "a/b"], "'a/b' is no name for a dataset: use letters"),
         (["--views", "5", "--arc", "500"], "500 degrees"),
         (["--geometry", "fan", "--source-distance", "50"], "--source-distance"),
         (["--split", "none.json"], "none.json: file not found"),
@@ -112,8 +115,80 @@ def test_a_number_that_is_taken_is_refused(home, capsys):
     assert not (home / "raw" / "Dataset502_SparseView5").exists()
 
 
-@pytest.mark.parametrize("views", ["0", "20,20", "a", "-3"])
-def test_impossible_views_are_refused(home, views):
+@pytest.mark.parametrize(
+    "option", ["--views=0", "--views=20,20", "--views=a", "--views=-3", "--photons=-5", "--scan=x"]
+)
+def test_impossible_options_are_refused(home, option, capsys):
     with pytest.raises(SystemExit) as stopped:
-        call(home, f"--views={views}")
+        call(home, option)
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+GRID = Grid((40, 48), (2.0, 1.75))
+SHAPES = water_and_air(30.0)
+
+
+@pytest.fixture
+def measured(tmp_path):
+    """The line integrals of a water cylinder with air in it and of an empty slice."""
+    scan = covering_scan(GRID, 180, arc=180.0)
+    geometry = Geometry((2, 40, 48), (3.0, 2.0, 1.75), (-20.0, 5.0, 100.0))
+    codec.save(Acquisition(scan, geometry, MU), tmp_path / "scan.json")
+    sinogram = line_integrals(SHAPES, scan)
+    np.save(tmp_path / "sinogram.npy", np.concatenate([sinogram, 0 * sinogram]))
+    return tmp_path
+
+
+def reconstruct(home, *options, output="out/ct.nii.gz", sinogram="sinogram.npy"):
+    files = ["-i", home / sinogram, "--scan", home / "scan.json", "-o", home / output]
+    return main(["--from-sinograms", *(str(item) for item in files), *options])
+
+
+@pytest.mark.parametrize("options", [[], ["--filter", "ram-lak"]])
+def test_a_sinogram_becomes_a_ct_in_hounsfield_units(measured, capsys, options):
+    assert reconstruct(measured, *options) == 0
+    assert "written: " in capsys.readouterr().out
+    volume = read_volume(measured / "out/ct.nii.gz")
+    assert volume.geometry.itk_origin == pytest.approx((-20, 5, 100))
+    assert volume.geometry.spacing == pytest.approx((3, 2, 1.75))
+    y, x = GRID.coordinates()
+    water, air = SHAPES
+    hu = volume.array[0]
+    deep = inside(water, y[:, None], x, 5) & ~inside(air, y[:, None], x, -5)
+    assert abs(hu[0][deep].mean()) < 5
+    assert abs(hu[0][inside(air, y[:, None], x, 4)].mean() + 1000) < 15
+    assert (hu[1] == -1000).all()
+    assert (hu == np.rint(hu)).all()
+
+
+def test_the_scan_lies_beside_the_sinogram_unless_it_is_named(measured):
+    (measured / "scan.json").rename(measured / "sinogram.json")
+    files = ["-i", str(measured / "sinogram.npy"), "-o", str(measured / "ct.mha")]
+    assert main(["--from-sinograms", *files]) == 0
+    assert read_volume(measured / "ct.mha").geometry.shape == (2, 40, 48)
+
+
+def test_sinograms_that_do_not_fit_are_refused_in_one_line(measured, capsys):
+    for change, words in (
+        ({"output": "ct.dcm"}, "unknown file ending"),
+        ({"sinogram": "none.npy"}, "none.npy: file not found"),
+        ({"sinogram": "scan.json"}, "not a .npy or .npz"),
+    ):
+        assert reconstruct(measured, **change) == 2
+        told = capsys.readouterr().err.strip()
+        assert told.startswith("error: ")
+        assert told.count("\n") == 0
+        assert words in told
+    data = json.loads((measured / "scan.json").read_text())
+    data["scan"]["n_views"] = 90
+    (measured / "scan.json").write_text(json.dumps(data))
+    assert reconstruct(measured) == 2
+    assert "(2, 180, 69), but its geometry says (2, 90, 69)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["502"], ["--views", "20"], ["--keep-sinograms"]])
+def test_what_is_simulated_has_no_place_in_a_reconstruction(measured, words):
+    with pytest.raises(SystemExit) as stopped:
+        reconstruct(measured, *words)
     assert stopped.value.code == 2

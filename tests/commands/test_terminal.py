@@ -34,6 +34,16 @@ def test_a_dataset_is_named_by_position_or_by_option_alike(parser, words):
     assert found == ("501", "3d_fullres", "1", "gdm")
 
 
+@pytest.mark.parametrize("words", ["501 502", "-d 501 502", "501 -d 502", "-np 2 501 502"])
+def test_several_datasets_are_named_alike(words):
+    parser = new_parser("gdm_some: a command.")
+    parser.add_dataset_arguments("dataset", required=1, several=True)
+    add_processes_option(parser)
+    assert parser.parse_args(words.split()).dataset == ["501", "502"]
+    with pytest.raises(SystemExit):
+        parser.parse_args([])
+
+
 def test_what_need_not_be_given_has_its_default(parser):
     assert parser.parse_args(["501", "3d_fullres"]).fold == "0"
 

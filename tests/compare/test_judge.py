@@ -17,7 +17,7 @@ from gdmnet.compare.judge import (
     patch_starts,
     read_encoder,
 )
-from gdmnet.encoders.frozen import Frozen
+from gdmnet.encoders.frozen import FrozenEncoder
 from gdmnet.errors import CheckpointError, TrainingError
 from gdmnet.models import checkpoint
 from gdmnet.models.checkpoint import weights_sha256
@@ -67,7 +67,7 @@ class Given(torch.nn.Module):
 
 def test_features_are_means_and_deviations_of_maps_over_patches(rng):
     image = rng.normal(size=(10, 12, 14)).astype(np.float32) * 5 + 3
-    judge = Judge("given", Frozen(Given()), (4, 5, 6), 3.0, 5.0)
+    judge = Judge("given", FrozenEncoder(Given()), (4, 5, 6), 3.0, 5.0)
     starts = [(0, 0, 0), (3, 4, 5), (6, 7, 8)]
     found = judge.features(image, starts)
     for row, (z, y, x) in zip(found, starts, strict=True):
@@ -160,7 +160,7 @@ def test_the_encoder_of_a_training_can_be_the_judge_of_another(tmp_path):
     settings = {"architecture": codec.encode(architecture)}
     checkpoint.save(file, {"settings": settings, WEIGHTS: encoder.state_dict()})
     given = read_encoder(file)
-    assert weights_sha256(given) == weights_sha256(Frozen(encoder))
+    assert weights_sha256(given) == weights_sha256(FrozenEncoder(encoder))
     judge = judge_with(given, [subject()], name="encoder.pt")
     assert judge.features(subject().real, [(0, 0, 0)]).shape == (1, 2 * (16 + 32 + 32))
     checkpoint.save(file, {WEIGHTS: encoder.state_dict()})

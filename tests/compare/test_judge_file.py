@@ -7,7 +7,7 @@ import pytest
 
 from gdmnet.compare.judge import GroupNormEncoder, Subject, make_judge
 from gdmnet.compare.judge_file import load_judge, save_judge
-from gdmnet.encoders.frozen import Frozen
+from gdmnet.encoders.frozen import FrozenEncoder
 from gdmnet.errors import CheckpointError
 
 
@@ -28,7 +28,7 @@ def test_a_kept_judge_judges_as_before(judge, tmp_path, rng):
 
 
 def test_a_judge_of_another_kind_is_not_kept(judge, tmp_path):
-    other = Frozen(GroupNormEncoder(judge.encoder.encoder))
+    other = FrozenEncoder(GroupNormEncoder(judge.encoder.encoder))
     with pytest.raises(ValueError, match="plain convolutions"):
         save_judge(replace(judge, encoder=other), tmp_path / "judge.pt")
 

@@ -1,13 +1,22 @@
 """Reading: what is found in a tree, what is refused, and that voxels lie where they belong."""
 
+import os
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pydicom
 import pytest
 from dicoms import AXIAL, SAGITTAL, make_other, make_series, save, turned, write_series
-from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
+from pydicom.uid import (
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    RLELossless,
+)
 
+from gdmnet.data.case import CaseFiles
 from gdmnet.data.dicom import (
     case_name,
     find_series,
@@ -15,7 +24,7 @@ from gdmnet.data.dicom import (
     holds_dicom,
     only_series,
     read_series,
-    read_series_channels,
+    read_sources,
     series_sha256,
 )
 from gdmnet.errors import DatasetError
@@ -90,19 +99,26 @@ def test_each_slice_has_its_own_rescale(tmp_path, array):
     assert_voxels_lie_right(read_series(only_series(tmp_path)), slices)
 
 
+@pytest.mark.parametrize("is_compressed", [False, True])
 @pytest.mark.parametrize(("signed", "bits"), [(0, 12), (0, 16), (1, 16)])
-def test_monochrome1_is_inverted_for_mr_and_left_in_hu_for_ct(tmp_path, rng, signed, bits):
+def test_monochrome1_is_inverted_for_mr_and_left_in_hu_for_ct(
+    tmp_path, rng, signed, bits, is_compressed
+):
     low, high = (-(2**15), 2**15 - 1) if signed else (0, 2**bits - 1)
-    stored = rng.integers(low, high + 1, SHAPE)
+    stored = rng.integers(low, high + 1, (2, 64, 64))  # GDCM cannot decode tiny RLE images
     kind = {"PixelRepresentation": signed, "BitsStored": bits, "HighBit": bits - 1}
     scale = {"RescaleSlope": 2, "RescaleIntercept": -1024}
-    white = {"PhotometricInterpretation": "MONOCHROME1", **kind, **scale}
-    write_series(tmp_path / "mr", stored, **white)
-    write_series(tmp_path / "ct", stored, Modality="CT", **white)
-    mr = read_series(only_series(tmp_path / "mr")).array[0]
-    ct = read_series(only_series(tmp_path / "ct")).array[0]
-    np.testing.assert_array_equal(ct, stored * 2.0 - 1024)
-    np.testing.assert_array_equal(mr, (high + low - stored) * 2.0 - 1024)
+    read = {}
+    for modality in ("MR", "CT"):
+        white = {"PhotometricInterpretation": "MONOCHROME1", **kind, **scale}
+        for path in write_series(tmp_path / modality, stored, Modality=modality, **white):
+            if is_compressed:
+                item = pydicom.dcmread(path)
+                item.compress(RLELossless)
+                save(path, item, syntax=RLELossless)
+        read[modality] = read_series(only_series(tmp_path / modality)).array[0]
+    np.testing.assert_array_equal(read["CT"], stored * 2.0 - 1024)
+    np.testing.assert_array_equal(read["MR"], (high + low - stored) * 2.0 - 1024)
 
 
 def test_other_transfer_syntaxes_are_read(tmp_path, rng):
@@ -115,6 +131,93 @@ def test_other_transfer_syntaxes_are_read(tmp_path, rng):
     for name in ("implicit", "rle"):
         volume = read_series(only_series(tmp_path / name))
         np.testing.assert_array_equal(volume.array[0], array)
+
+
+@pytest.mark.parametrize(
+    "syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian]
+)
+def test_files_without_preamble_are_read(tmp_path, array, syntax):
+    how = {"SeriesInstanceUID": "1.2.3", "syntax": syntax}
+    write_series(tmp_path, array[:3], **how)
+    up = (-20.0, -15.5, 40.25 + 3 * 3.0)
+    write_series(tmp_path, array[3:], **how, first=4, origin=up, preamble=False)
+    assert holds_dicom(tmp_path)
+    np.testing.assert_array_equal(read_series(only_series(tmp_path)).array[0], array)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"Notes on the scan\n" * 30,
+        b"DICOM: \x08 \x05",
+        b"\x08\0\x05\0 and text",
+        b"\x08\0\0\0" + bytes(300),
+        (348).to_bytes(4, "little") + bytes(344),
+        b"PK\3\4" + bytes(200),
+    ],
+    ids=["empty", "text", "control", "binary", "zeros", "nifti", "zip"],
+)
+def test_what_is_not_dicom_does_not_become_it(tmp_path, content):
+    (tmp_path / "x").write_bytes(content)
+    tree = find_series(tmp_path)
+    assert (tree.series, tree.skipped) == ((), {"not DICOM": 1})
+
+
+def test_descriptions_come_in_their_character_set(tmp_path, array):
+    text = {
+        "SeriesDescription": "Schädel T1\x1b",
+        "PatientID": "ä",
+        "SpecificCharacterSet": "ISO_IR 100",
+    }
+    write_series(tmp_path, array, **text)
+    series = only_series(tmp_path)
+    assert (series.label, series.patient) == ("MR Schädel T1?", "ä")
+
+
+BITS = {  # bits allocated and stored, highest bit, signed, words of values v, why refused
+    "12 signed, not extended": (16, 12, 11, 1, lambda v: (v & 0xFFF).astype("<u2"), None),
+    "overlay in bit 15": (16, 12, 11, 0, lambda v: (v | 0x8000).astype("<u2"), None),
+    "8": (8, 8, 7, 0, lambda v: v.astype("u1"), None),
+    "32": (32, 32, 31, 1, lambda v: v.astype("<i4"), None),
+    "32 said of 16": (32, 16, 15, 1, lambda v: v.astype("<i2"), "84 bytes for 42 pixels of 32"),
+    "16 said of 32": (16, 16, 15, 1, lambda v: v.astype("<i4"), "168 bytes for 42 pixels of 16"),
+    "upper 12": (16, 12, 15, 0, lambda v: (v << 4).astype("<u2"), "12 of 16 bits up to bit 15"),
+    "more than all": (16, 17, 16, 0, lambda v: v.astype("<u2"), "17 of 16 bits up to bit 16"),
+}
+
+
+@pytest.mark.parametrize("name", BITS)
+def test_bits_of_pixels_give_the_right_values_or_a_refusal(tmp_path, rng, name):
+    allocated, stored, high, is_signed, words, refusal = BITS[name]
+    values = rng.integers(-(2**11) if is_signed else 0, 2 ** min(stored, 11), SHAPE)
+    bits = {"BitsAllocated": allocated, "BitsStored": stored, "HighBit": high}
+    items = make_series(values, PixelRepresentation=is_signed, **bits)
+    for number, (item, plane) in enumerate(zip(items, values, strict=True)):
+        item.PixelData = words(plane).tobytes()
+        save(tmp_path / str(number), item)
+    if refusal is None:
+        np.testing.assert_array_equal(read_series(only_series(tmp_path)).array[0], values)
+    else:
+        assert refusal in problem_of(tmp_path)
+
+
+def test_a_pipe_and_a_broken_link_are_no_dicom(tmp_path, array):
+    write_series(tmp_path / "a", array)
+    os.mkfifo(tmp_path / "a/pipe")
+    (tmp_path / "a/link").symlink_to(tmp_path / "nowhere")
+    tree = find_series(tmp_path)
+    assert (len(tree.series), tree.skipped) == (1, {"not DICOM": 2})
+    assert tree.series[0].problem is None
+    (tmp_path / "a/IM0006").symlink_to(tmp_path / "nowhere")
+    assert "IM0006 beside its slices cannot be read" in problem_of(tmp_path / "a")
+
+
+def test_padded_pixels_are_read(tmp_path, array):
+    for number, item in enumerate(make_series(array)):
+        item.PixelData += bytes(16)
+        save(tmp_path / str(number), item)
+    np.testing.assert_array_equal(read_series(only_series(tmp_path)).array[0], array)
 
 
 def test_a_tree_is_searched_and_what_is_no_scan_is_counted(tmp_path, array):
@@ -190,10 +293,91 @@ def test_duplicate_slices_are_refused(tmp_path, array):
     )
 
 
+def two_passes(array, attribute, values, n_apart=1):
+    """Slices of which every second one, or the second half, is of another acquisition."""
+    slices = make_series(array)
+    for number, item in enumerate(slices):
+        setattr(item, attribute, values[number // n_apart % 2])
+    return slices
+
+
+PASSES = pytest.mark.parametrize(
+    ("attribute", "values", "listed"),
+    [
+        ("AcquisitionNumber", (1, 2), "AcquisitionNumber (and slices): 1 (4), 2 (4)"),
+        ("EchoTime", (2, 90), "EchoTime (and slices): 2.0 (4), 90.0 (4)"),
+        ("EchoNumbers", (1, 2), "EchoNumbers (and slices): 1 (4), 2 (4)"),
+        ("KVP", (120, 80), "KVP (and slices): 120.0 (4), 80.0 (4)"),
+        (
+            "ImageType",
+            (["ORIGINAL", "PRIMARY", "M"], ["ORIGINAL", "PRIMARY", "P"]),
+            r"ImageType (and slices): ORIGINAL\PRIMARY\M (4), ORIGINAL\PRIMARY\P (4)",
+        ),
+    ],
+)
+
+
+@PASSES
+def test_two_acquisitions_among_each_other_are_refused(tmp_path, rng, attribute, values, listed):
+    for number, item in enumerate(two_passes(rng.integers(0, 9, (8, 6, 7)), attribute, values)):
+        save(tmp_path / str(number), item)
+    message = problem_of(tmp_path)
+    assert "holds 2 acquisitions whose slices lie among each other" in message
+    assert listed in message
+
+
+@PASSES
+def test_acquisitions_one_behind_the_other_are_one_volume(tmp_path, rng, attribute, values, listed):
+    array = rng.integers(0, 9, (8, 6, 7))
+    for number, item in enumerate(two_passes(array, attribute, values, n_apart=4)):
+        save(tmp_path / str(number), item)
+    np.testing.assert_array_equal(read_series(only_series(tmp_path)).array[0], array)
+
+
+def test_numbers_that_grow_with_the_slices_are_no_acquisitions(tmp_path, rng):
+    for number, item in enumerate(make_series(rng.integers(0, 9, (8, 6, 7)))):
+        item.AcquisitionNumber, item.KVP = number, 120 if number == 3 else 100
+        save(tmp_path / str(number), item)
+    assert only_series(tmp_path).problem is None
+
+
+def test_one_slice_that_differs_is_no_acquisition(tmp_path, array):
+    for number, item in enumerate(two_passes(array[:3], "KVP", (100, 120))):
+        save(tmp_path / str(number), item)
+    assert only_series(tmp_path).problem is None
+
+
+@pytest.mark.parametrize("direction", [AXIAL, turned()], ids=["axial", "oblique"])
+@pytest.mark.parametrize("moved", [[2], [0], [2, 3], [4]])
+def test_slices_moved_sideways_are_refused(tmp_path, array, direction, moved):
+    slices = make_series(array, direction=direction)
+    for number in moved:
+        place = np.array(slices[number].ImagePositionPatient, float)
+        slices[number].ImagePositionPatient = list(place + 0.7 * direction[:, 0])
+    for number, item in enumerate(slices):
+        save(tmp_path / str(number), item)
+    message = problem_of(tmp_path)
+    assert f"moved sideways: number {moved[0] + 1} of 5 ({moved[0]}) lies 0.7 mm beside" in message
+
+
+def test_a_tenth_of_a_millimetre_to_the_side_is_rounding(tmp_path, array):
+    slices = make_series(array)
+    slices[2].ImagePositionPatient[0] += 0.1
+    for number, item in enumerate(slices):
+        save(tmp_path / str(number), item)
+    assert only_series(tmp_path).problem is None
+
+
 def test_a_copy_of_an_image_is_refused(tmp_path, array):
     files = write_series(tmp_path, array)
     shutil.copy(files[1], tmp_path / "copy")
     assert "the same image is there twice (IM0002 and copy)" in problem_of(tmp_path)
+
+
+@pytest.mark.parametrize("distance", [0.01, 3000.0])
+def test_an_impossible_distance_of_the_slices_is_refused(tmp_path, array, distance):
+    write_series(tmp_path, array, spacing=(distance, 1.5, 1.25))
+    assert f"its slices of {distance:g} mm cannot be" in problem_of(tmp_path)
 
 
 @pytest.mark.parametrize("degrees", [1.5, 15.0, -15.0])
@@ -224,7 +408,12 @@ def test_rounded_positions_are_accepted(tmp_path, array):
         ({"FrameOfReferenceUID": "1.2.3"}, "differ in patient, study or frame of reference"),
         ({"PatientID": "SECRET-43"}, "differ in patient, study or frame of reference"),
         ({"ImagePositionPatient": [1, 2]}, "are no numbers"),
-        ({"PixelSpacing": [0, 1.25]}, "not positive"),
+        ({"PixelSpacing": [0, 1.25]}, "its pixels of 0 x 1.25 mm cannot be"),
+        ({"PixelSpacing": [-1, 1.25]}, "its pixels of -1 x 1.25 mm cannot be"),
+        ({"PixelSpacing": [1e9, 1e9]}, "mm cannot be"),
+        ({"PixelSpacing": [1.5]}, "are no numbers"),
+        ({"RescaleSlope": 0}, "its RescaleSlope is 0"),
+        ({"PhotometricInterpretation": "PALETTE COLOR"}, "in colour"),
         ({"NumberOfFrames": 3}, "enhanced multi-frame images are not supported"),
     ],
 )
@@ -267,8 +456,70 @@ def test_a_damaged_image_is_named_not_skipped(tmp_path, array):
     files = write_series(tmp_path, array)
     content = files[1].read_bytes()
     files[1].write_bytes(content[: len(content) - 20])
-    with pytest.raises(DatasetError, match=r"IM0002: a DICOM image that cannot be read: truncated"):
-        find_series(tmp_path)
+    assert "IM0002: a DICOM image that cannot be read: truncated" in problem_of(tmp_path)
+
+
+HEADER_OF = {"in the preamble": 90, "in the meta information": 200, "in the header": 700}
+
+
+@pytest.mark.parametrize("ending", ["", ".dcm"])
+@pytest.mark.parametrize("what", ["empty", "zeros", *HEADER_OF, "in the pixels"])
+def test_a_damaged_file_among_the_slices_fails_their_series(tmp_path, array, what, ending):
+    files = write_series(tmp_path / "a", array, ending=ending)
+    write_series(tmp_path / "b", array)
+    whole = files[-1].read_bytes()
+    n_left = {"empty": 0, "in the pixels": len(whole) - 20, **HEADER_OF}.get(what)
+    files[-1].write_bytes(bytes(len(whole)) if n_left is None else whole[:n_left])
+    (tmp_path / "a/readme.txt").write_text("notes")
+    damaged, sound = find_series(tmp_path).series
+    assert f"IM0005{ending}" in damaged.problem
+    assert "cannot be read" in damaged.problem
+    assert sound.problem is None
+
+
+@pytest.mark.parametrize(
+    ("names", "fails"),
+    [
+        (("a.dcm", "b.dcm", "lost.dcm"), True),
+        (("a.dcm", "b.DCM", "lost.Dcm"), True),
+        (("a.dcm", "b.dcm", "lost.txt"), False),
+        (("MR.1.2.1", "MR.1.2.2", "MR.1.2.3"), True),
+        (("MR.1.2.1", "MR.1.2.2", "CT.1.2.3"), False),
+        (("IM00000A", "IM00000B", "IM00001Z"), True),
+        (("IM1", "IM2", "VERSION"), False),
+    ],
+)
+def test_a_lost_slice_is_known_by_its_name(tmp_path, array, names, fails):
+    for item, name in zip(make_series(array[:2]), names, strict=False):
+        save(tmp_path / name, item)
+    (tmp_path / names[2]).write_text("lost")
+    assert (only_series(tmp_path).problem is not None) == fails
+
+
+def test_a_slice_without_a_position_fails_its_series(tmp_path, array):
+    item = pydicom.dcmread(write_series(tmp_path, array)[-1])
+    del item.ImagePositionPatient
+    save(tmp_path / "IM0005", item)
+    assert "IM0005: has no position in the patient" in problem_of(tmp_path)
+
+
+def test_wherever_a_file_is_cut_its_series_fails(tmp_path, array):
+    last = write_series(tmp_path, array)[-1]
+    whole = last.read_bytes()
+    for n_left in range(0, len(whole), 7):
+        last.write_bytes(whole[:n_left])
+        series = find_series(tmp_path).series
+        assert all(item.geometry is None for item in series), n_left
+
+
+def test_a_cut_compressed_image_is_noticed_in_its_header(tmp_path, rng):
+    for number, item in enumerate(make_series(rng.integers(0, 99, (3, 64, 64)))):
+        save(tmp_path / str(number), item)
+        item.compress(RLELossless)
+        save(tmp_path / str(number), item, syntax=RLELossless)
+    whole = (tmp_path / "1").read_bytes()
+    (tmp_path / "1").write_bytes(whole[:-30])
+    assert "1: a DICOM image that cannot be read: truncated" in problem_of(tmp_path)
 
 
 def test_an_image_damaged_after_it_was_found_is_named(tmp_path, array):
@@ -291,10 +542,10 @@ def test_channels_must_share_a_grid(tmp_path, array):
     write_series(tmp_path / "b", array + 1)
     write_series(tmp_path / "c", array, origin=(0, 0, 0))
     a, b, c = (only_series(tmp_path / name) for name in "abc")
-    volume = read_series_channels([a, b])
+    volume = read_sources(CaseFiles("x", (), series=(a, b)))
     np.testing.assert_array_equal(volume.array, np.stack([array, array + 1]))
     with pytest.raises(DatasetError, match=r"c: MR t1 vibe is not on the grid of MR t1 vibe: orig"):
-        read_series_channels([a, c])
+        read_sources(CaseFiles("x", (), series=(a, c)))
 
 
 def test_names_of_cases_are_stable_and_tell_nothing(tmp_path, array):
@@ -332,10 +583,23 @@ def test_a_folder_with_dicom_deep_inside_holds_dicom(tmp_path, array):
     assert holds_dicom(tmp_path)
 
 
-def test_nothing_is_printed(tmp_path, array, capfd):
-    write_series(tmp_path, array, PatientName="Müller^Jörg", SpecificCharacterSet="ISO_IR 100")
+def test_nothing_is_printed(tmp_path, array, capfd, caplog):
+    odd = {
+        "PatientName": "Müller^Jörg",
+        "SpecificCharacterSet": "ISO_IR 100",
+        "PatientID": "x" * 70,
+    }
+    with pytest.warns(UserWarning, match="exceeds the maximum length"):
+        write_series(tmp_path, array, **odd)
     (tmp_path / "x").write_bytes(bytes(128) + b"DICM" + b"rubbish" * 30)
-    assert find_series(tmp_path).skipped == {"objects without an image": 1}
+    caplog.clear()
+    assert find_series(tmp_path).skipped == {"not DICOM": 1}
     read_series(find_series(tmp_path).series[0])
     captured = capfd.readouterr()
-    assert captured.out == captured.err == ""
+    assert captured.out == captured.err == caplog.text == ""
+
+
+def test_who_reads_no_dicom_does_not_wait_for_pydicom():
+    modules = "gdmnet.commands.predict, gdmnet.commands.convert, gdmnet.data.dicom_out"
+    script = f"import {modules}, sys; sys.exit('pydicom' in sys.modules)"
+    subprocess.run([sys.executable, "-c", script], check=True)

@@ -104,8 +104,8 @@ def test_a_small_body_gives_few_centres_and_an_empty_one_all_voxels(tmp_path):
 def test_a_stored_case_is_listed_until_it_is_removed(tmp_path):
     for name in ("b", "a"):
         save_case(tmp_path, make_case(name), PATCH)
-    (tmp_path / ".c.partial").mkdir()
-    (tmp_path / ".c.partial" / "case.json").touch()
+    (tmp_path / ".c.0-1.part").mkdir()
+    (tmp_path / ".c.0-1.part" / "case.json").touch()
     (tmp_path / "d").mkdir()
     assert stored_identifiers(tmp_path) == ["a", "b"]
     assert [is_stored(tmp_path, name) for name in "abcd"] == [True, True, False, False]
@@ -116,10 +116,9 @@ def test_a_stored_case_is_listed_until_it_is_removed(tmp_path):
 
 
 def test_storing_again_replaces_the_case_and_what_was_left_of_it(tmp_path):
-    (tmp_path / ".a.partial").mkdir()
-    (tmp_path / ".a.partial" / "rubbish").touch()
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "source.b2nd").write_bytes(b"half")
+    (tmp_path / "a" / "rubbish").touch()
     save_case(tmp_path, make_case("a", seed=1), PATCH)
     second = make_case("a", seed=2)
     save_case(tmp_path, second, PATCH)

@@ -7,7 +7,14 @@ import pytest
 import SimpleITK as sitk  # noqa: N813
 
 from gdmnet.data.case import Volume
-from gdmnet.data.volume import FORMATS, read_channels, read_geometry, read_volume, write_volume
+from gdmnet.data.case_files import FORMATS
+from gdmnet.data.volume import (
+    grid_complaints,
+    read_channels,
+    read_geometry,
+    read_volume,
+    write_volume,
+)
 from gdmnet.errors import DatasetError, OutputError
 from gdmnet.geometry import Geometry, grid_difference
 
@@ -335,11 +342,14 @@ def volume(rng):
 
 
 @pytest.mark.parametrize("ending", FORMATS)
-def test_a_folder_that_is_not_there_or_not_writable_is_one_error(tmp_path, volume, ending, capfd):
+def test_a_missing_folder_is_made_and_one_that_cannot_be_is_an_error(
+    tmp_path, volume, ending, capfd
+):
+    write_volume(tmp_path / "new" / "folder" / f"a{ending}", volume)
+    assert read_geometry(tmp_path / "new" / "folder" / f"a{ending}").shape == SHAPE
     (tmp_path / "file").write_text("")
-    for folder in (tmp_path / "none", tmp_path / "file"):
-        with pytest.raises(OutputError, match=rf"a\{ending}: cannot be written"):
-            write_volume(folder / f"a{ending}", volume)
+    with pytest.raises(OutputError, match=rf"a\{ending}: cannot be written"):
+        write_volume(tmp_path / "file" / f"a{ending}", volume)
     assert capfd.readouterr().err == ""
 
 
@@ -399,3 +409,14 @@ def test_a_written_file_is_readable_by_others(tmp_path, volume):
     write_volume(tmp_path / "a.nii.gz", volume)
     (tmp_path / "b").write_text("")
     assert (tmp_path / "a.nii.gz").stat().st_mode == (tmp_path / "b").stat().st_mode
+
+
+def test_images_off_the_grid_are_named_with_both_values(tmp_path, volume):
+    first, second, third = (tmp_path / f"{name}.mha" for name in "abc")
+    write_volume(first, volume)
+    write_volume(second, volume)
+    write_volume(
+        third, Volume(volume.array[:, 1:], Geometry((SHAPE[0] - 1, *SHAPE[1:]), (1, 1, 1)))
+    )
+    (said,) = grid_complaints(first, [second, third])
+    assert said.startswith(f"{third} is not on the grid of {first}: shape (4, 8, 7) against (5, 8")

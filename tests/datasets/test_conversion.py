@@ -3,13 +3,20 @@ import json
 import numpy as np
 import pytest
 
-from gdmnet.data.case import CaseFiles, Volume
+from gdmnet.data.case import Volume
 from gdmnet.data.check import check_dataset
 from gdmnet.data.volume import read_geometry, read_volume, write_volume
 from gdmnet.datasets import conversion as module
-from gdmnet.datasets.conversion import Conversion, grid_complaints, new_dataset, write_dataset
+from gdmnet.datasets.conversion import (
+    CaseImages,
+    Conversion,
+    grid_complaints,
+    new_dataset,
+    own_number,
+    write_dataset,
+)
 from gdmnet.datasets.phantom import make_patient
-from gdmnet.errors import DatasetError, OutputError
+from gdmnet.errors import BusyError, DatasetError
 from gdmnet.geometry import Geometry, grid_difference
 
 SHAPE = (10, 20, 18)
@@ -23,7 +30,7 @@ def case(tmp_path):
     paths = [tmp_path / f"{name}.mha" for name in ("mr", "ct", "mask")]
     for path, array in zip(paths, (sources[0], ct, body * 255), strict=True):
         write_volume(path, Volume(array[None].astype(np.float32), GRID), integer=True)
-    return CaseFiles("p1", (paths[0],), paths[1], paths[2])
+    return CaseImages("p1", (paths[0],), paths[1], paths[2])
 
 
 def conversion(*cases, **options):
@@ -34,14 +41,14 @@ def second(case, tmp_path):
     """Another patient, that the integrity check does not take for the first one."""
     mr = read_volume(case.sources[0])
     write_volume(tmp_path / "mr2.mha", Volume(mr.array[:, :, :, ::-1] + 1, GRID), integer=True)
-    return CaseFiles("p2", (tmp_path / "mr2.mha",), case.target, case.mask)
+    return CaseImages("p2", (tmp_path / "mr2.mha",), case.target, case.mask)
 
 
 def test_a_converted_dataset_is_sound_and_voxels_stay(case, tmp_path):
     dataset = tmp_path / "raw" / "Dataset511_X"
     splits = ({"train": ["p1"], "val": ["p2"]},)
     metadata = {"description": "test"}
-    test = CaseFiles("p3", second(case, tmp_path).sources, mask=case.mask)
+    test = CaseImages("p3", second(case, tmp_path).sources, mask=case.mask)
     whole = conversion(case, second(case, tmp_path), testing=(), splits=splits, metadata=metadata)
     write_dataset(whole, dataset)
     assert check_dataset(dataset, n_processes=1) == []
@@ -55,7 +62,7 @@ def test_a_converted_dataset_is_sound_and_voxels_stay(case, tmp_path):
     assert description["channel_names"] == {"0": "MR"}
     assert (description["numTraining"], description["description"]) == (2, "test")
     assert json.loads((dataset / "splits_final.json").read_text()) == list(splits)
-    with pytest.raises(OutputError, match="there already"):
+    with pytest.raises(DatasetError, match="there already"):
         write_dataset(whole, dataset)
     other = tmp_path / "raw" / "Dataset512_X"
     write_dataset(conversion(case, testing=(test,)), other)
@@ -66,37 +73,31 @@ def test_a_converted_dataset_is_sound_and_voxels_stay(case, tmp_path):
     ]
 
 
-def test_an_interrupted_conversion_goes_on(case, tmp_path, monkeypatch):
+def test_an_interrupted_conversion_leaves_nothing(case, tmp_path, monkeypatch):
     dataset = tmp_path / "raw" / "Dataset511_X"
-    cases = (case, second(case, tmp_path))
-    written = []
     real = module.write_volume
 
     def write(path, volume, **options):
-        if "p2" in path.name and len(written) == 3:
+        if "p2" in path.name:
             raise KeyboardInterrupt
-        written.append(path.name)
         real(path, volume, **options)
 
     monkeypatch.setattr(module, "write_volume", write)
     with pytest.raises(KeyboardInterrupt):
-        write_dataset(conversion(*cases), dataset)
-    assert not dataset.exists()
-    monkeypatch.setattr(module, "write_volume", real)
-    first = dataset.with_name(".Dataset511_X.partial") / "imagesTr" / "p1_0000.nii.gz"
-    before = first.stat().st_mtime_ns
-    write_dataset(conversion(*cases), dataset)
-    assert (dataset / "imagesTr/p1_0000.nii.gz").stat().st_mtime_ns == before
-    assert (dataset / "imagesTr/p2_0000.nii.gz").is_file()
+        write_dataset(conversion(case, second(case, tmp_path)), dataset)
+    assert list((tmp_path / "raw").iterdir()) == []
 
 
-def test_another_conversion_does_not_go_on_with_the_first_ones_files(case, tmp_path):
-    dataset = tmp_path / "raw" / "Dataset511_X"
-    leftover = dataset.with_name(".Dataset511_X.partial") / "imagesTr" / "p1_0000.nii.gz"
-    leftover.parent.mkdir(parents=True)
-    leftover.write_bytes(b"of another conversion")
-    write_dataset(conversion(case), dataset)
-    read_volume(dataset / "imagesTr/p1_0000.nii.gz")
+def test_a_number_belongs_to_one_writer_at_a_time(case, tmp_path):
+    raw = tmp_path / "raw"
+    with (
+        own_number(raw / "Dataset511_X"),
+        pytest.raises(BusyError, match="Dataset511: this very process is at work here"),
+    ):
+        write_dataset(conversion(case), raw / "Dataset511_Other")
+    (raw / "Dataset511_Mine").mkdir()  # by somebody who was quicker
+    with pytest.raises(DatasetError, match="Dataset511_Mine is there already"):
+        write_dataset(conversion(case), raw / "Dataset511_X")
 
 
 @pytest.fixture
@@ -105,7 +106,7 @@ def finer(case, tmp_path):
     grid = Geometry((12, 22, 20), (1.5, 1.0, 1.0), (-9.0, 6.0, 42.0))
     ct = module.regrid(read_volume(case.target), grid, fill=-1024.0)
     write_volume(tmp_path / "fine.mha", ct, integer=True)
-    return CaseFiles("p1", case.sources, tmp_path / "fine.mha", case.mask)
+    return CaseImages("p1", case.sources, tmp_path / "fine.mha", case.mask)
 
 
 def test_grids_that_differ_are_refused_unless_resampling_is_asked_for(finer, tmp_path):
@@ -139,24 +140,29 @@ def test_only_the_one_that_was_named_is_resampled(finer, tmp_path, resample, sta
 def test_images_apart_in_space_are_not_resampled(case, tmp_path):
     far = Geometry(SHAPE, GRID.spacing, (900.0, 5.0, 40.0))
     write_volume(tmp_path / "far.mha", Volume(read_volume(case.target).array, far), integer=True)
-    apart = CaseFiles("p1", case.sources, tmp_path / "far.mha")
+    apart = CaseImages("p1", case.sources, tmp_path / "far.mha")
     (complaint,) = grid_complaints(conversion(apart, resample="target"))
     assert "does not overlap" in complaint
 
 
 def test_a_file_that_cannot_be_read_is_a_complaint(case, tmp_path):
     (tmp_path / "bad.mha").write_bytes(b"no image")
-    (complaint,) = grid_complaints(conversion(CaseFiles("p1", case.sources, tmp_path / "bad.mha")))
+    (complaint,) = grid_complaints(conversion(CaseImages("p1", case.sources, tmp_path / "bad.mha")))
     assert complaint.startswith("p1: ")
 
 
 def test_a_new_dataset_needs_a_free_number_and_a_plain_name(tmp_path):
     assert new_dataset(tmp_path, 7, "A").name == "Dataset007_A"
+    assert new_dataset(tmp_path, "Dataset008_B", "A").name == "Dataset008_B"
     (tmp_path / "Dataset511_Mine").mkdir()
-    for number, name, text in (
+    assert new_dataset(tmp_path, 511, "Mine", may_be_there=True).is_dir()
+    for dataset, name, text in (
         (511, "X", "there already"),
+        ("Dataset511_X", "X", "there already"),
         (1000, "X", "0 to 999"),
-        (5, "a/b", "plain"),
+        (-1, "X", "0 to 999"),
+        ("x", "X", "0 to 999"),
+        (5, "a/b", "use letters"),
     ):
         with pytest.raises(DatasetError, match=text):
-            new_dataset(tmp_path, number, name)
+            new_dataset(tmp_path, dataset, name)

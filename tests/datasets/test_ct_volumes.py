@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -6,11 +7,17 @@ from dicoms import write_series
 
 from gdmnet.data.case import Volume
 from gdmnet.data.volume import write_volume
-from gdmnet.datasets.ct_volumes import find_ct_volumes, random_test_cases, read_ct, read_split
+from gdmnet.datasets.ct_volumes import CtVolume, choose_test_cases, find_ct_volumes, read_ct
 from gdmnet.errors import DatasetError
 from gdmnet.geometry import Geometry
 
 NAMES = ["a", "b", "c", "d", "e"]
+
+
+def choose(names=NAMES, *, split=None, fraction=0.0, seed=1):
+    """Names of the training and of the test cases."""
+    cts = [CtVolume(name, Path(f"{name}.nii.gz")) for name in names]
+    return tuple([ct.name for ct in part] for part in choose_test_cases(cts, split, fraction, seed))
 
 
 def write(path, low=-1000.0, high=60.0):
@@ -66,24 +73,25 @@ def test_what_is_not_in_hounsfield_units_is_refused(tmp_path):
 
 
 def test_test_cases_are_drawn_by_seed_whatever_the_order():
-    drawn = random_test_cases(NAMES, 0.4, 1)
+    train, drawn = choose(fraction=0.4)
     assert len(drawn) == 2
-    assert random_test_cases(NAMES[::-1], 0.4, 1) == drawn
-    assert {tuple(random_test_cases(NAMES, 0.4, seed)) for seed in range(9)} != {tuple(drawn)}
-    assert random_test_cases(NAMES, 0.0, 1) == []
-    assert len(random_test_cases(NAMES, 0.99, 1)) == 4
+    assert sorted([*train, *drawn]) == NAMES
+    assert choose(NAMES[::-1], fraction=0.4)[1] == drawn
+    assert {tuple(choose(fraction=0.4, seed=seed)[1]) for seed in range(9)} != {tuple(drawn)}
+    assert choose() == (NAMES, [])
+    assert len(choose(fraction=0.99)[1]) == 4
     with pytest.raises(DatasetError, match="--test-fraction 1"):
-        random_test_cases(NAMES, 1.0, 1)
+        choose(fraction=1.0)
 
 
 def test_a_split_names_the_cases(tmp_path):
     path = tmp_path / "split.json"
     path.write_text(json.dumps({"test": ["b"]}))
-    assert read_split(path, NAMES) == (["a", "c", "d", "e"], ["b"])
+    assert choose(split=path) == (["a", "c", "d", "e"], ["b"])
     path.write_text(json.dumps({"train": ["c", "a"], "test": ["b"]}))
-    assert read_split(path, NAMES) == (["a", "c"], ["b"])
+    assert choose(split=path) == (["a", "c"], ["b"])
     path.write_text(json.dumps({"train": ["a"]}))
-    assert read_split(path, NAMES) == (["a"], [])
+    assert choose(split=path) == (["a"], [])
 
 
 @pytest.mark.parametrize(
@@ -101,4 +109,4 @@ def test_wrong_splits_are_refused(tmp_path, data, words):
     path = tmp_path / "split.json"
     path.write_text(json.dumps(data))
     with pytest.raises(DatasetError, match=words):
-        read_split(path, NAMES)
+        choose(split=path)

@@ -3,7 +3,8 @@ import json
 import numpy as np
 import pytest
 
-from gdmnet.data.volume import FORMATS, read_geometry, read_volume
+from gdmnet.data.case_files import FORMATS
+from gdmnet.data.volume import read_geometry, read_volume
 from gdmnet.datasets.phantom import (
     KINDS,
     Scanner,

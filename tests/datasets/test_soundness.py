@@ -9,7 +9,7 @@ from gdmnet.data.raw import read_description, training_cases
 from gdmnet.data.volume import read_volume, write_volume
 from gdmnet.datasets import soundness
 from gdmnet.datasets.phantom import Scanner, oblique_direction, write_phantom_dataset
-from gdmnet.datasets.registered import needs_moving, write_registered
+from gdmnet.datasets.registered import write_registered
 from gdmnet.datasets.registration import Rigid
 from gdmnet.datasets.soundness import Alignment, examine_dataset
 
@@ -117,7 +117,7 @@ def alignment(distance=0.0, angle=0.0, gain=1.5, mirrored=0.5):
 )
 def test_limits(found, is_off, is_mirrored):
     assert (found.is_off, found.is_mirrored) == (is_off, is_mirrored)
-    assert needs_moving(found) == (is_off and not is_mirrored)
+    assert found.is_movable == (is_off and not is_mirrored)
 
 
 def test_a_case_that_cannot_be_read_is_a_flag_and_the_others_go_on(folder, cases, tmp_path):

@@ -10,16 +10,17 @@ from gdmnet.data.raw import read_description
 from gdmnet.data.volume import read_geometry, read_volume, write_volume
 from gdmnet.datasets.ct_volumes import find_ct_volumes
 from gdmnet.datasets.phantom import make_patient, oblique_direction
-from gdmnet.datasets.sparse_view import Settings, write_sparse_view_dataset
-from gdmnet.errors import DatasetError
+from gdmnet.datasets.sparse_view import write_sparse_view_dataset
+from gdmnet.errors import DatasetError, SettingError
 from gdmnet.geometry import Geometry, nearest_lps
 from gdmnet.planning.intensities import residual_channel
 from gdmnet.tomography.fbp import reconstruct
 from gdmnet.tomography.physics import hounsfield
 from gdmnet.tomography.record import load_acquisition, load_sinogram
+from gdmnet.tomography.settings import ScanSettings
 
 SHAPE, SPACING = (4, 30, 40), (3.0, 6.0, 4.5)
-QUICK = Settings(views=30)
+QUICK = ScanSettings(views=30)
 
 
 @pytest.fixture(scope="module")
@@ -143,17 +144,17 @@ def test_order_and_processes_do_not_change_the_noise(dataset, cts, tmp_path):
 def test_seed_and_case_decide_the_noise(dataset, cts, tmp_path):
     twin = replace(cts[0], name="twin")
     write_sparse_view_dataset(tmp_path / "Dataset502_Twin", [twin], [], QUICK)
-    write_sparse_view_dataset(tmp_path / "Dataset502_Seed", cts[:1], [], replace(QUICK, seed=1))
+    write_sparse_view_dataset(tmp_path / "Dataset503_Seed", cts[:1], [], replace(QUICK, seed=1))
     first = voxels(dataset / "imagesTr/a_0000.nii.gz")
     assert not np.array_equal(voxels(tmp_path / "Dataset502_Twin/imagesTr/twin_0000.nii.gz"), first)
-    assert not np.array_equal(voxels(tmp_path / "Dataset502_Seed/imagesTr/a_0000.nii.gz"), first)
+    assert not np.array_equal(voxels(tmp_path / "Dataset503_Seed/imagesTr/a_0000.nii.gz"), first)
 
 
 def test_other_settings_in_the_same_folder_are_refused(dataset, cts):
     with pytest.raises(DatasetError, match=r"a\.json: was made with simulation\.photons 100000\.0"):
-        write(dataset, cts, Settings(views=30, photons=1e4))
+        write(dataset, cts, ScanSettings(views=30, photons=1e4))
     with pytest.raises(DatasetError, match=r"scan\.n_views 30 instead of 20"):
-        write(dataset, cts, Settings(views=20))
+        write(dataset, cts, ScanSettings(views=20))
 
 
 def test_other_cases_in_the_same_folder_are_refused(dataset, cts):
@@ -164,7 +165,7 @@ def test_other_cases_in_the_same_folder_are_refused(dataset, cts):
 @pytest.mark.parametrize("detector", ["flat", "curved"])
 def test_fans_are_simulated_too(dataset, cts, tmp_path, detector):
     folder = tmp_path / "Dataset502_Fan"
-    settings = Settings(views=60, geometry="fan", arc=360.0, detector=detector, photons=None)
+    settings = ScanSettings(views=60, geometry="fan", arc=360.0, detector=detector, photons=None)
     write_sparse_view_dataset(folder, cts[:1], [], settings)
     scan = load_acquisition(folder / "simulation/a.json").scan
     assert (scan.source_distance, scan.detector.shape) == (595.0, detector)
@@ -178,24 +179,24 @@ def test_fans_are_simulated_too(dataset, cts, tmp_path, detector):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"geometry": "cone"}, "--geometry cone: choose one of parallel, fan"),
-        ({"filter": "box"}, "--filter box: choose one of ram-lak"),
-        ({"photons": 0.0}, "--photons 0: must be positive"),
-        ({"mu_water": -1.0}, "--mu-water -1: must be positive"),
-        ({"pitch": 0.0}, "--pitch 0: must be positive"),
-        ({"electronic_noise": -1.0}, "--electronic-noise -1: must not be negative"),
+        ({"geometry": "cone"}, "geometry 'cone' is unknown; take one of parallel, fan"),
+        ({"filter": "box"}, "filter 'box' is unknown; take one of ram-lak"),
+        ({"photons": 0.0}, "photons must be above 0, not 0"),
+        ({"mu_water": -1.0}, "mu_water must be above 0, not -1"),
+        ({"pitch": 0.0}, "pitch must be above 0, not 0"),
+        ({"electronic_noise": -1.0}, "electronic_noise must be at least 0, not -1"),
     ],
 )
-def test_impossible_settings_are_refused_by_option(options, words):
-    with pytest.raises(DatasetError, match=words):
-        Settings(**options)
+def test_impossible_settings_are_refused_by_name(options, words):
+    with pytest.raises(SettingError, match=words):
+        ScanSettings(**options)
 
 
 @pytest.mark.real
 def test_a_real_ct_keeps_its_grid_and_its_values(shared, tmp_path):
     found = {ct.name: ct for ct in find_ct_volumes(shared / "data/ct/train")}
     folder = tmp_path / "Dataset502_Real"
-    write_sparse_view_dataset(folder, [found["ct_msd_spleen_crop"]], [], Settings(views=60))
+    write_sparse_view_dataset(folder, [found["ct_msd_spleen_crop"]], [], ScanSettings(views=60))
     source = read_volume(folder / "imagesTr/ct_msd_spleen_crop_0000.nii.gz")
     target = read_volume(folder / "targetsTr/ct_msd_spleen_crop.nii.gz")
     assert source.geometry == target.geometry

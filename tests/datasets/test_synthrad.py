@@ -24,21 +24,21 @@ def data_2023(tmp_path):
 
 
 def names(patients):
-    return [patient.files.identifier for patient in patients]
+    return [patient.images.identifier for patient in patients]
 
 
 def test_the_layout_of_2023_is_read(data_2023):
     brain = find_patients(data_2023, task=1, year=2023, region="brain")
     assert names(brain) == ["1BA001", "1BB002", "1BC010"]
     assert [patient.centre for patient in brain] == ["A", "B", "C"]
-    files = brain[0].files
+    files = brain[0].images
     home = data_2023 / "Task1/brain/1BA001"
     assert files.sources == (home / "mr.nii.gz",)
     assert (files.target, files.mask) == (home / "ct.nii.gz", home / "mask.nii.gz")
     everybody = find_patients(data_2023 / "Task1", task=1, year=2023, region="all")
     assert Counter(patient.region for patient in everybody) == {"brain": 3, "pelvis": 2}
     (cbct,) = find_patients(data_2023, task=2, year=2023, region="brain")
-    assert cbct.files.sources[0].name == "cbct.nii.gz"
+    assert cbct.images.sources[0].name == "cbct.nii.gz"
     assert make_conversion([cbct], task=2, year=2023).channel_names == ("CBCT",)
 
 
@@ -60,7 +60,7 @@ def test_patients_without_a_ct_are_test_cases(data_2023):
     assert [case.identifier for case in conversion.training] == ["1BA001", "1BC010"]
     assert "1BB002" not in str(conversion.splits)
     for patient in patients:
-        (patient.files.sources[0].parent / "ct.nii.gz").unlink(missing_ok=True)
+        (patient.images.sources[0].parent / "ct.nii.gz").unlink(missing_ok=True)
     with pytest.raises(DatasetError, match="no patient has a CT"):
         make_conversion(
             find_patients(data_2023, task=1, year=2023, region="brain"), task=1, year=2023

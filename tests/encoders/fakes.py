@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
+from unittest import mock
 
+import pytest
 import torch
 from torch.nn import functional
 
-from gdmnet.encoders.catalogue import FAMILIES, RESENC_L, SEGRESNET_BLOCKS
-from gdmnet.encoders.medicalnet import MedicalNet
-from gdmnet.encoders.segresnet import SegResEncoder
-from gdmnet.encoders.unet_encoders import ResidualUNetEncoder
+from gdmnet.encoders.catalogue import FAMILIES, RESENC_L
+from gdmnet.encoders.monai_networks import medicalnet, segresnet, swin
+from gdmnet.encoders.unet_encoders import unet_encoder
 from gdmnet.plan import (
     Architecture,
     CaseFingerprint,
@@ -22,6 +24,10 @@ from gdmnet.plan import (
     Normalisation,
 )
 
+needs_extra = pytest.mark.skipif(
+    any(find_spec(package) is None for package in ("monai", "einops", "safetensors")),
+    reason="gdmnet[encoders] is not installed",
+)
 KEYS = Path(__file__).resolve().parents[1] / "golden" / "encoder-keys"
 NARROWER = 8  # fakes have an eighth of the channels: the names are what matters
 VALUES = {"str": "text", "int": 3, "list": [1, 2], "NoneType": None, "dict": {}, "tuple": (0, 1)}
@@ -38,13 +44,18 @@ LAYOUTS = {
     "medicalnet10.pth": ("medicalnet_resnet10", "module.", 60),
     "medicalnet18.pth": ("medicalnet_resnet18", "module.", 85),
     "medicalnet50.pth": ("medicalnet_resnet50", "module.", 265),
+    "model_swinvit.pt": ("swinvit_ssl", "module.", 126),
+    "suprem_swinunetr.pth": ("suprem_swin", "module.swinViT.", 126),
+    "voco_b.pt": ("voco_b", "swinViT.", 134),
 }
 
 
-def shapes(layout):
-    """Names with their levels joined by "/", and shapes (None: not a tensor)."""
-    listed = json.loads((KEYS / f"{layout}.json").read_text())
-    return {key: None if shape == "value" else shape for key, (shape, _) in listed.items()}
+def layouts(*names):
+    """Test parameters; all but nnU-Net's networks are MONAI's."""
+    return [
+        name if name.startswith("nn") else pytest.param(name, marks=needs_extra)
+        for name in names or LAYOUTS
+    ]
 
 
 def checkpoint(layout, tensor_of=None):
@@ -68,8 +79,12 @@ def constant(key, shape, generator):
 
 
 def _tensor(key, shape, generator):
+    if key.endswith("relative_position_index"):
+        return torch.randint(13**3, shape, generator=generator)
     if not shape:
         return torch.tensor(7)
+    if key.endswith("relative_position_bias_table"):
+        return torch.randn(shape, generator=generator)
     sides = [max(1, side // NARROWER) if side > 7 else side for side in shape[:2]] + shape[2:]
     noise = torch.randn(sides, generator=generator)
     if key.endswith("running_var"):
@@ -103,21 +118,26 @@ def write_safetensors(file, tensors):
 
 def narrow(name):
     """A family with an eighth of the channels."""
-    networks = {
-        "ctfm": lambda n: SegResEncoder(4, SEGRESNET_BLOCKS[:n], norm="batch"),
-        "vista3d": lambda n: SegResEncoder(6, SEGRESNET_BLOCKS[:n], norm="instance"),
-        "nnssl_resencl": lambda n: ResidualUNetEncoder(
-            replace(RESENC_L, features=(4, 8, 16, 32, 40, 40)).first(n)
-        ),
-        "medicalnet_resnet10": lambda n: medicalnet((1, 1, 1, 1)[: n - 1]),
-        "medicalnet_resnet18": lambda n: medicalnet((2, 2, 2, 2)[: n - 1], projects=False),
-        "medicalnet_resnet50": lambda n: medicalnet((3, 4, 6, 3)[: n - 1], bottleneck=True),
-    }
-    return replace(FAMILIES[name], network=networks[name])
+    families = {"ctfm": segresnet(4, norm="batch"), "vista3d": segresnet(6, norm="instance")}
+    families |= {"swinvit_ssl": swin(6), "suprem_swin": swin(6), "voco_b": swin(6, residual=True)}
+    if name == "nnssl_resencl":
+        network = unet_encoder(replace(RESENC_L, features=(4, 8, 16, 32, 40, 40)))
+    elif name in families:
+        network = families[name]
+    else:
+        depth = int(name.removeprefix("medicalnet_resnet"))
+        network = medicalnet(depth, expansion=4 if depth == 50 else 1)
+        channels = tuple(c // NARROWER for c in network.channels)
+        network = replace(network, build=narrow_medicalnet(network.build), channels=channels)
+    return replace(FAMILIES[name], network=network)
 
 
-def medicalnet(blocks, *, bottleneck=False, projects=True):
-    return MedicalNet(blocks, bottleneck=bottleneck, projects=projects, width=8)
+def narrow_medicalnet(build):
+    def narrowed(n):
+        with mock.patch("monai.networks.nets.resnet.get_inplanes", return_value=[8, 16, 32, 64]):
+            return build(n)
+
+    return narrowed
 
 
 def configuration(patch=(32, 32, 32), spacing=(1.0, 1.0, 1.0), target=CT):
@@ -232,6 +252,16 @@ def medicalnet_maps(tensors, x):
     return maps
 
 
+def swin_maps(tensors, x):
+    from monai.networks.nets.swin_unetr import PatchMerging, SwinTransformer
+
+    residual, cube = "layers1c.0.layer.conv1.conv.weight" in tensors, (2, 2, 2)
+    heads = {"depths": (2, 2, 2, 2), "num_heads": (3, 6, 12, 24), "use_v2": residual}
+    network = SwinTransformer(1, 6, (7, 7, 7), cube, downsample=PatchMerging, **heads)
+    network.load_state_dict(tensors)
+    return network.eval()(x)
+
+
 ORACLES = {
     "ctfm": segresnet_maps,
     "vista3d": segresnet_maps,
@@ -239,4 +269,7 @@ ORACLES = {
     "medicalnet_resnet10": medicalnet_maps,
     "medicalnet_resnet18": medicalnet_maps,
     "medicalnet_resnet50": medicalnet_maps,
+    "swinvit_ssl": swin_maps,
+    "suprem_swin": swin_maps,
+    "voco_b": swin_maps,
 }

@@ -2,20 +2,19 @@ from __future__ import annotations
 
 import pytest
 import torch
-from encoders.fakes import BODIES, checkpoint, configuration, narrow, write
+from encoders.fakes import BODIES, checkpoint, configuration, narrow, needs_extra, write
 from torch import nn
 
 from gdmnet.encoders import build_encoder, freeze_norms
-from gdmnet.encoders.adapter import Adapter, ConstantNorm
-from gdmnet.encoders.build import Request, load_family
-from gdmnet.encoders.grid import RAS, Grid
-from gdmnet.encoders.intensity import Mapping
+from gdmnet.encoders.adapter import EncoderAdapter
+from gdmnet.encoders.build import load_family
+from gdmnet.encoders.grid import RAS
+from gdmnet.encoders.intensity import IntensityMap
 
 
 class Pyramid(nn.Module):
     """Means of growing blocks: what a map shows is where it lies."""
 
-    channels = (1, 1, 1)
     strides = ((1, 1, 1), (1, 1, 2), (1, 2, 4))
 
     def forward(self, x):
@@ -23,13 +22,10 @@ class Pyramid(nn.Module):
         return [nn.functional.avg_pool3d(x, stride) for stride in self.strides]
 
 
-def adapter(**changes):
-    plain = {
-        "mapping": Mapping(1.0, 0.0),
-        "layout": RAS,
-        "grid": Grid((1.0, 1.0, 1.0), (1, 2, 4)),
-    }
-    return Adapter(Pyramid(), (0, 1, 2), **(plain | changes))
+def adapter(*values, **bounds):
+    intensities = IntensityMap(*(values or (1.0, 0.0)), **bounds)
+    strides = dict(enumerate(Pyramid.strides))
+    return EncoderAdapter(Pyramid(), strides, intensities=intensities, layout=RAS)
 
 
 def image(*shape, seed=5):
@@ -59,7 +55,7 @@ def test_padding_lies_at_the_networks_end_and_is_cut_off():
 
 def test_intensities_are_mapped_and_clamped_before_the_network():
     x = image(8, 4, 4)
-    made = adapter(mapping=Mapping(2.0, 0.5, low=0.0, high=1.0))
+    made = adapter(2.0, 0.5, low=0.0, high=1.0)
     fine = made(x)[0]
     torch.testing.assert_close(fine, (2 * x + 0.5).clamp(0, 1))
 
@@ -82,7 +78,7 @@ def test_frozen_statistics_are_those_of_the_patches_they_were_measured_on(norm):
     x = image(6, 7, 8)[:1]
     before = encoder(x)[0]
     assert freeze_norms(encoder, [x]) == 1
-    assert isinstance(encoder.norm, ConstantNorm)
+    assert isinstance(encoder.norm, nn.BatchNorm3d)
     torch.testing.assert_close(encoder(x)[0], before, rtol=1e-4, atol=1e-5)
     assert freeze_norms(encoder, [x]) == 0
 
@@ -110,20 +106,29 @@ def test_layers_without_scale_and_no_patches():
     torch.testing.assert_close(encoder(x), before, rtol=1e-4, atol=1e-5)
 
 
-def test_a_public_encoder_is_frozen_whole_and_one_with_batch_norm_is_left_alone(tmp_path):
+@pytest.mark.parametrize(
+    ("name", "layout", "n_norms"),
+    [
+        ("nnssl_resencl", "nnssl_resencl.pth", 1 + 2 + 7 + 9),
+        pytest.param("ctfm", "ctfm.safetensors", 0, marks=needs_extra),
+        pytest.param("voco_b", "voco_b.pt", 2, marks=needs_extra),
+    ],
+)
+def test_a_public_encoder_is_frozen_whole_and_batch_norm_is_left_alone(
+    tmp_path, name, layout, n_norms
+):
     patches = [image(16, 16, 16, seed=s) for s in range(3)]
-    frozen = {}
-    for layout, name in (("nnssl_resencl.pth", "nnssl_resencl"), ("ctfm.safetensors", "ctfm")):
-        file = write(tmp_path, layout, checkpoint(layout))
-        config = configuration((16, 16, 16), spacing=narrow(name).spacing)
-        request = Request(name, file, config, BODIES, 0, None, resample=True)
-        encoder = load_family(request, narrow(name), file)
-        before = [m.std() for m in encoder(patches[0])]
-        frozen[name] = freeze_norms(encoder, patches)
-        assert not any(isinstance(m, nn.InstanceNorm3d) for m in encoder.modules())
-        for old, new in zip(before, encoder(patches[0]), strict=True):
-            assert 0.5 * old < new.std() < 2 * old
-        assert not any(p.requires_grad for p in encoder.parameters())
-    assert frozen == {"nnssl_resencl": 1 + 2 + 7 + 9, "ctfm": 0}
+    file, family = write(tmp_path, layout, checkpoint(layout)), narrow(name)
+    config = configuration((16, 16, 16), spacing=family.spacing)
+    encoder = load_family(name, family, file, config, fingerprint=BODIES)
+    before = [m.std() for m in encoder(patches[0])]
+    assert freeze_norms(encoder, patches) == n_norms
+    assert not any(isinstance(m, nn.InstanceNorm3d) for m in encoder.modules())
+    for old, new in zip(before, encoder(patches[0]), strict=True):
+        assert 0.5 * old < new.std() < 2 * old
+    assert not any(p.requires_grad for p in encoder.parameters())
+
+
+def test_a_network_without_norms_is_left_alone():
     plain = build_encoder("random", weights=None, configuration=configuration())
-    assert freeze_norms(plain, patches) == 0
+    assert freeze_norms(plain, [image(16, 16, 16)]) == 0

@@ -7,7 +7,17 @@ import pytest
 import torch
 from torch.nn import functional
 
-from gdmnet.encoders.grid import RAS, SPL, Grid, Layout, resample, usable_stages, zoom_to
+from gdmnet.encoders.grid import (
+    RAS,
+    SPL,
+    UNCHANGED,
+    AxisLayout,
+    cut_padding,
+    fit,
+    resample,
+    usable_stages,
+    zoom_to,
+)
 
 
 def image(*shape):
@@ -30,7 +40,7 @@ def test_monais_axes_are_right_anterior_superior():
 @pytest.mark.parametrize("axes", list(itertools.permutations(range(3))))
 @pytest.mark.parametrize("flipped", [(), (0,), (1, 2)])
 def test_a_layout_is_undone_and_its_numbers_follow(axes, flipped):
-    layout = Layout(axes, flipped)
+    layout = AxisLayout(axes, flipped)
     x = image(3, 4, 5)
     seen = layout.to_network(x)
     assert tuple(seen.shape[2:]) == layout.reordered(x.shape[2:])
@@ -85,23 +95,19 @@ def test_patches_are_resampled_only_where_spacings_differ(spacing, wanted, zoom)
 
 def test_sizes_become_divisible_by_each_axis_own_stride():
     x = image(5, 12, 16)
-    padded = Grid((1.0, 1.0, 1.0), (1, 8, 16)).fit(x)
+    padded = fit(x, UNCHANGED, (1, 8, 16))
     assert padded.shape[2:] == (5, 16, 16)
     assert torch.equal(padded[:, :, :5, :12], x)
     assert torch.equal(padded[:, :, :, 12:], x[:, :, :, -1:].expand(-1, -1, -1, 4, -1))
-    single = Grid((1.0, 1.0, 1.0), (16, 8, 8)).fit(image(1, 8, 8))
-    assert single.shape[2:] == (16, 8, 8)
-    assert Grid((3.0, 1.0, 0.4), (8, 4, 4)).fit(x).shape[2:] == (16, 12, 8)
-    assert Grid((0.1, 1.0, 1.0), (8, 4, 4)).fit(x).shape[2:] == (8, 12, 16)
+    assert fit(image(1, 8, 8), UNCHANGED, (16, 8, 8)).shape[2:] == (16, 8, 8)
+    assert fit(x, (3.0, 1.0, 0.4), (8, 4, 4)).shape[2:] == (16, 12, 8)
+    assert fit(x, (0.1, 1.0, 1.0), (8, 4, 4)).shape[2:] == (8, 12, 16)
 
 
 def test_what_lies_in_the_padding_is_cut_from_the_maps():
-    grid = Grid((1.0, 1.0, 1.0), (8, 8, 8))
-    x = image(5, 12, 16)
-    pooled = functional.avg_pool3d(grid.fit(x), (2, 4, 8))
-    assert grid.crop(pooled, (5, 12, 16), (2, 4, 8)).shape[2:] == (3, 3, 2)
-    resampled = Grid((2.0, 1.0, 1.0), (8, 8, 8))
-    assert resampled.crop(pooled, (5, 12, 16), (2, 4, 8)) is pooled
+    padded = fit(image(5, 12, 16), UNCHANGED, (8, 8, 8))
+    pooled = functional.avg_pool3d(padded, (2, 4, 8))
+    assert cut_padding(pooled, (5, 12, 16), (2, 4, 8)).shape[2:] == (3, 3, 2)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 from encoders.fakes import BODIES, CT, MR, fingerprint
 
 from gdmnet.arrays import normalise
-from gdmnet.encoders.intensity import HuWindow, ZScore, mapping, moments
+from gdmnet.encoders.intensity import HuWindow, ZScore, intensity_map, moments
 from gdmnet.errors import PlanError
 from gdmnet.plan import Normalisation
 
@@ -26,7 +26,7 @@ def in_units(hu, target=CT):
     ("hu", "wanted"), [(-1024, 0), (2048, 1), (0, 1 / 3), (3000, 1), (-3000, 0), (1024, 2 / 3)]
 )
 def test_hounsfield_units_arrive_in_the_encoders_window(hu, wanted):
-    assert seen(mapping(CTFM, CT, BODIES, name="x"), in_units(hu)) == pytest.approx(
+    assert seen(intensity_map(CTFM, CT, BODIES, name="x"), in_units(hu)) == pytest.approx(
         wanted, abs=1e-6
     )
 
@@ -34,29 +34,29 @@ def test_hounsfield_units_arrive_in_the_encoders_window(hu, wanted):
 def test_nnunets_window_is_a_clip_and_a_z_score():
     low, high, mean, std = -900.0, 1300.0, -50.0, 200.0
     expects = HuWindow(low, high, (low - mean) / std, (high - mean) / std)
-    mapped = mapping(expects, CT, BODIES, name="x")
+    mapped = intensity_map(expects, CT, BODIES, name="x")
     for hu in (-1000, -900, -50, 0, 77, 1300, 2500):
         wanted = (np.clip(hu, low, high) - mean) / std
         assert seen(mapped, in_units(hu)) == pytest.approx(wanted, abs=1e-5)
 
 
 def test_a_narrow_window_is_warned_of(caplog):
-    mapped = mapping(HuWindow(-175.0, 250.0), CT, BODIES, name="voco")
+    mapped = intensity_map(HuWindow(-175.0, 250.0), CT, BODIES, name="voco")
     assert mapped.outside == pytest.approx(1 - 425 / 2150)
     assert "encoder voco: 80 % of the target's range lie outside" in caplog.text
     caplog.clear()
-    assert mapping(CTFM, CT, BODIES, name="x").outside == 0
-    assert mapping(HuWindow(-800.0, 1200.0), CT, BODIES, name="x").outside < 0.1
+    assert intensity_map(CTFM, CT, BODIES, name="x").outside == 0
+    assert intensity_map(HuWindow(-800.0, 1200.0), CT, BODIES, name="x").outside < 0.1
     assert not caplog.text
-    assert mapping(CTFM, CT, None, name="x").outside == pytest.approx(1023 / 4095)
-    assert mapping(HuWindow(2000.0, 3000.0), CT, BODIES, name="x").outside == 1
+    assert intensity_map(CTFM, CT, None, name="x").outside == pytest.approx(1023 / 4095)
+    assert intensity_map(HuWindow(2000.0, 3000.0), CT, BODIES, name="x").outside == 1
 
 
 def test_targets_without_hounsfield_units_are_refused_by_encoders_of_ct():
     with pytest.raises(PlanError, match=r"encoder ctfm: .*percentiles.*gdm_info --encoders"):
-        mapping(CTFM, MR, BODIES, name="ctfm")
+        intensity_map(CTFM, MR, BODIES, name="ctfm")
     with pytest.raises(PlanError, match=r"fingerprint\.json"):
-        mapping(ZScore(), MR, None, name="x")
+        intensity_map(ZScore(), MR, None, name="x")
 
 
 @pytest.mark.parametrize("whole", [True, False])
@@ -70,7 +70,7 @@ def test_a_z_score_is_that_of_the_training_targets_in_network_units(whole):
         values.append((volume - CT.centre) / CT.scale)
         share = n_body / (n_body + n_air)
         facts.append((body.mean(), body.std(), -950.0, -900.0, 900.0, 1200.0, -1000.0, share))
-    mapped = mapping(ZScore(whole=whole), CT, fingerprint(*facts), name="x")
+    mapped = intensity_map(ZScore(whole=whole), CT, fingerprint(*facts), name="x")
     mean = np.mean([v.mean() for v in values])
     std = np.sqrt(np.mean([np.mean(v**2) for v in values]) - mean**2)
     for x in (-1.0, 0.0, 2.5):
@@ -98,6 +98,6 @@ def test_a_z_scored_target_is_left_as_it_is_and_air_is_clipped_to_the_plan():
 
 def test_a_flat_target_does_not_divide_by_zero():
     flat = fingerprint((5.0, 0.0, 5.0, 5.0, 5.0, 5.0, 5.0, 1.0))
-    mapped = mapping(ZScore(), MR, flat, name="x")
+    mapped = intensity_map(ZScore(), MR, flat, name="x")
     assert math.isfinite(mapped.scale)
     assert math.isfinite(mapped.offset)

@@ -2,16 +2,19 @@ from __future__ import annotations
 
 import json
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from encoders.fakes import write_safetensors
+from encoders.fakes import needs_extra, write_safetensors
 
-from gdmnet.encoders.weights import check, find_file, read_tensors, sha256, take
+from gdmnet.encoders.frozen import StagedNetwork
+from gdmnet.encoders.weights import EncoderTensors, check, find_file, read_tensors, sha256, take
 from gdmnet.errors import CheckpointError
 
+STEM = StagedNetwork(torch.nn.Identity, "stem.weight", (1,), ((1, 1, 1),))
 TENSORS = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.zeros(2)}
 
 
@@ -47,7 +50,7 @@ def test_nothing_in_a_file_is_executed(tmp_path, monkeypatch):
         saved(tmp_path, {"state_dict": TENSORS, "callbacks": Evil()}),
         saved(tmp_path, {**TENSORS, "x": Evil()}, "old.pth", _use_new_zipfile_serialization=False),
     ):
-        with pytest.raises(CheckpointError, match=f"{file.name}: not read, because it holds more"):
+        with pytest.raises(CheckpointError, match=f"{file.name}: not read .it holds more"):
             read_tensors(file)
     (tmp_path / "plain.pt").write_bytes(pickle.dumps(Evil(), protocol=2))
     with pytest.raises(CheckpointError, match=r"plain\.pt"):
@@ -70,6 +73,7 @@ def test_damaged_files_are_refused_by_name(tmp_path):
             read_tensors(saved(tmp_path, content))
 
 
+@needs_extra
 def test_safetensors_are_read_as_they_were_written(tmp_path):
     tensors = {
         "scalar": torch.tensor(3),
@@ -85,6 +89,7 @@ def test_safetensors_are_read_as_they_were_written(tmp_path):
         assert torch.equal(found[name], tensor)
 
 
+@needs_extra
 @pytest.mark.parametrize(
     "change",
     [
@@ -110,6 +115,7 @@ def test_wrong_headers_of_safetensors_are_refused(tmp_path, change):
         read_tensors(file)
 
 
+@needs_extra
 def test_cut_safetensors_are_refused(tmp_path):
     file = tmp_path / "x.safetensors"
     write_safetensors(file, TENSORS)
@@ -130,20 +136,28 @@ def test_the_shortest_prefix_is_the_encoders_and_names_end_at_a_dot():
         "ecosystem.weight": torch.zeros(2),
         "head.weight": torch.zeros(2),
     }
-    found = take(tensors, "stem.weight", file=Path("f"), name="n")
+    found = take(tensors, STEM)
     assert found.prefix == "encoder."
     assert list(found.tensors) == ["stem.weight"]
     assert found.tensors["stem.weight"].dtype == torch.float32
     assert found.n_others == 5
-    with pytest.raises(CheckpointError, match=r"f: not the weights of n: none .*ecosystem"):
-        take({"ecosystem.weight": half}, "system.weight", file=Path("f"), name="n")
+    with pytest.raises(CheckpointError, match=r"none of its 1 tensors .*ecosystem"):
+        take({"ecosystem.weight": half}, replace(STEM, anchor="system.weight"))
+
+
+def test_names_are_replaced_and_heads_are_left_out():
+    network = replace(STEM, renamed=((".fc1.", ".linear1."),), heads=("norm.", "head_"))
+    names = ("stem.weight", "a.fc1.weight", "b.norm.weight", "norm.weight", "head_one.bias")
+    found = take({f"module.{name}": torch.ones(1) for name in names}, network)
+    assert set(found.tensors) == {"stem.weight", "a.linear1.weight", "b.norm.weight"}
+    assert found.n_others == 2
 
 
 def test_complaints_name_a_few_of_many():
-    found = take({"a.weight": torch.ones(1)}, "weight", file=Path("f"), name="n")
+    found = EncoderTensors({"weight": torch.ones(1)})
     wanted = {f"layer{n}": torch.ones(1) for n in range(20)}
     with pytest.raises(CheckpointError) as problem:
-        check(found, wanted, file=Path("f"), name="n")
+        check(found, wanted)
     assert "20 missing (layer0, layer1" in str(problem.value)
     assert "and 14 more" in str(problem.value)
     assert "1 unexpected (weight)" in str(problem.value)

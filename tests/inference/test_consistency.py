@@ -9,7 +9,7 @@ from gdmnet.commands.predict import main
 from gdmnet.data.case import CaseFiles
 from gdmnet.data.volume import read_volume
 from gdmnet.datasets.ct_volumes import find_ct_volumes
-from gdmnet.datasets.sparse_view import Settings, write_sparse_view_dataset
+from gdmnet.datasets.sparse_view import write_sparse_view_dataset
 from gdmnet.errors import DatasetError, OutputError
 from gdmnet.inference import load_model
 from gdmnet.inference.consistency import with_data_consistency
@@ -18,6 +18,7 @@ from gdmnet.inference.predict import predict_folder
 from gdmnet.plan import Normalisation
 from gdmnet.tomography.consistency import data_consistent
 from gdmnet.tomography.record import load_acquisition, load_sinogram
+from gdmnet.tomography.settings import ScanSettings
 
 SHAPE = (11, 40, 44)
 
@@ -30,7 +31,7 @@ def home(tmp_path_factory, models):
         models.write_ct(home / "ct" / f"{name}.nii.gz", shape=SHAPE, seed=seed)
     cts = find_ct_volumes(home / "ct")
     folder = home / "raw" / "Dataset502_SparseView40"
-    write_sparse_view_dataset(folder, cts[:1], cts[1:], Settings(views=40), keep_sinograms=True)
+    write_sparse_view_dataset(folder, cts[:1], cts[1:], ScanSettings(views=40), keep_sinograms=True)
     models.make_model(home / "results")
     return home
 

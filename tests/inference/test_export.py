@@ -9,14 +9,14 @@ import torch
 
 from gdmnet import codec, folders
 from gdmnet.errors import CheckpointError, OutputError
-from gdmnet.inference import load_model
+from gdmnet.files import file_sha256
+from gdmnet.inference import PredictionSettings, load_model
 from gdmnet.inference.export import export_model
 from gdmnet.inference.install import install_model
-from gdmnet.inference.manifest import Manifest
-from gdmnet.inference.model import file_sha256
 from gdmnet.metrics.statistics import aggregate
 from gdmnet.metrics.summary import Summary
 from gdmnet.models import checkpoint
+from gdmnet.models.manifest import Manifest
 from gdmnet.plan import CaseFingerprint, Fingerprint, Intensity
 
 PATIENTS = ("zz_miller_1947", "anna_schmidt", "patient 77")
@@ -139,8 +139,12 @@ def test_the_installed_model_predicts_bit_identically(folder, tmp_path, models, 
     export_model(folder, tmp_path / "model.zip", with_best=True)
     installed = install_model(tmp_path / "model.zip", tmp_path / "clinic").folder
     ct = models.make_ct()
-    before = load_model(folder, device="cpu", checkpoint=kind).translate_array(ct, models.SPACING)
-    after = load_model(installed, device="cpu", checkpoint=kind).translate_array(ct, models.SPACING)
+    before = load_model(folder, PredictionSettings(checkpoint=kind), device="cpu").translate_array(
+        ct, models.SPACING
+    )
+    after = load_model(
+        installed, PredictionSettings(checkpoint=kind), device="cpu"
+    ).translate_array(ct, models.SPACING)
     np.testing.assert_array_equal(before, after)
 
 

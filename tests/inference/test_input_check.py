@@ -7,7 +7,7 @@ from gdmnet.data.case import CaseFiles, Volume
 from gdmnet.data.volume import read_volume
 from gdmnet.geometry import Geometry
 from gdmnet.inference.input_check import (
-    Facts,
+    ImageFacts,
     check_input,
     describe_check,
     measure_input,
@@ -50,7 +50,7 @@ def facts(**changes):
 
 
 def facts_of(measured):
-    return Facts(measured.shape, measured.spacing, measured.sources)
+    return ImageFacts(measured.shape, measured.spacing, measured.sources)
 
 
 def names(findings):

@@ -7,8 +7,8 @@ import zipfile
 import pytest
 import torch
 
-from gdmnet import folders
-from gdmnet.errors import CheckpointError, GdmnetError, OutputError
+from gdmnet import files, folders
+from gdmnet.errors import BusyError, CheckpointError, GdmnetError, OutputError
 from gdmnet.inference import install
 from gdmnet.inference.export import export_model
 from gdmnet.inference.install import install_model
@@ -161,17 +161,33 @@ def test_missing_surplus_and_longer_files_are_refused(archive, tmp_path):
     files = read(archive)
     results = tmp_path / "results"
     short = {name: data for name, data in files.items() if name != "plan.json"}
-    refuse(write(tmp_path / "a.zip", short), results, r"plan\.json has no such file")
-    refuse(write(tmp_path / "b.zip", relisted(short)), results, r"look at plan\.json")
+    refuse(
+        write(tmp_path / "a.zip", short),
+        results,
+        r"plan\.json is missing in the archive and \d+ bytes",
+    )
+    refuse(
+        write(tmp_path / "b.zip", relisted(short)),
+        results,
+        "missing in the archive and missing in its manifest",
+    )
     more = {**files, "fingerprint.json": b"{}"}
-    refuse(write(tmp_path / "c.zip", more), results, "manifest says no such file")
+    refuse(
+        write(tmp_path / "c.zip", more),
+        results,
+        r"fingerprint\.json is 2 bytes in the archive and missing",
+    )
     longer = {**files, "plan.json": files["plan.json"] + b" "}
-    refuse(write(tmp_path / "d.zip", longer), results, r"plan\.json has \d+ bytes")
+    refuse(
+        write(tmp_path / "d.zip", longer),
+        results,
+        r"plan\.json is \d+ bytes in the archive and \d+",
+    )
     stray = relisted({**files, "fold_3/checkpoint_final.pt": b"unchecked"})
     refuse(write(tmp_path / "e.zip", stray), results, "fold_3/checkpoint_final")
     bare = {name: data for name, data in files.items() if "fold_0" not in name}
     none = relisted(with_manifest(bare, folds=[]))
-    refuse(write(tmp_path / "f.zip", none), results, "its folds")
+    refuse(write(tmp_path / "f.zip", none), results, "not one whole model")
     best = files["fold_0/checkpoint_final.pt"]
     lacking = {
         **bare,
@@ -181,7 +197,7 @@ def test_missing_surplus_and_longer_files_are_refused(archive, tmp_path):
     only_best = relisted(with_manifest(lacking, checkpoints=["best"]))
     refuse(write(tmp_path / "g.zip", only_best), results, "not one whole model")
     unknown = with_manifest(files, checkpoints=["final", "latest"])
-    refuse(write(tmp_path / "h.zip", unknown), results, "look at fold_0/latest")
+    refuse(write(tmp_path / "h.zip", unknown), results, "not one whole model")
 
 
 def test_what_is_no_archive_is_refused(archive, tmp_path):
@@ -250,7 +266,7 @@ def test_a_failed_replacement_leaves_the_old_model(archive, tmp_path, monkeypatc
     rename = path_class.rename
 
     def failing(self, target):
-        if self.name == "model":
+        if self.name.endswith(".part"):
             raise OSError(28, "No space left on device")
         return rename(self, target)
 
@@ -261,13 +277,25 @@ def test_a_failed_replacement_leaves_the_old_model(archive, tmp_path, monkeypatc
     assert (folder / "fold_0" / folders.FINAL).exists()
 
 
-def test_leftovers_of_an_interrupted_installation_do_not_matter(archive, tmp_path):
-    leftover = tmp_path / ".installing_model.zip" / "model"
+DEAD = "4194304-01234567"  # beyond the largest number of a process
+
+
+def test_leftovers_of_a_killed_installation_are_swept(archive, tmp_path):
+    leftover = tmp_path / "Dataset501_Test" / f".regression__3d_fullres.{files._HOST}-{DEAD}.part"
     leftover.mkdir(parents=True)
     (leftover / "stray.txt").write_text("")
     folder = install_model(archive, tmp_path).folder
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
     assert not (folder / "stray.txt").exists()
-    assert not leftover.exists()
+
+
+def test_a_model_is_not_installed_twice_at_once(archive, tmp_path):
+    with (
+        files.lock(tmp_path / "Dataset501_Test" / "regression__3d_fullres"),
+        pytest.raises(BusyError, match="at work here"),
+    ):
+        install_model(archive, tmp_path)
+    assert install_model(archive, tmp_path).folder.is_dir()
 
 
 def test_another_dataset_of_the_same_number_is_told(archive, tmp_path):

@@ -10,8 +10,15 @@ import gdmnet.inference
 from gdmnet import codec, folders
 from gdmnet.data.case import CaseFiles, Volume
 from gdmnet.data.volume import read_volume
-from gdmnet.errors import CheckpointError, DatasetError, DeviceError, GdmnetError, PlanError
-from gdmnet.inference import load_model
+from gdmnet.errors import (
+    CheckpointError,
+    DatasetError,
+    DeviceError,
+    GdmnetError,
+    PlanError,
+    SettingError,
+)
+from gdmnet.inference import PredictionSettings, load_model
 from gdmnet.inference.translator import Ensemble
 from gdmnet.preprocessing import prepare_volumes
 
@@ -59,11 +66,11 @@ def test_folds_are_averaged_at_their_outputs(tmp_path, models):
 
 def test_folds_are_combined_by_their_median_when_asked_for(tmp_path, models):
     folder = models.make_model(tmp_path, {"0": 0.0, "1": 300.0, "2": 30.0})
-    translator = load_model(folder, device="cpu", ensemble="median")
+    translator = load_model(folder, PredictionSettings(ensemble="median"), device="cpu")
     ct = models.make_ct()
     result = translator.translate_array(ct, models.SPACING)
     np.testing.assert_allclose((result - ct)[models.core()], 30, atol=0.01)
-    assert translator.card.ensemble == "median"
+    assert translator.card.settings.ensemble == "median"
 
 
 def test_an_ensemble_gives_the_output_of_each_member():
@@ -87,7 +94,7 @@ def test_the_spread_of_the_folds_comes_in_file_units(tmp_path, models):
     np.testing.assert_allclose(spread.array[0][models.core()], 150, atol=0.01)
     assert spread.array[0][0, 0, 0] == 0  # outside the body
     assert translator.spread_sources() == "2 folds, overlapping windows"
-    with_tta = load_model(folder, folds=["0"], device="cpu", tta=True)
+    with_tta = load_model(folder, PredictionSettings(tta=True), folds=["0"], device="cpu")
     assert with_tta.spread_sources() == "mirrored copies, overlapping windows"
 
 
@@ -108,11 +115,13 @@ def test_a_fingerprint_of_other_channels_is_refused(tmp_path, models):
 
 
 def test_the_best_checkpoint_is_taken_when_asked_for(tmp_path, models):
-    translator = load_model(models.make_model(tmp_path), device="cpu", checkpoint="best")
+    translator = load_model(
+        models.make_model(tmp_path), PredictionSettings(checkpoint="best"), device="cpu"
+    )
     ct = models.make_ct()
     result = translator.translate_array(ct, models.SPACING)
     np.testing.assert_allclose((result - ct)[models.core()], 50, atol=0.01)
-    assert translator.card.checkpoint == "best"
+    assert translator.card.settings.checkpoint == "best"
 
 
 def test_two_channels_are_both_needed(tmp_path, models):
@@ -157,11 +166,12 @@ def test_a_file_is_translated_to_a_file(tmp_path, models, integer, kind):
 
 def test_the_card_says_what_was_loaded(tmp_path, models):
     folder = models.make_model(tmp_path, {"0": 0.0, "1": 1.0})
-    card = load_model(folder, device="cpu", step_size=0.7, tta=True).card
+    card = load_model(folder, PredictionSettings(step_size=0.7, tta=True), device="cpu").card
     assert list(card.checkpoints) == ["0", "1"]
     assert len(set(card.checkpoints.values())) == 2
     assert all(len(digest) == 64 for digest in card.checkpoints.values())
-    assert (card.device, card.precision, card.step_size, card.tta) == ("cpu", "fp32", 0.7, True)
+    assert (card.device, card.precision) == ("cpu", "fp32")
+    assert card.settings == PredictionSettings(step_size=0.7, tta=True)
 
 
 def test_half_precision_is_used_only_where_the_device_has_it(tmp_path, models, monkeypatch):
@@ -244,7 +254,7 @@ def test_a_missing_best_checkpoint_is_refused(tmp_path, models):
     folder = models.make_model(tmp_path)
     (folder / "fold_0" / folders.BEST).unlink()
     with pytest.raises(CheckpointError, match="no such checkpoint"):
-        load_model(folder, device="cpu", checkpoint="best")
+        load_model(folder, PredictionSettings(checkpoint="best"), device="cpu")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
@@ -253,14 +263,10 @@ def test_a_device_that_is_not_there_is_refused(tmp_path, models):
         load_model(models.make_model(tmp_path), device="cuda")
 
 
-def test_impossible_settings_are_misuse(tmp_path, models):
-    folder = models.make_model(tmp_path)
-    with pytest.raises(ValueError, match="latest"):
-        load_model(folder, checkpoint="latest")
-    with pytest.raises(ValueError, match="step size"):
-        load_model(folder, step_size=0.0)
-    with pytest.raises(ValueError, match="mode"):
-        load_model(folder, ensemble="mode")
+def test_impossible_settings_are_refused():
+    for name, value in (("checkpoint", "latest"), ("step_size", 0.0), ("ensemble", "mode")):
+        with pytest.raises(SettingError, match=name):
+            PredictionSettings(**{name: value})
 
 
 def test_a_model_folder_works_wherever_it_was_copied(tmp_path, models):

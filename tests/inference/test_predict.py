@@ -1,24 +1,40 @@
 import json
+import os
+import signal
+import subprocess
+import sys
 import threading
 from dataclasses import replace
 from datetime import datetime
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from gdmnet import codec
+from gdmnet import codec, files
 from gdmnet.data.case import Volume
-from gdmnet.data.volume import FORMATS, read_geometry, read_volume, write_volume
-from gdmnet.errors import DatasetError, OutputError, PlanError
-from gdmnet.inference import job, load_model, predict
+from gdmnet.data.case_files import FORMATS
+from gdmnet.data.volume import read_geometry, read_volume, write_volume
+from gdmnet.errors import BusyError, DatasetError, OutputError, PlanError
+from gdmnet.inference import PredictionSettings, case, load_model, predict
 from gdmnet.inference.inputs import find_cases
 from gdmnet.inference.predict import predict_folder
 from gdmnet.inference.record import Predictions
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
 def translator(tmp_path_factory, models):
     return load_model(models.make_model(tmp_path_factory.mktemp("results")), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def trio(tmp_path_factory, models):
+    """A model of three folds whose folder says what it was trained on."""
+    folder = models.make_model(tmp_path_factory.mktemp("trio"), {"0": 0.0, "1": 90.0, "2": 30.0})
+    codec.save(models.make_fingerprint(), folder / "fingerprint.json")
+    return load_model(folder, device="cpu")
 
 
 @pytest.fixture
@@ -96,18 +112,93 @@ def test_one_bad_case_does_not_stop_the_others(tmp_path, translator, inputs, cap
     assert "\n" not in line
 
 
-def test_a_failed_case_is_tried_again_and_its_old_output_does_not_stay(
-    tmp_path, translator, inputs
+def contents(folder):
+    paths = folder.rglob("*.nii.gz")
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+
+
+def test_overwriting_keeps_a_prediction_until_the_new_one_is_whole(
+    tmp_path, models, trio, translator, inputs
 ):
     out = tmp_path / "out"
-    predict_folder(translator, inputs, out)
+    predict_folder(trio, inputs, out, uncertainty=True)
+    before = contents(out)
     whole = (inputs / "a_0000.nii.gz").read_bytes()
     (inputs / "a_0000.nii.gz").write_bytes(b"")
-    assert predict_folder(translator, inputs, out, overwrite=True).failed == ("a",)
-    assert not (out / "a.nii.gz").exists()
+    for _ in range(2):  # it stays refused, however often one asks
+        assert predict_folder(translator, inputs, out, overwrite=True).failed == ("a",)
+        failed = record(out).cases["a"]
+        assert (failed.status, failed.inputs) == ("outdated", {})
+        assert "a_0000.nii.gz" in failed.error
+        assert (out / "a.nii.gz").read_bytes() == before["a.nii.gz"]
+        assert sorted(path.name for path in (out / "uncertainty").iterdir()) == ["a.nii.gz"]
+    assert predict_folder(translator, inputs, out).failed == ("a",)
     (inputs / "a_0000.nii.gz").write_bytes(whole)
-    assert predict_folder(translator, inputs, out).predicted == ("a",)
+    result = predict_folder(translator, inputs, out)  # what was to be replaced is replaced now
+    assert (result.predicted, result.skipped) == (("a",), ("b", "c"))
     assert record(out).cases["a"].status == "done"
+    predict_folder(translator, inputs, tmp_path / "afresh")
+    assert contents(out) == contents(tmp_path / "afresh")
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from gdmnet.inference import PredictionSettings, case, load_model
+from gdmnet.inference.predict import predict_folder
+def write_volume(path, volume, *, integer=False):
+    if path.name == "b.nii.gz" and (path.parent.name == "uncertainty") == (sys.argv[4] == "map"):
+        Path(path.parent, f".b.nii.gz.{sys.argv[5]}-{os.getpid()}-01234567.part").write_text("half")
+        os.kill(os.getpid(), signal.SIGKILL)
+    whole(path, volume, integer=integer)
+whole, case.write_volume = case.write_volume, write_volume
+translator = load_model(sys.argv[1], PredictionSettings(tta=True), device="cpu")
+predict_folder(translator, Path(sys.argv[2]), Path(sys.argv[3]), overwrite=True, uncertainty=True)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+@pytest.mark.parametrize("at", ["map", "prediction"])
+def test_a_kill_while_overwriting_leaves_whole_files_and_the_next_run_ends_it(
+    tmp_path, trio, inputs, at
+):
+    out = tmp_path / "out"
+    predict_folder(trio, inputs, out, uncertainty=True)
+    before = contents(out)
+    arguments = [trio.card.folder, str(inputs), str(out), at, files._HOST]
+    ended = subprocess.run([sys.executable, "-c", KILLED, *arguments], cwd=ROOT, check=False)
+    assert ended.returncode == -signal.SIGKILL
+    after = {name: result.status for name, result in record(out).cases.items()}
+    assert after == {"a": "done", "b": "outdated", "c": "outdated"}
+    for name in ("b.nii.gz", "c.nii.gz"):
+        assert (out / name).read_bytes() == before[name]
+        assert read_volume(out / "uncertainty" / name).array.any()
+    with pytest.raises(OutputError, match="other tta"):
+        predict_folder(trio, inputs, out)
+    again = load_model(trio.card.folder, PredictionSettings(tta=True), device="cpu")
+    result = predict_folder(again, inputs, out, uncertainty=True)
+    assert (result.predicted, result.skipped) == (("b", "c"), ("a",))
+    predict_folder(again, inputs, tmp_path / "afresh", uncertainty=True)
+    assert contents(out) == contents(tmp_path / "afresh")
+    assert not list(out.rglob(".*")), "leftovers"
+
+
+def test_parts_work_at_the_same_time_but_no_part_twice(tmp_path, translator, inputs):
+    out = tmp_path / "out"
+    with files.lock(out / "predictions_0_of_2.json"):
+        with pytest.raises(BusyError, match="at work here"):
+            predict_folder(translator, inputs, out, n_parts=2, part_id=0)
+        assert predict_folder(translator, inputs, out, n_parts=2, part_id=1).predicted == ("b",)
+
+
+def test_the_newest_record_of_a_case_counts(tmp_path, models, translator, inputs):
+    out = tmp_path / "out"
+    other = load_model(models.make_model(tmp_path / "other", {"0": 70.0}), device="cpu")
+    predict_folder(other, inputs, out)
+    for part in range(2):
+        predict_folder(translator, inputs, out, n_parts=2, part_id=part, overwrite=True)
+    # predictions.json speaks of none of the files any more
+    assert predict_folder(translator, inputs, out).skipped == ("a", "b", "c")
 
 
 def test_an_input_that_changed_since_is_not_passed_off_as_done(
@@ -135,6 +226,24 @@ def test_another_models_predictions_are_not_mixed_in(tmp_path, models, translato
         predict_folder(other, inputs, out)
     predict_folder(other, inputs, out, overwrite=True)
     assert record(out).model == other.card
+
+
+def test_a_record_of_before_settings_were_one_is_continued(tmp_path, models, translator, inputs):
+    out = tmp_path / "out"
+    predict_folder(translator, inputs, out)
+    path = out / "predictions.json"
+    data = json.loads(path.read_text())
+    settings = data["model"].pop("settings")
+    del settings["realism"]  # the card's own tells it by fold
+    path.write_text(json.dumps({**data, "schema": 1, "model": {**data["model"], **settings}}))
+    assert predict_folder(translator, inputs, out).skipped == ("a", "b", "c")
+    assert record(out).model == translator.card
+    path.write_text(json.dumps({**data, "schema": 1, "model": {**data["model"], "tta": True}}))
+    with pytest.raises(OutputError, match="other tta"):
+        predict_folder(translator, inputs, out)
+    path.write_text(json.dumps({**data, "schema": 1, "model": "none"}))
+    with pytest.raises(PlanError, match=r"predictions\.json"):
+        predict_folder(translator, inputs, out)
 
 
 def test_a_damaged_record_is_refused_unless_overwritten(tmp_path, translator, inputs):
@@ -182,7 +291,7 @@ def test_the_record_is_true_at_every_moment(tmp_path, translator, inputs, monkey
         seen.append(list(record(tmp_path / "out").cases))
         write_volume(path, volume, integer=integer)
 
-    monkeypatch.setattr(job, "write_volume", watch)
+    monkeypatch.setattr(case, "write_volume", watch)
     predict_folder(translator, inputs, tmp_path / "out")
     assert seen == [[], ["a"], ["a", "b"]]
 
@@ -215,7 +324,7 @@ def test_a_full_disk_stops_everything(tmp_path, translator, inputs, monkeypatch)
     def full(path, volume, *, integer):
         raise OutputError(f"{path}: cannot be written")
 
-    monkeypatch.setattr(job, "write_volume", full)
+    monkeypatch.setattr(case, "write_volume", full)
     with pytest.raises(OutputError):
         predict_folder(translator, inputs, tmp_path / "out", n_threads=2)
 
@@ -224,7 +333,7 @@ def test_memory_that_runs_out_is_an_error_of_the_case(tmp_path, translator, inpu
     def greedy(*_):
         raise MemoryError
 
-    monkeypatch.setattr(job, "prepare_with_sources", greedy)
+    monkeypatch.setattr(case, "prepare_with_sources", greedy)
     outcome = predict_folder(translator, inputs, tmp_path / "out")
     assert outcome.failed == ("a", "b", "c")
     assert "memory" in str(record(tmp_path / "out").cases["a"].error)
@@ -314,14 +423,6 @@ def test_the_record_is_plain_json(tmp_path, translator, inputs):
     assert data["version"]
 
 
-@pytest.fixture(scope="module")
-def trio(tmp_path_factory, models):
-    """A model of three folds whose folder says what it was trained on."""
-    folder = models.make_model(tmp_path_factory.mktemp("trio"), {"0": 0.0, "1": 90.0, "2": 30.0})
-    codec.save(models.make_fingerprint(), folder / "fingerprint.json")
-    return load_model(folder, device="cpu")
-
-
 def test_uncertainty_is_written_beside_the_same_prediction(tmp_path, models, trio, inputs):
     predict_folder(trio, inputs, tmp_path / "plain")
     predict_folder(trio, inputs, tmp_path / "out", uncertainty=True)
@@ -376,7 +477,7 @@ def test_a_maps_folder_that_cannot_be_made_is_refused(tmp_path, trio, inputs):
 
 def test_mean_and_median_are_not_mixed_in_a_folder(tmp_path, trio, inputs):
     predict_folder(trio, inputs, tmp_path / "out")
-    median = load_model(trio.card.folder, device="cpu", ensemble="median")
+    median = load_model(trio.card.folder, PredictionSettings(ensemble="median"), device="cpu")
     with pytest.raises(OutputError, match="other ensemble"):
         predict_folder(median, inputs, tmp_path / "out")
 

@@ -12,15 +12,16 @@ import torch.nn.functional as F  # noqa: N812
 from gdmnet import codec
 from gdmnet.data.case import CaseFiles
 from gdmnet.errors import CheckpointError
-from gdmnet.inference import load_model
+from gdmnet.inference import PredictionSettings, load_model
 from gdmnet.inference.predict import predict_folder
 from gdmnet.inference.record import Predictions
 from gdmnet.inference.sampling import Sampler, noise_rng, sample_volume
-from gdmnet.inference.sliding import Manner, predict_volume, window_starts
+from gdmnet.inference.sliding import BodyRegion, predict_volume, window_starts
 from gdmnet.networks.calls import CountCalls
-from gdmnet.objectives.base import Context, Sampling
+from gdmnet.objectives.base import Context
 from gdmnet.objectives.build import OBJECTIVES, SAMPLED
 from gdmnet.objectives.flow import integrate
+from gdmnet.objectives.sampling import Sampling
 from gdmnet.plan import Run
 
 PATCH = (8, 16, 16)
@@ -40,7 +41,10 @@ def test_every_objective_covers_a_volume_by_windows_and_repeats_itself(tmp_path,
     ct = models.make_ct()
     how = {"steps": 3} if name in SAMPLED else {}
     first, again = (
-        load_model(model, device="cpu", **how).translate_array(ct, models.SPACING) for _ in "ab"
+        load_model(model, PredictionSettings(**how), device="cpu").translate_array(
+            ct, models.SPACING
+        )
+        for _ in "ab"
     )
     assert first.shape == ct.shape
     assert np.isfinite(first).all()
@@ -54,7 +58,9 @@ def test_another_seed_or_case_is_another_sample(tmp_path, models, name):
     model = models.make_model(tmp_path, objective=name)
     ct = models.make_ct()
     zero, none, one = (
-        load_model(model, device="cpu", steps=2, seed=seed).translate_array(ct, models.SPACING)
+        load_model(model, PredictionSettings(steps=2, seed=seed), device="cpu").translate_array(
+            ct, models.SPACING
+        )
         for seed in (0, None, 1)
     )
     np.testing.assert_array_equal(zero, none)
@@ -67,29 +73,33 @@ def test_another_seed_or_case_is_another_sample(tmp_path, models, name):
 
 def test_the_card_counts_the_calls_that_are_made(tmp_path, models):
     model = models.make_model(tmp_path, objective="flow")
-    translator = load_model(model, device="cpu", steps=3, sampler="heun", step_size=1.0)
-    card = translator.card
-    assert (card.steps, card.sampler, card.seed, card.network_calls) == (3, "heun", 0, 6)
-    once = load_model(models.make_model(tmp_path), device="cpu", step_size=1.0)
-    assert (once.card.steps, once.card.sampler, once.card.network_calls) == (None, None, 1)
+    translator = load_model(
+        model, PredictionSettings(steps=3, sampler="heun", step_size=1.0), device="cpu"
+    )
+    how = translator.card.settings
+    assert (how.steps, how.sampler, how.seed, translator.card.network_calls) == (3, "heun", 0, 6)
+    once = load_model(models.make_model(tmp_path), PredictionSettings(step_size=1.0), device="cpu")
+    how = once.card.settings
+    assert (how.steps, how.sampler, once.card.network_calls) == (None, None, 1)
     with CountCalls(once.network) as windows:
         once.translate_array(models.make_ct(), models.SPACING)
     with CountCalls(translator.network) as calls:
         translator.translate_array(models.make_ct(), models.SPACING)
     assert calls.count == 6 * windows.count
     default = load_model(model, device="cpu").card
-    assert (default.steps, default.sampler, default.network_calls) == (16, "euler", 16)
+    how = default.settings
+    assert (how.steps, how.sampler, default.network_calls) == (16, "euler", 16)
 
 
 def test_predictions_say_how_they_were_sampled_and_keep_to_it(tmp_path, models):
     model = models.make_model(tmp_path, objective="bridge")
     models.write_ct(tmp_path / "in/a_0000.nii.gz")
     cases = [CaseFiles("a", (tmp_path / "in/a_0000.nii.gz",))]
-    translator = load_model(model, device="cpu", steps=2, sampler="ode")
+    translator = load_model(model, PredictionSettings(steps=2, sampler="ode"), device="cpu")
     outcome = predict_folder(translator, cases, tmp_path / "out")
     card = codec.load(Predictions, outcome.record).model
-    assert (card.steps, card.sampler, card.network_calls) == (2, "ode", 2)
-    other = load_model(model, device="cpu", steps=3, sampler="ode")
+    assert (card.settings.steps, card.settings.sampler, card.network_calls) == (2, "ode", 2)
+    other = load_model(model, PredictionSettings(steps=3, sampler="ode"), device="cpu")
     with pytest.raises(Exception, match="other steps"):
         predict_folder(other, cases, tmp_path / "out")
     with pytest.raises(CheckpointError, match="--uncertainty: bridge"):
@@ -99,9 +109,11 @@ def test_predictions_say_how_they_were_sampled_and_keep_to_it(tmp_path, models):
 @pytest.mark.parametrize("name", ["flow", "diffusion"])
 def test_folds_and_mirrored_copies_are_combined_at_every_call(tmp_path, models, name):
     model = models.make_model(tmp_path, {"0": 0.0, "1": 200.0}, objective=name)
-    translator = load_model(model, device="cpu", steps=2, tta=True, step_size=1.0)
+    translator = load_model(
+        model, PredictionSettings(steps=2, tta=True, step_size=1.0), device="cpu"
+    )
     made = translator.translate_array(models.make_ct(), models.SPACING)
-    alone = load_model(model, device="cpu", steps=2, step_size=1.0, folds=[0])
+    alone = load_model(model, PredictionSettings(steps=2, step_size=1.0), device="cpu", folds=[0])
     assert np.isfinite(made).all()
     assert not np.array_equal(made, alone.translate_array(models.make_ct(), models.SPACING))
 
@@ -119,7 +131,7 @@ def test_folds_and_mirrored_copies_are_combined_at_every_call(tmp_path, models, 
 def test_what_a_model_cannot_do_is_refused_in_one_line(tmp_path, models, objective, asked, words):
     model = models.make_model(tmp_path, objective=objective)
     with pytest.raises(CheckpointError, match=words) as error:
-        load_model(model, device="cpu", **asked)
+        load_model(model, PredictionSettings(**asked), device="cpu")
     assert "\n" not in str(error.value)
 
 
@@ -152,9 +164,11 @@ def test_sampling_by_windows_leaves_no_seams(models):
         "patch_size": PATCH,
         "fill": [0.0],
         "device": "cpu",
-        "manner": Manner(step_size=0.5),
+        "settings": PredictionSettings(step_size=0.5),
     }
-    made = sample_volume(short_sighted, sampler, case, background=0.0, **how).mean[0]
+    made = sample_volume(
+        short_sighted, sampler, case, region=BodyRegion(case.body, 0.0), **how
+    ).mean[0]
     rng = torch.Generator().manual_seed(0)
 
     def alone(patch):  # each window with a noise of its own, blended at the end
@@ -181,7 +195,8 @@ def test_a_volume_of_one_window_is_sampled_as_a_patch(models):
     sampler = Sampler(flow(), Sampling("rk4", 4), seed=7)
     made = sample_volume(
         short_sighted, sampler, case, PATCH,
-        fill=[0.0], background=0.0, device="cpu", manner=Manner(),
+        fill=[0.0], device="cpu", settings=PredictionSettings(),
+        region=BodyRegion(case.body, 0.0),
     ).mean  # fmt: skip
     start = torch.randn((1, 1, *PATCH), generator=noise_rng(case.record.identifier, 7))
     source = torch.from_numpy(case.source)[None]

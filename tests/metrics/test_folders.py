@@ -6,11 +6,12 @@ import pytest
 
 from gdmnet.arrays.region import inscribed_circle
 from gdmnet.data.case import Volume
+from gdmnet.data.case_files import images_by_case
 from gdmnet.data.volume import read_volume, write_volume
 from gdmnet.errors import DatasetError
 from gdmnet.geometry import Geometry
 from gdmnet.metrics.folders import Options, evaluate_folders
-from gdmnet.metrics.pairs import Folders, images_by_case
+from gdmnet.metrics.pairs import Folders
 from gdmnet.metrics.plausibility import PLAUSIBILITY
 from gdmnet.metrics.score import METRICS, score
 from gdmnet.metrics.structures import score_structures

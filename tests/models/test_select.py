@@ -1,26 +1,23 @@
 import pytest
 
 from gdmnet.errors import CheckpointError, DatasetError
-from gdmnet.models.select import choose_folds, find_model
+from gdmnet.models.select import ModelChoice, choose_folds, find_model
 
 
 def test_the_only_finished_model_is_found(tmp_path, models):
     folder = models.make_model(tmp_path)
     models.make_model(tmp_path, objective="gdm", finished=False)
-    model = find_model(tmp_path)
-    assert model.folder == folder
-    assert model.folds == ("0",)
-    assert model.options == "-d 501 -c 3d_fullres --objective regression"
+    assert find_model(ModelChoice(), tmp_path) == folder
 
 
 def test_several_models_are_listed_with_the_options_that_select_each(tmp_path, models):
     models.make_model(tmp_path)
     other = models.make_model(tmp_path, objective="gdm")
     with pytest.raises(CheckpointError) as refusal:
-        find_model(tmp_path)
+        find_model(ModelChoice(), tmp_path)
     assert "-d 501 -c 3d_fullres --objective gdm " in str(refusal.value)
     assert "-d 501 -c 3d_fullres --objective regression " in str(refusal.value)
-    assert find_model(tmp_path, objective="gdm").folder == other
+    assert find_model(ModelChoice(objective="gdm"), tmp_path) == other
 
 
 def test_dataset_configuration_and_folds_narrow_the_choice(tmp_path, models):
@@ -28,30 +25,30 @@ def test_dataset_configuration_and_folds_narrow_the_choice(tmp_path, models):
     second = models.make_model(tmp_path, {"1": 0.0}, dataset="Dataset502_Other")
     low = models.make_configuration("3d_lowres")
     third = models.make_model(tmp_path, {"2": 0.0}, configuration=low)
-    assert find_model(tmp_path, dataset="502").folder == second
-    assert find_model(tmp_path, dataset="Dataset502_Other").folder == second
-    assert find_model(tmp_path, configuration="3d_lowres").folder == third
-    assert find_model(tmp_path, folds=["0"]).folder == first
-    assert find_model(tmp_path, dataset="501", configuration="3d_fullres").folder == first
+    assert find_model(ModelChoice(dataset="502"), tmp_path) == second
+    assert find_model(ModelChoice(dataset="Dataset502_Other"), tmp_path) == second
+    assert find_model(ModelChoice(configuration="3d_lowres"), tmp_path) == third
+    assert find_model(ModelChoice(folds=["0"]), tmp_path) == first
+    assert find_model(ModelChoice(dataset="501", configuration="3d_fullres"), tmp_path) == first
 
 
 def test_options_that_fit_no_model_show_what_there_is(tmp_path, models):
     models.make_model(tmp_path)
     with pytest.raises(CheckpointError, match=r"no finished model fits.*\n  -d 501"):
-        find_model(tmp_path, configuration="3d_lowres")
+        find_model(ModelChoice(configuration="3d_lowres"), tmp_path)
     with pytest.raises(DatasetError, match="no dataset 999"):
-        find_model(tmp_path, dataset="999")
+        find_model(ModelChoice(dataset="999"), tmp_path)
 
 
 def test_unfinished_models_do_not_count_and_are_named(tmp_path, models):
     models.make_model(tmp_path, finished=False)
     with pytest.raises(CheckpointError, match=r"unfinished: .*regression__3d_fullres.fold_0"):
-        find_model(tmp_path)
+        find_model(ModelChoice(), tmp_path)
 
 
 def test_an_empty_results_folder_is_said_to_be_empty(tmp_path):
     with pytest.raises(CheckpointError, match="no finished model; train one"):
-        find_model(tmp_path / "nowhere")
+        find_model(ModelChoice(), tmp_path / "nowhere")
 
 
 def test_all_finished_numeric_folds_are_the_default(tmp_path, models):

@@ -18,11 +18,11 @@ from objectives.small import (
 )
 
 from gdmnet.errors import SettingError
-from gdmnet.objectives.base import Inputs, Objective, Sampled, Sampling
+from gdmnet.objectives.base import Inputs, Objective
 from gdmnet.objectives.build import OBJECTIVES, SAMPLED
 from gdmnet.objectives.fidelity import fidelity_loss
 from gdmnet.objectives.options import parse_option
-from gdmnet.objectives.sampling import sample_patches
+from gdmnet.objectives.sampling import Sampled, Sampling
 
 every_objective = pytest.mark.parametrize("name", sorted(OBJECTIVES))
 every_sampled = pytest.mark.parametrize("name", sorted(SAMPLED))
@@ -203,7 +203,7 @@ def test_a_sampler_calls_as_often_as_it_says(name):
             calls.clear()
             sampling = Sampling(sampler, steps)
             noise = noise_for(objective, batch.target)
-            made = sample_patches(objective, generator, batch.source, noise, sampling=sampling)
+            made = objective.translate(generator, batch.source, noise, sampling=sampling)
             assert made.shape == batch.target.shape
             assert len(calls) == steps * n_calls
 

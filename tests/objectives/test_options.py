@@ -12,7 +12,7 @@ from gdmnet.drifting.representations import LEVELS
 from gdmnet.errors import SettingError
 from gdmnet.objectives.build import OBJECTIVES
 from gdmnet.objectives.fidelity import FIDELITIES
-from gdmnet.objectives.flow import SOLVERS, TIMES
+from gdmnet.objectives.flow import SOLVERS
 from gdmnet.objectives.gdm_ratio import schedule_of
 from gdmnet.objectives.options import (
     OPTIONS,
@@ -35,7 +35,6 @@ def test_every_objective_has_options_and_every_choice_its_function():
     assert choices(GdmOptions, "pairing") == list(PAIRINGS)
     assert choices(GdmOptions, "levels") == list(LEVELS)
     assert choices(FlowOptions, "solver") == list(SOLVERS)
-    assert choices(FlowOptions, "times") == list(TIMES)
 
 
 def test_what_is_given_replaces_the_default():

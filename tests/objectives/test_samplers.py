@@ -11,13 +11,11 @@ import torch
 from objectives.small import TimedGenerator, half_mask, make_batch, make_context
 
 from gdmnet.errors import TrainingError
-from gdmnet.objectives import flow as flow_file
-from gdmnet.objectives.base import Sampling
 from gdmnet.objectives.bridge import LEVELS, on_path, variances
 from gdmnet.objectives.build import OBJECTIVES
-from gdmnet.objectives.diffusion import cosine_schedule, noised
+from gdmnet.objectives.diffusion import cosine_schedule, ddim_step, noised
 from gdmnet.objectives.flow import SOLVERS, integrate
-from gdmnet.objectives.sampling import times_down
+from gdmnet.objectives.sampling import Sampling, times_down
 
 MANY = (1, 1, 20, 30, 30)  # voxels that stand for as many draws
 
@@ -79,8 +77,8 @@ def test_a_flow_from_the_source_follows_straight_paths_in_any_number_of_steps():
 
 
 def test_at_the_source_the_flow_is_a_regression_of_the_difference(monkeypatch):
-    monkeypatch.setitem(flow_file.TIMES, "uniform", lambda n, rng: torch.zeros(n))
     objective = build("flow", start="source", sigma=0.0)
+    monkeypatch.setattr(objective, "draw_times", lambda n, rng: torch.zeros(n))
     batch = make_batch(0, mask=half_mask())
     generator, other = TimedGenerator(), TimedGenerator()
     descent = objective.descend(generator, batch, torch.Generator())
@@ -103,7 +101,7 @@ def bridge_predictor(objective, slope, offset, spread):
             gathered = objective.variances[round(time * LEVELS)]
             total = objective.variances[-1]
             share = 1 - gathered / total
-            noise = 0.0 if objective.options.ot_ode else gathered * share
+            noise = 0.0 if objective.is_ode else gathered * share
             gain = spread**2 * share / ((spread * share) ** 2 + noise)
             if share == 0:
                 gain = 0.0
@@ -158,17 +156,15 @@ def test_the_bridge_is_as_noisy_as_its_target_is_wide():
     assert torch.allclose(narrow.variances, wide.variances / 16)
 
 
-def test_ddim_with_all_noise_and_steps_is_ancestral_sampling():
-    source = draws((1, 1, 3, 4, 5), seed=2)()
-
-    def evaluate(state, time):
-        return 0.4 * torch.tanh(state) + 0.5 * source + 0.1 * time
-
-    made = [
-        build("diffusion", eta=1.0).sample(evaluate, source, draws(source.shape), sampling)
-        for sampling in (Sampling("ddim", 1000), Sampling("ancestral", 1000))
-    ]
-    assert (made[0] - made[1]).abs().max() < 1e-5
+@pytest.mark.parametrize(("n", "m"), [(1000, 999), (1000, 500), (400, 20), (7, 0)])
+def test_ddim_with_all_noise_is_the_posterior_of_ancestral_sampling(n, m):
+    target, state = draws(seed=3)().double(), draws(seed=4)().double()
+    a_t, a_s = cosine_schedule()[n], cosine_schedule()[m]
+    alpha, beta = a_t / a_s, 1 - a_t / a_s  # Ho et al., Eq. 6 and 7, between any two times
+    mean = (a_s.sqrt() * beta * target + alpha.sqrt() * (1 - a_s) * state) / (1 - a_t)
+    found, sigma = ddim_step(target, state, a_t, a_s, 1.0)
+    assert torch.allclose(found, mean, atol=1e-12)
+    assert float(sigma) == pytest.approx(float((beta * (1 - a_s) / (1 - a_t)).sqrt()))
 
 
 @pytest.mark.parametrize("steps", [1, 7, 1000])

@@ -10,6 +10,12 @@ import numpy as np
 from gdmnet.data.case import Volume
 from gdmnet.data.volume import write_volume
 from gdmnet.geometry import Geometry, Shape
+from gdmnet.metrics.folders import Options, evaluate_folders
+from gdmnet.metrics.pairs import Folders
+from gdmnet.report.case import case_page
+from gdmnet.report.collect import ReportCase
+from gdmnet.report.page import ReportPage, Section, render
+from gdmnet.report.provenance import Origin
 
 SHAPE: Shape = (12, 20, 26)
 GEOMETRY = Geometry(SHAPE, (3.0, 1.5, 1.0))
@@ -59,3 +65,30 @@ def write_record(home: Path, cases: dict, model: str = "") -> None:
         "cases": cases,
     }
     (home / "out/predictions.json").write_text(json.dumps(record))
+
+
+def several_methods(home: Path, methods: list[str]) -> str:
+    """A page of one case whose methods are 50, 100, ... HU too high in the bone."""
+    truth = target(0)
+    write(home / "targets/a.nii.gz", truth)
+    write(home / "in/a_0000.nii.gz", truth / 10)
+    predictions, summaries = {}, {}
+    for i, method in enumerate(methods):
+        folder = home / f"method_{i}"
+        predictions[method] = folder / "a.nii.gz"
+        write(predictions[method], truth + (i + 1) * np.where(truth > 300, 50, 5))
+        compared = Folders(folder, home / "targets", None)
+        summaries[method] = evaluate_folders(compared, Options(n_processes=1))
+    case = ReportCase(
+        "a", predictions, home / "targets/a.nii.gz", (home / "in/a_0000.nii.gz",), None
+    )
+    return render(
+        ReportPage(
+            title="Methods",
+            cases=(case_page(case, ("MR",)),),
+            summaries=summaries,
+            origin=Origin({"What was given to all": (("budget", "equal steps"),)}, {}, (), {}),
+            made=(("gdmnet", "0"),),
+            sections=(Section("costs", "What <it> costs", "<p>much</p>"),),
+        )
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from report.browser import Browser, missing_browser
-from report.cases import GEOMETRY, SHAPE, target, write_case, write_record
+from report.cases import GEOMETRY, SHAPE, several_methods, target, write_case, write_record
 
 from gdmnet.commands.report import main
 from gdmnet.report.encode import unpack
@@ -337,6 +337,36 @@ def test_a_report_without_targets_shows_what_there_is(home, browser):
     assert titles == ["prediction", "uncertainty (SD)"]
     assert browser.run("return document.getElementById('places').hidden")
     assert GEOMETRY.shape == tuple(browser.run("return shown.view.shape"))
+
+
+def test_several_methods_stand_beside_the_target_and_share_window_and_crosshair(home, browser):
+    path = home / "several.html"
+    path.write_text(several_methods(home / "several", ["a", "b", "c"]), encoding="utf-8")
+    browser.open(path)
+    browser.wait(READY)
+    where = """return [...document.querySelectorAll('.head')].map(
+        h => [h.dataset.title, Math.round(h.offsetTop), Math.round(h.offsetLeft)])"""
+    for width in (1400, 500):
+        browser.resize(width, 1000)
+        browser.wait(f"return document.documentElement.clientWidth === {width}")
+        state(browser)
+        places = {title: (top, left) for title, top, left in browser.run(where)}
+        top, below = places["target"][0], places["source MR"][0]
+        assert [places[m][0] for m in "abc"] == [top] * 3
+        assert [places[f"{m}: error"][0] for m in "abc"] == [below] * 3
+        assert all(places[m][1] == places[f"{m}: error"][1] for m in "abc")
+        assert browser.run("return document.documentElement.scrollWidth") <= width
+    browser.run("document.getElementById('stage').scrollLeft = 1000")
+    left = "return document.querySelector('canvas[data-panel=target]').getBoundingClientRect().left"
+    assert 0 <= browser.run(left) < 30  # the target stays beside what is compared with it
+    browser.click('[data-name="bone"]')
+    state(browser)
+    windows = "return shown.panels.filter(p => p.window === 'image').map(p => p.title)"
+    assert browser.run(windows) == ["a", "b", "c", "target"]
+    browser.click('#panels [data-name="errors"]')
+    browser.click('#panels [data-name="b"]')
+    state(browser)
+    assert [title for title, *_ in browser.run(where)] == ["target", "a", "c", "source MR"]
 
 
 def test_lines_through_the_crosshair_are_drawn(browser):

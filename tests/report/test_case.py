@@ -29,14 +29,14 @@ def test_a_case_without_a_target(tmp_path):
     assert len(page.figures) == 1
     assert json.loads(page.view)["worst"] == []
     inside = target(0)[target(0) > -500]
-    assert page.values[0] == pytest.approx(inside.mean(), rel=0.05)
+    assert page.values["prediction"][0] == pytest.approx(inside.mean(), rel=0.05)
     assert "middle axial slice" in page.thumbnail
 
 
 def test_a_name_cannot_end_the_script(tmp_path):
     write_case(tmp_path, "a", 0, error=0)
     (case,) = find_cases(ReportFolders(tmp_path / "out"))
-    view = case_page(module.ReportCase("</script>", case.prediction)).view
+    view = case_page(module.ReportCase("</script>", case.predictions)).view
     assert "<" not in view
     assert json.loads(view)["identifier"] == "</script>"
 
@@ -55,5 +55,5 @@ def test_flat_images_are_shown_too(tmp_path):
     write(tmp_path / "out/a.nii.gz", np.full(SHAPE, 7.0))
     write(tmp_path / "targets/a.nii.gz", np.full(SHAPE, 7.0))
     page = page_of(tmp_path, tmp_path / "targets")
-    assert page.values == (7, 7, 7)
+    assert page.values == {"prediction": (7, 7, 7)}
     assert len(page.figures) == 4

@@ -25,8 +25,8 @@ def test_every_prediction_gets_its_partners(home):
     assert (first.identifier, second.identifier) == ("a", "b")
     assert [path.name for path in first.sources] == ["a_0000.nii.gz", "a_0001.nii.gz"]
     assert first.target == home / "targets/a.nii.gz"
-    assert first.uncertainty is None
-    assert second.uncertainty == home / "out/uncertainty/b.nii.gz"
+    assert first.uncertainties == {}
+    assert second.uncertainties == {"prediction": home / "out/uncertainty/b.nii.gz"}
 
 
 def test_predictions_alone_are_enough(home):

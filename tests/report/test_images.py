@@ -24,7 +24,7 @@ def test_everything_is_read(home):
     assert np.allclose(images.target, target(0), atol=1e-3)
     assert images.unit == "HU"
     assert len(images.sources) == 1
-    assert np.allclose(images.uncertainty, 5)
+    assert np.allclose(images.uncertainties["prediction"], 5)
     assert 0.2 < images.mask.mean() < 0.6
     assert "target (above -500 HU)" in describe(images)[1]
 
@@ -38,9 +38,9 @@ def test_without_a_target_the_prediction_tells_the_body(home):
 
 def test_a_match_changes_prediction_and_uncertainty(home):
     plain = images_of(home, home / "targets")
-    matched = images_of(home, home / "targets", match=(2.0, -7.0))
-    assert np.allclose(matched.prediction, 2 * plain.prediction - 7, atol=1e-2)
-    assert np.allclose(matched.uncertainty, 10)
+    matched = images_of(home, home / "targets", matches={"prediction": (2.0, -7.0)})
+    assert np.allclose(matched.first, 2 * plain.first - 7, atol=1e-2)
+    assert np.allclose(matched.uncertainties["prediction"], 10)
 
 
 def test_an_empty_mask_is_refused(home):

@@ -15,7 +15,10 @@ VALUES = {
 
 
 def pages(*names):
-    return [CasePage(name, "{}", (), "<img>", (), (1.0, 2.0, 3.0), "HU") for name in names]
+    return [
+        CasePage(name, "{}", (), "<img>", (), {"prediction": (1.0, 2.0, 3.0)}, "HU")
+        for name in names
+    ]
 
 
 def table(values=VALUES, **warnings):
@@ -24,7 +27,9 @@ def table(values=VALUES, **warnings):
         units="HU",
         mask="the body",
     )
-    return overview(pages(*values), summary, {name: warnings.get(name, 0) for name in values})
+    return overview(
+        pages(*values), {"prediction": summary}, {name: warnings.get(name, 0) for name in values}
+    )
 
 
 def cells(html, case):
@@ -67,7 +72,7 @@ def test_metrics_that_no_case_has_are_left_out():
 
 
 def test_without_targets_the_predictions_values_stand_there():
-    html = overview(pages("x<y"), None, {"x<y": 0})
+    html = overview(pages("x<y"), {}, {"x<y": 0})
     assert "x&lt;y" in html
     assert ">mean<" in html.replace("</button>", "<")
     assert "tfoot></tfoot" in html

@@ -5,7 +5,7 @@ import pytest
 
 from gdmnet.metrics.summary import summarise
 from gdmnet.report.case import CasePage
-from gdmnet.report.page import Report, page
+from gdmnet.report.page import ReportPage, render
 from gdmnet.report.provenance import CaseOrigin, Origin
 
 NAME = 'A&B<"C">'
@@ -37,23 +37,29 @@ class Outline(HTMLParser):
             self.wrong.append(tag)
 
 
-def report(**changes):
+def page_of(**changes):
     case = CasePage(
-        NAME, "{}", ("<figure></figure>",), '<img src="data:," alt="x">', ("5 > 4",), (1, 0, 2), ""
+        NAME,
+        "{}",
+        ("<figure></figure>",),
+        '<img src="data:," alt="x">',
+        ("5 > 4",),
+        {"prediction": (1, 0, 2)},
+        "",
     )
     values = {
         "title": "Predictions in <out>",
-        "pages": (case,),
-        "summary": None,
+        "cases": (case,),
+        "summaries": {},
         "origin": Origin({}, {}, (), {}),
         "inputs": {},
         "made": (("command", "gdm_report -p '<x>'"),),
     }
-    return Report(**{**values, **changes})
+    return ReportPage(**{**values, **changes})
 
 
 def test_the_page_is_well_formed_and_needs_nothing_else():
-    html = page(report())
+    html = render(page_of())
     outline = Outline(html)
     assert outline.wrong == []
     assert all(link.startswith(("data:", "#")) for link in outline.links)
@@ -69,7 +75,7 @@ def test_names_from_files_are_escaped():
         (),
         {"<0>": ("<figure></figure>",)},
     )
-    html = page(report(origin=origin, inputs={NAME: [("<f>", "ff", "as translated")]}))
+    html = render(page_of(origin=origin, inputs={NAME: [("<f>", "ff", "as translated")]}))
     text = html.split('<script type="application/json"')[0]
     for raw in ('<"C">', "<script>alert", "<i>", "<f>", "<out>", "<x>", "Fold <0>"):
         assert raw not in text, raw
@@ -81,7 +87,7 @@ def test_warnings_failures_and_what_is_unknown_are_said_at_the_top():
         NAME: CaseOrigin(warnings=("unlike the training",)),
         "b": CaseOrigin(error="no memory"),
     }
-    html = page(report(origin=Origin({}, cases, (), {})))
+    html = render(page_of(origin=Origin({}, cases, (), {})))
     top = html.split('id="overview"')[0]
     assert "unlike the training" in top
     assert "no memory" in top
@@ -90,13 +96,13 @@ def test_warnings_failures_and_what_is_unknown_are_said_at_the_top():
 
 
 def test_a_changed_source_is_a_warning():
-    html = page(report(inputs={NAME: [("a_0000.nii.gz", "ff", "DIFFERS from it")]}))
+    html = render(page_of(inputs={NAME: [("a_0000.nii.gz", "ff", "DIFFERS from it")]}))
     assert "a_0000.nii.gz DIFFERS from it" in html.split('id="overview"')[0]
 
 
 def test_a_model_trained_anew_is_told_at_the_top():
     rows = (("checkpoint of fold 0", "DIFFERS: trained anew"),)
-    html = page(report(origin=Origin({"The model's folder": rows}, {}, (), {})))
+    html = render(page_of(origin=Origin({"The model's folder": rows}, {}, (), {})))
     assert "DIFFERS: trained anew" in html.split('id="overview"')[0]
 
 
@@ -104,8 +110,8 @@ def test_targets_without_a_unit_are_told_apart():
     case = {"mae": 1.0, "data_range": 5.0}
     plain = summarise({NAME: case}, units="", mask="given")
     matched = summarise({NAME: case}, units="", mask="given", match_intensity="linear")
-    assert "have no unit" in page(report(summary=plain))
-    assert "have no unit" not in page(report(summary=matched))
+    assert "have no unit" in render(page_of(summaries={"prediction": plain}))
+    assert "have no unit" not in render(page_of(summaries={"prediction": matched}))
 
 
 @pytest.mark.parametrize(
@@ -114,10 +120,10 @@ def test_targets_without_a_unit_are_told_apart():
 )
 def test_the_input_check_is_told_for_each_case(findings, told):
     origin = Origin({}, {NAME: CaseOrigin(findings=findings)}, (), {})
-    assert told in page(report(origin=origin))
+    assert told in render(page_of(origin=origin))
 
 
 def test_controls_have_names():
-    outline = Outline(page(report()))
+    outline = Outline(render(page_of()))
     images = [given for tag, given in outline.seen if tag == "img"]
     assert all(given.get("alt") for given in images)

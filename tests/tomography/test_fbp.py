@@ -7,10 +7,11 @@ from skimage.transform import iradon
 from gdmnet.errors import DatasetError
 from gdmnet.tomography import blocks
 from gdmnet.tomography.fbp import back_projector, reconstruct, seen, view_weights
-from gdmnet.tomography.filtering import FILTERS, filter_rows, is_truncated, ramp
+from gdmnet.tomography.filtering import WINDOWS, filter_rows, is_truncated, ramp
 from gdmnet.tomography.physics import hounsfield
 from gdmnet.tomography.projection import project
 from gdmnet.tomography.scan import Detector, Grid, Scan, covering_scan
+from gdmnet.tomography.settings import FILTERS
 
 GRID = Grid((96, 96), (1.0, 1.0))
 SOURCE = 150.0
@@ -183,7 +184,7 @@ def test_the_convolution_is_the_convolution(rng):
 def test_smoother_windows_pass_less_noise(rng):
     noise = rng.normal(size=(50, 200))
     spread = [filter_rows(noise, 1.0, window).std() for window in FILTERS]
-    assert list(FILTERS) == ["ram-lak", "shepp-logan", "cosine", "hamming", "hann"]
+    assert FILTERS == tuple(WINDOWS) == ("ram-lak", "shepp-logan", "cosine", "hamming", "hann")
     assert spread == sorted(spread, reverse=True)
     flat = np.ones((1, 400))
     for window in FILTERS:  # none of them changes what is constant

@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 from ellipses import disc, paint
 
-from gdmnet.tomography.physics import MU_WATER, attenuation, hounsfield, measure
+from gdmnet.tomography.physics import attenuation, hounsfield, measure
 from gdmnet.tomography.projection import project
 from gdmnet.tomography.scan import Detector, Grid, Scan, covering_scan
+from gdmnet.tomography.settings import MU_WATER
 
 GRID = Grid((24, 24), (4.0, 4.0))
 SCAN = covering_scan(GRID, 40, arc=180.0)

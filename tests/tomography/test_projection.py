@@ -115,11 +115,12 @@ def test_matrices_are_kept_where_they_fit_and_made_anew_where_not(monkeypatch, r
     whole = project(volume, ODD.spacing, scan)
     kept = projector(scan, ODD)
     assert projector(scan, ODD) is kept
-    assert kept.n_bytes > 0
+    assert next(iter(kept))[1] is next(iter(kept))[1]
     projector.cache_clear()
     monkeypatch.setattr(blocks, "BLOCK_BYTES", 1)
     monkeypatch.setattr(blocks, "KEPT_BYTES", 1)
     assert project(volume, ODD.spacing, scan) == pytest.approx(whole, rel=1e-6)
     assert len(list(projector(scan, ODD))) == scan.n_views
-    assert projector(scan, ODD).n_bytes == 0
+    made = projector(scan, ODD)
+    assert next(iter(made))[1] is not next(iter(made))[1]
     projector.cache_clear()

@@ -10,7 +10,7 @@ import torch
 from gdmnet import codec, folders
 from gdmnet.data.store import StoredCase
 from gdmnet.errors import CheckpointError
-from gdmnet.inference import load_model
+from gdmnet.inference import PredictionSettings, load_model
 from gdmnet.metrics.score import score
 from gdmnet.models import checkpoint
 from gdmnet.models.run import DIAL_JSON, DialChoice, read_run
@@ -49,7 +49,7 @@ def case(model):
 
 
 def shift(model, **options) -> float:
-    translator = load_model(model, device="cpu", **options)
+    translator = load_model(model, PredictionSettings(**options), device="cpu")
     array = np.zeros((12, 24, 24), np.float32)
     array[:, :, :2] = -1000  # air, so that there is an outside
     translated = translator.translate_array(array, (2.0, 1.0, 1.0))
@@ -80,7 +80,7 @@ def test_without_a_twin_only_the_trained_realism_is_there(tmp_path):
     folder = small_models.make_model(tmp_path, shifts={"0": 40.0})
     assert shift(folder, realism=1.0) == pytest.approx(40, abs=1)
     with pytest.raises(CheckpointError, match="train with --realism-dial"):
-        load_model(folder, device="cpu", realism=0.5)
+        load_model(folder, PredictionSettings(realism=0.5), device="cpu")
     assert dial_fold(folder, "0", [], device="cpu", budget=0.01) == {}
 
 
@@ -119,5 +119,5 @@ def test_the_choice_stops_at_the_first_setting_beyond_the_budget(errors, chosen)
 
 
 def test_weights_are_float32_after_the_dial(model):
-    network = load_model(model, device="cpu", realism=0.3).network
+    network = load_model(model, PredictionSettings(realism=0.3), device="cpu").network
     assert all(p.dtype == torch.float32 for p in network.parameters())

@@ -5,10 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from encoders.fakes import BODIES, CT, checkpoint, narrow, write
+from encoders.fakes import BODIES, CT, checkpoint, narrow, needs_extra, write
 
-from gdmnet.encoders import Frozen, build
-from gdmnet.encoders.adapter import ConstantNorm
+from gdmnet.encoders import FrozenEncoder, build
 from gdmnet.errors import CheckpointError, SettingError, TrainingError
 from gdmnet.plan import Architecture, Recipe
 from gdmnet.training import feature_encoder
@@ -46,11 +45,7 @@ def prepare(tmp_path, make_configuration, make_noise_case):
 
 def read(monkeypatch, name):
     """From now on the encoder of this name has narrow weights, as the fakes."""
-    entry = dataclasses.replace(
-        build.ENCODERS[name],
-        load=lambda request: build.load_family(request, narrow(name), request.weights),
-    )
-    monkeypatch.setitem(build.ENCODERS, name, entry)
+    monkeypatch.setitem(build.FAMILIES, name, narrow(name))
 
 
 def test_the_default_is_trained_for_as_long_as_the_training_asks(prepare, monkeypatch):
@@ -58,7 +53,7 @@ def test_the_default_is_trained_for_as_long_as_the_training_asks(prepare, monkey
 
     def train(*_, iterations, seed, precision, **__):
         asked.append((iterations, seed, precision))
-        return Frozen(torch.nn.Identity())
+        return FrozenEncoder(torch.nn.Identity())
 
     monkeypatch.setattr(feature_encoder, "pretrain_encoder", train)
     prepare(EncoderSettings())
@@ -75,6 +70,7 @@ def test_a_self_trained_encoder_can_be_taken_from_a_file(prepare, tmp_path):
         prepare(EncoderSettings(weights=tmp_path / "gone.pt"))
 
 
+@needs_extra
 def test_a_public_encoder_is_read_told_and_made_constant(prepare, tmp_path, monkeypatch, caplog):
     caplog.set_level("INFO")
     file = write(tmp_path, "vista3d.pt", checkpoint("vista3d.pt"))
@@ -85,7 +81,7 @@ def test_a_public_encoder_is_read_told_and_made_constant(prepare, tmp_path, monk
     assert f"feature encoder: vista3d from {file} (sha256 " in caplog.text
     assert "maps of 6, 24 channels" in caplog.text
     constant = prepare(dataclasses.replace(chosen, norm_statistics="dataset"))
-    norms = [m for m in constant.modules() if isinstance(m, ConstantNorm)]
+    norms = [m for m in constant.modules() if isinstance(m, torch.nn.BatchNorm3d)]
     assert len(norms) == 2 * (1 + 2 + 2)
     assert "statistics of 10 normalisation layers are fixed" in caplog.text
     assert not any(p.requires_grad for p in constant.parameters())
@@ -107,6 +103,7 @@ def test_the_small_encoders_have_no_stages_to_choose(prepare, name):
         prepare(EncoderSettings(name, stages=(0,)))
 
 
+@needs_extra
 def test_the_cost_of_resampling_is_told(prepare, tmp_path, monkeypatch, caplog):
     caplog.set_level("INFO")
     read(monkeypatch, "ctfm")

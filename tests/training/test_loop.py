@@ -10,7 +10,7 @@ from gdmnet.errors import CheckpointError, TrainingError
 from gdmnet.files import whole_folder
 from gdmnet.folders import BEST, FINAL, LATEST
 from gdmnet.models import checkpoint
-from gdmnet.objectives.base import Descent, Inputs
+from gdmnet.objectives.base import Descent, Inputs, Objective
 from gdmnet.plan import Recipe
 from gdmnet.training import log, loop
 from gdmnet.training.batches import Batches
@@ -22,10 +22,8 @@ CPU = torch.device("cpu")
 RECIPE = Recipe(epochs=4, iterations=3, validation_patches=4, learning_rate=1e-2, seed=5)
 
 
-class NoisyL1:
+class NoisyL1(Objective):
     """L1 with noise from the step's generator, a state and an optimiser of its own."""
-
-    inputs = Inputs()
 
     def __init__(self, spoil=None):
         self.critic = nn.Linear(1, 1)

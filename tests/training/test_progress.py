@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gdmnet.errors import OutputError
 from gdmnet.training.progress import PROGRESS_PNG, draw_progress
 
 
@@ -55,8 +54,3 @@ def test_numbers_that_are_missing_are_left_out(tmp_path):
 def test_only_the_picture_is_left_behind(tmp_path):
     _size(tmp_path, _records(1))
     assert [path.name for path in tmp_path.iterdir()] == [PROGRESS_PNG]
-
-
-def test_a_picture_that_cannot_be_written_is_an_output_error(tmp_path):
-    with pytest.raises(OutputError, match=r"progress.png: cannot be written"):
-        draw_progress(_records(1), tmp_path / "missing" / PROGRESS_PNG)

@@ -9,14 +9,11 @@ from typing import Any, ClassVar
 from zipfile import ZIP_STORED, ZipFile
 
 from gdmnet.errors import CheckpointError
-from gdmnet.folders import BEST, FINAL, FINGERPRINT_JSON, PLAN_JSON, RUN_JSON, SUMMARY_JSON
+from gdmnet.folders import CHECKPOINTS, FINGERPRINT_JSON, PLAN_JSON, RUN_JSON, SUMMARY_JSON
 
 MANIFEST_JSON = "manifest.json"
 MODEL_CARD = "model_card.md"
-_FOLD_FILES = "|".join(map(re.escape, (RUN_JSON, SUMMARY_JSON, FINAL, BEST)))
-_TOP_FILES = "|".join(map(re.escape, (MANIFEST_JSON, MODEL_CARD, PLAN_JSON, FINGERPRINT_JSON)))
-_ALLOWED = re.compile(rf"{_TOP_FILES}|fold_(\d+|all)/({_FOLD_FILES})", re.ASCII)
-_CHECKPOINTS = {"final": FINAL, "best": BEST}
+_FOLD = re.compile(r"\d+|all", re.ASCII)
 _NAME = re.compile(r"[^./\\:\x00-\x1f][^/\\:\x00-\x1f]*")  # no path, on no system
 _DATASET = re.compile(r"Dataset\d{3}_.+", re.ASCII)
 
@@ -60,88 +57,76 @@ class Manifest:
 
 
 def require_names(manifest: Manifest, where: Path) -> None:
-    """Refuse a dataset, objective or configuration that would lead out of the results.
+    """Refuse a model that is no whole one, or whose names would lead out of the results.
 
     Raises:
-        CheckpointError: one does.
+        CheckpointError: it is one.
     """
     named = (manifest.dataset, manifest.objective, manifest.configuration)
     if not all(_NAME.fullmatch(name) for name in named) or not _DATASET.fullmatch(named[0]):
         raise CheckpointError(
             f"{where}: the manifest names an impossible model {named}; do not use this archive"
         )
+    kinds = set(manifest.checkpoints)
+    sound = manifest.folds and all(_FOLD.fullmatch(fold) for fold in manifest.folds)
+    if not sound or "final" not in kinds or not kinds <= set(CHECKPOINTS):
+        raise CheckpointError(
+            f"{where}: not one whole model: it has the folds {manifest.folds} and checkpoints"
+            f" {manifest.checkpoints}; export it again"
+        )
 
 
-def require_safe(archive: ZipFile, where: Path) -> None:
-    """Refuse an archive that holds anything but a model's plain files, before any is unpacked.
-
-    The names that may occur are listed, so that none can leave the folder. Nothing is compressed
-    in a model archive, so that it cannot unpack to more than its own size.
+def require_plain(archive: ZipFile, where: Path) -> None:
+    """Refuse a zip file (archive or checkpoint) with links, or that unpacks to more than it is.
 
     Raises:
-        CheckpointError: it holds something else.
+        CheckpointError: an entry is no plain file, compressed, encrypted or there twice, or entries
+            overlap.
     """
     entries = archive.infolist()
     for entry in entries:
-        if not _ALLOWED.fullmatch(entry.filename):
-            raise _unsafe(where, f"holds {entry.filename!r}, which is no file of a model")
         if entry.external_attr >> 16 & 0o170000 not in (0, 0o100000):  # the type bits of st_mode
             raise _unsafe(where, f"{entry.filename} is a link or no plain file")
-    names = [entry.filename for entry in entries]
-    if len(set(names)) < len(names):
-        raise _unsafe(where, "holds a file twice")
-    require_stored(archive, where)
-
-
-def require_stored(archive: ZipFile, where: Path) -> None:
-    """Refuse a zip file (an archive or a checkpoint) that unpacks to more than its own size.
-
-    Raises:
-        CheckpointError: an entry is compressed or encrypted, or entries overlap.
-    """
-    entries = archive.infolist()
-    for entry in entries:
         if entry.compress_type != ZIP_STORED or entry.flag_bits & 1:
-            raise _unsafe(
-                where,
-                f"{entry.filename} is compressed or encrypted, which gdm_export_model never does",
-            )
+            reason = "is compressed or encrypted, which gdm_export_model never does"
+            raise _unsafe(where, f"{entry.filename} {reason}")
+    if len({entry.filename for entry in entries}) < len(entries):
+        raise _unsafe(where, "holds a file twice")
     if sum(entry.file_size for entry in entries) > where.stat().st_size:
         raise _unsafe(where, "its files claim to be larger than the whole")
 
 
 def require_complete(manifest: Manifest, archive: ZipFile, where: Path) -> None:
-    """Hold the files and sizes of an archive against its manifest.
+    """Refuse files that are missing, of another size than listed, or none of a model's.
+
+    The names that may occur follow from folds and checkpoints, so that none leaves the folder.
 
     Raises:
-        CheckpointError: a file is missing, is not listed or has another size, or a fold lacks what
-            it needs.
+        CheckpointError: there is one.
     """
+    weights = [CHECKPOINTS[kind] for kind in manifest.checkpoints]
+    folds = [f"fold_{fold}" for fold in manifest.folds]
+    needed = {
+        PLAN_JSON,
+        MODEL_CARD,
+        *(f"{f}/{name}" for f in folds for name in (RUN_JSON, *weights)),
+    }
+    optional = {FINGERPRINT_JSON, *(f"{fold}/{SUMMARY_JSON}" for fold in folds)}
     there = {entry.filename: entry.file_size for entry in archive.infolist()}
     del there[MANIFEST_JSON]
     listed = {name: entry.size for name, entry in manifest.files.items()}
-    for name in sorted(set(there) | set(listed)):
-        if there.get(name) != listed.get(name):
+    for name in sorted({*there, *listed, *needed}):
+        if name not in needed | optional:
+            raise _unsafe(where, f"holds {name!r}, which is no file of this model")
+        if name not in there or there[name] != listed.get(name):
             raise CheckpointError(
-                f"{where}: {name} has {_size(there.get(name))}, but the manifest says"
-                f" {_size(listed.get(name))}; get the archive again"
+                f"{where}: {name} is {_size(there.get(name))} in the archive and"
+                f" {_size(listed.get(name))} in its manifest; get it again"
             )
-    checkpoints = [_CHECKPOINTS.get(kind, kind) for kind in manifest.checkpoints]
-    needed = {PLAN_JSON, MODEL_CARD}
-    needed |= {
-        f"fold_{fold}/{name}" for fold in manifest.folds for name in (RUN_JSON, *checkpoints)
-    }
-    optional = {FINGERPRINT_JSON, *(f"fold_{fold}/{SUMMARY_JSON}" for fold in manifest.folds)}
-    wrong = sorted((needed - set(listed)) | (set(listed) - needed - optional))
-    if wrong or not manifest.folds or FINAL not in checkpoints:
-        raise CheckpointError(
-            f"{where}: not one whole model: look at"
-            f" {', '.join(wrong) or 'its folds and checkpoints'}; export it again"
-        )
 
 
 def _size(n_bytes: int | None) -> str:
-    return "no such file" if n_bytes is None else f"{n_bytes} bytes"
+    return "missing" if n_bytes is None else f"{n_bytes} bytes"
 
 
 def _unsafe(where: Path, reason: str) -> CheckpointError:

@@ -1,4 +1,4 @@
-"""One case of a folder: read ahead, translated, written, and what became of it."""
+"""One case of a folder: read ahead, predicted, written, and what the record says of it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from gdmnet.data.volume import write_volume
 from gdmnet.errors import DatasetError, GdmnetError, OutputError
 from gdmnet.inference.input_check import Finding, check_input, measure_input, warning
 from gdmnet.inference.inputs import source_digests
-from gdmnet.inference.record import CaseResult, Uncertainty
+from gdmnet.inference.record import OUTDATED, CaseResult, UncertaintyMap
 from gdmnet.inference.translator import Translator
 from gdmnet.preprocessing import prepare_with_sources
 
@@ -30,8 +30,15 @@ FAR_SPACING = 3.0  # times coarser or finer than what the model was trained at: 
 
 
 @dataclass(frozen=True)
-class Job:
-    """One case: its files, where its prediction goes, and what an earlier run wrote about it."""
+class CasePrediction:
+    """A case to predict.
+
+    Attributes:
+        files: of its sources.
+        output: file of its prediction.
+        uncertainty: whether a map of standard deviations is asked for.
+        before: what an earlier run wrote about it.
+    """
 
     files: CaseFiles
     output: Path
@@ -39,22 +46,28 @@ class Job:
     before: CaseResult | None = None
 
     @property
-    def spread_output(self) -> Path:
-        """Where the map of standard deviations goes."""
+    def map_output(self) -> Path:
+        """File of the map of standard deviations."""
         return self.output.parent / UNCERTAINTY / self.output.name
+
+    @property
+    def is_outdated(self) -> bool:
+        """True if the file that is there shall be replaced."""
+        return self.before is not None and self.before.status == OUTDATED
 
     @property
     def is_done(self) -> bool:
         """True if all that is asked for is there."""
-        return self.output.exists() and (not self.uncertainty or self.spread_output.exists())
+        whole = self.output.exists() and (not self.uncertainty or self.map_output.exists())
+        return whole and not self.is_outdated
 
 
 @dataclass(frozen=True)
-class Ready:
+class ReadCase:
     """A case read ahead.
 
     Attributes:
-        case: None where its prediction is there already.
+        case: prepared; None where its prediction is there already.
         inputs: file name -> SHA-256.
         findings: how it is unlike the training data; None if that is not known.
     """
@@ -64,7 +77,7 @@ class Ready:
     findings: tuple[Finding, ...] | None = None
 
 
-def read(job: Job, translator: Translator) -> Ready:
+def read_case(job: CasePrediction, translator: Translator) -> ReadCase:
     """Read, prepare and check a case, unless it is done.
 
     Raises:
@@ -72,22 +85,24 @@ def read(job: Job, translator: Translator) -> Ready:
             made from other files.
     """
     inputs = source_digests(job.files)
-    if job.output.exists() and job.before is not None and job.before.inputs not in ({}, inputs):
+    known = None if job.before is None or job.is_outdated else job.before.inputs
+    if job.output.exists() and known and known != inputs:
         raise DatasetError(
             f"{job.output}: was predicted from other files of these names; move it away or"
             " --overwrite"
         )
     if job.is_done:
-        return Ready(None, inputs)
+        return ReadCase(None, inputs)
     volume = read_sources(job.files)
     case, corrected = prepare_with_sources(job.files.identifier, volume, translator.configuration)
     if translator.training is None:
-        return Ready(case, inputs)
-    findings = check_input(measure_input(case, corrected), translator.training)
-    return Ready(case, inputs, findings)
+        return ReadCase(case, inputs)
+    return ReadCase(case, inputs, check_input(measure_input(case, corrected), translator.training))
 
 
-def finish(translator: Translator, job: Job, ready: Future[Ready]) -> tuple[str, CaseResult]:
+def predict_case(
+    translator: Translator, job: CasePrediction, ahead: Future[ReadCase]
+) -> tuple[str, CaseResult]:
     """Predict and write one case; what is wrong with it becomes its result.
 
     Returns:
@@ -97,10 +112,10 @@ def finish(translator: Translator, job: Job, ready: Future[Ready]) -> tuple[str,
         OutputError: nothing can be written, which concerns all cases.
     """
     try:
-        item = ready.result()
-        if item.case is None:
-            return "skipped", _kept(job, item)
-        return "predicted", _translate(translator, job, item.case, item)
+        read = ahead.result()
+        if read.case is None:
+            return "skipped", _kept(job, read.inputs)
+        return "predicted", _predicted(translator, job, read.case, read)
     except OutputError:
         raise
     except GdmnetError as problem:
@@ -111,57 +126,57 @@ def finish(translator: Translator, job: Job, ready: Future[Ready]) -> tuple[str,
     return "failed", _failed(job, error)
 
 
-def _failed(job: Job, error: str) -> CaseResult:
-    if job.before is not None and job.output.exists():  # keep what the file there was made from
-        return replace(job.before, status="failed", error=error)
-    return CaseResult("failed", job.output.name, {}, error=error)
+def _failed(job: CasePrediction, error: str) -> CaseResult:
+    if job.before is None or not job.output.exists():
+        return CaseResult("failed", job.output.name, {}, error=error)
+    # What is there stays, and so does what it was made from.
+    return replace(job.before, status=OUTDATED if job.is_outdated else "failed", error=error)
 
 
-def _kept(job: Job, item: Ready) -> CaseResult:
-    if job.before is not None and job.before.inputs == item.inputs:
+def _kept(job: CasePrediction, inputs: dict[str, str]) -> CaseResult:
+    if job.before is not None and job.before.inputs == inputs:
         return replace(job.before, status="done", error=None)
-    told = "the prediction was there already and no record says what made it"
-    return CaseResult("done", job.output.name, item.inputs, warnings=(told,))
+    unknown = "the prediction was there already and no record says what made it"
+    return CaseResult("done", job.output.name, inputs, warnings=(unknown,))
 
 
-def _translate(translator: Translator, job: Job, case: Case, item: Ready) -> CaseResult:
+def _predicted(
+    translator: Translator, job: CasePrediction, case: Case, read: ReadCase
+) -> CaseResult:
     begin = time.perf_counter()
     estimate = translator.predict(case, spread=job.uncertainty)
     uncertainty = None
     if estimate.std is not None:  # before the prediction: what is there is taken to be finished
-        uncertainty = _write_spread(translator, job, case, estimate.std)
+        uncertainty = _write_map(translator, job, case, estimate.std)
     volume = translator.restore(estimate, case)
     if translator.finishing is not None:
         volume = translator.finishing(job.files, volume)
     write_volume(job.output, volume, integer=translator.plan.integer_output)
+    if uncertainty is None:
+        job.map_output.unlink(missing_ok=True)  # of the prediction that was there before
     seconds = round(time.perf_counter() - begin, 3)
-    warnings = tuple(_warnings(translator, case, item.findings, uncertainty))
+    warnings = tuple(_warnings(translator, case, read.findings, uncertainty))
     for text in warnings:
         _log.warning("case %s: %s", job.files.identifier, text)
     return CaseResult(
         "done",
         job.output.name,
-        item.inputs,
+        read.inputs,
         seconds,
         case.record.mask_rule,
         warnings,
-        input_check=item.findings,
+        input_check=read.findings,
         uncertainty=uncertainty,
     )
 
 
-def _write_spread(translator: Translator, job: Job, case: Case, std: NDArray) -> Uncertainty:
+def _write_map(
+    translator: Translator, job: CasePrediction, case: Case, std: NDArray
+) -> UncertaintyMap:
+    write_volume(job.map_output, translator.restore_spread(std, case))
     inside = std[0][case.body != 0]
-    try:
-        job.spread_output.parent.mkdir(exist_ok=True)
-    except OSError as problem:
-        raise OutputError(
-            f"{job.spread_output.parent}: cannot be written ({problem.strerror}); give another"
-            " folder by -o"
-        ) from None
-    write_volume(job.spread_output, translator.restore_spread(std, case))
-    return Uncertainty(
-        output=f"{UNCERTAINTY}/{job.spread_output.name}",
+    return UncertaintyMap(
+        output=f"{UNCERTAINTY}/{job.map_output.name}",
         sources=translator.spread_sources(),
         mean=float(inside.mean(dtype=np.float64)) * translator.configuration.target.scale,
         single_opinion=float((inside == 0).mean()),
@@ -172,7 +187,7 @@ def _warnings(
     translator: Translator,
     case: Case,
     findings: tuple[Finding, ...] | None,
-    uncertainty: Uncertainty | None,
+    uncertainty: UncertaintyMap | None,
 ) -> Iterator[str]:
     if case.record.mask_rule == "whole volume":
         yield "no body was found, the whole volume was translated"

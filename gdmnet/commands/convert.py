@@ -1,0 +1,251 @@
+"""gdm_convert: make a raw dataset from patients in DICOM, pairs of images, or SynthRAD's data."""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gdmnet import codec
+from gdmnet.commands.terminal import (
+    CommandParser,
+    add_processes_option,
+    add_root_options,
+    guarded,
+    new_parser,
+    roots_from,
+)
+from gdmnet.errors import DatasetError
+from gdmnet.table import text_table
+
+if TYPE_CHECKING:
+    from gdmnet.data.case import Series
+    from gdmnet.datasets.conversion import Conversion
+    from gdmnet.datasets.dicom_pairs import Pair
+
+_RESAMPLE = ("source", "target")
+_DICOM = """example:
+  gdm_convert dicom 512 -i patients/ --source "MR*t1*" --target "CT*plan*" --resample target
+
+Every folder in patients/ is a patient; series are found at any depth. A pattern is compared with
+what the table shows, "MODALITY SeriesDescription", and must fit one series of each patient."""
+_PAIRS = """example:
+  gdm_convert pairs 512 -i mr/ -r ct/
+  gdm_convert pairs 512 -i mr/ -r ct/ --resample target --yes
+
+The first prints the pairs and writes nothing; look at them, then say --yes."""
+_SYNTHRAD = """example:
+  gdm_convert synthrad 511 -i synthRAD2025/ --task 1 --year 2025 --region AB
+
+Patients without a CT become test cases."""
+
+
+def build_parser() -> CommandParser:
+    """The command's parser, with one for each kind of input."""
+    parser = new_parser(__doc__ or "")
+    parser.add_commands(
+        {"dicom": _dicom_parser(), "pairs": _pairs_parser(), "synthrad": _synthrad_parser()}
+    )
+    return parser
+
+
+def _new_parser(
+    description: str, epilog: str, inputs: str, *, several: bool = False
+) -> CommandParser:
+    """What all kinds of input have in common."""
+    parser = new_parser(description, epilog)
+    parser.add_dataset_arguments("dataset", required=1)
+    action = "append" if several else "store"
+    parser.add_argument(
+        "-i", dest="inputs", type=Path, action=action, required=True, metavar="IN", help=inputs
+    )
+    parser.add_argument("--name", help="of the dataset (default: from what it holds)")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print what was found and write nothing"
+    )
+    add_processes_option(parser)
+    add_root_options(parser, "raw")
+    return parser
+
+
+def _add_resample(parser: CommandParser) -> None:
+    parser.add_argument(
+        "--resample", choices=_RESAMPLE, help="put this one onto the other's grid (default: none)"
+    )
+
+
+def _dicom_parser() -> CommandParser:
+    parser = _new_parser("folders of patients in DICOM", _DICOM, "folder of patients' folders")
+    parser.add_argument(
+        "--source",
+        nargs="+",
+        default=["MR*"],
+        metavar="PATTERN",
+        help="the source's series, one pattern a channel (default: MR*)",
+    )
+    parser.add_argument(
+        "--target", default="CT*", metavar="PATTERN", help="the target's series (default: CT*)"
+    )
+    _add_resample(parser)
+    parser.add_argument(
+        "--mapping",
+        type=Path,
+        metavar="FILE",
+        help="write which case is which patient to this file, which identifies patients",
+    )
+    return parser
+
+
+def _pairs_parser() -> CommandParser:
+    parser = _new_parser(
+        "folders of images that belong together by name",
+        _PAIRS,
+        "sources; give it once for each channel",
+        several=True,
+    )
+    parser.add_argument(
+        "-r", dest="targets", type=Path, required=True, metavar="DIR", help="targets"
+    )
+    parser.add_argument("--masks", type=Path, metavar="DIR", help="body masks")
+    parser.add_argument(
+        "--source-name",
+        action="append",
+        metavar="NAME",
+        help="of each channel (default: MR, or MR 0, MR 1, ...)",
+    )
+    parser.add_argument(
+        "--target-name", default="CT", metavar="NAME", help="default: CT, which promises HU"
+    )
+    _add_resample(parser)
+    parser.add_argument(
+        "--skip-unmatched", action="store_true", help="leave out images without a partner"
+    )
+    parser.add_argument(
+        "--yes", dest="dry_run", action="store_false", help="the pairs are right: write them"
+    )
+    parser.set_defaults(dry_run=True)
+    return parser
+
+
+def _synthrad_parser() -> CommandParser:
+    parser = _new_parser(
+        "the SynthRAD challenges' data", _SYNTHRAD, "the folder that holds Task1 or Task2"
+    )
+    parser.add_argument(
+        "--task", type=int, choices=(1, 2), required=True, help="1: MR to CT, 2: CBCT to CT"
+    )
+    parser.add_argument("--year", type=int, choices=(2023, 2025), required=True)
+    parser.add_argument(
+        "--region",
+        default="all",
+        help="brain, pelvis (2023), HN, TH, AB (2025) or all (default: all)",
+    )
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point of gdm_convert."""
+    args = build_parser().parse_args(argv)
+    find = {"dicom": _find_dicom, "pairs": _find_pairs, "synthrad": _find_synthrad}[args.command]
+
+    def body() -> int:
+        from gdmnet.datasets.conversion import new_dataset, write_dataset
+
+        raw = roots_from(args).raw
+        new_dataset(raw, args.dataset, args.name or "Name")  # refused before the long look
+        conversion, name, mapping = find(args)
+        if args.dry_run:
+            how = "; if the pairs are right, say --yes" if args.command == "pairs" else ""
+            print(f"nothing was written{how}")
+            return 0
+        folder = new_dataset(raw, args.dataset, args.name or name)
+        write_dataset(conversion, folder, n_processes=args.n_processes)
+        if mapping:
+            codec.save(mapping, args.mapping)
+        print(f"{folder} is written; next: gdm_check {args.dataset}")
+        return 0
+
+    return guarded(body)
+
+
+def _find_dicom(args: argparse.Namespace) -> tuple[Conversion, str, dict[str, Any]]:
+    from gdmnet.datasets.dicom_pairs import Choice, find_pairs, make_conversion, mapping
+
+    found = find_pairs(args.inputs, Choice(tuple(args.source), args.target, args.resample))
+    left = ", ".join(f"{what} ({count})" for what, count in sorted(found.skipped.items()))
+    notes = [*([f"left aside: {left}"] if left else []), *found.notes]
+    rows = [("case", "folder", "source", "target", "grids"), *map(_dicom_row, found.pairs)]
+    _show([*text_table(rows, n_left=None), *notes], found.complaints)
+    conversion = make_conversion(found.pairs, args.resample)
+    name = f"{conversion.channel_names[0].split()[0]}to{conversion.target_name}"
+    return conversion, name, {} if args.mapping is None else mapping(found.pairs)
+
+
+def _dicom_row(pair: Pair) -> tuple[str, ...]:
+    """What is used of a folder; nothing of the patient but the folder's name."""
+    from gdmnet.data.dicom import grid_of
+    from gdmnet.geometry import grid_difference
+
+    is_same = grid_difference(grid_of(pair.sources[0]), grid_of(pair.target)) is None
+    sources = " + ".join(map(_series, pair.sources))
+    return pair.case, pair.patient, sources, _series(pair.target), "same" if is_same else "differ"
+
+
+def _series(series: Series) -> str:
+    from gdmnet.data.dicom import grid_of
+
+    grid = grid_of(series)
+    shape = "x".join(str(n) for n in grid.shape)
+    spacing = "x".join(f"{mm:.3g}" for mm in grid.spacing)
+    return f"{series.label} {shape}, {spacing} mm"
+
+
+def _find_pairs(args: argparse.Namespace) -> tuple[Conversion, str, dict[str, Any]]:
+    from gdmnet.datasets.conversion import Conversion, grid_complaints
+    from gdmnet.datasets.images import name_of_image
+    from gdmnet.datasets.pairs import match_folders
+
+    n_channels = len(args.inputs)
+    numbered = [f"MR {i}" for i in range(n_channels)] if n_channels > 1 else ["MR"]
+    names = args.source_name or numbered
+    if len(names) != n_channels:
+        raise DatasetError(
+            f"{n_channels} folders of sources but {len(names)} names; give --source-name once for"
+            " each -i"
+        )
+    found = match_folders(args.inputs, args.targets, args.masks)
+    rows: list[tuple[str | None, ...]] = [("case", "source", "target", "mask", "matched by")]
+    for case in found.cases:
+        sources = " + ".join(map(name_of_image, case.sources))
+        partners = [name_of_image(image) if image else None for image in (case.target, case.mask)]
+        rows.append((case.identifier, sources, *partners, found.rules[case.identifier]))
+    conversion = Conversion(tuple(names), args.target_name, found.cases, resample=args.resample)
+    complaints = [f"{path}: no partner of its name" for path in found.lonely]
+    _show(
+        [*text_table(rows, n_left=None), *(f"without a partner: {path}" for path in found.lonely)],
+        ([] if args.skip_unmatched else complaints) + grid_complaints(conversion),
+    )
+    return conversion, f"{names[0].split()[0]}to{args.target_name}".replace(" ", ""), {}
+
+
+def _find_synthrad(args: argparse.Namespace) -> tuple[Conversion, str, dict[str, Any]]:
+    from gdmnet.datasets.conversion import grid_complaints
+    from gdmnet.datasets.synthrad import find_patients, make_conversion
+
+    patients = find_patients(args.inputs, task=args.task, year=args.year, region=args.region)
+    counts = Counter((patient.region, patient.centre) for patient in patients)
+    conversion = make_conversion(patients, task=args.task, year=args.year)
+    _show(
+        [f"{region}, centre {name}: {n} patients" for (region, name), n in sorted(counts.items())],
+        grid_complaints(conversion),
+    )
+    return conversion, f"SynthRAD{args.year}Task{args.task}{args.region}", {}
+
+
+def _show(lines: Sequence[str], complaints: Sequence[str]) -> None:
+    print("\n".join(lines))
+    if complaints:
+        head = f"{len(complaints)} complaint{'s' if len(complaints) > 1 else ''}"
+        raise DatasetError("\n  ".join([f"{head}; nothing was written", *complaints]))

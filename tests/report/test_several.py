@@ -1,0 +1,62 @@
+"""A page of several methods: their numbers, charts and sections."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from report.cases import several_methods, target
+
+from gdmnet.report import encode
+
+METHODS = ["gdm", "regression <b>", "flow, 4 steps"]
+
+
+@pytest.fixture(scope="module")
+def html(tmp_path_factory):
+    return several_methods(tmp_path_factory.mktemp("several"), METHODS)
+
+
+@pytest.fixture(scope="module")
+def view(html):
+    return json.loads(re.search(r'id="case-0">(.+?)</script>', html)[1])
+
+
+def test_every_method_has_its_own_volume_and_all_share_the_targets_window(view):
+    images = {p["title"]: p for p in view["pictures"] if p["kind"] in ("prediction", "target")}
+    assert list(images) == [*METHODS, "target"]
+    assert {(p["low"], p["high"]) for p in images.values()} == {
+        (images["target"]["low"], images["target"]["high"])
+    }
+    for i, method in enumerate(METHODS):
+        picture = images[method]
+        shown = encode.unpack(picture["text"], picture["step"], tuple(view["shape"]))
+        bone = target(0) > 300
+        assert np.mean(shown[bone] - target(0)[bone]) == pytest.approx(50 * (i + 1), abs=10)
+
+
+def test_places_and_profiles_are_of_the_mean_over_the_methods(view):
+    bone = target(0) > 300
+    errors = [np.where(bone, 50.0 * (i + 1), 5.0 * (i + 1)) for i in range(3)]
+    truth = np.mean(errors, axis=0)
+    inside = target(0)[4] > -500
+    assert view["profiles"][0][4] == pytest.approx(truth[4][inside].mean(), rel=0.1)
+
+
+def test_the_table_has_a_column_a_method_and_the_charts_one_part(html):
+    heads = re.findall(r'title="[^"]*">([^<]+)</button>', html)
+    assert heads[:3] == [f"MAE: {m}" for m in ("gdm", "regression &lt;b&gt;", "flow, 4 steps")]
+    assert html.count("<h4>Histograms</h4>") == 1
+    assert re.findall(r"<summary>(.+?) against the target", html) == [
+        "gdm",
+        "regression &lt;b&gt;",
+        "flow, 4 steps",
+    ]
+
+
+def test_sections_stand_above_the_table_and_are_linked(html):
+    assert html.index('<a href="#costs">What &lt;it&gt; costs</a>') < html.index("<main>")
+    assert html.index("<p>much</p>") < html.index('id="overview"')
+    assert "<td>equal steps" in html
+    assert "no predictions.json" not in html
+    assert "3 methods on the same 1 case." in html
