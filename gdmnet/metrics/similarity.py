@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gdmnet.arrays.crop import bounding_box, crop
-from gdmnet.metrics.image import DataRange
+from gdmnet.metrics.conventions import DataRange
 
 WINDOW = 7
 SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # Wang et al. 2003, section 3.2

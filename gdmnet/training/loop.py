@@ -114,33 +114,6 @@ def fit(
     )
 
 
-def measure_pace(
-    generator: nn.Module,
-    objective: Objective,
-    train_batches: Batches,
-    validation_batches: Batches,
-    recipe: Recipe,
-    device: torch.device,
-) -> tuple[float, float]:
-    """Seconds of a step and of an epoch's validation, measured by training; nothing is written.
-
-    Args:
-        generator: trained in place.
-        objective: built for the recipe's steps.
-        train_batches: as for `fit`.
-        validation_batches: as for `fit`.
-        recipe: of two epochs: the first one warms up, the second one is measured.
-        device: that computes.
-    """
-    training = _assemble(generator, objective, recipe, Path(), device)
-    _train_epoch(training, train_batches, 0)
-    begun = time.perf_counter()
-    _train_epoch(training, train_batches, 1)
-    trained = time.perf_counter()
-    _validate(training, validation_batches)
-    return (trained - begun) / recipe.iterations, time.perf_counter() - trained
-
-
 def _assemble(
     generator: nn.Module, objective: Objective, recipe: Recipe, folder: Path, device: torch.device
 ) -> Training:
