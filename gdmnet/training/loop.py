@@ -84,33 +84,6 @@ def fit(
         save_weights(training, recipe.epochs, FINAL)
 
 
-def measure_pace(
-    generator: nn.Module,
-    objective: Objective,
-    train_batches: Batches,
-    validation_batches: Batches,
-    recipe: Recipe,
-    device: torch.device,
-) -> tuple[float, float]:
-    """Seconds of a step and of an epoch's validation, measured by training; nothing is written.
-
-    Args:
-        generator: trained in place.
-        objective: built for the recipe's steps.
-        train_batches: as for `fit`.
-        validation_batches: as for `fit`.
-        recipe: of two epochs: the first one warms up, the second one is measured.
-        device: that computes.
-    """
-    training = Training(generator, objective, recipe, Path(), device)
-    _train_epoch(training, train_batches, 0)
-    begun = time.perf_counter()
-    _train_epoch(training, train_batches, 1)
-    trained = time.perf_counter()
-    _validate(training, validation_batches)
-    return (trained - begun) / recipe.iterations, time.perf_counter() - trained
-
-
 def _train_epoch(training: Training, batches: Batches, epoch: int) -> dict[str, float]:
     """All steps of one epoch (from 0); the means of its metrics."""
     recipe, process = training.recipe, training.process

@@ -25,7 +25,6 @@ SHORTER = {
     "plan_and_preprocess": ["-np", "1"],
     "evaluate": ["-np", "1"],
     "report": ["-np", "1"],
-    "find_best": ["-np", "1"],
     "check": ["-np", "1"],
     "convert": ["-np", "1"],
     "simulate_sparse_view": ["-np", "1"],

@@ -41,7 +41,7 @@ def case(model):
     body[:, 2:10, 4:20, 4:20] = rng.normal(40, 60, (1, 8, 16, 16))
     geometry = dataclasses.replace(small_models.Geometry((12, 24, 24), (2.0, 1.0, 1.0)))
     volume = small_models.Volume(body, geometry)
-    ready = prepare_volumes("case", volume, translator.configuration)
+    ready, _ = prepare_volumes("case", volume, translator.configuration)
     target = ready.source + np.float32(10 / translator.configuration.target.scale)
     record = dataclasses.replace(ready.record, target=translator.configuration.target)
     centres = np.argwhere(ready.body).astype(np.int32)

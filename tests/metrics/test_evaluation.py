@@ -6,12 +6,12 @@ import pytest
 
 from gdmnet.arrays.region import inscribed_circle
 from gdmnet.data.case import Volume
-from gdmnet.data.case_files import images_by_case
 from gdmnet.data.volume import read_volume, write_volume
-from gdmnet.errors import DatasetError
+from gdmnet.errors import DatasetError, SettingError
 from gdmnet.geometry import Geometry
-from gdmnet.metrics.folders import Options, evaluate_folders
-from gdmnet.metrics.pairs import Folders
+from gdmnet.metrics.conventions import EvaluationSettings
+from gdmnet.metrics.evaluation import evaluate_folders
+from gdmnet.metrics.pairs import EvaluationFolders
 from gdmnet.metrics.plausibility import PLAUSIBILITY
 from gdmnet.metrics.score import METRICS, score
 from gdmnet.metrics.structures import score_structures
@@ -25,8 +25,9 @@ def write(path, array, *, spacing=SPACING, origin=(0.0, 0.0, 0.0)):
     write_volume(path, Volume(array[None], Geometry(array.shape, spacing, origin)))
 
 
-def evaluate(folders, *, segmentations=None, **options):
-    return evaluate_folders(Folders(*folders, segmentations=segmentations), Options(**options))
+def evaluate(folders, *, segmentations=None, n_processes=1, **settings):
+    compared = EvaluationFolders(*folders, segmentations=segmentations)
+    return evaluate_folders(compared, EvaluationSettings(**settings), n_processes=n_processes)
 
 
 @pytest.fixture
@@ -271,33 +272,19 @@ def test_segmentations_add_dice_and_distances(folders, tmp_path, rng):
         evaluate(folders, segmentations=(tmp_path / "predicted", tmp_path / "true"))
 
 
-def test_folders_without_images_are_refused(tmp_path):
-    with pytest.raises(DatasetError, match="no such folder"):
-        images_by_case(tmp_path / "nowhere")
-    with pytest.raises(DatasetError, match="no image here"):
-        images_by_case(tmp_path)
-
-
-def test_a_case_in_two_formats_is_refused(folders):
-    out, *_ = folders
-    write(out / "a.mha", np.zeros(SHAPE))
-    with pytest.raises(DatasetError, match="keep one"):
-        images_by_case(out)
-
-
 def test_an_unknown_match_is_misuse(folders):
-    with pytest.raises(ValueError, match="cubic"):
+    with pytest.raises(SettingError, match="cubic"):
         evaluate(folders, match_intensity="cubic")
 
 
 def test_an_unknown_convention_is_misuse():
-    with pytest.raises(ValueError, match="synthrad2025"):
-        Options(convention="synthrad2024")
+    with pytest.raises(SettingError, match="synthrad2025"):
+        EvaluationSettings(convention="synthrad2024")
 
 
 def test_the_metrics_start_without_torch():
     code = (
-        "import sys, gdmnet.metrics.folders, gdmnet.commands.evaluate;"
+        "import sys, gdmnet.metrics.evaluation, gdmnet.commands.evaluate;"
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

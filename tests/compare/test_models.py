@@ -1,20 +1,17 @@
+import re
 import shlex
-import subprocess
-import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from gdmnet import codec, folders
-from gdmnet.commands import find_best, predict
-from gdmnet.commands.find_best import main, run
-from gdmnet.compare import contest
-from gdmnet.compare.candidates import Wanted
-from gdmnet.compare.contest import Contest
+from gdmnet.commands import predict
+from gdmnet.commands.compare import main
+from gdmnet.compare.record import Comparison
+from gdmnet.compare.tables import as_text
 from gdmnet.data.case import Volume
 from gdmnet.data.volume import write_volume
-from gdmnet.errors import CheckpointError
 from gdmnet.folders import Roots
 from gdmnet.plan import Plan, Run
 
@@ -79,17 +76,17 @@ class Place:
 
     def call(self, *options):
         roots = [f"--{name}={self.home / name}" for name in ("raw", "preprocessed", "results")]
-        return main(["501", "-np", "1", *roots, *options])
+        return main(["501", "-np", "1", "--judge-iterations", "1", *roots, *options])
 
-    def contest(self) -> Contest:
-        return codec.load(Contest, self.roots.results / DATASET / "find_best.json")
+    def compare(self, *options) -> Comparison:
+        assert self.call(*options) == 0
+        return codec.load(Comparison, self.roots.results / DATASET / "compare/compare.json")
 
 
 @pytest.fixture(autouse=True)
-def _only_the_first_convention(monkeypatch, request):
-    """The others only take time, but in the test about them."""
-    if "convention" not in request.node.name:
-        monkeypatch.setattr(contest, "conventions_for", lambda _: ("gdmnet",))
+def _a_quick_verdict(monkeypatch):
+    monkeypatch.setattr("gdmnet.compare.verdict.N_PATCHES", 16)
+    monkeypatch.setattr("gdmnet.compare.verdict.FEWEST_A_SUBJECT", 8)
 
 
 @pytest.fixture
@@ -118,36 +115,34 @@ def scaled(gain, shift):
 def test_the_best_by_each_criterion_is_found_with_its_command(place, capsys):
     fine = place.model(offset(5), "gdm")
     place.model(offset(30), "regression")
-    assert place.call() == 0
+    found = place.compare()
     out = capsys.readouterr().out
-    found = place.contest()
     assert found.cases == CASES
     assert found.units == "HU"
     assert found.match_intensity is None
-    assert {criterion: v.model for criterion, v in found.best.items()} == {
+    assert {criterion: best.name for criterion, best in found.best.items()} == {
         "fidelity": "gdm__3d_fullres",
         "plausibility": "gdm__3d_fullres",
     }
     assert "best by fidelity: gdm__3d_fullres" in out
-    verdict = found.best["fidelity"]
-    assert verdict.command == shlex.join(["gdm_predict", "-i", "IN", "-o", "OUT", "-m", str(fine)])
-    assert verdict.command in out
-    (rival,) = verdict.against
-    assert rival == "regression__3d_fullres"
-    paired = {(c.convention, c.metric): c.paired for c in verdict.against[rival]}
+    command = found.facts["gdm__3d_fullres"].command
+    assert command == shlex.join(["gdm_predict", "-i", "IN", "-o", "OUT", "-m", str(fine)])
+    assert command in out
+    paired = found.best["fidelity"].against["regression__3d_fullres"]
     shares = [1 + i / 10 for i in range(4)]
-    assert paired["gdmnet", "mae"].difference == pytest.approx(-25 * np.mean(shares), rel=1e-3)
-    assert paired["gdmnet", "fidelity"] == paired["gdmnet", "mae"]
-    assert paired["gdmnet", "psnr"].difference > 0
-    assert paired["gdmnet", "mae"].p == paired["gdmnet", "mae"].least_p == 0.125
+    assert paired.difference == pytest.approx(-25 * np.mean(shares), rel=1e-3)
+    assert paired.p == paired.least_p == 0.125
+    against = found.against["regression__3d_fullres"]
+    assert against["mae"].difference == -paired.difference
+    assert against["psnr"].difference < 0
 
 
 def test_the_printed_command_works(place, models):
     place.model(offset(5), "gdm")
     place.model(offset(30), "regression", folds={"0": CASES, "all": CASES})
-    place.call("--objective", "regression")
+    found = place.compare("-m", "regression__*")
     models.write_ct(place.home / "in/a_0000.nii.gz")
-    _, *words = shlex.split(place.contest().best["fidelity"].command)
+    _, *words = shlex.split(found.facts[found.best["fidelity"].name].command)
     words = [
         {"IN": str(place.home / "in"), "OUT": str(place.home / "out")}.get(w, w) for w in words
     ]
@@ -155,61 +150,61 @@ def test_the_printed_command_works(place, models):
     assert (place.home / "out/a.nii.gz").is_file()
 
 
-def test_a_blurred_and_a_detailed_model_win_one_criterion_each(place, capsys):
+def test_a_blurred_and_a_detailed_model_win_one_criterion_each(place):
     place.model(blur, "regression")
     place.model(mirror, "gdm")
-    assert place.call() == 0
-    best = place.contest().best
-    assert best["fidelity"].model == "regression__3d_fullres"
-    assert best["plausibility"].model == "gdm__3d_fullres"
-    assert "--objective" not in best["plausibility"].command
+    best = place.compare().best
+    assert best["fidelity"].name == "regression__3d_fullres"
+    assert best["plausibility"].name == "gdm__3d_fullres"
 
 
-def test_every_convention_that_fits_is_computed(place):
-    folder = place.model(offset(5), "gdm")
+def test_the_page_shows_every_model_beside_the_target(place):
+    place.model(offset(5), "gdm")
     place.model(offset(30), "regression")
-    ct_to_ct = run(501, place.roots)
-    (gdm, _) = ct_to_ct.models.values()
-    assert set(gdm.aggregate) == {"gdmnet", "synthrad2023", "synthrad2025", "sparse-ct"}
-    assert "histogram_w1" in gdm.aggregate["gdmnet"]
-    assert "histogram_w1" not in gdm.aggregate["synthrad2025"]
-    assert gdm.cases["gdmnet"]["b"]["mae"] == pytest.approx(5.5, rel=1e-3)
-    assert gdm.folder == str(folder)
-    assert gdm.folds == ("0",)
+    place.compare()
+    page = (place.roots.results / DATASET / "compare/compare.html").read_text("utf-8")
+    (view,) = re.findall(r'id="case-0">(.*?)</script>', page, re.S)
+    for name in ("gdm__3d_fullres", "regression__3d_fullres", "target", "source"):
+        assert name in view
+
+
+def test_another_convention_can_be_asked_for(place):
+    place.model(offset(5), "gdm")
+    found = place.compare("--convention", "synthrad2025")
+    assert found.convention == "synthrad2025"
+    assert found.figures["gdm__3d_fullres"].cases["b"]["mae"] == pytest.approx(5.5, rel=1e-3)
+    assert found.facts["gdm__3d_fullres"].folds == ("0",)
 
 
 def test_targets_without_a_unit_are_matched_on_all_sides(place, capsys):
     for objective, spoil in (("gdm", scaled(3, 100)), ("regression", blur)):
         place.edit_plan(place.model(spoil, objective), scheme="percentiles")
-    assert place.call() == 0
-    found = place.contest()
+    found = place.compare()
     assert found.units == "%"
     assert found.match_intensity == "linear"
-    assert found.best["fidelity"].model == "gdm__3d_fullres"
-    values = found.models["gdm__3d_fullres"].cases["gdmnet"]["a"]
-    assert set(found.models["gdm__3d_fullres"].cases) == {"gdmnet"}
-    assert values["fidelity"] < 0.01
-    blurred = found.models["regression__3d_fullres"].cases["gdmnet"]["a"]
+    assert found.best["fidelity"].name == "gdm__3d_fullres"
+    assert found.figures["gdm__3d_fullres"].cases["a"]["fidelity"] < 0.01
+    blurred = found.figures["regression__3d_fullres"].cases["a"]
     assert blurred["fidelity"] == pytest.approx(100 * blurred["mae"] / blurred["data_range"])
     assert "percentiles 0.5 to 99.5" in capsys.readouterr().out
+    assert place.compare("--match-intensity", "none").match_intensity is None
 
 
 def test_configurations_are_compared_on_the_source_grid(place):
     place.model(offset(5), configuration="3d_lowres")
     place.model(offset(30), configuration="3d_fullres")
-    assert run(501, place.roots).best["fidelity"].model == "gdm__3d_lowres"
+    assert place.compare().best["fidelity"].name == "gdm__3d_lowres"
 
 
 def test_only_common_cases_count_and_that_is_said(place, capsys):
     place.model(offset(5), "gdm", folds={"0": "ab", "1": "cd"})
     place.model(offset(4), "regression", folds={"0": "ab"})
-    assert place.call() == 0
+    found = place.compare()
     out = capsys.readouterr().out
     assert "2 of its 4 cases are left out" in out
     assert "p cannot be below 0.5" in out
-    found = place.contest()
     assert found.cases == ("a", "b")
-    assert found.best["fidelity"].model == "regression__3d_fullres"
+    assert found.best["fidelity"].name == "regression__3d_fullres"
 
 
 def test_models_without_a_common_case_cannot_be_compared(place, capsys):
@@ -228,30 +223,28 @@ def test_the_fold_all_and_validation_on_training_cases_are_left_out(place, capsy
     path = folders.fold_folder(folder, "1") / folders.RUN_JSON
     seen = replace(codec.load(Run, path), training_cases=("c", "d"))
     codec.save(seen, path)
-    assert place.call() == 0
+    found = place.compare()
     out = capsys.readouterr().out
     assert "fold all was validated on its training cases" in out
     assert "fold 1 was validated on its training cases" in out
-    found = place.contest()
     assert found.cases == ("a", "b")
-    assert found.best["fidelity"].command.endswith(" -f 0")
+    assert found.facts["gdm__3d_fullres"].command.endswith(" -f 0")
 
 
 def test_a_single_model_is_reported(place, capsys):
     place.model(offset(5))
-    assert place.call() == 0
-    out = capsys.readouterr().out
-    assert "there is only one model" in out
-    assert place.contest().best["fidelity"].against == {}
+    found = place.compare()
+    assert "there is only one method" in capsys.readouterr().out
+    assert found.best["fidelity"].against == {}
 
 
 def test_equal_models_do_not_differ(place, capsys):
     place.model(offset(5), "gdm")
     place.model(offset(5), "regression")
-    assert place.call() == 0
+    found = place.compare()
     out = capsys.readouterr().out
     assert "+0 HU [+0, +0] (no case differs): they do not differ significantly" in out
-    assert place.contest().best["fidelity"].differs == {"regression__3d_fullres": False}
+    assert found.winners == {}
 
 
 def test_six_cases_that_agree_make_a_significant_difference(tmp_path, models, monkeypatch):
@@ -259,10 +252,11 @@ def test_six_cases_that_agree_make_a_significant_difference(tmp_path, models, mo
     place = Place(tmp_path, models)
     place.model(offset(5), "gdm", folds={"0": "abcdef"})
     place.model(offset(30), "regression", folds={"0": "abcdef"})
-    found = run(501, place.roots)
-    assert found.best["fidelity"].differs == {"regression__3d_fullres": True}
+    found = place.compare()
+    assert found.best["fidelity"].against["regression__3d_fullres"].is_significant
+    assert found.winners["fidelity"] == "gdm__3d_fullres"
     assert not any("cannot be below" in note for note in found.notes)
-    text = find_best.describe(found)
+    text = as_text(found)
     assert "(p = 0.031)\n" in text
     assert "not differ" not in text.split("best by plausibility")[0]
 
@@ -273,42 +267,43 @@ def test_given_masks_are_where_errors_count(place):
         mask[:, :, 7:] = 1
         place.write(place.raw / "masksTr" / f"{name}.nii.gz", mask)
     place.model(lambda truth, case: truth + np.where(np.arange(14) < 7, 100, 1))
-    found = run(501, place.roots)
-    values = found.models["gdm__3d_fullres"].cases["gdmnet"]["a"]
+    values = place.compare().figures["gdm__3d_fullres"].cases["a"]
     assert values["mae"] == pytest.approx(1, rel=1e-3)
 
 
 def test_a_collapsed_model_loses_but_disturbs_nothing(place):
     place.model(lambda truth, case: np.zeros(SHAPE), "gdm")
     place.model(offset(5), "regression")
-    found = run(501, place.roots)
-    assert found.best["fidelity"].model == "regression__3d_fullres"
-    assert found.best["plausibility"].model == "regression__3d_fullres"
+    found = place.compare()
+    assert found.best["fidelity"].name == "regression__3d_fullres"
+    assert found.best["plausibility"].name == "regression__3d_fullres"
 
 
 def test_a_missing_validation_prediction_is_told_with_its_remedy(place, capsys):
     folder = place.model(offset(5))
     (folder / "fold_0/validation/b.nii.gz").unlink()
-    assert place.call() == 0
+    found = place.compare()
     out = capsys.readouterr().out
     assert "lacks predictions of b; finish it with gdm_train Dataset501_Test 3d_fullres 0" in out
-    assert place.contest().cases == ("a", "c", "d")
+    assert found.cases == ("a", "c", "d")
 
 
 def test_the_choice_is_narrowed_by_options(place):
     place.model(offset(5), "gdm")
     place.model(offset(4), "regression")
     place.model(offset(3), "gdm", configuration="3d_lowres")
-    narrowed = run(501, place.roots, Wanted(objectives=["gdm"], configurations=["3d_fullres"]))
-    assert list(narrowed.models) == ["gdm__3d_fullres"]
-    assert len(run(501, place.roots).models) == 3
+    names = {"gdm__3d_fullres", "gdm__3d_lowres", "regression__3d_fullres"}
+    assert set(place.compare().figures) == names
+    assert list(place.compare("-m", "gdm__3d_fullres").figures) == ["gdm__3d_fullres"]
+    assert set(place.compare("-m", "gdm__*").figures) == names - {"regression__3d_fullres"}
 
 
 def test_what_is_not_there_is_one_line_and_status_two(place, capsys):
     place.model(offset(5))
     (place.raw / "targetsTr/b.nii.gz").unlink()
     for options, text in (
-        (("--objective", "telepathy"), "no finished model with validation predictions"),
+        (("-m", "telepathy__*"), "no finished model with validation predictions"),
+        (("-f", "7"), "no finished model with validation predictions"),
         (("--raw", str(place.home)), "name the place by --raw"),
         ((), "no target of b"),
     ):
@@ -316,16 +311,14 @@ def test_what_is_not_there_is_one_line_and_status_two(place, capsys):
         lines = capsys.readouterr().err.splitlines()
         assert text in lines[-1]
         assert [line for line in lines if line.startswith("error: ")] == lines[-1:]
-    with pytest.raises(CheckpointError):
-        run(501, place.roots, Wanted(folds=["7"]))
 
 
 def test_a_case_that_two_folds_validate_counts_once(place, capsys):
     folder = place.model(offset(5), folds={"0": "ab", "1": "bc"})
     place.write(folder / "fold_1/validation/b.nii.gz", place.truths["b"] + 500)
-    assert place.call() == 0
+    found = place.compare()
     assert "fold 1 validates b again; the first one counts" in capsys.readouterr().out
-    assert place.contest().models["gdm__3d_fullres"].cases["gdmnet"]["b"]["mae"] < 10
+    assert found.figures["gdm__3d_fullres"].cases["b"]["mae"] < 10
 
 
 def test_a_folder_of_another_name_than_its_plan_is_refused(place, capsys):
@@ -337,11 +330,6 @@ def test_a_folder_of_another_name_than_its_plan_is_refused(place, capsys):
 
 def test_the_output_goes_where_it_is_asked_for(place):
     place.model(offset(5))
-    assert place.call("-o", str(place.home / "chosen/best.json")) == 0
-    assert (place.home / "chosen/best.json").is_file()
-    assert not (place.roots.results / DATASET / "find_best.json").exists()
-
-
-def test_comparing_needs_no_torch():
-    code = "import sys, gdmnet.commands.find_best; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    assert place.call("-o", str(place.home / "chosen")) == 0
+    assert (place.home / "chosen/compare.html").is_file()
+    assert not (place.roots.results / DATASET / "compare").exists()

@@ -1,3 +1,5 @@
+"""gdm_evaluate --judge: an encoder that no training has seen judges how real images look."""
+
 import json
 
 import numpy as np
@@ -5,7 +7,7 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from gdmnet import codec
-from gdmnet.commands.judge import main
+from gdmnet.commands.evaluate import main
 from gdmnet.data.case import Volume
 from gdmnet.data.volume import write_volume
 from gdmnet.encoders.self_supervised import WEIGHTS, encoder_for, self_encoder
@@ -44,8 +46,9 @@ def home(tmp_path, monkeypatch, rng):
 
 
 def call(home, *options):
-    folders = ("-p", "out", "-r", "targets", "-m", "masks")
-    return main([word if word[0] == "-" else str(home / word) for word in folders] + [*options])
+    folders = ("-p", "out", "-r", "targets", "--masks", "masks")
+    words = [word if word[0] == "-" else str(home / word) for word in folders]
+    return main([*words, "-np", "1", *options])
 
 
 @pytest.fixture
@@ -83,8 +86,9 @@ def model(home):
     return file
 
 
-def test_a_verdict_is_printed_and_written(home, capsys):
-    assert call(home, "--iterations", "1", "--train-on", str(home / "training")) == 0
+def test_a_verdict_is_printed_and_written_beside_the_summary(home, capsys):
+    training = str(home / "training")
+    assert call(home, "--judge", "--judge-iterations", "1", "--train-on", training) == 0
     said = capsys.readouterr().out
     assert "self: 3 plain convolutions" in said
     assert "floor from 1 other real images" in said  # a and b are references
@@ -95,26 +99,34 @@ def test_a_verdict_is_printed_and_written(home, capsys):
     assert 0 < distance["low"] <= distance["value"] <= distance["high"]
     assert f"{distance['value']:.3g} [" in said
     assert distance["value"] < verdict["ceiling"]["frechet"]["value"]
+    assert (home / "out" / "summary.json").is_file()
 
 
 def test_without_masks_and_other_images_the_references_serve(home, capsys):
     out, targets = str(home / "out"), str(home / "targets")
-    file = home / "x" / "verdict.json"
-    options = ["--judge", "random", "--match-intensity", "mean-std", "-o", str(file)]
-    assert main(["-p", out, "-r", targets, *options]) == 0
+    file = home / "x" / "summary.json"
+    options = ["--judge", "random", "--match-intensity", "linear", "-o", str(file)]
+    assert main(["-p", out, "-r", targets, "-np", "1", *options]) == 0
     said = capsys.readouterr().out
     assert "floor from halves of the 2 real images" in said
     assert "mean and spread matched" in said
-    assert json.loads(file.read_text())["matched"]
+    assert json.loads((home / "x" / "judge.json").read_text())["matched"]
+
+
+def test_cases_that_cannot_be_scored_are_not_judged(home):
+    write(home / "out", "b", np.zeros(SHAPE))
+    assert call(home, "--judge", "random", "--keep-going") == 1
+    assert json.loads((home / "out" / "judge.json").read_text())["n_subjects"] == 1
 
 
 def test_the_encoder_that_drove_the_training_is_refused_with_the_reason(home, model, capsys):
-    assert call(home, "--encoder", str(model)) == 2
+    assert call(home, "--judge-encoder", str(model)) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert "drove the training" in error
     assert "flatter" in error
     assert not (home / "out" / "judge.json").exists()
+    assert not (home / "out" / "summary.json").exists()
 
 
 def test_the_encoder_of_another_training_may_judge(home, model, capsys):
@@ -122,21 +134,21 @@ def test_the_encoder_of_another_training_may_judge(home, model, capsys):
     settings = {"architecture": codec.encode(ARCHITECTURE)}
     weights = encoder_for(ARCHITECTURE, seed=4).state_dict()
     checkpoint.save(other, {"settings": settings, WEIGHTS: weights})
-    assert call(home, "--encoder", str(other)) == 0
+    assert call(home, "--judge-encoder", str(other)) == 0
     assert f"judge: encoder {other}" in capsys.readouterr().out
 
 
 def test_it_warns_where_nobody_knows_which_encoder_drove_the_training(home, model, caplog):
     (home / "out" / "predictions.json").unlink()
-    assert call(home, "--encoder", str(model)) == 0
+    assert call(home, "--judge-encoder", str(model)) == 0
     assert "make sure" in caplog.text
 
 
 def test_refusals_are_one_line_and_status_two(home, capsys):
-    (home / "out" / "b.nii.gz").unlink()
-    assert call(home) == 2
-    assert capsys.readouterr().err.count("\n") == 1
-    write(home / "out", "b", np.zeros(SHAPE))
     write(home / "masks", "b", np.zeros(SHAPE))
     assert call(home, "--judge", "random") == 2
     assert "the mask is empty" in capsys.readouterr().err
+    assert call(home, "--train-on", str(home / "training")) == 2
+    error = capsys.readouterr().err
+    assert "need --judge" in error
+    assert error.count("\n") == 1
