@@ -18,7 +18,7 @@ from gdmnet.encoders import build_encoder
 from gdmnet.inference.translator import Ensemble, Translator
 from gdmnet.models.card import ModelCard
 from gdmnet.models.precision import autocast
-from gdmnet.networks.unet import build_generator
+from gdmnet.networks.unet import Generator
 from gdmnet.objectives.base import Batch, Context
 from gdmnet.objectives.build import OBJECTIVES
 from gdmnet.plan import Configuration, Plan, Recipe
@@ -103,7 +103,7 @@ class Gdmnet:
 
     def _network(self) -> torch.nn.Module:
         torch.manual_seed(0)
-        return build_generator(
+        return Generator(
             self.configuration.architecture,
             n_sources=len(self.configuration.sources),
             residual_channel=self.configuration.residual_channel,

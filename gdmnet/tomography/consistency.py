@@ -56,7 +56,7 @@ def data_consistent(
     Raises:
         ValueError: a volume or sinogram of another shape.
     """
-    scan = acquisition.scan
+    grid, scan = acquisition.slice_grid, acquisition.scan
     wanted = (len(volume), scan.n_views, scan.detector.n_bins)
     if volume.shape != acquisition.grid.shape or sinogram.shape != wanted:
         raise ValueError(f"volume {volume.shape} and sinogram {sinogram.shape} do not fit the scan")
@@ -68,7 +68,7 @@ def data_consistent(
             whole = np.where(padding & (outside[part] > _AIR_BELOW), outside[part], whole)
         measured = sinogram[part].astype(np.float32)
         start = acquisition.mu_water * (1 + whole / 1000)  # noise in air must not be clipped
-        residual = measured - project(start, acquisition.spacing, scan)
+        residual = measured - project(start, grid, scan)
         error = np.where(padding, _OUTSIDE, _expected_error(whole))
         belief = (1000 / (acquisition.mu_water * error)) ** 2
         change = _most_likely_change(
@@ -129,14 +129,14 @@ def _most_likely_change(
         iterations: steps from d = 0.
     """
     grid, scan = acquisition.slice_grid, acquisition.scan
-    back = partial(project_adjoint, shape=grid.shape, spacing=grid.spacing, scan=scan)
+    back = partial(project_adjoint, grid=grid, scan=scan)
     diagonal = back(weights) * np.float32(grid.spacing[1]) + belief  # (z, y, x)
     gradient = back(weights * residual)  # A' w r
     change = np.zeros_like(gradient)
     step = gradient / diagonal
     power = _dots(gradient, step)
     for _ in range(iterations):
-        image = back(weights * project(step, grid.spacing, scan)) + belief * step  # (A' w A + b) s
+        image = back(weights * project(step, grid, scan)) + belief * step  # (A' w A + b) s
         length = power / np.maximum(_dots(step, image), 1e-30)
         change += length * step
         gradient -= length * image

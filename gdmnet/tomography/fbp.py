@@ -17,20 +17,12 @@ from gdmnet.tomography.scan import Grid, Scan
 from gdmnet.tomography.settings import CURVED
 
 
-def reconstruct(
-    sinogram: NDArray,
-    shape: tuple[int, int],
-    spacing: tuple[float, float],
-    scan: Scan,
-    *,
-    window: str = "hann",
-) -> NDArray:
+def reconstruct(sinogram: NDArray, grid: Grid, scan: Scan, *, window: str = "hann") -> NDArray:
     """Slices from line integrals.
 
     Args:
         sinogram: (z, views, bins), without unit.
-        shape: of a slice (rows, columns).
-        spacing: mm (y, x).
+        grid: of a slice.
         scan: what was measured.
         window: a name in `FILTERS`.
 
@@ -40,10 +32,9 @@ def reconstruct(
     Raises:
         DatasetError: the arc of a fan is too short.
     """
-    grid = Grid(shape, spacing)
     weights = view_weights(scan)
     truncated = is_truncated(sinogram)
-    volume = np.zeros((len(sinogram), *shape), dtype=np.float32)
+    volume = np.zeros((len(sinogram), *grid.shape), dtype=np.float32)
     for views, matrix in back_projector(scan, grid):
         for part in slabs(len(sinogram)):
             filtered = filter_rows(
@@ -53,7 +44,7 @@ def reconstruct(
                 angle=scan.fan_step(),
                 truncated=truncated,
             )
-            volume[part] += rows(matrix @ columns(filtered), shape)
+            volume[part] += rows(matrix @ columns(filtered), grid.shape)
     volume[:, ~seen(scan, grid)] = 0
     return volume
 
@@ -62,8 +53,7 @@ def reconstruct_hounsfield(
     sinogram: NDArray, acquisition: Acquisition, *, window: str = "hann"
 ) -> NDArray:
     """The volume that was acquired, float32 (1, z, y, x) in HU; arguments as for `reconstruct`."""
-    grid = acquisition.slice_grid
-    mu = reconstruct(sinogram, grid.shape, grid.spacing, acquisition.scan, window=window)
+    mu = reconstruct(sinogram, acquisition.slice_grid, acquisition.scan, window=window)
     return hounsfield(mu, acquisition.mu_water)[None]
 
 

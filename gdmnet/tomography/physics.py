@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gdmnet.tomography.projection import project
-from gdmnet.tomography.scan import Scan
+from gdmnet.tomography.scan import Grid, Scan
 
 RAYS_PER_BIN = 2
 """A bin is as wide as a pixel: two rays say more about what it counts than one."""
@@ -32,7 +32,7 @@ def hounsfield(mu: NDArray, mu_water: float) -> NDArray:
 
 def measure(
     volume: NDArray,
-    spacing: tuple[float, float],
+    grid: Grid,
     scan: Scan,
     rng: np.random.Generator,
     *,
@@ -47,7 +47,7 @@ def measure(
 
     Args:
         volume: (z, y, x), attenuation in 1/mm.
-        spacing: mm (y, x).
+        grid: of a slice.
         scan: what is measured.
         rng: of the noise; the slices are drawn in order.
         photons: that reach a bin through air; None is without any noise.
@@ -61,7 +61,7 @@ def measure(
     for share in shares:
         offset = scan.detector.offset + float(share)
         ray = replace(scan, detector=replace(scan.detector, offset=offset))
-        transmitted += np.exp(-project(volume, spacing, ray)) / RAYS_PER_BIN
+        transmitted += np.exp(-project(volume, grid, ray)) / RAYS_PER_BIN
     if photons is None:
         return -np.log(np.maximum(transmitted, np.finfo(np.float32).tiny))
     for row in transmitted:  # slice by slice: Poisson needs float64

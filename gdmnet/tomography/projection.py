@@ -13,18 +13,17 @@ from gdmnet.tomography.blocks import ViewBlocks, columns, rows, slabs
 from gdmnet.tomography.scan import Grid, Scan
 
 
-def project(volume: NDArray, spacing: tuple[float, float], scan: Scan) -> NDArray:
+def project(volume: NDArray, grid: Grid, scan: Scan) -> NDArray:
     """Line integrals of every slice.
 
     Args:
         volume: (z, y, x), attenuation in 1/mm; zero outside the array.
-        spacing: mm (y, x).
+        grid: of a slice.
         scan: what is measured.
 
     Returns:
         float32 (z, views, bins), without unit.
     """
-    grid = Grid((volume.shape[1], volume.shape[2]), spacing)
     sinogram = np.empty((len(volume), scan.n_views, scan.detector.n_bins), dtype=np.float32)
     for views, matrix in projector(scan, grid):
         for part in slabs(len(volume)):
@@ -33,26 +32,23 @@ def project(volume: NDArray, spacing: tuple[float, float], scan: Scan) -> NDArra
     return sinogram
 
 
-def project_adjoint(
-    sinogram: NDArray, shape: tuple[int, int], spacing: tuple[float, float], scan: Scan
-) -> NDArray:
+def project_adjoint(sinogram: NDArray, grid: Grid, scan: Scan) -> NDArray:
     """Spread line integrals back along their rays: the exact adjoint, by the same matrix.
 
     For every v and s the inner products <project(v), s> and <v, project_adjoint(s)> are equal.
 
     Args:
         sinogram: (z, views, bins).
-        shape: of a slice (rows, columns).
-        spacing: mm (y, x).
+        grid: of a slice.
         scan: what was measured.
 
     Returns:
         float32 (z, y, x).
     """
-    volume = np.zeros((len(sinogram), *shape), dtype=np.float32)
-    for views, matrix in projector(scan, Grid(shape, spacing)):
+    volume = np.zeros((len(sinogram), *grid.shape), dtype=np.float32)
+    for views, matrix in projector(scan, grid):
         for part in slabs(len(sinogram)):
-            volume[part] += rows(matrix.T @ columns(sinogram[part, views]), shape)
+            volume[part] += rows(matrix.T @ columns(sinogram[part, views]), grid.shape)
     return volume
 
 

@@ -65,14 +65,9 @@ class Acquisition:
     schema: int = 1
 
     @property
-    def spacing(self) -> tuple[float, float]:
-        """Of the pixels (y, x) in mm."""
-        return self.grid.spacing[1], self.grid.spacing[2]
-
-    @property
     def slice_grid(self) -> Grid:
         """The pixels of a slice."""
-        return Grid(self.grid.shape[1:], self.spacing)
+        return Grid(self.grid.shape[1:], self.grid.spacing[1:])
 
 
 def load_acquisition(path: Path) -> Acquisition:

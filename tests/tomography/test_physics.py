@@ -25,11 +25,11 @@ def test_hounsfield_units_come_back_and_nothing_is_thinner_than_vacuum():
 
 
 def test_a_bin_averages_what_its_two_rays_let_through(rng):
-    found = measure(patient(), GRID.spacing, SCAN, rng, photons=None)
+    found = measure(patient(), GRID, SCAN, rng, photons=None)
     halves = [
         project(
             patient(),
-            GRID.spacing,
+            GRID,
             Scan(40, 180.0, Detector(SCAN.detector.n_bins, 4.0, offset=offset)),
         )
         for offset in (-0.25, 0.25)
@@ -38,32 +38,30 @@ def test_a_bin_averages_what_its_two_rays_let_through(rng):
 
 
 def test_noise_has_the_mean_and_the_variance_of_counted_photons(rng):
-    truth = measure(patient(), GRID.spacing, SCAN, rng, photons=None)
-    many = measure(patient(n_slices=300), GRID.spacing, SCAN, rng, photons=1e4)
+    truth = measure(patient(), GRID, SCAN, rng, photons=None)
+    many = measure(patient(n_slices=300), GRID, SCAN, rng, photons=1e4)
     bias, variance = many.mean(axis=0) - truth[0], many.var(axis=0)
     assert abs(bias.mean()) < 5e-4
     assert (variance / (np.exp(truth[0]) / 1e4)).mean() == pytest.approx(1, abs=0.02)
 
 
 def test_electronics_add_their_variance(rng):
-    many = measure(
-        patient(n_slices=300), GRID.spacing, SCAN, rng, photons=1e4, electronic_noise=100.0
-    )
-    truth = measure(patient(), GRID.spacing, SCAN, rng, photons=None)[0]
+    many = measure(patient(n_slices=300), GRID, SCAN, rng, photons=1e4, electronic_noise=100.0)
+    truth = measure(patient(), GRID, SCAN, rng, photons=None)[0]
     share = np.exp(truth) / 1e4
     expected = share + (100 * share) ** 2
     assert (many.var(axis=0) / expected).mean() == pytest.approx(1, abs=0.03)
 
 
 def test_a_bin_without_photons_counts_one(rng):
-    starved = measure(patient(value=0.5), GRID.spacing, SCAN, rng, photons=100.0)
+    starved = measure(patient(value=0.5), GRID, SCAN, rng, photons=100.0)
     assert starved.max() == pytest.approx(np.log(100), rel=1e-5)
-    assert np.isfinite(measure(patient(value=5.0), GRID.spacing, SCAN, rng, photons=None)).all()
+    assert np.isfinite(measure(patient(value=5.0), GRID, SCAN, rng, photons=None)).all()
 
 
 def test_the_generator_decides_the_noise():
     first, again, other = (
-        measure(patient(), GRID.spacing, SCAN, np.random.default_rng(seed), photons=1e4)
+        measure(patient(), GRID, SCAN, np.random.default_rng(seed), photons=1e4)
         for seed in (1, 1, 2)
     )
     assert np.array_equal(first, again)
