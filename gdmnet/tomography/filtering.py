@@ -28,7 +28,7 @@ def ramp(n_bins: int, pitch: float, angle: float | None = None) -> NDArray:
     (n angle / sin(n angle))^2.
 
     Args:
-        n_bins: reach to both sides.
+        n_bins: to both sides of 0.
         pitch: mm at the isocentre.
         angle: radians from bin to bin of a curved detector; None of a flat one.
 
@@ -70,16 +70,16 @@ def filter_rows(
         float32 (..., bins), in 1/mm.
     """
     n_bins = sinogram.shape[-1]
-    reach = _reach(n_bins, angle) if truncated else 0
-    half = n_bins + reach
+    n_extra = _n_extra(n_bins, angle) if truncated else 0
+    half = n_bins + n_extra
     size = fft.next_fast_len(2 * half - 1, real=True)
     kernel = np.zeros(size)
     kernel[: 2 * half - 1] = ramp(half, pitch, angle)
     response = pitch * fft.rfft(np.roll(kernel, 1 - half)).real
     response *= WINDOWS[window](2 * fft.rfftfreq(size))
-    spectrum = fft.rfft(_continued(sinogram, reach), size)
+    spectrum = fft.rfft(_continued(sinogram, n_extra), size)
     spectrum *= response.astype(np.float32)
-    filtered: NDArray = fft.irfft(spectrum, size)[..., reach : reach + n_bins]
+    filtered: NDArray = fft.irfft(spectrum, size)[..., n_extra : n_extra + n_bins]
     return filtered
 
 
@@ -89,15 +89,15 @@ def is_truncated(sinogram: NDArray) -> bool:
     return bool(edges.mean() > _TRUNCATED * sinogram.max())
 
 
-def _reach(n_bins: int, angle: float | None) -> int:
+def _n_extra(n_bins: int, angle: float | None) -> int:
     """Bins by which truncated rows are continued; a curved detector must stay in front."""
     return n_bins // 2 if angle is None else max(0, min(n_bins // 2, int(3 / angle) - n_bins))
 
 
-def _continued(sinogram: NDArray, reach: int) -> NDArray:
-    if reach == 0:
+def _continued(sinogram: NDArray, n_extra: int) -> NDArray:
+    if n_extra == 0:
         return sinogram
-    slope = np.cos(np.pi / 2 * np.arange(1, reach + 1, dtype=np.float32) / (reach + 1)) ** 2
+    slope = np.cos(np.pi / 2 * np.arange(1, n_extra + 1, dtype=np.float32) / (n_extra + 1)) ** 2
     return np.concatenate(
         [sinogram[..., :1] * slope[::-1], sinogram, sinogram[..., -1:] * slope], axis=-1
     )

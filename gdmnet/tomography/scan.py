@@ -169,15 +169,15 @@ def covering_scan(
     Raises:
         DatasetError: the slice reaches the source.
     """
-    pitch, reach = pitch or min(grid.spacing), grid.radius()
-    half = reach
+    pitch, radius = pitch or min(grid.spacing), grid.radius()
+    half = radius
     if source_distance is not None:
-        if reach > _WIDEST_FAN * source_distance:
+        if radius > _WIDEST_FAN * source_distance:
             raise DatasetError(
-                f"the corners of the slice are {reach:.0f} mm from its middle, but the source only"
+                f"the corners of the slice are {radius:.0f} mm from its middle, but the source only"
                 f" {source_distance:g} mm; move it away by --source-distance"
             )
-        gamma = math.asin(reach / source_distance)
+        gamma = math.asin(radius / source_distance)
         half = source_distance * (gamma if shape == CURVED else math.tan(gamma))
     n_bins = 2 * math.ceil(half / pitch) + 1
     return Scan(n_views, arc, Detector(n_bins, pitch, shape), source_distance)
