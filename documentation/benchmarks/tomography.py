@@ -37,10 +37,15 @@ from gdmnet.metrics.similarity import ssim
 from gdmnet.report.picture import Panel, draw_panels, save_picture
 from gdmnet.tomography.consistency import data_consistent
 from gdmnet.tomography.fbp import back_projector, reconstruct
-from gdmnet.tomography.physics import attenuation, hounsfield, measure
-from gdmnet.tomography.projection import project, project_adjoint, projector
-from gdmnet.tomography.record import Acquisition, Simulation
-from gdmnet.tomography.scan import Grid, covering_scan
+from gdmnet.tomography.projection import (
+    attenuation,
+    hounsfield,
+    measure,
+    project,
+    project_adjoint,
+    projector,
+)
+from gdmnet.tomography.scan import Acquisition, Grid, Simulation, covering_scan
 from gdmnet.tomography.settings import MU_WATER
 
 SPAN = DataRange(-1024.0, 4095.0)

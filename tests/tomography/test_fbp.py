@@ -5,11 +5,18 @@ from scipy.interpolate import RegularGridInterpolator
 from skimage.transform import iradon
 
 from gdmnet.errors import DatasetError
-from gdmnet.tomography import blocks
-from gdmnet.tomography.fbp import back_projector, reconstruct, seen, view_weights
-from gdmnet.tomography.filtering import WINDOWS, filter_rows, is_truncated, ramp
-from gdmnet.tomography.physics import hounsfield
-from gdmnet.tomography.projection import project
+from gdmnet.tomography import projection
+from gdmnet.tomography.fbp import (
+    WINDOWS,
+    back_projector,
+    filter_rows,
+    is_truncated,
+    ramp,
+    reconstruct,
+    seen,
+    view_weights,
+)
+from gdmnet.tomography.projection import hounsfield, project
 from gdmnet.tomography.scan import Detector, Grid, Scan, covering_scan
 from gdmnet.tomography.settings import FILTERS
 
@@ -196,12 +203,12 @@ def test_smoother_windows_pass_less_noise(rng):
 def test_slabs_and_blocks_do_not_show(monkeypatch, rng):
     grid = Grid((20, 24), (1.0, 1.0))
     scan = covering_scan(grid, 15, arc=180.0)
-    sinogram = rng.random((blocks.SLAB + 1, 15, scan.detector.n_bins)).astype(np.float32)
+    sinogram = rng.random((projection.SLAB + 1, 15, scan.detector.n_bins)).astype(np.float32)
     whole = reconstruct(sinogram, grid.shape, grid.spacing, scan)
     alone = reconstruct(sinogram[-1:], grid.shape, grid.spacing, scan)
     assert whole[-1:] == pytest.approx(alone, rel=1e-4, abs=1e-5)
     back_projector.cache_clear()
-    monkeypatch.setattr(blocks, "BLOCK_BYTES", 1)
+    monkeypatch.setattr(projection, "BLOCK_BYTES", 1)
     in_blocks = reconstruct(sinogram, grid.shape, grid.spacing, scan)
     back_projector.cache_clear()
     assert in_blocks == pytest.approx(whole, rel=1e-4, abs=1e-5)
