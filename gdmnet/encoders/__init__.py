@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from gdmnet.encoders.adapter import freeze_norms
-from gdmnet.encoders.build import ENCODERS, build_encoder, published_weights
-from gdmnet.encoders.frozen import EncoderReport, FrozenEncoder
+from gdmnet.encoders.build import build_encoder, published_weights
+from gdmnet.encoders.catalogue import ENCODERS
+from gdmnet.encoders.frozen import EncoderReport, FrozenEncoder, freeze_norms
 from gdmnet.encoders.self_supervised import PlainEncoder
 
 __all__ = [

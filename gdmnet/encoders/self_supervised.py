@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gdmnet.encoders.frozen import EncoderReport, FrozenEncoder, total_strides
+from gdmnet.encoders.frozen import EncoderReport, FrozenEncoder
+from gdmnet.encoders.networks import total_strides
 from gdmnet.encoders.weights import EncoderTensors, check, read_plain
 from gdmnet.errors import CheckpointError
 from gdmnet.geometry import Shape, Spacing

@@ -8,7 +8,6 @@ every file of a family has; then every tensor must be there with its shape, and 
 from __future__ import annotations
 
 import _codecs
-import hashlib
 import pickle
 import zipfile
 from collections.abc import Iterable, Mapping
@@ -21,7 +20,7 @@ import torch
 from torch import Tensor
 
 from gdmnet import folders
-from gdmnet.encoders.frozen import StagedNetwork
+from gdmnet.encoders.networks import StagedNetwork
 from gdmnet.errors import CheckpointError
 
 CONTAINERS = ("network_weights", "state_dict", "model_state_dict", "model", "net", "teacher")
@@ -81,15 +80,6 @@ def find_file(name: str, given: Path | None, filename: str, *, needs: str) -> Pa
         f"encoder {name}: no weights ({tried}); get {filename} from {needs} and name it with"
         f" --encoder-weights FILE or put it into $gdmnet_encoders/{name}/; gdmnet downloads nothing"
     )
-
-
-def sha256(file: Path) -> str:
-    """SHA-256 of a file, as `sha256sum` prints it."""
-    digest = hashlib.sha256()
-    with file.open("rb") as handle:
-        while block := handle.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def read_tensors(file: Path) -> dict[str, Tensor]:
