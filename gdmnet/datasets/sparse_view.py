@@ -147,8 +147,8 @@ def _simulate(job: _SimulatedCase, *, settings: ScanSettings, keep_sinogram: boo
             return False
     sinogram = measure(
         attenuation(volume.array[0], wanted.mu_water),
-        wanted.spacing,
         wanted.scan,
+        wanted.slice_grid,
         _generator(job.ct.name, settings.seed),
         photons=settings.photons,
         electronic_noise=settings.electronic_noise,

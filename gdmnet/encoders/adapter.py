@@ -67,9 +67,8 @@ class IntensityMap:
 class AxisLayout:
     """How a network's axes lie in gdmnet's (z, y, x), which point to S, P and L.
 
-    Attributes:
-        axes: for each of the network's axes, which of (z, y, x) it is.
-        flipped: the network's axes that run the other way.
+    `axes` says for each of the network's axes which of (z, y, x) it is, `flipped` which of the
+    network's axes run the other way.
     """
 
     axes: tuple[int, int, int] = (0, 1, 2)
@@ -242,11 +241,9 @@ def _share_outside(window: HuWindow, target: Normalisation, known: Fingerprint |
 
 
 def zoom_to(spacing: Spacing, wanted: Spacing | None) -> Zoom:
-    """Factors of the resampling; all 1 where every axis is within 1.5 times of the wanted one.
+    """Factors from a spacing to the wanted one (None: any), mm along the network's axes.
 
-    Args:
-        spacing: mm of the patch, along the network's axes.
-        wanted: mm that the network was trained on; None for any.
+    All are 1 where every axis is within 1.5 times of the wanted one.
     """
     d, h, w = (mine / theirs for mine, theirs in zip(spacing, wanted or spacing, strict=True))
     same = all(1 / SAME_WITHIN <= factor <= SAME_WITHIN for factor in (d, h, w))
@@ -256,11 +253,8 @@ def zoom_to(spacing: Spacing, wanted: Spacing | None) -> Zoom:
 def usable_stages(shape: Sequence[float], strides: Sequence[Shape]) -> int:
     """How many of the finest stages have maps large enough; at least one.
 
-    A map needs four positions along every axis, or as many as the axis has voxels.
-
-    Args:
-        shape: voxels of the patch on the network's grid.
-        strides: of every stage, voxels from one location to the next.
+    A map needs four positions along every axis, or as many as the axis has voxels of the patch on
+    the network's grid (`shape`).
     """
     sizes = [round(size) for size in shape]
     for n, stride in enumerate(strides):
@@ -271,13 +265,10 @@ def usable_stages(shape: Sequence[float], strides: Sequence[Shape]) -> int:
 
 
 def fit(x: Tensor, zoom: Zoom, divisor: Shape) -> Tensor:
-    """A patch (b, c, d, h, w) as the network takes it: all sides divisible, the same region.
+    """A patch (b, c, d, h, w) as the network takes it: the same region, sides that it can divide.
 
-    Args:
-        x: along the network's axes.
-        zoom: voxels of the network per voxel of the patch: resampled, unless all are 1: then
-            padded at the ends with its own border values.
-        divisor: of the sides.
+    Resampled by `zoom`, voxels of the network per voxel of the patch; where all are 1, padded at
+    the ends with its own border values.
     """
     shape = tuple(x.shape[2:])
     if zoom != UNCHANGED:

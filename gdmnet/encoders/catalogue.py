@@ -30,13 +30,9 @@ from gdmnet.geometry import Shape, Spacing
 
 @dataclass(frozen=True)
 class EncoderCard:
-    """What a user has to know before choosing an encoder.
+    """What a user has to know before choosing an encoder: weights, and targets that it suits.
 
-    Attributes:
-        filename: under which the weights are published; "" where none are needed.
-        source: where to get them.
-        licence: of the weights.
-        modality: of the targets that it suits.
+    `filename` is the name under which the weights are published, "" where none are needed.
     """
 
     filename: str
@@ -46,16 +42,12 @@ class EncoderCard:
 
 
 @dataclass(frozen=True)
-class EncoderFamily:
+class EncoderFamily(EncoderCard):
     """One kind of checkpoint, the network that reads it, and the images that it was trained on.
 
-    Attributes:
-        expects: intensities.
-        spacing: mm along the network's axes; None for any.
-        layout: of its axes.
+    `spacing` is in mm along the network's axes, None for any; `layout` that of its axes.
     """
 
-    card: EncoderCard
     network: StagedNetwork
     expects: HuWindow | ZScore
     spacing: Spacing | None = None
@@ -71,69 +63,59 @@ RESENC_L = UNetStages(
 )
 ONE_AND_A_HALF: Spacing = (1.5, 1.5, 1.5)
 ABDOMEN, ABDOMEN_CT = HuWindow(-175.0, 250.0), "CT; its window hides lung and bone"
-HUGGINGFACE, GITHUB, APACHE = "huggingface.co/", "github.com/", "Apache-2.0"
 FAMILIES: dict[str, EncoderFamily] = {
     "ctfm": EncoderFamily(
-        EncoderCard(
-            "model.safetensors",
-            HUGGINGFACE + "project-lighter/ct_fm_feature_extractor",
-            APACHE,
-            "CT",
-        ),
+        "model.safetensors",
+        "huggingface.co/project-lighter/ct_fm_feature_extractor",
+        "Apache-2.0",
+        "CT",
         segresnet(32, norm="batch"),
         HuWindow(-1024.0, 2048.0),
         spacing=(3.0, 1.0, 1.0),
     ),
     "nnssl_resencl": EncoderFamily(
-        EncoderCard(
-            "checkpoint_final.pth",
-            HUGGINGFACE + "MIC-DKFZ (OpenMind: MR; ResEncL-MissingPiece: CT too)",
-            "CC BY 4.0 (nnFoundationCNN: CC BY-SA 4.0)",
-            "MR; CT with the MissingPiece weights",
-        ),
+        "checkpoint_final.pth",
+        "huggingface.co/MIC-DKFZ (OpenMind: MR; ResEncL-MissingPiece: CT too)",
+        "CC BY 4.0 (nnFoundationCNN: CC BY-SA 4.0)",
+        "MR; CT with the MissingPiece weights",
         unet_encoder(RESENC_L),
         ZScore(whole=True),
         spacing=(1.0, 1.0, 1.0),
     ),
     "vista3d": EncoderFamily(
-        EncoderCard(
-            "model.pt",
-            "the vista3d bundle of the MONAI model zoo (MONAI 1.4 layout)",
-            "NVIDIA Open Model License",
-            "CT",
-        ),
+        "model.pt",
+        "the vista3d bundle of the MONAI model zoo (MONAI 1.4 layout)",
+        "NVIDIA Open Model License",
+        "CT",
         segresnet(48, norm="instance"),
         HuWindow(-963.8247715525971, 1053.678477684517),
         ONE_AND_A_HALF,
         RAS,
     ),
     "swinvit_ssl": EncoderFamily(
-        EncoderCard(
-            "model_swinvit.pt",
-            GITHUB + "Project-MONAI/MONAI-extra-test-data, release 0.8.1",
-            APACHE,
-            "CT",
-        ),
+        "model_swinvit.pt",
+        "github.com/Project-MONAI/MONAI-extra-test-data, release 0.8.1",
+        "Apache-2.0",
+        "CT",
         swin(48),
         HuWindow(-1000.0, 1000.0),
         layout=RAS,
     ),
     "suprem_swin": EncoderFamily(
-        EncoderCard(
-            "supervised_suprem_swinunetr_2100.pth",
-            GITHUB + "MrGiovanni/SuPreM",
-            "CC BY-NC-ND 4.0: not for commercial use",
-            ABDOMEN_CT,
-        ),
+        "supervised_suprem_swinunetr_2100.pth",
+        "github.com/MrGiovanni/SuPreM",
+        "CC BY-NC-ND 4.0: not for commercial use",
+        ABDOMEN_CT,
         swin(48),
         ABDOMEN,
         ONE_AND_A_HALF,
         RAS,
     ),
     "voco_b": EncoderFamily(
-        EncoderCard(
-            "VoCo_B_SSL_head.pt", GITHUB + "Luffy03/Large-Scale-Medical", APACHE, ABDOMEN_CT
-        ),
+        "VoCo_B_SSL_head.pt",
+        "github.com/Luffy03/Large-Scale-Medical",
+        "Apache-2.0",
+        ABDOMEN_CT,
         swin(48, residual=True),
         ABDOMEN,
         ONE_AND_A_HALF,
@@ -141,12 +123,10 @@ FAMILIES: dict[str, EncoderFamily] = {
     ),
     **{
         f"medicalnet_resnet{depth}": EncoderFamily(
-            EncoderCard(
-                f"resnet_{depth}_23dataset.pth",
-                GITHUB + "Tencent/MedicalNet",
-                "MIT",
-                "CT or MR; old and coarse",
-            ),
+            f"resnet_{depth}_23dataset.pth",
+            "github.com/Tencent/MedicalNet",
+            "MIT",
+            "CT or MR; old and coarse",
             medicalnet(depth),
             ZScore(whole=False),
         )
@@ -164,7 +144,7 @@ ENCODERS: dict[str, EncoderCard] = {
     "self": EncoderCard("", "trained on this dataset's own targets", "your own", "any"),
     "random": EncoderCard("", "random weights by --seed: the control", "none", "any"),
     "nnunet": NNUNET_CARD,
-    **{name: family.card for name, family in FAMILIES.items()},
+    **FAMILIES,
 }
 NOT_SUPPORTED = {"3dino": "a vision transformer whose tokens are 16 voxels wide"}
 
@@ -236,7 +216,9 @@ def _nnunet_family(
     flipped = tuple(i for i, axis in enumerate(axes) if turned and axis in (1, 2))
     network = unet_encoder(_nnunet_stages(*_architecture(chosen)))
     expects = _nnunet_intensities(plans, chosen)
-    return EncoderFamily(NNUNET_CARD, network, expects, (d, h, w), AxisLayout(axes, flipped))
+    layout = AxisLayout(axes, flipped)
+    card = vars(NNUNET_CARD)
+    return EncoderFamily(**card, network=network, expects=expects, spacing=(d, h, w), layout=layout)
 
 
 def _architecture(chosen: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:

@@ -18,10 +18,8 @@ class EncoderReport:
     Attributes:
         file: of the weights; None for random ones.
         prefix: before the encoder's names in the file.
-        n_tensors: read into the whole network.
         n_others: tensors of the file that are not the encoder's.
         stages: of the network whose maps are used, 0 is the finest.
-        channels: of each map.
         strides: of each map: voxels of the network's grid along z, y, x between two locations.
         zoom: voxels of the network's grid per voxel of the patch, along z, y, x.
         outside: share of the target's intensity range that the encoder cannot tell apart.

@@ -63,15 +63,11 @@ class UNetStages:
     """The encoder of an nnU-Net, one entry a stage, finest first; axes are the network's own.
 
     Attributes:
-        features: channels.
-        kernels: of every convolution of the stage.
         strides: of the stage's first convolution; sizes must be divisible by them.
         depths: convolutions (plain) or blocks (residual).
         residual: a ResidualEncoderUNet: a stem, then basic blocks whose shortcut averages where the
             block strides and projects where it widens; else convolutions of a PlainConvUNet.
-        bias: whether the convolutions have one.
         slope: of the leaky ReLU after each instance norm; 1 for none.
-        eps: of the instance norm.
     """
 
     features: tuple[int, ...]

@@ -43,12 +43,9 @@ _HARMLESS: list[Any] = [
 
 @dataclass(frozen=True)
 class EncoderTensors:
-    """An encoder's tensors by their own names, and where they were.
+    """An encoder's tensors by their names after the `prefix`, in float32 where they are not whole.
 
-    Attributes:
-        tensors: without the prefix, float32 where they are numbers of any other width.
-        prefix: what stood before their names.
-        n_others: tensors of the file that are not the encoder's.
+    `n_others` is the number of the file's tensors that are not the encoder's.
     """
 
     tensors: Mapping[str, Tensor]
@@ -156,12 +153,8 @@ def check(found: EncoderTensors, wanted: Mapping[str, Tensor]) -> None:
 def read_plain(file: Path, *, remedy: str = REMEDY) -> Mapping[str, Any]:
     """What torch.save wrote, if it is named tensors and plain values.
 
-    Args:
-        file: to read.
-        remedy: what to do, for complaints.
-
     Raises:
-        CheckpointError: the file is damaged, or holds anything else.
+        CheckpointError: the file is damaged, or holds anything else; `remedy` is what to do.
     """
     try:
         if zipfile.is_zipfile(file):  # older files are bare pickles

@@ -27,21 +27,13 @@ to the factor on the ramp."""
 _TRUNCATED = 0.01  # mean of the outermost bins as a share of the largest value
 
 
-def reconstruct(
-    sinogram: NDArray,
-    shape: tuple[int, int],
-    spacing: tuple[float, float],
-    scan: Scan,
-    *,
-    window: str = "hann",
-) -> NDArray:
+def reconstruct(sinogram: NDArray, scan: Scan, grid: Grid, *, window: str = "hann") -> NDArray:
     """Slices from line integrals.
 
     Args:
         sinogram: (z, views, bins), without unit.
-        shape: of a slice (rows, columns).
-        spacing: mm (y, x).
         scan: what was measured.
+        grid: of a slice.
         window: a name in `FILTERS`.
 
     Returns:
@@ -50,15 +42,13 @@ def reconstruct(
     Raises:
         DatasetError: the arc of a fan is too short.
     """
-    grid = Grid(shape, spacing)
     weights, truncated = view_weights(scan), is_truncated(sinogram)
-    pitch, angle = scan.pitch(), scan.fan_step()
-    volume = np.zeros((len(sinogram), *shape), dtype=np.float32)
+    volume = np.zeros((len(sinogram), *grid.shape), dtype=np.float32)
     for views, matrix in back_projector(scan, grid):
         for part in slabs(len(sinogram)):
             rows = sinogram[part, views] * weights[views]
-            filtered = filter_rows(rows, pitch, window, angle=angle, truncated=truncated)
-            volume[part] += product(matrix, filtered, shape)
+            filtered = filter_rows(rows, scan, window, truncated=truncated)
+            volume[part] += product(matrix, filtered, grid.shape)
     volume[:, ~seen(scan, grid)] = 0
     return volume
 
@@ -67,8 +57,7 @@ def reconstruct_hounsfield(
     sinogram: NDArray, acquisition: Acquisition, *, window: str = "hann"
 ) -> NDArray:
     """The volume that was acquired, float32 (1, z, y, x) in HU; arguments as for `reconstruct`."""
-    shape, spacing = acquisition.grid.shape[1:], acquisition.spacing
-    mu = reconstruct(sinogram, shape, spacing, acquisition.scan, window=window)
+    mu = reconstruct(sinogram, acquisition.scan, acquisition.slice_grid, window=window)
     return hounsfield(mu, acquisition.mu_water)[None]
 
 
@@ -146,14 +135,7 @@ def ramp(n_bins: int, pitch: float, angle: float | None = None) -> NDArray:
     return kernel
 
 
-def filter_rows(
-    sinogram: NDArray,
-    pitch: float,
-    window: str,
-    *,
-    angle: float | None = None,
-    truncated: bool = False,
-) -> NDArray:
+def filter_rows(sinogram: NDArray, scan: Scan, window: str, *, truncated: bool = False) -> NDArray:
     """Convolve each row with the windowed ramp.
 
     Rows are padded with zeros so that the convolution does not wrap around. Truncated rows are
@@ -162,14 +144,14 @@ def filter_rows(
 
     Args:
         sinogram: (..., bins).
-        pitch: mm at the isocentre.
+        scan: whose detector has these bins.
         window: a name in `FILTERS`.
-        angle: radians from bin to bin of a curved detector; None of a flat one.
         truncated: the object reaches beyond the detector, as `is_truncated` tells.
 
     Returns:
         float32 (..., bins), in 1/mm.
     """
+    pitch, angle = scan.pitch(), scan.fan_step()
     n_bins, reach = sinogram.shape[-1], 0
     if truncated:  # continued by so many bins, on a curved detector in front of the source
         room = n_bins // 2 if angle is None else int(3 / angle) - n_bins

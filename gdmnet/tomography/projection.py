@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache, lru_cache, partial
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +22,7 @@ SLAB = 16  # slices at a time: one cache line of float32 a pixel
 RAYS_PER_BIN = 2  # a bin is as wide as a pixel: two rays say more about what it counts than one
 
 _BYTES_PER_ENTRY = 8  # float32 and int32
+_Axis = tuple[NDArray, float, int]
 
 
 def attenuation(hu: NDArray, mu_water: float) -> NDArray:
@@ -43,8 +43,8 @@ def hounsfield(mu: NDArray, mu_water: float) -> NDArray:
 
 def measure(
     volume: NDArray,
-    spacing: tuple[float, float],
     scan: Scan,
+    grid: Grid,
     rng: np.random.Generator,
     *,
     photons: float | None,
@@ -58,8 +58,8 @@ def measure(
 
     Args:
         volume: (z, y, x), attenuation in 1/mm.
-        spacing: mm (y, x).
         scan: what is measured.
+        grid: of a slice.
         rng: of the noise; the slices are drawn in order.
         photons: that reach a bin through air; None is without any noise.
         electronic_noise: standard deviation in photons.
@@ -71,7 +71,7 @@ def measure(
     for share in (np.arange(RAYS_PER_BIN) + 0.5) / RAYS_PER_BIN - 0.5:
         offset = scan.detector.offset + float(share)
         ray = replace(scan, detector=replace(scan.detector, offset=offset))
-        transmitted += np.exp(-project(volume, spacing, ray)) / RAYS_PER_BIN
+        transmitted += np.exp(-project(volume, ray, grid)) / RAYS_PER_BIN
     if photons is None:
         return -np.log(np.maximum(transmitted, np.finfo(np.float32).tiny))
     for row in transmitted:  # slice by slice: Poisson needs float64
@@ -82,18 +82,17 @@ def measure(
     return -np.log(transmitted)
 
 
-def project(volume: NDArray, spacing: tuple[float, float], scan: Scan) -> NDArray:
+def project(volume: NDArray, scan: Scan, grid: Grid) -> NDArray:
     """Line integrals of every slice.
 
     Args:
         volume: (z, y, x), attenuation in 1/mm; zero outside the array.
-        spacing: mm (y, x).
         scan: what is measured.
+        grid: of a slice.
 
     Returns:
         float32 (z, views, bins), without unit.
     """
-    grid = Grid((volume.shape[1], volume.shape[2]), spacing)
     sinogram = np.empty((len(volume), scan.n_views, scan.detector.n_bins), dtype=np.float32)
     for views, matrix in projector(scan, grid):
         for part in slabs(len(volume)):
@@ -101,26 +100,23 @@ def project(volume: NDArray, spacing: tuple[float, float], scan: Scan) -> NDArra
     return sinogram
 
 
-def project_adjoint(
-    sinogram: NDArray, shape: tuple[int, int], spacing: tuple[float, float], scan: Scan
-) -> NDArray:
+def project_adjoint(sinogram: NDArray, scan: Scan, grid: Grid) -> NDArray:
     """Spread line integrals back along their rays: the exact adjoint, by the same matrix.
 
     For every v and s the inner products <project(v), s> and <v, project_adjoint(s)> are equal.
 
     Args:
         sinogram: (z, views, bins).
-        shape: of a slice (rows, columns).
-        spacing: mm (y, x).
         scan: what was measured.
+        grid: of a slice.
 
     Returns:
         float32 (z, y, x).
     """
-    volume = np.zeros((len(sinogram), *shape), dtype=np.float32)
-    for views, matrix in projector(scan, Grid(shape, spacing)):
+    volume = np.zeros((len(sinogram), *grid.shape), dtype=np.float32)
+    for views, matrix in projector(scan, grid):
         for part in slabs(len(sinogram)):
-            volume[part] += product(matrix.T, sinogram[part, views], shape)
+            volume[part] += product(matrix.T, sinogram[part, views], grid.shape)
     return volume
 
 
@@ -172,14 +168,6 @@ def projector(scan: Scan, grid: Grid) -> ViewBlocks:
     return ViewBlocks(partial(_matrix, scan, grid), scan.n_views, entries)
 
 
-class _Axis(NamedTuple):
-    """Pixel centres in mm, their distance, and the step from one to the next in a flat slice."""
-
-    centres: NDArray
-    side: float
-    stride: int
-
-
 def _matrix(scan: Scan, grid: Grid, first: int, stop: int) -> sparse.csr_array:
     angles = scan.angles()[first:stop]
     return sparse.vstack([_view(scan, grid, angle) for angle in angles], format="csr")
@@ -189,8 +177,9 @@ def _view(scan: Scan, grid: Grid, angle: float) -> sparse.csr_array:
     """The rays of one view (bins, pixels), in float32."""
     theta, t = angle - scan.fan_angles(), scan.distances()
     cosine, sine = np.cos(theta), np.sin(theta)
-    centres, (dy, dx) = grid.coordinates(), grid.spacing
-    y, x = _Axis(centres[0], dy, grid.shape[1]), _Axis(centres[1], dx, 1)
+    # Of each axis: pixel centres, their distance in mm, the step from one to the next when flat.
+    y, x = zip(grid.coordinates(), grid.spacing, (grid.shape[1], 1), strict=True)
+    dy, dx = grid.spacing
     steep = np.abs(cosine) * dx >= np.abs(sine) * dy  # advances faster along y, in pixels
     both = [
         _crossings(t[steep], sine[steep], cosine[steep], y, x),
@@ -202,18 +191,16 @@ def _view(scan: Scan, grid: Grid, angle: float) -> sparse.csr_array:
 
 def _crossings(t: NDArray, a: NDArray, b: NDArray, along: _Axis, across: _Axis) -> sparse.csr_array:
     """Rays `a along + b across = t` followed along one axis: two pixels at each of its steps."""
-    place = (t[:, None] - a[:, None] * along.centres) / (b[:, None] * across.side)
-    place += (across.centres.size - 1) / 2  # in pixels across
+    (centres, side, stride), (others, width, stride_across) = along, across
+    place = (t[:, None] - a[:, None] * centres) / (b[:, None] * width)
+    place += (others.size - 1) / 2  # in pixels across
     first = np.floor(place).astype(np.int32)
     pair = first[..., None] + np.array([0, 1], dtype=np.int32)  # (rays, steps, 2)
-    inside = (pair >= 0) & (pair < across.centres.size)
+    inside = (pair >= 0) & (pair < others.size)
     share = place - first
-    length = (along.side / np.abs(b))[:, None]  # of the ray within one step
-    weights = np.stack([length * (1 - share), length * share], axis=-1)
-    steps = np.arange(along.centres.size, dtype=np.int32)[:, None] * np.int32(along.stride)
-    pixels = (pair * np.int32(across.stride) + steps)[inside]
+    length = (side / np.abs(b))[:, None]  # of the ray within one step
+    weights = np.stack([length * (1 - share), length * share], axis=-1)[inside].astype(np.float32)
+    steps = np.arange(centres.size, dtype=np.int32)[:, None] * np.int32(stride)
+    pixels = (pair * np.int32(stride_across) + steps)[inside]
     ends = np.concatenate([[0], np.cumsum(inside.sum(axis=(1, 2)))]).astype(np.int32)
-    return sparse.csr_array(
-        (weights[inside].astype(np.float32), pixels, ends),
-        shape=(t.size, along.centres.size * across.centres.size),
-    )
+    return sparse.csr_array((weights, pixels, ends), shape=(t.size, centres.size * others.size))

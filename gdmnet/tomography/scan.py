@@ -191,12 +191,11 @@ class Simulation:
 
     Attributes:
         source: name of the CT's file.
-        sha256: of that file.
+        sha256: of its voxels in HU.
         photons: that reach a bin through air; None is without noise.
         electronic_noise: standard deviation in photons.
         filter: of the reconstruction that is the network's source.
         seed: of the whole dataset; the case's own comes from it and the case's name.
-        version: of gdmnet.
     """
 
     source: str
@@ -228,9 +227,9 @@ class Acquisition:
     schema: int = 1
 
     @property
-    def spacing(self) -> tuple[float, float]:
-        """Of the pixels (y, x) in mm."""
-        return self.grid.spacing[1:]
+    def slice_grid(self) -> Grid:
+        """The pixels of a slice."""
+        return Grid(self.grid.shape[1:], self.grid.spacing[1:])
 
     @property
     def sinogram_shape(self) -> tuple[int, int, int]:
