@@ -178,24 +178,17 @@ def intensity_map(
             f"encoder {name}: was trained on CT in HU, and this target ({target.scheme}) has none;"
             " use self, random, or one that takes any modality (gdm_info --encoders)"
         )
-    slope = (expects.out_high - expects.out_low) / (expects.high - expects.low)
     outside = _share_outside(expects, target, fingerprint)
     if outside > MOST_OUTSIDE:
         _log.warning(
             "warning: encoder %s: %.0f %% of the target's range lie outside its window of %g to %g"
             " HU; there the drift has no gradient",
-            name,
-            100 * outside,
-            expects.low,
-            expects.high,
+            *(name, 100 * outside, expects.low, expects.high),
         )
-    return IntensityMap(
-        scale=target.scale * slope,
-        offset=(target.centre - expects.low) * slope + expects.out_low,
-        low=min(expects.out_low, expects.out_high),
-        high=max(expects.out_low, expects.out_high),
-        outside=outside,
-    )
+    low, high = expects.out_low, expects.out_high
+    slope = (high - low) / (expects.high - expects.low)
+    offset = (target.centre - expects.low) * slope + low
+    return IntensityMap(target.scale * slope, offset, min(low, high), max(low, high), outside)
 
 
 def moments(fingerprint: Fingerprint, target: Normalisation, *, whole: bool) -> tuple[float, float]:

@@ -114,13 +114,8 @@ def _share(beta: NDArray, gamma: NDArray, spare: float, *, is_full: bool) -> NDA
 def ramp(n_bins: int, pitch: float, angle: float | None = None) -> NDArray:
     """The band-limited ramp in space: Kak & Slaney 1988, eq. 3.61 (parallel) and 3.92 (fan).
 
-    h(0) = 1 / (4 pitch^2), h(n) = -1 / (pi n pitch)^2 for odd n, else 0; on a curved detector times
-    (n angle / sin(n angle))^2.
-
-    Args:
-        n_bins: reach to both sides.
-        pitch: mm at the isocentre.
-        angle: radians from bin to bin of a curved detector; None of a flat one.
+    h(0) = 1 / (4 pitch^2), h(n) = -1 / (pi n pitch)^2 for odd n, else 0, pitch in mm; on a curved
+    detector, whose bins are `angle` radians apart, times (n angle / sin(n angle))^2.
 
     Returns:
         float64 (2 n_bins - 1,), n = 0 at index n_bins - 1, in 1/mm^2.
@@ -146,7 +141,7 @@ def filter_rows(sinogram: NDArray, scan: Scan, window: str, *, truncated: bool =
         sinogram: (..., bins).
         scan: whose detector has these bins.
         window: a name in `FILTERS`.
-        truncated: the object reaches beyond the detector, as `is_truncated` tells.
+        truncated: the object reaches beyond the detector.
 
     Returns:
         float32 (..., bins), in 1/mm.

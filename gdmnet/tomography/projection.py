@@ -126,12 +126,9 @@ class ViewBlocks:
     def __init__(
         self, build: Callable[[int, int], sparse.csr_array], n_views: int, entries_per_view: int
     ) -> None:
-        """Nothing is built before it is asked for.
+        """`build` makes the matrix of the views from a first to before a last, when asked for it.
 
-        Args:
-            build: makes the matrix of the views from the first to before the second number.
-            n_views: in all.
-            entries_per_view: an estimate from above.
+        `entries_per_view` is an estimate from above.
         """
         bytes_per_view = _BYTES_PER_ENTRY * entries_per_view
         step = max(1, BLOCK_BYTES // bytes_per_view)
