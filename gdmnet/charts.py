@@ -116,7 +116,7 @@ def as_svg(draw: Callable[[Axes], None], *, title: str, text: str) -> str:
     from matplotlib.figure import Figure
 
     file = io.StringIO()
-    with _style({"svg.hashsalt": f"{title} {text}"}):
+    with chart_style({"svg.hashsalt": f"{title} {text}"}):
         figure = Figure(_SVG_INCHES, layout="constrained")
         draw(figure.add_subplot())
         unsaid = dict.fromkeys(("Date", "Creator", "Format", "Type"))
@@ -147,7 +147,7 @@ def save_charts(charts: Sequence[Chart], path: Path, *, heading: str, n_columns:
 
     n_rows = max(1, math.ceil(len(charts) / n_columns))
     width, height = _PANEL_INCHES
-    with _style({}), whole_file(path) as aside:
+    with chart_style({}), whole_file(path) as aside:
         size = (n_columns * width, n_rows * height + 0.4)
         figure = Figure(size, dpi=100, layout="constrained")
         figure.suptitle(heading, x=0.01, ha="left", fontsize=12)
@@ -156,6 +156,19 @@ def save_charts(charts: Sequence[Chart], path: Path, *, heading: str, n_columns:
             axes.set_title(chart.title, loc="left")
             draw_curves(axes, chart)
         figure.savefig(aside, format="png", metadata={"Software": None})
+
+
+@contextmanager
+def chart_style(more: dict[Any, Any]) -> Iterator[None]:
+    """Draw as all charts are drawn: matplotlib's own settings are put aside.
+
+    Args:
+        more: names and values of matplotlib's rcParams, over those of charts.
+    """
+    from matplotlib import rc_context
+
+    with rc_context({**_STYLE, **more}):
+        yield
 
 
 def draw_curves(axes: Axes, chart: Chart) -> None:
@@ -175,7 +188,7 @@ def draw_curves(axes: Axes, chart: Chart) -> None:
     if chart.logarithmic:
         set_logarithmic(axes, "y")
     if chart.x_title == EPOCH:
-        axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10]))
     axes.set_xlabel(chart.x_title)
     if len(lines) > 1:
         add_legend(axes, lines, [curve.name for curve in chart.curves])
@@ -251,8 +264,7 @@ def add_legend(axes: Axes, lines: Sequence[Artist], names: Sequence[str]) -> Non
 def _name_dots(axes: Axes, dots: Sequence[Dot]) -> None:
     from matplotlib.transforms import Bbox
 
-    figure = axes.get_figure(root=True)
-    assert figure is not None
+    figure: Any = axes.get_figure()
     figure.draw_without_rendering()  # lays out: now it is known which pixel is where
     taken = [
         Bbox.from_bounds(x - 8, y - 8, 16, 16)
@@ -272,11 +284,3 @@ def _name_dots(axes: Axes, dots: Sequence[Dot]) -> None:
         _, name.xyann, side, box = min(places, key=lambda place: place[0])
         name.set(horizontalalignment=side)
         taken.append(box)
-
-
-@contextmanager
-def _style(more: dict[Any, Any]) -> Iterator[None]:
-    from matplotlib import rc_context
-
-    with rc_context({**_STYLE, **more}):
-        yield

@@ -35,19 +35,19 @@ def restored(case):
 
 @pytest.mark.parametrize("spacing", [COARSE, (6.0, 1.1, 1.3), SPACING])
 def test_without_a_correction_the_source_comes_back_voxel_by_voxel(ct, spacing):
-    case = prepare_volumes("a", ct, configure((CT,), spacing=spacing, residual_channel=0))
+    case, _ = prepare_volumes("a", ct, configure((CT,), spacing=spacing, residual_channel=0))
     here = ct.array[0][tuple(slice(*side) for side in case.record.box)].clip(CT.low, CT.high)
     np.testing.assert_allclose(restored(case)[inside(case)], here[inside(case)], atol=0.01)
 
 
 def test_a_finer_grid_has_no_detail_to_give_back(ct):
     configuration = configure((CT,), spacing=(1.5, 1.0, 1.2), residual_channel=0)
-    assert prepare_volumes("a", ct, configuration).detail is None
+    assert prepare_volumes("a", ct, configuration)[0].detail is None
 
 
 def test_only_a_source_of_the_same_quantity_gives_detail_and_only_at_prediction(ct):
     other = configure((ZSCORE,), spacing=COARSE)
-    assert prepare_volumes("a", ct, other).detail is None
+    assert prepare_volumes("a", ct, other)[0].detail is None
     same = configure((CT,), spacing=COARSE, residual_channel=0)
-    assert prepare_volumes("a", ct, same).detail is not None
-    assert prepare_volumes("a", ct, same, target=ct).detail is None
+    assert prepare_volumes("a", ct, same)[0].detail is not None
+    assert prepare_volumes("a", ct, same, target=ct)[0].detail is None

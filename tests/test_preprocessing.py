@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from gdmnet import codec
+from gdmnet import codec, files
 from gdmnet.arrays.body import body_mask
 from gdmnet.arrays.crop import crop
 from gdmnet.arrays.normalise import background_value
@@ -24,7 +24,6 @@ from gdmnet.preprocessing import (
     prepare,
     prepare_and_store,
     prepare_volumes,
-    prepare_with_sources,
     restore,
     source_normalisations,
 )
@@ -220,7 +219,7 @@ def test_several_channels_are_normalised_each_by_its_own():
     mr, ct, body = make_patient()
     source = Volume(np.stack([mr, ct]), geometry_of())
     mask = Volume(body[None].astype(np.float32), geometry_of())
-    case = prepare_volumes("p", source, configure((ZSCORE, CT)), mask=mask)
+    case, _ = prepare_volumes("p", source, configure((ZSCORE, CT)), mask=mask)
     inside = case.body == 1
     assert case.source.shape[0] == 2
     assert case.source[0][inside].mean() == pytest.approx(0, abs=1e-3)
@@ -231,7 +230,7 @@ def test_several_channels_are_normalised_each_by_its_own():
 def test_single_slices_and_thin_volumes_pass(shape):
     mr, ct, _ = make_patient(shape)
     source, target = (Volume(array[None], geometry_of(shape)) for array in (mr, ct))
-    case = prepare_volumes("p", source, configure(spacing=(2.0, 1.5, 1.5)), target=target)
+    case, _ = prepare_volumes("p", source, configure(spacing=(2.0, 1.5, 1.5)), target=target)
     restored = restore(case.target, case.record, CT, body=case.body)
     assert restored.shape == (1, *shape)
     assert np.isfinite(restored).all()
@@ -242,7 +241,7 @@ def test_a_body_thinner_than_the_new_grid_is_not_lost():
     speck = np.zeros((1, *SHAPE), dtype=np.float32)
     speck[0, 6, 15, 18] = 1
     source, target, mask = (Volume(a, geometry_of()) for a in (mr[None], ct[None], speck))
-    case = prepare_volumes(
+    case, _ = prepare_volumes(
         "p", source, configure(spacing=(40.0, 40.0, 40.0)), target=target, mask=mask
     )
     assert case.body.tolist() == [[[1]]]
@@ -288,9 +287,10 @@ def folder_with_a_case(tmp_path):
 
 
 def test_an_equal_configuration_leaves_finished_cases_and_clears_leftovers(folder_with_a_case):
-    (folder_with_a_case / ".q.partial").mkdir()
-    (folder_with_a_case / ".q.partial" / "source.b2nd").touch()
-    (folder_with_a_case / ".configuration.json.partial").touch()
+    dead = f"{files._HOST}-4194304-01234567.part"  # beyond the largest number of a process
+    (folder_with_a_case / f".q.{dead}").mkdir()
+    (folder_with_a_case / f".q.{dead}" / "source.b2nd").touch()
+    (folder_with_a_case / f".configuration.json.{dead}").touch()
     before = (folder_with_a_case / "p" / "case.json").stat().st_mtime_ns
     ensure_folder(folder_with_a_case, configure(), overwrite=False)
     assert sorted(p.name for p in folder_with_a_case.iterdir()) == ["configuration.json", "p"]
@@ -304,14 +304,14 @@ def test_a_bias_correction_is_the_same_in_training_and_at_prediction(tmp_path):
     files = write_case(tmp_path, arrays, geometry_of())
     corrected = replace(configure(), bias_correction="n4")
     training = prepare(replace(files, mask=None), corrected)
-    prediction, source = prepare_with_sources("p", read_volume(files.sources[0]), corrected)
+    prediction, source = prepare_volumes("p", read_volume(files.sources[0]), corrected)
     np.testing.assert_array_equal(training.source, prediction.source)
     plain = prepare(replace(files, mask=None), configure())
     np.testing.assert_array_equal(training.body, plain.body)
     np.testing.assert_array_equal(training.target, plain.target)
     assert (training.source != plain.source).any()
     # the mask changes what is prepared, but not the field that is divided out
-    _, with_mask = prepare_with_sources(
+    _, with_mask = prepare_volumes(
         "p", read_volume(files.sources[0]), corrected, mask=read_volume(files.mask)
     )
     np.testing.assert_array_equal(with_mask.array, source.array)

@@ -17,6 +17,7 @@ from gdmnet import codec
 from gdmnet.arrays.body import body_mask
 from gdmnet.charts import Chart, Curve, save_charts
 from gdmnet.compare.judge import Judge, Subject, make_judge
+from gdmnet.compare.settings import JudgeSettings
 from gdmnet.compare.verdict import give_verdict
 from gdmnet.data.case import CaseFiles
 from gdmnet.data.raw import read_description, test_cases, training_cases
@@ -79,7 +80,10 @@ class Bench:
     @cached_property
     def judges(self) -> dict[str, Judge]:
         """By kind."""
-        return {kind: make_judge(self.others, kind=kind, seed=77) for kind in ("self", "groupnorm")}
+        return {
+            kind: make_judge(self.others, JudgeSettings(kind=kind, seed=77))
+            for kind in ("self", "groupnorm")
+        }
 
     def floor(self, kind: str) -> float:
         """Frechet distance of other real subjects to the held-out ones; measured once a study."""

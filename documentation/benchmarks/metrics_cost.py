@@ -73,7 +73,7 @@ def main() -> None:
         print(f"| {name} | {seconds:.1f} | {peak:.0f} | {peak / volume:.1f} |", flush=True)
     with tempfile.TemporaryDirectory() as home:
         folders = {}
-        for name, array in (("-p", guess), ("-r", truth), ("-m", mask.astype(np.float32))):
+        for name, array in (("-p", guess), ("-r", truth), ("--masks", mask.astype(np.float32))):
             folders[name] = Path(home) / name.strip("-")
             folders[name].mkdir()
             write_volume(folders[name] / "case.nii", Volume(array[None], geometry), integer=True)

@@ -69,11 +69,11 @@ def speed(n: int = 512, n_slices: int = 16, n_views: int = 60) -> None:
     grid = Grid((n, n), (0.8, 0.8))
     for name, source, arc in (("parallel", None, 180.0), ("fan", 595.0, 360.0)):
         scan = covering_scan(grid, n_views, arc=arc, source_distance=source)
-        _, forward_build = clocked(lambda s=scan: project(volume, s, grid), 1)
-        sinogram, forward = clocked(lambda s=scan: project(volume, s, grid))
-        _, adjoint = clocked(lambda s=scan, p=sinogram: project_adjoint(p, s, grid))
-        _, back_build = clocked(lambda s=scan, p=sinogram: reconstruct(p, s, grid), 1)
-        _, back = clocked(lambda s=scan, p=sinogram: reconstruct(p, s, grid))
+        _, forward_build = clocked(lambda s=scan: project(volume, grid, s), 1)
+        sinogram, forward = clocked(lambda s=scan: project(volume, grid, s))
+        _, adjoint = clocked(lambda s=scan, p=sinogram: project_adjoint(p, grid, s))
+        _, back_build = clocked(lambda s=scan, p=sinogram: reconstruct(p, grid, s), 1)
+        _, back = clocked(lambda s=scan, p=sinogram: reconstruct(p, grid, s))
         sizes = [
             sum(m.data.nbytes + m.indices.nbytes + m.indptr.nbytes for _, m in operator(scan, grid))
             / 1e6
@@ -110,8 +110,8 @@ def simulate(
     grid = Grid(geometry.shape[1:], geometry.spacing[1:])
     scan = covering_scan(grid, n_views, arc=180.0, pitch=min(*grid.spacing, 1.0))
     rng = np.random.default_rng(0)
-    sinogram = measure(attenuation(ct, MU_WATER), scan, grid, rng, photons=photons)
-    mu = reconstruct(sinogram, scan, grid, window=window)
+    sinogram = measure(attenuation(ct, MU_WATER), grid, scan, rng, photons=photons)
+    mu = reconstruct(sinogram, grid, scan, window=window)
     simulation = Simulation("", "", photons, 0.0, window, 0, "")
     return hounsfield(mu, MU_WATER), sinogram, Acquisition(scan, geometry, MU_WATER, simulation)
 
@@ -160,11 +160,11 @@ def picture(path: Path) -> None:
     for n_views, photons in ((360, None), (60, None), (60, 1e5), (20, 1e5)):
         scan = covering_scan(grid, n_views, arc=180.0)
         rng = np.random.default_rng(0)
-        sinogram = measure(attenuation(ct, MU_WATER), scan, grid, rng, photons=photons)
+        sinogram = measure(attenuation(ct, MU_WATER), grid, scan, rng, photons=photons)
         if len(panels) == 1:
             whole = Image.fromarray(sinogram[0]).resize((256, 256), Image.Resampling.NEAREST)
             panels.append(Panel("sinogram, 360 views", np.asarray(whole)[None], 0, 8))
-        fbp = hounsfield(reconstruct(sinogram, scan, grid), MU_WATER)
+        fbp = hounsfield(reconstruct(sinogram, grid, scan), MU_WATER)
         title = f"FBP, {n_views} views{'' if photons is None else ', noise'}"
         panels.append(Panel(title, fbp, -400, 400, unit="HU"))
     save_picture(draw_panels(panels, (1.0, 1.4, 1.4)), path)

@@ -1,39 +1,33 @@
-"""gdm_evaluate: measure predictions against references."""
+"""gdm_evaluate: measure predictions against references, and judge how real they look."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gdmnet import codec
 from gdmnet.commands.terminal import add_processes_option, guarded, new_parser
+from gdmnet.compare.settings import JUDGE_JSON, JUDGE_KINDS, JudgeSettings
 from gdmnet.errors import DatasetError
 from gdmnet.folders import SUMMARY_JSON
-from gdmnet.metrics.conventions import CONVENTIONS, GDMNET
-from gdmnet.metrics.folders import DEFAULTS, MATCHES, Options, evaluate_folders
-from gdmnet.metrics.pairs import Folders
-from gdmnet.metrics.statistics import STATISTICS
-from gdmnet.metrics.summary import Summary, as_csv
+from gdmnet.metrics.conventions import EvaluationSettings
+from gdmnet.metrics.titles import TITLES
+from gdmnet.settings import add_settings, given_settings, make_settings
+from gdmnet.table import Cell, text_table
+
+if TYPE_CHECKING:
+    from gdmnet.metrics.pairs import EvaluationFolders
+    from gdmnet.metrics.summary import Summary
 
 _EPILOG = """examples:
-  gdm_evaluate -p out/ -r targets/ -m masks/
-  gdm_evaluate -p out/ -r targets/ -m masks/ --convention synthrad2025 --csv scores.csv
+  gdm_evaluate -p out/ -r targets/ --masks masks/
+  gdm_evaluate -p out/ -r targets/ --convention synthrad2025 --csv scores.csv
+  gdm_evaluate -p out/ -r targets/ --judge --train-on gdmnet_raw/Dataset501_MRtoCT/targetsTr
 
-Without -m the body is computed from each reference (sparse-ct: the inscribed circle of the
+Without --masks the body is computed from each reference (sparse-ct: the inscribed circle of the
 slices counts); summary.json says how. It holds more metrics than the table shows."""
-_TITLES = {  # the most important ones first: the table takes as many as its width allows
-    "mae": "MAE",
-    "psnr": "PSNR [dB]",
-    "ssim": "SSIM",
-    "ms_ssim": "MS-SSIM",
-    "dice": "Dice",
-    "hd95": "HD95 [mm]",
-    "bias": "bias",
-    "sharpness": "sharpness",
-    "histogram_w1": "hist. W1",
-    "spectrum_distance": "spectrum",
-}
 _WIDTH, _LONGEST_NAME = 100, 32
 
 
@@ -43,7 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
     for option, name, text in (
         ("-p", "predictions", "predictions, one image a case"),
         ("-r", "references", "references of the same names"),
-        ("-m", "masks", "masks: where errors count (default: the body, computed)"),
+        ("--masks", "masks", "masks: where errors count (default: the body, computed)"),
         ("--seg-pred", "seg_pred", "segmentations of the predictions: adds Dice and HD95"),
         ("--seg-ref", "seg_ref", "segmentations of the references, same labels"),
     ):
@@ -57,111 +51,100 @@ def build_parser() -> argparse.ArgumentParser:
         help="the summary to write (default: summary.json among the predictions)",
     )
     parser.add_argument("--csv", type=Path, metavar="FILE", help="also a table, one row a case")
-    parser.add_argument(
-        "--convention",
-        choices=CONVENTIONS,
-        default=GDMNET,
-        help="whose clipping, ranges and masks (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--match-intensity",
-        choices=MATCHES,
-        help="fit gain >= 0 and offset to each reference first (targets without a unit)",
-    )
-    for option, text in (
-        ("--no-plausibility", "leave the plausibility metrics out"),
-        ("--allow-constant", "score predictions of a single value too, as baselines"),
-        ("--keep-going", "score the other cases when one cannot be; exit status 1"),
-    ):
-        parser.add_argument(option, action="store_true", help=text)
+    add_settings(parser, EvaluationSettings)
     add_processes_option(parser)
+    group = parser.add_argument_group(
+        "judge (a network trained on real images only, about a minute of one core)"
+    )
+    group.add_argument(
+        "--judge",
+        dest="kind",
+        nargs="?",
+        const=JUDGE_KINDS[0],
+        choices=JUDGE_KINDS,
+        default=argparse.SUPPRESS,
+        help="also judge how real the predictions look, by an encoder that no training has seen:"
+        " trained without normalisation layers (self, the default), with random weights, or"
+        " trained with group norm; writes judge.json beside the summary",
+    )
+    group.add_argument(
+        "--train-on",
+        type=Path,
+        metavar="DIR",
+        help="other real images: the judge learns from them and they give the floor (default: the"
+        " references)",
+    )
+    add_settings(group, JudgeSettings, ("encoder", "iterations", "seed"))
     return parser
 
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point of gdm_evaluate."""
     args = build_parser().parse_args(argv)
-    output = args.output or args.predictions / SUMMARY_JSON
-
-    def body() -> int:
-        summary = run(
-            args.predictions,
-            args.references,
-            args.masks,
-            segmentations=_both(args.seg_pred, args.seg_ref),
-            output=output,
-            csv=args.csv,
-            options=Options(
-                convention=args.convention,
-                match_intensity=args.match_intensity,
-                with_plausibility=not args.no_plausibility,
-                allow_constant=args.allow_constant,
-                keep_going=args.keep_going,
-                n_processes=args.n_processes,
-            ),
-        )
-        print(table(summary))
-        print(f"written: {output}" + (f", {args.csv}" if args.csv else ""))
-        for reason in summary.failed.values():
-            print(f"not evaluated: {reason}", file=sys.stderr)
-        return 1 if summary.failed else 0
-
-    return guarded(body)
+    return guarded(lambda: _evaluate(args))
 
 
-def run(
-    predictions: Path,
-    references: Path,
-    masks: Path | None = None,
-    *,
-    segmentations: tuple[Path, Path] | None = None,
-    output: Path | None = None,
-    csv: Path | None = None,
-    options: Options = DEFAULTS,
-) -> Summary:
-    """Evaluate a folder of predictions and write what is asked for.
+def _evaluate(args: argparse.Namespace) -> int:
+    from gdmnet.metrics.evaluation import evaluate_folders
+    from gdmnet.metrics.pairs import EvaluationFolders
+    from gdmnet.metrics.summary import as_csv
 
-    Args:
-        predictions: folder of CASE<ending>.
-        references: folder of the same cases on the same grids.
-        masks: folder of masks; None computes them by the convention's rule.
-        segmentations: folders of label maps of the predictions and of the references.
-        output: the JSON file to write.
-        csv: the table to write.
-        options: convention, intensity match and so on.
+    labels = _both(args.seg_pred, args.seg_ref)
+    folders = EvaluationFolders(args.predictions, args.references, args.masks, labels)
+    settings = make_settings(EvaluationSettings, given_settings(args, EvaluationSettings))
+    judge = _judge_settings(args)
+    if judge is not None and judge.encoder is not None:
+        from gdmnet.compare.verdict import refuse_own_encoder
 
-    Raises:
-        DatasetError: a folder or a partner is missing, two grids differ, or an image cannot be
-            scored.
-        OutputError: a file cannot be written.
-    """
-    summary = evaluate_folders(Folders(predictions, references, masks, segmentations), options)
-    if output is not None:
-        codec.save(summary, output)
-    if csv is not None:
-        codec.write_text(csv, as_csv(summary))
-    return summary
+        refuse_own_encoder(args.predictions, judge.encoder)
+    summary = evaluate_folders(folders, settings, n_processes=args.n_processes)
+    written = [args.output or args.predictions / SUMMARY_JSON]
+    codec.save(summary, written[0])
+    print("\n".join(table(summary)))
+    if args.csv is not None:
+        codec.write_text(args.csv, as_csv(summary))
+        written.append(args.csv)
+    if judge is not None:
+        written.append(written[0].with_name(JUDGE_JSON))
+        _judge(folders, judge, args.train_on, summary, written[-1])
+    print(f"written: {', '.join(map(str, written))}")
+    for reason in summary.failed.values():
+        print(f"not evaluated: {reason}", file=sys.stderr)
+    return 1 if summary.failed else 0
 
 
-def table(summary: Summary) -> str:
+def _judge(
+    folders: EvaluationFolders,
+    settings: JudgeSettings,
+    train_on: Path | None,
+    summary: Summary,
+    output: Path,
+) -> None:
+    """Judge the cases that were scored; with torch, which only this needs."""
+    from gdmnet.compare.verdict import judge_pairs, verdict_lines
+    from gdmnet.metrics.pairs import sound_pairs
+
+    pairs, _ = sound_pairs(folders, keep_going=True)
+    scored = [pair for pair in pairs if pair.identifier in summary.cases]
+    match = summary.match_intensity is not None
+    verdict = judge_pairs(scored, settings, train_on, match=match)
+    codec.save(verdict, output)
+    print("\n".join(["", *verdict_lines(verdict)]))
+
+
+def table(summary: Summary) -> list[str]:
     """The summary as text: a line a case, then a line a statistic, at most 100 columns wide."""
-    rows = [["case"], *([_shortened(name)] for name in summary.cases), *([s] for s in STATISTICS)]
-    room = _WIDTH - max(len(row[0]) for row in rows)
-    lines = [row[0].ljust(_WIDTH - room) for row in rows]
-    for metric, title in _TITLES.items():
-        if metric not in summary.aggregate:
-            continue
-        numbers = [values.get(metric) for values in summary.cases.values()]
-        numbers += [summary.aggregate[metric][statistic] for statistic in STATISTICS]
-        column = [title, *map(_number, numbers)]
-        width = max(map(len, column)) + 2
-        if width > room:
-            break
-        room -= width
-        lines = [line + cell.rjust(width) for line, cell in zip(lines, column, strict=True)]
-    rule = "-" * len(lines[0])
-    n_cases = len(summary.cases)
-    lines = [lines[0], rule, *lines[1 : n_cases + 1], rule, *lines[n_cases + 1 :]]
+    from gdmnet.metrics.statistics import STATISTICS
+
+    shown = {m: title for m, title in TITLES.items() if m in summary.aggregate}
+    cases = summary.cases.items()
+    rows: list[list[Cell]] = [
+        ["case", *shown.values()],
+        *([_shortened(name), *map(values.get, shown)] for name, values in cases),
+        *([s, *(summary.aggregate[m][s] for m in shown)] for s in STATISTICS),
+    ]
+    lines = text_table(rows, width=_WIDTH)
+    rule, n_cases = "-" * max(map(len, lines)), len(cases)
     span = summary.data_range
     notes = [
         f"convention: {summary.convention}",
@@ -172,7 +155,16 @@ def table(summary: Summary) -> str:
         notes.append(f"intensities matched: {summary.match_intensity}")
     if summary.note:
         notes.append(f"note: {summary.note}")
-    return "\n".join([*lines, *notes])
+    return [lines[0], rule, *lines[1 : n_cases + 1], rule, *lines[n_cases + 1 :], *notes]
+
+
+def _judge_settings(args: argparse.Namespace) -> JudgeSettings | None:
+    given = given_settings(args, JudgeSettings)
+    if "kind" in given or "encoder" in given:
+        return make_settings(JudgeSettings, given)
+    if given or args.train_on is not None:
+        raise DatasetError("the judge's options need --judge; add it")
+    return None
 
 
 def _both(predicted: Path | None, reference: Path | None) -> tuple[Path, Path] | None:
@@ -186,9 +178,3 @@ def _both(predicted: Path | None, reference: Path | None) -> tuple[Path, Path] |
 def _shortened(name: str) -> str:
     half = _LONGEST_NAME // 2
     return name if len(name) <= _LONGEST_NAME else f"{name[: half - 1]}..{name[1 - half :]}"
-
-
-def _number(value: float | None) -> str:
-    if value is None:
-        return "-"
-    return str(value) if isinstance(value, int) else f"{value:.4g}"

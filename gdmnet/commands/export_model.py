@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gdmnet.commands.terminal import (
-    CommandParser,
-    add_root_options,
-    guarded,
-    new_parser,
-    roots_from,
-)
+from gdmnet.commands.terminal import add_root_options, guarded, new_parser, roots_from
 from gdmnet.folders import Roots
 from gdmnet.models.select import ModelChoice, find_model
 from gdmnet.settings import Settings, add_settings, given_settings, setting
@@ -36,7 +31,7 @@ class ExportOptions(Settings):
     overwrite: bool = setting(False, "replace an archive that is there")
 
 
-def build_parser() -> CommandParser:
+def build_parser() -> argparse.ArgumentParser:
     """The command's parser."""
     parser = new_parser(__doc__ or "", _EPILOG)
     parser.add_argument(

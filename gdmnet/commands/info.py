@@ -14,22 +14,11 @@ from gdmnet.errors import PlanError
 from gdmnet.folders import Roots, find_roots
 from gdmnet.table import Cell, text_table
 
-COMMANDS = (
-    "demo",
-    "convert",
-    "simulate_sparse_view",
-    "check",
-    "plan_and_preprocess",
-    "train",
-    "predict",
-    "evaluate",
-    "report",
-    "compare",
-    "export_model",
-    "install_model",
-    "info",
+_IN_ORDER = (
+    "demo convert simulate_sparse_view check plan_and_preprocess train predict evaluate report"
+    " compare export_model install_model info"
 )
-"""In order of use."""
+COMMANDS = tuple(_IN_ORDER.split())
 _PACKAGES = ("SimpleITK", "scipy", "scikit-image", "batchgenerators", "blosc2")
 
 
@@ -157,12 +146,12 @@ def _models(results: Path) -> list[tuple[Cell, ...]]:
     rows: list[tuple[Cell, ...]] = [(*header, "validation MAE")]
     for model in folders.finished_models(results):
         size = sum(path.stat().st_size for path in model.folder.rglob("*") if path.is_file())
-        known = ", ".join(model.folds), f"{size / 2**20:.1f} MiB", *_told(model)
+        known = ", ".join(model.folds), f"{size / 2**20:.1f} MiB", *_validated(model)
         rows.append((*model[:3], *known))
     return rows if len(rows) > 1 else [("none is finished; train one with gdm_train",)]
 
 
-def _told(model: folders.FinishedModel) -> tuple[Cell, Cell]:
+def _validated(model: folders.FinishedModel) -> tuple[Cell, Cell]:
     """Bias correction, and the mean validation MAE of its folds; None where no sound file tells."""
     from gdmnet.plan import Plan
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gdmnet.commands.terminal import add_root_options, guarded, new_parser, roots_from
 from gdmnet.folders import Roots
-from gdmnet.inference.install import InstalledModel, install_model
+
+if TYPE_CHECKING:
+    from gdmnet.inference.install import InstalledModel
 
 _EPILOG = """example:
   gdm_install_model model.zip
@@ -47,4 +50,6 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(archive: Path, roots: Roots, *, overwrite: bool = False) -> InstalledModel:
     """Install an archive among the results; see `install_model`."""
+    from gdmnet.inference.install import install_model
+
     return install_model(archive, roots.results, overwrite=overwrite)

@@ -24,7 +24,7 @@ from gdmnet.errors import DatasetError, PlanError
 from gdmnet.folders import Roots
 from gdmnet.parallel import map_cases
 from gdmnet.plan import BiasCorrection, Configuration, Fingerprint, Plan
-from gdmnet.planning.memory import PRESETS
+from gdmnet.planning.memory import PRESETS, choose_preset
 from gdmnet.settings import Settings, add_settings, given_settings, setting
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ _EPILOG = "example:\n  gdm_plan_and_preprocess 501"
 
 @dataclasses.dataclass(frozen=True)
 class PlanOptions(Settings):
-    """What `run` may be told; None leaves a choice to the plan or the machine."""
+    """How a dataset is planned and prepared; None leaves it to the plan or the machine."""
 
     configurations: tuple[str, ...] | None = setting(
         None, "prepare only these", flag="-c", metavar="NAME"
@@ -45,16 +45,11 @@ class PlanOptions(Settings):
         None, "size of network and patch (default: by the device)", choices=tuple(PRESETS)
     )
     memory_gb: float | None = setting(
-        None,
-        "memory of the training device (default: this machine's GPU, else 8)",
-        above=0,
-        flag="--memory",
-        metavar="GB",
+        None, "GB to plan for (default: this machine's GPU's, else 8)", above=0, flag="--memory"
     )
     bias_correction: str | None = setting(
         None,
-        "of sources that are no CT; kept in the plan, so that prediction does it, too"
-        " (default: none)",
+        "of sources that are no CT, in training and at prediction (default: none)",
         choices=typing.get_args(BiasCorrection),
     )
     dry_run: bool = setting(False, "print the plan as a table and write nothing")
@@ -114,10 +109,9 @@ def run(dataset: str | int, roots: Roots, options: PlanOptions | None = None) ->
     with contextlib.nullcontext() if options.dry_run else files.lock(folder):
         path = folder / folders.PLAN_JSON
         existing = codec.load(Plan, path) if path.is_file() else None
-        correction = options.bias_correction
-        if correction is None and existing is not None and not options.replan:
-            correction = _measured_with(folder)
-        fingerprint = _measure(name, description, cases, correction or "none", options.n_processes)
+        is_kept = existing is not None and not options.replan
+        correction = options.bias_correction or (_measured_with(folder) if is_kept else "none")
+        fingerprint = _measure(name, description, cases, correction, options.n_processes)
         plan = _plan(fingerprint, description, folder, existing, options)
         print(plan_table(plan))
         chosen = [plan.configuration(n) for n in options.configurations or plan.configurations]
@@ -184,18 +178,20 @@ def _plan(
     existing: Plan | None,
     options: PlanOptions,
 ) -> Plan:
-    from gdmnet.planning.planner import PLANNED, make_plan
-
     if existing is not None and not options.replan:
         _refuse_contradictions(existing, fingerprint, folder, options)
         print(f"{folder / folders.PLAN_JSON} is kept (--replan makes it anew)", file=sys.stderr)
         return existing
-    preset, memory_gb, reason = _size(options)
+    from gdmnet.models.device import find_device, memory_gb  # torch only when a plan is made
+    from gdmnet.planning.planner import PLANNED, make_plan
+
+    device_gb = memory_gb(find_device())
+    preset, memory, reason = choose_preset(options.preset, options.memory_gb, device_gb)
     plan = make_plan(
         fingerprint,
         file_ending=description.file_ending,
         preset=preset,
-        memory_gb=memory_gb,
+        memory_gb=memory,
         preset_reason=reason,
     )
     known = {} if existing is None else existing.configurations
@@ -207,35 +203,20 @@ def _refuse_contradictions(
     existing: Plan, fingerprint: Fingerprint, folder: Path, options: PlanOptions
 ) -> None:
     path, facts = folder / folders.PLAN_JSON, folder / folders.FINGERPRINT_JSON
-    for option, asked, made in (
+    for option, wanted, made in (
         ("--preset", options.preset, existing.preset),
         ("--memory", options.memory_gb, existing.memory_gb),
         ("--bias-correction", options.bias_correction, _measured_with(folder)),
     ):
-        if asked not in (None, made):
+        if wanted not in (None, made):
             raise PlanError(
-                f"{path} was made with {option} {made}; add --replan to plan anew with {asked}"
+                f"{path} was made with {option} {made}; add --replan to plan anew with {wanted}"
             )
     if facts.is_file() and codec.load(Fingerprint, facts) != fingerprint:
         raise PlanError(
             f"{path}: the raw dataset has changed since this plan was made; add --replan to plan"
             " anew (hand-made configurations are kept)"
         )
-
-
-def _size(options: PlanOptions) -> tuple[str, float, str]:
-    """Preset, memory in GB, and why."""
-    from gdmnet.models.device import find_device, memory_gb  # torch only when a plan is made
-
-    device_gb = memory_gb(find_device())
-    memory = options.memory_gb or device_gb or 8.0
-    if options.preset:
-        return options.preset, memory, f"--preset {options.preset} was given"
-    if device_gb is None:
-        return "cpu", memory, "no CUDA device on this machine, so that a laptop can train it"
-    preset = "S" if memory < 7.5 else "M" if memory < 20 else "L"
-    source = "--memory" if options.memory_gb else "the CUDA device"
-    return preset, memory, f"{memory:.1f} GB by {source}"
 
 
 def _prepare(

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gdmnet.commands.terminal import (
-    CommandParser,
-    add_root_options,
-    guarded,
-    new_parser,
-    roots_from,
-)
+from gdmnet.commands.terminal import add_root_options, guarded, new_parser, roots_from
 from gdmnet.errors import OutputError, SettingError
 from gdmnet.folders import Roots
-from gdmnet.models.card import ModelCard, PredictionSettings
+from gdmnet.models.card import PredictionSettings
 from gdmnet.models.select import ModelChoice, find_model
 from gdmnet.settings import Settings, add_settings, given_settings, setting
 
@@ -37,7 +32,7 @@ _SINOGRAMS = ("data_consistency", "sinograms")
 
 @dataclass(frozen=True)
 class PredictionOptions(Settings):
-    """What `run` may be told beside which model predicts, and how."""
+    """What a prediction of a folder needs beside which model predicts, and how."""
 
     device: str = setting("auto", "auto, cpu, cuda, cuda:1", metavar="DEVICE")
     overwrite: bool = setting(False, "predict anew what is there; it stays until the new one is")
@@ -71,7 +66,7 @@ class PredictionOptions(Settings):
             raise SettingError("--sinograms needs --data-consistency; add it")
 
 
-def build_parser() -> CommandParser:
+def build_parser() -> argparse.ArgumentParser:
     """The command's parser."""
     parser = new_parser(__doc__ or "", _EPILOG)
     parser.add_argument(
@@ -155,7 +150,10 @@ def run(
     choice, options = choice or ModelChoice(), options or PredictionOptions()
     folder = find_model(choice, roots.results)
     translator = load_model(folder, settings, folds=choice.folds, device=options.device)
-    _say(translator.card, is_compared=translator.training is not None)
+    print(f"model: {translator.card}", file=sys.stderr)
+    if translator.training is None:
+        unknown = "no fingerprint.json in the model: inputs are not compared with the training data"
+        print(unknown, file=sys.stderr)
     cases = find_cases(inputs, translator.plan)
     if any(case.series for case in cases) and output.resolve().is_relative_to(inputs.resolve()):
         raise OutputError(f"{output}: lies among the scans; give another folder by -o")
@@ -180,18 +178,3 @@ def run(
         series = write_series(translator, files, templates, grid=export.grid, keep=result.skipped)
         print(f"{len(series)} CT series: {output}/*{SUFFIX}")
     return result
-
-
-def _say(card: ModelCard, *, is_compared: bool) -> None:
-    """Which model is used, and how, on stderr."""
-    used = f"{card.settings.checkpoint} checkpoint, folds {', '.join(card.checkpoints)}"
-    if card.realism:
-        used += f", realism {', '.join(f'{value:g}' for value in card.realism.values())}"
-    if card.settings.sampler:
-        used += f", {card.settings.sampler} of {card.settings.steps} steps"
-    print(f"model: {card.folder} ({used}) on {card.device}, {card.precision}", file=sys.stderr)
-    if not is_compared:
-        print(
-            "no fingerprint.json in the model: inputs are not compared with the training data",
-            file=sys.stderr,
-        )

@@ -22,7 +22,6 @@ from gdmnet.tomography.settings import ScanSettings, usual_settings
 
 if TYPE_CHECKING:
     from gdmnet.data.case import Volume
-    from gdmnet.datasets.sparse_view import WrittenDataset
 
 _EPILOG = """examples:
   gdm_simulate_sparse_view 502 -i ct/ --views 60
@@ -31,11 +30,6 @@ _EPILOG = """examples:
 Several views, such as 20,60,120, make as many datasets with consecutive numbers. Interrupted, it
 goes on where it was. With --from-sinograms nothing is simulated: line integrals (slices, views,
 bins), your own or kept ones, become a CT by filtered back-projection."""
-
-_SCAN_OPTIONS = (
-    *("geometry", "arc", "detector", "source_distance", "pitch", "electronic_noise"),
-    *("filter", "mu_water", "seed"),
-)
 
 
 @dataclass(frozen=True)
@@ -90,7 +84,7 @@ def build_parser() -> CommandParser:
         metavar="N",
         help="that reach a bin through air; inf is without noise (default: 100000)",
     )
-    add_settings(scan, ScanSettings, _SCAN_OPTIONS)
+    add_settings(scan, ScanSettings)
     sinogram = parser.add_argument_group("a CT from line integrals instead")
     sinogram.add_argument(
         "--from-sinograms", action="store_true", help="reconstruct IN, a .npy or .npz file"
@@ -127,18 +121,13 @@ def main(argv: list[str] | None = None) -> int:
             reconstruct(args.inputs, geometry, args.output, **scan)
             print(f"written: {args.output}")
             return 0
-        made = run(
+        run(
             args.inputs,
             roots_from(args).raw,
             args.dataset,
             ScanSettings(**usual_settings(scan)),
             SimulationOptions(**options, n_processes=args.n_processes),
         )
-        for written in made:
-            print(
-                f"{written.folder}: {len(written.made)} cases simulated,"
-                f" {len(written.kept)} there already"
-            )
         print(f"next: gdm_plan_and_preprocess {args.dataset}")
         return 0
 
@@ -151,8 +140,8 @@ def run(
     dataset: str | int,
     settings: ScanSettings | None = None,
     options: SimulationOptions | None = None,
-) -> list[WrittenDataset]:
-    """Make one dataset for each number of views.
+) -> list[Path]:
+    """Make one dataset for each number of views, and say how many cases are new.
 
     Args:
         cts: folder of CT volumes.
@@ -160,6 +149,9 @@ def run(
         dataset: number of the first dataset, 0 to 999; the others follow.
         settings: of the scans; the views are taken from the options.
         options: what is made.
+
+    Returns:
+        The folders of the datasets.
 
     Raises:
         GdmnetError: no CT, no HU, a number that is taken, other settings in a dataset that is
@@ -179,8 +171,8 @@ def run(
     training, testing = choose_test_cases(
         find_ct_volumes(cts), options.split, options.test_fraction, settings.seed
     )
-    return [
-        write_sparse_view_dataset(
+    for views, folder in folders.items():
+        made = write_sparse_view_dataset(
             folder,
             training,
             testing,
@@ -188,8 +180,9 @@ def run(
             keep_sinograms=options.keep_sinograms,
             n_processes=options.n_processes,
         )
-        for views, folder in folders.items()
-    ]
+        n_kept = len(training) + len(testing) - len(made)
+        print(f"{folder}: {len(made)} cases simulated, {n_kept} there already")
+    return list(folders.values())
 
 
 def reconstruct(sinogram: Path, scan: Path, output: Path, *, filter: str = "hann") -> Volume:

@@ -7,7 +7,7 @@ are in the judge's units: HU, or shares of the real image's range, standardised 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,8 +18,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gdmnet import codec
-from gdmnet.data.case import CaseRecord
+from gdmnet.compare.settings import JudgeSettings
+from gdmnet.data.case import CaseFiles, CaseRecord
 from gdmnet.data.store import StoredCase
+from gdmnet.data.volume import read_volume
 from gdmnet.encoders.frozen import FrozenEncoder
 from gdmnet.encoders.self_supervised import (
     SLOPE,
@@ -32,7 +34,8 @@ from gdmnet.encoders.self_supervised import (
 )
 from gdmnet.errors import CheckpointError, TrainingError
 from gdmnet.geometry import Geometry, Shape, Spacing
-from gdmnet.metrics.image import CT_LIKE_MINIMUM
+from gdmnet.metrics.conventions import CT_LIKE_MINIMUM, GDMNET
+from gdmnet.metrics.evaluation import find_mask
 from gdmnet.metrics.plausibility import value_range
 from gdmnet.models.seeds import numpy_rng, sequence
 from gdmnet.plan import Architecture, Normalisation
@@ -43,7 +46,6 @@ from gdmnet.training.pretrain import train_autoencoder
 FEATURES = (24, 24, 24)  # other widths than the encoder of any training
 N_GROUPS = 4
 SIDE = 32  # voxels of a training patch along the finest axis; those of features are half as long
-ITERATIONS = 400  # about a minute of one core
 MOST_PATCHES, MOST_SUBJECTS = 512, 32  # that a judge is trained on
 _SEED, _TRAINING = 0x6A75, 0  # the judge's own streams of randomness
 _BATCH = 64
@@ -66,6 +68,39 @@ class Subject:
     mask: NDArray
     spacing: Spacing
     prediction: NDArray | None = None
+
+
+class Subjects(Sequence[Subject]):
+    """Subjects that are read when they are asked for, so that one at a time is in memory.
+
+    Args:
+        cases: with targets; without a mask the body is computed from the target.
+        predictions: case -> file; None for real images alone.
+    """
+
+    def __init__(
+        self, cases: Sequence[CaseFiles], predictions: Mapping[str, Path] | None = None
+    ) -> None:
+        self._cases, self._predictions = cases, predictions
+
+    def __len__(self) -> int:
+        return len(self._cases)
+
+    def __getitem__(self, index: int) -> Subject:  # type: ignore[override]
+        case, prediction = self._cases[index], None
+        assert case.target is not None
+        real = read_volume(case.target)
+        mask, _ = find_mask(case.mask, real, GDMNET)
+        if self._predictions is not None:
+            prediction = read_volume(self._predictions[case.identifier]).array[0]
+        return Subject(case.identifier, real.array[0], mask, real.geometry.spacing, prediction)
+
+
+def evenly_spread(subjects: Sequence[Subject], most: int = MOST_SUBJECTS) -> Iterator[Subject]:
+    """At most so many of the subjects, spread evenly, one at a time."""
+    n = len(subjects)
+    for i in range(min(n, most)):
+        yield subjects[i * n // min(n, most)]
 
 
 @dataclass(frozen=True)
@@ -125,39 +160,35 @@ class GroupNormEncoder(PlainEncoder):
         return maps
 
 
-JUDGES = ("self", "random", "groupnorm")
-"""Trained on real images; with random weights; trained, with normalisation layers."""
-
-
-def make_judge(
-    reals: Sequence[Subject], *, kind: str = "self", iterations: int = ITERATIONS, seed: int = 0
-) -> Judge:
+def make_judge(reals: Sequence[Subject], settings: JudgeSettings) -> Judge:
     """A judge from real images alone, on the CPU.
 
     Args:
-        reals: subjects, of which at most 32 are taken, one after the other, so that a lazy sequence
-            spares memory; the first one's grid decides the patch and the strides.
-        kind: of `JUDGES`.
-        iterations: training steps of two patches; none for "random".
-        seed: of weights and patches.
+        reals: of which at most 32 are taken, one after the other, so that a lazy sequence spares
+            memory; the first one's grid decides the patch and the strides.
+        settings: kind and seed, and training steps of two patches (none for "random"); an encoder
+            of another training judges as it is.
 
     Raises:
         TrainingError: the weights are not finite, or the real images are the same everywhere.
+        CheckpointError: the encoder's file is missing, damaged or not such an encoder.
     """
-    if kind not in JUDGES:
-        raise ValueError(f"unknown judge {kind!r}; known: {', '.join(JUDGES)}")
-    number = int(sequence(seed, _SEED).generate_state(1)[0])
     shape, spacing = _training_patch(reals[0]), reals[0].spacing
+    if settings.encoder is not None:
+        centre, scale = _units(_cut(reals, shape, n=MOST_PATCHES, seed=0))
+        given = read_encoder(settings.encoder)
+        return Judge(f"encoder {settings.encoder}", given, _half(shape), centre, scale)
+    kind, iterations = settings.kind, settings.iterations
+    number = int(sequence(settings.seed, _SEED).generate_state(1)[0])
     patches = _cut(reals, shape, n=min(2 * iterations, MOST_PATCHES), seed=number)
     centre, scale = _units(patches)
-    cases = [_as_case((image - centre) / scale, body, spacing) for image, body in patches]
     _, kernels, strides = topology(spacing, shape, max_stages=len(FEATURES))
     depth = len(strides)
     architecture = Architecture(FEATURES[:depth], kernels, strides, (1,) * depth)
-    encoder = encoder_for(architecture, seed=number, features=FEATURES)
-    if kind == "groupnorm":
-        encoder = GroupNormEncoder(encoder)
+    plain = encoder_for(architecture, seed=number, features=FEATURES)
+    encoder = GroupNormEncoder(plain) if kind == "groupnorm" else plain
     if kind != "random":
+        cases = [_as_case((image - centre) / scale, body, spacing) for image, body in patches]
         network = nn.Sequential(encoder, decoder_for(encoder, seed=number + 1))
         cell = cell_shape(spacing, shape)
         train_autoencoder(
@@ -165,14 +196,19 @@ def make_judge(
         )
     if not all(bool(tensor.isfinite().all()) for tensor in encoder.state_dict().values()):
         raise TrainingError("the judge's weights are not finite; give it another --seed")
-    steps = (
-        ""
-        if kind == "random"
-        else f", {iterations} steps on {min(len(reals), MOST_SUBJECTS)} real images"
+    return Judge(
+        describe_judge(settings, len(reals)), FrozenEncoder(encoder), _half(shape), centre, scale
     )
-    layers = "convolutions with group norm" if kind == "groupnorm" else "plain convolutions"
-    description = f"{kind}: 3 {layers}, {FEATURES[0]} wide{steps}, seed {seed}"
-    return Judge(description, FrozenEncoder(encoder), _half(shape), centre, scale)
+
+
+def describe_judge(settings: JudgeSettings, n_reals: int) -> str:
+    """A judge that is made here in words; another description is another judge."""
+    layers = (
+        "convolutions with group norm" if settings.kind == "groupnorm" else "plain convolutions"
+    )
+    steps = f", {settings.iterations} steps on {min(n_reals, MOST_SUBJECTS)} real images"
+    trained = "" if settings.kind == "random" else steps
+    return f"{settings.kind}: 3 {layers}, {FEATURES[0]} wide{trained}, seed {settings.seed}"
 
 
 def read_encoder(file: Path) -> FrozenEncoder:
@@ -186,19 +222,6 @@ def read_encoder(file: Path) -> FrozenEncoder:
         raise CheckpointError(f"{file}: is no encoder of gdm_train (encoder.pt); give one of those")
     architecture = codec.decode(Architecture, settings["architecture"], str(file))
     return self_encoder(architecture, file=file)
-
-
-def judge_with(encoder: FrozenEncoder, reals: Sequence[Subject], *, name: str) -> Judge:
-    """An encoder as the judge of images like these.
-
-    Args:
-        encoder: images (n, 1, z, y, x) in standardised units to maps.
-        reals: of which at most 32 decide the units.
-        name: for people.
-    """
-    shape = _training_patch(reals[0])
-    centre, scale = _units(_cut(reals, shape, n=MOST_PATCHES, seed=0))
-    return Judge(f"encoder {name}", encoder, _half(shape), centre, scale)
 
 
 def in_own_units(image: NDArray, real: NDArray, inside: NDArray) -> NDArray:
@@ -233,13 +256,6 @@ def _training_patch(subject: Subject) -> Shape:
     return z, y, x
 
 
-def evenly(subjects: Sequence[Subject], most: int = MOST_SUBJECTS) -> Iterator[Subject]:
-    """At most so many of the subjects, spread evenly, one at a time."""
-    n = len(subjects)
-    for i in range(min(n, most)):
-        yield subjects[i * n // min(n, most)]
-
-
 def _half(shape: Shape) -> Shape:
     z, y, x = (max(1, side // 2) for side in shape)
     return z, y, x
@@ -251,7 +267,7 @@ def _cut(
     """About n patches (z, y, x) of all subjects in turn, and where the body lies in them."""
     each = math.ceil(n / min(len(reals), MOST_SUBJECTS))
     patches = []
-    for i, subject in enumerate(evenly(reals)):
+    for i, subject in enumerate(evenly_spread(reals)):
         inside = subject.mask != 0
         image = in_own_units(subject.real, subject.real, inside)
         fill = float(image.min())

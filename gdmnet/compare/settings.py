@@ -1,106 +1,89 @@
-"""What all variants of a comparison share: asked for once, then kept."""
+"""The settings of judges and comparisons; what a command says once stands here."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
-from gdmnet import codec, folders
-from gdmnet.compare.judge import ITERATIONS
-from gdmnet.compare.study import Settings
-from gdmnet.data.splits import split_for
-from gdmnet.errors import OutputError
-from gdmnet.folders import Roots
-from gdmnet.models.device import find_device
-from gdmnet.plan import Plan
-from gdmnet.training.feature_encoder import EncoderChoice
-from gdmnet.training.pretrain import default_iterations
-from gdmnet.training.start import DEFAULT_GPU_LENGTH, DEFAULT_LENGTH
+from gdmnet.metrics.conventions import CONVENTIONS, GDMNET, EvaluationSettings
+from gdmnet.settings import Settings, setting
+from gdmnet.training.settings import EncoderSettings
 
-SETTINGS_JSON = "settings.json"
+JUDGE_JSON = "judge.json"
+JUDGE_KINDS = ("self", "random", "groupnorm")
+JUDGE_ITERATIONS = 400  # about a minute of one core
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What a user asks of `Settings`; None is as the comparison began, else the default."""
+class JudgeSettings(Settings):
+    """A judge that is made for the purpose, or another training's encoder."""
 
-    folds: tuple[str, ...] | None = None
-    epochs: int | None = None
-    minutes: float | None = None
-    iterations: int | None = None
-    learning_rate: float | None = None
-    seed: int | None = None
-    precision: str | None = None
-    encoder: EncoderChoice | None = None
-    step_size: float | None = None
-    judge_iterations: int | None = None
-
-
-def settle(
-    asked: Asked, plan: Plan, configuration: str, roots: Roots, home: Path, device: str = "auto"
-) -> Settings:
-    """The settings of a comparison: those of its folder, or new ones.
-
-    Args:
-        asked: by the user.
-        plan: of the dataset.
-        configuration: a name of the plan.
-        roots: the folders; splits lie in preprocessed.
-        home: of the comparison; its settings.json is read, not written.
-        device: that trains; a shared encoder's length depends on it.
-
-    Raises:
-        OutputError: the comparison there began with other settings.
-        GdmnetError: an unknown fold.
-    """
-    path = home / SETTINGS_JSON
-    if not path.is_file():
-        return _new(asked, plan, configuration, roots, device)
-    kept = codec.load(Settings, path)
-    wanted = {"dataset": plan.dataset, "configuration": configuration}
-    wanted |= {entry.name: getattr(asked, entry.name) for entry in fields(asked)}
-    for name, value in wanted.items():
-        before = getattr(kept, name)
-        if value is not None and value != before:
-            raise OutputError(
-                f"{path}: {name.replace('_', ' ')} is {_word(before)} there, not {_word(value)}: a"
-                " comparison goes on as it began; give another folder by -o"
-            )
-    return kept
-
-
-def _new(asked: Asked, plan: Plan, configuration: str, roots: Roots, device: str) -> Settings:
-    epochs, iterations = DEFAULT_LENGTH.get(plan.preset, DEFAULT_GPU_LENGTH)
-    epochs, iterations = asked.epochs or epochs, asked.iterations or iterations
-    folds = asked.folds or ("0",)
-    path = roots.preprocessed / plan.dataset / folders.SPLITS_JSON
-    n_cases = min(len(split_for(fold, path).training) for fold in folds)
-    encoder = asked.encoder or EncoderChoice()
-    if (
-        encoder.iterations is None
-    ):  # settled now, so that one encoder serves trainings of any length
-        length = default_iterations(epochs * iterations, find_device(device), n_cases=n_cases)
-        encoder = replace(encoder, iterations=length)
-    return Settings(
-        schema=Settings.SCHEMA,
-        dataset=plan.dataset,
-        configuration=configuration,
-        folds=folds,
-        epochs=None if asked.minutes is not None else epochs,
-        minutes=asked.minutes,
-        iterations=iterations,
-        learning_rate=asked.learning_rate,
-        seed=asked.seed or 0,
-        precision=asked.precision or "auto",
-        encoder=encoder,
-        step_size=asked.step_size or 0.5,
-        judge_iterations=asked.judge_iterations or ITERATIONS,
+    kind: str = setting(
+        "self",
+        "trained without normalisation layers, with random weights, trained with group norm",
+        choices=JUDGE_KINDS,
+        flag="--judge",
     )
+    encoder: Path | None = setting(
+        None, "another training's encoder.pt as the judge", flag="--judge-encoder", metavar="FILE"
+    )
+    iterations: int = setting(
+        JUDGE_ITERATIONS, "steps of the judge's training", least=1, flag="--judge-iterations"
+    )
+    seed: int = setting(0, "of the judge")
 
 
-def _word(value: object) -> str:
-    if isinstance(value, EncoderChoice):
-        return f"{value.name} ({value.iterations} steps)"
-    if value is None:
-        return "none"
-    return " ".join(value) if isinstance(value, tuple) else str(value)
+@dataclass(frozen=True)
+class JudgingSettings(Settings):
+    """How the methods of a comparison are judged."""
+
+    convention: str = setting(GDMNET, "of the metrics", choices=tuple(CONVENTIONS))
+    match_intensity: str | None = setting(
+        None,
+        "fit gain >= 0 and offset to each target first (default: linear where the target has no"
+        " unit, none for CT)",
+        choices=("linear", "none"),
+    )
+    judge_iterations: int = setting(JUDGE_ITERATIONS, "steps of the judge's training", least=1)
+
+    def evaluation(self, *, in_hu: bool) -> EvaluationSettings:
+        """How predictions are scored: one that has collapsed is bad, but no bad input."""
+        match = self.match_intensity or ("none" if in_hu else "linear")
+        linear = "linear" if match == "linear" else None
+        return EvaluationSettings(self.convention, linear, allow_constant=True)
+
+
+@dataclass(frozen=True)
+class MethodSettings(Settings):
+    """Which methods a comparison trains and judges."""
+
+    objectives: tuple[str, ...] = setting(
+        (), "NAME or NAME:option=value,... (default: all objectives)"
+    )
+    steps: tuple[str, ...] = setting(
+        (),
+        "steps of the samplers to judge, for example flow=1,4,16 (default: as trained)",
+        metavar="NAME=N,N",
+    )
+    device: str = setting("auto", "auto, cpu, cuda, cuda:1", metavar="DEVICE")
+
+
+@dataclass(frozen=True)
+class ComparisonSettings(Settings):
+    """What all variants of a comparison share; settings.json keeps it."""
+
+    SCHEMA: ClassVar[int] = 2
+    schema: int
+    dataset: str
+    configuration: str
+    folds: tuple[str, ...] = setting(("0",), "folds to train", flag="-f", metavar="FOLD")
+    epochs: int | None = setting(None, "of every variant (default: by the preset)", least=1)
+    iterations: int | None = setting(None, "steps an epoch (default: by the preset)", least=1)
+    learning_rate: float | None = setting(None, "of all (default: by the preset)", above=0)
+    seed: int = setting(0, "of all trainings and of the judge")
+    precision: str = setting("auto", "of all trainings", choices=("auto", "fp32", "bf16", "fp16"))
+    step_size: float = setting(
+        0.5, "distance of windows as a share of the patch", above=0, most=1, metavar="S"
+    )
+    encoder: EncoderSettings = field(default_factory=EncoderSettings)

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from gdmnet.errors import TrainingError
-from gdmnet.objectives.options import parse_option, read_objective_options
+from gdmnet.errors import SettingError
+from gdmnet.objectives.options import OPTIONS, parse_option, read_objective_options
 
 _NEXT_OPTION = re.compile(r",(?=[A-Za-z_][\w-]*=)")  # a comma inside a value is followed by none
 _NOT_IN_FOLDERS = re.compile(r"[^\w.,=+-]")
@@ -60,15 +60,15 @@ def parse_variant(text: str) -> Variant:
     """A variant from NAME or NAME:option=value,option=value.
 
     Raises:
-        SettingError: an unknown objective or option, or a value out of bounds.
-        TrainingError: options of another form.
+        SettingError: an unknown objective or option, options of another form, or a value out of
+            bounds.
     """
     objective, colon, options = text.partition(":")
     if colon and not options:
-        raise TrainingError(f"{text}: options are missing after the colon; write NAME:option=value")
+        raise SettingError(f"{text}: options are missing after the colon; write NAME:option=value")
     pairs = [parse_option(part) for part in _NEXT_OPTION.split(options)] if options else []
     if len(dict(pairs)) < len(pairs):
-        raise TrainingError(f"{text}: an option is given twice")
+        raise SettingError(f"{text}: an option is given twice")
     read_objective_options(objective, dict(pairs))
     return Variant(objective, dict(pairs))
 
@@ -77,55 +77,47 @@ def parse_variants(texts: Sequence[str]) -> list[Variant]:
     """Variants from their texts, each once.
 
     Raises:
-        SettingError, TrainingError: as `parse_variant`.
+        SettingError: as of `parse_variant`.
     """
-    variants = [parse_variant(text) for text in texts]
-    return list({variant.folder: variant for variant in variants}.values())
+    return list(dict.fromkeys(map(parse_variant, texts)))
 
 
 def parse_steps(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
     """Numbers of steps by objective or variant, from NAME=1,4,16.
 
     Raises:
-        TrainingError: another form.
+        SettingError: another form.
     """
     found = {}
     for text in texts:
         name, _, numbers = text.rpartition("=")
         if not name or not re.fullmatch(r"[1-9]\d*(,[1-9]\d*)*", numbers):
-            raise TrainingError(f"--steps {text}: write NAME=1,4,16, positive whole numbers")
+            raise SettingError(f"--steps {text}: write NAME=1,4,16, positive whole numbers")
         found[name] = tuple(dict.fromkeys(int(number) for number in numbers.split(",")))
     return found
 
 
-def make_methods(
-    variants: Sequence[Variant],
-    steps: Mapping[str, Sequence[int]],
-    most_steps: Mapping[str, int | None],
-) -> list[Method]:
+def make_methods(variants: Sequence[Variant], steps: Mapping[str, Sequence[int]]) -> list[Method]:
     """All methods of some variants.
 
     Args:
         variants: to compare.
         steps: of `parse_steps`; a variant's own entry comes before that of its objective.
-        most_steps: name of a variant -> what its sampler can take; None for no sampler.
 
     Raises:
-        TrainingError: steps of something that is not compared or has no sampler, or too many.
+        SettingError: steps of something that is not compared or has no sampler, or too many.
     """
-    for name in steps:
+    for name, numbers in steps.items():
         meant = [v for v in variants if name in (v.name, v.objective)]
         if not meant:
             there = ", ".join(variant.name for variant in variants)
-            raise TrainingError(f"--steps {name}: is not compared (there: {there})")
+            raise SettingError(f"--steps {name}: is not compared (there: {there})")
         for variant in meant:
-            most = most_steps[variant.name]
-            if most is None:
-                raise TrainingError(
+            if "steps" not in OPTIONS[variant.objective].__dataclass_fields__:
+                raise SettingError(
                     f"--steps {name}: calls its network once and has no steps; leave it out"
                 )
-            if max(steps[name]) > most:
-                raise TrainingError(f"--steps {name}={max(steps[name])}: it takes 1 to {most}")
+            read_objective_options(variant.objective, {"steps": max(numbers)})
     return [
         Method(variant, number)
         for variant in variants

@@ -2,37 +2,53 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
+from gdmnet import codec, folders
 from gdmnet.compare.judge import (
     MOST_SUBJECTS,
     Judge,
     Subject,
-    evenly,
+    Subjects,
+    evenly_spread,
     in_own_units,
+    make_judge,
     patch_starts,
+    read_encoder,
 )
+from gdmnet.compare.settings import JudgeSettings
+from gdmnet.data.case import CaseFiles
+from gdmnet.data.case_files import images_by_case
+from gdmnet.errors import TrainingError
+from gdmnet.inference.record import read_records
 from gdmnet.metrics.frechet import Distance, Distances, Projection, compare, principal_axes
 from gdmnet.metrics.image import match_mean_and_std
+from gdmnet.metrics.pairs import ImagePair
+from gdmnet.models.checkpoint import weights_sha256
 from gdmnet.models.seeds import numpy_rng
+from gdmnet.plan import Run
+from gdmnet.table import text_table
 
 N_PATCHES = 2000  # of all subjects together, at least
 FEWEST_A_SUBJECT = 64
 BLUR = 1.0  # voxels: sigma of the ceiling
 N_SPLITS = 10  # of the subjects into halves, for a floor without other subjects
 _PLACES, _HALVES = 1, 2  # streams of randomness
+_log = logging.getLogger(__name__)
 
 Sets = dict[str, list[NDArray]]
 
 
 @dataclass(frozen=True)
-class Verdict:
+class JudgeVerdict:
     """Distances in a judge's features; smaller is more like the real images.
 
     Attributes:
@@ -70,11 +86,11 @@ def give_verdict(
     *,
     match: bool = False,
     seed: int = 0,
-) -> Verdict:
+) -> JudgeVerdict:
     """Judge predictions against the real images of the same subjects.
 
     Args:
-        judge: of `make_judge` or `judge_with`.
+        judge: of `make_judge`.
         subjects: with predictions; read one after the other.
         others: further real images for the floor; without any, the subjects are split into halves.
         match: give each prediction the mean and the standard deviation of its real image inside
@@ -92,7 +108,7 @@ def give_verdict(
     axes = principal_axes(np.concatenate(found["real"]))
     projected = {name: [axes(one) for one in features] for name, features in found.items()}
     floor, floor_from = _floor(judge, projected["real"], others, axes, seed)
-    return Verdict(
+    return JudgeVerdict(
         judge=judge.description,
         n_subjects=len(subjects),
         n_patches=each * len(subjects),
@@ -130,13 +146,91 @@ def subject_features(
     return {name: judge.features(image, starts) for name, image in images.items()}
 
 
+def judge_pairs(
+    pairs: Sequence[ImagePair], settings: JudgeSettings, train_on: Path | None, *, match: bool
+) -> JudgeVerdict:
+    """Judge predictions against the real images of their names.
+
+    Args:
+        pairs: predictions, real images and perhaps masks.
+        settings: of the judge.
+        train_on: folder of real images that the judge learns from; those that are not among the
+            pairs give the floor. None takes the pairs' real images.
+        match: give each prediction its real image's mean and standard deviation first.
+
+    Raises:
+        DatasetError: the folder is missing, or an image cannot be read.
+        CheckpointError: the encoder's file cannot be used.
+    """
+    cases = [CaseFiles(pair.identifier, (), pair.reference, pair.mask) for pair in pairs]
+    subjects = Subjects(cases, {pair.identifier: pair.prediction for pair in pairs})
+    images = {} if train_on is None else images_by_case(train_on)
+    reals = [CaseFiles(name, (), path) for name, path in images.items()]
+    known = {pair.identifier for pair in pairs}
+    others = Subjects([case for case in reals if case.identifier not in known])
+    judge = make_judge(Subjects(reals or cases), settings)
+    return give_verdict(judge, subjects, others, match=match, seed=settings.seed)
+
+
+def verdict_lines(verdict: JudgeVerdict) -> list[str]:
+    """A judge's verdict as text."""
+    rows: list[tuple[str, ...]] = [("", "Frechet [95 %]", "kernel [95 %]")]
+    for name, distances in (
+        ("predictions", verdict.prediction),
+        ("floor: other real images", verdict.floor),
+        ("ceiling: real images, blurred", verdict.ceiling),
+    ):
+        pair = (None, None) if distances is None else (distances.frechet, distances.kernel)
+        rows.append((name, *("-" if one is None else str(one) for one in pair)))
+    matched = ", mean and spread matched" if verdict.matched else ""
+    return [
+        f"judge: {verdict.judge}",
+        f"{verdict.n_patches} patches of {verdict.n_subjects} subjects in"
+        f" {verdict.n_dimensions} dimensions{matched}",
+        *text_table(rows, n_left=None),
+        f"floor from {verdict.floor_from}",
+        verdict.note,
+    ]
+
+
+def refuse_own_encoder(predictions: Path, file: Path) -> None:
+    """Complain if an encoder drove the training of the model of a folder of predictions.
+
+    Raises:
+        TrainingError: it did.
+        CheckpointError: its file cannot be used.
+    """
+    digest = weights_sha256(read_encoder(file))
+    models = {Path(record.model.folder): record for record in read_records(predictions).values()}
+    runs = {
+        folders.fold_folder(model, fold) / folders.RUN_JSON: model
+        for model, record in models.items()
+        for fold in record.model.checkpoints
+    }
+    there = [path for path in runs if path.is_file()]
+    for path in there:
+        if codec.load(Run, path).encoder_sha256 == digest:
+            raise TrainingError(
+                f"{file}: this encoder drove the training of {runs[path]}, which has optimised its"
+                " features: it would flatter. Leave --judge-encoder out, so that a judge is"
+                " trained, or give the encoder of another training"
+            )
+    if not there:
+        _log.warning(
+            "warning: %s does not lead to its model's run.json: make sure that %s is not the"
+            " encoder that drove its training",
+            predictions,
+            file,
+        )
+
+
 def _floor(
     judge: Judge, real: list[NDArray], others: Sequence[Subject], axes: Projection, seed: int
 ) -> tuple[Distances | None, str]:
     if others:
         each = max(FEWEST_A_SUBJECT, math.ceil(N_PATCHES / min(len(others), MOST_SUBJECTS)))
         features = []
-        for i, other in enumerate(evenly(others)):
+        for i, other in enumerate(evenly_spread(others)):
             rng = numpy_rng(seed, _PLACES, len(real) + i)
             rows = subject_features(judge, other, n_patches=each, rng=rng, match=False)
             features.append(axes(rows["real"]))

@@ -71,21 +71,28 @@ def regrid(volume: Volume, geometry: Geometry, *, fill: float) -> Volume:
         and np.allclose(new_origin, origin, rtol=0, atol=1e-4 * min(geometry.spacing))
     ):
         return Volume(volume.array, geometry)
-    resampler = sitk.ResampleImageFilter()
-    resampler.SetSize(geometry.shape[::-1])
-    resampler.SetOutputSpacing(geometry.spacing[::-1])
-    resampler.SetOutputOrigin(new_origin.tolist())
-    resampler.SetOutputDirection(new_direction.ravel().tolist())
-    resampler.SetDefaultPixelValue(fill)
-    resampler.SetInterpolator(sitk.sitkLinear)
     array = np.empty((len(volume.array), *geometry.shape), dtype=np.float32)
     for channel, result in zip(volume.array, array, strict=True):
-        image = sitk.GetImageFromArray(_smooth(channel, volume.geometry, geometry))
-        image.SetSpacing(volume.geometry.spacing[::-1])
-        image.SetOrigin(origin.tolist())
-        image.SetDirection(direction.ravel().tolist())
-        result[...] = sitk.GetArrayFromImage(resampler.Execute(image))  # a view would dangle
+        moved = sitk.Resample(
+            as_image(_smooth(channel, volume.geometry, geometry), volume.geometry),
+            geometry.shape[::-1],
+            outputOrigin=new_origin.tolist(),
+            outputSpacing=geometry.spacing[::-1],
+            outputDirection=new_direction.ravel().tolist(),
+            defaultPixelValue=fill,
+        )
+        result[...] = sitk.GetArrayFromImage(moved)  # a view would dangle
     return Volume(array, geometry)
+
+
+def as_image(array: NDArray, geometry: Geometry) -> sitk.Image:
+    """An array (z, y, x) in LPS axes at its place in the space of the files, as float32."""
+    origin, direction = lps_frame(geometry)
+    image = sitk.GetImageFromArray(array.astype(np.float32, copy=False))
+    image.SetSpacing(geometry.spacing[::-1])
+    image.SetOrigin(origin.tolist())
+    image.SetDirection(direction.ravel().tolist())
+    return image
 
 
 def _smooth(channel: NDArray, old: Geometry, new: Geometry) -> NDArray:

@@ -113,39 +113,35 @@ def split_complaints(data: object, identifiers: Collection[str] | None = None) -
     """All that is wrong with the JSON values of a splits_final.json, fold by fold."""
     if not isinstance(data, list) or not data:
         return [f"expected a list of folds; {_FORM}"]
-    complaints = []
-    for number, fold in enumerate(data):
-        if not isinstance(fold, dict) or set(fold) != {"train", "val"}:
-            complaints.append(f"fold {number} must have the keys train and val only; {_FORM}")
-            continue
-        wrong = [
-            f"fold {number}, {key}: {text}"
-            for key in ("train", "val")
-            for text in _name_complaints(fold[key], identifiers)
-        ]
-        complaints += wrong
-        if not wrong:
-            complaints += _overlap_complaints(number, fold["train"], fold["val"])
+    return [
+        f"fold {number}{text}"
+        for number, fold in enumerate(data)
+        for text in _fold_complaints(fold, identifiers)
+    ]
+
+
+def _fold_complaints(fold: object, identifiers: Collection[str] | None) -> list[str]:
+    if not isinstance(fold, dict) or set(fold) != {"train", "val"}:
+        return [f" must have the keys train and val only; {_FORM}"]
+    complaints = [
+        f", {key}: {text}"
+        for key in ("train", "val")
+        for text in _name_complaints(fold[key], identifiers)
+    ]
+    # Equal lists are a decision (too few cases to hold any out); a partial overlap is a mistake.
+    if not complaints and set(fold["train"]) != set(fold["val"]):
+        both = sorted(set(fold["train"]) & set(fold["val"]))
+        complaints += [f": {', '.join(both)} in train and in val; keep one"] if both else []
     return complaints
 
 
 def _name_complaints(names: object, identifiers: Collection[str] | None) -> list[str]:
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         return ["expected a list of case names"]
-    complaints = []
-    if not names:
-        complaints.append("no case; every fold needs at least one")
-    if len(set(names)) != len(names):
-        complaints.append("a case stands there twice; remove one")
     unknown = [] if identifiers is None else sorted(set(names) - set(identifiers))
-    if unknown:
-        complaints.append(f"unknown cases {', '.join(unknown)}; correct the names")
-    return complaints
-
-
-def _overlap_complaints(number: int, training: list[str], validation: list[str]) -> list[str]:
-    # Equal lists are a decision (too few cases to hold any out); a partial overlap is a mistake.
-    both = sorted(set(training) & set(validation))
-    if not both or set(training) == set(validation):
-        return []
-    return [f"fold {number}: {', '.join(both)} in train and in val; keep one"]
+    found = {
+        "no case; every fold needs at least one": not names,
+        "a case stands there twice; remove one": len(set(names)) != len(names),
+        f"unknown cases {', '.join(unknown)}; correct the names": unknown,
+    }
+    return [text for text, is_wrong in found.items() if is_wrong]

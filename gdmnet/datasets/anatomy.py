@@ -6,8 +6,6 @@ and spacing gives the same kind of patient. Up (superior), back and left are pos
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -17,32 +15,22 @@ from gdmnet.geometry import Shape
 Point = tuple[float, float, float]
 
 
-@dataclass(frozen=True)
-class Tissue:
-    """Mean HU, standard deviation of its fine texture in HU, and its signal by MR weighting."""
-
-    hu: float
-    texture: float
-    signal: dict[str, float]
-
-
-def _tissue(hu: float, texture: float, t1: float, flair: float, t2: float) -> Tissue:
-    return Tissue(hu, texture, {"MR": t1, "T1": t1, "FLAIR": flair, "T2": t2})
-
-
-TISSUES: dict[str, Tissue] = {
-    "air": _tissue(-1000, 4, 0.0, 0.0, 0.0),
-    "fat": _tissue(-105, 20, 1.0, 0.8, 0.6),
-    "muscle": _tissue(55, 24, 0.42, 0.40, 0.25),
-    "lung": _tissue(-820, 45, 0.10, 0.12, 0.14),
-    "liver": _tissue(70, 24, 0.62, 0.45, 0.35),
-    "spleen": _tissue(40, 24, 0.34, 0.55, 0.62),
-    "blood": _tissue(170, 24, 0.22, 0.18, 0.12),
-    "bone": _tissue(950, 70, 0.05, 0.05, 0.05),
-    "marrow": _tissue(280, 120, 0.78, 0.60, 0.45),
-    "water": _tissue(8, 16, 0.16, 0.08, 1.0),
-    "lesion": _tissue(15, 20, 0.28, 0.95, 0.85),
+PROPERTIES = ("CT", "texture", "T1", "FLAIR", "T2")
+"""Mean HU, standard deviation of the fine texture in HU, and the signal by MR weighting."""
+TISSUES: dict[str, tuple[float, ...]] = {
+    "air": (-1000, 4, 0.0, 0.0, 0.0),
+    "fat": (-105, 20, 1.0, 0.8, 0.6),
+    "muscle": (55, 24, 0.42, 0.40, 0.25),
+    "lung": (-820, 45, 0.10, 0.12, 0.14),
+    "liver": (70, 24, 0.62, 0.45, 0.35),
+    "spleen": (40, 24, 0.34, 0.55, 0.62),
+    "blood": (170, 24, 0.22, 0.18, 0.12),
+    "bone": (950, 70, 0.05, 0.05, 0.05),
+    "marrow": (280, 120, 0.78, 0.60, 0.45),
+    "water": (8, 16, 0.16, 0.08, 1.0),
+    "lesion": (15, 20, 0.28, 0.95, 0.85),
 }
+"""Tissue -> its `PROPERTIES`."""
 _NUMBER = {name: number for number, name in enumerate(TISSUES)}
 _FINE = 2  # tissues are painted on a grid this much finer: thin bone then has partial volume
 
@@ -64,9 +52,10 @@ def coarsen(image: NDArray, shape: Shape) -> NDArray:
     return image.reshape(z, fine[0], y, fine[1], x, fine[2]).mean(axis=(1, 3, 5), dtype=np.float32)
 
 
-def look_up(tissue: NDArray, values: list[float]) -> NDArray:
-    """A value per tissue, in the order of `TISSUES`, laid over the tissue numbers; float32."""
-    return np.asarray(values, dtype=np.float32)[tissue]
+def look_up(tissue: NDArray, name: str) -> NDArray:
+    """One of the `PROPERTIES` laid over tissue numbers; float32."""
+    column = PROPERTIES.index(name)
+    return np.asarray([row[column] for row in TISSUES.values()], dtype=np.float32)[tissue]
 
 
 def is_body(tissue: NDArray) -> NDArray:

@@ -99,8 +99,16 @@ def signature(image: NDArray, body: NDArray) -> NDArray:
     return (fine / max(float(np.linalg.norm(fine)), 1e-12)).ravel()
 
 
-def look_alikes(signatures: Sequence[NDArray]) -> list[tuple[int, int, float]]:
-    """Pairs (earlier, later, likeness up to 1) of images that seem to show one patient."""
-    likeness = np.stack(signatures) @ np.stack(signatures).T
+def look_alikes(signatures: Sequence[NDArray | None]) -> list[tuple[int, int, float]]:
+    """Pairs (earlier, later, likeness up to 1) of images that seem to show one patient.
+
+    Args:
+        signatures: of each image; None for one that cannot be compared.
+    """
+    known = [(i, signature) for i, signature in enumerate(signatures) if signature is not None]
+    if not known:
+        return []
+    stacked = np.stack([signature for _, signature in known])
+    likeness = stacked @ stacked.T
     pairs = np.argwhere(np.triu(likeness > _ALIKE, 1))
-    return [(int(i), int(j), float(likeness[i, j])) for i, j in pairs]
+    return [(known[i][0], known[j][0], float(likeness[i, j])) for i, j in pairs]

@@ -12,7 +12,7 @@ from scipy import ndimage
 from gdmnet.data.case import CaseFiles, Volume
 from gdmnet.data.raw import Description, files_to_write, write_description
 from gdmnet.data.volume import write_volume
-from gdmnet.datasets.anatomy import TISSUES, coarsen, is_body, look_up, patient, smooth_noise
+from gdmnet.datasets.anatomy import coarsen, is_body, look_up, patient, smooth_noise
 from gdmnet.geometry import Geometry, Shape, Spacing, nearest_lps, shape_of
 
 KINDS: dict[str, tuple[tuple[str, ...], str]] = {
@@ -133,22 +133,19 @@ def make_patient(
     sources, target = KINDS[kind]
     ct = _ct(rng, tissue, shape)
     target_image = ct if target == "CT" else _mr(rng, tissue, shape, target) * body
-    images = []
-    for name in sources:
-        if name == "CT":
-            images.append(_poor_ct(rng, ct))
-        else:
-            image = _mr(rng, tissue, shape, name)
-            images.append(image if name == "MR" else image * body)
+    images = [
+        _poor_ct(rng, ct)
+        if name == "CT"
+        else _mr(rng, tissue, shape, name) * (1 if name == "MR" else body)
+        for name in sources
+    ]
     return np.stack(images), target_image, body.astype(np.uint8)
 
 
 def _ct(rng: np.random.Generator, tissue: NDArray, shape: Shape) -> NDArray:
-    hu = look_up(tissue, [kind.hu for kind in TISSUES.values()])
-    amplitude = look_up(tissue, [kind.texture for kind in TISSUES.values()])
-    fine = coarsen(hu, shape)
+    fine = coarsen(look_up(tissue, "CT"), shape)
     # one voxel wide grain: what a blurring translator loses first
-    grain = coarsen(amplitude, shape) * smooth_noise(rng, shape, 0.5)
+    grain = coarsen(look_up(tissue, "texture"), shape) * smooth_noise(rng, shape, 0.5)
     return np.clip(fine + grain, -1024, 3071).astype(np.float32)
 
 
@@ -159,8 +156,7 @@ def _poor_ct(rng: np.random.Generator, ct: NDArray) -> NDArray:
 
 
 def _mr(rng: np.random.Generator, tissue: NDArray, shape: Shape, weighting: str) -> NDArray:
-    contrast = [kind.signal[weighting] for kind in TISSUES.values()]
-    signal = coarsen(look_up(tissue, contrast), shape)
+    signal = coarsen(look_up(tissue, "T1" if weighting == "MR" else weighting), shape)
     signal = ndimage.gaussian_filter(signal, 0.4, mode="nearest")
     bias = np.exp(0.2 * smooth_noise(rng, shape, max(shape) / 4))
     first, second = 0.025 * rng.standard_normal((2, *shape), dtype=np.float32)

@@ -9,6 +9,7 @@ import SimpleITK as sitk  # noqa: N813
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from gdmnet.data.regrid import as_image
 from gdmnet.errors import DatasetError
 from gdmnet.geometry import Geometry, lps_frame
 
@@ -111,23 +112,12 @@ def move(source: NDArray, motion: Rigid, geometry: Geometry, *, linear: bool = F
     edge: any constant could be taken for a background that somebody masked.
     """
     image = as_image(source, geometry)
-    resampler = sitk.ResampleImageFilter()
-    resampler.SetReferenceImage(image)
-    resampler.SetTransform(motion.transform)
-    resampler.SetInterpolator(sitk.sitkLinear if linear else sitk.sitkBSpline)
-    resampler.UseNearestNeighborExtrapolatorOn()
-    moved = sitk.GetArrayFromImage(resampler.Execute(image))  # a view would dangle
+    kind = sitk.sitkLinear if linear else sitk.sitkBSpline
+    resampled = sitk.Resample(
+        image, image, motion.transform, kind, useNearestNeighborExtrapolator=True
+    )
+    moved = sitk.GetArrayFromImage(resampled)  # a view would dangle
     return np.clip(moved, source.min(), source.max())
-
-
-def as_image(array: NDArray, geometry: Geometry) -> sitk.Image:
-    """An array (z, y, x) in LPS axes at its place in the space of the files, as float32."""
-    origin, direction = lps_frame(geometry)
-    image = sitk.GetImageFromArray(array.astype(np.float32))
-    image.SetSpacing(geometry.spacing[::-1])
-    image.SetOrigin(origin.tolist())
-    image.SetDirection(direction.ravel().tolist())
-    return image
 
 
 def _method(inside: sitk.Image, share: float, step: float) -> sitk.ImageRegistrationMethod:

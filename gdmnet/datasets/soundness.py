@@ -143,27 +143,22 @@ def examine_dataset(
         name=lambda case: case.identifier,
         title="examining",
     )
-    flags: list[list[str]] = [[] for _ in examined]
+    flags = [list(case.facts.flags) for case in examined]
     for number, name in enumerate((*description.channel_names, description.target_name)):
         if scheme_of(name, target=False) == "ct":
             continue  # has a unit, and was held against that
         there = [i for i, case in enumerate(examined) if len(case.medians) > number]
-        found = outliers(
-            [examined[i].medians[number] for i in there],
-            [examined[i].contrasts[number] for i in there],
-        )
-        for i, oddity in zip(there, found, strict=True):
+        medians = [examined[i].medians[number] for i in there]
+        contrasts = [examined[i].contrasts[number] for i in there]
+        for i, oddity in zip(there, outliers(medians, contrasts), strict=True):
             flags[i] += [f"{name}: {oddity}"] if oddity else []
-    known = [(i, case.signature) for i, case in enumerate(examined) if case.signature is not None]
-    for first, second, likeness in look_alikes([s for _, s in known]) if known else ():
-        i, j = known[first][0], known[second][0]
+    for i, j, likeness in look_alikes([case.signature for case in examined]):
         flags[j].append(
             f"looks like the same patient as {cases[i].identifier} (likeness {likeness:.2f} of 1):"
             " keep both on one side of every split, or remove one"
         )
     return [
-        replace(case.facts, flags=(*case.facts.flags, *more))
-        for case, more in zip(examined, flags, strict=True)
+        replace(case.facts, flags=tuple(own)) for case, own in zip(examined, flags, strict=True)
     ]
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -36,15 +35,6 @@ _USUAL_PITCH = 1.0  # mm: scanners have 0.5 to 1 at the isocentre
 _LOWEST = -1024.0  # HU: what lies below pads the image outside the scanner's field of view
 
 
-@dataclass(frozen=True)
-class WrittenDataset:
-    """What became of a dataset: its folder, cases simulated now, cases that were there already."""
-
-    folder: Path
-    made: tuple[str, ...]
-    kept: tuple[str, ...]
-
-
 def write_sparse_view_dataset(
     folder: Path,
     training: Sequence[CtVolume],
@@ -53,7 +43,7 @@ def write_sparse_view_dataset(
     *,
     keep_sinograms: bool = False,
     n_processes: int = 1,
-) -> WrittenDataset:
+) -> list[str]:
     """Write a raw dataset: sparse-view CTs are the sources, the CTs they come from the targets.
 
     Cases that are there already, from the same CT and with the same settings, are kept;
@@ -66,6 +56,9 @@ def write_sparse_view_dataset(
         settings: of the scans.
         keep_sinograms: also write the noisy line integrals, simulation/CASE.npz.
         n_processes: worker processes, one case each.
+
+    Returns:
+        Names of the cases that were simulated now; the others were there already.
 
     Raises:
         DatasetError: a CT that cannot be read or is not in HU; a folder that holds other cases, or
@@ -85,47 +78,24 @@ def write_sparse_view_dataset(
         region="circle",  # couch and head rest count: they are in the measured data, too
     )
     jobs = [
-        _SimulatedCase(ct, files_to_write(folder, part, ct.name, description), folder / FOLDER)
+        (ct, files_to_write(folder, part, ct.name, description))
         for part, cts in (("Tr", training), ("Ts", testing))
         for ct in cts
     ]
     with own_number(folder, may_be_there=True):
-        _refuse_strangers(folder, jobs)
+        _refuse_strangers(folder, {files.sources[0] for _, files in jobs})
         made = map_cases(
-            partial(_simulate, settings=settings, keep_sinogram=keep_sinograms),
+            partial(_simulate, folder / FOLDER, settings, keep_sinograms),
             jobs,
             n_processes=n_processes,
-            name=lambda job: job.ct.name,
+            name=lambda job: job[0].name,
             title=folder.name,
         )
         write_description(folder, description)
-    names = [(job.ct.name, is_new) for job, is_new in zip(jobs, made, strict=True)]
-    return WrittenDataset(
-        folder,
-        made=tuple(name for name, is_new in names if is_new),
-        kept=tuple(name for name, is_new in names if not is_new),
-    )
+    return [ct.name for (ct, _), is_new in zip(jobs, made, strict=True) if is_new]
 
 
-@dataclass(frozen=True)
-class _SimulatedCase:
-    """One case to be made: its CT, and where its images, record and sinogram shall lie."""
-
-    ct: CtVolume
-    files: CaseFiles
-    papers: Path
-
-    @property
-    def record(self) -> Path:
-        return self.papers / f"{self.ct.name}.json"
-
-    @property
-    def sinogram(self) -> Path:
-        return self.papers / f"{self.ct.name}.npz"
-
-
-def _refuse_strangers(folder: Path, jobs: Sequence[_SimulatedCase]) -> None:
-    wanted = {job.files.sources[0] for job in jobs}
+def _refuse_strangers(folder: Path, wanted: Collection[Path]) -> None:
     there = [path for part in ("Tr", "Ts") for path in sorted(folder.glob(f"images{part}/[!.]*"))]
     for path in there:
         if path not in wanted:
@@ -134,22 +104,26 @@ def _refuse_strangers(folder: Path, jobs: Sequence[_SimulatedCase]) -> None:
             )
 
 
-def _simulate(job: _SimulatedCase, *, settings: ScanSettings, keep_sinogram: bool) -> bool:
-    """Make one case; False if it is there already."""
-    volume = read_ct(job.ct)
-    wanted = _acquisition(job.ct, settings, volume)
-    source, target = job.files.sources[0], job.files.target
+def _simulate(
+    papers: Path, settings: ScanSettings, keep_sinogram: bool, job: tuple[CtVolume, CaseFiles]
+) -> bool:
+    """Make one case, its record and sinogram among its papers; False if it is there already."""
+    ct, files = job
+    volume = read_ct(ct)
+    wanted = _acquisition(ct, settings, volume)
+    record, line_integrals = papers / f"{ct.name}.json", papers / f"{ct.name}.npz"
+    source, target = files.sources[0], files.target
     assert target is not None
-    if job.record.exists():
-        _require_same(job.record, wanted)
-        files = [source, target, *([job.sinogram] if keep_sinogram else [])]
-        if all(path.exists() for path in files):
+    if record.exists():
+        _require_same(record, wanted)
+        needed = [source, target, *([line_integrals] if keep_sinogram else [])]
+        if all(path.exists() for path in needed):
             return False
     sinogram = measure(
         attenuation(volume.array[0], wanted.mu_water),
-        wanted.scan,
         wanted.slice_grid,
-        _generator(job.ct.name, settings.seed),
+        wanted.scan,
+        _generator(ct.name, settings.seed),
         photons=settings.photons,
         electronic_noise=settings.electronic_noise,
     )
@@ -158,8 +132,8 @@ def _simulate(job: _SimulatedCase, *, settings: ScanSettings, keep_sinogram: boo
     cut = np.maximum(volume.array, _LOWEST)
     write_volume(target, Volume(cut, volume.geometry), integer=True)
     if keep_sinogram:
-        save_sinogram(job.sinogram, sinogram, noisy=settings.photons is not None)
-    codec.save(wanted, job.record)  # last: what has a record is whole
+        save_sinogram(line_integrals, sinogram, noisy=settings.photons is not None)
+    codec.save(wanted, record)  # last: what has a record is whole
     return True
 
 

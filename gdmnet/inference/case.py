@@ -21,7 +21,7 @@ from gdmnet.inference.input_check import Finding, check_input, measure_input, wa
 from gdmnet.inference.inputs import source_digests
 from gdmnet.inference.record import OUTDATED, CaseResult, UncertaintyMap
 from gdmnet.inference.translator import Translator
-from gdmnet.preprocessing import prepare_with_sources
+from gdmnet.preprocessing import prepare_volumes
 
 _log = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ def read_case(job: CasePrediction, translator: Translator) -> ReadCase:
     if job.is_done:
         return ReadCase(None, inputs)
     volume = read_sources(job.files)
-    case, corrected = prepare_with_sources(job.files.identifier, volume, translator.configuration)
+    case, corrected = prepare_volumes(job.files.identifier, volume, translator.configuration)
     if translator.training is None:
         return ReadCase(case, inputs)
     return ReadCase(case, inputs, check_input(measure_input(case, corrected), translator.training))

@@ -24,7 +24,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from gdmnet.arrays.crop import bounding_box, uncrop
+from gdmnet.arrays.crop import bounding_box, box_shape, uncrop
 from gdmnet.arrays.normalise import scheme_of
 from gdmnet.arrays.resample import resample_mask
 from gdmnet.data.case import Case, CaseRecord, Volume
@@ -111,9 +111,8 @@ def measure_input(case: Case, volume: Volume) -> ImageFacts:
     record = case.record
     counted = _on_source_grid(case.body, record)
     inside = counted if case.patient is None else _on_source_grid(case.patient, record)
-    (z0, z1), (y0, y1), (x0, x1) = bounding_box(counted)
     return ImageFacts(
-        (z1 - z0, y1 - y0, x1 - x0),
+        box_shape(bounding_box(counted)),
         record.geometry.spacing,
         tuple(measure_intensity(channel, inside) for channel in volume.array),
     )
@@ -121,8 +120,8 @@ def measure_input(case: Case, volume: Volume) -> ImageFacts:
 
 def _on_source_grid(mask: NDArray, record: CaseRecord) -> NDArray:
     """A mask (z, y, x) of the prepared grid as a boolean one of the source's."""
-    z, y, x = (stop - first for first, stop in record.box)
-    inside = uncrop(resample_mask(mask, (z, y, x)), record.box, record.geometry.shape, 0) != 0
+    cropped = resample_mask(mask, box_shape(record.box))
+    inside = uncrop(cropped, record.box, record.geometry.shape, 0) != 0
     if not inside.any():  # thinner than half a voxel of the prepared grid
         inside[...] = True
     return inside

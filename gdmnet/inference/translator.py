@@ -72,7 +72,7 @@ class Translator:
         if not np.isfinite(channels).all():
             raise DatasetError("the array has NaN or infinite values; replace them first")
         volume = Volume(channels, Geometry(shape_of(channels), spacing))
-        case = prepare_volumes("array", volume, self.configuration)
+        case, _ = prepare_volumes("array", volume, self.configuration)
         translated: NDArray = self.restore(self.predict(case), case).array[0]
         return translated
 

@@ -1,4 +1,4 @@
-"""How the field scores images: the clipping, the data range, and what lies outside the mask."""
+"""How the field scores images: clipping, data range, what lies outside the mask; and settings."""
 
 from __future__ import annotations
 
@@ -6,7 +6,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from gdmnet.metrics.image import CT_LOW, CT_RANGE, DataRange
+from gdmnet.settings import Settings, setting
+
+CT_LOW, CT_RANGE = -1024.0, 4095.0  # SynthRAD2025: HU from -1024 to 3071
+CT_LIKE_MINIMUM = -500.0  # a reference that goes below this is taken to be in HU
+
+
+@dataclass(frozen=True)
+class DataRange:
+    """Where a reference's values begin and how far they reach, in file units."""
+
+    low: float
+    width: float
+
 
 WINDOWS: Mapping[str, DataRange] = MappingProxyType(
     {"soft": DataRange(-160.0, 400.0), "lung": DataRange(-1000.0, 1400.0)}
@@ -51,6 +63,26 @@ CONVENTIONS: Mapping[str, Convention] = MappingProxyType(
     }
 )
 """Every convention by the name that `gdm_evaluate --convention` takes."""
+
+
+@dataclass(frozen=True)
+class EvaluationSettings(Settings):
+    """How predictions are compared with references."""
+
+    convention: str = setting(
+        GDMNET, "whose clipping, ranges and masks", choices=tuple(CONVENTIONS)
+    )
+    match_intensity: str | None = setting(
+        None,
+        "fit gain >= 0 and offset to each reference first (targets without a unit); sharpness and"
+        " plausibility see the reference's mean and standard deviation instead",
+        choices=("linear",),
+    )
+    plausibility: bool = setting(True, "leave the plausibility metrics out")
+    allow_constant: bool = setting(False, "score predictions of a single value too, as baselines")
+    keep_going: bool = setting(
+        False, "score the other cases when one cannot be scored; exit status 1"
+    )
 
 
 def convention_ranges(name: str) -> dict[str, str]:

@@ -24,6 +24,11 @@ class Distance:
     low: float | None = None
     high: float | None = None
 
+    def __str__(self) -> str:
+        if self.low is None:
+            return f"{self.value:.3g}"
+        return f"{self.value:.3g} [{self.low:.3g}, {self.high:.3g}]"
+
 
 @dataclass(frozen=True)
 class Distances:
@@ -66,55 +71,41 @@ def principal_axes(features: NDArray, most: int = MOST_DIMENSIONS) -> Projection
     return Projection(mean, spread, axes[:, chosen] / np.sqrt(variances[chosen].mean()))
 
 
-def frechet_distance(first: NDArray, second: NDArray) -> float:
-    """Squared Frechet distance of the two Gaussians that fit best (Dowson & Landau 1982).
-
-    |m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)) of means and sample covariances.
-
-    Args:
-        first: (n, d), n > 1.
-        second: (m, d), m > 1.
-    """
-    moments = (_Moments.of([one]) for one in (first, second))
-    return _frechet(*(m.gaussian(np.ones(1)) for m in moments))
-
-
-def kernel_distance(first: NDArray, second: NDArray, *, paired: bool = False) -> float:
-    """Unbiased squared maximum mean discrepancy (Gretton et al. 2012, eq. 3; paired: eq. 4).
-
-    The kernel is that of KID (Binkowski et al. 2018): k(x, y) = (x y / d + 1)^3. It is 0 on
-    average for samples of one distribution, and may be negative.
-
-    Args:
-        first: (n, d), n > 1.
-        second: (m, d), m > 1.
-        paired: row i of both is the same place; such pairs do not count.
-    """
-    return _Kernels.of([first], [second], paired=paired).distance(np.ones(1), np.ones(1))
-
-
 def compare(
     first: Sequence[NDArray], second: Sequence[NDArray], *, paired: bool = False
 ) -> Distances:
     """Both distances of two sets of subjects, with bootstrap intervals over subjects.
 
+    Frechet: of the two Gaussians that fit best, squared (Dowson & Landau 1982),
+    |m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)) of means and sample covariances.
+
+    Kernel: the unbiased squared maximum mean discrepancy (Gretton et al. 2012, eq. 3; paired:
+    eq. 4) with the kernel of KID (Binkowski et al. 2018), k(x, y) = (x y / d + 1)^3. It is 0 on
+    average for samples of one distribution, and may be negative.
+
     Args:
-        first: (n, d) of each subject.
-        second: the same.
-        paired: subject i, row j of both is the same place; subjects are then drawn together.
+        first: (n, d) of each subject, more than one row in all.
+        second: (m, d) of each subject, more than one row in all.
+        paired: subject i, row j of both is the same place; such pairs of rows do not count, and
+            subjects are drawn together.
 
     Returns:
         Percentile intervals of 200 resamples, always the same ones; none where a set has only one
         subject.
     """
     moments = _Moments.of(first), _Moments.of(second)
-    kernels = _Kernels.of(first, second, paired=paired)
+    within, beside = (_PairSums.of(one, one, same_places=True) for one in (first, second))
+    across = _PairSums.of(first, second, same_places=paired)
 
     def frechet(weights: NDArray, others: NDArray) -> float:
         return _frechet(moments[0].gaussian(weights), moments[1].gaussian(others))
 
+    def kernel(weights: NDArray, others: NDArray) -> float:
+        same = within.mean(weights, weights) + beside.mean(others, others)
+        return same - 2 * across.mean(weights, others)
+
     draws = _draws(len(first), len(second), paired=paired)
-    return Distances(_interval(frechet, draws), _interval(kernels.distance, draws))
+    return Distances(_interval(frechet, draws), _interval(kernel, draws))
 
 
 def _draws(n: int, m: int, *, paired: bool) -> list[tuple[NDArray, NDArray]]:
@@ -176,67 +167,36 @@ class _Moments:
 
 
 @dataclass(frozen=True)
-class _Kernels:
-    """Sums of the kernel over pairs of patches, by pairs of subjects; of one set or across.
+class _PairSums:
+    """Sums of the kernel over pairs of rows, and the number of pairs, by pairs of subjects (s, t).
 
-    A patch and itself, and in paired sets a patch and its partner, are kept apart: `same`, `twin`.
+    With `same_places` row j of subject i in both sets is no pair, however often subjects count.
     """
 
+    sums: NDArray
     counts: NDArray
-    other_counts: NDArray
-    first: NDArray
-    second: NDArray
-    across: NDArray
-    same: NDArray
-    other_same: NDArray
-    twin: NDArray | None
 
     @classmethod
-    def of(cls, first: Sequence[NDArray], second: Sequence[NDArray], *, paired: bool) -> _Kernels:
-        pairs = zip(first, second, strict=True) if paired else ()
-        twins = [_kernel_of_rows(x, y) for x, y in pairs]
-        return cls(
-            counts=np.array([len(one) for one in first], dtype=float),
-            other_counts=np.array([len(one) for one in second], dtype=float),
-            first=_blocks(first, first),
-            second=_blocks(second, second),
-            across=_blocks(first, second),
-            same=np.array([_kernel_of_rows(x, x) for x in first]),
-            other_same=np.array([_kernel_of_rows(x, x) for x in second]),
-            twin=np.array(twins) if paired else None,
+    def of(
+        cls, first: Sequence[NDArray], second: Sequence[NDArray], *, same_places: bool
+    ) -> _PairSums:
+        sizes, others = (np.array([len(x) for x in one], float) for one in (first, second))
+        counts = np.outer(sizes, others)
+        rows = np.concatenate(second)
+        starts = np.cumsum([0, *(len(one) for one in second[:-1])])
+        sums = np.stack(
+            [np.add.reduceat(_kernel(x @ rows.T, x).sum(axis=0), starts) for x in first]
         )
+        if same_places:
+            pairs = zip(first, second, strict=True)
+            sums -= np.diag([_kernel(np.einsum("ij,ij->i", x, y), x).sum() for x, y in pairs])
+            counts -= np.diag(sizes)
+        return cls(sums, counts)
 
-    def distance(self, weights: NDArray, others: NDArray) -> float:
-        """The discrepancy where subjects count so often; copies of one patch are no pair."""
-        within = _mean_of_pairs(self.first, self.same, self.counts, weights, weights)
-        beside = _mean_of_pairs(self.second, self.other_same, self.other_counts, others, others)
-        if self.twin is not None:
-            across = _mean_of_pairs(self.across, self.twin, self.counts, weights, others)
-        else:
-            n_pairs = (weights @ self.counts) * (others @ self.other_counts)
-            across = float(weights @ self.across @ others / n_pairs)
-        return within + beside - 2 * across
+    def mean(self, weights: NDArray, others: NDArray) -> float:
+        """Of the kernel where subjects count so often."""
+        return float(weights @ self.sums @ others / (weights @ self.counts @ others))
 
 
-def _mean_of_pairs(
-    sums: NDArray, left_out: NDArray, counts: NDArray, weights: NDArray, others: NDArray
-) -> float:
-    both = weights * others
-    n_pairs = (weights @ counts) * (others @ counts) - both @ counts
-    return float((weights @ sums @ others - both @ left_out) / n_pairs)
-
-
-def _blocks(first: Sequence[NDArray], second: Sequence[NDArray]) -> NDArray:
-    """Sums of the kernel, (s, t): subject by subject."""
-    everything = np.concatenate(second)
-    starts = np.cumsum([0, *(len(one) for one in second[:-1])])
-    rows = []
-    for one in first:
-        kernel = (one @ everything.T / one.shape[1] + 1) ** 3
-        rows.append(np.add.reduceat(kernel.sum(axis=0), starts))
-    return np.stack(rows)
-
-
-def _kernel_of_rows(first: NDArray, second: NDArray) -> float:
-    """Sum over i of k(x_i, y_i)."""
-    return float(((np.einsum("ij,ij->i", first, second) / first.shape[1] + 1) ** 3).sum())
+def _kernel(products: NDArray, features: NDArray) -> NDArray:
+    return (products / features.shape[1] + 1) ** 3

@@ -6,7 +6,6 @@ Arrays are (z, y, x) on one grid, in file units (CT: HU); masks are non-zero ins
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,19 +13,8 @@ from scipy.optimize import minimize_scalar
 
 from gdmnet.arrays.crop import bounding_box, crop
 from gdmnet.geometry import Spacing
+from gdmnet.metrics.conventions import CT_LIKE_MINIMUM, CT_LOW, CT_RANGE, DataRange
 from gdmnet.metrics.edges import AIR_BELOW, BONE_ABOVE, gradient_magnitudes
-
-BANDS = ("air", "soft", "bone")
-CT_LOW, CT_RANGE = -1024.0, 4095.0  # SynthRAD2025: HU from -1024 to 3071
-CT_LIKE_MINIMUM = -500.0  # a reference that goes below this is taken to be in HU
-
-
-@dataclass(frozen=True)
-class DataRange:
-    """Where a reference's values begin and how far they reach, in file units."""
-
-    low: float
-    width: float
 
 
 def data_range(reference: NDArray, mask: NDArray) -> DataRange:
@@ -62,13 +50,18 @@ def bands(prediction: NDArray, reference: NDArray, mask: NDArray) -> dict[str, f
         None for a tissue that has no voxel inside the mask.
     """
     values: dict[str, float | None] = {}
-    air, bone = reference < AIR_BELOW, reference > BONE_ABOVE
-    for name, band in zip(BANDS, (air, ~(air | bone), bone), strict=True):
+    for name, band in tissues(reference).items():
         voxels = band & (mask != 0)
         some = bool(voxels.any())
         values[f"mae_{name}"] = mae(prediction, reference, voxels) if some else None
         values[f"bias_{name}"] = bias(prediction, reference, voxels) if some else None
     return values
+
+
+def tissues(reference: NDArray) -> dict[str, NDArray]:
+    """Where the reference (HU) is air, below -200; soft, from -200 to 200; bone, above 200."""
+    air, bone = reference < AIR_BELOW, reference > BONE_ABOVE
+    return {"air": air, "soft": ~(air | bone), "bone": bone}
 
 
 def psnr(prediction: NDArray, reference: NDArray, mask: NDArray, width: float) -> float | None:

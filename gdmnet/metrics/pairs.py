@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from gdmnet.data.case_files import images_by_case
-from gdmnet.data.volume import read_geometry
+from gdmnet.data.case_files import MatchedCase, match_cases
+from gdmnet.data.volume import grid_complaints
 from gdmnet.errors import DatasetError
-from gdmnet.geometry import grid_difference
+
+_LEADING = ("prediction", "reference")  # their images say which cases there are
+_ADVICE = "resample neither: predict on the right grid"
 
 
 @dataclass(frozen=True)
-class Folders:
+class EvaluationFolders:
     """What is compared with what; every folder holds CASE<ending>, in any of the four formats.
 
     Attributes:
@@ -30,73 +31,63 @@ class Folders:
 
 
 @dataclass(frozen=True)
-class Pair:
+class ImagePair:
     """The files of one case."""
 
     identifier: str
     prediction: Path
     reference: Path
-    mask: Path | None
-    segmentations: tuple[Path, Path] | None
+    mask: Path | None = None
+    segmentations: tuple[Path, Path] | None = None
 
 
-def sound_pairs(folders: Folders, *, keep_going: bool) -> tuple[list[Pair], dict[str, str]]:
+def sound_pairs(
+    folders: EvaluationFolders, *, keep_going: bool
+) -> tuple[list[ImagePair], dict[str, str]]:
     """The cases that have all partners on one grid, and of all others what they lack.
 
     Raises:
         DatasetError: no such folder or no image in it; and, unless it keeps going, everything that
             any case lacks.
     """
-    wanted = [folders.predictions, folders.references, folders.masks]
-    wanted += folders.segmentations or ()
-    found = {folder: images_by_case(folder) for folder in wanted if folder is not None}
-    names = sorted({*found[folders.predictions], *found[folders.references]})
-    missing = {folder: [n for n in names if n not in images] for folder, images in found.items()}
-    told = [
-        f"{folder}: no image of {', '.join(lacking)}"
-        for folder, lacking in missing.items()
-        if lacking
-    ]
-    if told and not keep_going:
-        raise DatasetError("; ".join(told) + "; every case needs its partner of the same name")
-    failed = {
-        name: f"{folder}: no image of {name}"
-        for folder, lacking in missing.items()
-        for name in lacking
-    }
-    pairs = [_pair(name, folders, found) for name in names if name not in failed]
-    grids = {pair.identifier: _grid_complaints(pair) for pair in pairs}
-    told = [complaint for complaints in grids.values() for complaint in complaints]
-    if told and not keep_going:
-        raise DatasetError("; ".join(told))
-    failed |= {name: "; ".join(complaints) for name, complaints in grids.items() if complaints}
-    return [pair for pair in pairs if pair.identifier not in failed], failed
-
-
-def _pair(name: str, folders: Folders, found: Mapping[Path, Mapping[str, Path]]) -> Pair:
-    return Pair(
-        identifier=name,
-        prediction=found[folders.predictions][name],
-        reference=found[folders.references][name],
-        mask=None if folders.masks is None else found[folders.masks][name],
-        segmentations=None
-        if folders.segmentations is None
-        else (found[folders.segmentations[0]][name], found[folders.segmentations[1]][name]),
+    predicted, segmented = folders.segmentations or (None, None)
+    cases, missing = match_cases(
+        {
+            "prediction": folders.predictions,
+            "reference": folders.references,
+            "mask": folders.masks,
+            "predicted labels": predicted,
+            "reference labels": segmented,
+        },
+        leading=_LEADING,
     )
+    failed: dict[str, str] = {}
+    for folder, names in missing.items():
+        failed |= {name: f"{folder}: no image of {name}" for name in names}
+    if missing and not keep_going:
+        lacking = [f"{folder}: no image of {', '.join(names)}" for folder, names in missing.items()]
+        raise DatasetError("; ".join(lacking) + "; every case needs its partner of the same name")
+    complaints = {c.identifier: _grid_complaints(c) for c in cases if c.identifier not in failed}
+    failed |= {name: "; ".join(texts) for name, texts in complaints.items() if texts}
+    if not keep_going and any(complaints.values()):
+        raise DatasetError("; ".join(text for texts in complaints.values() for text in texts))
+    return [_pair(case) for case in cases if case.identifier not in failed], failed
 
 
-def _grid_complaints(pair: Pair) -> list[str]:
-    others = [pair.prediction, pair.mask, *(pair.segmentations or ())]
-    complaints = []
+def _pair(case: MatchedCase) -> ImagePair:
+    prediction, reference = case.one("prediction"), case.one("reference")
+    predicted, segmented = case.one("predicted labels"), case.one("reference labels")
+    assert prediction is not None
+    assert reference is not None
+    labels = None if predicted is None or segmented is None else (predicted, segmented)
+    return ImagePair(case.identifier, prediction, reference, case.one("mask"), labels)
+
+
+def _grid_complaints(case: MatchedCase) -> list[str]:
+    reference = case.one("reference")
+    assert reference is not None
     try:
-        grid = read_geometry(pair.reference)
-        for path in others:
-            difference = None if path is None else grid_difference(read_geometry(path), grid)
-            if difference is not None:
-                complaints.append(
-                    f"{path} is not on the grid of {pair.reference}: {difference}; resample"
-                    " neither: predict on the right grid"
-                )
+        found = grid_complaints(reference, case.others("reference"))
     except DatasetError as problem:
-        complaints.append(str(problem))
-    return complaints
+        return [str(problem)]
+    return [f"{complaint}; {_ADVICE}" for complaint in found]

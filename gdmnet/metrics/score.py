@@ -8,10 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gdmnet.geometry import Spacing
-from gdmnet.metrics.conventions import CONVENTIONS, GDMNET, Convention
-from gdmnet.metrics.image import (
+from gdmnet.metrics.conventions import (
+    CONVENTIONS,
     CT_LIKE_MINIMUM,
+    GDMNET,
+    Convention,
     DataRange,
+)
+from gdmnet.metrics.image import (
     bands,
     bias,
     data_range,

@@ -7,8 +7,7 @@ import io
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from gdmnet.metrics.conventions import CONVENTIONS, GDMNET, convention_ranges
-from gdmnet.metrics.image import CT_RANGE
+from gdmnet.metrics.conventions import CONVENTIONS, CT_RANGE, GDMNET, convention_ranges
 from gdmnet.metrics.statistics import Values, aggregate_cases, metric_names
 
 

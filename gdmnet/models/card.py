@@ -68,6 +68,15 @@ class ModelCard:
     data_consistency: bool = False
     network_calls: int = 1
 
+    def __str__(self) -> str:
+        how = self.settings
+        used = f"{how.checkpoint} checkpoint, folds {', '.join(self.checkpoints)}"
+        if self.realism:
+            used += f", realism {', '.join(f'{value:g}' for value in self.realism.values())}"
+        if how.sampler:
+            used += f", {how.sampler} of {how.steps} steps"
+        return f"{self.folder} ({used}) on {self.device}, {self.precision}"
+
     def difference(self, other: ModelCard) -> str | None:
         """The first thing that makes the predictions of another card other ones; None if none.
 

@@ -15,8 +15,8 @@ from gdmnet.settings import Settings, setting
 class ModelChoice(Settings):
     """Which model: its folder, or what narrows the choice under the results; None is any."""
 
-    dataset: str | None = setting(None, "501 or Dataset501_Name", flag="-d", metavar="ID")
-    configuration: str | None = setting(None, "3d_fullres, 3d_lowres, ...", flag="-c")
+    dataset: str | None = setting(None, "501 or Dataset501_Name")
+    configuration: str | None = setting(None, "3d_fullres, 3d_lowres, ...")
     objective: str | None = setting(None, "gdm, regression, ...")
     folds: tuple[str, ...] | None = setting(
         None,

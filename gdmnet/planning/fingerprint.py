@@ -8,15 +8,13 @@ from statistics import fmean, median
 import numpy as np
 from numpy.typing import NDArray
 
-from gdmnet.arrays.body import body_mask
-from gdmnet.arrays.crop import bounding_box
+from gdmnet.arrays.crop import bounding_box, box_shape
 from gdmnet.arrays.normalise import scheme_of
-from gdmnet.arrays.region import region_of
-from gdmnet.data.bias_field import without_bias
+from gdmnet.data.body import corrected_sources, find_body
 from gdmnet.data.case import CaseFiles
 from gdmnet.data.volume import read_channels, read_volume
 from gdmnet.errors import DatasetError
-from gdmnet.geometry import Spacing, grid_difference
+from gdmnet.geometry import grid_difference
 from gdmnet.plan import BiasCorrection, CaseFingerprint, Fingerprint, Intensity, Region
 
 _PERCENTILES = (0.5, 1, 50, 99, 99.5)
@@ -44,29 +42,23 @@ def measure_case(
     if files.target is None:
         raise DatasetError(f"{files.identifier}: no target; training cases need one in targetsTr")
     sources = read_channels(files.sources)
-    volume = read_volume(files.target)
-    difference = grid_difference(volume.geometry, sources.geometry)
+    target = read_volume(files.target)
+    difference = grid_difference(target.geometry, sources.geometry)
     if difference is not None:
         raise DatasetError(f"{files.target}: not on the grid of its source: {difference}")
-    target = volume.array[0]
-    spacing = sources.geometry.spacing
-    body, rule = _body(files, sources.array, spacing, channel_names)
     schemes = [scheme_of(name, target=False) for name in channel_names]
-    computed = body if files.mask is None else None
-    corrected = without_bias(sources.array, spacing, schemes, bias_correction, body=computed)
-    inside = body != 0
-    counted = body
-    if region != "body" and files.mask is None:
-        counted, rule = region_of(region, body, spacing), region
-    (z0, z1), (y0, y1), (x0, x1) = bounding_box(counted)
+    mask = None if files.mask is None else read_volume(files.mask)
+    body = find_body(sources, schemes, region, mask, case=files.identifier)
+    corrected = corrected_sources(sources, schemes, body, bias_correction)
+    inside = body.patient != 0
     return CaseFingerprint(
         identifier=files.identifier,
-        shape=(z1 - z0, y1 - y0, x1 - x0),
-        spacing=spacing,
+        shape=box_shape(bounding_box(body.counted)),
+        spacing=sources.geometry.spacing,
         body_fraction=float(inside.mean()),
-        mask_rule=rule,
+        mask_rule=body.rule,
         sources=tuple(measure_intensity(channel, inside) for channel in corrected),
-        target=measure_intensity(target, inside),
+        target=measure_intensity(target.array[0], inside),
     )
 
 
@@ -154,16 +146,3 @@ def pool(intensities: Sequence[Intensity]) -> Intensity:
         outside=median(item.outside for item in intensities),
         noise=median(known) if known else None,
     )
-
-
-def _body(
-    files: CaseFiles, sources: NDArray, spacing: Spacing, channel_names: Sequence[str]
-) -> tuple[NDArray, str]:
-    """The given mask, else the one computed from the sources; and the rule that made it."""
-    if files.mask is None:
-        is_ct = [scheme_of(name, target=False) == "ct" for name in channel_names]
-        return body_mask(sources, spacing, is_ct)
-    mask = read_volume(files.mask).array[0] > 0
-    if not mask.any():
-        raise DatasetError(f"{files.mask}: the mask is empty; fill it or remove the file")
-    return mask, "given"

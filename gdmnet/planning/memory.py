@@ -47,6 +47,26 @@ PRESETS: dict[str, Preset] = {
 }
 
 
+def choose_preset(
+    preset: str | None, memory_gb: float | None, device_gb: float | None
+) -> tuple[str, float, str]:
+    """The preset, the memory in GB to plan for, and why; None is not asked for, or no CUDA device.
+
+    Args:
+        preset: asked for.
+        memory_gb: asked for.
+        device_gb: of this machine's CUDA device.
+    """
+    memory = memory_gb or device_gb or 8.0
+    if preset is not None:
+        return preset, memory, f"--preset {preset} was given"
+    if device_gb is None:
+        return "cpu", memory, "no CUDA device on this machine, so that a laptop can train it"
+    source = "--memory" if memory_gb else "the CUDA device"
+    preset = "S" if memory < 7.5 else "M" if memory < 20 else "L"
+    return preset, memory, f"{memory:.1f} GB by {source}"
+
+
 def budget_voxels(memory_gb: float) -> float:
     """Feature-map voxels of one training sample that a device of this memory affords at batch 2.
 

@@ -8,7 +8,7 @@ from math import prod
 from gdmnet.geometry import Shape, Spacing
 from gdmnet.plan import Architecture
 from gdmnet.planning.memory import Preset, feature_map_voxels, make_architecture
-from gdmnet.planning.topology import THIN, is_thin, topology, total_stride
+from gdmnet.planning.topology import THIN, as_shape, is_thin, topology, total_stride
 
 _LARGE_PATCH = 256**3  # voxels from which a patch is shrunk until it fits the memory
 
@@ -40,7 +40,8 @@ def fit_network(spacing: Spacing, median_shape: Shape, preset: Preset, budget: f
     wished = first_patch(spacing, median_shape, voxels, spread=spread)
     if preset.max_voxels is not None:  # padding up would spend voxels that the limit has not got
         _, _, strides = topology(spacing, wished, max_stages=preset.max_stages)
-        wished = _nearest(wished, total_stride(strides))
+        steps = zip(wished, total_stride(strides), strict=True)
+        wished = as_shape(max(m, round(n / m) * m) for n, m in steps)
     while True:
         patch, kernels, strides = topology(spacing, wished, max_stages=preset.max_stages)
         architecture = make_architecture(preset, kernels, strides)
@@ -71,12 +72,7 @@ def first_patch(spacing: Spacing, median_shape: Shape, voxels: int, *, spread: b
                 sizes[axis] = min(wished[axis], median_shape[axis])
             break
         free = [axis for axis in free if axis not in cut]
-    return sizes[0], sizes[1], sizes[2]
-
-
-def _nearest(patch: Shape, multiple: Shape) -> Shape:
-    z, y, x = (max(m, round(n / m) * m) for n, m in zip(patch, multiple, strict=True))
-    return z, y, x
+    return as_shape(sizes)
 
 
 def _fits(network: Network, median_shape: Shape, preset: Preset, budget: float) -> bool:
@@ -104,5 +100,4 @@ def _shrunk(
 
 
 def _with(shape: Shape, axis: int, size: int) -> Shape:
-    z, y, x = (size if a == axis else n for a, n in enumerate(shape))
-    return z, y, x
+    return as_shape(size if a == axis else n for a, n in enumerate(shape))

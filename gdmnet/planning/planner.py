@@ -20,7 +20,8 @@ from gdmnet.plan import Configuration, Fingerprint, Normalisation, Plan
 from gdmnet.planning.intensities import choose_normalisations, residual_channel
 from gdmnet.planning.memory import PRESETS, Preset, budget_voxels
 from gdmnet.planning.patch import Network, fit_network
-from gdmnet.planning.topology import THIN, total_stride
+from gdmnet.planning.table import times
+from gdmnet.planning.topology import THIN, as_shape, total_stride
 
 PLANNED = ("3d_fullres", "3d_lowres")
 """The configurations that a plan may hold without being made by hand."""
@@ -193,8 +194,7 @@ def _coarser(spacing: Spacing, shape: Shape) -> Spacing:
 
 def _median_shape(fingerprint: Fingerprint, spacing: Spacing) -> Shape:
     shapes = [resampled_shape(case.shape, case.spacing, spacing) for case in fingerprint.cases]
-    z, y, x = (max(1, round(float(median))) for median in np.median(shapes, axis=0))
-    return z, y, x
+    return as_shape(max(1, round(float(median))) for median in np.median(shapes, axis=0))
 
 
 def _batch_size(
@@ -228,8 +228,8 @@ def _patch_reason(network: Network, median_shape: Shape, preset: Preset, memory_
             f" {memory_gb:g} GB affords"
         )
     return (
-        f"As near to a cube in mm as the median image {_times(median_shape)} lets it be; {limit};"
-        f" divisible by the total stride {_times(stride)}."
+        f"As near to a cube in mm as the median image {times(median_shape)} lets it be; {limit};"
+        f" divisible by the total stride {times(stride)}."
     )
 
 
@@ -262,8 +262,8 @@ def _bias_reason(fingerprint: Fingerprint, sources: tuple[Normalisation, ...]) -
         return {}
     named = zip(fingerprint.channel_names, sources, strict=True)
     names = [name for name, source in named if source.scheme in CORRECTED]
-    told = f"asked for; divided out of {', '.join(names)} inside the body, before all else"
-    return {"bias_correction": f"{told}." if names else "No source is on an arbitrary scale."}
+    text = f"asked for; divided out of {', '.join(names)} inside the body, before all else"
+    return {"bias_correction": f"{text}." if names else "No source is on an arbitrary scale."}
 
 
 def _region_reason(fingerprint: Fingerprint) -> dict[str, str]:
@@ -274,10 +274,6 @@ def _region_reason(fingerprint: Fingerprint) -> dict[str, str]:
         "region": "dataset.json says so: the target counts there, outside the patient, too; patches"
         " in training lie around voxels of the patient."
     }
-
-
-def _times(shape: Shape) -> str:
-    return " x ".join(str(n) for n in shape)
 
 
 def _spacing(values: Iterable[float]) -> Spacing:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 
+from gdmnet.geometry import Shape
 from gdmnet.plan import Configuration, Plan
 
 _INDENT = 18
@@ -14,7 +15,7 @@ _WIDTH = 100
 def plan_table(plan: Plan) -> str:
     """The plan in lines of at most 100 characters, for `--dry-run` and the log.
 
-    A reason that two configurations share is told once.
+    A reason that two configurations share is shown once.
     """
     title = f"Plan of {plan.dataset}: {', '.join(plan.channel_names)} to {plan.target_name}"
     output = "int16" if plan.integer_output else "float32"
@@ -24,12 +25,12 @@ def plan_table(plan: Plan) -> str:
         "configurations": ", ".join(plan.configurations),
     }
     lines = [title, *_rows(values, plan.reasons)]
-    told: set[str] = set()
+    shown: set[str] = set()
     for configuration in plan.configurations.values():
-        news = {key: text for key, text in configuration.reasons.items() if text not in told}
+        news = {key: text for key, text in configuration.reasons.items() if text not in shown}
         lines += ["", f"{configuration.name} (axes z, y, x)"]
         lines += _rows(_configuration(configuration), news)
-        told.update(configuration.reasons.values())
+        shown.update(configuration.reasons.values())
     return "\n".join(lines)
 
 
@@ -43,14 +44,14 @@ def _configuration(configuration: Configuration) -> dict[str, str]:
     if configuration.region != "body":
         extra["region"] = configuration.region
     return {
-        "spacing": f"{spacing} mm, median image {_times(configuration.median_shape)}",
-        "patch_size": _times(configuration.patch_size),
+        "spacing": f"{spacing} mm, median image {times(configuration.median_shape)}",
+        "patch_size": times(configuration.patch_size),
         "batch_size": str(configuration.batch_size),
         "depth": f"{len(network.strides)} stages",
-        "features": _listed(network.features),
-        "blocks": _listed(network.blocks),
-        "kernels": ", ".join(map(_times, network.kernels)).replace(" x ", "x"),
-        "strides": ", ".join(map(_times, network.strides)).replace(" x ", "x"),
+        "features": ", ".join(map(str, network.features)),
+        "blocks": ", ".join(map(str, network.blocks)),
+        "kernels": ", ".join(map(times, network.kernels)).replace(" x ", "x"),
+        "strides": ", ".join(map(times, network.strides)).replace(" x ", "x"),
         "normalisation": f"{schemes} to {configuration.target.scheme}",
         "residual": "none" if residual is None else f"on source {residual}",
         **extra,
@@ -72,9 +73,6 @@ def _wrapped(text: str, first: str) -> list[str]:
     return textwrap.wrap(text, _WIDTH, initial_indent=first, subsequent_indent=indent)
 
 
-def _times(values: tuple[int, ...]) -> str:
-    return " x ".join(map(str, values))
-
-
-def _listed(values: tuple[int, ...]) -> str:
-    return ", ".join(map(str, values))
+def times(shape: Shape) -> str:
+    """A shape in words: 48 x 64 x 64."""
+    return " x ".join(map(str, shape))

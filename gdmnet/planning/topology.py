@@ -50,14 +50,15 @@ def topology(
         for axis in halved:
             current[axis] *= 2
             size[axis] = ceil(size[axis] / 2)
-        strides.append(_shape(2 if axis in halved else 1 for axis in range(3)))
+        strides.append(as_shape(2 if axis in halved else 1 for axis in range(3)))
         kernels.append(_kernel(current, kernels[-1], thin))
-    return _padded(patch, total_stride(strides)), tuple(kernels), tuple(strides)
+    padded = (ceil(n / m) * m for n, m in zip(patch, total_stride(strides), strict=True))
+    return as_shape(padded), tuple(kernels), tuple(strides)
 
 
 def total_stride(strides: Sequence[Shape]) -> Shape:
     """Voxels of the patch per voxel of the bottleneck, on each axis."""
-    return _shape(prod(stride[axis] for stride in strides) for axis in range(3))
+    return as_shape(prod(stride[axis] for stride in strides) for axis in range(3))
 
 
 def _axes_to_halve(spacing: list[float], size: list[int], thin: list[bool]) -> list[int]:
@@ -73,16 +74,13 @@ def _axes_to_halve(spacing: list[float], size: list[int], thin: list[bool]) -> l
 
 def _kernel(spacing: list[float], previous: Sequence[int], thin: list[bool]) -> Shape:
     finest = min(spacing)
-    return _shape(
+    return as_shape(
         3 if previous[axis] == 3 or (spacing[axis] / finest < 2 and not thin[axis]) else 1
         for axis in range(3)
     )
 
 
-def _padded(patch: Shape, multiple: Shape) -> Shape:
-    return _shape(ceil(n / m) * m for n, m in zip(patch, multiple, strict=True))
-
-
-def _shape(values: Iterable[int]) -> Shape:
+def as_shape(values: Iterable[int]) -> Shape:
+    """Three whole numbers as (z, y, x)."""
     z, y, x = values
     return z, y, x

@@ -13,12 +13,14 @@ from gdmnet import codec
 from gdmnet.metrics.calibration import calibrate
 from gdmnet.metrics.conventions import GDMNET
 from gdmnet.metrics.edges import AIR_BELOW, BONE_ABOVE
+from gdmnet.metrics.summary import Summary
 from gdmnet.report.collect import ReportCase
 from gdmnet.report.figures import (
     agreement_figures,
     calibration_figure,
+    charts,
+    folded,
     histogram_figure,
-    method_figures,
 )
 from gdmnet.report.images import CaseImages, describe, read_images
 from gdmnet.report.picture import Panel, draw_strip, embedded
@@ -56,7 +58,7 @@ class CasePage:
 def case_page(
     case: ReportCase,
     channel_names: Sequence[str] = (),
-    matches: Mapping[str, tuple[float, float]] | None = None,
+    summaries: Mapping[str, Summary] | None = None,
     convention: str = GDMNET,
 ) -> CasePage:
     """Read, measure and pack one case into at most `MOST_BYTES`.
@@ -64,16 +66,23 @@ def case_page(
     Args:
         case: its files.
         channel_names: of the sources.
-        matches: method -> gain and offset that its prediction needs; none by default.
-        convention: of the metrics; it settles the mask where none is given.
+        summaries: method -> what gdm_evaluate says; predictions get the gain and offset of their
+            case, if there are any.
+        convention: of the metrics; it decides on the mask where none is given.
 
     Raises:
         DatasetError: an image cannot be read, or the mask is empty.
     """
-    images = read_images(case, matches, convention)
+    matches = {}
+    for method, summary in (summaries or {}).items():
+        values = summary.cases[case.identifier]
+        gain, offset = values.get("gain"), values.get("offset")
+        if gain is not None and offset is not None:
+            matches[method] = (gain, offset)
+    images = read_images(case, channel_names, matches, convention)
     figures = _figures(images)
     room = MOST_BYTES - _RESERVE - sum(map(len, figures))
-    view = case_view(case.identifier, images, channel_names, room)
+    view = case_view(case.identifier, images, room)
     return CasePage(
         identifier=case.identifier,
         view=json.dumps(codec.encode(view), allow_nan=False).replace("<", "\\u003c"),
@@ -101,7 +110,9 @@ def _figures(images: CaseImages) -> tuple[str, ...]:
     figures = [histogram_figure(counts, ends, images.unit)]
     for method in images.predictions if images.target is not None else ():
         own = _against_target(images, method)
-        figures += own if len(images.predictions) == 1 else [method_figures(method, own)]
+        if len(images.predictions) > 1:
+            own = [folded(f"{method} against the target", charts(own))]
+        figures += own
     return tuple(figures)
 
 
@@ -122,11 +133,12 @@ def _against_target(images: CaseImages, method: str) -> list[str]:
 def _thumbnail(images: CaseImages, view: CaseView) -> str:
     """The first method's prediction, and its error where there is a target."""
     kind = next(p for p in view.pictures if p.kind == "prediction")
-    panels = [Panel("", images.first, kind.low, kind.high)]
+    first = next(iter(images.predictions.values()))
+    panels = [Panel("", first, kind.low, kind.high)]
     words, z = "prediction, middle axial slice", images.geometry.shape[0] // 2
     if images.target is not None:
         limit = error_limit(images)
-        panels.append(Panel("", images.first - images.target, -limit, limit, signed=True))
+        panels.append(Panel("", first - images.target, -limit, limit, signed=True))
         words = "prediction and signed error in the axial slice with the largest error"
         if view.worst:
             z = min(view.worst[0].at[0] * view.factors[0], images.geometry.shape[0] - 1)

@@ -127,23 +127,11 @@ function wheel(event, cell, [x, y]) {
   if (steps) moveTo(axis, shown.at[axis] + (axis ? steps : -steps), cell.plane);  // down: feet, back, left
 }
 
-function press(name, label, pressed, act, title = "") {
-  const button = document.createElement("button");
-  button.type = "button";
-  button.textContent = label;
-  button.dataset.name = name;
-  if (title) button.title = title;
-  if (pressed !== null) button.setAttribute("aria-pressed", String(pressed));
+// A button; `isPressed` says whether it stays pressed.
+function press(name, act, { label = name, title = "", isPressed = null } = {}) {
+  const button = make("button", { type: "button", title, isPressed, dataset: { name } }, label);
   button.addEventListener("click", act);
   return button;
-}
-
-function fill(id, buttons) {
-  const box = $(id), focused = box.contains(document.activeElement) && document.activeElement.dataset.name;
-  box.querySelectorAll("button").forEach((button) => button.remove());
-  box.append(...buttons);
-  const again = buttons.find((button) => button.dataset.name === focused);
-  if (again) again.focus({ preventScroll: true });
 }
 
 function presets() {
@@ -163,32 +151,28 @@ function applyPreset(window_) {
 function showPlane(name) {
   if (!chosen.planes.delete(name)) chosen.planes.add(name);
   if (!chosen.planes.size) chosen.planes.add(name);
-  buildTools();
   buildStage();
 }
 
 function showPanel(name) {
   chosen.panels[name] = !isPressed(name);
   if (!shown.panels.some(isVisible)) chosen.panels[name] = true;
-  buildTools();
   buildStage();
 }
 
 function buildTools() {
-  const { view, panels } = shown;
-  fill("planes", Object.keys(PLANES).map((name) =>
-    press(name, name, chosen.planes.has(name), () => showPlane(name))));
-  const names = new Set(panels.flatMap((panel) => panel.buttons));
-  fill("panels", [...names].map((name) => press(name, name, isPressed(name), () => showPanel(name))));
-  fill("preset-buttons", presets().map(([name, window_], i) =>
-    press(name, name, null, () => applyPreset(window_), `key ${i + 1}`)));
-  fill("options", ["crosshair", "smooth", "outline"].map((name) =>
-    press(name, { smooth: "interpolation", outline: "mask" }[name] || name, chosen[name], () => flip(name)))
-    .concat(press("reset", "reset", null, reset, "zoom, position and windows as at first (r)")));
-  fill("places", [
-    ...view.worst.map((place, i) => press(`worst-${i}`, `${i + 1}: ${digits(place.error)} ${view.unit}`, null,
-      () => goTo(i), "mean absolute error in a cube of 1 cm (w)")),
-  ]);
+  const { view, panels } = shown, labels = { crosshair: "crosshair", smooth: "interpolation", outline: "mask" };
+  const buttons = {
+    planes: Object.keys(PLANES).map((name) => press(name, () => showPlane(name), { isPressed: () => chosen.planes.has(name) })),
+    panels: [...new Set(panels.flatMap((panel) => panel.buttons))].map((name) =>
+      press(name, () => showPanel(name), { isPressed: () => isPressed(name) })),
+    presets: presets().map(([name, window_], i) => press(name, () => applyPreset(window_), { title: `key ${i + 1}` })),
+    options: Object.entries(labels).map(([name, label]) => press(name, () => flip(name), { label, isPressed: () => chosen[name] }))
+      .concat(press("reset", reset, { title: "zoom, position and windows as at first (r)" })),
+    places: view.worst.map(({ error }, i) => press(`worst-${i}`, () => goTo(i),
+      { label: `${i + 1}: ${digits(error)} ${view.unit}`, title: "mean absolute error in a cube of 1 cm (w)" })),
+  };
+  for (const [id, own] of Object.entries(buttons)) $(id).querySelector(".buttons").replaceChildren(...own);
   $("places").hidden = !view.worst.length;
   $("error-limit").closest("label").hidden = !panels.some((panel) => panel.kind === "error");
 }
@@ -199,8 +183,8 @@ function updateTools() {
   for (const [id, value] of Object.entries(fields)) {
     if (document.activeElement !== $(id)) $(id).value = Number(value.toPrecision(4));
   }
-  for (const button of $("options").querySelectorAll("button")) {
-    if (button.dataset.name in chosen) button.setAttribute("aria-pressed", String(chosen[button.dataset.name]));
+  for (const button of document.querySelectorAll(".buttons button")) {
+    if (button.isPressed) button.ariaPressed = String(button.isPressed());
   }
 }
 

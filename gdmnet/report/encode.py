@@ -1,6 +1,8 @@
-"""Volumes as short text: a coarser grid, wavelet coefficients in steps, zlib, base64.
+"""Volumes as short text: cosine transform of small blocks, whole steps, zlib, base64.
 
-The page decodes them when they are looked at (decode.js).
+A block of 4 x 4 x 4 voxels becomes its mean and 63 details, of which most round to 0: at the 2 MB
+of a case the error is about half of what differences between neighbours would leave. The page
+decodes volumes when they are looked at (decode.js).
 """
 
 from __future__ import annotations
@@ -12,14 +14,16 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.fft import dctn, idctn
 
 from gdmnet.geometry import Shape, Spacing
-from gdmnet.report.wavelet import bands, forward, inverse
 
 MOST_VOXELS = 7_000_000  # 256 x 256 x 100; a tablet holds four such volumes
 FINEST_STEP = 0.005  # of a volume's scale: what is finer than this no window shows
-_DEAD_ZONE = 0.4  # rounds from 0.6 upwards: lone small coefficients cost more than they show
-_LEVEL = 6  # of zlib; 9 is five times slower and saves 2 %
+_SIDE = 4  # voxels of a block
+_MOST_STEPS = (1 << 15) - 1  # from 0: folded numbers then take 16 bits
+_DEAD_ZONE = 0.4  # rounds from 0.6 upwards: lone small details cost more than they show
+_LEVEL = 6  # of zlib; 9 is ten times slower and saves 3 %
 _ROUNDS = 10
 _FULL = 0.92  # full enough
 
@@ -29,8 +33,8 @@ class Packed:
     """One volume as the page holds it.
 
     Attributes:
-        text: base64 of zlib of the coefficients.
-        step: of the coefficients, in the volume's units.
+        text: base64 of zlib of the transform in whole steps.
+        step: in the volume's units.
         rms: root of the mean squared difference to the volume that was packed, in its units.
     """
 
@@ -73,15 +77,15 @@ def pack(volumes: Sequence[NDArray], scales: Sequence[float], n_bytes: int) -> l
         scales: what counts as equally visible in each, for example the width of its window.
         n_bytes: for all of them together.
     """
-    parts = [forward(volume) for volume in volumes]
+    parts = [_transform(volume) for volume in volumes]
     share = _share(parts, scales, n_bytes)
     packed = []
     for part, volume, scale in zip(parts, volumes, scales, strict=True):
-        step = share * scale
-        stream = _compressed(part, step)
-        shown = inverse(_levels(part, step) * np.float32(step))
+        step = max(share * scale, float(np.abs(part).max()) / _MOST_STEPS)
+        text = base64.b64encode(_compressed(part, step)).decode("ascii")
+        shown = _invert(_levels(part, step) * np.float32(step), volume.shape)
         rms = float(np.sqrt(np.mean(np.square(shown - volume), dtype=np.float64)))
-        packed.append(Packed(base64.b64encode(stream).decode("ascii"), step, rms))
+        packed.append(Packed(text, step, rms))
     return packed
 
 
@@ -119,53 +123,36 @@ def pack_mask(mask: NDArray) -> str:
 
 def unpack(text: str, step: float, shape: Shape) -> NDArray:
     """The volume (z, y, x), float32, that the page shows."""
-    numbers = _from_varints(zlib.decompress(base64.b64decode(text)))
-    coefficients = np.empty(shape, np.float32)
-    first = 0
-    for box in bands(shape):
-        band = coefficients[box]
-        band[...] = numbers[first : first + band.size].reshape(band.shape)
-        first += band.size
-    return inverse(coefficients * np.float32(step))
+    blocks = [-(-n // _SIDE) for n in shape]
+    stream = np.frombuffer(zlib.decompress(base64.b64decode(text)), np.uint8)
+    low, high = stream.astype(np.int32).reshape(2, _SIDE, _SIDE, _SIDE, *blocks)
+    folded = low + 256 * high
+    return _invert(np.where(folded & 1, -(folded + 1) // 2, folded // 2) * np.float32(step), shape)
 
 
-def _levels(coefficients: NDArray, step: float) -> NDArray:
-    """Coefficients in whole steps, int32."""
-    magnitude = np.floor(np.abs(coefficients) / np.float32(step) + np.float32(_DEAD_ZONE))
-    return np.copysign(magnitude, coefficients).astype(np.int32)
+def _transform(volume: NDArray) -> NDArray:
+    """(4, 4, 4, blocks z, y, x): the details of each kind of all blocks side by side."""
+    filled = np.pad(volume, [(0, -n % _SIDE) for n in volume.shape], mode="edge")
+    z, y, x = (n // _SIDE for n in filled.shape)
+    blocks = filled.astype(np.float32).reshape(z, _SIDE, y, _SIDE, x, _SIDE)
+    return dctn(blocks, axes=(1, 3, 5), norm="ortho").transpose(1, 3, 5, 0, 2, 4)
 
 
-def _compressed(coefficients: NDArray, step: float) -> bytes:
-    levels = _levels(coefficients, step)
-    stream = b"".join(_varints(levels[box].ravel()) for box in bands(levels.shape))
-    packer = zlib.compressobj(_LEVEL, strategy=zlib.Z_FILTERED)
-    return packer.compress(stream) + packer.flush()
+def _invert(details: NDArray, shape: tuple[int, ...]) -> NDArray:
+    """The volume (z, y, x), float32, of `_transform`'s result."""
+    blocks = idctn(details.transpose(3, 0, 4, 1, 5, 2), axes=(1, 3, 5), norm="ortho")
+    z, y, x = (_SIDE * n for n in details.shape[3:])
+    return blocks.reshape(z, y, x)[: shape[0], : shape[1], : shape[2]]
 
 
-def _varints(numbers: NDArray) -> bytes:
-    """Whole numbers as 0, -1, 1, -2, 2, ... in groups of 7 bits, the lowest first.
-
-    The highest bit of a byte says that another follows. Small numbers, nearly all, take one byte.
-    """
-    folded = np.where(numbers < 0, -2 * numbers - 1, 2 * numbers).astype(np.uint32)
-    if folded.size == 0 or folded.max() < 128:
-        return folded.astype(np.uint8).tobytes()
-    lengths = np.ones(folded.shape, np.int64)
-    for bits in (7, 14, 21, 28):
-        lengths += folded >= 1 << bits
-    starts = np.cumsum(lengths) - lengths
-    stream = np.zeros(int(lengths.sum()), np.uint8)
-    for i in range(int(lengths.max())):
-        has = lengths > i
-        follows = np.where(lengths[has] > i + 1, 128, 0)
-        stream[starts[has] + i] = (folded[has] >> (7 * i) & 127) | follows
-    return stream.tobytes()
+def _levels(details: NDArray, step: float) -> NDArray:
+    """Details in whole steps, int32."""
+    magnitude = np.floor(np.abs(details) / np.float32(step) + np.float32(_DEAD_ZONE))
+    return np.copysign(np.minimum(magnitude, _MOST_STEPS), details).astype(np.int32)
 
 
-def _from_varints(stream: bytes) -> NDArray:
-    values = np.frombuffer(stream, np.uint8).astype(np.int64)
-    ends = np.flatnonzero(values < 128)
-    starts = np.concatenate([[0], ends[:-1] + 1])
-    place = np.arange(len(values)) - np.repeat(starts, ends - starts + 1)
-    folded = np.add.reduceat((values & 127) << (7 * place), starts)
-    return np.where(folded % 2 == 1, -(folded + 1) // 2, folded // 2)
+def _compressed(details: NDArray, step: float) -> bytes:
+    """Whole steps folded to 0, -1, 1, -2, 2, ... as 16 bits: all low bytes, then all high ones."""
+    levels = _levels(details, step)
+    folded = np.where(levels < 0, -2 * levels - 1, 2 * levels).astype("<u2")
+    return zlib.compress(folded.reshape(-1, 1).view(np.uint8).T.tobytes(), _LEVEL)

@@ -58,12 +58,15 @@ def agreement_figures(agreement: Agreement, unit: str) -> list[str]:
     return [_joint(agreement, unit), _bland_altman(agreement, unit), _bands(agreement, unit)]
 
 
-def method_figures(method: str, figures: Sequence[str]) -> str:
-    """One method's charts, folded away under its name."""
-    return (
-        f'<details class="method"><summary>{escape(method)} against the target</summary>'
-        f'<div class="charts">{"".join(figures)}</div></details>'
-    )
+def charts(figures: Sequence[str]) -> str:
+    """Figures side by side."""
+    return f'<div class="charts">{"".join(figures)}</div>'
+
+
+def folded(title: str, html: str, *, is_open: bool = False) -> str:
+    """HTML that can be folded away under a title."""
+    state = " open" if is_open else ""
+    return f"<details{state}><summary>{escape(title)}</summary>{html}</details>"
 
 
 def histogram_figure(counts: dict[str, NDArray], ends: tuple[float, float], unit: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,34 +11,52 @@ from numpy.typing import NDArray
 from gdmnet.data.volume import read_volume
 from gdmnet.geometry import Geometry, lps_frame
 from gdmnet.metrics.conventions import GDMNET
-from gdmnet.metrics.folders import find_mask
+from gdmnet.metrics.evaluation import find_mask
 from gdmnet.metrics.score import is_ct_like
 from gdmnet.report.collect import ReportCase
 
 _RULES = {"given": "given", "circle": "the field of view, a circle in each axial slice"}
 _TILTED = 2.0  # degrees from the patient's axes: worth a word
-NO_MATCH = (1.0, 0.0)  # gain and offset
+_SPREAD = "uncertainty (SD)"
+_NO_MATCH = (1.0, 0.0)  # gain and offset
+
+
+@dataclass(frozen=True)
+class CaseVolume:
+    """One volume of a case.
+
+    Attributes:
+        kind: "source", "prediction", "target" or "uncertainty".
+        title: above its panel.
+        method: whose prediction or uncertainty it is; "" for source and target.
+        array: float32 (z, y, x) in file units.
+    """
+
+    kind: str
+    title: str
+    method: str
+    array: NDArray
+
+    @property
+    def hounsfield(self) -> bool:
+        """Whether HU windows make sense."""
+        return self.kind != "uncertainty" and is_ct_like(self.array)
 
 
 @dataclass(frozen=True)
 class CaseImages:
-    """All volumes of a case, float32 (z, y, x) in file units, on one grid.
+    """All volumes of a case on one grid, in the order of the panels.
 
     Attributes:
-        predictions: by method, each fitted to the target where that was asked for.
-        target: None where there is none.
-        sources: one a channel.
-        uncertainties: standard deviations of the methods that have them.
-        mask: uint8, non-zero where errors count.
+        volumes: predictions are fitted to the target where that was asked for, and their
+            uncertainties, standard deviations, with them.
+        mask: uint8 (z, y, x), non-zero where errors count.
         mask_rule: where it comes from.
         geometry: of all.
         hounsfield: whether target and predictions are in HU.
     """
 
-    predictions: dict[str, NDArray]
-    target: NDArray | None
-    sources: tuple[NDArray, ...]
-    uncertainties: dict[str, NDArray]
+    volumes: tuple[CaseVolume, ...]
     mask: NDArray
     mask_rule: str
     geometry: Geometry
@@ -50,13 +68,24 @@ class CaseImages:
         return "HU" if self.hounsfield else ""
 
     @property
-    def first(self) -> NDArray:
-        """The first method's prediction."""
-        return next(iter(self.predictions.values()))
+    def predictions(self) -> dict[str, NDArray]:
+        """By method."""
+        return {v.method: v.array for v in self.volumes if v.kind == "prediction"}
+
+    @property
+    def uncertainties(self) -> dict[str, NDArray]:
+        """Of the methods that have them."""
+        return {v.method: v.array for v in self.volumes if v.kind == "uncertainty"}
+
+    @property
+    def target(self) -> NDArray | None:
+        """None where there is none."""
+        return next((v.array for v in self.volumes if v.kind == "target"), None)
 
 
 def read_images(
     case: ReportCase,
+    channel_names: Sequence[str] = (),
     matches: Mapping[str, tuple[float, float]] | None = None,
     convention: str = GDMNET,
 ) -> CaseImages:
@@ -64,34 +93,37 @@ def read_images(
 
     Args:
         case: its files.
+        channel_names: of the sources; numbers stand where they are missing.
         matches: method -> gain and offset that its prediction needs; none by default.
-        convention: of the metrics: it settles the mask where none is given, from the target or
+        convention: of the metrics: it decides on the mask where none is given, from the target or
             else from the first prediction.
 
     Raises:
         DatasetError: an image cannot be read, or the mask is empty.
     """
-    matches = matches or {}
-    volumes = {name: read_volume(path) for name, path in case.predictions.items()}
-    first = next(iter(volumes.values()))
-    truth = first if case.target is None else read_volume(case.target)
-    mask, rule = find_mask(case.mask, truth, convention)
     whose = "prediction" if case.target is None else "target"
-    gains = {name: np.float32(matches.get(name, NO_MATCH)[0]) for name in volumes}
-    offsets = {name: np.float32(matches.get(name, NO_MATCH)[1]) for name in volumes}
+    truth = read_volume(case.target or next(iter(case.predictions.values())))
+    mask, rule = find_mask(case.mask, truth, convention)
+    volumes = [
+        CaseVolume("source", title, "", read_volume(path).array[0])
+        for title, path in zip(_source_titles(case, channel_names), case.sources, strict=True)
+    ]
+    spreads = []
+    for method, path in case.predictions.items():
+        gain, offset = map(np.float32, (matches or {}).get(method, _NO_MATCH))
+        array = gain * read_volume(path).array[0] + offset
+        volumes.append(CaseVolume("prediction", method, method, array))
+        if method in case.uncertainties:
+            title = f"{method}: {_SPREAD}" if len(case.predictions) > 1 else _SPREAD
+            spread = gain * read_volume(case.uncertainties[method]).array[0]
+            spreads.append(CaseVolume("uncertainty", title, method, spread))
+    if case.target is not None:
+        volumes.append(CaseVolume("target", "target", "", truth.array[0]))
     return CaseImages(
-        predictions={
-            name: gains[name] * volume.array[0] + offsets[name] for name, volume in volumes.items()
-        },
-        target=None if case.target is None else truth.array[0],
-        sources=tuple(read_volume(path).array[0] for path in case.sources),
-        uncertainties={
-            name: gains[name] * read_volume(path).array[0]
-            for name, path in case.uncertainties.items()
-        },
+        volumes=(*volumes, *spreads),
         mask=mask,
         mask_rule=_RULES.get(rule, f"the body, computed from the {whose} ({rule})"),
-        geometry=first.geometry,
+        geometry=truth.geometry,
         hounsfield=is_ct_like(truth.array),
     )
 
@@ -114,3 +146,10 @@ def describe(images: CaseImages) -> list[str]:
 def times(values: Iterable[float]) -> str:
     """Numbers with an x between them."""
     return " x ".join(f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}" for value in values)
+
+
+def _source_titles(case: ReportCase, channel_names: Sequence[str]) -> list[str]:
+    n = len(case.sources)
+    if len(channel_names) != n or len(set(channel_names)) != n:  # not these sources' names
+        return [f"source {number}" for number in range(n)] if n > 1 else ["source"] * n
+    return [f"source {name}" for name in channel_names]

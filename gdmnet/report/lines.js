@@ -15,20 +15,14 @@ function lineColour(panel) {
 }
 
 function buildLines() {
-  const legend = document.createElement("p");
-  legend.append("Along the lines through the crosshair: ", ...linePanels().map((panel) => {
-    const name = document.createElement("b");
-    name.textContent = `${panel.title} `;
+  const names = linePanels().map((panel) => {
+    const name = make("b", {}, `${panel.title} `);
     name.style.color = lineColour(panel);
     return name;
-  }));
-  const charts = [2, 1, 0].filter((axis) => shown.view.shape[axis] > 1).map((axis) => {
-    const box = document.createElement("div"), canvas = document.createElement("canvas");
-    canvas.dataset.axis = axis;
-    canvas.setAttribute("role", "img");
-    box.append(canvas, `${AXES[axis]}, ${LINE_WORDS[axis]}`);
-    return box;
   });
+  const legend = make("p", {}, "Along the lines through the crosshair: ", ...names);
+  const charts = [2, 1, 0].filter((axis) => shown.view.shape[axis] > 1).map((axis) =>
+    make("div", {}, make("canvas", { role: "img", dataset: { axis } }), `${AXES[axis]}, ${LINE_WORDS[axis]}`));
   $("lines").replaceChildren(legend, ...charts);
 }
 
@@ -60,5 +54,5 @@ function drawLine(canvas, axis) {
   context.fillStyle = "#aab4bf";
   context.fillText(`${digits(high)} ${shown.view.unit}`, 4 * unit, 12 * unit);
   context.fillText(`${digits(low)} ${shown.view.unit}`, 4 * unit, height - 4 * unit);
-  canvas.setAttribute("aria-label", `values along ${AXES[axis]}, ${digits(low)} to ${digits(high)} ${shown.view.unit}`);
+  canvas.ariaLabel = `values along ${AXES[axis]}, ${digits(low)} to ${digits(high)} ${shown.view.unit}`;
 }

@@ -9,37 +9,18 @@ from html import escape
 
 from gdmnet.metrics.statistics import STATISTICS, Values, metric_names
 from gdmnet.metrics.summary import Summary
+from gdmnet.metrics.titles import best_value, penalty, title_of
 from gdmnet.report.case import CasePage
-from gdmnet.report.figures import number
+from gdmnet.report.figures import folded, number
 
-_TITLES = {
-    "mae": "MAE",
-    "psnr": "PSNR [dB]",
-    "ssim": "SSIM",
-    "ms_ssim": "MS-SSIM",
-    "ci95_low": "mean: 95 % from",
-    "ci95_high": "mean: 95 % to",
-}
+_STATISTICS = {"ci95_low": "mean: 95 % from", "ci95_high": "mean: 95 % to"}
 _FIRST = ("mae", "bias", "psnr", "ssim", "ms_ssim", "sharpness", "dice", "hd95")
 _FIRST_OF_SEVERAL = ("mae", "sharpness")  # a column a method
 _WITHOUT_TARGETS = ("mean", "minimum", "maximum")  # of the prediction
-_HIGHER_IS_BETTER = ("psnr", "ssim", "ms_ssim", "dice")
-_BEST_AT_ONE = ("sharpness", "edge_width", "gain")
-_BEST_AT_ZERO = ("bias", "offset")
+_WORST_ON_TOP = {"lower is better": "descending", "higher is better": "ascending"}
 _TABLE = """<p>Press a title to sort by it, the worst on top; press a case to see it.{more}</p>
 <div class="scroll"><table id="cases"><thead><tr>{heads}</tr></thead>
 <tbody>{rows}</tbody><tfoot>{foot}</tfoot></table></div>{rules}"""
-
-
-def badness(metric: str, value: float | None) -> float | None:
-    """How bad a value is: higher is worse; None where the metric is not defined."""
-    if value is None:
-        return None
-    if metric.startswith(_HIGHER_IS_BETTER):
-        return -value
-    if metric.startswith(_BEST_AT_ONE):
-        return abs(math.log(value)) if value > 0 else math.inf
-    return abs(value) if metric.startswith(_BEST_AT_ZERO) else value
 
 
 @dataclass(frozen=True)
@@ -50,7 +31,7 @@ class _Column:
         metric: its name.
         title: above it, with the method where there are several.
         hint: says which values are good.
-        is_first: whether it is shown before "all metrics" is pressed.
+        css: the class of its cells, as an attribute: columns behind "all metrics" have one.
         cases: identifier -> value.
         aggregate: statistic -> value over the cases.
     """
@@ -58,21 +39,13 @@ class _Column:
     metric: str
     title: str
     hint: str
-    is_first: bool
+    css: str
     cases: Mapping[str, float | None]
     aggregate: Values
 
-    @property
-    def worst(self) -> str:
-        """At which end of the values the worst case stands, in the words of aria-sort."""
-        if self.metric.startswith((*_BEST_AT_ONE, *_BEST_AT_ZERO)):
-            return "other"
-        return "ascending" if self.metric.startswith(_HIGHER_IS_BETTER) else "descending"
-
-    @property
-    def hidden(self) -> str:
-        """The class of its cells."""
-        return "" if self.is_first else ' class="more"'
+    def penalty(self, page: CasePage) -> float | None:
+        """How bad the value of a case is; None where it has none."""
+        return penalty(self.metric, self.cases.get(page.identifier))
 
 
 def overview(
@@ -86,29 +59,29 @@ def overview(
         n_warnings: identifier -> how many there are.
     """
     columns = _scored(summaries) if summaries else _unscored(pages)
-    numbers = sorted(range(len(pages)), key=lambda i: _worst_first(columns[0], pages[i]))
+    ranks = [math.inf if bad is None else -bad for bad in map(columns[0].penalty, pages)]
     heads = [
         '<th scope="col" class="text" data-worst="ascending"><button type="button">case</button>',
         '<th scope="col">picture',
         '<th scope="col" data-worst="descending"><button type="button">warnings</button>',
         *(_head(column, chosen=column is columns[0]) for column in columns),
     ]
-    rows = (_row(i, pages[i], columns, n_warnings[pages[i].identifier]) for i in numbers)
     more = ' <button type="button" id="more" aria-pressed="false">all metrics</button>'
-    first = next(iter(summaries.values()), None)
     return _TABLE.format(
-        more="" if all(column.is_first for column in columns) else more,
+        more=more if any(column.css for column in columns) else "",
         heads="".join(heads),
-        rows="".join(rows),
+        rows="".join(
+            _row(i, pages[i], columns, n_warnings[pages[i].identifier])
+            for i in sorted(range(len(pages)), key=ranks.__getitem__)
+        ),
         foot=_foot(columns),
-        rules="" if first is None else _rules(first),
+        rules="".join(_rules(summary) for summary in list(summaries.values())[:1]),
     )
 
 
 def _scored(summaries: Mapping[str, Summary]) -> list[_Column]:
     """All metrics that any case has: for each the methods side by side, the first metrics first."""
-    several = len(summaries) > 1
-    first = _FIRST_OF_SEVERAL if several else _FIRST
+    first = _FIRST if len(summaries) == 1 else _FIRST_OF_SEVERAL
     defined = {
         metric: None
         for summary in summaries.values()
@@ -118,9 +91,10 @@ def _scored(summaries: Mapping[str, Summary]) -> list[_Column]:
     return [
         _Column(
             metric,
-            f"{_title(metric)}: {method}" if several else _title(metric),
-            _hint(metric, summary),
-            metric in first,
+            title_of(metric) + (f": {method}" if len(summaries) > 1 else ""),
+            best_value(metric)
+            + (f"; data range: {summary.ranges[metric]}" if metric in summary.ranges else ""),
+            "" if metric in first else ' class="more"',
             {name: values.get(metric) for name, values in summary.cases.items()},
             summary.aggregate.get(metric, {}),
         )
@@ -131,41 +105,26 @@ def _scored(summaries: Mapping[str, Summary]) -> list[_Column]:
 
 def _unscored(pages: Sequence[CasePage]) -> list[_Column]:
     """Mean, minimum and maximum of every method's predictions."""
-    several = len(pages[0].values) > 1
+    methods = list(pages[0].values)
     return [
         _Column(
             name,
-            f"{name}: {method}" if several else name,
+            name + (f": {method}" if len(methods) > 1 else ""),
             "of the prediction inside the mask",
-            True,
+            "",
             {page.identifier: page.values[method][i] for page in pages},
             {},
         )
         for i, name in enumerate(_WITHOUT_TARGETS)
-        for method in pages[0].values
+        for method in methods
     ]
 
 
-def _hint(metric: str, summary: Summary) -> str:
-    hint = "lower is better"
-    if metric.startswith(_HIGHER_IS_BETTER):
-        hint = "higher is better"
-    elif metric.startswith((*_BEST_AT_ONE, *_BEST_AT_ZERO)):
-        hint = f"{1 if metric.startswith(_BEST_AT_ONE) else 0} is best"
-    if metric in summary.ranges:
-        hint += f"; data range: {summary.ranges[metric]}"
-    return hint
-
-
-def _worst_first(column: _Column, page: CasePage) -> tuple[bool, float]:
-    bad = badness(column.metric, column.cases.get(page.identifier))
-    return (True, 0.0) if bad is None else (False, -bad)
-
-
 def _head(column: _Column, *, chosen: bool) -> str:
-    order = f' data-order="worst" aria-sort="{column.worst}"' if chosen else ""
+    worst = _WORST_ON_TOP.get(best_value(column.metric), "other")
+    order = f' data-order="worst" aria-sort="{worst}"' if chosen else ""
     return (
-        f'<th scope="col"{column.hidden} data-worst="{column.worst}"{order}>'
+        f'<th scope="col"{column.css} data-worst="{worst}"{order}>'
         f'<button type="button" title="{escape(column.hint)}">{escape(column.title)}</button>'
     )
 
@@ -173,10 +132,9 @@ def _head(column: _Column, *, chosen: bool) -> str:
 def _row(case_number: int, page: CasePage, columns: list[_Column], n_warnings: int) -> str:
     cells = []
     for column in columns:
-        value = column.cases.get(page.identifier)
-        bad = badness(column.metric, value)
+        value, bad = column.cases.get(page.identifier), column.penalty(page)
         key = "" if bad is None else "Infinity" if math.isinf(bad) else repr(bad)
-        cells.append(f'<td{column.hidden} data-bad="{key}" title="{value}">{number(value)}')
+        cells.append(f'<td{column.css} data-bad="{key}" title="{value}">{number(value)}')
     warned = ' class="warned"' if n_warnings else ""
     return (
         f'<tr data-case="{case_number}"><th scope="row" class="text">'
@@ -190,30 +148,22 @@ def _foot(columns: list[_Column]) -> str:
     rows = []
     for statistic in STATISTICS:
         if any(statistic in column.aggregate for column in columns):
-            cells = (f"<td{c.hidden}>{number(c.aggregate.get(statistic))}" for c in columns)
-            rows.append(
-                f'<tr><th scope="row" colspan="3">{escape(_title(statistic))}{"".join(cells)}</tr>'
-            )
+            cells = (f"<td{c.css}>{number(c.aggregate.get(statistic))}" for c in columns)
+            title = _STATISTICS.get(statistic, statistic)
+            rows.append(f'<tr><th scope="row" colspan="3">{title}{"".join(cells)}</tr>')
     return "".join(rows)
 
 
 def _rules(summary: Summary) -> str:
     ranges = "".join(
-        f'<tr><th scope="row">{escape(_title(metric))}<td>{escape(told)}</tr>'
-        for metric, told in summary.ranges.items()
+        f'<tr><th scope="row">{escape(title_of(metric))}<td>{escape(words)}</tr>'
+        for metric, words in summary.ranges.items()
     )
-    matched = (
-        f" Intensities are matched first ({escape(summary.match_intensity)})."
-        if summary.match_intensity
-        else ""
-    )
+    match = summary.match_intensity
+    matched = f" Intensities are matched first ({escape(match)})." if match else ""
     note = f" {escape(summary.note)}." if summary.note else ""
     return (
         f"<p>As gdm_evaluate scores them: convention {escape(summary.convention)}, data range"
         f" {escape(str(summary.data_range))}, mask: {escape(summary.mask)}.{matched}{note}</p>"
-        f'<details><summary>Data ranges</summary><table class="rows">{ranges}</table></details>'
+        + folded("Data ranges", f'<table class="rows">{ranges}</table>')
     )
-
-
-def _title(name: str) -> str:
-    return _TITLES.get(name, name.replace("_", " "))

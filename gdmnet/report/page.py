@@ -10,11 +10,16 @@ from string import Template
 
 from gdmnet.metrics.summary import Summary
 from gdmnet.report.case import CasePage
+from gdmnet.report.figures import charts, folded
 from gdmnet.report.overview import overview
 from gdmnet.report.provenance import DIFFERS, MODEL_FOLDER, CaseOrigin, Origin, Rows
 
 _SCRIPTS = ("decode.js", "paint.js", "lines.js", "viewer.js", "table.js", "control.js")
 _OPEN_TABLES = 1  # provenance tables that are not folded away
+_NO_UNIT = (
+    "These targets have no unit. Errors hold every difference of overall brightness and contrast;"
+    " gdm_report --match-intensity linear takes it out."
+)
 
 
 @dataclass(frozen=True)
@@ -80,7 +85,7 @@ def render(report: ReportPage) -> str:
         overview=overview(report.cases, report.summaries, counts),
         case_warnings=_each(report.cases, lambda p: _case_warnings(warnings[p.identifier])),
         case_notes=_each(report.cases, lambda p: _case_notes(p, origins[p.identifier])),
-        charts=_each(report.cases, lambda p: f'<div class="charts">{"".join(p.figures)}</div>'),
+        charts=_each(report.cases, lambda p: charts(p.figures)),
         training=_training(report.origin),
         provenance=_provenance(report),
         footer=escape(", ".join(f"{name} {value}" for name, value in report.made)),
@@ -93,26 +98,22 @@ def render(report: ReportPage) -> str:
 
 
 def _notices(report: ReportPage, warnings: Mapping[str, Sequence[str]]) -> str:
-    found = [(name, text) for name, texts in warnings.items() for text in texts]
-    failed = [(n, c.error) for n, c in report.origin.cases.items() if c.error is not None]
-    blocks = []
-    if found:
-        blocks.append(_notice("Look twice: warnings of the input check and the prediction", found))
-    if failed:
-        blocks.append(_notice("Not predicted", failed))
-    changed = [row for row in report.origin.tables.get(MODEL_FOLDER, ()) if DIFFERS in row[1]]
-    if changed:
-        blocks.append(_notice("The model's plan and curves below are of other weights", changed))
+    """What a reader must know before the rest."""
+    alarms = {
+        "Look twice: warnings of the input check and the prediction": [
+            (name, text) for name, texts in warnings.items() for text in texts
+        ],
+        "Not predicted": [(n, c.error) for n, c in report.origin.cases.items() if c.error],
+        "The model's plan and curves below are of other weights": [
+            row for row in report.origin.tables.get(MODEL_FOLDER, ()) if DIFFERS in row[1]
+        ],
+    }
+    blocks = [_notice(title, rows) for title, rows in alarms.items() if rows]
     first = next(iter(report.summaries.values()), None)
     if first is None:
         blocks.append(_hint("No targets were given: nothing here says how accurate these are."))
     elif first.match_intensity is None and not all(p.unit for p in report.cases):
-        blocks.append(
-            _hint(
-                "These targets have no unit. Errors hold every difference of overall brightness and"
-                " contrast; gdm_report --match-intensity linear takes it out."
-            )
-        )
+        blocks.append(_hint(_NO_UNIT))
     if not report.origin.tables:
         blocks.append(_hint("There is no predictions.json: what made these images is not known."))
     return "".join(blocks)
@@ -150,10 +151,11 @@ def _case_notes(case: CasePage, origin: CaseOrigin) -> str:
             "<tr><th scope=row>" + "<td>".join(escape(cell) for cell in finding) + "</tr>"
             for finding in origin.findings
         )
-        notes += (
-            "<details open><summary>Input check: how this input differs from the training data"
-            "</summary><table><thead><tr><th scope=col class=text>what<th scope=col>this input"
-            f"<th scope=col>training<th scope=col>accepted</thead>{rows}</table></details>"
+        heads = "what<th scope=col>this input<th scope=col>training<th scope=col>accepted"
+        notes += folded(
+            "Input check: how this input differs from the training data",
+            f"<table><thead><tr><th scope=col class=text>{heads}</thead>{rows}</table>",
+            is_open=True,
         )
     return notes
 
@@ -166,17 +168,11 @@ def _each(pages: Sequence[CasePage], html: Callable[[CasePage], str]) -> str:
 
 
 def _training(origin: Origin) -> str:
-    if not origin.training:
-        return ""
-    folds = "".join(
-        f"<details{' open' if len(origin.training) == 1 else ''}><summary>Fold {escape(fold)}"
-        f'</summary><div class="charts">{"".join(figures)}</div></details>'
+    folds = [
+        folded(f"Fold {fold}", charts(figures), is_open=len(origin.training) == 1)
         for fold, figures in origin.training.items()
-    )
-    return (
-        '<section id="training" aria-labelledby="training-title"><h2 id="training-title">'
-        f"Training of the model</h2>{folds}</section>"
-    )
+    ]
+    return _section(Section("training", "Training of the model", "".join(folds))) if folds else ""
 
 
 def _provenance(report: ReportPage) -> str:
@@ -200,10 +196,7 @@ def rows_table(title: str, rows: Rows, *, is_open: bool = False) -> str:
     body = "".join(
         f"<tr><th scope=row>{escape(name)}<td>{escape(value)}</tr>" for name, value in rows
     )
-    return (
-        f"<details{' open' if is_open else ''}><summary>{escape(title)}</summary>"
-        f'<table class="rows">{body}</table></details>'
-    )
+    return folded(title, f'<table class="rows">{body}</table>', is_open=is_open)
 
 
 def _changed_inputs(inputs: Sequence[tuple[str, str, str]]) -> list[str]:

@@ -42,9 +42,7 @@ function sliceCanvas(volume, minus, shape, plane, at, window_, colours) {
   const { through, down, right, flip } = PLANES[plane];
   const strides = [shape[1] * shape[2], shape[2], 1];
   const height = shape[down], width = shape[right];
-  const canvas = document.createElement("canvas");
-  canvas.width = width;
-  canvas.height = height;
+  const canvas = make("canvas", { width, height });
   const picture = new ImageData(width, height);
   const pixels = new Uint32Array(picture.data.buffer);
   const [low, high] = window_, scale = 255 / Math.max(high - low, 1e-12), table = LOOKUPS[colours];

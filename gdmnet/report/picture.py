@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
-from gdmnet.errors import OutputError
+from gdmnet.charts import chart_style
+from gdmnet.files import whole_file
 from gdmnet.geometry import Shape, Spacing
 
-_LONGEST_SIDE = 200  # pixels of the longest body axis: six columns then fit a web page
-_GAP, _TEXT = 6, 13
-_BLACK, _WHITE, _GREY = (0, 0, 0), (255, 255, 255), (150, 150, 150)
-_TOO_LOW, _TOO_HIGH = (70, 150, 255), (255, 130, 30)  # blue and orange: told apart by all eyes
+if TYPE_CHECKING:
+    from matplotlib.colorbar import Colorbar
+    from matplotlib.colors import Colormap
+
+_INCHES = 2.05  # of a column, at 100 pixels an inch: six then fit a web page
+_GREY = "#969696"
+_SIGNED = ("#4696ff", "black", "#ff821e")  # too low blue, too high orange: told apart by all eyes
 
 
 @dataclass(frozen=True)
@@ -56,13 +60,13 @@ def translation_panels(
         unit: of the target, "HU" or "".
     """
     low, high = _window(target)
-    reach = (high - low) / 5  # errors are smaller than what they are errors of
+    limit = (high - low) / 5  # errors are smaller than what they are errors of
     return [
         Panel("source", source, *_window(source)),
         *(Panel(title, image, low, high, unit=unit) for title, image in predictions.items()),
         Panel("target", target, low, high, unit=unit),
         *(
-            Panel(f"{title} - target", image - target, -reach, reach, signed=True, unit=unit)
+            Panel(f"{title} - target", image - target, -limit, limit, signed=True, unit=unit)
             for title, image in predictions.items()
         ),
     ]
@@ -85,32 +89,55 @@ def draw_panels(
     Raises:
         ValueError: no panels, or panels of unequal shape.
     """
+    from matplotlib.figure import Figure
+
     shapes = {panel.image.shape for panel in panels}
     if len(shapes) != 1:
         raise ValueError(f"panels must share one shape, got {sorted(shapes)}")
-    columns = [_column(panel, spacing, at) for panel in panels]
-    top = _GAP + (2 * _TEXT if heading else 0)
-    height = top + max(column.height for column in columns) + _GAP
-    width = _GAP + sum(column.width + _GAP for column in columns)
-    page = Image.new("RGB", (width, height), _BLACK)
-    if heading:
-        ImageDraw.Draw(page).text((_GAP, _GAP), heading, _WHITE, _font())
-    left = _GAP
-    for column in columns:
-        page.paste(column, (left, top))
-        left += column.width + _GAP
-    return page
+    lengths = [n * s for n, s in zip(*shapes, spacing, strict=True)]  # mm
+    planes = [_planes(panel.image, spacing, at) for panel in panels]
+    heights = [plane.shape[0] * side / max(lengths) for plane, (side, _) in planes[0]]
+    file = io.BytesIO()
+    with chart_style({"text.color": "white", "font.size": 9}):
+        size = (_INCHES * len(panels), _INCHES * sum(heights) + (0.9 if heading else 0.65))
+        figure = Figure(size, dpi=100, facecolor="black", layout="constrained")
+        if heading:
+            figure.suptitle(heading, x=0.01, ha="left", fontsize=9)
+        grid = figure.subplots(len(heights), len(panels), squeeze=False, height_ratios=heights)
+        for panel, own, column in zip(panels, planes, grid.T, strict=True):
+            column[0].set_title(panel.title, fontsize=9)
+            for axes, (plane, (down, right)) in zip(column, own, strict=True):
+                axes.set_axis_off()
+                shown = axes.imshow(
+                    plane,
+                    _colours(panel),
+                    aspect=down / right,
+                    interpolation="bicubic",
+                    vmin=panel.low,
+                    vmax=max(panel.high, panel.low + 1e-12),
+                )
+            _add_bar(figure.colorbar(shown, ax=list(column), location="bottom", aspect=22), panel)
+        figure.savefig(file, format="png")
+    return Image.open(file).convert("RGB")
+
+
+def _add_bar(bar: Colorbar, panel: Panel) -> None:
+    """Write the ends of a panel's window under its colour bar."""
+    high = f"{_number(panel.high)} {panel.unit}".strip()
+    bar.set_ticks([panel.low, panel.high], labels=[_number(panel.low), high])
+    for label, side in zip(bar.ax.get_xticklabels(), ("left", "right"), strict=True):
+        label.set(ha=side, color=_GREY)
 
 
 def draw_strip(panels: Sequence[Panel], spacing: Spacing, z: int, height: int) -> Image.Image:
     """The axial slice `z` of every panel side by side, without any words; `height` in pixels."""
-    scale = height / (panels[0].image.shape[1] * spacing[1])
-    slices = [_plane(panel.image[z], spacing[1:], scale, panel) for panel in panels]
-    strip = Image.new("RGB", (sum(s.width + 1 for s in slices) - 1, height), _GREY)
-    left = 0
-    for part in slices:
-        strip.paste(part, (left, 0))
-        left += part.width + 1
+    n_rows, n_columns = panels[0].image.shape[1:]
+    width = max(1, round(height * n_columns * spacing[2] / (n_rows * spacing[1])))
+    strip = Image.new("RGB", (len(panels) * (width + 1) - 1, height), _GREY)
+    for i, panel in enumerate(panels):
+        share = (panel.image[z].astype(float) - panel.low) / max(panel.high - panel.low, 1e-12)
+        part = Image.fromarray(_colours(panel)(np.clip(share, 0, 1), bytes=True)[..., :3])
+        strip.paste(part.resize((width, height), Image.Resampling.BICUBIC), (i * (width + 1), 0))
     return strip
 
 
@@ -126,40 +153,13 @@ def embedded(picture: Image.Image, words: str) -> str:
 
 
 def save_picture(picture: Image.Image, path: Path) -> None:
-    """Write a PNG aside and rename it.
+    """Write a PNG.
 
     Raises:
         OutputError: the folder is not writable or the disk is full.
     """
-    aside = path.with_name(f".{path.name}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(path) as aside:
         picture.save(aside, format="PNG", optimize=True)
-        aside.replace(path)
-    except OSError as problem:
-        with contextlib.suppress(OSError):
-            aside.unlink()
-        raise OutputError(
-            f"{path}: cannot be written ({problem.strerror}); check the folder's permissions and"
-            " free space"
-        ) from None
-
-
-def _column(panel: Panel, spacing: Spacing, at: Shape | None) -> Image.Image:
-    scale = _LONGEST_SIDE / max(n * s for n, s in zip(panel.image.shape, spacing, strict=True))
-    planes = [
-        _plane(plane, sides, scale, panel) for plane, sides in _planes(panel.image, spacing, at)
-    ]
-    width = max(_LONGEST_SIDE, *(plane.width for plane in planes))
-    height = 2 * _TEXT + sum(plane.height + _GAP for plane in planes) + 2 * _TEXT
-    column = Image.new("RGB", (width, height), _BLACK)
-    ImageDraw.Draw(column).text((width // 2, 2), panel.title, _WHITE, _font(), anchor="ma")
-    y = 2 * _TEXT
-    for plane in planes:
-        column.paste(plane, ((width - plane.width) // 2, y))
-        y += plane.height + _GAP
-    _draw_bar(column, y, panel)
-    return column
 
 
 def _planes(
@@ -176,36 +176,11 @@ def _planes(
     return [plane for plane in planes if min(plane[0].shape) > 1] or planes[:1]
 
 
-def _plane(plane: NDArray, sides: tuple[float, float], scale: float, panel: Panel) -> Image.Image:
-    down, right = (
-        max(1, round(n * side * scale)) for n, side in zip(plane.shape, sides, strict=True)
-    )
-    picture = Image.fromarray(_colours(plane, panel))
-    return picture.resize((right, down), Image.Resampling.BICUBIC)
+def _colours(panel: Panel) -> Colormap:
+    from matplotlib.colors import LinearSegmentedColormap
 
-
-def _colours(values: NDArray, panel: Panel) -> NDArray:
-    """RGB bytes (..., 3) of values in a panel's window."""
-    span = max(panel.high - panel.low, 1e-12)
-    share = np.clip((np.asarray(values, dtype=np.float64) - panel.low) / span, 0, 1)[..., None]
-    if not panel.signed:
-        colours = share * np.array(_WHITE)
-    else:
-        side = np.where(share < 0.5, np.array(_TOO_LOW), np.array(_TOO_HIGH))
-        colours = np.abs(2 * share - 1) * side
-    return np.round(colours).astype(np.uint8)
-
-
-def _draw_bar(column: Image.Image, y: int, panel: Panel) -> None:
-    ramp = np.linspace(panel.low, panel.high, column.width - 4)
-    bar = np.repeat(_colours(ramp, panel)[None], _TEXT - 4, axis=0)
-    column.paste(Image.fromarray(bar), (2, y))
-    draw = ImageDraw.Draw(column)
-    draw.rectangle((1, y - 1, column.width - 2, y + _TEXT - 4), outline=_GREY)
-    below = y + _TEXT - 2
-    high = f"{_number(panel.high)} {panel.unit}".strip()
-    draw.text((2, below), _number(panel.low), _GREY, _font(), anchor="la")
-    draw.text((column.width - 2, below), high, _GREY, _font(), anchor="ra")
+    ends = _SIGNED if panel.signed else ("black", "white")
+    return LinearSegmentedColormap.from_list("panel", ends)
 
 
 def _number(value: float) -> str:
@@ -215,7 +190,3 @@ def _number(value: float) -> str:
 def _window(image: NDArray) -> tuple[float, float]:
     low, high = np.percentile(image, (0.5, 99.5))
     return float(low), float(max(high, low + 1e-6))
-
-
-def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(_TEXT - 1)

@@ -6,7 +6,6 @@ another version wrote, and must not need torch.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from gdmnet.codec import read_json
+from gdmnet.files import file_sha256
 from gdmnet.folders import PLAN_JSON, RUN_JSON, fold_folder
 from gdmnet.report.figures import training_figures
 from gdmnet.training import log
@@ -48,7 +48,7 @@ class Origin:
     Attributes:
         tables: title -> rows of names and values.
         cases: identifier -> what is known about it.
-        channel_names: of the sources; () where the model's folder cannot be reached.
+        channel_names: of the sources; () where the model's folder is not found.
         training: fold -> HTML of its charts.
     """
 
@@ -59,7 +59,7 @@ class Origin:
 
 
 def read_origin(predictions: Path) -> Origin:
-    """All that the predictions' folder and the model's folder, if it is there, tell.
+    """What is known from the predictions' folder and the model's folder, if it is there.
 
     Raises:
         PlanError: predictions.json is no JSON.
@@ -94,7 +94,7 @@ def read_origin(predictions: Path) -> Origin:
 
 def check_inputs(origin: CaseOrigin, sources: Sequence[Path]) -> list[tuple[str, str, str]]:
     """File name, SHA-256 and verdict of every source that is recorded or there."""
-    there = {path.name: _sha256(path) for path in sources}
+    there = {path.name: file_sha256(path) for path in sources}
     rows = []
     for name in dict.fromkeys((*origin.inputs, *there)):
         recorded, found = origin.inputs.get(name), there.get(name)
@@ -102,10 +102,10 @@ def check_inputs(origin: CaseOrigin, sources: Sequence[Path]) -> list[tuple[str,
             verdict = "not recorded"
         elif found is None:
             verdict = "recorded, not compared"
+        elif found == recorded:
+            verdict = "as translated"
         else:
-            verdict = (
-                "as translated" if found == recorded else f"{DIFFERS} from what was translated"
-            )
+            verdict = f"{DIFFERS} from what was translated"
         rows.append((name, found or recorded or "", verdict))
     return rows
 
@@ -128,7 +128,7 @@ def _checkpoint_rows(folder: Path, model: dict[str, Any]) -> Rows:
         path = fold_folder(folder, fold) / f"checkpoint_{kind}.pt"
         verdict = "is not there"
         if path.is_file():
-            same = _sha256(path) == recorded
+            same = file_sha256(path) == recorded
             verdict = "as recorded" if same else f"{DIFFERS}: trained anew since the prediction"
         rows.append((f"checkpoint of fold {fold}", verdict))
     return tuple(rows)
@@ -161,19 +161,18 @@ def _ends(value: object) -> str:
 def _plan_rows(plan: dict[str, Any], configuration: str) -> Rows:
     chosen = _object(_object(plan.get("configurations")).get(configuration))
     said = {k: v for k, v in plan.items() if k not in ("configurations", "reasons")}
-    rows = _rows(said)
-    rows += _rows({configuration: {k: v for k, v in chosen.items() if k != "reasons"}})
-    return tuple(rows)
+    own = {configuration: {k: v for k, v in chosen.items() if k != "reasons"}}
+    return tuple(_rows({**said, **own}))
 
 
 def _rows(data: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     """Nested objects as rows with dotted names."""
     rows: list[tuple[str, str]] = []
     for key, value in data.items():
+        if isinstance(value, list) and any(isinstance(item, dict) for item in value):
+            value = dict(enumerate(value))
         if isinstance(value, dict):
             rows += _rows(value, f"{prefix}{key}.")
-        elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
-            rows += _rows({str(i): item for i, item in enumerate(value)}, f"{prefix}{key}.")
         else:
             rows.append((f"{prefix}{key}", _text(value)))
     return rows
@@ -195,11 +194,3 @@ def _object(value: object) -> dict[str, Any]:
 
 def _json_if_there(path: Path) -> dict[str, Any]:
     return _object(read_json(path)) if path.is_file() else {}
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as handle:
-        while block := handle.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -9,9 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gdmnet.geometry import Shape, Spacing
-from gdmnet.metrics.score import is_ct_like
 from gdmnet.report.encode import pack, pack_mask, reduce, reduction
-from gdmnet.report.images import CaseImages, times
+from gdmnet.report.images import CaseImages, CaseVolume, times
 from gdmnet.report.statistics import Place, percentiles, profile, worst_places
 
 _CT_SCALE = 1500.0  # HU that count as a CT's visible range when steps are chosen
@@ -59,6 +58,8 @@ class CaseView:
         error_limit: errors are first shown from -error_limit to error_limit.
         pictures: the volumes.
         mask: see `encode.pack_mask`.
+        middle: mm from the first voxel's outer corner to the middle of the mask.
+        extent: mm around it that are shown at first: the mask and a little air.
         profiles: for each axis the mean absolute error of every slice; empty without a target.
         worst: where errors are largest. Of several methods profiles and places are of their mean
             absolute error.
@@ -72,31 +73,18 @@ class CaseView:
     error_limit: float
     pictures: tuple[Picture, ...]
     mask: str
+    middle: tuple[float, ...]
+    extent: tuple[float, ...]
     profiles: tuple[list[float | None], ...]
     worst: tuple[Place, ...]
 
 
-@dataclass(frozen=True)
-class _Volume:
-    kind: str
-    title: str
-    method: str
-    array: NDArray
-
-    @property
-    def hounsfield(self) -> bool:
-        return self.kind != "uncertainty" and is_ct_like(self.array)
-
-
-def case_view(
-    identifier: str, images: CaseImages, channel_names: Sequence[str], n_bytes: int
-) -> CaseView:
+def case_view(identifier: str, images: CaseImages, n_bytes: int) -> CaseView:
     """Pack a case's volumes.
 
     Args:
         identifier: name of the case.
         images: of the case.
-        channel_names: of the sources; numbers stand where they are missing.
         n_bytes: that all packed text may take.
     """
     factors = reduction(images.geometry.shape, images.geometry.spacing)
@@ -110,6 +98,7 @@ def case_view(
         profiles = tuple(profile(size, images.mask, axis, factors[axis]) for axis in range(3))
         worst = worst_places(size, images.mask, factors, (z, y, x))
     text = pack_mask(mask)
+    middle, extent = _box(mask, (z, y, x))
     return CaseView(
         identifier=identifier,
         unit=images.unit,
@@ -117,8 +106,10 @@ def case_view(
         spacing=(z, y, x),
         factors=factors,
         error_limit=error_limit(images),
-        pictures=_pictures(images, channel_names, factors, n_bytes - len(text)),
+        pictures=_pictures(images, factors, n_bytes - len(text)),
         mask=text,
+        middle=middle,
+        extent=extent,
         profiles=profiles,
         worst=worst,
     )
@@ -149,10 +140,8 @@ def describe_storage(view: CaseView) -> list[str]:
     return facts
 
 
-def _pictures(
-    images: CaseImages, channel_names: Sequence[str], factors: Shape, n_bytes: int
-) -> tuple[Picture, ...]:
-    volumes = _volumes(images, channel_names)
+def _pictures(images: CaseImages, factors: Shape, n_bytes: int) -> tuple[Picture, ...]:
+    volumes = images.volumes
     ends = _windows(volumes, images.mask)
     scales = [
         _visible(volume, low, high) * _COARSER.get(volume.kind, 1.0)
@@ -165,26 +154,7 @@ def _pictures(
     )
 
 
-def _volumes(images: CaseImages, channel_names: Sequence[str]) -> list[_Volume]:
-    """Everything there is, in the order of the panels."""
-    numbers = [f"source {number}" for number in range(len(images.sources))]
-    names = [f"source {name}" for name in channel_names]
-    if len(names) != len(numbers) or len(set(names)) != len(names):  # not these sources' names
-        names = numbers if len(numbers) > 1 else ["source"] * len(numbers)
-    several = len(images.predictions) > 1
-    volumes = [
-        _Volume("source", name, "", v) for name, v in zip(names, images.sources, strict=True)
-    ]
-    volumes += [_Volume("prediction", name, name, v) for name, v in images.predictions.items()]
-    if images.target is not None:
-        volumes.append(_Volume("target", "target", "", images.target))
-    for name, spread in images.uncertainties.items():
-        title = f"{name}: uncertainty (SD)" if several else "uncertainty (SD)"
-        volumes.append(_Volume("uncertainty", title, name, spread))
-    return volumes
-
-
-def _windows(volumes: Sequence[_Volume], mask: NDArray) -> list[tuple[float, float]]:
+def _windows(volumes: Sequence[CaseVolume], mask: NDArray) -> list[tuple[float, float]]:
     """The window of each volume: one for all predictions and the target, one for all uncertainties.
 
     The first is the target's, or without a target what holds all predictions.
@@ -203,7 +173,18 @@ def _windows(volumes: Sequence[_Volume], mask: NDArray) -> list[tuple[float, flo
     ]
 
 
-def _visible(volume: _Volume, low: float, high: float) -> float:
+def _box(mask: NDArray, spacing: Spacing) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """The middle and the sides, in mm, of what is shown of a mask at first."""
+    middle, extent = [], []
+    for axis, (n, side) in enumerate(zip(mask.shape, spacing, strict=True)):
+        inside = np.flatnonzero(mask.any(axis=tuple({0, 1, 2} - {axis})))
+        first, last = (inside[0], inside[-1] + 1) if inside.size else (0, n)
+        middle.append(float(first + last) / 2 * side)
+        extent.append(min(n, float(last - first) * 1.08 + 2) * side)
+    return tuple(middle), tuple(extent)
+
+
+def _visible(volume: CaseVolume, low: float, high: float) -> float:
     """The width of values that a volume's steps are a share of."""
     if volume.hounsfield:
         return _CT_SCALE

@@ -1,6 +1,14 @@
 // The viewer: one case at a time, its panels in up to three planes that move together.
 
 const $ = (id) => document.getElementById(id);
+
+function make(tag, { dataset = {}, ...properties } = {}, ...children) {
+  const element = Object.assign(document.createElement(tag), properties);
+  Object.assign(element.dataset, dataset);
+  element.append(...children);
+  return element;
+}
+
 const HU_WINDOWS = {  // low and high; the usual widths and levels
   "soft tissue": [-160, 240], lung: [-1350, 150], bone: [-500, 1300], brain: [0, 80],
 };
@@ -24,7 +32,7 @@ async function openCase(number) {
   const view = JSON.parse(source.textContent);
   announceCase(number, view);
   if (typeof DecompressionStream === "undefined") {
-    showMessage("This browser is too old for the pictures: Chrome or Edge 80, Firefox 113 or Safari 16.4 are needed.");
+    showMessage("This browser is too old for the pictures: Chrome or Edge 80, Firefox 119 or Safari 16.4 are needed.");
     return;
   }
   showMessage("unpacking the pictures ...");
@@ -42,7 +50,7 @@ async function openCase(number) {
   if (shown && shown.view.unit === "HU" && view.unit === "HU") {  // one scale: what was chosen stays
     for (const name of ["image", "error"]) windows[name] = shown.windows[name] || windows[name];
   }
-  shown = { number, view, mask, panels, windows, several, worst: 0, ...extentOf(mask, view) };
+  shown = { number, view, mask, panels, windows, several, worst: 0 };
   resetPlace();
   buildTools();
   buildLines();
@@ -95,40 +103,15 @@ function methodsOf(panels) {
   return panels.filter((panel) => panel.kind === "prediction").map((panel) => panel.method);
 }
 
-// The middle and the sides, in mm, of the box around the mask, with a little air: what is looked at.
-function extentOf(mask, { shape, spacing }) {
-  const first = shape.slice(), last = [0, 0, 0];
-  for (let z = 0, i = 0; z < shape[0]; z++) {
-    for (let y = 0; y < shape[1]; y++) {
-      for (let x = 0; x < shape[2]; x++, i++) {
-        if (!mask[i]) continue;
-        [z, y, x].forEach((at, axis) => {
-          first[axis] = Math.min(first[axis], at);
-          last[axis] = Math.max(last[axis], at + 1);
-        });
-      }
-    }
-  }
-  return {
-    middle: spacing.map((mm, axis) => ((first[axis] + last[axis]) / 2) * mm),
-    extent: spacing.map((mm, axis) => Math.min(shape[axis], (last[axis] - first[axis]) * 1.08 + 2) * mm),
-  };
-}
-
 function resetPlace() {
   const { view } = shown;
   shown.zoom = 1;
-  shown.centre = shown.middle.slice();
+  shown.centre = view.middle.slice();
   shown.at = view.worst.length ? view.worst[0].at.slice() : view.shape.map((n) => n >> 1);
 }
 
-// What a panel shows: the flicker lets the target and the (first) prediction change places, and shows
-// the target in the place of every other prediction.
-function volumesOf(panel) {
-  const { values, minus } = swapped(panel) || panel;
-  return [values, minus];
-}
-
+// What a panel shows while b is held: the target and the (first) prediction change places, and the
+// target stands in the place of every other prediction.
 function swapped(panel) {
   const other = { prediction: "target", target: "prediction" }[panel.kind];
   return chosen.flicker && other && shown.panels.find((one) => one.kind === other);
@@ -175,7 +158,7 @@ function columnsOf(panels, width) {
 
 // Lay canvases out: for each plane as many rows as the highest stack has panels.
 function buildStage() {
-  const stage = $("stage"), planes = visiblePlanes(), { extent } = shown;
+  const stage = $("stage"), planes = visiblePlanes(), { extent } = shown.view;
   const columns = columnsOf(visiblePanels(), stage.clientWidth);
   const n = columns.length, lines = Math.max(...columns.map((stack) => stack.length));
   const wide = Math.max(stage.clientWidth / n, NARROWEST) - 8;
@@ -206,46 +189,32 @@ function buildStage() {
 }
 
 function headOf(panel, column) {
-  const head = document.createElement("div");
-  if (!panel) return head;
-  head.className = column ? "head" : "head first";
-  head.dataset.title = panel.title;
-  head.innerHTML = '<b></b> <span></span> <div class="scale"><em></em><i></i><em></em></div>';
-  head.querySelector("i").className = panel.colours;
-  return head;
+  if (!panel) return make("div");
+  const scale = make("div", { className: "scale" }, make("em"), make("i", { className: panel.colours }), make("em"));
+  const className = column ? "head" : "head first";
+  return make("div", { className, dataset: { title: panel.title } }, make("b"), " ", make("span"), scale);
 }
 
 function cellOf(panel, plane, height, isFirst) {
-  if (!panel) return document.createElement("div");
-  const canvas = document.createElement("canvas");
-  canvas.className = isFirst ? "slice first" : "slice";
+  if (!panel) return make("div");
+  const className = isFirst ? "slice first" : "slice", dataset = { plane, panel: panel.title };
+  const canvas = make("canvas", { className, dataset, tabIndex: 0, role: "img" });
   canvas.style.height = `${Math.round(height)}px`;
-  canvas.tabIndex = 0;
-  canvas.setAttribute("role", "img");
-  canvas.dataset.plane = plane;
-  canvas.dataset.panel = panel.title;
   const cell = { canvas, panel, plane };
   listenTo(cell);
   cells.push(cell);
   return canvas;
 }
 
+// A slider through the slices, below the mean error of each.
 function travelOf(plane, width) {
-  const row = document.createElement("div"), axis = PLANES[plane].through;
-  row.className = "travel";
-  row.style.width = `${width}px`;
-  row.innerHTML = '<span></span><div><canvas></canvas><input type="range" min="0" step="1"></div>';
-  row.dataset.plane = plane;
-  const slider = row.querySelector("input"), profile = row.querySelector("canvas");
-  slider.max = shown.view.shape[axis] - 1;
-  slider.setAttribute("aria-label", `${plane} slice`);
+  const axis = PLANES[plane].through, n = shown.view.shape[axis];
+  const slider = make("input", { type: "range", min: 0, step: 1, max: n - 1, ariaLabel: `${plane} slice` });
+  const profile = make("canvas", { hidden: !shown.view.profiles.length, title: "mean absolute error of each slice" });
   slider.addEventListener("input", () => moveTo(axis, Number(slider.value), plane));
-  profile.hidden = !shown.view.profiles.length;
-  profile.title = "mean absolute error of each slice";
-  profile.addEventListener("click", (event) => {
-    const share = event.offsetX / profile.clientWidth;
-    moveTo(axis, Math.floor(share * shown.view.shape[axis]), plane);
-  });
+  profile.addEventListener("click", (event) => moveTo(axis, Math.floor((event.offsetX / profile.clientWidth) * n), plane));
+  const row = make("div", { className: "travel", dataset: { plane } }, make("span"), make("div", {}, profile, slider));
+  row.style.width = `${width}px`;
   return row;
 }
 
@@ -277,9 +246,9 @@ function drawCell(cell) {
   const scale = shown.fit * shown.zoom * devicePixelRatio;
   fitCanvas(canvas);
   const context = canvas.getContext("2d");
-  const [volume, minus] = volumesOf(panel);
+  const { values, minus } = swapped(panel) || panel;
   const at = shown.at[PLANES[plane].through];
-  const slice = sliceCanvas(volume, minus, view.shape, plane, at, shown.windows[panel.window], panel.colours);
+  const slice = sliceCanvas(values, minus, view.shape, plane, at, shown.windows[panel.window], panel.colours);
   cell.place = placement(canvas, plane, view.shape, view.spacing, scale, shown.centre);
   const { left, top, across, below } = cell.place;
   context.imageSmoothingEnabled = chosen.smooth;
@@ -288,7 +257,7 @@ function drawCell(cell) {
   if (chosen.outline) drawOutline(context, cell.place, plane, view.shape, shown.at, shown.mask);
   if (chosen.crosshair) drawCross(context, cell.place, plane, view.shape, shown.at);
   drawMarks(context, plane, scale);
-  canvas.setAttribute("aria-label", `${panel.title}, ${plane} slice ${fileVoxel(PLANES[plane].through, at)}`);
+  canvas.ariaLabel = `${panel.title}, ${plane} slice ${fileVoxel(PLANES[plane].through, at)}`;
 }
 
 function updateHead(head) {
@@ -308,7 +277,7 @@ function updateTravel(row) {
   const profile = shown.view.profiles[axis];
   const [label, slider] = [row.querySelector("span"), row.querySelector("input")];
   slider.value = at;
-  slider.setAttribute("aria-valuetext", words);
+  slider.ariaValueText = words;
   const error = profile && profile[at] !== null ? `, MAE ${digits(profile[at])}` : "";
   label.textContent = words + error;
   if (profile) drawProfile(row.querySelector("canvas"), profile, at);
@@ -319,8 +288,8 @@ function fileVoxel(axis, index) {
   return index * shown.view.factors[axis];
 }
 
-// The panels whose values are told: of one method all, of several those that are shown.
-function toldPanels() {
+// The panels whose values stand above the stage: of one method all, of several those that are shown.
+function readPanels() {
   return columnsOf(shown.several ? visiblePanels() : shown.panels, Infinity).flat();
 }
 
@@ -337,11 +306,11 @@ function showValues(voxel) {
   const [z, y, x] = voxel, { view } = shown;
   const index = (z * view.shape[1] + y) * view.shape[2] + x;
   const place = [2, 1, 0].map((axis) => `${AXES[axis]} ${fileVoxel(axis, voxel[axis])}`).join(" ");
-  const words = [`voxel ${place}${shown.mask[index] ? "" : " (outside the mask)"}`];
-  for (const panel of toldPanels()) {
-    const value = valueAt(panel, index), number = document.createElement("b");
-    number.textContent = (panel.kind === "error" && value > 0 ? "+" : "") + digits(value, panel.unit);
-    words.push(` \u2003 ${shortTitle(panel)} `, number, ` ${panel.unit}`);
+  const words = [make("span", {}, `voxel ${place}${shown.mask[index] ? "" : " (outside the mask)"}`)];
+  for (const panel of readPanels()) {
+    const value = valueAt(panel, index), sign = panel.kind === "error" && value > 0 ? "+" : "";
+    const number = make("b", {}, sign + digits(value, panel.unit));
+    words.push(make("span", {}, `${shortTitle(panel)} `, number, ` ${panel.unit}`));
   }
   $("readout").replaceChildren(...words);
 }
@@ -351,7 +320,7 @@ function showCube() {
   const { shape, spacing } = shown.view;
   const half = spacing.map((mm) => Math.max(0, Math.round((10 / mm - 1) / 2)));
   const [z, y, x] = shown.at.map((at, axis) => [Math.max(0, at - half[axis]), Math.min(shape[axis] - 1, at + half[axis])]);
-  const words = toldPanels().map((panel) => {
+  const words = readPanels().map((panel) => {
     let n = 0, sum = 0, squares = 0;
     for (let k = z[0]; k <= z[1]; k++) {
       for (let j = y[0]; j <= y[1]; j++) {
@@ -366,7 +335,7 @@ function showCube() {
     const spread = Math.sqrt(Math.max(0, squares / n - (sum / n) ** 2));
     return `${shortTitle(panel)} ${digits(sum / n, panel.unit)} \u00b1 ${digits(spread, panel.unit)} ${panel.unit}`;
   });
-  $("cube").textContent = ["1 cm around the crosshair (mean \u00b1 SD)", ...words].join(" \u2003 ");
+  $("cube").replaceChildren(...["1 cm around the crosshair (mean \u00b1 SD)", ...words].map((text) => make("span", {}, text)));
 }
 
 function showMessage(text) {

@@ -67,7 +67,7 @@ def data_consistent(
             whole = np.where(padding & (outside[part] > _AIR_BELOW), outside[part], whole)
         measured = sinogram[part].astype(np.float32)
         start = acquisition.mu_water * (1 + whole / 1000)  # noise in air must not be clipped
-        residual = measured - project(start, acquisition.scan, acquisition.slice_grid)
+        residual = measured - project(start, acquisition.slice_grid, acquisition.scan)
         error = np.where(padding, _OUTSIDE, _expected_error(whole))
         belief = (1000 / (acquisition.mu_water * error)) ** 2
         weights = _weights(measured, acquisition)
@@ -114,15 +114,15 @@ def _most_likely_change(
         acquisition: of the sinogram.
         iterations: steps from d = 0.
     """
-    scan, grid = acquisition.scan, acquisition.slice_grid
-    back = partial(project_adjoint, scan=scan, grid=grid)
+    grid, scan = acquisition.slice_grid, acquisition.scan
+    back = partial(project_adjoint, grid=grid, scan=scan)
     diagonal = back(weights) * np.float32(grid.spacing[1]) + belief  # (z, y, x)
     gradient = back(weights * residual)  # A' w r
     change = np.zeros_like(gradient)
     step = gradient / diagonal
     power = _dots(gradient, step)
     for _ in range(iterations):
-        image = back(weights * project(step, scan, grid)) + belief * step  # (A' w A + b) s
+        image = back(weights * project(step, grid, scan)) + belief * step  # (A' w A + b) s
         length = power / np.maximum(_dots(step, image), 1e-30)
         change += length * step
         gradient -= length * image

@@ -27,13 +27,13 @@ to the factor on the ramp."""
 _TRUNCATED = 0.01  # mean of the outermost bins as a share of the largest value
 
 
-def reconstruct(sinogram: NDArray, scan: Scan, grid: Grid, *, window: str = "hann") -> NDArray:
+def reconstruct(sinogram: NDArray, grid: Grid, scan: Scan, *, window: str = "hann") -> NDArray:
     """Slices from line integrals.
 
     Args:
         sinogram: (z, views, bins), without unit.
-        scan: what was measured.
         grid: of a slice.
+        scan: what was measured.
         window: a name in `FILTERS`.
 
     Returns:
@@ -57,7 +57,7 @@ def reconstruct_hounsfield(
     sinogram: NDArray, acquisition: Acquisition, *, window: str = "hann"
 ) -> NDArray:
     """The volume that was acquired, float32 (1, z, y, x) in HU; arguments as for `reconstruct`."""
-    mu = reconstruct(sinogram, acquisition.scan, acquisition.slice_grid, window=window)
+    mu = reconstruct(sinogram, acquisition.slice_grid, acquisition.scan, window=window)
     return hounsfield(mu, acquisition.mu_water)[None]
 
 

@@ -43,8 +43,8 @@ def hounsfield(mu: NDArray, mu_water: float) -> NDArray:
 
 def measure(
     volume: NDArray,
-    scan: Scan,
     grid: Grid,
+    scan: Scan,
     rng: np.random.Generator,
     *,
     photons: float | None,
@@ -58,8 +58,8 @@ def measure(
 
     Args:
         volume: (z, y, x), attenuation in 1/mm.
-        scan: what is measured.
         grid: of a slice.
+        scan: what is measured.
         rng: of the noise; the slices are drawn in order.
         photons: that reach a bin through air; None is without any noise.
         electronic_noise: standard deviation in photons.
@@ -71,7 +71,7 @@ def measure(
     for share in (np.arange(RAYS_PER_BIN) + 0.5) / RAYS_PER_BIN - 0.5:
         offset = scan.detector.offset + float(share)
         ray = replace(scan, detector=replace(scan.detector, offset=offset))
-        transmitted += np.exp(-project(volume, ray, grid)) / RAYS_PER_BIN
+        transmitted += np.exp(-project(volume, grid, ray)) / RAYS_PER_BIN
     if photons is None:
         return -np.log(np.maximum(transmitted, np.finfo(np.float32).tiny))
     for row in transmitted:  # slice by slice: Poisson needs float64
@@ -82,13 +82,13 @@ def measure(
     return -np.log(transmitted)
 
 
-def project(volume: NDArray, scan: Scan, grid: Grid) -> NDArray:
+def project(volume: NDArray, grid: Grid, scan: Scan) -> NDArray:
     """Line integrals of every slice.
 
     Args:
         volume: (z, y, x), attenuation in 1/mm; zero outside the array.
-        scan: what is measured.
         grid: of a slice.
+        scan: what is measured.
 
     Returns:
         float32 (z, views, bins), without unit.
@@ -100,15 +100,15 @@ def project(volume: NDArray, scan: Scan, grid: Grid) -> NDArray:
     return sinogram
 
 
-def project_adjoint(sinogram: NDArray, scan: Scan, grid: Grid) -> NDArray:
+def project_adjoint(sinogram: NDArray, grid: Grid, scan: Scan) -> NDArray:
     """Spread line integrals back along their rays: the exact adjoint, by the same matrix.
 
     For every v and s the inner products <project(v), s> and <v, project_adjoint(s)> are equal.
 
     Args:
         sinogram: (z, views, bins).
-        scan: what was measured.
         grid: of a slice.
+        scan: what was measured.
 
     Returns:
         float32 (z, y, x).

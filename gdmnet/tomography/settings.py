@@ -23,10 +23,11 @@ class ScanSettings(Settings):
     """How scans are simulated; `usual_settings` knows the arc and the filter that go with a beam.
 
     Attributes:
+        views: on the arc, equidistant, the end excluded.
         photons: that reach a bin through air; None is without noise.
     """
 
-    views: int = setting(60, "number of views on the arc", least=1)
+    views: int = 60
     geometry: str = setting("parallel", "of the beam", choices=GEOMETRIES)
     arc: float = setting(180.0, "the end excluded; of a fan 360", above=0, metavar="DEGREES")
     detector: str = setting(FLAT, "of a fan", choices=(FLAT, CURVED))

@@ -6,11 +6,12 @@ import json
 import logging
 import math
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from gdmnet import codec
-from gdmnet.errors import OutputError
+from gdmnet.files import output_errors
 
 LOG_JSONL, LOG_TXT = "log.jsonl", "log.txt"
 READABLE = {  # of a record's numbers, those for people; log.jsonl has all
@@ -28,6 +29,15 @@ READABLE = {  # of a record's numbers, those for people; log.jsonl has all
 }
 _log = logging.getLogger(__name__)
 _EPOCH_LINE = re.compile(r"epoch +(\d+)")
+
+
+def means(records: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The mean of each number by its name over those that are finite; nan where none is."""
+    found: dict[str, list[float]] = {}
+    for record in records:
+        for name, value in record.items():
+            found.setdefault(name, []).extend([value] if math.isfinite(value) else [])
+    return {name: sum(v) / len(v) if v else math.nan for name, v in found.items()}
 
 
 def append(folder: Path, record: dict[str, Any]) -> None:
@@ -49,6 +59,15 @@ def append(folder: Path, record: dict[str, Any]) -> None:
     _append(folder / LOG_JSONL, json.dumps(finite, allow_nan=False))
     _append(folder / LOG_TXT, line)
     _log.info("%s", line)
+
+
+def append_note(folder: Path, text: str) -> None:
+    """Write a line for people to log.txt.
+
+    Raises:
+        OutputError: the folder is not writable or the disk is full.
+    """
+    _append(folder / LOG_TXT, text)
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
@@ -97,11 +116,5 @@ def _epoch_of(line: str) -> int:
 
 
 def _append(path: Path, line: str) -> None:
-    try:
-        with path.open("a", encoding="utf-8") as handle:
-            handle.write(line + "\n")
-    except OSError as problem:
-        raise OutputError(
-            f"{path}: cannot be written ({problem.strerror}); check the folder's permissions and"
-            " free space"
-        ) from None
+    with output_errors(path), path.open("a", encoding="utf-8") as handle:
+        handle.write(line + "\n")

@@ -5,59 +5,36 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from contextlib import closing
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, ExitStack, closing
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 
 from gdmnet.errors import TrainingError
 from gdmnet.folders import BEST, FINAL, LATEST
-from gdmnet.models import precision, seeds
+from gdmnet.models import checkpoint, precision, seeds
 from gdmnet.objectives.base import Batch, Objective
-from gdmnet.objectives.sampling import Sampled
 from gdmnet.plan import Recipe
 from gdmnet.training import log
 from gdmnet.training.batches import Batches, prefetched
-from gdmnet.training.distributed import from_leader, gathered, this_team
-from gdmnet.training.monitor import MOST_IN_A_ROW, Means, Quality, Tally, validate
+from gdmnet.training.distributed import from_leader, gathered
+from gdmnet.training.patch_validation import PatchQuality, validate_patches
 from gdmnet.training.progress import PROGRESS_PNG, draw_progress
 from gdmnet.training.schedule import learning_rate
-from gdmnet.training.state import Training, begin, save_latest, save_weights, take_up
-from gdmnet.training.step import Stepper, all_finite
-from gdmnet.training.twin import Twin, twin_of
+from gdmnet.training.state import (
+    MOST_IN_A_ROW,
+    Training,
+    restore_latest,
+    save_latest,
+    save_weights,
+)
+from gdmnet.training.step import all_finite
 
-VALIDATION_STEPS = 4  # of a sampler at most: every epoch pays for them
 DRAW_SECONDS = 10.0  # short epochs would be spent on drawing
-_STEP, _NOISE = 3, 4  # streams of random numbers beside those of the batches
-
-
-@dataclass(frozen=True)
-class Summary:
-    """What became of a training.
-
-    Attributes:
-        epochs: that the run has.
-        first_epoch: where this call began (from 1); more than 1 after a resume.
-        steps: of the whole run.
-        skipped: steps whose numbers were not finite.
-        best_epoch: by smoothed validation MAE; 0 for none.
-        best_mae: smoothed, network units.
-        mae: of the last epoch, network units; nan when no epoch was left to train.
-        sharpness: of the last epoch.
-    """
-
-    epochs: int
-    first_epoch: int
-    steps: int
-    skipped: int
-    best_epoch: int
-    best_mae: float
-    mae: float
-    sharpness: float
+_STEP = 3  # a stream of random numbers beside those of the batches
 
 
 def fit(
@@ -69,8 +46,8 @@ def fit(
     folder: Path,
     device: torch.device,
     *,
-    resume: bool = False,
-) -> Summary:
+    new: AbstractContextManager[Path] | None,
+) -> None:
     """Train a generator and leave checkpoints, log.jsonl, log.txt and progress.png in a folder.
 
     Args:
@@ -78,11 +55,11 @@ def fit(
         objective: what a step descends; its modules are moved, its state is saved.
         train_batches: augmented patches of the training cases.
         validation_batches: plain patches of the validation cases; those of epoch 0 are used.
-        recipe: how long and how; precision may be "auto".
+        recipe: how long and how.
         folder: of the fold.
         device: that computes.
-        resume: go on from checkpoint_latest where there is one, to the bit; else the folder's
-            old checkpoints and logs are removed first.
+        new: gives another folder to begin in, and makes it `folder` when it is left, with the first
+            checkpoint; None goes on from the folder's checkpoint_latest, to the bit.
 
     Raises:
         TrainingError: ten steps in a row or the weights were not finite; the last good
@@ -90,192 +67,114 @@ def fit(
         CheckpointError: the checkpoint to resume from is damaged or another training's.
         OutputError: the folder cannot be written.
     """
-    training = _assemble(generator, objective, recipe, folder, device)
-    team, recipe = training.team, training.recipe
-    first = take_up(training) if resume else begin(training)
-    quality = Quality()
-    for epoch in range(first, recipe.epochs):
-        started = time.perf_counter()
-        means = _train_epoch(training, train_batches, epoch)
-        quality = _validate(training, validation_batches)
-        _finish_epoch(training, means, quality, epoch + 1, started)
-    if team.leads:
+    training = Training(generator, objective, recipe, folder, device)
+    with ExitStack() as beginning:
+        first = restore_latest(training) if new is None else 0
+        if new is not None and training.process.is_leader:
+            training.folder = beginning.enter_context(new)
+        for epoch in range(first, recipe.epochs):
+            started = time.perf_counter()
+            means = _train_epoch(training, train_batches, epoch)
+            quality = _validate(training, validation_batches)
+            _finish_epoch(training, means, quality, epoch + 1, started)
+            beginning.close()
+            training.folder = folder
+            _draw(training, epoch + 1)
+    if training.process.is_leader:
         save_weights(training, recipe.epochs, FINAL)
-    tally = training.tally
-    return Summary(
-        epochs=recipe.epochs,
-        first_epoch=first + 1,
-        steps=tally.step,
-        skipped=tally.skipped,
-        best_epoch=tally.best_epoch,
-        best_mae=tally.best_mae,
-        mae=quality.mae,
-        sharpness=quality.sharpness,
-    )
-
-
-def measure_pace(
-    generator: nn.Module,
-    objective: Objective,
-    train_batches: Batches,
-    validation_batches: Batches,
-    recipe: Recipe,
-    device: torch.device,
-) -> tuple[float, float]:
-    """Seconds of a step and of an epoch's validation, measured by training; nothing is written.
-
-    Args:
-        generator: trained in place.
-        objective: built for the recipe's steps.
-        train_batches: as for `fit`.
-        validation_batches: as for `fit`.
-        recipe: of two epochs: the first one warms up, the second one is measured.
-        device: that computes.
-    """
-    training = _assemble(generator, objective, recipe, Path(), device)
-    _train_epoch(training, train_batches, 0)
-    begun = time.perf_counter()
-    _train_epoch(training, train_batches, 1)
-    trained = time.perf_counter()
-    _validate(training, validation_batches)
-    return (trained - begun) / recipe.iterations, time.perf_counter() - trained
-
-
-def _assemble(
-    generator: nn.Module, objective: Objective, recipe: Recipe, folder: Path, device: torch.device
-) -> Training:
-    """The parts of a training, on their device."""
-    recipe = dataclasses.replace(recipe, precision=precision.choose(recipe.precision, device))
-    generator.to(device).train()
-    for module in objective.modules().values():
-        module.to(device)
-    stepper = Stepper(generator, recipe, device)
-    twin = twin_of(objective)
-    team = this_team()
-    return Training(
-        generator, objective, stepper, Tally(), recipe, folder, device, twin=twin, team=team
-    )
 
 
 def _train_epoch(training: Training, batches: Batches, epoch: int) -> dict[str, float]:
     """All steps of one epoch (from 0); the means of its metrics."""
-    recipe, rank = training.recipe, training.team.rank
-    means = Means()
-    steps = range(recipe.iterations)
+    recipe, process = training.recipe, training.process
+    steps, all_metrics = range(recipe.iterations), []
     title = f"epoch {epoch + 1}/{recipe.epochs}"
-    hidden = None if training.team.leads else True
+    hidden = None if process.is_leader else True
     with (
-        closing(prefetched(batches, epoch, steps, batches.n_workers, rank)) as source,
+        closing(prefetched(batches, epoch, steps, batches.n_workers, process.rank)) as source,
         tqdm(source, title, len(steps), disable=hidden, leave=False) as bar,
     ):
         for step, batch in enumerate(bar):
             metrics, finite = _step(training, batch.to(training.device), epoch, step)
-            if training.tally.count_step(finite=finite):
+            if training.counts.count_step(finite=finite):
                 raise TrainingError(_too_many(training.folder, epoch + 1, step + 1, metrics))
             if finite:
-                means.add(metrics)
+                all_metrics.append(metrics)
             name, value = next(iter(metrics.items()))
             bar.set_postfix_str(f"{name} {value:.3g}", refresh=False)
-    return means.result()
+    return log.means(all_metrics)
 
 
 def _step(training: Training, batch: Batch, epoch: int, step: int) -> tuple[dict[str, float], bool]:
     """One step of the generator, and of its twin; metrics, and whether all was finite."""
-    recipe, device, number = training.recipe, training.device, training.tally.step
+    recipe, device, twin = training.recipe, training.device, training.twin
+    number = training.counts.step
     rng = torch.Generator(device=device)
-    seeds.reseed(rng, recipe.seed, epoch, step, training.team.rank, _STEP)
-    beside: dict[str, float] = {}
-    if training.twin is not None and number >= training.twin.start:
-        beside["twin_fidelity"] = _step_twin(training, training.twin, batch, rng)
+    seeds.reseed(rng, recipe.seed, epoch, step, training.process.rank, _STEP)
+    twin_metrics: dict[str, float] = {}
+    if twin is not None and number >= twin.start:
+        optimizer = twin.optimizer or twin.begin(training.optimizer)
+        with precision.autocast(recipe.precision, device):
+            descent = twin.objective.descend(optimizer.trained, batch, rng)
+        optimizer.step(descent, number)
+        twin_metrics["twin_fidelity"] = descent.metrics["fidelity"]
     with precision.autocast(recipe.precision, device):
-        descent = training.objective.descend(training.stepper.trained, batch, rng)
-    metrics = dict(descent.metrics) | beside
+        descent = training.objective.descend(training.optimizer.trained, batch, rng)
+    metrics = dict(descent.metrics) | twin_metrics
     if descent.cotangent is None:
         metrics.setdefault("loss", float(descent.tensor.detach()))
-    metrics["gradient_norm"], finite = training.stepper.step(descent, number)
+    metrics["gradient_norm"], finite = training.optimizer.step(descent, number)
     return metrics, finite
 
 
-def _step_twin(training: Training, twin: Twin, batch: Batch, rng: torch.Generator) -> float:
-    """The twin's own step, on the same patches; its fidelity."""
-    if twin.stepper is None:
-        twin.stepper = twin.copy_of(training.stepper)
-    with precision.autocast(training.recipe.precision, training.device):
-        descent = twin.objective.descend(twin.stepper.trained, batch, rng)
-    twin.stepper.step(descent, training.tally.step)
-    return descent.metrics["fidelity"]
-
-
-def _validate(training: Training, batches: Batches) -> Quality:
+def _validate(training: Training, batches: Batches) -> PatchQuality:
     """The averaged weights on fixed patches, judged by rank 0 for all."""
-    quality = _judge(training, batches) if training.team.leads else Quality()
-    return Quality(*from_leader(list(dataclasses.astuple(quality)), training.device))
-
-
-def _judge(training: Training, batches: Batches) -> Quality:
-    network, device = training.stepper.ema.network, training.device
-    n_noise = training.objective.inputs.extra_channels
-    rng = torch.Generator()
-
-    def predict(batch: Batch, number: int) -> Tensor:
-        noise = None
-        if n_noise:
-            seeds.reseed(rng, training.recipe.seed, number, 0, _NOISE)
-            shape = (batch.source.shape[0], n_noise, *batch.source.shape[2:])
-            noise = torch.randn(shape, generator=rng).to(device)
-        with torch.no_grad(), precision.autocast(training.recipe.precision, device):
-            return _translate(training.objective, network, batch.to(device), noise)
-
-    spacing = batches.configuration.spacing
-    return validate(predict, batches, training.recipe.validation_patches, spacing)
-
-
-def _translate(
-    objective: Objective, network: nn.Module, batch: Batch, noise: Tensor | None
-) -> Tensor:
-    """Patches as at prediction, but with few steps of a sampler."""
-    if not isinstance(objective, Sampled):
-        return objective.translate(network, batch.source, noise)
-    steps = min(VALIDATION_STEPS, objective.sampling.steps)
-    few = dataclasses.replace(objective.sampling, steps=steps)
-    return objective.translate(network, batch.source, noise, mask=batch.mask, sampling=few)
+    quality = PatchQuality()
+    if training.process.is_leader:
+        network = training.optimizer.average.network
+        quality = validate_patches(
+            training.objective, network, batches, training.recipe, training.device
+        )
+    return PatchQuality(*from_leader(list(dataclasses.astuple(quality)), training.device))
 
 
 def _finish_epoch(
-    training: Training, means: dict[str, float], quality: Quality, epoch: int, started: float
+    training: Training, means: dict[str, float], quality: PatchQuality, epoch: int, started: float
 ) -> None:
     """Judge, log, save: the log first, so that a resume can only find too much in it."""
-    folder, tally, recipe = training.folder, training.tally, training.recipe
+    folder, counts, recipe = training.folder, training.counts, training.recipe
     if not all_finite(training.generator):
         raise TrainingError(f"epoch {epoch}: weights are no longer finite; {_what_is_left(folder)}")
-    is_best = tally.is_best(quality.mae, epoch)
-    found = dataclasses.asdict(quality).items()
-    training.objective.on_validation({n: v for n, v in found if math.isfinite(v)})
+    is_best = counts.is_best(quality.mae, epoch)
+    metrics = dataclasses.asdict(quality)
+    training.objective.on_validation({n: v for n, v in metrics.items() if math.isfinite(v)})
     record: dict[str, Any] = {
         "epoch": epoch,
         "epochs": recipe.epochs,
-        "step": tally.step,
-        "learning_rate": learning_rate(tally.step - 1, recipe),
+        "step": counts.step,
+        "learning_rate": learning_rate(counts.step - 1, recipe),
         **means,
-        "skipped": tally.skipped,
-        "validation_mae": quality.mae,
-        "validation_mae_smoothed": tally.smoothed_mae,
-        "validation_sharpness": quality.sharpness,
-        "validation_histogram_w1": quality.histogram_w1,
-        "validation_gradient_w1": quality.gradient_w1,
-        "validation_spectrum_distance": quality.spectrum_distance,
+        "skipped": counts.skipped,
+        "validation_mae_smoothed": counts.smoothed_mae,
+        **{f"validation_{name}": value for name, value in metrics.items()},
         "best": is_best,
         "seconds": time.perf_counter() - started,
     }
-    others = gathered(training.own_state())  # of every rank: each has patches of its own
-    if not training.team.leads:
+    ranks = gathered(checkpoint.on_cpu(checkpoint.capture(training.rank_parts())))
+    if not training.process.is_leader:
         return
     log.append(folder, record)
     if is_best:
         save_weights(training, epoch, BEST)
-    save_latest(training, epoch, others)
-    if epoch == recipe.epochs or _age(folder / PROGRESS_PNG) > DRAW_SECONDS:
-        draw_progress(log.read(folder), folder / PROGRESS_PNG)
+    save_latest(training, epoch, ranks)
+
+
+def _draw(training: Training, epoch: int) -> None:
+    """Draw the curves of the log, not more often than one can look."""
+    path = training.folder / PROGRESS_PNG
+    due = epoch == training.recipe.epochs or _age(path) > DRAW_SECONDS
+    if training.process.is_leader and due:
+        draw_progress(log.read(training.folder), path)
 
 
 def _age(path: Path) -> float:

@@ -4,10 +4,13 @@ import json
 import numpy as np
 import pytest
 
-from gdmnet.commands.evaluate import main, run
+from gdmnet.commands.evaluate import main
 from gdmnet.data.case import Volume
 from gdmnet.data.volume import write_volume
 from gdmnet.geometry import Geometry
+from gdmnet.metrics.conventions import EvaluationSettings
+from gdmnet.metrics.evaluation import evaluate_folders
+from gdmnet.metrics.pairs import EvaluationFolders
 
 SHAPE = (4, 9, 10)
 
@@ -56,7 +59,8 @@ def test_matching_is_said_in_the_table(folders, capsys):
 
 
 def test_a_perfect_prediction_has_a_dash_for_psnr(folders, capsys):
-    summary = run(folders / "targets", folders / "targets")
+    targets = folders / "targets"
+    summary = evaluate_folders(EvaluationFolders(targets, targets), EvaluationSettings())
     assert summary.aggregate["psnr"]["count"] == 0
     assert call(folders, "-p", str(folders / "targets")) == 0
     mean = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("mean"))

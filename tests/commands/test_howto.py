@@ -22,11 +22,9 @@ NAME = "Dataset501_MRtoCT"
 MODEL = Path("gdmnet_results") / NAME / "gdm__3d_fullres"
 SHORTER = {
     "train": ["--epochs", "1", "--iterations", "2", "--encoder-iterations", "2"],
-    "pretrain_encoder": ["--encoder-iterations", "2"],
     "plan_and_preprocess": ["-np", "1"],
     "evaluate": ["-np", "1"],
     "report": ["-np", "1"],
-    "find_best": ["-np", "1"],
     "check": ["-np", "1"],
     "convert": ["-np", "1"],
     "simulate_sparse_view": ["-np", "1"],

@@ -5,6 +5,7 @@ import json
 import pytest
 from arguments import roots
 
+from gdmnet import files
 from gdmnet.commands import plan_and_preprocess
 from gdmnet.datasets.phantom import write_phantom_dataset
 
@@ -19,6 +20,24 @@ def raw_home(tmp_path):
 
 def plan(home, *arguments: str) -> int:
     return plan_and_preprocess.main(["-d", "999", "-np", "1", *arguments, *roots(home)])
+
+
+def test_datasets_are_named_by_position_or_option(raw_home, capsys):
+    for words in (["999"], ["-d", "999"], ["-np", "1", "Dataset999_Phantom"]):
+        assert plan_and_preprocess.main([*words, "--dry-run", *roots(raw_home)]) == 0
+    with pytest.raises(SystemExit):
+        plan_and_preprocess.main(["--dry-run"])
+    assert "no dataset is given" in capsys.readouterr().err
+
+
+def test_a_dataset_is_prepared_by_one_process_at_a_time(raw_home, capsys):
+    with files.lock(raw_home / "preprocessed" / DATASET):
+        assert plan(raw_home) == 2
+        assert "at work here" in capsys.readouterr().err
+        assert plan(raw_home, "--dry-run") == 0
+    assert not (raw_home / "preprocessed" / DATASET).exists()
+    assert plan(raw_home) == 0
+    assert not list((raw_home / "preprocessed").rglob(".*"))
 
 
 def test_a_dry_run_prints_the_plan_and_writes_nothing(raw_home, capsys):

@@ -3,9 +3,14 @@ import pytest
 import torch
 
 from gdmnet.commands.predict import PredictionOptions, main, run
+from gdmnet.data.dicom_out import GRIDS
 from gdmnet.data.volume import read_volume
+from gdmnet.errors import SettingError
 from gdmnet.folders import Roots
+from gdmnet.inference.sliding import ENSEMBLES
+from gdmnet.models.card import PredictionSettings
 from gdmnet.models.select import ModelChoice
+from gdmnet.settings import checked
 
 
 @pytest.fixture
@@ -138,6 +143,28 @@ def test_an_impossible_step_size_is_refused(place, capsys, step):
         call(place, "--step-size", step)
     assert stop.value.code == 2
     assert "--step-size" in capsys.readouterr().err
+
+
+def test_the_names_of_options_are_those_of_what_they_choose_from():
+    for names, kind, name in (
+        (GRIDS, PredictionOptions, "dicom_grid"),
+        (ENSEMBLES, PredictionSettings, "ensemble"),
+    ):
+        with pytest.raises(SettingError, match=f"take one of {', '.join(names)}$"):
+            checked(kind, name, "none of them")
+
+
+def test_a_dataset_is_named_by_position_or_option(place, models):
+    models.make_model(place / "results", {"0": 200.0}, dataset="Dataset502_Other")
+    assert call(place, "501", "3d_fullres") == 0
+    assert mean_shift(place, models) == pytest.approx(50)
+    assert call(place, "-d", "502", "--overwrite") == 0
+    assert mean_shift(place, models) == pytest.approx(200)
+
+
+def test_options_that_need_another_are_refused_before_anything_is_loaded(place, capsys):
+    assert call(place, "--dicom-grid", "source", "-m", "nowhere") == 2
+    assert "need --dicom-out" in refusal(capsys)
 
 
 def test_run_is_the_command_for_python(place, models):

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from report.cases import SHAPE, target, write, write_case, write_record
 
-from gdmnet.commands import evaluate
 from gdmnet.commands.report import main
 from gdmnet.geometry import Geometry
+from gdmnet.metrics.conventions import EvaluationSettings
+from gdmnet.metrics.evaluation import evaluate_folders
+from gdmnet.metrics.pairs import EvaluationFolders
 from gdmnet.report.encode import unpack
 
 ODD = "A&B 'c'"
@@ -42,7 +44,9 @@ def views_of(html):
 
 
 def test_the_table_is_that_of_gdm_evaluate(made):
-    summary = evaluate.run(made / "out", made / "targets")
+    summary = evaluate_folders(
+        EvaluationFolders(made / "out", made / "targets"), EvaluationSettings()
+    )
     html = html_of(made)
     for case in summary.cases.values():
         for metric in ("mae", "bias", "ms_ssim", "mae_bone", "histogram_w1"):
@@ -95,10 +99,10 @@ def test_refusals_are_one_line_and_write_nothing(tmp_path, capsys, fault):
             tmp_path / "in/a_0000.nii.gz", np.zeros((1, 1, 1)), Geometry((1, 1, 1), (1.0, 1.0, 1.0))
         )
     elif fault == "no folder":
-        options = ["-m", str(tmp_path / "masks")]
+        options = ["--masks", str(tmp_path / "masks")]
     elif fault == "empty mask":
         write(tmp_path / "masks/a.nii.gz", np.zeros(SHAPE))
-        options = ["-m", str(tmp_path / "masks")]
+        options = ["--masks", str(tmp_path / "masks")]
     else:
         (tmp_path / "out/predictions.json").write_text("{")
     assert call(tmp_path, *options) == 2

@@ -5,23 +5,22 @@ from scipy.ndimage import gaussian_filter
 
 from gdmnet.compare.judge import (
     FEATURES,
-    JUDGES,
     GroupNormEncoder,
     Judge,
     Subject,
     _training_patch,
-    evenly,
+    evenly_spread,
     in_own_units,
-    judge_with,
     make_judge,
     patch_starts,
     read_encoder,
 )
+from gdmnet.compare.settings import JUDGE_KINDS, JudgeSettings
 from gdmnet.encoders.frozen import FrozenEncoder
 from gdmnet.errors import CheckpointError, TrainingError
 from gdmnet.models import checkpoint
+from gdmnet.models.checkpoint import weights_sha256
 from gdmnet.plan import Architecture
-from gdmnet.training.job import weights_sha256
 
 SHAPE = (16, 24, 28)
 
@@ -34,10 +33,12 @@ def subject(seed=0, *, shape=SHAPE, offset=100.0, **more):
     return Subject(f"s{seed}", image.astype(np.float32), mask, (2.0, 1.0, 1.0), **more)
 
 
-@pytest.mark.parametrize("kind", JUDGES)
+@pytest.mark.parametrize("kind", JUDGE_KINDS)
 def test_a_judge_is_a_function_of_its_seed_and_of_its_own_width(kind):
     reals = [subject(0), subject(1)]
-    first, again, other = (make_judge(reals, kind=kind, iterations=2, seed=s) for s in (0, 0, 1))
+    first, again, other = (
+        make_judge(reals, JudgeSettings(kind=kind, iterations=2, seed=s)) for s in (0, 0, 1)
+    )
     assert weights_sha256(first.encoder) == weights_sha256(again.encoder)
     assert weights_sha256(first.encoder) != weights_sha256(other.encoder)
     assert first.encoder.encoder.channels == FEATURES != (16, 32, 32)
@@ -49,13 +50,11 @@ def test_a_judge_is_a_function_of_its_seed_and_of_its_own_width(kind):
 def test_training_changes_the_weights_and_a_random_judge_has_none():
     reals = [subject()]
     random, trained = (
-        make_judge(reals, kind=kind, iterations=2).encoder.state_dict()
+        make_judge(reals, JudgeSettings(kind=kind, iterations=2)).encoder.state_dict()
         for kind in ("random", "self")
     )
     assert random.keys() == trained.keys()
     assert all(not torch.equal(random[name], trained[name]) for name in random)
-    with pytest.raises(ValueError, match="unknown judge"):
-        make_judge(reals, kind="other")
 
 
 class Given(torch.nn.Module):
@@ -95,7 +94,7 @@ def test_units_are_those_of_the_body_and_patches_of_features_are_half_as_long():
     one = subject()
     inside = one.mask != 0
     one.real[~inside] = 900  # shares of the range far above 1
-    judge = make_judge([one], kind="random")
+    judge = make_judge([one], JudgeSettings(kind="random"))
     assert 0.2 < judge.centre < 0.8
     assert 0.05 < judge.scale < 0.3
     assert _training_patch(one) == (16, 16, 16)
@@ -104,7 +103,7 @@ def test_units_are_those_of_the_body_and_patches_of_features_are_half_as_long():
 
 def test_every_real_image_counts_alike():
     reals = [subject(0, offset=-1000), subject(1, offset=-700)]  # read as HU
-    assert make_judge(reals, kind="random").centre == pytest.approx(-850, abs=20)
+    assert make_judge(reals, JudgeSettings(kind="random")).centre == pytest.approx(-850, abs=20)
 
 
 def test_patches_lie_around_the_mask_and_in_the_volume(rng):
@@ -133,20 +132,20 @@ def test_the_patch_is_a_cube_in_millimetres_as_far_as_the_image_reaches(shape, s
 def test_single_slices_and_small_volumes_can_be_judged(shape):
     mask = np.ones(shape)
     image = np.random.default_rng(0).normal(size=shape).astype(np.float32)
-    judge = make_judge([Subject("s", image, mask, (5.0, 1.0, 1.0))], iterations=1)
+    judge = make_judge([Subject("s", image, mask, (5.0, 1.0, 1.0))], JudgeSettings(iterations=1))
     starts = patch_starts(mask != 0, judge.patch, 5, np.random.default_rng(0))
     assert np.isfinite(judge.features(image, starts)).all()
 
 
 def test_many_subjects_are_thinned_evenly():
-    assert list(evenly(range(100), 4)) == [0, 25, 50, 75]
-    assert list(evenly(range(3), 4)) == [0, 1, 2]
+    assert list(evenly_spread(range(100), 4)) == [0, 25, 50, 75]
+    assert list(evenly_spread(range(3), 4)) == [0, 1, 2]
 
 
 def test_images_that_are_the_same_everywhere_are_refused():
     flat = np.ones(SHAPE, np.float32)
     with pytest.raises(TrainingError, match="same everywhere"):
-        make_judge([Subject("s", flat, flat, (1.0, 1.0, 1.0))])
+        make_judge([Subject("s", flat, flat, (1.0, 1.0, 1.0))], JudgeSettings())
 
 
 def test_the_encoder_of_a_training_can_be_the_judge_of_another(tmp_path):
@@ -161,7 +160,8 @@ def test_the_encoder_of_a_training_can_be_the_judge_of_another(tmp_path):
     checkpoint.save(file, {"settings": settings, WEIGHTS: encoder.state_dict()})
     given = read_encoder(file)
     assert weights_sha256(given) == weights_sha256(FrozenEncoder(encoder))
-    judge = judge_with(given, [subject()], name="encoder.pt")
+    judge = make_judge([subject()], JudgeSettings(encoder=file))
+    assert judge.description == f"encoder {file}"
     assert judge.features(subject().real, [(0, 0, 0)]).shape == (1, 2 * (16 + 32 + 32))
     checkpoint.save(file, {WEIGHTS: encoder.state_dict()})
     with pytest.raises(CheckpointError, match="no encoder of gdm_train"):

@@ -3,8 +3,9 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from gdmnet.compare.judge import Subject, make_judge
+from gdmnet.compare.settings import JudgeSettings
 from gdmnet.compare.verdict import give_verdict, subject_features
-from gdmnet.metrics.frechet import frechet_distance, principal_axes
+from gdmnet.metrics.frechet import compare, principal_axes
 from gdmnet.metrics.image import match_mean_and_std
 
 SHAPE = (14, 24, 26)
@@ -23,7 +24,7 @@ def subjects(change, *, n=3, first=0):
 
 @pytest.fixture(scope="module")
 def judge():
-    return make_judge(subjects(lambda x: x), kind="random")
+    return make_judge(subjects(lambda x: x), JudgeSettings(kind="random"))
 
 
 @pytest.fixture(autouse=True)
@@ -60,7 +61,7 @@ def test_the_numbers_are_those_of_the_features(judge):
     axes = principal_axes(real)
     assert verdict.n_dimensions == axes.axes.shape[1] <= 32
     assert verdict.prediction.frechet.value == pytest.approx(
-        frechet_distance(axes(guess), axes(real))
+        compare([axes(guess)], [axes(real)]).frechet.value
     )
 
 

@@ -25,9 +25,9 @@ def test_every_tissue_is_found_in_a_few_patients(rng):
 
 
 def test_looking_up_lays_values_over_numbers():
-    tissue = np.array([[0, 2], [1, 0]], dtype=np.uint8)
-    values = [10.0, 20.0, 30.0]
-    assert np.array_equal(look_up(tissue, values), [[10, 30], [20, 10]])
+    tissue = np.array([[0, 2], [1, 0]], dtype=np.uint8)  # air, muscle; fat, air
+    assert np.array_equal(look_up(tissue, "CT"), [[-1000, 55], [-105, -1000]])
+    assert np.array_equal(look_up(tissue, "T2"), np.float32([[0.0, 0.25], [0.6, 0.0]]))
 
 
 def test_only_air_is_outside_the_body(rng):

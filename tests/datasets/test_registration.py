@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
 
+from gdmnet.data.regrid import as_image
 from gdmnet.datasets.phantom import make_patient, oblique_direction
-from gdmnet.datasets.registration import Rigid, as_image, move, register
+from gdmnet.datasets.registration import Rigid, move, register
 from gdmnet.errors import DatasetError
 from gdmnet.geometry import Geometry, lps_frame, nearest_lps
 

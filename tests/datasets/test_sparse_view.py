@@ -49,7 +49,7 @@ def dataset(cts, tmp_path_factory):
     """Written once; do not write into it."""
     folder = tmp_path_factory.mktemp("raw") / "Dataset502_SparseView30"
     written = write(folder, cts, keep_sinograms=True)
-    assert written.made == ("a", "b", "c")
+    assert written == ["a", "b", "c"]
     return folder
 
 
@@ -108,7 +108,7 @@ def test_the_record_and_the_sinogram_give_the_source_again(dataset):
     acquisition = load_acquisition(dataset / "simulation/b.json")
     sinogram = load_sinogram(dataset / "simulation/b.npz", acquisition)
     grid = acquisition.slice_grid
-    mu = reconstruct(sinogram, acquisition.scan, grid, window="hann")
+    mu = reconstruct(sinogram, grid, acquisition.scan, window="hann")
     source = voxels(dataset / "imagesTr/b_0000.nii.gz")
     difference = np.abs(hounsfield(mu, acquisition.mu_water) - source)
     assert difference.max() < 6  # the sinogram is kept in half precision
@@ -126,7 +126,7 @@ def test_a_rerun_keeps_what_is_there_and_mends_what_is_missing(dataset, cts, tmp
     (folder / "dataset.json").unlink()
     untouched = (folder / "imagesTr/a_0000.nii.gz").stat().st_mtime_ns
     again = write(folder, cts, keep_sinograms=True)
-    assert (again.made, again.kept) == (("b",), ("a", "c"))
+    assert again == ["b"]
     assert (folder / "imagesTr/a_0000.nii.gz").stat().st_mtime_ns == untouched
     assert (folder / "dataset.json").is_file()
     name = "imagesTr/b_0000.nii.gz"

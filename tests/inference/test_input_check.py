@@ -220,7 +220,7 @@ def test_the_warning_names_three_findings_and_counts_the_rest():
 def test_an_input_is_measured_as_a_training_case_is(models):
     ct = models.make_ct(seed=1)
     volume = Volume(ct[None], models.make_geometry(ct.shape))
-    measured = measure_input(prepare_volumes("a", volume, models.make_configuration()), volume)
+    measured = measure_input(*prepare_volumes("a", volume, models.make_configuration()))
     wanted = models.make_fingerprint().cases[1]
     assert measured == facts_of(wanted)
 
@@ -229,7 +229,7 @@ def test_an_input_is_measured_on_its_own_grid(models):
     configuration = models.make_configuration(spacing=(4.0, 2.0, 2.0))
     ct = models.make_ct(seed=1)
     volume = Volume(ct[None], models.make_geometry(ct.shape))
-    measured = measure_input(prepare_volumes("a", volume, configuration), volume)
+    measured = measure_input(*prepare_volumes("a", volume, configuration))
     wanted = facts_of(models.make_fingerprint().cases[1])
     assert measured.spacing == wanted.spacing
     assert np.abs(np.subtract(measured.shape, wanted.shape)).max() <= 2
@@ -241,7 +241,7 @@ def test_a_body_thinner_than_the_prepared_grid_is_the_whole_volume(models):
     configuration = models.make_configuration(spacing=(40.0, 40.0, 40.0))
     ct = models.make_ct()
     volume = Volume(ct[None], models.make_geometry(ct.shape))
-    prepared = prepare_volumes("a", volume, configuration)
+    prepared, _ = prepare_volumes("a", volume, configuration)
     hollow = replace(prepared, body=np.zeros_like(prepared.body))
     assert measure_input(hollow, volume).shape == ct.shape
 
@@ -261,7 +261,7 @@ def altered(volume, *, gain=1.0, step=1, keep=1.0):
 
 
 def findings_of(volume, configuration, trained):
-    return check_input(measure_input(prepare_volumes("x", volume, configuration), volume), trained)
+    return check_input(measure_input(*prepare_volumes("x", volume, configuration)), trained)
 
 
 @pytest.mark.real

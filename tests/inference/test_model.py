@@ -87,7 +87,7 @@ def test_the_spread_of_the_folds_comes_in_file_units(tmp_path, models):
     translator = load_model(folder, device="cpu")
     ct = models.make_ct()
     volume = Volume(ct[None], models.make_geometry(ct.shape))
-    case = prepare_volumes("a", volume, translator.configuration)
+    case, _ = prepare_volumes("a", volume, translator.configuration)
     estimate = translator.predict(case, spread=True)
     spread = translator.restore_spread(estimate.std, case)
     assert spread.geometry == volume.geometry

@@ -333,7 +333,7 @@ def test_memory_that_runs_out_is_an_error_of_the_case(tmp_path, translator, inpu
     def greedy(*_):
         raise MemoryError
 
-    monkeypatch.setattr(case, "prepare_with_sources", greedy)
+    monkeypatch.setattr(case, "prepare_volumes", greedy)
     outcome = predict_folder(translator, inputs, tmp_path / "out")
     assert outcome.failed == ("a", "b", "c")
     assert "memory" in str(record(tmp_path / "out").cases["a"].error)

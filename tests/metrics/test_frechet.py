@@ -2,13 +2,15 @@ import numpy as np
 import pytest
 from scipy.linalg import sqrtm
 
-from gdmnet.metrics.frechet import (
-    MOST_DIMENSIONS,
-    compare,
-    frechet_distance,
-    kernel_distance,
-    principal_axes,
-)
+from gdmnet.metrics.frechet import MOST_DIMENSIONS, compare, principal_axes
+
+
+def frechet_distance(first, second):
+    return compare([first], [second]).frechet.value
+
+
+def kernel_distance(first, second, *, paired=False):
+    return compare([first], [second], paired=paired).kernel.value
 
 
 def sample_with(rng, mean, covariance, n=400):
@@ -80,7 +82,7 @@ def test_comparing_subjects_is_comparing_all_of_their_patches(rng, paired):
 
 
 def test_resampling_subjects_is_repeating_their_patches_without_pairs_of_copies(rng):
-    from gdmnet.metrics.frechet import _Kernels, _Moments
+    from gdmnet.metrics.frechet import _Moments, _PairSums
 
     features = [rng.normal(size=(n, 2)) for n in (4, 6)]
     others = [rng.normal(size=(n, 2)) for n in (4, 6)]
@@ -90,9 +92,13 @@ def test_resampling_subjects_is_repeating_their_patches_without_pairs_of_copies(
     np.testing.assert_allclose(mean, repeated.mean(axis=0))
     np.testing.assert_allclose(covariance, np.cov(repeated.T))
     for paired in (False, True):
-        kernels = _Kernels.of(features, others, paired=paired)
+        sets = ((features, features, True), (others, others, True), (features, others, paired))
+        within, beside, across = (
+            _PairSums.of(first, second, same_places=same).mean(weights, weights)
+            for first, second, same in sets
+        )
         expected = kernel_distance(features[0], others[0], paired=paired)
-        assert kernels.distance(weights, weights) == pytest.approx(expected)
+        assert within + beside - 2 * across == pytest.approx(expected)
 
 
 def test_intervals_hold_the_value_and_grow_with_differences_of_subjects(rng):

@@ -8,8 +8,8 @@ from metrics.oracles import (
 )
 
 from gdmnet.data.volume import read_volume
-from gdmnet.metrics.conventions import CONVENTIONS
-from gdmnet.metrics.image import DataRange, data_range, mae, psnr
+from gdmnet.metrics.conventions import CONVENTIONS, DataRange
+from gdmnet.metrics.image import data_range, mae, psnr
 from gdmnet.metrics.plausibility import PLAUSIBILITY, plausibility
 from gdmnet.metrics.score import METRICS, score
 from gdmnet.metrics.similarity import ms_ssim, ssim

@@ -5,7 +5,7 @@ import pytest
 from metrics.oracles import slow_masked_ssim, slow_ms_ssim
 from skimage.metrics import structural_similarity
 
-from gdmnet.metrics.image import DataRange
+from gdmnet.metrics.conventions import DataRange
 from gdmnet.metrics.similarity import masked_ssim, ms_ssim, ssim
 
 CT = DataRange(-1024.0, 4095.0)

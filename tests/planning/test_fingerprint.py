@@ -84,7 +84,7 @@ def test_intensities_are_those_after_the_bias_correction(case):
 def test_an_empty_mask_and_a_missing_target_are_refused(case, tmp_path):
     files, _, _ = case
     mask = write(tmp_path / "mask.nii", np.zeros((10, 20, 18)))
-    with pytest.raises(DatasetError, match=r"mask\.nii: the mask is empty"):
+    with pytest.raises(DatasetError, match="case a: the mask is empty"):
         measure_case(CaseFiles("a", files.sources, files.target, mask), ["MR"], "CT")
     with pytest.raises(DatasetError, match="a: no target"):
         measure_case(CaseFiles("a", files.sources), ["MR"], "CT")

@@ -4,7 +4,13 @@ from torch import nn
 
 from gdmnet.networks.unet import Generator
 from gdmnet.plan import Architecture
-from gdmnet.planning.memory import PRESETS, budget_voxels, feature_map_voxels, make_architecture
+from gdmnet.planning.memory import (
+    PRESETS,
+    budget_voxels,
+    choose_preset,
+    feature_map_voxels,
+    make_architecture,
+)
 from gdmnet.planning.topology import topology
 
 HEAD = ((1.0, 1.0, 1.0), (128, 128, 128))
@@ -67,3 +73,23 @@ def test_every_preset_knows_the_memory_it_is_meant_for():
         "M": 8,
         "L": 24,
     }
+
+
+@pytest.mark.parametrize(
+    ("preset", "memory_gb", "device_gb", "expected"),
+    [
+        (None, None, None, ("cpu", 8.0, "no CUDA device")),
+        (None, 24.0, None, ("cpu", 24.0, "no CUDA device")),
+        ("L", None, None, ("L", 8.0, "--preset L was given")),
+        (None, None, 7.4, ("S", 7.4, "7.4 GB by the CUDA device")),
+        (None, None, 7.5, ("M", 7.5, "7.5 GB by the CUDA device")),
+        (None, None, 20.0, ("L", 20.0, "20.0 GB by the CUDA device")),
+        (None, 10.0, 80.0, ("M", 10.0, "10.0 GB by --memory")),
+    ],
+)
+def test_the_preset_goes_by_the_device_and_by_what_is_asked_for(
+    preset, memory_gb, device_gb, expected
+):
+    *chosen, reason = choose_preset(preset, memory_gb, device_gb)
+    assert chosen == list(expected[:2])
+    assert reason.startswith(expected[2])

@@ -10,8 +10,9 @@ import numpy as np
 from gdmnet.data.case import Volume
 from gdmnet.data.volume import write_volume
 from gdmnet.geometry import Geometry, Shape
-from gdmnet.metrics.folders import Options, evaluate_folders
-from gdmnet.metrics.pairs import Folders
+from gdmnet.metrics.conventions import EvaluationSettings
+from gdmnet.metrics.evaluation import evaluate_folders
+from gdmnet.metrics.pairs import EvaluationFolders
 from gdmnet.report.case import case_page
 from gdmnet.report.collect import ReportCase
 from gdmnet.report.page import ReportPage, Section, render
@@ -77,8 +78,8 @@ def several_methods(home: Path, methods: list[str]) -> str:
         folder = home / f"method_{i}"
         predictions[method] = folder / "a.nii.gz"
         write(predictions[method], truth + (i + 1) * np.where(truth > 300, 50, 5))
-        compared = Folders(folder, home / "targets", None)
-        summaries[method] = evaluate_folders(compared, Options(n_processes=1))
+        compared = EvaluationFolders(folder, home / "targets", None)
+        summaries[method] = evaluate_folders(compared, EvaluationSettings())
     case = ReportCase(
         "a", predictions, home / "targets/a.nii.gz", (home / "in/a_0000.nii.gz",), None
     )

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
-from report.cases import GEOMETRY, SHAPE, write, write_case
+from report.cases import SHAPE, write, write_case
 
 from gdmnet.errors import DatasetError
 from gdmnet.geometry import Geometry
-from gdmnet.report.collect import ReportFolders, find_cases, sources_by_case
+from gdmnet.report.collect import ReportFolders, find_cases
 
 
 @pytest.fixture
@@ -45,9 +45,3 @@ def test_other_grids_are_refused(home):
     write(home / "in/a_0000.nii.gz", np.zeros(SHAPE), Geometry(SHAPE, (3.0, 1.5, 1.1)))
     with pytest.raises(DatasetError, match=r"a_0000.nii.gz is not on the grid of .*spacing"):
         find_cases(all_folders(home))
-
-
-def test_sources_need_their_channel_number(tmp_path):
-    write(tmp_path / "a.nii.gz", np.zeros(SHAPE), GEOMETRY)
-    with pytest.raises(DatasetError, match="CASE_0000"):
-        sources_by_case(tmp_path)

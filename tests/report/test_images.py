@@ -23,7 +23,7 @@ def test_everything_is_read(home):
     images = images_of(home, home / "targets", home / "in")
     assert np.allclose(images.target, target(0), atol=1e-3)
     assert images.unit == "HU"
-    assert len(images.sources) == 1
+    assert [v.title for v in images.volumes if v.kind == "source"] == ["source"]
     assert np.allclose(images.uncertainties["prediction"], 5)
     assert 0.2 < images.mask.mean() < 0.6
     assert "target (above -500 HU)" in describe(images)[1]
@@ -39,7 +39,9 @@ def test_without_a_target_the_prediction_tells_the_body(home):
 def test_a_match_changes_prediction_and_uncertainty(home):
     plain = images_of(home, home / "targets")
     matched = images_of(home, home / "targets", matches={"prediction": (2.0, -7.0)})
-    assert np.allclose(matched.first, 2 * plain.first - 7, atol=1e-2)
+    assert np.allclose(
+        matched.predictions["prediction"], 2 * plain.predictions["prediction"] - 7, atol=1e-2
+    )
     assert np.allclose(matched.uncertainties["prediction"], 10)
 
 

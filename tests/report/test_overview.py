@@ -5,7 +5,7 @@ import pytest
 
 from gdmnet.metrics.summary import summarise
 from gdmnet.report.case import CasePage
-from gdmnet.report.overview import badness, overview
+from gdmnet.report.overview import overview
 
 VALUES = {
     "a": {"mae": 10.0, "psnr": 30.0, "sharpness": 0.5, "bias": -2.0, "new": 1.0},
@@ -48,15 +48,6 @@ def test_cells_tell_how_bad_they_are():
     assert float(cells(html, "a")[3]) == pytest.approx(math.log(2))
     assert cells(html, "b")[2] == ""  # not defined
     assert float(cells(html, "a")[4]) == 2  # |bias|
-
-
-def test_every_metric_has_a_direction():
-    assert badness("ms_ssim", 0.9) < badness("ms_ssim", 0.8)
-    assert badness("mae_bone", 5.0) < badness("mae_bone", 6.0)
-    assert badness("bias_soft", -3.0) == badness("bias_soft", 3.0)
-    assert badness("edge_width", 1.0) < badness("edge_width", 0.5) == badness("edge_width", 2.0)
-    assert badness("sharpness", 0.0) == math.inf
-    assert badness("mae", None) is None
 
 
 def test_unknown_metrics_are_there_but_folded_away():

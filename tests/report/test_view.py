@@ -18,7 +18,7 @@ def home(tmp_path):
 
 def view_of(home, names=()):
     (case,) = find_cases(ReportFolders(home / "out", home / "targets", home / "in"))
-    return case_view("a", read_images(case), names, ROOM)
+    return case_view("a", read_images(case, names), ROOM)
 
 
 def test_volumes_stand_in_the_order_of_the_panels(home):

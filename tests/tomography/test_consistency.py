@@ -30,7 +30,7 @@ def acquisition(n_views, n_slices=1, *, photons=None):
 
 def measured(volume, how, rng):
     photons = how.simulation.photons
-    return measure(attenuation(volume, MU_WATER), how.scan, how.slice_grid, rng, photons=photons)
+    return measure(attenuation(volume, MU_WATER), how.slice_grid, how.scan, rng, photons=photons)
 
 
 def error(volume, reference):
@@ -45,7 +45,7 @@ def test_a_blurred_volume_gets_nearer_to_measurement_and_truth(photons, rng):
     found = data_consistent(start, sinogram, how, iterations=8)
 
     def misfit(volume):
-        return error(project(attenuation(volume, MU_WATER), how.scan, how.slice_grid), sinogram)
+        return error(project(attenuation(volume, MU_WATER), how.slice_grid, how.scan), sinogram)
 
     assert found.dtype == np.float32
     assert misfit(found) < 0.8 * misfit(start)
@@ -55,7 +55,7 @@ def test_a_blurred_volume_gets_nearer_to_measurement_and_truth(photons, rng):
 def test_a_reconstruction_gets_better(rng):
     how, ct = acquisition(40, photons=1e5), truth()
     sinogram = measured(ct, how, rng)
-    start = hounsfield(reconstruct(sinogram, how.scan, GRID), MU_WATER)
+    start = hounsfield(reconstruct(sinogram, GRID, how.scan), MU_WATER)
     assert error(data_consistent(start, sinogram, how), ct) < 0.95 * error(start, ct)
 
 
@@ -72,7 +72,7 @@ def test_conjugate_gradients_find_the_minimum_of_the_sum(rng):
     how = Acquisition(scan, Geometry((1, 6, 7), (1.0, 2.0, 1.5)), MU_WATER, simulation)
     start = np.zeros((1, 6, 7), dtype=np.float32)  # flat: the same error of 20 HU everywhere
     true = attenuation(start + rng.normal(0, 80, start.shape), MU_WATER)
-    sinogram = measure(true, scan, grid, rng, photons=1e5)
+    sinogram = measure(true, grid, scan, rng, photons=1e5)
     matrix = np.concatenate([block.toarray() for _, block in projector(scan, grid)])
     p, x0 = sinogram.ravel().astype(np.float64), attenuation(start, MU_WATER).ravel()
     counts = 1e5 * np.exp(-p)
@@ -151,7 +151,7 @@ def test_a_couch_outside_the_prediction_does_not_end_up_in_the_body(rng):
     with_couch[:, -5:-2, 6:-6] = 200.0  # behind the back
     assert not (body & (with_couch != ct)).any()
     sinogram = measured(with_couch, how, rng)
-    fbp = hounsfield(reconstruct(sinogram, how.scan, GRID), MU_WATER)
+    fbp = hounsfield(reconstruct(sinogram, GRID, how.scan), MU_WATER)
     prediction = np.where(body, gaussian_filter(ct, (0, 0.8, 0.8)), -1024.0)
     blind = data_consistent(prediction, sinogram, how)
     found = data_consistent(prediction, sinogram, how, outside=fbp)

@@ -51,10 +51,10 @@ def test_water_and_air_have_their_hounsfield_units(name):
     deep_air, outside = inside(air, y, x, 4), ~inside(water, y, x, -4)
     middle = inside(disc(-16.0, -16.0, 8.0, 1), y, x)
     exact = line_integrals((water, air), scan)
-    own = project(paint((water, air), GRID), scan, GRID)
+    own = project(paint((water, air), GRID), GRID, scan)
     for sinogram, streaks in ((own, 6), (exact, 15)):  # infinitely thin rays alias at the edges
         for window in ("ram-lak", "hann"):
-            mu = reconstruct(sinogram, scan, GRID, window=window)
+            mu = reconstruct(sinogram, GRID, scan, window=window)
             hu = hounsfield(mu, MU)[0]
             assert abs(hu[deep_water].mean()) < 2
             assert abs(hu[deep_air].mean() + 1000) < 2
@@ -67,7 +67,7 @@ def test_rectangular_slices_of_unequal_spacing_stay_where_they_are():
     scan = covering_scan(grid, 200, arc=180.0)
     shapes = (disc(18.0, -22.0, 14.0, MU), disc(-25.0, 20.0, 9.0, MU))
     image = paint(shapes, grid)[0]
-    found = reconstruct(line_integrals(shapes, scan), scan, grid)[0]
+    found = reconstruct(line_integrals(shapes, scan), grid, scan)[0]
     assert np.abs(found - image).mean() < 0.03 * MU
     assert np.corrcoef(found.ravel(), image.ravel())[0, 1] > 0.98
 
@@ -76,7 +76,7 @@ def test_rectangular_slices_of_unequal_spacing_stay_where_they_are():
 def test_a_shifted_detector_does_not_shift_the_image(source, shape):
     scan = Scan(120, 360.0, Detector(180, 1.0, shape, offset=4.0), source_distance=source)
     spot = (disc(12.0, -18.0, 5.0, MU),)
-    image = reconstruct(line_integrals(spot, scan), scan, GRID)[0]
+    image = reconstruct(line_integrals(spot, scan), GRID, scan)[0]
     y, x = GRID.coordinates()
     assert image.sum(axis=0) @ x / image.sum() == pytest.approx(12, abs=0.2)
     assert image.sum(axis=1) @ y / image.sum() == pytest.approx(-18, abs=0.2)
@@ -89,7 +89,7 @@ def test_scikit_image_agrees(window, rng):
     shapes = (disc(6.0, -9.0, 18.0, 1.0), disc(-10.0, 4.0, 8.0, 0.5))
     sinogram = line_integrals(shapes, scan) + rng.normal(0, 1, (1, 40, 93))
     sinogram[..., :3] = sinogram[..., -3:] = 0
-    ours = reconstruct(sinogram, scan, Grid((n, n), (1.0, 1.0)), window=window)[0]
+    ours = reconstruct(sinogram, Grid((n, n), (1.0, 1.0)), scan, window=window)[0]
     theirs = iradon(
         sinogram[0].T,
         theta=-theta,
@@ -104,7 +104,7 @@ def test_a_fan_and_its_rebinned_parallel_scan_give_the_same_image():
     parallel = covering_scan(GRID, 360, arc=180.0)
     fan = covering_scan(GRID, 360, arc=360.0, source_distance=SOURCE)
     image = paint((*water_and_air(34.0), disc(-15.0, 20.0, 6.0, MU)), GRID)
-    measured = project(image, fan, GRID)[0]
+    measured = project(image, GRID, fan)[0]
     padded = np.concatenate([measured[-40:], measured, measured[:40]])  # beyond the full turn
     angles = np.deg2rad(np.arange(-40, 400))
     rebin = RegularGridInterpolator(
@@ -113,10 +113,10 @@ def test_a_fan_and_its_rebinned_parallel_scan_give_the_same_image():
     gamma = np.arcsin(np.clip(parallel.distances() / SOURCE, -1, 1))
     beta = parallel.angles()[:, None] + gamma
     rebinned = rebin(np.stack(np.broadcast_arrays(beta, gamma), axis=-1))
-    direct = project(image, parallel, GRID)[0]
+    direct = project(image, GRID, parallel)[0]
     assert np.abs(rebinned - direct).mean() < 0.005 * direct.mean()
-    from_fan = reconstruct(measured[None], fan, GRID)
-    from_parallel = reconstruct(rebinned[None], parallel, GRID)
+    from_fan = reconstruct(measured[None], GRID, fan)
+    from_parallel = reconstruct(rebinned[None], GRID, parallel)
     assert np.abs(from_fan - from_parallel).mean() < 0.01 * MU
 
 
@@ -158,7 +158,7 @@ def test_a_truncated_object_is_flat_up_to_the_edge_of_the_field():
     sinogram = line_integrals(shape, scan)
     assert is_truncated(sinogram)
     assert not is_truncated(line_integrals(shape, covering_scan(GRID, 180, arc=180.0)))
-    found = reconstruct(sinogram, scan, GRID)[0]
+    found = reconstruct(sinogram, GRID, scan)[0]
     y, x = GRID.coordinates()
     radius = np.hypot(y[:, None], x)
     assert (found[radius > 40.5] == 0).all()
@@ -174,7 +174,7 @@ def test_a_truncated_object_is_flat_up_to_the_edge_of_the_field():
 def test_a_truncated_curved_fan_is_reconstructed_too():
     shape = (disc(0.0, 0.0, 60.0, MU),)
     scan = Scan(180, 360.0, Detector(90, 1.0, "curved"), source_distance=SOURCE)
-    found = reconstruct(line_integrals(shape, scan), scan, GRID)[0]
+    found = reconstruct(line_integrals(shape, scan), GRID, scan)[0]
     y, x = GRID.coordinates()
     radius = np.hypot(y[:, None], x)
     assert found[radius < 25].mean() == pytest.approx(MU, rel=0.15)
@@ -204,11 +204,11 @@ def test_slabs_and_blocks_do_not_show(monkeypatch, rng):
     grid = Grid((20, 24), (1.0, 1.0))
     scan = covering_scan(grid, 15, arc=180.0)
     sinogram = rng.random((projection.SLAB + 1, 15, scan.detector.n_bins)).astype(np.float32)
-    whole = reconstruct(sinogram, scan, grid)
-    alone = reconstruct(sinogram[-1:], scan, grid)
+    whole = reconstruct(sinogram, grid, scan)
+    alone = reconstruct(sinogram[-1:], grid, scan)
     assert whole[-1:] == pytest.approx(alone, rel=1e-4, abs=1e-5)
     back_projector.cache_clear()
     monkeypatch.setattr(projection, "BLOCK_BYTES", 1)
-    in_blocks = reconstruct(sinogram, scan, grid)
+    in_blocks = reconstruct(sinogram, grid, scan)
     back_projector.cache_clear()
     assert in_blocks == pytest.approx(whole, rel=1e-4, abs=1e-5)

@@ -35,7 +35,7 @@ SCANS = {
 def test_ellipses_have_their_analytic_sinograms(name):
     scan = SCANS[name]
     image = paint(SHAPES, ODD)
-    found, truth = project(image, scan, ODD), line_integrals(SHAPES, scan)
+    found, truth = project(image, ODD, scan), line_integrals(SHAPES, scan)
     assert found.shape == (1, scan.n_views, scan.detector.n_bins)
     assert np.abs(found - truth).mean() < 0.015 * truth.mean()
     assert np.abs(found - truth).max() < 0.12 * truth.max()  # where rays graze an edge
@@ -46,8 +46,8 @@ def test_the_adjoint_is_the_adjoint(name, rng):
     scan = SCANS[name]
     volume = rng.random((3, *ODD.shape))
     sinogram = rng.random((3, scan.n_views, scan.detector.n_bins))
-    left = (project(volume, scan, ODD).astype(np.float64) * sinogram).sum((1, 2))
-    back = project_adjoint(sinogram, scan, ODD)
+    left = (project(volume, ODD, scan).astype(np.float64) * sinogram).sum((1, 2))
+    back = project_adjoint(sinogram, ODD, scan)
     right = (volume * back.astype(np.float64)).sum((1, 2))
     assert np.abs(left / right - 1).max() < 1e-6
 
@@ -84,7 +84,7 @@ def test_the_matrix_is_josephs_method(name, rng):
     source = None if name == "parallel" else 14.0
     scan = covering_scan(grid, 7, arc=360.0, source_distance=source)
     image = rng.random(grid.shape)
-    assert project(image[None], scan, grid)[0] == pytest.approx(
+    assert project(image[None], grid, scan)[0] == pytest.approx(
         slow(image, grid, scan), rel=1e-5, abs=1e-5
     )
 
@@ -96,7 +96,7 @@ def test_scikit_image_agrees():
     image = gaussian_filter(image, (0, 2, 2))
     scan = Scan(30, 180.0, Detector(115, 1.0))
     theirs = radon(image[0], theta=-np.rad2deg(scan.angles()), circle=False).T
-    ours = project(image, scan, grid)[0]
+    ours = project(image, grid, scan)[0]
     assert theirs.shape == ours.shape
     assert np.abs(ours - theirs).mean() < 0.003 * ours.mean()
     assert np.abs(ours - theirs).max() < 0.02 * ours.max()
@@ -105,9 +105,9 @@ def test_scikit_image_agrees():
 def test_every_slice_is_projected_by_itself(rng):
     scan = SCANS["parallel"]
     volume = rng.random((projection.SLAB + 2, *ODD.shape))
-    together = project(volume, scan, ODD)
+    together = project(volume, ODD, scan)
     for z in (0, projection.SLAB - 1, projection.SLAB, projection.SLAB + 1):
-        alone = project(volume[z : z + 1], scan, ODD)[0]
+        alone = project(volume[z : z + 1], ODD, scan)[0]
         assert together[z] == pytest.approx(alone, rel=1e-5)
 
 
@@ -116,19 +116,19 @@ def test_line_integrals_are_in_millimetres():
     shape = (disc(0.0, 0.0, 30.0, 0.02),)
     scan = Scan(5, 180.0, Detector(3, 1.0))
     for grid in (coarse, fine):
-        assert project(paint(shape, grid), scan, grid) == pytest.approx(1.2, rel=0.02)
+        assert project(paint(shape, grid), grid, scan) == pytest.approx(1.2, rel=0.02)
 
 
 def test_matrices_are_kept_where_they_fit_and_made_anew_where_not(monkeypatch, rng):
     scan, volume = SCANS["flat fan"], rng.random((2, *ODD.shape))
-    whole = project(volume, scan, ODD)
+    whole = project(volume, ODD, scan)
     kept = projector(scan, ODD)
     assert projector(scan, ODD) is kept
     assert next(iter(kept))[1] is next(iter(kept))[1]
     projector.cache_clear()
     monkeypatch.setattr(projection, "BLOCK_BYTES", 1)
     monkeypatch.setattr(projection, "KEPT_BYTES", 1)
-    assert project(volume, scan, ODD) == pytest.approx(whole, rel=1e-6)
+    assert project(volume, ODD, scan) == pytest.approx(whole, rel=1e-6)
     assert len(list(projector(scan, ODD))) == scan.n_views
     made = projector(scan, ODD)
     assert next(iter(made))[1] is not next(iter(made))[1]
@@ -153,12 +153,12 @@ def test_hounsfield_units_come_back_and_nothing_is_thinner_than_vacuum():
 
 
 def test_a_bin_averages_what_its_two_rays_let_through(rng):
-    found = measure(patient(), TURN, COARSE, rng, photons=None)
+    found = measure(patient(), COARSE, TURN, rng, photons=None)
     halves = [
         project(
             patient(),
-            Scan(40, 180.0, Detector(TURN.detector.n_bins, 4.0, offset=offset)),
             COARSE,
+            Scan(40, 180.0, Detector(TURN.detector.n_bins, 4.0, offset=offset)),
         )
         for offset in (-0.25, 0.25)
     ]
@@ -166,8 +166,8 @@ def test_a_bin_averages_what_its_two_rays_let_through(rng):
 
 
 def test_noise_has_the_mean_and_the_variance_of_counted_photons(rng):
-    truth = measure(patient(), TURN, COARSE, rng, photons=None)
-    many = measure(patient(n_slices=300), TURN, COARSE, rng, photons=1e4)
+    truth = measure(patient(), COARSE, TURN, rng, photons=None)
+    many = measure(patient(n_slices=300), COARSE, TURN, rng, photons=1e4)
     bias, variance = many.mean(axis=0) - truth[0], many.var(axis=0)
     assert abs(bias.mean()) < 5e-4
     assert (variance / (np.exp(truth[0]) / 1e4)).mean() == pytest.approx(1, abs=0.02)
@@ -176,27 +176,27 @@ def test_noise_has_the_mean_and_the_variance_of_counted_photons(rng):
 def test_electronics_add_their_variance(rng):
     many = measure(
         patient(n_slices=300),
-        TURN,
         COARSE,
+        TURN,
         rng,
         photons=1e4,
         electronic_noise=100.0,
     )
-    truth = measure(patient(), TURN, COARSE, rng, photons=None)[0]
+    truth = measure(patient(), COARSE, TURN, rng, photons=None)[0]
     share = np.exp(truth) / 1e4
     expected = share + (100 * share) ** 2
     assert (many.var(axis=0) / expected).mean() == pytest.approx(1, abs=0.03)
 
 
 def test_a_bin_without_photons_counts_one(rng):
-    starved = measure(patient(value=0.5), TURN, COARSE, rng, photons=100.0)
+    starved = measure(patient(value=0.5), COARSE, TURN, rng, photons=100.0)
     assert starved.max() == pytest.approx(np.log(100), rel=1e-5)
-    assert np.isfinite(measure(patient(value=5.0), TURN, COARSE, rng, photons=None)).all()
+    assert np.isfinite(measure(patient(value=5.0), COARSE, TURN, rng, photons=None)).all()
 
 
 def test_the_generator_decides_the_noise():
     first, again, other = (
-        measure(patient(), TURN, COARSE, np.random.default_rng(seed), photons=1e4)
+        measure(patient(), COARSE, TURN, np.random.default_rng(seed), photons=1e4)
         for seed in (1, 1, 2)
     )
     assert np.array_equal(first, again)

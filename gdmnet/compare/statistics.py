@@ -1,0 +1,135 @@
+"""Methods on the same cases: criteria, paired differences, who wins, and the Pareto front."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import isfinite
+
+import numpy as np
+
+from gdmnet.compare.record import FIDELITY, PLAUSIBILITY, BestMethod
+from gdmnet.errors import DatasetError
+from gdmnet.metrics.paired import Paired, compare_paired
+from gdmnet.metrics.statistics import Values, aggregate, bootstrap_interval, metric_names
+from gdmnet.metrics.titles import penalty
+
+# One distance from the real images for each aspect: values, their steps, texture, edges, detail.
+_DISTANCES = ("histogram_w1", "gradient_w1", "spectrum_distance", "edge_width", "sharpness")
+
+Cases = Mapping[str, Values]
+"""Case -> metric -> value."""
+
+
+def add_criteria(methods: Mapping[str, Cases], *, in_hu: bool) -> None:
+    """Give every case of every method its `fidelity` and `plausibility`; for both, less is better.
+
+    Fidelity is the mean absolute error: in HU, or in % of the reference's range, so that cases of
+    different scales count alike. Plausibility is the distance from the real image as a share of
+    that of the methods' mean, averaged over histogram, gradients, spectrum, edge width and
+    sharpness (for ratios |log|): 1 is as near as the average method, 0.8 is nearer by a fifth.
+    """
+    for case in next(iter(methods.values())):
+        rivals = {name: cases[case] for name, cases in methods.items()}
+        shares: dict[str, list[float]] = {name: [] for name in rivals}
+        for metric in _DISTANCES:
+            distances = [penalty(metric, values.get(metric)) for values in rivals.values()]
+            known = [d for d in distances if d is not None and isfinite(d)]
+            if len(known) < len(distances):  # not defined for all: says nothing about this case
+                continue
+            mean = sum(known) / len(known)
+            for name, distance in zip(rivals, known, strict=True):
+                shares[name].append(distance / mean if mean > 0 else 1.0)
+        for name, values in rivals.items():
+            mae, span = values["mae"], values["data_range"]
+            relative = None if mae is None or not span else 100 * mae / span
+            values[FIDELITY] = mae if in_hu else relative
+            own = shares[name]
+            values[PLAUSIBILITY] = sum(own) / len(own) if own else None
+
+
+def paired_metrics(
+    first: Cases, second: Cases, metrics: Sequence[str] | None = None
+) -> dict[str, Paired]:
+    """Metrics of two methods, first minus second, over the cases where both have it."""
+    found = {}
+    for metric in metrics or metric_names(first):
+        pairs = [(values.get(metric), second[case].get(metric)) for case, values in first.items()]
+        known = [(a, b) for a, b in pairs if a is not None and b is not None]
+        if known:
+            found[metric] = compare_paired(*zip(*known, strict=True))
+    return found
+
+
+def find_best(methods: Mapping[str, Cases], criterion: str) -> BestMethod:
+    """The method whose mean of a criterion is least, and how it differs from each other one.
+
+    Raises:
+        DatasetError: the criterion is not defined for any case.
+    """
+    means = {
+        name: aggregate(values[criterion] for values in cases.values())["mean"]
+        for name, cases in methods.items()
+    }
+    ranked = sorted((mean, name) for name, mean in means.items() if mean is not None)
+    if not ranked:
+        raise DatasetError(f"{criterion} is not defined for any case: the references are flat")
+    best = ranked[0][1]
+    against = {
+        rival: paired_metrics(methods[best], cases, [criterion]).get(criterion)
+        for rival, cases in methods.items()
+        if rival != best
+    }
+    return BestMethod(best, {rival: one for rival, one in against.items() if one is not None})
+
+
+def find_winners(methods: Mapping[str, Cases], metrics: Sequence[str]) -> dict[str, str]:
+    """Metric -> the method that is better than each other one, beyond chance.
+
+    Better is less of a penalty: distance from the best value, case by case. The 95 % bootstrap
+    interval of the mean difference has to lie below 0 against every other method; so a metric may
+    have no winner.
+    """
+    winners = {}
+    for metric in metrics:
+        penalties = {
+            name: [penalty(metric, values.get(metric)) for values in cases.values()]
+            for name, cases in methods.items()
+        }
+        for name, own in penalties.items():
+            rivals = [other for rival, other in penalties.items() if rival != name]
+            if rivals and all(_is_less(own, other) for other in rivals):
+                winners[metric] = name
+    return winners
+
+
+def pareto_front(points: Mapping[str, Sequence[float | None]]) -> tuple[str, ...]:
+    """Names of the points that no other dominates; on every axis less is better.
+
+    A point dominates another if it is nowhere worse and somewhere better (Pareto 1906); equal
+    points do not dominate each other. Points with an unknown coordinate are left out.
+
+    Args:
+        points: name -> coordinates, equally many each.
+    """
+    known: dict[str, tuple[float, ...]] = {}
+    for name, point in points.items():
+        values = [value for value in point if value is not None]
+        if len(values) == len(point):
+            known[name] = tuple(values)
+    return tuple(
+        name
+        for name, own in known.items()
+        if not any(_dominates(other, own) for other in known.values())
+    )
+
+
+def _is_less(first: Sequence[float | None], second: Sequence[float | None]) -> bool:
+    pairs = zip(first, second, strict=True)
+    known = [a - b for a, b in pairs if a is not None and b is not None and isfinite(a - b)]
+    _, high = bootstrap_interval(np.array(known, dtype=np.float64))
+    return high is not None and high < 0
+
+
+def _dominates(first: Sequence[float], second: Sequence[float]) -> bool:
+    pairs = list(zip(first, second, strict=True))
+    return all(a <= b for a, b in pairs) and any(a < b for a, b in pairs)

@@ -1,0 +1,244 @@
+"""The long work of a comparison: train and predict what is missing, keep what is there."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from gdmnet import codec, folders
+from gdmnet.compare.cases import ComparisonCases, find_held_out
+from gdmnet.compare.costs import CaseCosts, predict_with_costs, read_costs
+from gdmnet.compare.methods import ComparedMethod, facts_of
+from gdmnet.compare.settings import ComparisonSettings, MethodSettings
+from gdmnet.compare.variant import Method, Variant, make_methods, parse_steps, parse_variants
+from gdmnet.data.splits import split_for
+from gdmnet.errors import OutputError
+from gdmnet.folders import Roots
+from gdmnet.inference.inputs import output_name
+from gdmnet.inference.model import load_model
+from gdmnet.models.card import PredictionSettings
+from gdmnet.models.device import find_device
+from gdmnet.objectives.options import OPTIONS
+from gdmnet.plan import Plan
+from gdmnet.training.fold import train_fold
+from gdmnet.training.pretrain import default_iterations
+from gdmnet.training.settings import (
+    DEFAULT_GPU_LENGTH,
+    DEFAULT_LENGTH,
+    EncoderSettings,
+    TrainingSettings,
+)
+
+SETTINGS_JSON = "settings.json"
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ComparedTrainings:
+    """The trainings and predictions of a comparison: what they share, and where they lie.
+
+    Attributes:
+        roots: raw and preprocessed; the trainings have results roots of their own.
+        home: of the comparison.
+        plan: of the dataset.
+        settings: of every training and prediction.
+        methods: to judge.
+        cases: to judge on.
+        device: that computes.
+    """
+
+    roots: Roots
+    home: Path
+    plan: Plan
+    settings: ComparisonSettings
+    methods: tuple[Method, ...]
+    cases: ComparisonCases
+    device: str
+
+    @property
+    def variants(self) -> list[Variant]:
+        """What is trained, each once."""
+        return list(dict.fromkeys(method.variant for method in self.methods))
+
+    def results(self, variant: Variant) -> Path:
+        """The results root of a variant's trainings."""
+        return self.home / "models" / variant.folder
+
+    def model(self, variant: Variant) -> Path:
+        """The folder of a variant's model."""
+        root, name = self.results(variant), self.settings.configuration
+        return folders.model_folder(root, self.plan.dataset, variant.objective, name)
+
+    def predictions(self, method: Method) -> Path:
+        """Folder of a method's predictions, summary and verdict."""
+        return self.home / "predictions" / method.folder
+
+    def untrained_folds(self, variant: Variant) -> list[str]:
+        """Folds that have no final checkpoint yet."""
+        finished = folders.finished_folds(self.model(variant))
+        return [fold for fold in self.settings.folds if fold not in finished]
+
+    def unpredicted_cases(self, method: Method) -> list[str]:
+        """Cases without a prediction whose costs are known."""
+        missing = []
+        for group in self.cases.groups:
+            home = self.predictions(method) / group.folder
+            costs = read_costs(home)
+            for case in group.cases:
+                path = home / output_name(case, self.plan)
+                if case.identifier not in costs or not path.is_file():
+                    missing.append(case.identifier)
+        return missing
+
+
+def plan_trainings(
+    dataset: str,
+    configuration: str,
+    roots: Roots,
+    home: Path,
+    wanted: MethodSettings,
+    given: Mapping[str, Any],
+) -> ComparedTrainings:
+    """What a comparison trains and predicts; nothing is written.
+
+    Args:
+        dataset: its full name; planned and prepared.
+        configuration: a name of its plan.
+        roots: the folders.
+        home: of the comparison.
+        wanted: methods and device.
+        given: of `ComparisonSettings`, what was asked for; the rest is as the comparison began, or
+            as by default.
+
+    Raises:
+        GdmnetError: an unknown configuration, fold, objective or option; a comparison that began
+            with other settings; a raw file that is missing.
+    """
+    prepared = roots.preprocessed / dataset
+    plan = codec.load(Plan, prepared / folders.PLAN_JSON)
+    plan.configuration(configuration)
+    variants = parse_variants(wanted.objectives or list(OPTIONS))
+    methods = make_methods(variants, parse_steps(wanted.steps))
+    device, splits = find_device(wanted.device), prepared / folders.SPLITS_JSON
+    begun = _begun_settings({"dataset": dataset, "configuration": configuration, **given}, home)
+    if begun is None:
+        epochs, iterations = DEFAULT_LENGTH.get(plan.preset, DEFAULT_GPU_LENGTH)
+        values = {"epochs": epochs, "iterations": iterations, **given}
+        begun = ComparisonSettings(ComparisonSettings.SCHEMA, dataset, configuration, **values)
+        # Chosen now, so that one encoder serves all variants.
+        length = begun.encoder.iterations or default_iterations(
+            values["epochs"] * values["iterations"],
+            device,
+            n_cases=min(len(split_for(fold, splits).training) for fold in begun.folds),
+        )
+        begun = replace(begun, encoder=replace(begun.encoder, iterations=length))
+    cases = find_held_out(roots.raw / dataset, splits, begun.folds)
+    return ComparedTrainings(roots, home, plan, begun, tuple(methods), cases, str(device))
+
+
+def what_is_left(trainings: ComparedTrainings) -> list[str]:
+    """A line for every training and prediction that is missing."""
+    settings = trainings.settings
+    length = f"{settings.epochs} epochs of {settings.iterations} steps"
+    lines = [
+        f"train {variant.name}, fold {fold}: {length}"
+        for variant in trainings.variants
+        for fold in trainings.untrained_folds(variant)
+    ]
+    for method in trainings.methods:
+        missing = trainings.unpredicted_cases(method)
+        if missing:
+            lines.append(f"predict {method.name}: {', '.join(missing)}")
+    return lines or ["everything is trained and predicted already"]
+
+
+def work_off(trainings: ComparedTrainings) -> list[ComparedMethod]:
+    """Train and predict what is missing; go on where a training was stopped.
+
+    Raises:
+        GdmnetError: a training fails, or a case cannot be predicted.
+    """
+    codec.save(trainings.settings, trainings.home / SETTINGS_JSON)
+    for variant in trainings.variants:
+        roots = replace(trainings.roots, results=trainings.results(variant))
+        for fold in trainings.untrained_folds(variant):
+            _log.info("training %s, fold %s", variant.name, fold)
+            dataset, name = trainings.plan.dataset, trainings.settings.configuration
+            train_fold(dataset, name, fold, roots, _training_options(trainings, variant))
+    for method in trainings.methods:
+        if trainings.unpredicted_cases(method):
+            _predict(trainings, method)
+    return [_compared(trainings, method) for method in trainings.methods]
+
+
+def _begun_settings(given: Mapping[str, Any], home: Path) -> ComparisonSettings | None:
+    """The settings that a comparison began with; None for a new one."""
+    path = home / SETTINGS_JSON
+    if not path.is_file():
+        return None
+    begun = codec.load(ComparisonSettings, path)
+    for name, value in given.items():
+        before = getattr(begun, name)
+        if name == "encoder" and value.iterations is None:
+            value = replace(value, iterations=before.iterations)
+        if value != before:
+            raise OutputError(
+                f"{path}: {name.replace('_', ' ')} is {_in_words(before)} there, not"
+                f" {_in_words(value)}: a comparison goes on as it began; give another folder by -o"
+            )
+    return begun
+
+
+def _in_words(value: object) -> str:
+    if isinstance(value, EncoderSettings):
+        return f"{value.name} ({value.iterations} steps)"
+    return " ".join(value) if isinstance(value, tuple) else str(value)
+
+
+def _training_options(trainings: ComparedTrainings, variant: Variant) -> TrainingSettings:
+    settings = trainings.settings
+    return TrainingSettings(
+        objective=variant.objective,
+        epochs=settings.epochs,
+        iterations=settings.iterations,
+        learning_rate=settings.learning_rate,
+        seed=settings.seed,
+        device=trainings.device,
+        precision=settings.precision,
+        resume=True,
+        encoder=settings.encoder,
+        objective_options=variant.options,
+        encoder_root=trainings.home / "models" / "encoder",
+        validates=bool(variant.options.get("realism_dial")),  # validation sets the dial
+    )
+
+
+def _predict(trainings: ComparedTrainings, method: Method) -> None:
+    _log.info("predicting %s", method.name)
+    home = trainings.predictions(method)
+    (home / folders.SUMMARY_JSON).unlink(missing_ok=True)
+    for group in trainings.cases.groups:
+        translator = load_model(
+            trainings.model(method.variant),
+            PredictionSettings(step_size=trainings.settings.step_size, steps=method.steps),
+            folds=group.folds,
+            device=trainings.device,
+        )
+        predict_with_costs(translator, group.cases, home / group.folder)
+
+
+def _compared(trainings: ComparedTrainings, method: Method) -> ComparedMethod:
+    home, model = trainings.predictions(method), trainings.model(method.variant)
+    settings = trainings.settings
+    target = trainings.plan.configuration(settings.configuration).target
+    facts = facts_of(model, settings.folds, target, steps=method.steps)
+    predictions: dict[str, Path] = {}
+    costs: dict[str, CaseCosts] = {}
+    for group in trainings.cases.groups:
+        costs |= read_costs(home / group.folder)
+        for case in group.cases:
+            predictions[case.identifier] = home / group.folder / output_name(case, trainings.plan)
+    return ComparedMethod(method.name, facts, predictions, costs, home)
