@@ -32,16 +32,20 @@ from gdmnet.arrays.body import body_mask
 from gdmnet.datasets.ct_volumes import find_ct_volumes, read_ct
 from gdmnet.datasets.phantom import make_patient
 from gdmnet.geometry import Geometry
-from gdmnet.metrics.conventions import DataRange
-from gdmnet.metrics.image import mae, psnr
+from gdmnet.metrics.image import DataRange, mae, psnr
 from gdmnet.metrics.similarity import ssim
 from gdmnet.report.picture import Panel, draw_panels, save_picture
 from gdmnet.tomography.consistency import data_consistent
 from gdmnet.tomography.fbp import back_projector, reconstruct
-from gdmnet.tomography.physics import attenuation, hounsfield, measure
-from gdmnet.tomography.projection import project, project_adjoint, projector
-from gdmnet.tomography.record import Acquisition, Simulation
-from gdmnet.tomography.scan import Grid, covering_scan
+from gdmnet.tomography.projection import (
+    attenuation,
+    hounsfield,
+    measure,
+    project,
+    project_adjoint,
+    projector,
+)
+from gdmnet.tomography.scan import Acquisition, Grid, Simulation, covering_scan
 from gdmnet.tomography.settings import MU_WATER
 
 SPAN = DataRange(-1024.0, 4095.0)
