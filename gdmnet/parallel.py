@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import wait
@@ -52,7 +53,7 @@ def map_cases(
 
 
 def _call(function: Callable[[A], R], item: A, name: Callable[[A], str], bar: tqdm) -> R:
-    with _Case(name(item)):
+    with _naming(name(item)):
         result = function(item)
     bar.update()
     return result
@@ -71,9 +72,16 @@ def _map_in_pool(
     try:
         futures = {pool.submit(function, item): i for i, item in enumerate(items)}
         for future in as_completed(futures):
-            _result(future, items[futures[future]], name, futures, items)
+            with _naming(name(items[futures[future]])):
+                future.result()
             bar.update()
         return [future.result() for future in futures]
+    except BrokenProcessPool:
+        unfinished = [name(items[i]) for future, i in futures.items() if not _is_finished(future)]
+        raise WorkerDiedError(
+            f"a worker process died while these cases were open: {_few(unfinished)};"
+            " most often memory ran out: use a smaller -np"
+        ) from None
     finally:
         _kill(pool)
 
@@ -92,51 +100,28 @@ def _end_with(sentinel: int) -> None:
     os._exit(1)
 
 
-def _result(
-    future: Future[R],
-    item: A,
-    name: Callable[[A], str],
-    futures: dict[Future[R], int],
-    items: Sequence[A],
-) -> None:
-    try:
-        with _Case(name(item)):
-            future.result()
-    except BrokenProcessPool:
-        unfinished = [name(items[i]) for f, i in futures.items() if not _is_finished(f)]
-        raise WorkerDiedError(
-            f"a worker process died while these cases were open: {_few(unfinished)};"
-            " most often memory ran out: use a smaller -np"
-        ) from None
-
-
 def _is_finished(future: Future) -> bool:
     return future.done() and not future.cancelled() and future.exception() is None
 
 
-class _Case:
-    """Names the case in any error that leaves the block."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: object
-    ) -> None:
-        if isinstance(error, GdmnetError):
-            if self.name not in str(error):
-                error.args = (f"case {self.name}: {error}",)
-        elif error is not None and hasattr(error, "add_note"):  # Python 3.11 and later
-            error.add_note(f"case {self.name}")
+@contextlib.contextmanager
+def _naming(case: str) -> Iterator[None]:
+    """Name the case in any error that leaves the block."""
+    try:
+        yield
+    except GdmnetError as error:
+        if case not in str(error):
+            error.args = (f"case {case}: {error}",)
+        raise
+    except Exception as error:
+        if hasattr(error, "add_note"):  # Python 3.11 and later
+            error.add_note(f"case {case}")
+        raise
 
 
-def _few(names: Iterable[str], limit: int = 5) -> str:
-    listed = list(names)
-    more = f" and {len(listed) - limit} more" if len(listed) > limit else ""
-    return ", ".join(listed[:limit]) + more
+def _few(names: Sequence[str], limit: int = 5) -> str:
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
 
 
 def _kill(pool: ProcessPoolExecutor) -> None:

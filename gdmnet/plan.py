@@ -78,7 +78,7 @@ class Normalisation:
     Attributes:
         scheme: a name in `arrays.normalise.SCHEMES` ("ct", "percentiles", "zscore", "none").
         centre: file units; for per-case schemes the median over the training cases.
-        scale: file units per network unit; for per-case schemes the median likewise.
+        scale: file units per network unit; for per-case schemes the median over the training cases.
         low: lower clip in file units, None for no clip.
         high: upper clip in file units, None for no clip.
         background: what lies outside body, crop and volume, in file units (CT: air).

@@ -55,9 +55,8 @@ def uncrop(array: NDArray, box: Box, shape: Shape, fill: ArrayLike) -> NDArray:
     Raises:
         ValueError: the array is not as large as the box, or the box leaves the shape.
     """
-    extent = tuple(stop - first for first, stop in box)
-    if array.shape[-3:] != extent:
-        raise ValueError(f"array of shape {array.shape[-3:]} for a box of shape {extent}")
+    if array.shape[-3:] != box_shape(box):
+        raise ValueError(f"array of shape {array.shape[-3:]} for a box of shape {box_shape(box)}")
     if any(first < 0 or stop > side for (first, stop), side in zip(box, shape, strict=True)):
         raise ValueError(f"box {box} leaves the shape {shape}")
     whole = np.full((*array.shape[:-3], *shape), fill, dtype=array.dtype)

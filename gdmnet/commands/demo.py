@@ -13,6 +13,7 @@ from pathlib import Path
 from gdmnet import codec, folders
 from gdmnet.commands.terminal import CommandParser, guarded, new_parser
 from gdmnet.errors import OutputError
+from gdmnet.files import lock
 from gdmnet.settings import Settings, add_settings, given_settings, setting
 from gdmnet.table import text_table
 
@@ -76,7 +77,13 @@ def main(argv: list[str] | None = None) -> int:
     """Entry point of gdm_demo."""
     args = build_parser().parse_args(argv)
     settings = DemoSettings(**given_settings(args, DemoSettings))
-    return guarded(lambda: 0 if all(c.passed for c in run(args.output, settings).checks) else 1)
+
+    def body() -> int:
+        with lock(args.output):
+            result = run(args.output, settings)
+        return 0 if all(check.passed for check in result.checks) else 1
+
+    return guarded(body)
 
 
 def run(output: Path, settings: DemoSettings | None = None) -> DemoResult:

@@ -146,12 +146,12 @@ def _models(results: Path) -> list[tuple[Cell, ...]]:
     rows: list[tuple[Cell, ...]] = [(*header, "validation MAE")]
     for model in folders.finished_models(results):
         size = sum(path.stat().st_size for path in model.folder.rglob("*") if path.is_file())
-        known = ", ".join(model.folds), f"{size / 2**20:.1f} MiB", *_told(model)
+        known = ", ".join(model.folds), f"{size / 2**20:.1f} MiB", *_validated(model)
         rows.append((*model[:3], *known))
     return rows if len(rows) > 1 else [("none is finished; train one with gdm_train",)]
 
 
-def _told(model: folders.FinishedModel) -> tuple[Cell, Cell]:
+def _validated(model: folders.FinishedModel) -> tuple[Cell, Cell]:
     """Bias correction, and the mean validation MAE of its folds; None where no sound file tells."""
     from gdmnet.plan import Plan
 

@@ -36,7 +36,7 @@ _EPILOG = "example:\n  gdm_plan_and_preprocess 501"
 
 @dataclasses.dataclass(frozen=True)
 class PlanOptions(Settings):
-    """What `run` may be told; None leaves a choice to the plan or the machine."""
+    """How a dataset is planned and prepared; None leaves it to the plan or the machine."""
 
     configurations: tuple[str, ...] | None = setting(
         None, "prepare only these", flag="-c", metavar="NAME"
@@ -203,14 +203,14 @@ def _refuse_contradictions(
     existing: Plan, fingerprint: Fingerprint, folder: Path, options: PlanOptions
 ) -> None:
     path, facts = folder / folders.PLAN_JSON, folder / folders.FINGERPRINT_JSON
-    for option, asked, made in (
+    for option, wanted, made in (
         ("--preset", options.preset, existing.preset),
         ("--memory", options.memory_gb, existing.memory_gb),
         ("--bias-correction", options.bias_correction, _measured_with(folder)),
     ):
-        if asked not in (None, made):
+        if wanted not in (None, made):
             raise PlanError(
-                f"{path} was made with {option} {made}; add --replan to plan anew with {asked}"
+                f"{path} was made with {option} {made}; add --replan to plan anew with {wanted}"
             )
     if facts.is_file() and codec.load(Fingerprint, facts) != fingerprint:
         raise PlanError(

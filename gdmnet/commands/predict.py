@@ -32,7 +32,7 @@ _SINOGRAMS = ("data_consistency", "sinograms")
 
 @dataclass(frozen=True)
 class PredictionOptions(Settings):
-    """What `run` may be told beside which model predicts, and how."""
+    """What a prediction of a folder needs beside which model predicts, and how."""
 
     device: str = setting("auto", "auto, cpu, cuda, cuda:1", metavar="DEVICE")
     overwrite: bool = setting(False, "predict anew what is there; it stays until the new one is")

@@ -4,20 +4,13 @@ from __future__ import annotations
 
 import argparse
 import shlex
-from datetime import datetime
-from functools import partial
+import sys
 from pathlib import Path
 
 from gdmnet import __version__, codec
 from gdmnet.commands.terminal import add_processes_option, guarded, new_parser
-from gdmnet.metrics.conventions import CONVENTIONS, GDMNET, EvaluationSettings
-from gdmnet.metrics.evaluation import evaluate_folders
-from gdmnet.metrics.pairs import EvaluationFolders
-from gdmnet.parallel import map_cases
-from gdmnet.report.case import scored_case_page
-from gdmnet.report.collect import PREDICTION, ReportFolders, find_cases
-from gdmnet.report.page import ReportPage, render
-from gdmnet.report.provenance import check_inputs, read_origin
+from gdmnet.metrics.conventions import EvaluationSettings
+from gdmnet.settings import add_settings, given_settings, make_settings
 
 REPORT_HTML = "report.html"
 _EPILOG = """example:
@@ -34,7 +27,7 @@ def build_parser() -> argparse.ArgumentParser:
         ("-p", "predictions", "predictions, one image a case (gdm_predict's output folder)"),
         ("-r", "targets", "what was to be predicted, images of the same names"),
         ("-s", "sources", "what it was predicted from, CASE_0000<ending>"),
-        ("-m", "masks", "masks: where errors count (default: the body, computed)"),
+        ("--masks", "masks", "masks: where errors count (default: the body, computed)"),
     ):
         needed = name == "predictions"
         parser.add_argument(option, dest=name, type=Path, required=needed, metavar="DIR", help=text)
@@ -45,17 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="the report to write (default: report.html among the predictions)",
     )
-    parser.add_argument(
-        "--convention",
-        choices=CONVENTIONS,
-        default=GDMNET,
-        help="of the table's metrics, as in gdm_evaluate (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--match-intensity",
-        choices=("linear",),
-        help="fit gain >= 0 and offset to each target first (targets without a unit)",
-    )
+    add_settings(parser, EvaluationSettings, ("convention", "match_intensity"))
     add_processes_option(parser)
     return parser
 
@@ -63,57 +46,45 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Entry point of gdm_report."""
     args = build_parser().parse_args(argv)
+    typed = shlex.join(["gdm_report", *(sys.argv[1:] if argv is None else argv)])
+    return guarded(lambda: _report(args, typed))
+
+
+def _report(args: argparse.Namespace, typed: str) -> int:
+    from datetime import datetime
+    from functools import partial
+
+    from gdmnet.metrics.evaluation import evaluate_folders
+    from gdmnet.metrics.pairs import EvaluationFolders
+    from gdmnet.parallel import map_cases
+    from gdmnet.report.case import case_page
+    from gdmnet.report.collect import PREDICTION, ReportFolders, find_cases
+    from gdmnet.report.page import ReportPage, render
+    from gdmnet.report.provenance import check_inputs, read_origin
+
     output = args.output or args.predictions / REPORT_HTML
-
-    def body() -> int:
-        run(
-            ReportFolders(args.predictions, args.targets, args.sources, args.masks),
-            output,
-            EvaluationSettings(args.convention, args.match_intensity),
-            n_processes=args.n_processes,
-        )
-        print(f"written: {output} ({output.stat().st_size / 1e6:.1f} MB)")
-        return 0
-
-    return guarded(body)
-
-
-def run(
-    folders: ReportFolders,
-    output: Path,
-    options: EvaluationSettings | None = None,
-    *,
-    n_processes: int = 1,
-) -> None:
-    """Write a report.
-
-    Args:
-        folders: where the images lie.
-        output: the HTML file.
-        options: how predictions are scored where there are targets.
-        n_processes: that share the work.
-
-    Raises:
-        DatasetError: a folder or a partner is missing, grids differ, an image cannot be read.
-        PlanError: predictions.json is damaged.
-        OutputError: the report cannot be written.
-    """
-    options = options or EvaluationSettings()
-    cases = find_cases(folders)
-    origin = read_origin(folders.predictions)
+    settings = make_settings(EvaluationSettings, given_settings(args, EvaluationSettings))
+    cases = find_cases(ReportFolders(args.predictions, args.targets, args.sources, args.masks))
+    origin = read_origin(args.predictions)
     summaries = {}
-    if folders.targets is not None:
-        compared = EvaluationFolders(folders.predictions, folders.targets, folders.masks)
-        summaries = {PREDICTION: evaluate_folders(compared, options, n_processes=n_processes)}
+    if args.targets is not None:
+        compared = EvaluationFolders(args.predictions, args.targets, args.masks)
+        summary = evaluate_folders(compared, settings, n_processes=args.n_processes)
+        summaries[PREDICTION] = summary
     pages = map_cases(
-        partial(scored_case_page, origin.channel_names, summaries, options.convention),
+        partial(
+            case_page,
+            channel_names=origin.channel_names,
+            summaries=summaries,
+            convention=settings.convention,
+        ),
         cases,
-        n_processes=n_processes,
+        n_processes=args.n_processes,
         name=lambda case: case.identifier,
         title="packing",
     )
     report = ReportPage(
-        title=f"Predictions in {folders.predictions.resolve().name}",
+        title=f"Predictions in {args.predictions.resolve().name}",
         cases=tuple(pages),
         summaries=summaries,
         origin=origin,
@@ -122,30 +93,12 @@ def run(
             for case in cases
             if case.identifier in origin.cases
         },
-        made=_made(folders, output, options),
+        made=(
+            ("gdmnet", __version__),
+            ("command", typed),
+            ("date", datetime.now().astimezone().isoformat(" ", "minutes")),
+        ),
     )
     codec.write_text(output, render(report))
-
-
-def _made(
-    folders: ReportFolders, output: Path, options: EvaluationSettings
-) -> tuple[tuple[str, str], ...]:
-    words = ["gdm_report"]
-    for option, path in (
-        ("-p", folders.predictions),
-        ("-r", folders.targets),
-        ("-s", folders.sources),
-        ("-m", folders.masks),
-        ("-o", output),
-    ):
-        if path is not None:
-            words += [option, str(path)]
-    if folders.targets is not None:
-        words += ["--convention", options.convention]
-    if options.match_intensity is not None:
-        words += ["--match-intensity", options.match_intensity]
-    return (
-        ("gdmnet", __version__),
-        ("command", shlex.join(words)),
-        ("date", datetime.now().astimezone().isoformat(" ", "minutes")),
-    )
+    print(f"written: {output} ({output.stat().st_size / 1e6:.1f} MB)")
+    return 0

@@ -21,7 +21,7 @@ from gdmnet.compare.tables import (
 )
 from gdmnet.metrics.summary import Summary
 from gdmnet.parallel import map_cases
-from gdmnet.report.case import scored_case_page
+from gdmnet.report.case import case_page
 from gdmnet.report.collect import ReportCase
 from gdmnet.report.page import ReportPage, Section, render
 from gdmnet.report.provenance import Origin
@@ -65,7 +65,12 @@ def comparison_page(
         for name, files in cases.files.items()
     ]
     pages = map_cases(
-        partial(scored_case_page, cases.channel_names, dict(summaries), compared.convention),
+        partial(
+            case_page,
+            channel_names=cases.channel_names,
+            summaries=dict(summaries),
+            convention=compared.convention,
+        ),
         shown,
         n_processes=n_processes,
         name=lambda case: case.identifier,

@@ -26,7 +26,6 @@ from gdmnet.geometry import Geometry, grid_difference
 from gdmnet.parallel import map_cases
 
 FILE_ENDING = ".nii.gz"
-RESAMPLE = ("source", "target")  # which of the two goes onto the other's grid
 _AIR = -1024.0  # HU outside of a CT
 
 
@@ -39,6 +38,11 @@ class CaseImages:
     target: Image | None = None
     mask: Image | None = None
 
+    @property
+    def images(self) -> list[Image]:
+        """All that are there."""
+        return [image for image in (*self.sources, self.target, self.mask) if image is not None]
+
 
 @dataclass(frozen=True)
 class Conversion:
@@ -49,7 +53,8 @@ class Conversion:
         target_name: of the target.
         training: cases for imagesTr; every one has a target.
         testing: cases for imagesTs.
-        resample: a name in `RESAMPLE`; None where the images of a case share a grid.
+        resample: "source" or "target", which goes onto the other's grid; None where the images of
+            a case share one.
         splits: the folds, as in splits_final.json; none for gdmnet's own.
         metadata: further keys of dataset.json.
     """
@@ -211,8 +216,7 @@ def _grid(case: CaseImages, resample: str | None) -> Geometry:
 
 def _grid_complaints(case: CaseImages, resample: str | None) -> Iterator[str]:
     grid = _grid(case, resample)
-    images = [*case.sources, *([case.target] if case.target else [])]
-    for image in [*images, *([case.mask] if case.mask else [])]:
+    for image in case.images:
         other = grid_of_image(image)
         difference = grid_difference(other, grid)
         name = name_of_image(image)

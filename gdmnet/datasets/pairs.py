@@ -70,7 +70,7 @@ def match_folders(sources: Sequence[Path], targets: Path, masks: Path | None = N
             f"{sources[0]} and {targets}: no name of one fits one of the other; give both images"
             " of a patient the same name"
         )
-    matched = {path for case in cases for path in (*case.sources, case.target, case.mask)}
+    matched = {path for case in cases for path in case.images}
     lonely = tuple(path for there in images for path in there.values() if path not in matched)
     return Matches(tuple(sorted(cases, key=lambda case: case.identifier)), rules, lonely)
 

@@ -19,11 +19,9 @@ from gdmnet.datasets.images import is_whole
 from gdmnet.datasets.registration import move
 from gdmnet.datasets.soundness import CaseFacts
 from gdmnet.files import whole_folder
-from gdmnet.folders import SPLITS_JSON
 from gdmnet.parallel import map_cases
 
 TRANSFORMS = "transforms"
-_FOLDERS = ("imagesTr", "targetsTr", "masksTr", "imagesTs", "targetsTs", "masksTs")
 
 
 def write_registered(
@@ -56,12 +54,8 @@ def write_registered(
     """
     description = read_description(folder)
     with own_number(copy), whole_folder(copy) as aside:
-        (aside / TRANSFORMS).mkdir()
-        for name in _FOLDERS:
-            if (folder / name).is_dir():
-                shutil.copytree(folder / name, aside / name)
-        if (folder / SPLITS_JSON).is_file():
-            shutil.copyfile(folder / SPLITS_JSON, aside / SPLITS_JSON)
+        shutil.copytree(folder, aside, dirs_exist_ok=True)
+        (aside / TRANSFORMS).mkdir(exist_ok=True)
         moved = map_cases(
             partial(_move_case, facts=facts, folder=folder, copy=aside),
             cases,

@@ -16,8 +16,6 @@ from gdmnet.geometry import Spacing
 from gdmnet.metrics.conventions import CT_LIKE_MINIMUM, CT_LOW, CT_RANGE, DataRange
 from gdmnet.metrics.edges import AIR_BELOW, BONE_ABOVE, gradient_magnitudes
 
-BANDS = ("air", "soft", "bone")
-
 
 def data_range(reference: NDArray, mask: NDArray) -> DataRange:
     """The range that PSNR and SSIM refer to.
@@ -52,13 +50,18 @@ def bands(prediction: NDArray, reference: NDArray, mask: NDArray) -> dict[str, f
         None for a tissue that has no voxel inside the mask.
     """
     values: dict[str, float | None] = {}
-    air, bone = reference < AIR_BELOW, reference > BONE_ABOVE
-    for name, band in zip(BANDS, (air, ~(air | bone), bone), strict=True):
+    for name, band in tissues(reference).items():
         voxels = band & (mask != 0)
         some = bool(voxels.any())
         values[f"mae_{name}"] = mae(prediction, reference, voxels) if some else None
         values[f"bias_{name}"] = bias(prediction, reference, voxels) if some else None
     return values
+
+
+def tissues(reference: NDArray) -> dict[str, NDArray]:
+    """Where the reference (HU) is air, below -200; soft, from -200 to 200; bone, above 200."""
+    air, bone = reference < AIR_BELOW, reference > BONE_ABOVE
+    return {"air": air, "soft": ~(air | bone), "bone": bone}
 
 
 def psnr(prediction: NDArray, reference: NDArray, mask: NDArray, width: float) -> float | None:

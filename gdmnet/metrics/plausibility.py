@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from gdmnet.arrays.crop import bounding_box, crop
 from gdmnet.geometry import Spacing
-from gdmnet.metrics.edges import AIR_BELOW, BONE_ABOVE, edge_width, gradient_magnitudes
+from gdmnet.metrics.edges import edge_width, gradient_magnitudes
+from gdmnet.metrics.image import tissues
 from gdmnet.metrics.spectrum import log_distance, radial_power
 
 PLAUSIBILITY = (
@@ -91,13 +92,11 @@ def wasserstein_1(first: NDArray, second: NDArray) -> float:
 
 def _by_band(values: NDArray, true_values: NDArray) -> dict[str, float | None]:
     """Wasserstein-1 among the voxels where the reference is air, soft tissue, bone."""
-    air, bone = true_values < AIR_BELOW, true_values > BONE_ABOVE
-    bands = {"air": air, "soft": ~(air | bone), "bone": bone}
     return {
         f"histogram_w1_{name}": wasserstein_1(values[band], true_values[band])
         if band.any()
         else None
-        for name, band in bands.items()
+        for name, band in tissues(true_values).items()
     }
 
 

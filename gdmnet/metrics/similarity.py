@@ -72,15 +72,7 @@ def ssim(prediction: NDArray, reference: NDArray, mask: NDArray, span: DataRange
         inside = np.pad(inside, pads)
         guess, truth = np.pad(guess, pads, mode="edge"), np.pad(truth, pads, mode="edge")
     z, y, x = (np.pad(np.arange(size), _REACH, mode="symmetric") for size in inside.shape)
-    rows = (z, y, x)
-
-    def planes(plane: int, ys: slice, xs: slice) -> NDArray:
-        at = z[plane], y[ys], x[xs]
-        pair = np.stack([_part(guess, *at), _part(truth, *at)]).astype(np.float64)
-        pair -= span.low
-        return pair
-
-    return _mean(_Level(planes, inside, rows), span.width, None)
+    return _mean(_finest(guess, truth, inside, span, (z, y, x), masked=False), span.width, None)
 
 
 def masked_ssim(
@@ -96,7 +88,8 @@ def masked_ssim(
     if span.width <= 0:
         return None
     z, y, x = (np.arange(size) for size in mask.shape)
-    return _mean(_masked(prediction, reference, mask, span, (z, y, x)), span.width, None)
+    level = _finest(prediction, reference, mask != 0, span, (z, y, x), masked=True)
+    return _mean(level, span.width, None)
 
 
 def ms_ssim(
@@ -121,7 +114,7 @@ def ms_ssim(
     if span.width <= 0:
         return None
     z, y, x = (_edge_padded(size) for size in mask.shape)
-    level = _masked(prediction, reference, mask, span, (z, y, x))
+    level = _finest(prediction, reference, mask != 0, span, (z, y, x), masked=True)
     product = 1.0
     for scale, weight in enumerate(SCALE_WEIGHTS, start=1):
         value = _mean(level, span.width, weight)
@@ -139,22 +132,28 @@ def _edge_padded(size: int) -> NDArray:
     return np.pad(np.arange(size), (missing // 2, missing - missing // 2), mode="edge")
 
 
-def _masked(
-    prediction: NDArray, reference: NDArray, mask: NDArray, span: DataRange, rows: _Rows
+def _finest(
+    prediction: NDArray,
+    reference: NDArray,
+    mask: NDArray,
+    span: DataRange,
+    rows: _Rows,
+    *,
+    masked: bool,
 ) -> _Level:
-    """A level of images that are clipped, count from the low end, and are 0 outside the mask."""
-    inside = mask != 0
+    """The images as they are stored, counted from the low end; masked: clipped, and 0 outside."""
     z, y, x = rows
 
     def planes(plane: int, ys: slice, xs: slice) -> NDArray:
         at = z[plane], y[ys], x[xs]
         pair = np.stack([_part(prediction, *at), _part(reference, *at)]).astype(np.float64)
-        np.clip(pair, span.low, span.low + span.width, out=pair)
         pair -= span.low
-        pair *= _part(inside, *at)
+        if masked:
+            np.clip(pair, 0, span.width, out=pair)
+            pair *= _part(mask, *at)
         return pair
 
-    return _Level(planes, inside, rows)
+    return _Level(planes, mask, rows)
 
 
 def _part(volume: NDArray, z: int, ys: NDArray, xs: NDArray) -> NDArray:

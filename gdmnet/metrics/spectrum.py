@@ -57,11 +57,6 @@ def radial_power(
     return np.divide(sums, counts, out=np.full(N_BINS, np.nan), where=counts > 0)
 
 
-def frequencies(shape: tuple[int, ...], spacing: Spacing) -> NDArray:
-    """The middle of each of the N_BINS shells in 1/mm."""
-    return np.arange(1, N_BINS + 1) / (WINDOW * _finest(shape, spacing))
-
-
 def log_distance(power: NDArray, reference: NDArray, floor: float) -> float | None:
     """Log-spectral distance in dB (Gray & Markel 1976): root mean square over the frequencies.
 

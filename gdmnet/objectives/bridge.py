@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from gdmnet.objectives.base import Batch, Context
-from gdmnet.objectives.options import LEVELS, BridgeOptions, read_options
+from gdmnet.objectives.options import N_TIMES, BridgeOptions, read_options
 from gdmnet.objectives.sampling import DiscretePath, Draw, Sampling, at_times, start_channel
 
 LEAST, MOST = 1e-4, 3e-4  # beta at the ends and, were the rise not mirrored halfway, at the last
@@ -32,7 +32,7 @@ def variances(width: float) -> Tensor:
     Args:
         width: standard deviations are multiplied by it.
     """
-    rise = torch.linspace(LEAST**0.5, MOST**0.5, LEVELS, dtype=torch.float64)[: LEVELS // 2] ** 2
+    rise = torch.linspace(LEAST**0.5, MOST**0.5, N_TIMES, dtype=torch.float64)[: N_TIMES // 2] ** 2
     steps = torch.cat([rise, rise.flip(0)]) * width**2
     return torch.cat([steps.new_zeros(1), steps.cumsum(0)])
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from gdmnet.objectives.base import Batch, Context, Inputs
-from gdmnet.objectives.options import LEVELS, DiffusionOptions, read_options
+from gdmnet.objectives.options import N_TIMES, DiffusionOptions, read_options
 from gdmnet.objectives.sampling import DiscretePath, Draw, Sampling, at_times
 
 OFFSET = 0.008  # s of the cosine schedule
@@ -28,7 +28,7 @@ def cosine_schedule() -> Tensor:
     Eq. 17: f(t) = cos((t / T + s) / (1 + s) pi / 2)^2, a_t = f(t) / f(0), and beta_t = 1 - a_t /
     a_(t-1) at most 0.999.
     """
-    time = torch.arange(LEVELS + 1, dtype=torch.float64) / LEVELS
+    time = torch.arange(N_TIMES + 1, dtype=torch.float64) / N_TIMES
     curve = torch.cos((time + OFFSET) / (1 + OFFSET) * math.pi / 2) ** 2
     keeps = (curve[1:] / curve[:-1]).clamp(min=1 - MOST_BETA)
     return torch.cat([keeps.new_ones(1), keeps.cumprod(0)])

@@ -12,6 +12,7 @@ from torch import Tensor
 from gdmnet.drifting.coordination import TINY, cosine, norms
 from gdmnet.drifting.pairing import PAIRINGS, rows_loss
 from gdmnet.drifting.representations import LEVELS, Draw, Rows, Views
+from gdmnet.objectives.fidelity import all_finite
 from gdmnet.objectives.gdm_state import DriftState
 from gdmnet.objectives.options import GdmOptions
 
@@ -71,8 +72,7 @@ def draw_rows(views: Views, draw: Draw, state: DriftState, levels: Sequence[str]
                 "level %s has no rows in a step (thin maps or a small mask): left out there", level
             )
     parts = [part for group in rows.values() for r in group for part in (r.generated, r.target)]
-    finite = [torch.isfinite(part).all() for part in parts]
-    return rows if not finite or bool(torch.stack(finite).all()) else dict.fromkeys(levels, ())
+    return rows if not parts or all_finite(*parts) else dict.fromkeys(levels, ())
 
 
 def level_losses(

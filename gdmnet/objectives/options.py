@@ -12,7 +12,7 @@ from gdmnet.settings import Settings, make_settings, setting
 
 Options = TypeVar("Options", bound=Settings)
 
-LEVELS = 1000  # times that the training of bridge and diffusion knows; most steps of their samplers
+N_TIMES = 1000  # that the training of bridge and diffusion knows; most steps of their samplers
 MOST_STEPS = 10_000  # of a solver
 MOST_LOCATIONS, MOST_PAST = 4096, 2048  # with both a drift still fits field.MOST_DISTANCES
 
@@ -104,7 +104,7 @@ class BridgeOptions(Settings):
     ot_ode: bool = setting(False, "train on straight paths without noise: the OT-ODE")
     fidelity: str = _fidelity("l2")
     sampler: str = setting("sde", "ode leaves out each step's noise", choices=("sde", "ode"))
-    steps: int = setting(16, "of the sampler", least=1, most=LEVELS)
+    steps: int = setting(16, "of the sampler", least=1, most=N_TIMES)
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ class DiffusionOptions(Settings):
     fidelity: str = _fidelity("l2")
     sampler: str = setting("ddim", "how a target is made", choices=("ddim", "ancestral"))
     eta: float = setting(0.0, "of ddim: noise, 1 for that of ancestral", least=0, most=1)
-    steps: int = setting(16, "of the sampler", least=1, most=LEVELS)
+    steps: int = setting(16, "of the sampler", least=1, most=N_TIMES)
 
 
 OPTIONS: dict[str, type[Settings]] = {

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from gdmnet.errors import TrainingError
 from gdmnet.objectives.base import Batch, Context, Descent, Inputs, Objective
 from gdmnet.objectives.fidelity import all_finite, fidelity_gradient
-from gdmnet.objectives.options import LEVELS
+from gdmnet.objectives.options import N_TIMES
 
 _LATER_NOISE = 20  # seeds what patches draw after the noise that they are given
 
@@ -71,7 +71,7 @@ class Sampled(Objective):
     inputs = Inputs(extra_channels=1, time=True, residual=False)
     samplers: Mapping[str, int]
     sampling: Sampling
-    most_steps = LEVELS
+    most_steps = N_TIMES
 
     def __init__(self, fidelity: str, target_width: float) -> None:
         self.fidelity = fidelity
@@ -146,7 +146,7 @@ class DiscretePath(Sampled):
 
     def draw_times(self, n: int, rng: torch.Generator) -> Tensor:
         """All levels but 0 equally likely."""
-        return torch.randint(1, LEVELS + 1, (n,), generator=rng, device=rng.device) / LEVELS
+        return torch.randint(1, N_TIMES + 1, (n,), generator=rng, device=rng.device) / N_TIMES
 
     @abstractmethod
     def begin(self, source: Tensor, draw: Draw) -> Tensor:
@@ -168,8 +168,8 @@ class DiscretePath(Sampled):
     def sample(self, evaluate: Evaluate, source: Tensor, draw: Draw, sampling: Sampling) -> Tensor:
         """Down to the target; a field of noise for each step that adds some."""
         state = self.begin(source, draw)
-        for levels in pairwise(times_down(LEVELS, sampling.steps)):
-            output = evaluate(state, levels[0] / LEVELS)
+        for levels in pairwise(times_down(N_TIMES, sampling.steps)):
+            output = evaluate(state, levels[0] / N_TIMES)
             state, deviation = self.advance(output, state, levels, sampling.sampler)
             if deviation > 0:
                 state = state + deviation * draw()
@@ -178,11 +178,11 @@ class DiscretePath(Sampled):
 
 def at_times(schedule: Tensor, time: Tensor) -> Tensor:
     """A schedule's entries n, (N + 1,), float64 on the CPU, at times n / N; like the times."""
-    return schedule[(time.cpu() * LEVELS).round().long()].to(time)
+    return schedule[(time.cpu() * N_TIMES).round().long()].to(time)
 
 
 def times_down(n_levels: int, steps: int) -> list[int]:
-    """Levels from n_levels to 0 in so many steps, evenly spread; the last one is 0.
+    """Levels from n_levels to 0 in so many equal steps; the last one is 0.
 
     They begin at the last level, where nothing of the target is known ("trailing" in Lin et al.,
     WACV 2024, section 3.3).

@@ -262,8 +262,8 @@ def _bias_reason(fingerprint: Fingerprint, sources: tuple[Normalisation, ...]) -
         return {}
     named = zip(fingerprint.channel_names, sources, strict=True)
     names = [name for name, source in named if source.scheme in CORRECTED]
-    told = f"asked for; divided out of {', '.join(names)} inside the body, before all else"
-    return {"bias_correction": f"{told}." if names else "No source is on an arbitrary scale."}
+    text = f"asked for; divided out of {', '.join(names)} inside the body, before all else"
+    return {"bias_correction": f"{text}." if names else "No source is on an arbitrary scale."}
 
 
 def _region_reason(fingerprint: Fingerprint) -> dict[str, str]:

@@ -15,7 +15,7 @@ _WIDTH = 100
 def plan_table(plan: Plan) -> str:
     """The plan in lines of at most 100 characters, for `--dry-run` and the log.
 
-    A reason that two configurations share is told once.
+    A reason that two configurations share is shown once.
     """
     title = f"Plan of {plan.dataset}: {', '.join(plan.channel_names)} to {plan.target_name}"
     output = "int16" if plan.integer_output else "float32"
@@ -25,12 +25,12 @@ def plan_table(plan: Plan) -> str:
         "configurations": ", ".join(plan.configurations),
     }
     lines = [title, *_rows(values, plan.reasons)]
-    told: set[str] = set()
+    shown: set[str] = set()
     for configuration in plan.configurations.values():
-        news = {key: text for key, text in configuration.reasons.items() if text not in told}
+        news = {key: text for key, text in configuration.reasons.items() if text not in shown}
         lines += ["", f"{configuration.name} (axes z, y, x)"]
         lines += _rows(_configuration(configuration), news)
-        told.update(configuration.reasons.values())
+        shown.update(configuration.reasons.values())
     return "\n".join(lines)
 
 

@@ -58,7 +58,7 @@ class CasePage:
 def case_page(
     case: ReportCase,
     channel_names: Sequence[str] = (),
-    matches: Mapping[str, tuple[float, float]] | None = None,
+    summaries: Mapping[str, Summary] | None = None,
     convention: str = GDMNET,
 ) -> CasePage:
     """Read, measure and pack one case into at most `MOST_BYTES`.
@@ -66,12 +66,19 @@ def case_page(
     Args:
         case: its files.
         channel_names: of the sources.
-        matches: method -> gain and offset that its prediction needs; none by default.
+        summaries: method -> what gdm_evaluate says; predictions get the gain and offset of their
+            case, if there are any.
         convention: of the metrics; it decides on the mask where none is given.
 
     Raises:
         DatasetError: an image cannot be read, or the mask is empty.
     """
+    matches = {}
+    for method, summary in (summaries or {}).items():
+        values = summary.cases[case.identifier]
+        gain, offset = values.get("gain"), values.get("offset")
+        if gain is not None and offset is not None:
+            matches[method] = (gain, offset)
     images = read_images(case, channel_names, matches, convention)
     figures = _figures(images)
     room = MOST_BYTES - _RESERVE - sum(map(len, figures))
@@ -88,22 +95,6 @@ def case_page(
         },
         unit=images.unit,
     )
-
-
-def scored_case_page(
-    channel_names: Sequence[str],
-    summaries: Mapping[str, Summary],
-    convention: str,
-    case: ReportCase,
-) -> CasePage:
-    """`case_page` with the gain and offset that the methods' summaries have for this case."""
-    matches = {}
-    for method, summary in summaries.items():
-        values = summary.cases[case.identifier]
-        gain, offset = values.get("gain"), values.get("offset")
-        if gain is not None and offset is not None:
-            matches[method] = (gain, offset)
-    return case_page(case, channel_names, matches, convention)
 
 
 def _values(inside: NDArray) -> tuple[float, float, float]:

@@ -99,10 +99,10 @@ def test_refusals_are_one_line_and_write_nothing(tmp_path, capsys, fault):
             tmp_path / "in/a_0000.nii.gz", np.zeros((1, 1, 1)), Geometry((1, 1, 1), (1.0, 1.0, 1.0))
         )
     elif fault == "no folder":
-        options = ["-m", str(tmp_path / "masks")]
+        options = ["--masks", str(tmp_path / "masks")]
     elif fault == "empty mask":
         write(tmp_path / "masks/a.nii.gz", np.zeros(SHAPE))
-        options = ["-m", str(tmp_path / "masks")]
+        options = ["--masks", str(tmp_path / "masks")]
     else:
         (tmp_path / "out/predictions.json").write_text("{")
     assert call(tmp_path, *options) == 2

@@ -94,3 +94,23 @@ def test_a_signal_stops_a_command_as_ctrl_c_does(name):
     process.send_signal(number)
     assert process.communicate() == ("cleaned up\n", "stopped\n")
     assert process.returncode == 128 + number
+
+
+def test_a_command_of_its_own_has_its_own_parser(capsys):
+    parser, own = new_parser("gdm_some: a command."), new_parser("takes a dataset")
+    own.add_dataset_arguments("dataset", required=1)
+    own.add_argument("--deep", action="store_true")
+    parser.add_commands({"one": own, "two": new_parser("takes nothing")})
+    found = parser.parse_args(["one", "--deep", "501"])
+    assert (found.command, found.dataset, found.deep) == ("one", "501", True)
+    assert own.prog == f"{parser.prog} one"
+    for words, said in (
+        ([], "required: command"),
+        (["three"], "choose from"),
+        (["two", "--deep"], "unrecognized arguments: --deep"),
+        (["one"], "no dataset is given"),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            parser.parse_args(words)
+        assert stop.value.code == 2
+        assert said in capsys.readouterr().err

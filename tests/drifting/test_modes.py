@@ -12,7 +12,7 @@ from gdmnet.drifting.field import AFFINITY_FLOOR, TEMPERATURES, drift_loss
 N, STEPS, STEP = 64, 500, 0.02
 
 
-def settle(velocity: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+def move_particles(velocity: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
     rng = torch.Generator().manual_seed(0)
     x = 0.1 * torch.randn(N, 2, generator=rng)
     for _ in range(STEPS):
@@ -46,7 +46,7 @@ def attraction(x: Tensor, positives: Tensor) -> Tensor:
 
 
 def test_with_repulsion_both_modes_are_filled_with_their_spread():
-    x = settle(drift)
+    x = move_particles(drift)
     right = x[:, 0] > 0
     assert 0.35 <= float(right.float().mean()) <= 0.65
     for mode in (x[right], x[~right]):
@@ -54,5 +54,5 @@ def test_with_repulsion_both_modes_are_filled_with_their_spread():
 
 
 def test_without_repulsion_one_mode_takes_all():
-    share = float((settle(attraction)[:, 0] > 0).float().mean())
+    share = float((move_particles(attraction)[:, 0] > 0).float().mean())
     assert max(share, 1 - share) > 0.9

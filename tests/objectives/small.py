@@ -18,7 +18,7 @@ ARCHITECTURE = Architecture(
 
 
 class CountingEncoder(nn.Module):
-    """Three norm-free convolutions that count their calls and can be told to fail."""
+    """Three norm-free convolutions that count their calls and fail on demand."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -122,8 +122,8 @@ def test_the_critic_learns_to_tell_and_the_generator_to_please_it():
     batch = make_batch(0)
     generator, gan = small_generator(), build_gan(make_context(60, critic_rate=2e-3))
     still = torch.optim.SGD(generator.parameters(), 0.0)
-    told = [loop_step(generator, gan, still, 0, batch).metrics["critic"] for _ in range(15)]
-    assert told[-1] < 0.5 * told[0]
+    logged = [loop_step(generator, gan, still, 0, batch).metrics["critic"] for _ in range(15)]
+    assert logged[-1] < 0.5 * logged[0]
     gan.options = GanOptions(adversarial=10.0)
     gan.optimizer.step = lambda: None
     moving = adam(generator)

@@ -363,8 +363,8 @@ def test_before_the_drift_and_without_adaptation_nothing_is_halved(caplog):
     early = watching(8)
     early.on_validation({"mae": 3.0, "sharpness": 2.0})
     assert float(early.state.ratio_factor) == 1.0
-    told = watching(20, adapt_drift=False)
+    logged = watching(20, adapt_drift=False)
     with caplog.at_level(logging.WARNING):
-        told.on_validation({"mae": 3.0, "sharpness": 2.0})
-    assert float(told.state.ratio_factor) == 1.0
+        logged.on_validation({"mae": 3.0, "sharpness": 2.0})
+    assert float(logged.state.ratio_factor) == 1.0
     assert "drift alarm" in caplog.text

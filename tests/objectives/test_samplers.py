@@ -11,10 +11,11 @@ import torch
 from objectives.small import TimedGenerator, half_mask, make_batch, make_context
 
 from gdmnet.errors import TrainingError
-from gdmnet.objectives.bridge import LEVELS, on_path, variances
+from gdmnet.objectives.bridge import on_path, variances
 from gdmnet.objectives.build import OBJECTIVES
 from gdmnet.objectives.diffusion import cosine_schedule, ddim_step, noised
 from gdmnet.objectives.flow import SOLVERS, integrate
+from gdmnet.objectives.options import N_TIMES
 from gdmnet.objectives.sampling import Sampling, times_down
 
 MANY = (1, 1, 20, 30, 30)  # voxels that stand for as many draws
@@ -98,7 +99,7 @@ def bridge_predictor(objective, slope, offset, spread):
         prior = slope * source + offset
 
         def evaluate(state, time):
-            gathered = objective.variances[round(time * LEVELS)]
+            gathered = objective.variances[round(time * N_TIMES)]
             total = objective.variances[-1]
             share = 1 - gathered / total
             noise = 0.0 if objective.is_ode else gathered * share
@@ -117,7 +118,7 @@ def test_the_bridge_samples_what_a_gaussian_source_leaves_open():
     objective = build("bridge")
     source = draws(seed=2)()
     predictor = bridge_predictor(objective, -0.5, 0.7, 0.3)
-    made = objective.sample(predictor(source), source, draws(), Sampling("sde", LEVELS))
+    made = objective.sample(predictor(source), source, draws(), Sampling("sde", N_TIMES))
     rest = made - (0.7 - 0.5 * source)
     assert float(rest.mean()) == pytest.approx(0.0, abs=0.01)
     assert float(rest.std()) == pytest.approx(0.3, rel=0.03)
@@ -129,7 +130,7 @@ def test_the_ode_of_the_bridge_finds_the_map_between_two_gaussians():
     source = draws(seed=2)()
 
     def evaluate(state, time):  # y = 0.3 x + 0.7 on the straight path gives x, and x gives y
-        gathered = objective.variances[round(time * LEVELS)]
+        gathered = objective.variances[round(time * N_TIMES)]
         share = gathered / objective.variances[-1]
         x = (state - (1 - share) * 0.7) / ((1 - share) * 0.3 + share)
         return (state - (0.3 * x + 0.7)) / gathered.sqrt()
@@ -145,7 +146,7 @@ def test_the_paths_of_the_bridge_are_mirrored_and_end_at_both_images():
     assert torch.allclose(steps, steps.flip(0))
     assert float(gathered[-1]) == pytest.approx(0.141, abs=0.001)  # beta_max 0.3, N 1000
     y, x = torch.full((1,), 3.0), torch.full((1,), -1.0)
-    for level, image in ((0, y), (LEVELS, x)):
+    for level, image in ((0, y), (N_TIMES, x)):
         mean, variance = on_path(y, x, gathered[level], gathered[-1])
         assert torch.allclose(mean, image)
         assert float(variance) == pytest.approx(0.0, abs=1e-9)
