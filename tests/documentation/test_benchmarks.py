@@ -108,3 +108,21 @@ def test_slices_keep_their_place(script, tmp_path):
     assert part.GetSpacing() == whole.GetSpacing()
     assert part.GetOrigin() == pytest.approx(whole.TransformIndexToPhysicalPoint((0, 0, middle)))
     assert (sitk.GetArrayFromImage(part)[0] == sitk.GetArrayFromImage(whole)[middle]).all()
+
+
+def test_method_study_makes_rows_that_differ_in_one_thing(script, tmp_path, monkeypatch, capsys):
+    raw = write_phantom_dataset(tmp_path / "raw", n_train=2, n_test=2, shape=(10, 24, 24))
+    study = script("method_study")
+    words = ["999", "-o", str(tmp_path / "study"), "--raw", str(raw.parent), "--small"]
+    words += ["--base-steps", "2", "--steps", "2", "--encoder-steps", "2", "--judge-steps", "2"]
+    words += ["--rows", "pooled", "dial_0.5", "regression"]
+    charts = []
+    monkeypatch.setattr(study, "save_charts", lambda found, *_, **how: charts.append(found))
+    assert study.main(words) == 1  # the dial needs regression, which comes later
+
+
+def test_the_front_never_mixes_matched_and_unmatched(script):
+    panels = script("method_study").PANELS.values()
+    assert len(panels) == 2
+    assert {"matched" in error for error, _ in panels} == {True, False}
+    assert all(("matched" in error) == ("matched" in distance) for error, distance in panels)
