@@ -9,7 +9,6 @@ HERE = Path(__file__).resolve().parent
 COMMANDS = (
     "plan_and_preprocess",
     "train",
-    "pretrain_encoder",
     "predict",
     "evaluate",
     "report",

@@ -11,6 +11,7 @@ import secrets
 import shutil
 import socket
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -38,7 +39,7 @@ def whole_file(
     Raises:
         OutputError: the file cannot be written.
     """
-    with _output_errors(path, also):
+    with output_errors(path, also):
         path.parent.mkdir(parents=True, exist_ok=True)
         aside = _name_aside(path, "part", ending)
         os.close(os.open(aside, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
@@ -65,23 +66,46 @@ def whole_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     Raises:
         OutputError: the folder cannot be written, or is there already.
     """
-    with _output_errors(path, ()):
+    _require_free(path, overwrite=overwrite)
+    aside = folder_aside(path)
+    try:
+        with output_errors(path):
+            yield aside
         _require_free(path, overwrite=overwrite)
+        put_in_place(aside, path)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+
+
+def folder_aside(path: Path) -> Path:
+    """A new empty folder beside `path`; `sweep` removes it once this process has been killed.
+
+    Raises:
+        OutputError: it cannot be made.
+    """
+    with output_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         aside = _name_aside(path, "part")
         aside.mkdir()
-        try:
-            yield aside
-            for folder, _, names in os.walk(aside):
-                for name in names:
-                    _to_disk(Path(folder, name))
-                _to_disk(Path(folder))
-            _require_free(path, overwrite=overwrite)
-            with set_aside(path):
-                aside.rename(path)
-        except BaseException:
-            shutil.rmtree(aside, ignore_errors=True)
-            raise
+    return aside
+
+
+def put_in_place(aside: Path, path: Path) -> None:
+    """Give a folder of `folder_aside` its name once all of it is on the disk.
+
+    What had the name before goes only then; if this is killed, `sweep` brings it back.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
+    with output_errors(path):
+        for folder, _, names in os.walk(aside):
+            for name in names:
+                _to_disk(Path(folder, name))
+            _to_disk(Path(folder))
+        with set_aside(path):
+            aside.rename(path)
         _to_disk(path.parent)
 
 
@@ -139,7 +163,7 @@ def lock(folder: Path) -> Iterator[None]:
     """
     path = folder.parent / f".{folder.name}.lock"
     name = os.path.realpath(path)
-    with _output_errors(path, ()):
+    with output_errors(path):
         folder.parent.mkdir(parents=True, exist_ok=True)
         handle = None if name in _held else _locked(path)
     if handle is None:
@@ -212,16 +236,22 @@ def _try_lock(handle: int) -> bool:
 
 
 def _owner_of(path: Path) -> str:
-    try:
-        owner = json.loads(path.read_text(encoding="utf-8"))
-        return f"process {owner['process']} on {owner['host']}"
-    except (OSError, ValueError, KeyError, TypeError):
-        return "another process"
+    for _ in range(50):  # a new owner writes its name a moment after it has the lock
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            owner = json.loads(path.read_text(encoding="utf-8"))
+            return f"process {owner['process']} on {owner['host']}"
+        time.sleep(0.01)
+    return "another process"
 
 
 @contextlib.contextmanager
-def _output_errors(path: Path, also: tuple[type[Exception], ...]) -> Iterator[None]:
-    """One wording for all that cannot be written."""
+def output_errors(path: Path, also: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """An OutputError in one wording, where `path` cannot be written.
+
+    Args:
+        path: named in the error.
+        also: errors of a writer that mean a full disk or missing permissions, beside OSError.
+    """
     try:
         yield
     except (OSError, *also) as problem:  # type: ignore[misc]

@@ -5,11 +5,12 @@ All are frozen dataclasses that travel through `codec`; spatial tuples are (z, y
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field
 from typing import Any, ClassVar, Literal
 
 from gdmnet.errors import PlanError
 from gdmnet.geometry import Shape, Spacing
+from gdmnet.settings import Settings, setting
 
 BiasCorrection = Literal["none", "n4"]
 """How the bias field of sources without a physical unit is taken out before all else."""
@@ -153,19 +154,19 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Recipe(Settings):
     """How long and with which optimiser every objective is trained: one default for all."""
 
-    epochs: int
-    iterations: int
-    validation_patches: int = 16
-    learning_rate: float = 1e-3
-    weight_decay: float = 1e-2
-    warm_up_share: float = 0.05
-    clip: float = 2.0
-    ema_decay: float = 0.999
-    seed: int = 0
-    precision: str = "fp32"
+    epochs: int = setting(MISSING, "of the training", least=1)
+    iterations: int = setting(MISSING, "steps an epoch", least=1)
+    validation_patches: int = setting(16, "that every epoch is judged by, at least", least=1)
+    learning_rate: float = setting(1e-3, "of AdamW, after the warm-up", above=0)
+    weight_decay: float = setting(1e-2, "of AdamW, of weights that are no vectors", least=0)
+    warm_up_share: float = setting(0.05, "of all steps, the rate's linear rise", least=0, most=1)
+    clip: float = setting(2.0, "largest norm of all gradients", above=0)
+    ema_decay: float = setting(0.999, "of the averaged weights", least=0, most=1)
+    seed: int = setting(0, "of weights, patches and noise")
+    precision: str = setting("fp32", "of the arithmetic", choices=("fp32", "bf16", "fp16"))
 
     @property
     def total_steps(self) -> int:
@@ -174,11 +175,12 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class Run:
-    """What one training is: written before its first step.
+class Run(Settings):
+    """What one training is: written before its first step, and never again.
 
-    Only `realism`, the setting that the realism dial has at prediction unless asked otherwise, is
-    added after the validation that chose it; None where there is no dial.
+    `realism`, the realism dial's setting unless asked otherwise, is None where there is no dial;
+    it lies in dial.json (`models.run.read_run`), and in run.json only of older and of exported
+    models. `options` are the objective's, by name; those that are left out are as by default.
     """
 
     SCHEMA: ClassVar[int] = 1
@@ -196,9 +198,9 @@ class Run:
     encoder_sha256: str | None
     pretrained_sha256: str | None
     device: str
-    n_threads: int
-    n_workers: int
+    n_threads: int = setting(MISSING, "of the CPU", least=1)
+    n_workers: int = setting(MISSING, "processes that make patches; 0: the training's own", least=0)
     versions: dict[str, str] = field(default_factory=dict)
     encoder_options: dict[str, Any] = field(default_factory=dict)
-    n_devices: int = 1
-    realism: float | None = None
+    n_devices: int = setting(1, "that train together", least=1)
+    realism: float | None = setting(None, "T of the realism dial", least=0)

@@ -105,19 +105,31 @@ def make_settings(kind: type[S], given: Mapping[str, Any]) -> S:
     return kind(**{name: checked(kind, name, value) for name, value in given.items()})
 
 
+def setting_names(kind: type[Settings]) -> list[str]:
+    """The names of a kind's settings, in their order."""
+    return list(_settings_of(kind))
+
+
 def add_settings(
     parser: argparse._ActionsContainer,
     kind: type[Settings],
     names: Iterable[str] | None = None,
+    *,
+    prefix: str = "",
 ) -> None:
     """An option for each setting, or for those named; what is not typed leaves no trace in args.
 
-    A bool becomes a switch: --name where the default is False, --no-name where it is True.
+    A bool becomes a switch: --name where the default is False, --no-name where it is True. A
+    `prefix` such as "encoder_" comes before every name: --encoder-weights.
     """
     for name in _settings_of(kind) if names is None else names:
         wanted, facts, default = _settings_of(kind)[name]
-        dashed = name.replace("_", "-")
-        common: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS, "help": facts.help}
+        dashed = f"{prefix}{name}".replace("_", "-")
+        common: dict[str, Any] = {
+            "dest": prefix + name,
+            "default": argparse.SUPPRESS,
+            "help": facts.help,
+        }
         if wanted is bool:
             common["action"] = "store_false" if default else "store_true"
             parser.add_argument(
@@ -139,9 +151,12 @@ def add_settings(
         parser.add_argument(facts.flag or f"--{dashed}", **common)
 
 
-def given_settings(args: argparse.Namespace, kind: type[Settings]) -> dict[str, Any]:
-    """Names and values of the settings that were typed."""
-    return {name: getattr(args, name) for name in _settings_of(kind) if hasattr(args, name)}
+def given_settings(
+    args: argparse.Namespace, kind: type[Settings], *, prefix: str = ""
+) -> dict[str, Any]:
+    """Names and values of the settings that were typed; `prefix` as for `add_settings`."""
+    typed = vars(args)
+    return {name: typed[prefix + name] for name in _settings_of(kind) if prefix + name in typed}
 
 
 def parse_value(text: str, wanted: type) -> Any:  # noqa: ANN401

@@ -7,7 +7,7 @@ a run of a script. Bodies are computed from the targets, unless the dataset has 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean
@@ -96,12 +96,6 @@ def seconds_a_volume(predictions: Path) -> float:
     """The mean over the cases of a folder that gdm_predict has filled."""
     (record,) = read_records(predictions).values()
     return fmean(result.seconds or 0.0 for result in record.cases.values())
-
-
-def call(command: Callable[[list[str]], int], *words: object) -> None:
-    """A command of gdmnet in this process; whatever it could not do ends the script."""
-    if status := command([str(word) for word in words]):
-        raise SystemExit(status)
 
 
 def finished(home: Path) -> dict[str, dict[str, float]]:

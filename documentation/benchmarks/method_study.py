@@ -31,7 +31,6 @@ from judging import (
     PREDICTIONS,
     ROW,
     HeldOut,
-    call,
     finished,
     seconds_a_volume,
     write_table,
@@ -44,6 +43,8 @@ from gdmnet.commands.terminal import CommandParser, guarded, new_parser
 from gdmnet.errors import OutputError
 from gdmnet.folders import Roots
 from gdmnet.models import checkpoint
+from gdmnet.models.card import PredictionSettings
+from gdmnet.models.select import ModelChoice
 from gdmnet.plan import Plan
 from gdmnet.planning.topology import total_stride
 from gdmnet.settings import Settings, add_settings, given_settings, setting
@@ -183,14 +184,11 @@ class Study:
 
     def _prepare(self) -> None:
         """Plan and prepare, once."""
-        place = self.roots.preprocessed / self.dataset
-        words = ["-d", self.dataset, "-c", CONFIGURATION, "--preset", "cpu"]
-        words += ["--raw", self.roots.raw, "--preprocessed", self.roots.preprocessed]
-        if not (place / folders.SPLITS_JSON).is_file():
-            call(plan_and_preprocess.main, *words)
-            if self.settings.small:
-                plan = codec.load(Plan, place / folders.PLAN_JSON)
-                codec.save(smaller(plan), place / folders.PLAN_JSON)
+        place = self.roots.preprocessed / self.dataset / folders.PLAN_JSON
+        if not place.is_file():
+            options = plan_and_preprocess.PlanOptions(preset="cpu", configurations=(CONFIGURATION,))
+            plan = plan_and_preprocess.run(self.dataset, self.roots, options)
+            codec.save(smaller(plan) if self.settings.small else plan, place)
 
     def _train(self, name: str, row: Row) -> float:
         """Train one row; seconds a step: of the median epoch, its validation included."""
@@ -226,15 +224,16 @@ class Study:
         checkpoint.save(fold / folders.FINAL, {**state, "twin": twin})
 
     def _predict(self, name: str, row: Row) -> None:
-        words = [
-            "-i",
+        """Predict the held-out cases."""
+        step_size = 0.75 if self.settings.small else 0.5
+        predict.run(
             self.held_out.raw / "imagesTs",
-            "-o",
             self.home / "rows" / name / PREDICTIONS,
-        ]
-        words += ["-m", self._fold(name).parent, "-f", FOLD, "--overwrite"]
-        words += ["--step-size", 0.75 if self.settings.small else 0.5]
-        call(predict.main, *words, *([] if row.realism is None else ["--realism", row.realism]))
+            self.roots,
+            ModelChoice(model=self._fold(name).parent, folds=(FOLD,)),
+            PredictionSettings(realism=row.realism, step_size=step_size),
+            predict.PredictionOptions(overwrite=True),
+        )
 
     def _fold(self, name: str) -> Path:
         """The folder of a row's training."""

@@ -33,7 +33,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import SimpleITK as sitk  # noqa: N813
-from judging import PREDICTIONS, ROW, HeldOut, call, seconds_a_volume, write_table
+from judging import PREDICTIONS, ROW, HeldOut, seconds_a_volume, write_table
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, MRImageStorage, generate_uid
@@ -46,18 +46,22 @@ from gdmnet.data.case import Series, Volume
 from gdmnet.data.dicom import case_name, grid_of, only_series
 from gdmnet.data.regrid import axial_grid, regrid
 from gdmnet.data.volume import read_volume, write_volume
+from gdmnet.folders import Roots
+from gdmnet.models.card import PredictionSettings
+from gdmnet.models.select import ModelChoice
 
 WEIGHTS = (0.0, 0.01, 0.02, 0.04, 0.08, 0.16)  # of the total variation, intensities in 1000 HU
 N_TUNING = 4  # training cases that choose the weight
 FBP, VARIATION = "FBP", "FBP + total variation"
-MODEL_ROWS: dict[str, tuple[str, ...]] = {
-    "regression (T = 0)": ("--realism", "0"),
-    "gdm (T = 1)": ("--realism", "1"),
-    "gdm (T = 1.5)": ("--realism", "1.5"),
-    "gdm (T = 1) + data consistency": ("--realism", "1", "--data-consistency"),
+MODEL_ROWS = {
+    "regression (T = 0)": (0.0, False),
+    "gdm (T = 1)": (1.0, False),
+    "gdm (T = 1.5)": (1.5, False),
+    "gdm (T = 1) + data consistency": (1.0, True),
 }
-"""Row -> options of gdm_predict."""
+"""Row -> realism, and whether predictions are made to agree with the measured views."""
 
+NO_ROOTS = Roots(Path(), Path(), Path())  # models are given by their folders
 AIR = -1024  # HU
 # fmt: off
 TYPE_1 = [
@@ -93,8 +97,15 @@ def compare_on_sparse_views(raw: Path, model: Path, home: Path, judge_iterations
         print(f"== {raw.name}, {name}", flush=True)
         predictions = folder / PREDICTIONS
         if name in MODEL_ROWS:
-            where = ("-i", raw / "imagesTs", "-o", predictions, "-m", model, "-f", "all")
-            call(predict.main, *where, *MODEL_ROWS[name])
+            realism, consistent = MODEL_ROWS[name]
+            predict.run(
+                raw / "imagesTs",
+                predictions,
+                NO_ROOTS,
+                ModelChoice(model=model, folds=("all",)),
+                PredictionSettings(realism=realism),
+                predict.PredictionOptions(data_consistency=consistent),
+            )
             held_out.judge(folder, seconds_a_volume=seconds_a_volume(predictions))
         else:
             weight = best_weight(held_out) if name == VARIATION else 0.0
@@ -142,8 +153,9 @@ def check_dicom_chain(images: Path, out: Path, model: Path) -> int:
     head = "| patient | grid | slices, rows, columns | type 1 + 2 | HU differ by | grid off by |"
     rows, is_sound = [head, "|---" * 6 + "|"], True
     for grid in ("axial", "source"):
-        where = ("-i", out / "scans", "-o", out / grid, "-m", model)
-        call(predict.main, *where, "--dicom-out", "--dicom-grid", grid)
+        options = predict.PredictionOptions(dicom_out=True, dicom_grid=grid)
+        choice = ModelChoice(model=model)
+        predict.run(out / "scans", out / grid, NO_ROOTS, choice, options=options)
         for case, scan in scans.items():
             row, row_is_sound = check_series(case, out / grid, grid, scan)
             rows.append(row)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gdmnet import codec
-from gdmnet.commands.encoder_options import add_encoder_options, encoder_choice
+from gdmnet.commands.encoder_options import add_encoder_options, encoder_settings
 from gdmnet.commands.terminal import (
     CommandParser,
     add_processes_option,
@@ -19,12 +19,12 @@ from gdmnet.commands.terminal import (
 )
 from gdmnet.folders import Roots, resolve_dataset
 from gdmnet.table import text_table
+from gdmnet.training.settings import EncoderSettings, TrainingSettings
 
 if TYPE_CHECKING:
     from gdmnet.data.case import CaseFiles
     from gdmnet.datasets.soundness import CaseFacts, DatasetCheck
     from gdmnet.encoders.frozen import EncoderReport
-    from gdmnet.training.feature_encoder import EncoderChoice
 
 FOLDER, CHECK_JSON = "check", "check.json"
 _EPILOG = """examples:
@@ -57,7 +57,6 @@ def build_parser() -> CommandParser:
     )
     add_processes_option(parser)
     add_encoder_options(parser)
-    parser.set_defaults(encoder=None)
     parser.add_argument(
         "--seed", type=int, default=0, help="of the encoder's patches and random weights"
     )
@@ -69,17 +68,17 @@ def main(argv: list[str] | None = None) -> int:
     """Entry point of gdm_check."""
     parser = build_parser()
     args = parser.parse_args(argv)
-    if args.encoder is not None and args.configuration is None:
+    encoder = encoder_settings(args)
+    if encoder is not None and args.configuration is None:
         parser.error("--encoder needs a prepared configuration, such as 3d_fullres (-c)")
-    if args.encoder is None and args.configuration is not None:
+    if encoder is None and args.configuration is not None:
         parser.error("a configuration and a fold go with --encoder: without it, all is looked at")
 
     def body() -> int:
         roots = roots_from(args)
-        if args.encoder is not None:
-            choice = encoder_choice(args)
+        if encoder is not None:
             lines = check_encoder(
-                args.dataset, args.configuration, args.fold, roots, choice, seed=args.seed
+                args.dataset, args.configuration, args.fold, roots, encoder, seed=args.seed
             )
             print("\n".join(lines))
             return 0
@@ -181,7 +180,7 @@ def check_encoder(
     configuration: str,
     fold: str,
     roots: Roots,
-    choice: EncoderChoice,
+    choice: EncoderSettings,
     *,
     seed: int = 0,
 ) -> list[str]:
@@ -201,39 +200,27 @@ def check_encoder(
     Raises:
         GdmnetError: an unknown dataset, configuration or fold; an encoder that does not fit.
     """
-    from gdmnet.commands.pretrain_encoder import compared
-    from gdmnet.models.device import find_device
-    from gdmnet.training.feature_encoder import EncoderChoice, prepare_encoder
-    from gdmnet.training.fold_encoder import open_fold
+    from gdmnet.training.fold_training import build_feature_encoder, describe_training
     from gdmnet.training.pretrain import (
         ENCODER_FILE,
         held_out_patches,
         pretraining_patch,
         split_cases,
     )
-    from gdmnet.training.start import Options
-    from gdmnet.training.usefulness import describe
+    from gdmnet.training.usefulness import describe, measures_table
 
-    found = open_fold(dataset, configuration, fold, roots, Options(seed=seed, device="cpu"))
-    patch = pretraining_patch(found.configuration.patch_size)
-    examined = replace(found.configuration, patch_size=patch)
+    settings = TrainingSettings(seed=seed, device="cpu")
+    training = describe_training(dataset, configuration, fold, roots, settings)
+    patch = pretraining_patch(training.configuration.patch_size)
+    examined = replace(training.configuration, patch_size=patch)
+    training = replace(training, configuration=examined)
     if choice.name == "self" and choice.weights is None:
-        choice = replace(choice, weights=found.folder / ENCODER_FILE)
-    encoder, control = (
-        prepare_encoder(
-            chosen,
-            found.cases,
-            examined,
-            fingerprint=found.fingerprint,
-            folder=found.folder,
-            recipe=found.recipe,
-            device=find_device("cpu"),
-        )
-        for chosen in (choice, EncoderChoice("random"))
-    )
-    held_out = held_out_patches(split_cases(found.cases)[1], examined, seed=seed)
+        choice = replace(choice, weights=training.encoder_folder / ENCODER_FILE)
+    encoder = build_feature_encoder(training, choice)
+    control = build_feature_encoder(training, EncoderSettings("random"))
+    held_out = held_out_patches(split_cases(training.cases()[0])[1], examined, seed=seed)
     measured = {"this": describe(encoder, held_out), "random": describe(control, held_out)}
-    return [*_origin(encoder.report), "", *compared(measured)]
+    return [*_origin(encoder.report), "", *measures_table(measured)]
 
 
 def _origin(report: EncoderReport | None) -> list[str]:

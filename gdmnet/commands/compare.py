@@ -6,21 +6,19 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gdmnet import codec, folders
-from gdmnet.commands.encoder_options import add_encoder_options, encoder_choice
+from gdmnet import folders
+from gdmnet.commands.encoder_options import add_encoder_options, encoder_settings
 from gdmnet.commands.terminal import (
     add_processes_option,
     add_root_options,
     guarded,
     new_parser,
-    positive_int,
     roots_from,
 )
 from gdmnet.compare.settings import ComparisonSettings, JudgingSettings, MethodSettings
 from gdmnet.errors import SettingError
 from gdmnet.objectives.options import OPTIONS
 from gdmnet.settings import add_settings, given_settings, make_settings
-from gdmnet.training.feature_encoder import EncoderChoice
 
 if TYPE_CHECKING:
     from gdmnet.compare.record import Comparison
@@ -62,9 +60,6 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add_settings(group, MethodSettings)
     add_settings(group, ComparisonSettings)
-    group.add_argument(
-        "--encoder-iterations", type=positive_int, metavar="N", help="of the embedded encoder"
-    )
     group.add_argument("--dry-run", action="store_true", help="list what would be done, and stop")
     add_encoder_options(parser)
     add_root_options(parser)
@@ -136,5 +131,5 @@ def _compare_trained(args: argparse.Namespace) -> tuple[Comparison | None, Path]
 def _given_trainings(args: argparse.Namespace) -> dict[str, Any]:
     """Of `ComparisonSettings` what was typed."""
     given = given_settings(args, ComparisonSettings)
-    encoder = encoder_choice(args, args.encoder_iterations)
-    return given if encoder == EncoderChoice() else {**given, "encoder": codec.encode(encoder)}
+    encoder = encoder_settings(args)
+    return given if encoder is None else {**given, "encoder": encoder}

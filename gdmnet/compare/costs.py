@@ -15,7 +15,7 @@ from gdmnet.inference.inputs import output_name
 from gdmnet.inference.predict import predict_folder
 from gdmnet.inference.record import Predictions
 from gdmnet.inference.translator import Translator
-from gdmnet.networks.calls import CountCalls
+from gdmnet.networks.unet import CountCalls
 
 COSTS_JSON = "costs.json"
 _CLEAR, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")  # Linux only

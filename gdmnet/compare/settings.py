@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from gdmnet.metrics.conventions import CONVENTIONS, GDMNET, EvaluationSettings
 from gdmnet.settings import Settings, setting
+from gdmnet.training.settings import EncoderSettings
 
 JUDGE_JSON = "judge.json"
 JUDGE_KINDS = ("self", "random", "groupnorm")
@@ -85,4 +86,4 @@ class ComparisonSettings(Settings):
     step_size: float = setting(
         0.5, "distance of windows as a share of the patch", above=0, most=1, metavar="S"
     )
-    encoder: dict[str, Any] = field(default_factory=dict)  # an EncoderChoice in JSON
+    encoder: EncoderSettings = field(default_factory=EncoderSettings)

@@ -23,10 +23,14 @@ from gdmnet.models.card import PredictionSettings
 from gdmnet.models.device import find_device
 from gdmnet.objectives.options import OPTIONS
 from gdmnet.plan import Plan
-from gdmnet.training.feature_encoder import EncoderChoice
 from gdmnet.training.fold import train_fold
 from gdmnet.training.pretrain import default_iterations
-from gdmnet.training.start import DEFAULT_GPU_LENGTH, DEFAULT_LENGTH, Options
+from gdmnet.training.settings import (
+    DEFAULT_GPU_LENGTH,
+    DEFAULT_LENGTH,
+    EncoderSettings,
+    TrainingSettings,
+)
 
 SETTINGS_JSON = "settings.json"
 _log = logging.getLogger(__name__)
@@ -124,14 +128,13 @@ def plan_trainings(
         epochs, iterations = DEFAULT_LENGTH.get(plan.preset, DEFAULT_GPU_LENGTH)
         values = {"epochs": epochs, "iterations": iterations, **given}
         begun = ComparisonSettings(ComparisonSettings.SCHEMA, dataset, configuration, **values)
-        encoder = codec.decode(EncoderChoice, begun.encoder)
         # Chosen now, so that one encoder serves all variants.
-        length = encoder.iterations or default_iterations(
+        length = begun.encoder.iterations or default_iterations(
             values["epochs"] * values["iterations"],
             device,
             n_cases=min(len(split_for(fold, splits).training) for fold in begun.folds),
         )
-        begun = replace(begun, encoder=codec.encode(replace(encoder, iterations=length)))
+        begun = replace(begun, encoder=replace(begun.encoder, iterations=length))
     cases = find_held_out(roots.raw / dataset, splits, begun.folds)
     return ComparedTrainings(roots, home, plan, begun, tuple(methods), cases, str(device))
 
@@ -179,8 +182,8 @@ def _begun_settings(given: Mapping[str, Any], home: Path) -> ComparisonSettings 
     begun = codec.load(ComparisonSettings, path)
     for name, value in given.items():
         before = getattr(begun, name)
-        if name == "encoder" and value["iterations"] is None:
-            value = {**value, "iterations": before["iterations"]}
+        if name == "encoder" and value.iterations is None:
+            value = replace(value, iterations=before.iterations)
         if value != before:
             raise OutputError(
                 f"{path}: {name.replace('_', ' ')} is {_in_words(before)} there, not"
@@ -190,14 +193,14 @@ def _begun_settings(given: Mapping[str, Any], home: Path) -> ComparisonSettings 
 
 
 def _in_words(value: object) -> str:
-    if isinstance(value, dict):
-        return f"{value['name']} ({value['iterations']} steps)"
+    if isinstance(value, EncoderSettings):
+        return f"{value.name} ({value.iterations} steps)"
     return " ".join(value) if isinstance(value, tuple) else str(value)
 
 
-def _training_options(trainings: ComparedTrainings, variant: Variant) -> Options:
+def _training_options(trainings: ComparedTrainings, variant: Variant) -> TrainingSettings:
     settings = trainings.settings
-    return Options(
+    return TrainingSettings(
         objective=variant.objective,
         epochs=settings.epochs,
         iterations=settings.iterations,
@@ -206,7 +209,7 @@ def _training_options(trainings: ComparedTrainings, variant: Variant) -> Options
         device=trainings.device,
         precision=settings.precision,
         resume=True,
-        encoder=codec.decode(EncoderChoice, settings.encoder),
+        encoder=settings.encoder,
         objective_options=variant.options,
         encoder_root=trainings.home / "models" / "encoder",
         validates=bool(variant.options.get("realism_dial")),  # validation sets the dial

@@ -32,10 +32,10 @@ from gdmnet.inference.record import read_records
 from gdmnet.metrics.frechet import Distance, Distances, Projection, compare, principal_axes
 from gdmnet.metrics.image import match_mean_and_std
 from gdmnet.metrics.pairs import ImagePair
+from gdmnet.models.checkpoint import weights_sha256
 from gdmnet.models.seeds import numpy_rng
 from gdmnet.plan import Run
 from gdmnet.table import text_table
-from gdmnet.training.job import weights_sha256
 
 N_PATCHES = 2000  # of all subjects together, at least
 FEWEST_A_SUBJECT = 64

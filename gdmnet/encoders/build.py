@@ -77,7 +77,7 @@ def build_encoder(
     if kind == "self":
         if weights is None:
             raise CheckpointError(
-                "encoder self: no file named; gdm_train makes it, or gdm_pretrain_encoder alone"
+                "encoder self: no file named; gdm_train makes it, with --encoder-only alone"
             )
         return self_encoder(configuration.architecture, file=weights)
     if kind == "nnunet":

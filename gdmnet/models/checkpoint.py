@@ -6,7 +6,7 @@ Every checkpoint holds `epoch` (finished epochs) and `ema` (the generator's aver
 
 from __future__ import annotations
 
-import os
+import hashlib
 import pickle
 import zipfile
 from collections.abc import Mapping
@@ -16,7 +16,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from gdmnet.errors import CheckpointError, OutputError
+from gdmnet import files
+from gdmnet.errors import CheckpointError
 
 SCHEMA = 1
 
@@ -34,7 +35,7 @@ class Stateful(Protocol):
 
 
 def save(path: Path, state: Mapping[str, Any]) -> None:
-    """Write a checkpoint aside, to the disk, and rename it.
+    """Write a checkpoint, whole or not at all.
 
     Args:
         path: of the checkpoint.
@@ -43,21 +44,9 @@ def save(path: Path, state: Mapping[str, Any]) -> None:
     Raises:
         OutputError: the folder is not writable or the disk is full; the old file is untouched.
     """
-    aside = path.with_name(f".{path.name}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with aside.open("wb") as handle:
-            torch.save({"schema": SCHEMA, **state}, handle)
-            handle.flush()
-            os.fsync(handle.fileno())
-        aside.replace(path)
-    except (OSError, RuntimeError) as problem:  # torch turns a full disk into a RuntimeError
-        reason = getattr(problem, "strerror", None) or "the disk may be full"
-        raise OutputError(
-            f"{path}: cannot be written ({reason}); check the folder's permissions and free space"
-        ) from None
-    finally:
-        aside.unlink(missing_ok=True)
+    full_disk = (RuntimeError,)  # as torch calls it
+    with files.whole_file(path, also=full_disk) as aside, aside.open("wb") as handle:
+        torch.save({"schema": SCHEMA, **state}, handle)
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -144,6 +133,15 @@ def load_pretrained(generator: nn.Module, path: Path) -> None:
     if differing:
         raise CheckpointError(f"{path}: {_difference(differing, wanted, found)}")
     generator.load_state_dict(found)
+
+
+def weights_sha256(module: nn.Module) -> str:
+    """SHA-256 of a module's weights."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _difference(

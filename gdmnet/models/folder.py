@@ -9,6 +9,7 @@ from pathlib import Path
 from gdmnet import codec, folders
 from gdmnet.errors import CheckpointError, PlanError
 from gdmnet.metrics.summary import Summary
+from gdmnet.models.run import read_run
 from gdmnet.models.select import choose_folds
 from gdmnet.plan import Configuration, Fingerprint, Plan, Run
 
@@ -55,7 +56,7 @@ def read_model(path: Path, folds: Sequence[str] | None = None) -> ModelFolder:
     runs = {}
     for fold in chosen:
         file = folders.fold_folder(path, fold) / folders.RUN_JSON
-        runs[fold] = run = codec.load(Run, file)
+        runs[fold] = run = read_run(file.parent)
         named, is_named, _ = path.name.lstrip(".").partition("__")
         if is_named and named != run.objective:
             raise CheckpointError(

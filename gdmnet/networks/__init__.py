@@ -1,1 +1,1 @@
-"""Networks that are trained: the generator."""
+"""Networks that are trained: the generator, and the critic of the objective gan."""

@@ -19,8 +19,8 @@ _SLOPE = 0.2  # of LeakyReLU, as in pix2pix
 _SPREAD = 0.02  # standard deviation of the first weights, as in pix2pix
 
 
-def build_critic(architecture: Architecture, n_channels: int) -> nn.Module:
-    """A critic with fresh weights, from torch's global random numbers.
+class Critic(nn.Module):
+    """Strided layers, one of stride 1, a linear score; weights from torch's global random numbers.
 
     Its first layer has twice the features of the generator's finest stage, 64 at most, each further
     one twice as many: 64, 128, 256, 512 beside nnU-Net's 32, and less beside smaller generators.
@@ -28,16 +28,7 @@ def build_critic(architecture: Architecture, n_channels: int) -> nn.Module:
     Args:
         architecture: of the generator; its kernels and strides are followed.
         n_channels: of the input: source channels and one image to be judged.
-
-    Returns:
-        A module that maps (b, n_channels, z, y, x), network units, to scores (b, 1, z', y', x'):
-        one for each cell of at most three of the plan's strides; any size of at least one voxel.
     """
-    return Critic(architecture, n_channels)
-
-
-class Critic(nn.Module):
-    """Strided layers, one of stride 1, and a linear score; see `build_critic`."""
 
     def __init__(self, architecture: Architecture, n_channels: int) -> None:
         super().__init__()
@@ -53,7 +44,10 @@ class Critic(nn.Module):
         self.head = _convolution(width, 1, last, (1, 1, 1), bias=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(b, n_channels, z, y, x) to (b, 1, z', y', x')."""
+        """(b, n_channels, z, y, x), any size, in network units to scores (b, 1, z', y', x').
+
+        There is one for each cell of at most three of the plan's strides.
+        """
         for layer in self.layers:
             x = layer(x)
         scores: Tensor = self.head(x)

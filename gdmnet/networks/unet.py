@@ -7,26 +7,24 @@ into the image (Odena et al., "Deconvolution and Checkerboard Artifacts", Distil
 
 from __future__ import annotations
 
+import math
+from contextlib import ExitStack
+
 import torch
 import torch.nn.functional as F  # noqa: N812 (torch's own convention)
 from torch import Tensor, nn
 
 from gdmnet.geometry import Shape
-from gdmnet.networks.time import Film, TimeEmbedding
 from gdmnet.plan import Architecture
 
 _SLOPE = 0.01  # of LeakyReLU, as in nnU-Net
+N_WAVES = 64  # features of a time, half of them sines
+_LONGEST = 10_000.0  # ratio of the longest period to the shortest
+_SCALE = 1000.0  # times in [0, 1] count as steps of a thousand, as in DDPM
 
 
-def build_generator(
-    architecture: Architecture,
-    *,
-    n_sources: int,
-    extra_channels: int = 0,
-    residual_channel: int | None = None,
-    time: bool = False,
-) -> nn.Module:
-    """A generator with fresh weights, from torch's global random numbers.
+class Generator(nn.Module):
+    """Residual encoder, plain decoder, linear output; weights from torch's global random numbers.
 
     Args:
         architecture: features, kernels, strides and encoder blocks, one entry a stage.
@@ -37,44 +35,35 @@ def build_generator(
         time: the module takes times (b,) in [0, 1] beside the input; FiLM by them in every
             residual block and decoder stage starts as the identity.
 
-    Returns:
-        A module that maps float32 (b, n_sources + extra_channels, z, y, x) to float32
-        (b, 1, z, y, x) of the same size, network units, any size of at least one voxel an axis.
-
     Raises:
         ValueError: the architecture's entries disagree, or there is no such source channel.
     """
-    stages = len(architecture.features)
-    lengths = {len(architecture.kernels), len(architecture.strides), len(architecture.blocks)}
-    if stages == 0 or lengths != {stages} or architecture.strides[0] != (1, 1, 1):
-        raise ValueError("an architecture needs one entry a stage, and a first stride of 1")
-    if residual_channel is not None and not 0 <= residual_channel < n_sources:
-        raise ValueError(f"residual channel {residual_channel} of {n_sources} source channels")
-    return Generator(architecture, n_sources + extra_channels, residual_channel, time=time)
-
-
-class Generator(nn.Module):
-    """Residual encoder, plain decoder, linear output; see `build_generator`."""
 
     def __init__(
         self,
         architecture: Architecture,
-        n_channels: int,
-        residual_channel: int | None,
         *,
+        n_sources: int,
+        extra_channels: int = 0,
+        residual_channel: int | None = None,
         time: bool = False,
     ) -> None:
         super().__init__()
         features, kernels = architecture.features, architecture.kernels
+        lengths = {len(kernels), len(architecture.strides), len(architecture.blocks)}
+        if not features or lengths != {len(features)} or architecture.strides[0] != (1, 1, 1):
+            raise ValueError("an architecture needs one entry a stage, and a first stride of 1")
+        if residual_channel is not None and not 0 <= residual_channel < n_sources:
+            raise ValueError(f"residual channel {residual_channel} of {n_sources} source channels")
         self.residual_channel = residual_channel
         self.stem = nn.Sequential(
-            _convolution(n_channels, features[0], kernels[0]), _norm_act(features[0])
+            _convolution(n_sources + extra_channels, features[0], kernels[0]),
+            _norm_act(features[0]),
         )
+        stages = zip(kernels, architecture.strides, architecture.blocks, strict=True)
         self.encoder = nn.ModuleList(
-            _stage(features[max(i - 1, 0)], features[i], kernels[i], stride, blocks, time=time)
-            for i, (stride, blocks) in enumerate(
-                zip(architecture.strides, architecture.blocks, strict=True)
-            )
+            _stage(features[max(i - 1, 0)], features[i], *stage, time=time)
+            for i, stage in enumerate(stages)
         )
         self.decoder = nn.ModuleList(
             _UpStage(features[i + 1], features[i], kernels[i], time=time)
@@ -86,7 +75,16 @@ class Generator(nn.Module):
             nn.init.zeros_(self.head.weight)
 
     def forward(self, x: Tensor, time: Tensor | None = None) -> Tensor:
-        """(b, c, z, y, x), and times (b,) where it was built for them, to (b, 1, z, y, x)."""
+        """The translated image.
+
+        Args:
+            x: float32 (b, n_sources + extra_channels, z, y, x) in network units, any size of at
+                least one voxel an axis.
+            time: (b,), where the generator was built with it.
+
+        Returns:
+            float32 (b, 1, z, y, x).
+        """
         if (self.time is None) != (time is None):
             raise ValueError("times are for a generator that was built with time, and for no other")
         moment = None if self.time is None else self.time(time)
@@ -105,6 +103,71 @@ class Generator(nn.Module):
             if self.residual_channel is None:
                 return output
             return x[:, self.residual_channel : self.residual_channel + 1].float() + output
+
+
+def embed_time(time: Tensor, n_features: int = N_WAVES) -> Tensor:
+    """Waves e = [cos(1000 t w_i), sin(1000 t w_i)], w_i = 10000^(-2 i / n), i = 0 .. n / 2 - 1.
+
+    Vaswani et al., NeurIPS 2017, section 3.5, as DDPM uses it for time.
+
+    Args:
+        time: (b,), from 0 to 1.
+        n_features: n, even.
+
+    Returns:
+        (b, n), float32.
+    """
+    half = n_features // 2
+    index = torch.arange(half, device=time.device, dtype=torch.float32)
+    angles = _SCALE * time.float()[:, None] * torch.exp(-math.log(_LONGEST) * index / half)
+    return torch.cat([angles.cos(), angles.sin()], dim=1)
+
+
+class TimeEmbedding(nn.Module):
+    """Times (b,) to features (b, N_WAVES): the waves through two linear layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(N_WAVES, N_WAVES), nn.SiLU(), nn.Linear(N_WAVES, N_WAVES), nn.SiLU()
+        )
+
+    def forward(self, time: Tensor) -> Tensor:
+        """(b,) to (b, N_WAVES)."""
+        features: Tensor = self.layers(embed_time(time))
+        return features
+
+
+class Film(nn.Module):
+    """Feature-wise linear modulation, x (1 + a) + b with a, b linear in the time's features.
+
+    Perez et al., AAAI 2018, Eq. 2; a and b start at zero, so that it starts as the identity.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.layer = nn.Linear(N_WAVES, 2 * channels)
+        nn.init.zeros_(self.layer.weight)
+        nn.init.zeros_(self.layer.bias)
+
+    def forward(self, x: Tensor, features: Tensor) -> Tensor:
+        """(b, c, z, y, x) and (b, N_WAVES) to (b, c, z, y, x)."""
+        scale, shift = self.layer(features)[:, :, None, None, None].chunk(2, dim=1)
+        return x * (1 + scale) + shift
+
+
+class CountCalls(ExitStack):
+    """Counts the calls of every generator in a module, inside a with block, in `count`."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.count = 0
+        for part in module.modules():
+            if isinstance(part, Generator):
+                self.callback(part.register_forward_hook(self._called).remove)
+
+    def _called(self, *_: object) -> None:
+        self.count += 1
 
 
 class InstanceNorm(nn.InstanceNorm3d):
@@ -185,7 +248,7 @@ def _stage(
     n_in: int, n_out: int, kernel: Shape, stride: Shape, blocks: int, *, time: bool
 ) -> nn.Sequential:
     first = _Block(n_in, n_out, kernel, stride, time=time)
-    rest = [_Block(n_out, n_out, kernel, (1, 1, 1), time=time) for _ in range(blocks - 1)]
+    rest = (_Block(n_out, n_out, kernel, (1, 1, 1), time=time) for _ in range(blocks - 1))
     return nn.Sequential(first, *rest)
 
 

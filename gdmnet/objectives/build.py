@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from gdmnet.networks.unet import build_generator
+from gdmnet.networks.unet import Generator
 from gdmnet.objectives.base import Context, Inputs, Objective
 from gdmnet.objectives.bridge import Bridge
 from gdmnet.objectives.diffusion import Diffusion
@@ -70,7 +70,7 @@ def context_of(
 
 def generator_of(configuration: Configuration, inputs: Inputs) -> nn.Module:
     """The generator of a configuration for an objective's inputs, with fresh weights."""
-    return build_generator(
+    return Generator(
         configuration.architecture,
         n_sources=len(configuration.sources),
         extra_channels=inputs.extra_channels,

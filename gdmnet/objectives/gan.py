@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
 from gdmnet.drifting.representations import coverage
-from gdmnet.networks.critic import build_critic
+from gdmnet.networks.critic import Critic
 from gdmnet.objectives.base import Batch, Context, Descent, Objective
 from gdmnet.objectives.fidelity import all_finite, fidelity_gradient, masked_mean
 from gdmnet.objectives.options import GanOptions, read_options
@@ -139,5 +139,5 @@ def build_gan(context: Context) -> Gan:
         raise ValueError("objective gan needs the generator's architecture")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(context.seed)  # equal on all ranks
-        critic = build_critic(context.architecture, context.n_sources + 1)
+        critic = Critic(context.architecture, context.n_sources + 1)
     return Gan(options, critic, context.total_steps)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,7 +21,7 @@ from gdmnet.metrics.score import score
 from gdmnet.metrics.statistics import Values, aggregate_cases
 from gdmnet.models import checkpoint
 from gdmnet.models.card import MOST_REALISM, PredictionSettings
-from gdmnet.plan import Run
+from gdmnet.models.run import DIAL_JSON, DialChoice
 from gdmnet.training import log
 from gdmnet.training.progress import PROGRESS_PNG, draw_progress
 
@@ -34,7 +33,7 @@ _log = logging.getLogger(__name__)
 def dial_fold(
     model: Path, fold: str, cases: Sequence[StoredCase], *, device: str, budget: float
 ) -> dict[str, Values]:
-    """Score a fold's validation at every setting T and write the chosen one into run.json.
+    """Score a fold's validation at every setting T and write the chosen one into dial.json.
 
     Chosen is the largest T whose MAE stays within `budget` of the twin's (T = 0).
 
@@ -65,8 +64,7 @@ def dial_fold(
         means = aggregate_cases(scores)
         front[f"{setting:g}"] = {metric: values["mean"] for metric, values in means.items()}
     chosen = choose_setting(front, budget)
-    run = codec.load(Run, home / folders.RUN_JSON)
-    codec.save(dataclasses.replace(run, realism=chosen), home / folders.RUN_JSON)
+    codec.save(DialChoice(chosen, budget), home / DIAL_JSON)
     draw_progress(log.read(home), home / PROGRESS_PNG, more=[_chart(front, chosen)])
     _log.info(
         "realism dial: %g is the largest setting within %.2g %% of the twin's MAE",

@@ -29,28 +29,29 @@ from gdmnet.objectives.ranks import n_ranks
 
 
 @dataclasses.dataclass(frozen=True)
-class Team:
+class TrainingProcess:
     """This process among those that train together."""
 
     rank: int = 0
-    size: int = 1
+    n_processes: int = 1
 
     @property
-    def leads(self) -> bool:
+    def is_leader(self) -> bool:
         """Whether this process validates, logs and saves."""
         return self.rank == 0
 
     def device(self, device: torch.device) -> torch.device:
         """The device of this rank: the k-th CUDA device, or the CPU that all share."""
+        if self.n_processes == 1:
+            return device
         return torch.device("cuda", self.rank) if device.type == "cuda" else device
 
 
-ALONE = Team()
-
-
-def this_team() -> Team:
-    """The team that this process belongs to; alone without a distributed training."""
-    return ALONE if n_ranks() == 1 else Team(distributed.get_rank(), n_ranks())
+def this_process() -> TrainingProcess:
+    """This process's rank; 0 of 1 without a distributed training."""
+    if n_ranks() == 1:
+        return TrainingProcess()
+    return TrainingProcess(distributed.get_rank(), n_ranks())
 
 
 def require_devices(n_devices: int, device: torch.device) -> None:
@@ -59,6 +60,8 @@ def require_devices(n_devices: int, device: torch.device) -> None:
     Raises:
         DeviceError: with what is there.
     """
+    if n_devices == 1:
+        return
     there = torch.cuda.device_count() if device.type == "cuda" else n_devices
     if n_devices > there or device.type not in ("cuda", "cpu") or device.index is not None:
         raise DeviceError(
@@ -86,9 +89,9 @@ def run_together(function: Callable[..., None], n_processes: int, *args: object)
                 _run_one, (function, n_processes, meeting, args), n_processes, start_method="spawn"
             )
         except ProcessRaisedException as problem:
-            told = Path(f"{meeting}.error")
-            if told.is_file():
-                raise GdmnetError(told.read_text(encoding="utf-8")) from None
+            error = Path(f"{meeting}.error")
+            if error.is_file():
+                raise GdmnetError(error.read_text(encoding="utf-8")) from None
             raise TrainingError(f"a training process failed: {problem}") from None
         except ProcessExitedException as problem:
             raise TrainingError(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,41 +16,19 @@ from gdmnet.errors import TrainingError
 from gdmnet.models.seeds import numpy_rng
 from gdmnet.plan import Configuration, Fingerprint, Recipe
 from gdmnet.training.pretrain import BATCH_SIZE, default_iterations, pretrain_encoder, sample
+from gdmnet.training.settings import EncoderSettings
 
 if TYPE_CHECKING:
     from gdmnet.data.store import StoredCase
 
-NORM_STATISTICS = ("patch", "dataset")
 N_BATCHES = 30  # of real targets, to measure normalisation layers on
 NORMS = 2  # their stream of randomness; 0 and 1 are the pretraining's
 
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class EncoderChoice:
-    """Which encoder, and how it is used.
-
-    Attributes:
-        name: a key of `encoders.ENCODERS`, or "nnunet:FOLDER".
-        weights: file or folder of its weights; None for $gdmnet_encoders, and for "self" to
-            train it here.
-        stages: whose maps to use, 0 is the finest; None for all that are large enough.
-        norm_statistics: "patch", or "dataset" to make constants of instance and group norms.
-        resample: patches to the spacing that a public encoder knows.
-        iterations: of the encoder's own training; None for the default.
-    """
-
-    name: str = "self"
-    weights: Path | None = None
-    stages: tuple[int, ...] | None = None
-    norm_statistics: str = "patch"
-    resample: bool = True
-    iterations: int | None = None
-
-
 def prepare_encoder(
-    choice: EncoderChoice,
+    settings: EncoderSettings,
     cases: Sequence[StoredCase],
     configuration: Configuration,
     *,
@@ -63,7 +40,7 @@ def prepare_encoder(
     """The frozen encoder that was chosen, on the device.
 
     Args:
-        choice: see there.
+        settings: which one, and how it is used.
         cases: the fold's training cases and no others.
         configuration: of the training.
         fingerprint: of the dataset; encoders with a z-score need it.
@@ -74,34 +51,30 @@ def prepare_encoder(
     Raises:
         GdmnetError: an unknown name or word; weights or a target that do not fit.
     """
-    if choice.norm_statistics not in NORM_STATISTICS:
-        raise TrainingError(
-            f"norm statistics {choice.norm_statistics}: unknown; use {' or '.join(NORM_STATISTICS)}"
-        )
-    if choice.stages is not None and choice.name in ("self", "random"):
-        raise TrainingError(f"encoder {choice.name}: uses all its maps; drop --encoder-stages")
-    if choice.name == "self" and choice.weights is None:
+    if settings.stages is not None and settings.name in ("self", "random"):
+        raise TrainingError(f"encoder {settings.name}: uses all its maps; drop --encoder-stages")
+    if settings.name == "self" and settings.weights is None:
         length = default_iterations(recipe.total_steps, device, n_cases=len(cases))
         return pretrain_encoder(
             cases,
             configuration,
             folder,
-            iterations=choice.iterations or length,
+            iterations=settings.iterations or length,
             seed=recipe.seed,
             device=device,
             precision=recipe.precision,
         )
     encoder = build_encoder(
-        choice.name,
-        weights=choice.weights,
+        settings.name,
+        weights=settings.weights,
         configuration=configuration,
         fingerprint=fingerprint,
         seed=recipe.seed,
-        stages=choice.stages,
-        resample=choice.resample,
+        stages=settings.stages,
+        resample=settings.resample,
     ).to(device)
     _tell(encoder)
-    if choice.norm_statistics == "dataset":
+    if settings.norm_statistics == "dataset":
         n_norms = freeze_norms(encoder, target_patches(cases, configuration, recipe.seed, device))
         _log.info("feature encoder: the statistics of %d normalisation layers are fixed", n_norms)
     return encoder

@@ -1,89 +1,216 @@
-"""One fold from its description to its validation."""
+"""One fold from what is asked of it to its validation."""
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
-from gdmnet import codec, folders
-from gdmnet.data.splits import split_for
+import torch
+
+from gdmnet import codec, files, folders
+from gdmnet.errors import CheckpointError, PlanError, TrainingError
 from gdmnet.folders import Roots
-from gdmnet.models.device import find_device
+from gdmnet.objectives.base import Objective
 from gdmnet.plan import Plan
-from gdmnet.training.distributed import require_devices
-from gdmnet.training.job import Job, run_job
-from gdmnet.training.start import Options, claim, describe, keep_plan, open_cases
+from gdmnet.training.distributed import require_devices, run_together, this_process
+from gdmnet.training.fold_training import (
+    FoldTraining,
+    build_feature_encoder,
+    build_generator,
+    build_objective,
+    describe_training,
+    patch_batches,
+)
+from gdmnet.training.loop import fit
+from gdmnet.training.run import continue_run
+from gdmnet.training.settings import EncoderSettings, TrainingSettings
 from gdmnet.training.validate import validate_fold
 
 
 def train_fold(
-    dataset: str | int, configuration: str, fold: str, roots: Roots, options: Options | None = None
+    dataset: str | int,
+    configuration: str,
+    fold: str,
+    roots: Roots,
+    settings: TrainingSettings | None = None,
 ) -> Path:
     """Train and validate one fold.
+
+    Everything is checked before anything is written, and a training that is to be overwritten
+    stays until the new one has its first checkpoint on the disk.
 
     Args:
         dataset: 501 or "Dataset501_Name"; planned and prepared.
         configuration: a name of its plan.
         fold: "0", "1", ... or "all".
         roots: the folders.
-        options: see `Options`.
+        settings: of the training; None is the default of each.
 
     Returns:
         The folder of the fold: run.json, logs, checkpoints, and of a training that validates
         validation/ and summary.json.
 
     Raises:
-        GdmnetError: an unknown dataset, configuration, fold or device; an existing training.
+        GdmnetError: an unknown dataset, configuration, fold or device; a setting, a case or a
+            pretrained checkpoint that does not fit; an existing training; another process that
+            trains this fold.
     """
-    options = options or Options()
-    job = describe_job(dataset, configuration, str(fold), roots, options)
-    if options.n_devices > 1:
-        require_devices(options.n_devices, find_device(options.device))
-    described, resume = claim(job.folder, job.run, options)
-    job = dataclasses.replace(job, run=described, resume=resume)
-    _, validation = open_cases(job.cases, job.split)  # all there?
-    model, folder = job.folder.parent, job.folder
-    plan = codec.load(Plan, job.fingerprint.with_name(folders.PLAN_JSON))
-    keep_plan(model, plan, job.fingerprint)
-    if not (folder / folders.FINAL).is_file():
-        run_job(job, n_processes=options.n_devices)
-    if options.validates and not (folder / folders.SUMMARY_JSON).is_file():
-        validate_fold(
-            model,
-            str(fold),
-            validation,
-            device=options.device,
-            on_training=job.split.validates_on_training,
-            fidelity_budget=options.fidelity_budget,
-        )
+    settings = settings or TrainingSettings()
+    training = describe_training(dataset, configuration, fold, roots, settings)
+    _, validation = training.cases()
+    if training.pretrained is not None:
+        build_generator(training)  # do its weights fit?
+    folder = training.folder
+    with files.lock(folder):
+        training = _new_or_continued(training, settings)
+        if not (training.resume and (folder / folders.FINAL).is_file()):
+            _train_in_processes(training)
+        if settings.validates and not (folder / folders.SUMMARY_JSON).is_file():
+            validate_fold(
+                folder.parent,
+                str(fold),
+                validation,
+                device=settings.device,
+                on_training=training.split.validates_on_training,
+                fidelity_budget=settings.fidelity_budget,
+            )
     return folder
 
 
-def describe_job(
-    dataset: str | int, configuration: str, fold: str, roots: Roots, options: Options
-) -> Job:
-    """The training that is asked for, as if its folder were empty; nothing is written.
+def train_fold_encoder(
+    dataset: str | int,
+    configuration: str,
+    fold: str,
+    roots: Roots,
+    settings: TrainingSettings | None = None,
+) -> Path:
+    """Train the embedded encoder of one fold alone, or find that it is there.
+
+    Args:
+        dataset: 501 or "Dataset501_Name"; planned and prepared.
+        configuration: a name of its plan.
+        fold: "0", "1", ... or "all": only its training cases are looked at.
+        roots: the folders.
+        settings: as for `train_fold`, which then takes the encoder as it lies.
+
+    Returns:
+        The folder with encoder.pt and report.json.
 
     Raises:
-        GdmnetError: an unknown dataset, configuration, fold or device.
+        GdmnetError: as `train_fold`; an encoder that is not trained here, or is useless.
     """
-    name = folders.resolve_dataset(dataset, roots.preprocessed)
-    home = roots.preprocessed / name
-    plan = codec.load(Plan, home / folders.PLAN_JSON)
-    chosen = plan.configuration(configuration)
-    split = split_for(fold, home / folders.SPLITS_JSON)
-    device = find_device(options.device)
-    model = folders.model_folder(roots.results, name, options.objective, configuration)
-    encoders = options.encoder_root or roots.results
-    return Job(
-        run=describe(plan, chosen, fold, split, options, device),
-        configuration=chosen,
-        split=split,
-        cases=folders.preprocessed_cases(roots.preprocessed, name, configuration),
-        folder=folders.fold_folder(model, fold),
-        fingerprint=home / folders.FINGERPRINT_JSON,
-        encoder_home=folders.encoder_folder(encoders, name, configuration, fold),
-        device=str(device),
-        pretrained=options.pretrained,
-        resume=False,
+    settings = settings or TrainingSettings()
+    encoder = settings.encoder or EncoderSettings()
+    if encoder.name != "self" or encoder.weights is not None:
+        raise TrainingError(f"encoder {encoder.name} has its weights already: nothing to train")
+    training = describe_training(dataset, configuration, fold, roots, settings)
+    build_feature_encoder(training, encoder)
+    return training.encoder_folder
+
+
+def _new_or_continued(training: FoldTraining, settings: TrainingSettings) -> FoldTraining:
+    """The training as a new one, or as it goes on; nothing is overwritten unasked."""
+    folder = training.folder
+    if settings.overwrite or not (folder.is_dir() and any(folder.iterdir())):
+        _require_one_plan(training, but=folder)
+        return training
+    finished = (folder / folders.FINAL).is_file()
+    if not settings.resume:
+        raise TrainingError(
+            f"{folder} holds {'a finished' if finished else 'an unfinished'} training; add"
+            " --continue to go on with it or --overwrite to throw it away"
+        )
+    if not finished and not (folder / folders.LATEST).is_file():
+        raise TrainingError(
+            f"{folder} has no {folders.LATEST} to go on from; begin anew with --overwrite"
+        )
+    _require_one_plan(training)
+    if not (folder.parent / folders.PLAN_JSON).is_file():  # killed before it was there
+        _keep_plan(training)
+    device = torch.device(training.device)
+    run = continue_run(folder, training.run, settings, training.configuration, device)
+    require_devices(run.n_devices, device)
+    return replace(training, run=run, pretrained=None, resume=True)
+
+
+def _require_one_plan(training: FoldTraining, but: Path | None = None) -> None:
+    """Refuse a model whose folds, one perhaps left out, were trained with another plan."""
+    path = training.folder.parent / folders.PLAN_JSON
+    begun = {p.parent for p in path.parent.glob("fold_*/checkpoint_*.pt")} - {but}
+    if begun and path.is_file() and codec.load(Plan, path) != _plan_of(training):
+        raise PlanError(
+            f"{path} differs from the dataset's plan: trainings in that folder were made with"
+            " another plan; move the folder away first"
+        )
+
+
+def _keep_plan(training: FoldTraining) -> None:
+    """Put the plan into the model's folder, so that the model can be mailed.
+
+    The fingerprint goes along: inputs are compared with it at prediction.
+    """
+    model = training.folder.parent
+    codec.save(_plan_of(training), model / folders.PLAN_JSON)
+    fingerprint = training.dataset / folders.FINGERPRINT_JSON
+    if fingerprint.is_file():
+        text = fingerprint.read_text(encoding="utf-8")
+        codec.write_text(model / folders.FINGERPRINT_JSON, text)
+
+
+def _plan_of(training: FoldTraining) -> Plan:
+    return codec.load(Plan, training.dataset / folders.PLAN_JSON)
+
+
+@contextlib.contextmanager
+def _new_fold(training: FoldTraining) -> Iterator[Path]:
+    """A folder to begin a training in; what it holds becomes the fold when the block is left."""
+    aside = files.folder_aside(training.folder)
+    try:
+        codec.save(training.run, aside / folders.RUN_JSON)
+        yield aside
+        files.put_in_place(aside, training.folder)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    _keep_plan(training)
+
+
+def _train_in_processes(training: FoldTraining) -> None:
+    """Build the objective, which may train the encoder first, and train, in one process a device.
+
+    Raises:
+        CheckpointError: a resumed training finds another encoder than it began with.
+        GdmnetError: what building and training raise.
+    """
+    objective, digest = build_objective(training)
+    run = training.run
+    if training.resume and run.encoder_sha256 not in (None, digest):
+        raise CheckpointError(
+            f"{training.folder / folders.RUN_JSON}: the training began with another feature encoder"
+            f" (sha256 {run.encoder_sha256}, now {digest}); put the old one back or train anew"
+            " with --overwrite"
+        )
+    training = replace(training, run=replace(run, encoder_sha256=digest))
+    if run.n_devices == 1:
+        _train(training, objective)
+    else:
+        run_together(train_one_of_several, run.n_devices, training)
+
+
+def train_one_of_several(training: FoldTraining) -> None:
+    """What each process of a distributed training does."""
+    _train(training, build_objective(training)[0])
+
+
+def _train(training: FoldTraining, objective: Objective) -> None:
+    fit(
+        build_generator(training),
+        objective,
+        *patch_batches(training),
+        training.run.recipe,
+        training.folder,
+        this_process().device(torch.device(training.device)),
+        new=None if training.resume else _new_fold(training),
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gdmnet import codec
-from gdmnet.errors import OutputError
+from gdmnet.files import output_errors
 
 LOG_JSONL, LOG_TXT = "log.jsonl", "log.txt"
 READABLE = {  # of a record's numbers, those for people; log.jsonl has all
@@ -28,6 +28,27 @@ READABLE = {  # of a record's numbers, those for people; log.jsonl has all
 }
 _log = logging.getLogger(__name__)
 _EPOCH_LINE = re.compile(r"epoch +(\d+)")
+
+
+class Means:
+    """Means of numbers by name; values that are not finite do not count."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, float] = {}
+        self._counts: dict[str, int] = {}
+
+    def add(self, values: dict[str, float]) -> None:
+        """Count one more value of each name."""
+        for name, value in values.items():
+            finite = math.isfinite(value)
+            self._sums[name] = self._sums.get(name, 0.0) + (float(value) if finite else 0.0)
+            self._counts[name] = self._counts.get(name, 0) + int(finite)
+
+    def result(self) -> dict[str, float]:
+        """The mean of each name; nan where no value was finite."""
+        return {
+            n: s / self._counts[n] if self._counts[n] else math.nan for n, s in self._sums.items()
+        }
 
 
 def append(folder: Path, record: dict[str, Any]) -> None:
@@ -49,6 +70,15 @@ def append(folder: Path, record: dict[str, Any]) -> None:
     _append(folder / LOG_JSONL, json.dumps(finite, allow_nan=False))
     _append(folder / LOG_TXT, line)
     _log.info("%s", line)
+
+
+def append_note(folder: Path, text: str) -> None:
+    """Write a line for people to log.txt.
+
+    Raises:
+        OutputError: the folder is not writable or the disk is full.
+    """
+    _append(folder / LOG_TXT, text)
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
@@ -97,11 +127,5 @@ def _epoch_of(line: str) -> int:
 
 
 def _append(path: Path, line: str) -> None:
-    try:
-        with path.open("a", encoding="utf-8") as handle:
-            handle.write(line + "\n")
-    except OSError as problem:
-        raise OutputError(
-            f"{path}: cannot be written ({problem.strerror}); check the folder's permissions and"
-            " free space"
-        ) from None
+    with output_errors(path), path.open("a", encoding="utf-8") as handle:
+        handle.write(line + "\n")

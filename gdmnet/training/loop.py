@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from contextlib import closing
+from contextlib import AbstractContextManager, ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,19 +16,25 @@ from tqdm import tqdm
 
 from gdmnet.errors import TrainingError
 from gdmnet.folders import BEST, FINAL, LATEST
-from gdmnet.models import precision, seeds
+from gdmnet.models import checkpoint, precision, seeds
 from gdmnet.objectives.base import Batch, Objective
 from gdmnet.objectives.sampling import Sampled
 from gdmnet.plan import Recipe
 from gdmnet.training import log
 from gdmnet.training.batches import Batches, prefetched
-from gdmnet.training.distributed import from_leader, gathered, this_team
-from gdmnet.training.monitor import MOST_IN_A_ROW, Means, Quality, Tally, validate
+from gdmnet.training.distributed import from_leader, gathered, this_process
+from gdmnet.training.patch_validation import PatchQuality, validate_patches
 from gdmnet.training.progress import PROGRESS_PNG, draw_progress
 from gdmnet.training.schedule import learning_rate
-from gdmnet.training.state import Training, begin, save_latest, save_weights, take_up
-from gdmnet.training.step import Stepper, all_finite
-from gdmnet.training.twin import Twin, twin_of
+from gdmnet.training.state import (
+    MOST_IN_A_ROW,
+    Training,
+    restore_latest,
+    save_latest,
+    save_weights,
+)
+from gdmnet.training.step import GeneratorOptimizer, all_finite
+from gdmnet.training.twin import RegressionTwin, twin_of
 
 VALIDATION_STEPS = 4  # of a sampler at most: every epoch pays for them
 DRAW_SECONDS = 10.0  # short epochs would be spent on drawing
@@ -36,7 +42,7 @@ _STEP, _NOISE = 3, 4  # streams of random numbers beside those of the batches
 
 
 @dataclass(frozen=True)
-class Summary:
+class TrainingSummary:
     """What became of a training.
 
     Attributes:
@@ -69,8 +75,8 @@ def fit(
     folder: Path,
     device: torch.device,
     *,
-    resume: bool = False,
-) -> Summary:
+    new: AbstractContextManager[Path] | None,
+) -> TrainingSummary:
     """Train a generator and leave checkpoints, log.jsonl, log.txt and progress.png in a folder.
 
     Args:
@@ -78,11 +84,11 @@ def fit(
         objective: what a step descends; its modules are moved, its state is saved.
         train_batches: augmented patches of the training cases.
         validation_batches: plain patches of the validation cases; those of epoch 0 are used.
-        recipe: how long and how; precision may be "auto".
+        recipe: how long and how.
         folder: of the fold.
         device: that computes.
-        resume: go on from checkpoint_latest where there is one, to the bit; else the folder's
-            old checkpoints and logs are removed first.
+        new: gives another folder to begin in, and makes it `folder` when it is left, with the first
+            checkpoint; None goes on from the folder's checkpoint_latest, to the bit.
 
     Raises:
         TrainingError: ten steps in a row or the weights were not finite; the last good
@@ -91,24 +97,32 @@ def fit(
         OutputError: the folder cannot be written.
     """
     training = _assemble(generator, objective, recipe, folder, device)
-    team, recipe = training.team, training.recipe
-    first = take_up(training) if resume else begin(training)
-    quality = Quality()
-    for epoch in range(first, recipe.epochs):
-        started = time.perf_counter()
-        means = _train_epoch(training, train_batches, epoch)
-        quality = _validate(training, validation_batches)
-        _finish_epoch(training, means, quality, epoch + 1, started)
-    if team.leads:
+    with ExitStack() as beginning:
+        if new is None:
+            first = restore_latest(training)
+        else:
+            first = 0
+            if training.process.is_leader:
+                training.folder = beginning.enter_context(new)
+        quality = PatchQuality()
+        for epoch in range(first, recipe.epochs):
+            started = time.perf_counter()
+            means = _train_epoch(training, train_batches, epoch)
+            quality = _validate(training, validation_batches)
+            _finish_epoch(training, means, quality, epoch + 1, started)
+            beginning.close()
+            training.folder = folder
+            _draw(training, epoch + 1)
+    if training.process.is_leader:
         save_weights(training, recipe.epochs, FINAL)
-    tally = training.tally
-    return Summary(
+    counts = training.counts
+    return TrainingSummary(
         epochs=recipe.epochs,
         first_epoch=first + 1,
-        steps=tally.step,
-        skipped=tally.skipped,
-        best_epoch=tally.best_epoch,
-        best_mae=tally.best_mae,
+        steps=counts.step,
+        skipped=counts.skipped,
+        best_epoch=counts.best_epoch,
+        best_mae=counts.best_mae,
         mae=quality.mae,
         sharpness=quality.sharpness,
     )
@@ -118,32 +132,35 @@ def _assemble(
     generator: nn.Module, objective: Objective, recipe: Recipe, folder: Path, device: torch.device
 ) -> Training:
     """The parts of a training, on their device."""
-    recipe = dataclasses.replace(recipe, precision=precision.choose(recipe.precision, device))
     generator.to(device).train()
     for module in objective.modules().values():
         module.to(device)
-    stepper = Stepper(generator, recipe, device)
-    twin = twin_of(objective)
-    team = this_team()
     return Training(
-        generator, objective, stepper, Tally(), recipe, folder, device, twin=twin, team=team
+        generator,
+        objective,
+        GeneratorOptimizer(generator, recipe, device),
+        recipe,
+        folder,
+        device,
+        twin_of(objective),
+        this_process(),
     )
 
 
 def _train_epoch(training: Training, batches: Batches, epoch: int) -> dict[str, float]:
     """All steps of one epoch (from 0); the means of its metrics."""
-    recipe, rank = training.recipe, training.team.rank
-    means = Means()
+    recipe, process = training.recipe, training.process
+    means = log.Means()
     steps = range(recipe.iterations)
     title = f"epoch {epoch + 1}/{recipe.epochs}"
-    hidden = None if training.team.leads else True
+    hidden = None if process.is_leader else True
     with (
-        closing(prefetched(batches, epoch, steps, batches.n_workers, rank)) as source,
+        closing(prefetched(batches, epoch, steps, batches.n_workers, process.rank)) as source,
         tqdm(source, title, len(steps), disable=hidden, leave=False) as bar,
     ):
         for step, batch in enumerate(bar):
             metrics, finite = _step(training, batch.to(training.device), epoch, step)
-            if training.tally.count_step(finite=finite):
+            if training.counts.count_step(finite=finite):
                 raise TrainingError(_too_many(training.folder, epoch + 1, step + 1, metrics))
             if finite:
                 means.add(metrics)
@@ -154,39 +171,40 @@ def _train_epoch(training: Training, batches: Batches, epoch: int) -> dict[str, 
 
 def _step(training: Training, batch: Batch, epoch: int, step: int) -> tuple[dict[str, float], bool]:
     """One step of the generator, and of its twin; metrics, and whether all was finite."""
-    recipe, device, number = training.recipe, training.device, training.tally.step
+    recipe, device, number = training.recipe, training.device, training.counts.step
     rng = torch.Generator(device=device)
-    seeds.reseed(rng, recipe.seed, epoch, step, training.team.rank, _STEP)
+    seeds.reseed(rng, recipe.seed, epoch, step, training.process.rank, _STEP)
     beside: dict[str, float] = {}
     if training.twin is not None and number >= training.twin.start:
         beside["twin_fidelity"] = _step_twin(training, training.twin, batch, rng)
     with precision.autocast(recipe.precision, device):
-        descent = training.objective.descend(training.stepper.trained, batch, rng)
+        descent = training.objective.descend(training.optimizer.trained, batch, rng)
     metrics = dict(descent.metrics) | beside
     if descent.cotangent is None:
         metrics.setdefault("loss", float(descent.tensor.detach()))
-    metrics["gradient_norm"], finite = training.stepper.step(descent, number)
+    metrics["gradient_norm"], finite = training.optimizer.step(descent, number)
     return metrics, finite
 
 
-def _step_twin(training: Training, twin: Twin, batch: Batch, rng: torch.Generator) -> float:
+def _step_twin(
+    training: Training, twin: RegressionTwin, batch: Batch, rng: torch.Generator
+) -> float:
     """The twin's own step, on the same patches; its fidelity."""
-    if twin.stepper is None:
-        twin.stepper = twin.copy_of(training.stepper)
+    optimizer = twin.optimizer or twin.begin(training.optimizer)
     with precision.autocast(training.recipe.precision, training.device):
-        descent = twin.objective.descend(twin.stepper.trained, batch, rng)
-    twin.stepper.step(descent, training.tally.step)
+        descent = twin.objective.descend(optimizer.trained, batch, rng)
+    optimizer.step(descent, training.counts.step)
     return descent.metrics["fidelity"]
 
 
-def _validate(training: Training, batches: Batches) -> Quality:
+def _validate(training: Training, batches: Batches) -> PatchQuality:
     """The averaged weights on fixed patches, judged by rank 0 for all."""
-    quality = _judge(training, batches) if training.team.leads else Quality()
-    return Quality(*from_leader(list(dataclasses.astuple(quality)), training.device))
+    quality = _judge(training, batches) if training.process.is_leader else PatchQuality()
+    return PatchQuality(*from_leader(list(dataclasses.astuple(quality)), training.device))
 
 
-def _judge(training: Training, batches: Batches) -> Quality:
-    network, device = training.stepper.ema.network, training.device
+def _judge(training: Training, batches: Batches) -> PatchQuality:
+    network, device = training.optimizer.average.network, training.device
     n_noise = training.objective.inputs.extra_channels
     rng = torch.Generator()
 
@@ -200,7 +218,7 @@ def _judge(training: Training, batches: Batches) -> Quality:
             return _translate(training.objective, network, batch.to(device), noise)
 
     spacing = batches.configuration.spacing
-    return validate(predict, batches, training.recipe.validation_patches, spacing)
+    return validate_patches(predict, batches, training.recipe.validation_patches, spacing)
 
 
 def _translate(
@@ -215,40 +233,43 @@ def _translate(
 
 
 def _finish_epoch(
-    training: Training, means: dict[str, float], quality: Quality, epoch: int, started: float
+    training: Training, means: dict[str, float], quality: PatchQuality, epoch: int, started: float
 ) -> None:
     """Judge, log, save: the log first, so that a resume can only find too much in it."""
-    folder, tally, recipe = training.folder, training.tally, training.recipe
+    folder, counts, recipe = training.folder, training.counts, training.recipe
     if not all_finite(training.generator):
         raise TrainingError(f"epoch {epoch}: weights are no longer finite; {_what_is_left(folder)}")
-    is_best = tally.is_best(quality.mae, epoch)
-    found = dataclasses.asdict(quality).items()
-    training.objective.on_validation({n: v for n, v in found if math.isfinite(v)})
+    is_best = counts.is_best(quality.mae, epoch)
+    metrics = dataclasses.asdict(quality)
+    training.objective.on_validation({n: v for n, v in metrics.items() if math.isfinite(v)})
     record: dict[str, Any] = {
         "epoch": epoch,
         "epochs": recipe.epochs,
-        "step": tally.step,
-        "learning_rate": learning_rate(tally.step - 1, recipe),
+        "step": counts.step,
+        "learning_rate": learning_rate(counts.step - 1, recipe),
         **means,
-        "skipped": tally.skipped,
-        "validation_mae": quality.mae,
-        "validation_mae_smoothed": tally.smoothed_mae,
-        "validation_sharpness": quality.sharpness,
-        "validation_histogram_w1": quality.histogram_w1,
-        "validation_gradient_w1": quality.gradient_w1,
-        "validation_spectrum_distance": quality.spectrum_distance,
+        "skipped": counts.skipped,
+        "validation_mae_smoothed": counts.smoothed_mae,
+        **{f"validation_{name}": value for name, value in metrics.items()},
         "best": is_best,
         "seconds": time.perf_counter() - started,
     }
-    others = gathered(training.own_state())  # of every rank: each has patches of its own
-    if not training.team.leads:
+    own = checkpoint.on_cpu(checkpoint.capture(training.rank_parts()))
+    ranks = gathered(own)  # each has patches of its own
+    if not training.process.is_leader:
         return
     log.append(folder, record)
     if is_best:
         save_weights(training, epoch, BEST)
-    save_latest(training, epoch, others)
-    if epoch == recipe.epochs or _age(folder / PROGRESS_PNG) > DRAW_SECONDS:
-        draw_progress(log.read(folder), folder / PROGRESS_PNG)
+    save_latest(training, epoch, ranks)
+
+
+def _draw(training: Training, epoch: int) -> None:
+    """Draw the curves of the log, not more often than one can look."""
+    path = training.folder / PROGRESS_PNG
+    due = epoch == training.recipe.epochs or _age(path) > DRAW_SECONDS
+    if training.process.is_leader and due:
+        draw_progress(log.read(training.folder), path)
 
 
 def _age(path: Path) -> float:

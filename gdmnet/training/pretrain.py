@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
+import itertools
 import json
 import logging
 import math
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from gdmnet import codec
+from gdmnet import codec, files
 from gdmnet.arrays.normalise import background_value
 from gdmnet.encoders.frozen import FrozenEncoder
 from gdmnet.encoders.self_supervised import (
@@ -31,7 +34,7 @@ from gdmnet.encoders.self_supervised import (
     read_file,
     self_encoder,
 )
-from gdmnet.errors import CheckpointError
+from gdmnet.errors import BusyError, CheckpointError
 from gdmnet.geometry import Shape
 from gdmnet.models import checkpoint
 from gdmnet.models.precision import is_safe_in_cpu_bf16
@@ -59,6 +62,7 @@ N_HELD_OUT = 8  # patches of the usefulness gate
 TRAINING, HELD_OUT = 0, 1  # streams of randomness
 PROBE: Shape = (16, 16, 16)  # of the blocks that a case is recognised by
 N_PROBES = 16
+WAIT_SECONDS = 2.0  # for another process that trains the same encoder
 METHOD = 1  # another number makes every cached encoder anew
 
 _log = logging.getLogger(__name__)
@@ -105,25 +109,55 @@ def pretrain_encoder(
     settings = _settings(cases, configuration, iterations=iterations, seed=seed)
     if _is_cached(file, settings):
         _log.info("feature encoder: %s", file)
-        return self_encoder(configuration.architecture, file=file).to(device)
+    else:
+        with _lock_when_free(folder):
+            if not _is_cached(file, settings):  # another process has trained it meanwhile
+                _train(file, settings, cases, configuration, device, precision)
+    return self_encoder(configuration.architecture, file=file).to(device)
+
+
+def _train(
+    file: Path,
+    settings: dict[str, Any],
+    cases: Sequence[StoredCase],
+    configuration: Configuration,
+    device: torch.device,
+    precision: str,
+) -> None:
+    """Train the encoder, judge it, and write it with its report."""
+    iterations, seed = settings["iterations"], settings["seed"]
     shape = pretraining_patch(configuration.patch_size)
-    cell = cell_shape(configuration.spacing, shape)
-    training, judging = split_cases(cases)
     flat = not is_safe_in_cpu_bf16(dataclasses.replace(configuration, patch_size=shape))
     if flat and device.type == "cpu":
         precision = "fp32"
+    training, judging = split_cases(cases)
     _log.info("feature encoder: %d steps on the targets of %d cases", iterations, len(training))
     encoder = encoder_for(configuration.architecture, seed=seed)
     network = nn.Sequential(encoder, decoder_for(encoder, seed=seed + 1)).to(device)
+    cell = cell_shape(configuration.spacing, shape)
     train_autoencoder(
         network, training, shape, cell, iterations=iterations, seed=seed, precision=precision
     )
     held_out = held_out_patches(judging, configuration, seed=seed)
     twin = encoder_for(configuration.architecture, seed=seed + 2)
     report = judge(encoder.cpu(), network[1].cpu(), twin, held_out)
-    codec.save(report, folder / REPORT_FILE)
+    codec.save(report, file.with_name(REPORT_FILE))
     checkpoint.save(file, {"settings": settings, WEIGHTS: encoder.state_dict()})
-    return self_encoder(configuration.architecture, file=file).to(device)
+
+
+@contextlib.contextmanager
+def _lock_when_free(folder: Path) -> Iterator[None]:
+    """Own a folder that several trainings share, once no other process does."""
+    with contextlib.ExitStack() as owned:
+        for attempt in itertools.count():
+            try:
+                owned.enter_context(files.lock(folder))
+                break
+            except BusyError as problem:
+                if attempt == 0:
+                    _log.info("waiting: %s", problem)
+                time.sleep(WAIT_SECONDS)
+        yield
 
 
 def held_out_patches(

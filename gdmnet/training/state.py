@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import logging
-from dataclasses import dataclass
+import math
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -12,59 +12,94 @@ from torch import nn
 
 from gdmnet import codec
 from gdmnet.errors import CheckpointError
-from gdmnet.folders import BEST, FINAL, LATEST
+from gdmnet.folders import LATEST
 from gdmnet.models import checkpoint
 from gdmnet.objectives.base import Objective
 from gdmnet.plan import Recipe
 from gdmnet.training import log
-from gdmnet.training.distributed import ALONE, Team
-from gdmnet.training.monitor import Tally
-from gdmnet.training.progress import PROGRESS_PNG
-from gdmnet.training.step import Stepper
-from gdmnet.training.twin import Twin
+from gdmnet.training.distributed import TrainingProcess
+from gdmnet.training.step import GeneratorOptimizer
+from gdmnet.training.twin import RegressionTwin
 
-_log = logging.getLogger(__name__)
+SMOOTHING = 0.5  # light: the patches are fixed and the weights are averages already
+MOST_IN_A_ROW = 10  # non-finite steps before the training stops
 
 
-@dataclass(frozen=True)
+@dataclass
+class TrainingCounts:
+    """What a training counts and remembers, saved with it; times are not part of it.
+
+    Attributes:
+        step: steps of the run that are over.
+        skipped: steps whose numbers were not finite.
+        in_a_row: of them, the last ones without a good one between.
+        smoothed_mae: of the validation, network units.
+        best_mae: the smallest smoothed one.
+        best_epoch: where it was found; 0 for none yet.
+    """
+
+    step: int = 0
+    skipped: int = 0
+    in_a_row: int = 0
+    smoothed_mae: float = math.inf
+    best_mae: float = math.inf
+    best_epoch: int = 0
+
+    def count_step(self, *, finite: bool) -> bool:
+        """Count a step; True when too many in a row were not finite."""
+        self.step += 1
+        self.skipped += int(not finite)
+        self.in_a_row = 0 if finite else self.in_a_row + 1
+        return self.in_a_row >= MOST_IN_A_ROW
+
+    def is_best(self, mae: float, epoch: int) -> bool:
+        """Take the validation of an epoch (from 1) in; True when it is the best so far."""
+        if not math.isfinite(mae):
+            return False
+        before = mae if math.isinf(self.smoothed_mae) else self.smoothed_mae
+        self.smoothed_mae = SMOOTHING * before + (1.0 - SMOOTHING) * mae
+        if self.smoothed_mae >= self.best_mae:
+            return False
+        self.best_mae, self.best_epoch = self.smoothed_mae, epoch
+        return True
+
+    def state_dict(self) -> dict[str, Any]:
+        """The numbers by name."""
+        return asdict(self)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take the numbers back; a missing one raises KeyError."""
+        for entry in fields(self):
+            setattr(self, entry.name, state[entry.name])
+
+
+@dataclass
 class Training:
-    """The built parts of one training; all on their device."""
+    """The built parts of one training, on their device; `folder` is where files are written."""
 
     generator: nn.Module
     objective: Objective
-    stepper: Stepper
-    tally: Tally
+    optimizer: GeneratorOptimizer
     recipe: Recipe
     folder: Path
     device: torch.device
-    twin: Twin | None = None
-    team: Team = ALONE
+    twin: RegressionTwin | None
+    process: TrainingProcess
+    counts: TrainingCounts = field(default_factory=TrainingCounts)
 
     def parts(self) -> dict[str, checkpoint.Stateful]:
         """Everything that is the same on all ranks, by its name in the checkpoint."""
-        parts: dict[str, checkpoint.Stateful] = {
-            "generator": self.generator,
-            "ema": self.stepper.ema,
-            "optimizer": self.stepper.optimizer,
-            "scaler": self.stepper.scaler,
-            "tally": self.tally,
-        }
+        parts = {"generator": self.generator, **self.optimizer.parts(), "tally": self.counts}
         if self.twin is not None:
             parts["twin"] = self.twin
         return parts
 
-    def own_parts(self) -> dict[str, checkpoint.Stateful]:
+    def rank_parts(self) -> dict[str, checkpoint.Stateful]:
         """What the objective remembers of this rank's patches."""
-        parts: dict[str, checkpoint.Stateful] = {}
-        for name, module in self.objective.modules().items():
-            parts[f"module.{name}"] = module
-        for name, optimizer in self.objective.optimizers().items():
-            parts[f"optimizer.{name}"] = optimizer
-        return parts
-
-    def own_state(self) -> dict[str, Any]:
-        """The state of `own_parts`, on the CPU."""
-        return checkpoint.on_cpu(checkpoint.capture(self.own_parts()))
+        modules, optimizers = self.objective.modules(), self.objective.optimizers()
+        return {f"module.{name}": module for name, module in modules.items()} | {
+            f"optimizer.{name}": optimizer for name, optimizer in optimizers.items()
+        }
 
 
 def save_latest(training: Training, epoch: int, ranks: list[dict[str, Any]]) -> None:
@@ -73,68 +108,52 @@ def save_latest(training: Training, epoch: int, ranks: list[dict[str, Any]]) -> 
     Args:
         training: rank 0's.
         epoch: finished.
-        ranks: `own_state` of every rank.
+        ranks: the state of every rank's `rank_parts`.
     """
-    state: dict[str, Any] = {"epoch": epoch, "recipe": codec.encode(training.recipe)}
-    state["ranks"] = ranks
+    state = {"epoch": epoch, "recipe": codec.encode(training.recipe), "ranks": ranks}
     checkpoint.save(training.folder / LATEST, state | checkpoint.capture(training.parts()))
 
 
 def save_weights(training: Training, epoch: int, name: str) -> None:
     """Keep what prediction needs, as checkpoint_best or checkpoint_final."""
-    ema, tally = training.stepper.ema.state_dict(), training.tally.state_dict()
-    state: dict[str, Any] = {"epoch": epoch, "ema": ema, "tally": tally}
+    average, counts = training.optimizer.average.state_dict(), training.counts.state_dict()
+    state: dict[str, Any] = {"epoch": epoch, "ema": average, "tally": counts}
     twin = None if training.twin is None else training.twin.weights()
     if twin is not None:
         state["twin"] = twin
     checkpoint.save(training.folder / name, state)
 
 
-def take_up(training: Training) -> int:
+def restore_latest(training: Training) -> int:
     """Give a training the state of its latest checkpoint and forget what was logged after it.
 
     Returns:
-        The number of finished epochs; 0 where there is no checkpoint yet.
+        The number of finished epochs.
 
     Raises:
-        CheckpointError: it is damaged, or was trained with another recipe or objective.
+        CheckpointError: it is missing or damaged, or was trained with another recipe (the precision
+            may change), by another objective or by another number of processes.
     """
     path = training.folder / LATEST
-    if not path.is_file():
-        _log.info("%s: no checkpoint yet, training starts from the beginning", training.folder)
-        return begin(training)
     state = checkpoint.load(path)
     del state["schema"]
     epoch, recipe = int(state.pop("epoch")), state.pop("recipe", {})
     for name, value in codec.encode(training.recipe).items():
-        if recipe.get(name) != value:
+        if recipe.get(name) != value and name != "precision":
             raise CheckpointError(
                 f"{path}: was trained with {name} {recipe.get(name)}, now {value} is asked;"
                 " go on with the old one, or start anew"
             )
     ranks = state.pop("ranks", [])
-    if len(ranks) != training.team.size:
+    if len(ranks) != training.process.n_processes:
         raise CheckpointError(
-            f"{path}: was trained by {len(ranks)} processes, now {training.team.size} are asked;"
-            f" go on with --num-gpus {len(ranks)}, or start anew"
+            f"{path}: was trained by {len(ranks)} processes, now {training.process.n_processes} are"
+            f" asked; go on with --num-gpus {len(ranks)}, or start anew"
         )
     if training.twin is not None and state.get("twin"):
-        training.twin.stepper = training.twin.copy_of(training.stepper)
+        training.twin.begin(training.optimizer)
     checkpoint.restore(training.parts(), state, path)
-    checkpoint.restore(training.own_parts(), ranks[training.team.rank], path)
-    if training.team.leads:
+    checkpoint.restore(training.rank_parts(), ranks[training.process.rank], path)
+    if training.process.is_leader:
         log.truncate(training.folder, epoch)
     return epoch
-
-
-def begin(training: Training) -> int:
-    """Remove what an older training left, so that its best or final is never taken for ours.
-
-    Returns:
-        0, the number of finished epochs.
-    """
-    if training.team.leads:
-        for name in (FINAL, BEST, LATEST, log.LOG_JSONL, log.LOG_TXT, PROGRESS_PNG):
-            (training.folder / name).unlink(missing_ok=True)
-        training.folder.mkdir(parents=True, exist_ok=True)
-    return 0

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -40,12 +42,21 @@ def adamw(generator: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
     )
 
 
-class Stepper:
+class GradientScaler(torch.amp.GradScaler):
+    """A scaler that begins anew where the training went on without one, in another precision."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take the state back, if there is one."""
+        if state_dict:
+            super().load_state_dict(state_dict)
+
+
+class GeneratorOptimizer:
     """Optimiser, gradient scaler and weight average of one generator.
 
     Args:
         generator: on its device already.
-        recipe: with a resolved precision.
+        recipe: of the training.
         device: of the generator.
 
     Attributes:
@@ -59,9 +70,19 @@ class Stepper:
         self.recipe = recipe
         self.device = device
         self.optimizer = adamw(generator, recipe)
-        self.ema = WeightAverage(generator, recipe.ema_decay)
-        scales = recipe.precision == "fp16"
-        self.scaler = torch.amp.GradScaler(device.type, enabled=scales)
+        self.average = WeightAverage(generator, recipe.ema_decay)
+        self.scaler = GradientScaler(device.type, enabled=recipe.precision == "fp16")
+
+    def parts(self) -> dict[str, Any]:
+        """All that has state but the generator, by its name in a checkpoint."""
+        return {"ema": self.average, "optimizer": self.optimizer, "scaler": self.scaler}
+
+    def copy(self) -> GeneratorOptimizer:
+        """The same of a copy of the generator, with the same state."""
+        twin = GeneratorOptimizer(copy.deepcopy(self.generator), self.recipe, self.device)
+        for name, part in twin.parts().items():
+            part.load_state_dict(copy.deepcopy(self.parts()[name].state_dict()))
+        return twin
 
     def step(self, descent: Descent, number: int) -> tuple[float, bool]:
         """Backward, clip, step, average; nothing changes when a number is not finite.
@@ -87,7 +108,7 @@ class Stepper:
         if loss_is_finite and bool(torch.isfinite(norm)):
             self.scaler.step(self.optimizer)
             self.scaler.update()
-            self.ema.update(self.generator, number)
+            self.average.update(self.generator, number)
             return float(norm), True
         scale = self.scaler.get_scale()
         self.scaler.update()

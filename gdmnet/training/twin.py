@@ -8,17 +8,16 @@ one call of one network.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 
 from gdmnet.objectives.base import Objective
-from gdmnet.training.step import Stepper
+from gdmnet.training.step import GeneratorOptimizer
 
 
-class Twin:
+class RegressionTwin:
     """A second generator with its own optimiser.
 
     Args:
@@ -26,53 +25,43 @@ class Twin:
         start: the step of the run in which it begins.
 
     Attributes:
-        stepper: of its generator; None until it begins, see `copy_of`.
+        optimizer: of its generator; None until it begins.
     """
 
     def __init__(self, objective: Objective, start: int) -> None:
         self.objective = objective
         self.start = start
-        self.stepper: Stepper | None = None
+        self.optimizer: GeneratorOptimizer | None = None
 
-    def copy_of(self, original: Stepper) -> Stepper:
-        """A stepper like the generator's, with its weights, optimiser and average."""
-        stepper = Stepper(copy.deepcopy(original.generator), original.recipe, original.device)
-        stepper.optimizer.load_state_dict(copy.deepcopy(original.optimizer.state_dict()))
-        stepper.scaler.load_state_dict(original.scaler.state_dict())
-        stepper.ema.load_state_dict(original.ema.state_dict())
-        return stepper
+    def begin(self, original: GeneratorOptimizer) -> GeneratorOptimizer:
+        """Become a copy of the generator, with its weights, optimiser and average."""
+        self.optimizer = original.copy()
+        return self.optimizer
 
     def state_dict(self) -> dict[str, Any]:
         """Nothing before it begins."""
-        if self.stepper is None:
-            return {}
-        return {name: part.state_dict() for name, part in self._parts(self.stepper).items()}
+        return {name: part.state_dict() for name, part in self._parts().items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take the state back; where there is one the stepper must be there for it."""
+        """Take the state back; where there is one, the twin must have begun."""
         if not state:
-            self.stepper = None
-            return
-        if self.stepper is None:
+            self.optimizer = None
+        elif self.optimizer is None:
             raise ValueError("the twin has not begun")
-        for name, part in self._parts(self.stepper).items():
+        for name, part in self._parts().items():
             part.load_state_dict(state[name])
 
     def weights(self) -> dict[str, Tensor] | None:
         """The averaged weights, or None before it begins."""
-        return None if self.stepper is None else self.stepper.ema.state_dict()
+        return None if self.optimizer is None else self.optimizer.average.state_dict()
 
-    @staticmethod
-    def _parts(stepper: Stepper) -> dict[str, Any]:
-        return {
-            "generator": stepper.generator,
-            "ema": stepper.ema,
-            "optimizer": stepper.optimizer,
-            "scaler": stepper.scaler,
-        }
+    def _parts(self) -> dict[str, Any]:
+        if self.optimizer is None:
+            return {}
+        return {"generator": self.optimizer.generator, **self.optimizer.parts()}
 
 
-def twin_of(objective: Objective) -> Twin | None:
+def twin_of(objective: Objective) -> RegressionTwin | None:
     """The twin that an objective asks for, not yet begun."""
     wanted = objective.twin()
-    return None if wanted is None else Twin(*wanted)
+    return None if wanted is None else RegressionTwin(*wanted)

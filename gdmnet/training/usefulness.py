@@ -7,6 +7,7 @@ failed figure is one warning line, and all of them stand in report.json.
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,8 +64,18 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class Report:
-    """Figures with limits, the numbers behind them (one a stage, finest first), what failed."""
+class EncoderReport:
+    """What report.json says of an encoder, beside a twin with random weights.
+
+    Attributes:
+        cases: that the patches come from.
+        n_patches: held out.
+        masked_mse: mean squared error of hidden voxels, by who fills them in.
+        encoder: measure -> a number a map, finest first.
+        twin: the same of the twin.
+        figures: those with a limit.
+        failed: names of the figures beyond their limit.
+    """
 
     cases: tuple[str, ...]
     n_patches: int
@@ -74,6 +85,29 @@ class Report:
     figures: tuple[Figure, ...]
     failed: tuple[str, ...]
 
+    def __str__(self) -> str:
+        lines = [f"judged on {self.n_patches} patches of {', '.join(self.cases)}", ""]
+        lines += measures_table({"encoder": self.encoder, "random twin": self.twin})
+        errors = ", ".join(f"{name} {value:.3g}" for name, value in self.masked_mse.items())
+        lines += ["", f"masked error: {errors}", ""]
+        for figure in self.figures:
+            kept, wanted = "good" if figure.passed else "poor", f"{figure.rule} {figure.limit:.3g}"
+            lines.append(f"{kept}  {figure.name}: {figure.value:.3g} (wanted {wanted})")
+        return "\n".join(lines)
+
+
+def measures_table(encoders: Mapping[str, Mapping[str, tuple[float, ...]]]) -> list[str]:
+    """Measures side by side: one row a measure and encoder, one column a map, finest first."""
+    measures = list(next(iter(encoders.values())))
+    n_maps = max(len(values) for one in encoders.values() for values in one.values())
+    width = max(len(name) for name in measures) + max(len(name) for name in encoders) + 2
+    rows = [" " * width + "".join(f"{f'map {stage}':>10}" for stage in range(n_maps))]
+    for measure in measures:
+        for name, values in encoders.items():
+            cells = "".join(f"{value:10.3g}" for value in values[measure])
+            rows.append(f"{f'{measure}, {name}':<{width}}{cells}")
+    return rows
+
 
 def tissue_edges(target: Normalisation, images: Tensor, bodies: Tensor) -> tuple[float, ...]:
     """Borders of four tissue bins in network units: in HU for CT, else in-body quartiles."""
@@ -82,7 +116,9 @@ def tissue_edges(target: Normalisation, images: Tensor, bodies: Tensor) -> tuple
     return tuple(float(q) for q in np.quantile(images[bodies].numpy(), QUANTILES))
 
 
-def judge(encoder: nn.Module, decoder: nn.Module, twin: nn.Module, held_out: HeldOut) -> Report:
+def judge(
+    encoder: nn.Module, decoder: nn.Module, twin: nn.Module, held_out: HeldOut
+) -> EncoderReport:
     """Measure the encoder, warn of each failed figure, refuse a useless one.
 
     Args:
@@ -109,7 +145,7 @@ def judge(encoder: nn.Module, decoder: nn.Module, twin: nn.Module, held_out: Hel
         _log.warning(
             "warning: feature encoder: %s is %.3g, wanted %s %.3g", f.name, f.value, f.rule, f.limit
         )
-    return Report(
+    return EncoderReport(
         cases=held_out.cases,
         n_patches=len(held_out.images),
         masked_mse=errors,

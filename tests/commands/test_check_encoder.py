@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from arguments import roots
 
-from gdmnet.commands import check, info, pretrain_encoder
+from gdmnet.commands import check, info, train
 from gdmnet.encoders import ENCODERS
 from gdmnet.encoders.catalogue import FAMILIES
 
@@ -27,7 +27,7 @@ def test_an_encoder_is_measured_beside_the_random_one(home, capsys):
 def test_self_is_read_and_not_trained(home, capsys):
     assert check.main([*FOLD, "--encoder", "self", *roots(home)]) == 2
     assert "no such encoder" in capsys.readouterr().err
-    assert pretrain_encoder.main([*FOLD, "--encoder-iterations", "3", *roots(home)]) == 0
+    assert train.main([*FOLD, "--encoder-only", "--encoder-iterations", "3", *roots(home)]) == 0
     capsys.readouterr()
     assert check.main([*FOLD, "--encoder", "self", *roots(home)]) == 0
     assert "encoder   self" in capsys.readouterr().out

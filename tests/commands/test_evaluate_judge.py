@@ -16,8 +16,8 @@ from gdmnet.geometry import Geometry
 from gdmnet.inference.record import Predictions
 from gdmnet.models import checkpoint
 from gdmnet.models.card import ModelCard
+from gdmnet.models.checkpoint import weights_sha256
 from gdmnet.plan import Architecture, Recipe, Run
-from gdmnet.training.job import weights_sha256
 
 SHAPE = (12, 16, 18)
 ARCHITECTURE = Architecture((4,), ((3, 3, 3),), ((1, 1, 1),), (1,))

@@ -22,7 +22,6 @@ NAME = "Dataset501_MRtoCT"
 MODEL = Path("gdmnet_results") / NAME / "gdm__3d_fullres"
 SHORTER = {
     "train": ["--epochs", "1", "--iterations", "2", "--encoder-iterations", "2"],
-    "pretrain_encoder": ["--encoder-iterations", "2"],
     "plan_and_preprocess": ["-np", "1"],
     "evaluate": ["-np", "1"],
     "report": ["-np", "1"],

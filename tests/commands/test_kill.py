@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -118,6 +119,39 @@ def test_after_a_kill_every_command_completes_and_equals_the_undisturbed_run(und
             compare(home, trial)
             assert not list(trial.rglob(".*.part*")), "a half-written file was left behind"
         print(json.dumps({"command": command, "killed": killed, "tried": tried}))
+
+
+@pytest.mark.slow
+def test_of_two_trainings_started_together_one_trains_and_a_killed_one_is_taken_over(
+    undisturbed, tmp_path
+):
+    if not (undisturbed / "preprocessed").exists():
+        finish("plan_and_preprocess", *PLAN, home=undisturbed)
+    random = np.random.default_rng(1)
+    trial = tmp_path / "trial"
+    for _ in range(3):
+        fresh(undisturbed, trial, "raw", "preprocessed")
+        both = [start("train", *TRAIN, "--seed", seed, home=trial) for seed in "01"]
+        errors = [process.communicate()[1].splitlines() for process in both]
+        codes = [process.returncode for process in both]
+        assert sorted(codes) == [0, 2]
+        (line,) = errors[codes.index(2)]
+        assert re.search(r"fold_0: process \d+ on .+ is at work here", line)
+        (run,) = trial.rglob("run.json")
+        assert json.loads(run.read_text())["recipe"]["seed"] == codes.index(0)
+        log = (run.parent / "log.jsonl").read_text().splitlines()
+        assert [json.loads(entry)["epoch"] for entry in log] == [1, 2, 3]
+        before = {path: path.read_bytes() for path in run.parent.rglob("*") if path.is_file()}
+        begin = time.monotonic()
+        finish("train", *TRAIN, "--overwrite", home=trial)
+        seconds = time.monotonic() - begin
+        for path, content in before.items():  # the model of before, to be overwritten again
+            path.write_bytes(content)
+        kill_at(random.uniform(0.2, 0.9) * seconds, "train", *TRAIN, "--overwrite", home=trial)
+        if (run.parent / "checkpoint_final.pt").exists():
+            assert {path: path.read_bytes() for path in before} == before
+        finish("train", *TRAIN, "--overwrite", home=trial)
+        assert not list(trial.rglob(".*"))
 
 
 def same_preprocessed(home: Path, trial: Path) -> None:

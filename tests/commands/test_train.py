@@ -2,26 +2,64 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 
 import pytest
 import torch
 from arguments import SHORT, roots
 
+from gdmnet import files
 from gdmnet.commands import predict, train
 from gdmnet.errors import DatasetError
-from gdmnet.training import loop
+from gdmnet.files import file_sha256
+from gdmnet.training import loop, pretrain
+from gdmnet.training.usefulness import EncoderReport, Figure
 
 
 def fold_of(home, objective="gdm"):
     return home / "results" / "Dataset999_Phantom" / f"{objective}__3d_fullres" / "fold_0"
 
 
-def refused(capsys, *arguments: str) -> str:
-    code = train.main(list(arguments))
+def call(home, *arguments: str) -> int:
+    """The exit status, argparse's own included."""
+    try:
+        return train.main(["999", "3d_fullres", *arguments, *roots(home)])
+    except SystemExit as stop:
+        return int(stop.code or 0)
+
+
+def refused(capsys, home, *arguments: str) -> str:
+    assert call(home, *arguments) == 2
     said = capsys.readouterr().err
-    assert code == 2
     assert "Traceback" not in said
-    return said
+    (line,) = [line for line in said.splitlines() if line.startswith("error")]
+    return line
+
+
+def content(folder) -> dict[str, str]:
+    """Checksums of all files, hidden ones and locks included."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): file_sha256(path) for path in paths}
+
+
+@pytest.fixture
+def finished(trained, tmp_path):
+    """A home with a finished training to write into."""
+    shutil.copytree(trained, tmp_path / "finished")
+    return tmp_path / "finished"
+
+
+@pytest.fixture
+def unfinished(home, monkeypatch):
+    """A home with a training that was interrupted after its first epoch, one thread, fp32."""
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "_draw", interrupt)
+        assert call(home, *SHORT, "--precision", "fp32") == 130
+    return home
+
+
+def interrupt(*_):
+    raise KeyboardInterrupt
 
 
 def test_an_interrupted_training_continues_to_the_same_weights(home, trained, monkeypatch):
@@ -44,31 +82,159 @@ def test_an_interrupted_training_continues_to_the_same_weights(home, trained, mo
 
 
 def test_nothing_is_overwritten_unasked(trained, capsys):
-    said = refused(capsys, "999", "3d_fullres", *SHORT, *roots(trained))
+    said = refused(capsys, trained, *SHORT)
     assert "--continue" in said
     assert "--overwrite" in said
+    shutil.copytree(trained, trained.with_name("odd"))
+    odd = trained.with_name("odd")
+    for path in fold_of(odd).glob("checkpoint_*.pt"):
+        path.unlink()
+    assert "no checkpoint_latest.pt to go on from" in refused(capsys, odd, *SHORT, "--continue")
+
+
+def damage_case(home):
+    cases = home / "preprocessed" / "Dataset999_Phantom" / "3d_fullres"
+    shutil.rmtree(min(path for path in cases.iterdir() if path.is_dir()))
+
+
+def other_network(home):
+    state = torch.load(fold_of(home) / "checkpoint_final.pt", weights_only=True)
+    state["ema"] = {"another.weight": torch.zeros(1)}
+    torch.save(state, home / "other.pt")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words", "prepare"),
+    [
+        (("--option", "nonsense=1"), "nonsense", None),
+        (("--drift-ratio", "nan"), "drift_ratio must be at least 0", None),
+        (("--encoder", "ctfm"), "gdmnet downloads nothing", None),
+        (("--encoder", "ctfm", "--encoder-weights", "gone.pth"), "gone.pth", None),
+        (("--pretrained", "gone.pt"), "gone.pt: file not found", None),
+        (("--pretrained", "other.pt"), "weights of another network", other_network),
+        (("--precision", "fp16"), "needs a CUDA device", None),
+        ((), "is not prepared", damage_case),
+    ],
+)
+def test_a_refused_overwriting_leaves_the_model(
+    finished, capsys, monkeypatch, arguments, words, prepare
+):
+    if prepare is not None:
+        prepare(finished)
+    monkeypatch.chdir(finished)
+    before = content(finished / "results")
+    assert words in refused(capsys, finished, "--overwrite", *SHORT, *arguments)
+    assert content(finished / "results") == before
+
+
+def test_a_model_is_overwritten_with_the_first_checkpoint_of_the_new_one(finished, monkeypatch):
+    fold = fold_of(finished)
+    before = content(fold)
+    anew = [*SHORT, "--overwrite", "--learning-rate", "0.02"]
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "_validate", interrupt)
+        assert call(finished, *anew) == 130
+    assert content(fold) == before
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "_draw", interrupt)
+        assert call(finished, *anew) == 130
+    assert not (fold / "checkpoint_final.pt").exists()
+    assert not (fold / "summary.json").exists()
+    assert call(finished, *SHORT, "--continue") == 0
+    assert json.loads((fold / "run.json").read_text())["recipe"]["learning_rate"] == 0.02
+    assert sorted(path.name for path in fold.parent.iterdir()) == [
+        "fingerprint.json",
+        "fold_0",
+        "plan.json",
+    ]
 
 
 def test_continuing_a_finished_training_only_says_so(trained):
-    before = (fold_of(trained) / "checkpoint_final.pt").read_bytes()
-    assert train.main(["999", "3d_fullres", *SHORT, "--continue", *roots(trained)]) == 0
-    assert (fold_of(trained) / "checkpoint_final.pt").read_bytes() == before
+    before = content(fold_of(trained))
+    assert call(trained, "--continue", "--precision", "bf16") == 0
+    assert content(fold_of(trained)) == before
 
 
-def test_a_training_is_continued_as_it_began(trained, capsys):
-    said = refused(capsys, "999", "3d_fullres", "--continue", "--epochs", "7", *roots(trained))
-    assert "--epochs changed from 2 to 7" in said
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--epochs", "7"), "--epochs changed from 2 to 7"),
+        (("--iterations", "7"), "--iterations changed from 2 to 7"),
+        (("--learning-rate", "7"), "--learning_rate changed from 0.003 to 7.0"),
+        (("--seed", "0"), "--seed changed from 1 to 0"),
+        (("--num-gpus", "2"), "--n_devices changed from 1 to 2"),
+        (("--drift-ratio", "0.3"), "option drift_ratio changed from 0.2 to 0.3"),
+        (("--option", 'levels=["local"]'), "option levels changed from"),
+        (("--encoder", "random"), "--encoder changed from self to random"),
+        (("--encoder-iterations", "5"), "encoder_options changed from"),
+        (("--pretrained", "other.pt"), "pretrained_sha256 changed from None to"),
+    ],
+)
+def test_a_training_is_continued_as_it_began(finished, monkeypatch, capsys, arguments, words):
+    shutil.copy(fold_of(finished) / "checkpoint_final.pt", finished / "other.pt")
+    monkeypatch.chdir(finished)
+    assert words in refused(capsys, finished, "--continue", *arguments)
 
 
-def test_another_thread_count_is_warned_of(trained, caplog):
-    path = fold_of(trained) / "run.json"
-    run = json.loads(path.read_text())
-    try:
-        path.write_text(json.dumps(run | {"n_threads": 99}))
-        assert train.main(["999", "3d_fullres", *SHORT, "--continue", *roots(trained)]) == 0
-    finally:
-        path.write_text(json.dumps(run, indent=2) + "\n")
-    assert "no longer bit-equal" in caplog.text
+def test_what_is_not_asked_is_as_it_began(home, monkeypatch):
+    """And what is asked as it began is no change."""
+    options = ["--drift-ratio", "0.3", "--encoder", "random", "--num-gpus", "1"]
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "_draw", interrupt)
+        assert call(home, *SHORT, *options) == 130
+    run = (fold_of(home) / "run.json").read_text()
+    same = ["--drift-ratio", "0.3", "--option", "pairing=pooled", "--epochs", "2"]
+    assert call(home, "--continue", *same) == 0
+    assert (fold_of(home) / "run.json").read_text() == run
+    assert not (fold_of(home) / "continued.json").exists()
+
+
+def test_other_cases_cannot_go_on(finished, capsys):
+    path = finished / "preprocessed/Dataset999_Phantom/splits_final.json"
+    splits = json.loads(path.read_text())
+    path.write_text(json.dumps(splits[1:] + splits[:1]))
+    assert "training_cases changed from" in refused(capsys, finished, "--continue")
+
+
+def test_another_precision_is_told_kept_and_predicted_with(unfinished, tmp_path, caplog):
+    """The training's own advice where numbers are not finite."""
+    fold = fold_of(unfinished)
+    began = (fold / "run.json").read_text()
+    before = (fold / "log.txt").read_text()
+    assert call(unfinished, "--continue", "--precision", "bf16") == 0
+    told = "precision changed from fp32 to bf16; what follows is no longer bit-equal"
+    assert told in caplog.text
+    assert (fold / "log.txt").read_text().startswith(before + told)
+    assert (fold / "run.json").read_text() == began
+    latest = torch.load(fold / "checkpoint_latest.pt", weights_only=True)
+    assert latest["recipe"]["precision"] == "bf16"
+    assert json.loads((fold / "continued.json").read_text())["precision"] == "bf16"
+    (fold / "checkpoint_final.pt").unlink()
+    caplog.clear()
+    assert call(unfinished, "--continue") == 0
+    assert "precision" not in caplog.text
+
+
+def test_another_thread_count_is_told_and_other_workers_are_taken(unfinished, caplog):
+    path = fold_of(unfinished) / "run.json"
+    path.write_text(path.read_text().replace('"n_threads": 1', '"n_threads": 99'))
+    assert call(unfinished, "--continue", "-np", "1") == 0
+    assert "n_threads changed from 99 to 1; what follows is no longer bit-equal" in caplog.text
+    assert json.loads((path.parent / "continued.json").read_text())["n_workers"] == 1
+
+
+def test_a_fold_is_trained_by_one_process_at_a_time(home, capsys):
+    with files.lock(fold_of(home)):
+        assert "is at work here" in refused(capsys, home, *SHORT)
+
+
+def test_an_encoder_that_another_process_trains_is_waited_for(home, monkeypatch, caplog):
+    owner = files.lock(home / "results/Dataset999_Phantom/encoder_self__3d_fullres/fold_0")
+    owner.__enter__()
+    caplog.set_level("INFO")
+    monkeypatch.setattr(pretrain.time, "sleep", lambda _: owner.__exit__(None, None, None))
+    assert call(home, *SHORT, "--encoder-only") == 0
+    assert caplog.text.count("waiting") == 1
 
 
 @pytest.mark.parametrize(
@@ -83,17 +249,15 @@ def test_another_thread_count_is_warned_of(trained, caplog):
         (("999", "3d_fullres", "--drift-ratio", "-1"), "drift_ratio"),
     ],
 )
-def test_a_wrong_argument_is_one_line_and_status_two(home, capsys, arguments, words):
-    said = refused(capsys, *arguments, *SHORT, *roots(home))
+@pytest.mark.parametrize("more", [(), ("--encoder-only",)])
+def test_a_wrong_argument_is_one_line_and_leaves_nothing(home, capsys, arguments, words, more):
+    with pytest.raises(SystemExit) as stop:
+        sys.exit(train.main([*arguments, *more, *SHORT, *roots(home)]))
+    assert stop.value.code == 2
+    said = capsys.readouterr().err
     assert words in said
-    assert len([line for line in said.splitlines() if line.startswith("error")]) == 1
-
-
-def test_a_case_that_is_not_prepared_is_named(home, capsys):
-    cases = home / "preprocessed" / "Dataset999_Phantom" / "3d_fullres"
-    victim = sorted(p for p in cases.iterdir() if p.is_dir())[0]
-    shutil.rmtree(victim)
-    assert victim.name in refused(capsys, "999", "3d_fullres", *SHORT, *roots(home))
+    assert [line[:6] for line in said.splitlines()] == ["error:"]
+    assert not (home / "results").exists()
 
 
 def test_pretrained_weights_are_where_a_training_starts(trained, home):
@@ -121,7 +285,10 @@ def test_a_realism_dial_is_trained_chosen_and_turned(home, tmp_path, capsys):
     front = json.loads((fold / "summary.json").read_text(encoding="utf-8"))["realism"]
     assert [float(setting) for setting in front] == [0, 0.25, 0.5, 0.75, 1, 1.25, 1.5]
     assert {"mae", "ssim", "histogram_w1", "spectrum_distance"} <= set(front["0"])
-    assert str(run["realism"]).rstrip("0").rstrip(".") in {f"{float(t):g}" for t in front}
+    chosen = json.loads((fold / "dial.json").read_text(encoding="utf-8"))
+    assert f"{chosen['realism']:g}" in front
+    assert chosen["fidelity_budget"] == 0.01
+    assert run["realism"] is None
     inputs = home / "raw" / "Dataset999_Phantom" / "imagesTs"
     for realism in ("0", "1.5"):
         out = tmp_path / realism
@@ -145,6 +312,50 @@ def test_two_processes_train_one_model(home):
     assert (fold_of(home) / "summary.json").is_file()
 
 
-def test_another_option_of_the_objective_must_be_known(home, capsys):
-    said = refused(capsys, "999", "3d_fullres", *SHORT, "--option", "colour=blue", *roots(home))
-    assert "colour" in said
+def encoder_folder(home):
+    return home / "results/Dataset999_Phantom/encoder_self__3d_fullres/fold_0"
+
+
+def test_the_encoder_is_trained_alone_reported_and_taken(home, capsys, monkeypatch):
+    asked = ["--encoder-only", "--encoder-iterations", "4", "--seed", "1"]
+    assert call(home, *asked) == 0
+    said = capsys.readouterr().out
+    assert f"encoder: {encoder_folder(home) / 'encoder.pt'}" in said
+    report = json.loads((encoder_folder(home) / "report.json").read_text())
+    assert f"judged on 8 patches of {', '.join(report['cases'])}" in said
+    for figure in report["figures"]:
+        assert f"{figure['name']}: {figure['value']:.3g}" in said
+
+    def fail(*_, **__):
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(pretrain, "train_autoencoder", fail)
+    assert call(home, *asked) == 0
+    assert call(home, *SHORT) == 0
+
+
+def test_an_encoder_with_weights_of_its_own_is_not_trained(home, capsys):
+    assert "nothing to train" in refused(capsys, home, "--encoder-only", "--encoder", "random")
+
+
+def test_good_and_poor_figures_are_told_beside_the_twin():
+    report = EncoderReport(
+        cases=("a", "b"),
+        n_patches=8,
+        masked_mse={"encoder": 0.5, "zero": 1.0},
+        encoder={"effective rank": (5.0, 6.0), "gradient coverage": (1.0,)},
+        twin={"effective rank": (7.0, 8.0), "gradient coverage": (0.9,)},
+        figures=(Figure("x", 0.5, "at most", 0.8), Figure("y", 0.5, "at least", 0.8)),
+        failed=("y",),
+    )
+    lines = str(report).splitlines()
+    assert lines[0] == "judged on 8 patches of a, b"
+    assert lines[2].split() == ["map", "0", "map", "1"]
+    assert lines[3].split() == ["effective", "rank,", "encoder", "5", "6"]
+    assert lines[4].split() == ["effective", "rank,", "random", "twin", "7", "8"]
+    assert lines[5].split() == ["gradient", "coverage,", "encoder", "1"]
+    assert "masked error: encoder 0.5, zero 1" in lines
+    assert lines[-2:] == [
+        "good  x: 0.5 (wanted at most 0.8)",
+        "poor  y: 0.5 (wanted at least 0.8)",
+    ]

@@ -19,8 +19,8 @@ from gdmnet.compare.settings import JUDGE_KINDS, JudgeSettings
 from gdmnet.encoders.frozen import FrozenEncoder
 from gdmnet.errors import CheckpointError, TrainingError
 from gdmnet.models import checkpoint
+from gdmnet.models.checkpoint import weights_sha256
 from gdmnet.plan import Architecture
-from gdmnet.training.job import weights_sha256
 
 SHAPE = (16, 24, 28)
 

@@ -353,7 +353,7 @@ def test_names_lead_to_encoders_and_unknown_ones_are_refused(tmp_path, monkeypat
     assert build_encoder("random", weights=None, configuration=config).report.name == "random"
     with pytest.raises(TrainingError, match="encoder nonsense: unknown; use one of self, random"):
         build_encoder("nonsense", weights=None, configuration=config)
-    with pytest.raises(CheckpointError, match="gdm_pretrain_encoder"):
+    with pytest.raises(CheckpointError, match="--encoder-only"):
         build_encoder("self", weights=None, configuration=config)
     with pytest.raises(CheckpointError, match=r"ctfm: no weights .*ct_fm_feature_extractor.*\$gdm"):
         build_encoder("ctfm", weights=None, configuration=config)

@@ -17,7 +17,7 @@ from gdmnet.inference.predict import predict_folder
 from gdmnet.inference.record import Predictions
 from gdmnet.inference.sampling import Sampler, noise_rng, sample_volume
 from gdmnet.inference.sliding import BodyRegion, predict_volume, window_starts
-from gdmnet.networks.calls import CountCalls
+from gdmnet.networks.unet import CountCalls
 from gdmnet.objectives.base import Context
 from gdmnet.objectives.build import OBJECTIVES, SAMPLED
 from gdmnet.objectives.flow import integrate

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from gdmnet.networks.critic import build_critic
+from gdmnet.networks.critic import Critic
 from gdmnet.plan import Architecture
 
 
@@ -36,7 +36,7 @@ ONE_STAGE = architecture()
 def test_there_is_a_score_for_each_cell_and_every_voxel_counts(plan, size, scores):
     torch.manual_seed(1)
     image = torch.randn(2, 2, *size, requires_grad=True)
-    critic = build_critic(plan, 2)
+    critic = Critic(plan, 2)
     output = critic(image)
     assert output.shape == (2, 1, *scores)
     output.square().sum().backward()
@@ -45,22 +45,22 @@ def test_there_is_a_score_for_each_cell_and_every_voxel_counts(plan, size, score
 
 
 def test_kernels_are_4_only_where_the_plan_halves():
-    kernels = [m.kernel_size for m in build_critic(MIXED, 2).modules() if hasattr(m, "kernel_size")]
+    kernels = [m.kernel_size for m in Critic(MIXED, 2).modules() if hasattr(m, "kernel_size")]
     assert kernels == [(1, 4, 4), (4, 4, 3), (3, 3, 3), (3, 3, 3)]
-    kernels = [m.kernel_size for m in build_critic(FLAT, 2).modules() if hasattr(m, "kernel_size")]
+    kernels = [m.kernel_size for m in Critic(FLAT, 2).modules() if hasattr(m, "kernel_size")]
     assert kernels == [(1, 4, 4), (1, 4, 4), (1, 3, 3), (1, 3, 3)]
 
 
 @pytest.mark.parametrize(("features", "widths"), [(32, 64), (320, 64), (12, 24)])
 def test_its_width_follows_the_generator_up_to_pix2pix(features, widths):
     plan = architecture((2, 2, 2), (2, 2, 2), (2, 2, 2), features=features)
-    shapes = [p.shape[0] for p in build_critic(plan, 2).parameters() if p.ndim == 5]
+    shapes = [p.shape[0] for p in Critic(plan, 2).parameters() if p.ndim == 5]
     assert shapes == [widths, 2 * widths, 4 * widths, 8 * widths, 1]
 
 
 def test_slices_of_a_flat_plan_are_judged_alone():
     torch.manual_seed(2)
-    critic = build_critic(FLAT, 2)
+    critic = Critic(FLAT, 2)
     for module in critic.modules():  # the norm's statistics are the volume's
         if isinstance(module, torch.nn.InstanceNorm3d):
             module.forward = lambda x: x
@@ -69,7 +69,7 @@ def test_slices_of_a_flat_plan_are_judged_alone():
 
 
 def test_the_first_layer_has_a_bias_and_the_others_a_norm_in_its_place():
-    first, *others = build_critic(CUBE, 2).layers
+    first, *others = Critic(CUBE, 2).layers
     image = torch.randn(1, 2, 4, 4, 4)
     plain = first.convolution(image)
     assert torch.equal(first(image), torch.where(plain > 0, plain, 0.2 * plain))

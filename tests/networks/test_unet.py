@@ -2,8 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 
-from gdmnet.networks.time import embed_time
-from gdmnet.networks.unet import build_generator
+from gdmnet.networks.unet import CountCalls, Generator, embed_time
 from gdmnet.plan import Architecture
 
 SMALL = Architecture(
@@ -50,7 +49,7 @@ def randomised(net):
     ],
 )
 def test_every_size_comes_back_and_can_be_trained_on(architecture, size):
-    net = randomised(build_generator(architecture, n_sources=2))
+    net = randomised(Generator(architecture, n_sources=2))
     output = net(torch.randn(2, 2, *size))
     assert output.shape == (2, 1, *size)
     output.abs().sum().backward()
@@ -58,13 +57,13 @@ def test_every_size_comes_back_and_can_be_trained_on(architecture, size):
 
 
 def test_a_residual_generator_starts_as_its_source():
-    net = build_generator(SMALL, n_sources=3, extra_channels=2, residual_channel=1)
+    net = Generator(SMALL, n_sources=3, extra_channels=2, residual_channel=1)
     x = torch.randn(2, 5, 8, 12, 8)
     assert torch.equal(net(x), x[:, 1:2])
 
 
 def test_a_residual_generator_leaves_its_start():
-    net = build_generator(SMALL, n_sources=1, residual_channel=0)
+    net = Generator(SMALL, n_sources=1, residual_channel=0)
     optimiser = torch.optim.SGD(net.parameters(), lr=0.1)
     x = torch.randn(1, 1, 8, 8, 8)
     for _ in range(2):
@@ -76,13 +75,13 @@ def test_a_residual_generator_leaves_its_start():
 
 
 def test_every_weight_learns():
-    net = randomised(build_generator(MIXED, n_sources=1))
+    net = randomised(Generator(MIXED, n_sources=1))
     net(torch.randn(1, 1, 8, 16, 8)).square().sum().backward()
     assert all(p.grad.abs().max() > 0 for p in net.parameters())
 
 
 def test_a_few_steps_reduce_the_error():
-    net = build_generator(SMALL, n_sources=1)
+    net = Generator(SMALL, n_sources=1)
     optimiser = torch.optim.AdamW(net.parameters(), lr=1e-2)
     x = torch.randn(2, 1, 8, 8, 8)
     y = F.avg_pool3d(x, 3, 1, 1) * 3 + 1
@@ -104,7 +103,7 @@ def interior_pattern(net):
 
 
 def test_upsampling_leaves_no_checkerboard(monkeypatch):
-    net = randomised(build_generator(FLAT, n_sources=1))
+    net = randomised(Generator(FLAT, n_sources=1))
     assert interior_pattern(net) < 1e-4
 
     def as_transposed_convolutions_do(x, size, **_):
@@ -117,7 +116,7 @@ def test_upsampling_leaves_no_checkerboard(monkeypatch):
 
 
 def test_upsampling_keeps_a_ramp_straight():
-    stage = build_generator(FLAT, n_sources=1).decoder[-1]
+    stage = Generator(FLAT, n_sources=1).decoder[-1]
     torch.nn.init.constant_(stage.reduce.weight, 1 / 8)
     seen = []
     stage.merge.register_forward_pre_hook(lambda _module, args: seen.append(args[0]))
@@ -128,14 +127,14 @@ def test_upsampling_keeps_a_ramp_straight():
 
 
 def test_the_state_has_every_weight_once():
-    net = build_generator(SMALL, n_sources=1)
+    net = Generator(SMALL, n_sources=1)
     state = net.state_dict()
     assert len({tensor.data_ptr() for tensor in state.values()}) == len(state)
     assert sum(t.numel() for t in state.values()) == sum(p.numel() for p in net.parameters())
 
 
 def test_a_saved_state_gives_the_same_output():
-    first, second = (randomised(build_generator(MIXED, n_sources=1)) for _ in range(2))
+    first, second = (randomised(Generator(MIXED, n_sources=1)) for _ in range(2))
     x = torch.randn(1, 1, 4, 8, 8)
     assert not torch.equal(first(x), second(x))
     second.load_state_dict(first.state_dict())
@@ -146,20 +145,20 @@ def test_equal_seeds_give_equal_gradients_to_the_bit():
     gradients = []
     for _ in range(2):
         torch.manual_seed(3)
-        net = build_generator(SMALL, n_sources=1)
+        net = Generator(SMALL, n_sources=1)
         net(torch.randn(2, 1, 8, 16, 8)).abs().sum().backward()
         gradients.append(torch.cat([p.grad.flatten() for p in net.parameters()]))
     assert torch.equal(*gradients)
 
 
 def test_samples_of_a_batch_do_not_meet():
-    net = randomised(build_generator(SMALL, n_sources=1))
+    net = randomised(Generator(SMALL, n_sources=1))
     x = torch.randn(2, 1, 8, 8, 8)
     assert torch.allclose(net(x)[:1], net(x[:1]), atol=1e-5)
 
 
 def test_the_output_is_fine_grained_under_bfloat16():
-    net = randomised(build_generator(SMALL, n_sources=1, residual_channel=0))
+    net = randomised(Generator(SMALL, n_sources=1, residual_channel=0))
     x = torch.randn(1, 1, 8, 8, 8)
     with torch.autocast("cpu", torch.bfloat16):
         output = net(x)
@@ -169,17 +168,17 @@ def test_the_output_is_fine_grained_under_bfloat16():
 
 def test_an_ill_formed_architecture_is_refused():
     with pytest.raises(ValueError, match="one entry a stage"):
-        build_generator(Architecture((4, 8), ((3, 3, 3),), ((1, 1, 1),), (1,)), n_sources=1)
+        Generator(Architecture((4, 8), ((3, 3, 3),), ((1, 1, 1),), (1,)), n_sources=1)
     with pytest.raises(ValueError, match="first stride of 1"):
-        build_generator(Architecture((4,), ((3, 3, 3),), ((2, 2, 2),), (1,)), n_sources=1)
+        Generator(Architecture((4,), ((3, 3, 3),), ((2, 2, 2),), (1,)), n_sources=1)
     with pytest.raises(ValueError, match="residual channel 2 of 2"):
-        build_generator(SMALL, n_sources=2, extra_channels=1, residual_channel=2)
+        Generator(SMALL, n_sources=2, extra_channels=1, residual_channel=2)
 
 
 def with_and_without_time():
     """Two generators with the same weights, but one of them takes times."""
-    plain = randomised(build_generator(SMALL, n_sources=2, extra_channels=1))
-    timed = build_generator(SMALL, n_sources=2, extra_channels=1, time=True)
+    plain = randomised(Generator(SMALL, n_sources=2, extra_channels=1))
+    timed = Generator(SMALL, n_sources=2, extra_channels=1, time=True)
     missing, unexpected = timed.load_state_dict(plain.state_dict(), strict=False)
     assert not unexpected
     return plain, timed, missing
@@ -187,7 +186,7 @@ def with_and_without_time():
 
 def test_without_time_nothing_of_it_is_there():
     torch.manual_seed(3)
-    plain = build_generator(SMALL, n_sources=1)
+    plain = Generator(SMALL, n_sources=1)
     assert not any("time" in name or "film" in name for name in plain.state_dict())
     with pytest.raises(ValueError, match="times"):
         plain(torch.zeros(1, 1, 4, 4, 4), torch.zeros(1))
@@ -229,3 +228,16 @@ def test_times_are_told_apart_also_under_bfloat16():
     with torch.autocast("cpu", torch.bfloat16):
         output = timed(torch.randn(2, 3, 8, 8, 8), torch.tensor([0.1, 0.8]))
     assert output.dtype == torch.float32
+
+
+def test_every_call_of_every_generator_is_counted_and_only_inside_the_block():
+    networks = torch.nn.ModuleList(Generator(SMALL, n_sources=1) for _ in range(2))
+    image = torch.zeros(1, 1, 8, 8, 8)
+    networks[0](image)
+    with torch.no_grad(), CountCalls(networks) as calls:
+        for network in networks:
+            network(image)
+        networks[0](image)
+    assert calls.count == 3
+    networks[0](image)
+    assert calls.count == 3

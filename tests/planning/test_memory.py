@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from gdmnet.networks.unet import build_generator
+from gdmnet.networks.unet import Generator
 from gdmnet.plan import Architecture
 from gdmnet.planning.memory import (
     PRESETS,
@@ -38,7 +38,7 @@ def test_the_estimate_counts_the_maps_of_the_real_network():
     )
     patch = (4, 16, 8)
     counted = []
-    net = build_generator(architecture, n_sources=2)
+    net = Generator(architecture, n_sources=2)
     for name, module in net.named_modules():
         if isinstance(module, nn.Conv3d) and ".reduce" not in name:
             module.register_forward_hook(lambda _m, _x, y: counted.append(y.numel()))

@@ -12,6 +12,7 @@ from gdmnet.geometry import Geometry
 from gdmnet.plan import Architecture, Configuration, Normalisation
 
 TARGET_BACKGROUND = -1.0
+SPACING = (3.0, 1.5, 1.0)  # mm (z, y, x): every axis another, so that an order can be wrong
 
 
 def _normalisation(scheme, background=0.0):
@@ -23,7 +24,7 @@ def make_configuration():
     def make(patch=(8, 8, 8), *, schemes=("ct",), backgrounds=(-1.0,), **changes):
         values = {
             "name": "3d_fullres",
-            "spacing": (1.0, 1.0, 1.0),
+            "spacing": SPACING,
             "median_shape": (12, 14, 16),
             "patch_size": patch,
             "batch_size": 2,
@@ -48,9 +49,9 @@ def make_case():
         body = np.ones(shape, np.uint8) if body is None else body
         record = CaseRecord(
             identifier=name,
-            geometry=Geometry(shape, (1.0, 1.0, 1.0)),
+            geometry=Geometry(shape, SPACING),
             box=tuple((0, n) for n in shape),
-            spacing=(1.0, 1.0, 1.0),
+            spacing=SPACING,
             shape=shape,
             mask_rule="given",
             target=_normalisation("percentiles", TARGET_BACKGROUND),

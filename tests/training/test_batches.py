@@ -112,6 +112,22 @@ def test_source_target_and_mask_stay_aligned_under_augmentation(make_case, make_
     assert interpolated > 5
 
 
+def test_a_rotation_keeps_lengths_in_mm(make_case, make_configuration, monkeypatch):
+    """Sources that are their own voxel indices: a patch's shows where each voxel was taken."""
+    monkeypatch.setattr(augment, "P_ROTATION", 1.0)
+    monkeypatch.setattr(augment, "P_SCALE", 0.0)
+    indices = np.indices((30, 40, 50)).astype(np.float32)
+    body = np.zeros(indices.shape[1:], np.uint8)
+    body[13:17, 18:22, 23:27] = 1  # patches lie inside the volume
+    configuration = make_configuration((6, 8, 10), schemes=("none",) * 3, backgrounds=(0.0,) * 3)
+    assert augment.rotation_axes((6, 8, 10), configuration.spacing) == (True, True, True)
+    case = make_case(indices, indices[:1], body)
+    source = Batches([case], configuration, seed=0, augment=True).batch(0, 0).source
+    for axis, length in enumerate(configuration.spacing):
+        steps = source.diff(dim=axis + 2) * torch.tensor(configuration.spacing).view(3, 1, 1, 1)
+        assert torch.allclose(steps.norm(dim=1), torch.tensor(length), atol=1e-3)
+
+
 def test_a_small_volume_is_padded_with_each_channels_background(make_case, make_configuration):
     shape = (3, 8, 8)
     source = np.stack([np.full(shape, 5.0), np.full(shape, 6.0)]).astype(np.float32)

@@ -11,10 +11,12 @@ from gdmnet import codec, folders
 from gdmnet.data.store import StoredCase
 from gdmnet.errors import CheckpointError
 from gdmnet.inference import PredictionSettings, load_model
+from gdmnet.metrics.score import score
 from gdmnet.models import checkpoint
+from gdmnet.models.run import DIAL_JSON, DialChoice, read_run
 from gdmnet.plan import Run
 from gdmnet.preprocessing import prepare_volumes
-from gdmnet.training.dial import SETTINGS, choose_setting, dial_fold
+from gdmnet.training.dial import SETTINGS, choose_setting, dial_fold, score_prepared
 
 
 @pytest.fixture
@@ -61,11 +63,17 @@ def test_the_weights_lie_on_the_line_through_twin_and_generator(model, realism):
 
 def test_a_fold_predicts_as_its_validation_chose(model):
     assert shift(model) == pytest.approx(40, abs=1)
-    path = folders.fold_folder(model, "0") / folders.RUN_JSON
-    codec.save(dataclasses.replace(codec.load(Run, path), realism=0.25), path)
+    home = folders.fold_folder(model, "0")
+    codec.save(DialChoice(0.25, 0.01), home / DIAL_JSON)
     assert shift(model) == pytest.approx(10, abs=1)
     assert load_model(model, device="cpu").card.realism == {"0": 0.25}
     assert shift(model, realism=1.0) == pytest.approx(40, abs=1)
+
+
+def test_an_older_model_has_its_choice_in_run_json(model):
+    path = folders.fold_folder(model, "0") / folders.RUN_JSON
+    codec.save(dataclasses.replace(codec.load(Run, path), realism=0.25), path)
+    assert load_model(model, device="cpu").card.realism == {"0": 0.25}
 
 
 def test_without_a_twin_only_the_trained_realism_is_there(tmp_path):
@@ -82,8 +90,23 @@ def test_the_largest_setting_within_the_budget_is_chosen(model, case):
     errors = [values["mae"] for values in front.values()]
     assert errors == pytest.approx([abs(40 * t - 10) for t in SETTINGS], abs=1)
     home = folders.fold_folder(model, "0")
-    assert codec.load(Run, home / folders.RUN_JSON).realism == 0.5  # 10 HU, as far as the twin
+    assert read_run(home).realism == 0.5  # 10 HU, as far as the twin
+    assert codec.load(Run, home / folders.RUN_JSON).realism is None
     assert (home / "progress.png").is_file()
+
+
+def test_a_prepared_case_is_scored_in_hu_and_mm(model, case):
+    spacing = (3.0, 1.5, 1.0)
+    case = dataclasses.replace(case, record=dataclasses.replace(case.record, spacing=spacing))
+    rng = np.random.default_rng(1)
+    prediction = case.target + rng.normal(0, 0.1, case.target.shape).astype(np.float32)
+    found = score_prepared(load_model(model, device="cpu"), case, prediction)
+    guess, truth = (500 * image[0] for image in (prediction, case.target))
+    expected = score(guess, truth, case.body, spacing)
+    assert found["gradient_w1"] != score(guess, truth, case.body, spacing[::-1])["gradient_w1"]
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        assert found[name] == (value and pytest.approx(value, rel=1e-4, abs=1e-4)), name
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from training.together import CPU, joined, killed, rank_work, refused, train
 
 from gdmnet.errors import DeviceError, GdmnetError, TrainingError
 from gdmnet.objectives.ranks import mean_over_ranks, on_all_ranks
-from gdmnet.training.distributed import require_devices, run_together, this_team
+from gdmnet.training.distributed import require_devices, run_together, this_process
 
 
 @pytest.mark.parametrize("name", ["regression", "gdm", "gan"])
@@ -42,4 +42,4 @@ def test_alone_nothing_is_shared():
     value = torch.tensor(3.0)
     assert mean_over_ranks(value) is value
     assert on_all_ranks(condition=True, device=CPU)
-    assert this_team().leads
+    assert this_process().is_leader

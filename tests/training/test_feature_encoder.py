@@ -8,10 +8,11 @@ import torch
 from encoders.fakes import BODIES, CT, checkpoint, narrow, needs_extra, write
 
 from gdmnet.encoders import FrozenEncoder, build
-from gdmnet.errors import CheckpointError, TrainingError
+from gdmnet.errors import CheckpointError, SettingError, TrainingError
 from gdmnet.plan import Architecture, Recipe
 from gdmnet.training import feature_encoder
-from gdmnet.training.feature_encoder import EncoderChoice, prepare_encoder, target_patches
+from gdmnet.training.feature_encoder import prepare_encoder, target_patches
+from gdmnet.training.settings import EncoderSettings
 
 CPU = torch.device("cpu")
 CUBE = (3, 3, 3)
@@ -55,18 +56,18 @@ def test_the_default_is_trained_for_as_long_as_the_training_asks(prepare, monkey
         return FrozenEncoder(torch.nn.Identity())
 
     monkeypatch.setattr(feature_encoder, "pretrain_encoder", train)
-    prepare(EncoderChoice())
-    prepare(EncoderChoice(iterations=7), seed=3)
+    prepare(EncoderSettings())
+    prepare(EncoderSettings(iterations=7), seed=3)
     assert asked == [(60, 0, "fp32"), (7, 3, "fp32")]
 
 
 def test_a_self_trained_encoder_can_be_taken_from_a_file(prepare, tmp_path):
-    first = prepare(EncoderChoice(iterations=2))
-    again = prepare(EncoderChoice(weights=prepare.folder / "encoder.pt"))
+    first = prepare(EncoderSettings(iterations=2))
+    again = prepare(EncoderSettings(weights=prepare.folder / "encoder.pt"))
     for a, b in zip(first.state_dict().values(), again.state_dict().values(), strict=True):
         assert torch.equal(a, b)
     with pytest.raises(CheckpointError, match="gone"):
-        prepare(EncoderChoice(weights=tmp_path / "gone.pt"))
+        prepare(EncoderSettings(weights=tmp_path / "gone.pt"))
 
 
 @needs_extra
@@ -74,7 +75,7 @@ def test_a_public_encoder_is_read_told_and_made_constant(prepare, tmp_path, monk
     caplog.set_level("INFO")
     file = write(tmp_path, "vista3d.pt", checkpoint("vista3d.pt"))
     read(monkeypatch, "vista3d")
-    chosen = EncoderChoice("vista3d", weights=file, stages=(0, 2))
+    chosen = EncoderSettings("vista3d", weights=file, stages=(0, 2))
     encoder = prepare(chosen)
     assert [m.shape[1] for m in encoder(torch.zeros(1, 1, 16, 16, 16))] == [6, 24]
     assert f"feature encoder: vista3d from {file} (sha256 " in caplog.text
@@ -91,15 +92,15 @@ def test_a_public_encoder_is_read_told_and_made_constant(prepare, tmp_path, monk
     )
 
 
-def test_norm_statistics_are_a_known_word(prepare):
-    with pytest.raises(TrainingError, match="norm statistics batch: unknown; use patch or dataset"):
-        prepare(EncoderChoice("random", norm_statistics="batch"))
+def test_norm_statistics_are_a_known_word():
+    with pytest.raises(SettingError, match="'batch' is unknown; take one of patch, dataset"):
+        EncoderSettings("random", norm_statistics="batch")
 
 
 @pytest.mark.parametrize("name", ["self", "random"])
 def test_the_small_encoders_have_no_stages_to_choose(prepare, name):
     with pytest.raises(TrainingError, match=f"encoder {name}: uses all its maps"):
-        prepare(EncoderChoice(name, stages=(0,)))
+        prepare(EncoderSettings(name, stages=(0,)))
 
 
 @needs_extra
@@ -107,7 +108,7 @@ def test_the_cost_of_resampling_is_told(prepare, tmp_path, monkeypatch, caplog):
     caplog.set_level("INFO")
     read(monkeypatch, "ctfm")
     file = write(tmp_path, "ctfm.safetensors", checkpoint("ctfm.safetensors"))
-    prepare(EncoderChoice("ctfm", weights=file))
+    prepare(EncoderSettings("ctfm", weights=file))
     assert "resampled to its spacing: 1.1 times the voxels" in caplog.text  # 1.5^3 / 3
 
 

@@ -59,3 +59,12 @@ def test_a_folder_without_a_log_has_no_records(tmp_path):
 def test_a_log_that_cannot_be_written_is_an_output_error(tmp_path):
     with pytest.raises(OutputError, match=r"log.jsonl: cannot be written"):
         log.append(tmp_path / "missing", _record(1))
+
+
+def test_means_leave_out_what_is_not_finite():
+    means = log.Means()
+    means.add({"a": 1.0, "b": math.nan})
+    means.add({"a": 3.0, "b": 5.0, "c": math.inf})
+    result = means.result()
+    assert (result["a"], result["b"]) == (2.0, 5.0)
+    assert math.isnan(result["c"])

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from gdmnet.errors import CheckpointError, TrainingError
+from gdmnet.files import whole_folder
 from gdmnet.folders import BEST, FINAL, LATEST
 from gdmnet.models import checkpoint
 from gdmnet.objectives.base import Descent, Inputs, Objective
@@ -14,7 +15,7 @@ from gdmnet.plan import Recipe
 from gdmnet.training import log, loop
 from gdmnet.training.batches import Batches
 from gdmnet.training.loop import fit
-from gdmnet.training.monitor import Quality
+from gdmnet.training.patch_validation import PatchPlausibility, PatchQuality
 from gdmnet.training.progress import PROGRESS_PNG
 
 CPU = torch.device("cpu")
@@ -72,9 +73,9 @@ def start(make_noise_case, make_configuration, make_generator, tmp_path):
         objective = objective or NoisyL1()
         train = Batches(cases[:2], configuration, seed=5, augment=True, n_workers=n_workers)
         validation = Batches(cases[2:], configuration, seed=5, augment=False)
-        summary = fit(
-            generator, objective, train, validation, recipe, tmp_path / folder, CPU, resume=resume
-        )
+        place = tmp_path / folder
+        new = None if resume and place.is_dir() else whole_folder(place, overwrite=True)
+        summary = fit(generator, objective, train, validation, recipe, place, CPU, new=new)
         return summary, generator
 
     return call
@@ -214,18 +215,26 @@ def test_resuming_a_finished_training_changes_nothing(start, tmp_path):
     _assert_equal_states(checkpoint.load(tmp_path / "run" / FINAL), before)
 
 
-def test_resuming_nothing_starts_from_the_beginning(start, tmp_path):
-    start("first")
-    summary, _ = start("second", resume=True)
-    assert summary.first_epoch == 1
-    _assert_equal_runs(tmp_path / "first", tmp_path / "second")
-
-
-def test_a_fresh_start_removes_what_an_older_training_left(start, tmp_path):
+def test_an_older_training_stays_until_the_first_checkpoint_of_the_new_one(start, tmp_path):
     start()
+    before = checkpoint.load(tmp_path / "run" / FINAL)
     with pytest.raises(KeyboardInterrupt):
-        start(objective=_Interrupting(1))
-    assert list((tmp_path / "run").iterdir()) == []
+        start(objective=_Interrupting(2))  # in the last step of the first epoch
+    _assert_equal_states(checkpoint.load(tmp_path / "run" / FINAL), before)
+    with pytest.raises(KeyboardInterrupt):
+        start(objective=_Interrupting(3))
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert names == {LATEST, BEST, log.LOG_JSONL, log.LOG_TXT, PROGRESS_PNG}
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_another_precision_goes_on_from_the_same_checkpoint(start, tmp_path, precision):
+    with pytest.raises(KeyboardInterrupt):
+        start(objective=_Interrupting(3))
+    summary, _ = start(recipe=dataclasses.replace(RECIPE, precision=precision), resume=True)
+    assert (summary.first_epoch, summary.steps) == (2, 12)
+    assert checkpoint.load(tmp_path / "run" / LATEST)["recipe"]["precision"] == precision
 
 
 def test_another_recipe_cannot_go_on(start):
@@ -301,7 +310,7 @@ def test_weights_that_are_not_finite_stop_before_they_are_saved(start, tmp_path)
 
 def test_the_best_epoch_is_kept_and_the_objective_hears_of_validation(start, tmp_path, monkeypatch):
     maes = iter([1.0, 0.5, 2.0, 1.0])
-    monkeypatch.setattr(loop, "validate", lambda *_: Quality(next(maes), math.nan))
+    monkeypatch.setattr(loop, "validate_patches", lambda *_: PatchQuality(next(maes), math.nan))
     objective = NoisyL1()
     summary, _ = start(objective=objective)
     assert (summary.best_epoch, summary.best_mae) == (2, 0.75)
@@ -327,6 +336,10 @@ def test_validation_judges_the_averaged_weights(
         errors = [((network(b.source) - b.target).abs()[b.mask > 0]) for b in patches]
     last = _records(tmp_path / "run")[-1]
     assert last["validation_mae"] == pytest.approx(float(torch.cat(errors).mean()), rel=1e-5)
+    look = PatchPlausibility((3.0, 1.5, 1.0))
+    for batch in patches:
+        look.add(network(batch.source).detach(), batch.target, batch.mask)
+    assert last["validation_gradient_w1"] == pytest.approx(look.result()["gradient_w1"], rel=1e-4)
 
 
 def test_an_objective_with_extra_channels_gets_the_same_noise_at_every_validation(start):

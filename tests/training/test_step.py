@@ -6,7 +6,7 @@ from torch import nn
 
 from gdmnet.objectives.base import Descent
 from gdmnet.plan import Recipe
-from gdmnet.training.step import Stepper, adamw, all_finite, surrogate
+from gdmnet.training.step import GeneratorOptimizer, adamw, all_finite, surrogate
 
 CPU = torch.device("cpu")
 RECIPE = Recipe(1, 100, learning_rate=0.1, clip=1.0)
@@ -55,12 +55,12 @@ def test_a_step_is_adamw_on_the_clipped_gradient(make_generator, x):
     twin(x).mul(100).sum().backward()
     expected_norm = nn.utils.clip_grad_norm_(twin.parameters(), 1.0)
     optimizer.step()
-    stepper = Stepper(generator, RECIPE, CPU)
+    stepper = GeneratorOptimizer(generator, RECIPE, CPU)
     norm, finite = stepper.step(Descent(generator(x).mul(100).sum(), None), 0)
     assert finite
     assert norm == float(expected_norm) > 1
     assert all(torch.equal(a, b) for a, b in zip(_weights(generator), _weights(twin), strict=True))
-    followed = _weights(stepper.ema.network)
+    followed = _weights(stepper.average.network)
     assert all(not torch.equal(a, b) for a, b in zip(followed, _weights(twin), strict=True))
 
 
@@ -75,14 +75,14 @@ def _bad_descents(generator, x):
 
 def test_nothing_changes_when_a_number_is_not_finite(make_generator, x):
     generator = make_generator()
-    stepper = Stepper(generator, RECIPE, CPU)
+    stepper = GeneratorOptimizer(generator, RECIPE, CPU)
     stepper.step(Descent(generator(x).sum(), None), 0)
-    before = _weights(generator), _weights(stepper.ema.network)
+    before = _weights(generator), _weights(stepper.average.network)
     moments = str(stepper.optimizer.state_dict()["state"])
     for descent in _bad_descents(generator, x):
         _, finite = stepper.step(descent, 1)
         assert not finite
-    after = _weights(generator), _weights(stepper.ema.network)
+    after = _weights(generator), _weights(stepper.average.network)
     for first, second in zip(before, after, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
     assert str(stepper.optimizer.state_dict()["state"]) == moments
@@ -92,7 +92,7 @@ def test_nothing_changes_when_a_number_is_not_finite(make_generator, x):
 def test_a_scaler_that_looks_for_its_scale_does_not_count(make_generator, x):
     """A gradient of 1 times 65536 is no number in fp16, times 32768 it is."""
     generator = make_generator()
-    stepper = Stepper(generator, Recipe(1, 100, precision="fp16"), CPU)
+    stepper = GeneratorOptimizer(generator, Recipe(1, 100, precision="fp16"), CPU)
     before = _weights(generator)
     ones = torch.ones(2, 1, 4, 4, 4)
     norm, finite = stepper.step(Descent(generator(x).half(), ones), 0)
@@ -108,7 +108,7 @@ def test_a_scaler_that_looks_for_its_scale_does_not_count(make_generator, x):
 
 def test_a_scaler_at_the_end_of_its_scale_counts(make_generator, x):
     generator = make_generator()
-    stepper = Stepper(generator, Recipe(1, 100, precision="fp16"), CPU)
+    stepper = GeneratorOptimizer(generator, Recipe(1, 100, precision="fp16"), CPU)
     outcomes = [
         stepper.step(Descent(generator(x).half(), torch.full((2, 1, 4, 4, 4), 1e30)), n)[1]
         for n in range(20)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import torch
 from objectives.small import PATCH, CountingEncoder
 
+from gdmnet.files import whole_folder
 from gdmnet.folders import FINAL, LATEST
 from gdmnet.models import checkpoint
 from gdmnet.models.weights import between
@@ -25,11 +26,12 @@ def objective(*, dial: bool = True):
     return build_gdm(context)
 
 
-def run(folder, parts, objective, recipe=RECIPE, **options):
+def run(folder, parts, objective, recipe=RECIPE):
     make_generator, batches = parts
     torch.manual_seed(1)
     generator = make_generator()
-    fit(generator, objective, batches, batches, recipe, folder, CPU, **options)
+    new = None if (folder / LATEST).is_file() else whole_folder(folder)
+    fit(generator, objective, batches, batches, recipe, folder, CPU, new=new)
     return checkpoint.load(folder / FINAL)
 
 
@@ -67,7 +69,7 @@ def test_a_twin_goes_on_to_the_bit(
         folder = tmp_path / f"broken{stop}"
         broken_after(stop, parts, folder, monkeypatch)
         assert bool(checkpoint.load(folder / LATEST)["twin"]) == (stop == 3)
-        resumed = run(folder, parts, objective(), resume=True)
+        resumed = run(folder, parts, objective())
         assert_same(resumed["ema"], unbroken["ema"])
         assert_same(resumed["twin"], unbroken["twin"])
 
@@ -75,15 +77,12 @@ def test_a_twin_goes_on_to_the_bit(
 def broken_after(epoch, parts, folder, monkeypatch):
     from gdmnet.training import loop
 
-    save = loop.save_latest
-
-    def save_and_stop(training, finished, ranks):
-        save(training, finished, ranks)
+    def stop(training, finished):
         if finished == epoch:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "save_latest", save_and_stop)
+        patch.setattr(loop, "_draw", stop)
         try:
             run(folder, parts, objective())
         except KeyboardInterrupt:

@@ -11,7 +11,14 @@ from gdmnet import codec
 from gdmnet.encoders.self_supervised import CUBE, decoder_for, encoder_for
 from gdmnet.errors import TrainingError
 from gdmnet.plan import Architecture, Normalisation
-from gdmnet.training.usefulness import Figure, HeldOut, Report, judge, masked_mse, tissue_edges
+from gdmnet.training.usefulness import (
+    EncoderReport,
+    Figure,
+    HeldOut,
+    judge,
+    masked_mse,
+    tissue_edges,
+)
 
 PLAN = Architecture((8, 8, 8), (CUBE,) * 3, ((1, 1, 1), (2, 2, 2), (2, 2, 2)), (1, 1, 1))
 
@@ -40,7 +47,7 @@ def test_failed_figures_are_one_warning_line_each_and_stand_in_the_report(held_o
     assert len(lines) == len(report.failed)
     assert all(any(name in line for line in lines) for name in report.failed)
     assert not any("\n" in line for line in lines)
-    assert codec.decode(Report, json.loads(json.dumps(codec.encode(report)))) == report
+    assert codec.decode(EncoderReport, json.loads(json.dumps(codec.encode(report)))) == report
 
 
 def test_a_zeroed_encoder_stops_the_training(held_out):

@@ -14,8 +14,8 @@ from gdmnet.objectives.base import Batch
 from gdmnet.objectives.build import OBJECTIVES
 from gdmnet.objectives.ranks import mean_over_ranks, n_ranks, on_all_ranks
 from gdmnet.plan import Recipe
-from gdmnet.training.distributed import this_team
-from gdmnet.training.step import Stepper
+from gdmnet.training.distributed import this_process
+from gdmnet.training.step import GeneratorOptimizer
 
 CPU = torch.device("cpu")
 RECIPE = Recipe(epochs=1, iterations=5, learning_rate=1e-2)
@@ -45,7 +45,7 @@ def train(name: str, batches) -> dict[str, torch.Tensor]:
     objective = OBJECTIVES[name](
         make_context(N_STEPS, encoder=CountingEncoder(), **options.get(name, {}))
     )
-    stepper = Stepper(small_generator(), RECIPE, CPU)
+    stepper = GeneratorOptimizer(small_generator(), RECIPE, CPU)
     for step in range(N_STEPS):
         descent = objective.descend(stepper.trained, batches(step), torch.Generator())
         stepper.step(descent, step)
@@ -55,7 +55,7 @@ def train(name: str, batches) -> dict[str, torch.Tensor]:
 
 
 def rank_work(name: str, folder) -> None:
-    rank = this_team().rank
+    rank = this_process().rank
     assert n_ranks() == 2
     assert float(mean_over_ranks(torch.tensor(float(rank)))) == 0.5
     assert not on_all_ranks(condition=rank == 0, device=CPU)
@@ -68,6 +68,6 @@ def refused(folder) -> None:
 
 
 def killed(folder) -> None:
-    if this_team().rank == 1:
+    if this_process().rank == 1:
         os.kill(os.getpid(), signal.SIGKILL)
     on_all_ranks(condition=True, device=CPU)

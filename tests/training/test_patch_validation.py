@@ -1,0 +1,133 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import gaussian_filter
+from scipy.stats import wasserstein_distance
+
+from gdmnet.objectives.base import Batch
+from gdmnet.training.patch_validation import PatchPlausibility, gradient_sum, validate_patches
+
+SPACING = (3.0, 1.5, 1.0)
+
+
+def _slow_gradient_sum(image, mask):
+    total = 0.0
+    for index in np.ndindex(*image.shape):
+        for axis in (2, 3, 4):
+            following = list(index)
+            following[axis] += 1
+            if following[axis] < image.shape[axis] and mask[index] and mask[tuple(following)]:
+                total += abs(float(image[tuple(following)] - image[index]))
+    return total
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 3, 4, 5), (1, 1, 1, 4, 3)])
+def test_the_gradient_sum_counts_pairs_inside_the_mask(shape):
+    image, mask = torch.randn(shape), (torch.rand(shape) < 0.6).float()
+    assert gradient_sum(image, mask) == pytest.approx(_slow_gradient_sum(image, mask))
+
+
+class _Source:
+    def __init__(self):
+        self.steps = []
+
+    def batch(self, epoch, step, rank=0):
+        assert (epoch, rank) == (0, 0)
+        self.steps.append(step)
+        rng = torch.Generator().manual_seed(step)
+        shape = (2, 1, 4, 4, 4)
+        source = torch.randn(shape, generator=rng)
+        mask = (torch.rand(shape, generator=rng) < 0.5).float()
+        return Batch(source, 2 * source, mask)
+
+
+def test_validation_pools_voxels_of_fixed_patches():
+    source = _Source()
+    quality = validate_patches(
+        lambda batch, number: 1.5 * batch.source + (number == 1), source, 5, SPACING
+    )
+    assert source.steps == [0, 1, 2]
+    batches = [_Source().batch(0, step) for step in range(3)]
+    errors = [(1.5 * b.source + (i == 1) - b.target).abs() for i, b in enumerate(batches)]
+    inside = torch.cat([e[b.mask > 0] for e, b in zip(errors, batches, strict=True)])
+    assert quality.mae == pytest.approx(float(inside.mean()), rel=1e-5)
+    assert quality.sharpness == pytest.approx(0.75, rel=1e-5)
+
+
+def test_gradients_are_measured_per_mm_of_each_axis():
+    quality = validate_patches(lambda batch, number: 1.5 * batch.source, _Source(), 1, SPACING)
+    batch = _Source().batch(0, 0)
+    inside = batch.mask > 0
+    steepness = []
+    for image in (torch.where(inside, 1.5 * batch.source, batch.target), batch.target):
+        slopes = [np.gradient(image.numpy(), mm, axis=i + 2) for i, mm in enumerate(SPACING)]
+        steepness.append(np.sqrt(sum(slope**2 for slope in slopes))[inside.numpy()])
+    assert quality.gradient_w1 == pytest.approx(wasserstein_distance(*steepness), rel=1e-4)
+
+
+def test_an_empty_mask_gives_no_number():
+    class Empty(_Source):
+        def batch(self, epoch, step, rank=0):
+            batch = super().batch(epoch, step, rank)
+            return Batch(batch.source, batch.target, torch.zeros_like(batch.mask))
+
+    quality = validate_patches(lambda batch, number: batch.source, Empty(), 1, SPACING)
+    assert math.isnan(quality.mae)
+    assert math.isnan(quality.sharpness)
+
+
+def batches(rng, n=3, shape=(2, 1, 8, 16, 18)):
+    for _ in range(n):
+        target = gaussian_filter(rng.normal(size=shape), (0, 0, 0.5, 0.5, 0.5))
+        prediction = gaussian_filter(target, (0, 0, 0.5, 0.5, 0.5)) + 0.1
+        mask = rng.random(shape) < 0.8
+        yield tuple(torch.from_numpy(a.astype(np.float32)) for a in (prediction, target, mask))
+
+
+def test_values_and_gradients_are_pooled_over_patches(rng):
+    look, values, gradients = PatchPlausibility(SPACING), [[], []], [[], []]
+    for prediction, target, mask in batches(rng):
+        look.add(prediction, target, mask)
+        inside = mask > 0
+        for i, images in enumerate((torch.where(inside, prediction, target), target)):
+            values[i] += images[inside].tolist()
+            for image, m in zip(images[:, 0].numpy(), inside[:, 0].numpy(), strict=True):
+                squares = [np.gradient(image, mm, axis=k) ** 2 for k, mm in enumerate(SPACING)]
+                gradients[i] += np.sqrt(sum(squares))[m].tolist()
+    found = look.result()
+    assert found["histogram_w1"] == pytest.approx(wasserstein_distance(*values), rel=1e-4)
+    assert found["gradient_w1"] == pytest.approx(wasserstein_distance(*gradients), rel=1e-4)
+
+
+def test_targets_are_like_themselves_and_blur_and_noise_are_seen(rng):
+    same, blurred, noisy = (
+        PatchPlausibility(SPACING),
+        PatchPlausibility(SPACING),
+        PatchPlausibility(SPACING),
+    )
+    for prediction, target, mask in batches(rng):
+        same.add(target, target, mask)
+        blurred.add(prediction, target, mask)
+        noisy.add(target + torch.randn(target.shape), target, mask)
+    assert set(same.result().values()) == {0.0}
+    assert blurred.result()["spectrum_distance"] > 2
+    assert noisy.result()["spectrum_distance"] > 2
+
+
+def test_twice_the_amplitude_is_six_decibels(rng):
+    look = PatchPlausibility(SPACING)
+    for _, target, mask in batches(rng):
+        look.add(2 * target, target, torch.ones_like(mask))
+    assert look.result()["spectrum_distance"] == pytest.approx(6.02, abs=0.02)
+
+
+def test_empty_masks_do_not_count_and_nothing_gives_no_number(rng):
+    look, empty = PatchPlausibility(SPACING), PatchPlausibility(SPACING)
+    for prediction, target, mask in batches(rng):
+        look.add(prediction, target, torch.zeros_like(mask))
+        empty.add(prediction * math.nan, target, torch.zeros_like(mask))
+    assert all(math.isnan(value) for value in look.result().values())
+    look.add(prediction, target, mask)
+    assert all(math.isfinite(value) for value in look.result().values())
