@@ -17,6 +17,7 @@ and every change of these settings, needs a STUDY folder of its own; one of othe
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import shutil
 import sys
@@ -39,7 +40,7 @@ from judging import (
 from gdmnet import codec, folders
 from gdmnet.charts import Chart, Curve, save_charts
 from gdmnet.commands import plan_and_preprocess, predict
-from gdmnet.commands.terminal import CommandParser, guarded, new_parser
+from gdmnet.commands.terminal import guarded, new_parser
 from gdmnet.errors import OutputError
 from gdmnet.folders import Roots
 from gdmnet.models import checkpoint
@@ -303,10 +304,10 @@ def _base(seed: int) -> str:
     return f"base_seed{seed}" if seed else "base"
 
 
-def build_parser() -> CommandParser:
+def build_parser() -> argparse.ArgumentParser:
     """Of the study."""
     parser = new_parser(__doc__.splitlines()[0])
-    parser.add_dataset_arguments("dataset", required=1)
+    parser.add_argument("dataset", help="501 or Dataset501_Name")
     parser.add_argument("-o", dest="home", type=Path, required=True, metavar="STUDY")
     parser.add_argument("--raw", type=Path, required=True)
     parser.add_argument("--rows", nargs="+", choices=rows(), metavar="NAME", help="default: all")

@@ -107,6 +107,13 @@ def mebibytes(folder: Path) -> float:
     return sum(path.stat().st_size for path in folder.iterdir()) / 2**20
 
 
+def calls_of(network: torch.nn.Module) -> list[None]:
+    """A list that gets an entry with every call from now on."""
+    calls: list[None] = []
+    network.register_forward_hook(lambda *_: calls.append(None))
+    return calls
+
+
 class Side:
     """One tool's process, which does what it is asked for: a JSON object a line, both ways."""
 
@@ -200,14 +207,13 @@ class Gdmnet:
             self.steppers[objective] = self._stepper(objective)
         return cost_of(lambda: self.steppers[objective](precision))[1]
 
-    def predict(self, image: str, precision: str) -> dict[str, Any]:
+    def predict(self, image: str, precision: str) -> dict[str, Cost]:
         """One volume from file to file with fresh weights, in parts."""
         from gdmnet import codec, folders
         from gdmnet.data.case import CaseFiles
         from gdmnet.data.volume import write_volume
         from gdmnet.inference.translator import Ensemble, Translator
         from gdmnet.models.card import ModelCard
-        from gdmnet.networks.calls import CountCalls
         from gdmnet.plan import Plan
         from gdmnet.preprocessing import prepare
 
@@ -216,13 +222,15 @@ class Gdmnet:
         network = Ensemble([self._network()]).eval().requires_grad_(False)
         translator = Translator(plan, self.configuration, card, network)
         files, place = CaseFiles("case", (Path(image),)), self.aside / "prediction.nii.gz"
+        calls = calls_of(network)
         case, before = cost_of(lambda: prepare(files, self.configuration))
-        with CountCalls(network) as calls:
-            estimate, windows = cost_of(lambda: translator.predict(case))
-        restored, after = cost_of(lambda: translator.restore(estimate, case))
-        _, writing = cost_of(lambda: write_volume(place, restored, integer=plan.integer_output))
-        parts = {"prepare": before, "windows": windows, "export": together([after, writing])}
-        return {"n_windows": calls.count, "parts": parts}
+        estimate, windows = cost_of(lambda: translator.predict(case))
+        _, after = cost_of(
+            lambda: write_volume(
+                place, translator.restore(estimate, case), integer=plan.integer_output
+            )
+        )
+        return {"prepare": before, "windows": windows | {"calls": len(calls)}, "export": after}
 
     def _training(self, objective: str) -> Any:  # noqa: ANN401
         from gdmnet.training.fold_training import describe_training
@@ -352,7 +360,7 @@ class NnUNet:
         trainer.network.train()
         return cost_of(lambda: trainer.train_step(batch))[1]
 
-    def predict(self, image: str) -> dict[str, Any]:
+    def predict(self, image: str) -> dict[str, Cost]:
         """One volume from file to file with fresh weights, no mirroring, in parts."""
         from nnunetv2.inference.export_prediction import export_prediction_from_logits
         from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
@@ -370,8 +378,7 @@ class NnUNet:
         predictor.manual_initialization(
             trainer.network, manager, configuration, None, self.dataset, "nnUNetTrainer", None
         )
-        calls: list[None] = []
-        hook = trainer.network.register_forward_hook(lambda *_: calls.append(None))
+        calls = calls_of(trainer.network)
         preprocessor = DefaultPreprocessor(verbose=False)
         (data, _, properties), before = cost_of(
             lambda: preprocessor.run_case([image], None, manager, configuration, self.dataset)
@@ -379,11 +386,9 @@ class NnUNet:
         logits, windows = cost_of(
             lambda: predictor.predict_sliding_window_return_logits(torch.from_numpy(data))
         )
-        hook.remove()
         work = (logits, properties, configuration, manager, self.dataset, place)
         _, after = cost_of(lambda: export_prediction_from_logits(*work))
-        parts = {"prepare": before, "windows": windows, "export": after}
-        return {"n_windows": len(calls), "parts": parts}
+        return {"prepare": before, "windows": windows | {"calls": len(calls)}, "export": after}
 
     def _planned(self) -> dict[str, Any]:
         return copy.deepcopy(self.plans["configurations"][CONFIGURATION]["architecture"])
@@ -423,6 +428,8 @@ class Measurement:
             keys = costs[GDMNET][0]
             cells = {key: compared(costs.get(NNUNET, []), costs[GDMNET], key) for key in keys}
             (theirs, ours, ratio), wall, peak = (cells[key] for key in ("cpu", "wall", "peak"))
+            if "calls" in cells:
+                what += f": {cells['calls'][0]} and {cells['calls'][1]}"
             seconds = f"{theirs} ({wall[0]}) | {ours} ({wall[1]}) | {ratio} | {wall[2]}"
             yield f"| {what} | {seconds} | {peak[0]} / {peak[1]} |"
             if "disk" in cells:
@@ -464,17 +471,16 @@ class Measurement:
             for precision in PRECISIONS:
                 for tool, side in self.sides.items():
                     how = {"precision": precision} if tool == GDMNET else {}
-                    answer = side.ask("predict", image=str(image), **how)
-                    parts, what = answer["parts"], f"predict, file to file, {precision}"
-                    self.add(what, tool, together(list(parts.values())))
+                    parts = side.ask("predict", image=str(image), **how)
+                    self.add(f"predict, file to file, {precision}", tool, together(parts))
                     for part, cost in parts.items():
                         self.add(f"- {part}, {precision}", tool, cost)
 
 
-def together(costs: list[Cost]) -> Cost:
+def together(parts: dict[str, Cost]) -> Cost:
     """The cost of one thing after the other."""
-    whole = {key: sum(cost[key] for cost in costs) for key in ("cpu", "wall")}
-    return whole | {"peak": max(cost["peak"] for cost in costs)}
+    whole = {key: sum(cost[key] for cost in parts.values()) for key in ("cpu", "wall")}
+    return whole | {"peak": max(cost["peak"] for cost in parts.values())}
 
 
 def compared(theirs: list[Cost], ours: list[Cost], key: str) -> tuple[str, str, str]:

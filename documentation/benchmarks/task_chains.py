@@ -41,7 +41,7 @@ from skimage.restoration import denoise_tv_chambolle
 
 from gdmnet.arrays.body import body_mask
 from gdmnet.commands import predict
-from gdmnet.commands.terminal import CommandParser, guarded, new_parser
+from gdmnet.commands.terminal import guarded, new_parser
 from gdmnet.data.case import Series, Volume
 from gdmnet.data.dicom import case_name, grid_of, only_series
 from gdmnet.data.regrid import axial_grid, regrid
@@ -277,9 +277,13 @@ def cut_slices(raw: Path, out: Path) -> None:
     shutil.copy(raw / "dataset.json", out / "dataset.json")
 
 
-def build_parser() -> CommandParser:
+def build_parser() -> argparse.ArgumentParser:
     """One command a chain."""
-    sparse, dicom, slices = (new_parser(line) for line in ("sparse-view CT", "DICOM", "slices"))
+    whole = new_parser(__doc__.splitlines()[0])
+    commands = whole.add_subparsers(
+        dest="command", required=True, parser_class=argparse.ArgumentParser
+    )
+    sparse, dicom, slices = map(commands.add_parser, ("sparse-view", "dicom", "slices"))
     sparse.add_argument("raw", type=Path, nargs="+", help="folders of raw datasets")
     sparse.add_argument("-o", dest="output", type=Path, required=True)
     sparse.add_argument("--judge-iterations", type=int, default=400, help="(default: 400)")
@@ -289,8 +293,6 @@ def build_parser() -> CommandParser:
         parser.add_argument("-m", dest="model", type=Path, required=True, help="its folder")
     slices.add_argument("raw", type=Path, help="folder of a raw dataset")
     slices.add_argument("output", type=Path, help="folder of the new one")
-    whole = new_parser(__doc__.splitlines()[0])
-    whole.add_commands({"sparse-view": sparse, "dicom": dicom, "slices": slices})
     return whole
 
 

@@ -110,15 +110,26 @@ def test_slices_keep_their_place(script, tmp_path):
     assert (sitk.GetArrayFromImage(part)[0] == sitk.GetArrayFromImage(whole)[middle]).all()
 
 
-def test_method_study_makes_rows_that_differ_in_one_thing(script, tmp_path, monkeypatch, capsys):
+def test_method_study_makes_rows_of_one_start_and_goes_on(script, tmp_path, capsys):
     raw = write_phantom_dataset(tmp_path / "raw", n_train=2, n_test=2, shape=(10, 24, 24))
-    study = script("method_study")
-    words = ["999", "-o", str(tmp_path / "study"), "--raw", str(raw.parent), "--small"]
-    words += ["--base-steps", "2", "--steps", "2", "--encoder-steps", "2", "--judge-steps", "2"]
-    words += ["--rows", "pooled", "dial_0.5", "regression"]
-    charts = []
-    monkeypatch.setattr(study, "save_charts", lambda found, *_, **how: charts.append(found))
-    assert study.main(words) == 1  # the dial needs regression, which comes later
+    study, home = script("method_study"), tmp_path / "study"
+    words = ["999", "-o", str(home), "--raw", str(raw.parent), "--small", "--base-steps", "2"]
+    words += ["--steps", "2", "--encoder-steps", "2", "--judge-steps", "2"]
+    assert study.main([*words, "--rows", "regression", "pooled"]) == 0
+    assert not (home / "front.png").exists()  # two points are no curve
+    before = (home / "rows/pooled/row.json").read_text("utf-8")
+    assert study.main([*words, "--rows", "regression", "pooled", "dial_0.5"]) == 0
+    assert (home / "front.png").stat().st_size > 0
+    assert (home / "rows/pooled/row.json").read_text("utf-8") == before
+    rows = table(home / "table.md")
+    header = rows.pop("Dataset999_Phantom, 2 + 2 steps")
+    assert list(rows) == ["base", "regression", "pooled", "dial_0.5"]
+    assert len({tuple(cells[: header.index("s/step")]) for cells in rows.values()}) == 4
+    assert all("-" not in cells[: header.index("s/step")] for cells in rows.values())
+    assert rows["dial_0.5"][header.index("s/step")] == "-"
+    capsys.readouterr()
+    assert study.main([*words[:-1], "3"]) == 2
+    assert "its rows were made with" in capsys.readouterr().err
 
 
 def test_the_front_never_mixes_matched_and_unmatched(script):
@@ -126,3 +137,11 @@ def test_the_front_never_mixes_matched_and_unmatched(script):
     assert len(panels) == 2
     assert {"matched" in error for error, _ in panels} == {True, False}
     assert all(("matched" in error) == ("matched" in distance) for error, distance in panels)
+
+
+def test_rivals_measures_gdmnet_alone(script, tmp_path, capsys):
+    raw = write_phantom_dataset(tmp_path / "raw", n_train=2, n_test=1, shape=(10, 24, 24))
+    words = [str(raw), str(tmp_path / "scratch"), "--cases", "phantom_01", "phantom_02"]
+    script("rivals").main([*words, "--rounds", "1", "--slices", "6"])
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    assert len(rows) == 18, rows
