@@ -18,8 +18,8 @@ work with one thread, each in a process of its own, in turn; a ratio is the medi
 nnU-Net's cost divided by gdmnet's beside it: above 1 gdmnet is cheaper. Spacing, patch and batch
 are those of gdmnet's cpu plan. Without --nnunet gdmnet is measured alone.
 
-The script starts itself as `rivals.py serve gdmnet|nnunet SCRATCH` in either environment: what it
-imports above is in both, and nnU-Net's side needs nothing of gdmnet.
+The script starts itself as `rivals.py serve gdmnet|nnunet SCRATCH` in either environment: nnU-Net's
+side needs nothing of gdmnet.
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ import copy
 import json
 import os
 import platform
-import resource
 import shutil
 import subprocess
 import sys
@@ -40,18 +39,14 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import numpy as np
-import torch
-
 Cost = dict[str, float]
 """`cpu` and `wall` in seconds; `peak`, resident MiB of the whole process."""
 GDMNET, NNUNET = "gdmnet", "nnunet"
 CONFIGURATION, DATASET_JSON = "3d_fullres", "dataset.json"
-CPU = torch.device("cpu")
 VARIABLES = {
     "OMP_NUM_THREADS": "1",
     "nnUNet_def_n_proc": "1",  # also the threads that it gives torch in its export
-    "nnUNet_n_proc_DA": "0",  # batches in the same process, as gdmnet's on a CPU
+    "nnUNet_n_proc_DA": "1",
 }
 PHASES = ("commands", "preparing", "batching", "training", "predicting")
 N_BATCHES = 16
@@ -74,23 +69,21 @@ HEAD = (
 
 
 def cost_of(work: Callable[[], Any]) -> tuple[Any, Cost]:
-    """What a function gives, and what it cost, all threads of this process counted."""
-    status, references = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-    if references.exists():
-        references.write_text("5")  # the peak begins anew (man 5 proc)
+    """What a function gives, and what it cost, all threads of this process counted (Linux)."""
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew (man 5 proc)
     cpu, wall = time.process_time(), time.perf_counter()
     result = work()
     cost = {"cpu": time.process_time() - cpu, "wall": time.perf_counter() - wall}
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    if status.exists():
-        (peak,) = (int(x.split()[1]) for x in status.open() if x.startswith("VmHWM"))
+    lines = Path("/proc/self/status").read_text().splitlines()
+    (peak,) = (int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
     return result, cost | {"peak": peak / 1024}
 
 
 def cost_of_command(words: Sequence[str | Path], log: Path) -> Cost:
     """What a command cost, the processes that it started and waited for counted.
 
-    Its peak is that of the largest of its processes.
+    Its peak is that of the largest of its processes, and at least this script's own, which
+    therefore imports little.
     """
     begin = time.perf_counter()
     with log.open("a") as handle:
@@ -107,7 +100,7 @@ def mebibytes(folder: Path) -> float:
     return sum(path.stat().st_size for path in folder.iterdir()) / 2**20
 
 
-def calls_of(network: torch.nn.Module) -> list[None]:
+def calls_of(network: Any) -> list[None]:  # noqa: ANN401
     """A list that gets an entry with every call from now on."""
     calls: list[None] = []
     network.register_forward_hook(lambda *_: calls.append(None))
@@ -147,6 +140,8 @@ def serve(tool: str, home: Path) -> None:
 
     What the tools print goes to the log that standard error is.
     """
+    import torch
+
     torch.set_num_threads(1)
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
@@ -247,13 +242,15 @@ class Gdmnet:
         )
         return describe_training(self.raw.name, CONFIGURATION, "all", self.roots, settings)
 
-    def _network(self) -> torch.nn.Module:
+    def _network(self) -> Any:  # noqa: ANN401
         from gdmnet.training.fold_training import build_generator
 
         return build_generator(self._training("regression"))
 
     def _stepper(self, objective: str) -> Callable[[str], None]:
         """A training without its loop's checkpoints and logs, as `training.loop` steps it."""
+        import torch
+
         from gdmnet.models.precision import autocast
         from gdmnet.training.fold_training import build_generator, build_objective
         from gdmnet.training.step import GeneratorOptimizer
@@ -261,11 +258,12 @@ class Gdmnet:
         training = self._training(objective)
         built, _ = build_objective(training)
         network = build_generator(training).train()
-        optimizer = GeneratorOptimizer(network, training.run.recipe, CPU)
+        device = torch.device("cpu")
+        optimizer = GeneratorOptimizer(network, training.run.recipe, device)
         rng, numbers = torch.Generator(), iter(range(STEPS))
 
         def step(precision: str) -> None:
-            with autocast(precision, CPU):
+            with autocast(precision, device):
                 descent = built.descend(optimizer.trained, self.kept, rng)
             optimizer.step(descent, next(numbers))
 
@@ -276,6 +274,7 @@ class NnUNet:
     """nnU-Net's tasks, on what nnUNetv2_plan_and_preprocess made; only its own classes compute."""
 
     def __init__(self, home: Path) -> None:
+        os.environ["nnUNet_n_proc_DA"] = "0"  # batches in this process, as gdmnet's on a CPU
         (self.raw,) = (home / "raw").glob("Dataset*")
         self.aside = home / "aside"
         self.aside.mkdir(exist_ok=True)
@@ -303,25 +302,29 @@ class NnUNet:
 
         shared = {key: wanted[key] for key in ("spacing", "patch_size", "batch_size")}
         equal, own = self._planned(), self._planned()
-        sizes, kwargs = wanted["architecture"], equal["arch_kwargs"]
-        n_stages = len(sizes["features"])
-        del kwargs["n_conv_per_stage"]
-        kwargs |= {"n_stages": n_stages, "features_per_stage": sizes["features"]}
-        kwargs |= {"kernel_sizes": sizes["kernels"], "strides": sizes["strides"]}
-        kwargs |= {"n_blocks_per_stage": sizes["blocks"]}
-        kwargs |= {"n_conv_per_stage_decoder": [1] * (n_stages - 1)}
+        sizes, n_stages = wanted["architecture"], len(wanted["architecture"]["features"])
+        equal["network_class_name"] = RESIDUAL
+        del equal["arch_kwargs"]["n_conv_per_stage"]
+        equal["arch_kwargs"] |= {
+            "n_stages": n_stages,
+            "features_per_stage": sizes["features"],
+            "kernel_sizes": sizes["kernels"],
+            "strides": sizes["strides"],
+            "n_blocks_per_stage": sizes["blocks"],
+            "n_conv_per_stage_decoder": [1] * (n_stages - 1),
+        }
         _, strides, kernels, _, _ = get_pool_and_conv_props(
             wanted["spacing"], wanted["patch_size"], MIN_EDGE, 999999
         )
         kwargs, depth = own["arch_kwargs"], len(strides)
         kwargs |= {"strides": lists(strides), "kernel_sizes": lists(kernels), "n_stages": depth}
-        for name in ("features_per_stage", "n_conv_per_stage"):
-            kwargs[name] = kwargs[name][:depth]
-        kwargs["n_conv_per_stage_decoder"] = kwargs["n_conv_per_stage_decoder"][: depth - 1]
-        for name, architecture in (
-            (EQUAL, equal | {"network_class_name": RESIDUAL}),
-            (OWN, own),
+        for name, n in (
+            ("features_per_stage", 0),
+            ("n_conv_per_stage", 0),
+            ("n_conv_per_stage_decoder", 1),
         ):
+            kwargs[name] = kwargs[name][: depth - n]
+        for name, architecture in ((EQUAL, equal), (OWN, own)):
             added = shared | {"inherits_from": CONFIGURATION, "architecture": architecture}
             self.plans["configurations"][name] = added
         for name in (EQUAL, OWN):
@@ -362,6 +365,7 @@ class NnUNet:
 
     def predict(self, image: str) -> dict[str, Cost]:
         """One volume from file to file with fresh weights, no mirroring, in parts."""
+        import torch
         from nnunetv2.inference.export_prediction import export_prediction_from_logits
         from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
         from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
@@ -372,7 +376,7 @@ class NnUNet:
             tile_step_size=0.5,
             use_mirroring=False,
             perform_everything_on_device=False,
-            device=CPU,
+            device=torch.device("cpu"),
             allow_tqdm=False,
         )
         predictor.manual_initialization(
@@ -394,11 +398,12 @@ class NnUNet:
         return copy.deepcopy(self.plans["configurations"][CONFIGURATION]["architecture"])
 
     def _start(self, name: str) -> None:
+        import torch
         from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
         torch.manual_seed(0)
         plans = copy.deepcopy(self.plans) | {"continue_training": False}
-        trainer = nnUNetTrainer(plans, name, "all", self.dataset, CPU)
+        trainer = nnUNetTrainer(plans, name, "all", self.dataset, torch.device("cpu"))
         trainer.enable_deep_supervision = name == OWN
         trainer.initialize()
         self.trainers[name] = trainer
@@ -499,8 +504,8 @@ def lists(shapes: Any) -> list[list[int]]:  # noqa: ANN401
 
 def make_datasets(raw: Path, home: Path, cases: list[str]) -> None:
     """The chosen cases as raw datasets of both tools; image files are linked."""
-    from gdmnet.data.case import Volume
-    from gdmnet.data.volume import read_volume, write_volume
+    import numpy as np
+    import SimpleITK as sitk  # noqa: N813
 
     described = json.loads((raw / DATASET_JSON).read_text()) | {"numTraining": len(cases)}
     ending = described["file_ending"]
@@ -511,29 +516,25 @@ def make_datasets(raw: Path, home: Path, cases: list[str]) -> None:
         for case in cases:
             for image in raw.glob(f"imagesTr/{case}_????{ending}"):
                 (folder / "imagesTr" / image.name).symlink_to(image.resolve())
-            target, answer = raw / "targetsTr" / f"{case}{ending}", folder / answers
+            target = raw / "targetsTr" / f"{case}{ending}"
+            answer = folder / answers / target.name
             if tool == GDMNET:
-                (answer / target.name).symlink_to(target.resolve())
+                answer.symlink_to(target.resolve())
             else:
-                volume = read_volume(target)
-                above = volume.array > np.median(volume.array[volume.array > 0])
-                label = Volume(above.astype(np.float32), volume.geometry)
-                write_volume(answer / target.name, label, integer=True)
+                volume = sitk.ReadImage(str(target))
+                values = sitk.GetArrayFromImage(volume)
+                sitk.WriteImage(volume > float(np.median(values[values > 0])), str(answer))
         labels = {"labels": {"background": 0, "bright": 1}} if tool == NNUNET else {}
         (folder / DATASET_JSON).write_text(json.dumps(described | labels))
 
 
 def middle_of(image: Path, n_slices: int, home: Path) -> Path:
     """A file of the middle slices of an image."""
-    from gdmnet.data.case import Volume
-    from gdmnet.data.volume import read_volume, write_volume
-    from gdmnet.geometry import Geometry
+    import SimpleITK as sitk  # noqa: N813
 
-    volume, path = read_volume(image), home / "middle_0000.nii.gz"
-    first = max(0, (volume.geometry.shape[0] - n_slices) // 2)
-    part = volume.array[:, first : first + n_slices]
-    geometry = Geometry((part.shape[1], *volume.geometry.shape[1:]), volume.geometry.spacing)
-    write_volume(path, Volume(part, geometry), integer=False)
+    volume, path = sitk.ReadImage(str(image)), home / "middle_0000.nii.gz"
+    first = max(0, (volume.GetSize()[2] - n_slices) // 2)
+    sitk.WriteImage(volume[:, :, first : first + n_slices], str(path))
     return path
 
 
