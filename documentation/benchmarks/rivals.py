@@ -274,7 +274,7 @@ class NnUNet:
     """nnU-Net's tasks, on what nnUNetv2_plan_and_preprocess made; only its own classes compute."""
 
     def __init__(self, home: Path) -> None:
-        os.environ.update(nnUNet_n_proc_DA="0"  # batches in this process, as gdmnet's on a CPU)
+        os.environ.update(nnUNet_n_proc_DA="0")  # batches in this process, as gdmnet on a CPU
         (self.raw,) = (home / "raw").glob("Dataset*")
         self.aside = home / "aside"
         self.aside.mkdir(exist_ok=True)
