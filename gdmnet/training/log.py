@@ -7,6 +7,7 @@ import logging
 import math
 import re
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,9 @@ def readable(record: dict[str, Any]) -> str:
         words.append(f"skipped {record['skipped']}")
     if record.get("best"):
         words.append("best so far")
+    left = record["epochs"] - record["epoch"]
+    if record["epoch"] == 1 and left and record.get("seconds"):
+        words.append(f"about {timedelta(seconds=round(left * record['seconds']))} to go")
     return "  ".join(words)
 
 
