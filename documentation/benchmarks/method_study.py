@@ -5,144 +5,242 @@
 
 The dataset is planned and prepared into STUDY, one regression a seed is trained on all its training
 cases, and every row is then trained for equal steps from that checkpoint, with the same seed and
-patches. Judged on imagesTs against targetsTs alone, on whole volumes (see `method_figures.py`).
-Rows run one after the other, each in a process of its own (its peak memory is a column); what is
+patches. Judged on imagesTs against targetsTs alone, on whole volumes (see `judging.py`). What is
 finished is kept, so the script can be stopped and started again, or started twice with different
-rows. STUDY/table.md, front.png and pictures/ are made anew after every row. The rows `dial_T` need
-no training: theirs are the weights between regression and pooled, as `--realism T` takes them.
+rows; STUDY/table.md and front.png are made anew after every row. The rows `dial_T` need no
+training: theirs are the weights between regression and pooled, as `--realism T` takes them.
 On a slow machine `--small` halves the generator's and the encoder's features, takes five sixths of
 the patch and overlaps windows by a quarter: other figures, the same comparison. Every dataset,
 and every change of these settings, needs a STUDY folder of its own; one of others is refused.
+`gdm_report` shows STUDY/rows/*/predictions beside each other.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import resource
 import shutil
-import subprocess
 import sys
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
+from statistics import median
+from typing import Any
 
 import numpy as np
-import torch
-from method_figures import Bench, draw_front, draw_pictures, write_table
-from torch import nn
+from judging import (
+    COLUMNS,
+    PREDICTIONS,
+    ROW,
+    HeldOut,
+    finished,
+    seconds_a_volume,
+    write_table,
+)
 
 from gdmnet import codec, folders
-from gdmnet.commands import plan_and_preprocess
-from gdmnet.compare.judge import GroupNormEncoder
-from gdmnet.data.raw import read_description, test_cases
-from gdmnet.data.splits import split_for
-from gdmnet.encoders import FrozenEncoder, freeze_norms
-from gdmnet.encoders.self_supervised import cell_shape, decoder_for, encoder_for
-from gdmnet.inference.model import load_model
+from gdmnet.charts import Chart, Curve, save_charts
+from gdmnet.commands import plan_and_preprocess, predict
+from gdmnet.commands.terminal import guarded, new_parser
+from gdmnet.errors import OutputError
+from gdmnet.folders import Roots
 from gdmnet.models import checkpoint
 from gdmnet.models.card import PredictionSettings
-from gdmnet.models.device import find_device
-from gdmnet.objectives.build import OBJECTIVES, context_of, generator_of
-from gdmnet.plan import Plan, Recipe
+from gdmnet.models.select import ModelChoice
+from gdmnet.plan import Plan
 from gdmnet.planning.topology import total_stride
+from gdmnet.settings import Settings, add_settings, given_settings, setting
 from gdmnet.training import log
-from gdmnet.training.batches import Batches
-from gdmnet.training.feature_encoder import EncoderChoice, prepare_encoder, target_patches
-from gdmnet.training.loop import fit
-from gdmnet.training.pretrain import pretraining_patch, split_cases, train_autoencoder
-from gdmnet.training.start import Options, describe, keep_plan, open_cases
+from gdmnet.training.fold import train_fold
+from gdmnet.training.settings import EncoderSettings, TrainingSettings
 
-CONFIGURATION = "3d_fullres"
-BASE = "base"
+CONFIGURATION, FOLD = "3d_fullres", "all"
 RATIOS = (0.05, 0.1, 0.3, 0.6)  # beside the default's 0.2
-ENCODERS = {
-    "self": (EncoderChoice("self", iterations=400), "encoder"),
-    "long": (EncoderChoice("self", iterations=1600), "encoder_long"),
-    "random": (EncoderChoice("random"), "encoder"),
-}
-"""Row.encoder -> what to prepare, and the folder in STUDY that keeps it."""
-GROUPNORM = ("groupnorm", "groupnorm_frozen", "random_groupnorm", "random_groupnorm_frozen")
 DIAL = (0.25, 0.5, 0.75, 1.25, 1.5)  # 0 is the row regression, 1 the row pooled
+SEEDS = (0, 1, 2)
+# The drift begins at once: its norms are measured in the first steps of the ramp.
+FINE_TUNING = {"regression_share": 0.0, "ramp_share": 0.1, "adapt_drift": False}
+FRONTS = {
+    "pooled": ("pooled", "pooled_r{:g}"),
+    "paired": ("paired", "paired_r{:g}"),
+    "random encoder": ("encoder_random", "encoder_random_r{:g}"),
+    "dial": ("pooled", "dial_{:g}"),
+}
+"""Name of a curve -> its row at the default, and its rows at other settings."""
+PANELS = {
+    "as predicted": ("mae", "frechet_self"),
+    "after an intensity match": ("mae_matched", "frechet_matched"),
+}
+"""Title -> error and distance: both without a match, or both after one."""
+
+
+@dataclasses.dataclass(frozen=True)
+class StudySettings(Settings):
+    """What all rows of a study have in common."""
+
+    dataset: str = ""
+    base_steps: int = setting(2500, "of the regression that every row starts from", least=1)
+    steps: int = setting(600, "of every row", least=1)
+    learning_rate: float = setting(4e-4, "of every row", above=0)
+    encoder_steps: int = setting(400, "of the embedded encoder", least=1)
+    judge_steps: int = setting(400, "of each judge", least=1)
+    small: bool = setting(False, "a smaller network and patch")
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One variant: the objective's options, which encoder carries the features, or the dial's T."""
+    """One variant.
+
+    Attributes:
+        objective: a name of gdm_train's.
+        options: of the objective, beside `FINE_TUNING`.
+        encoder: a name of gdm_train's.
+        long: train the embedded encoder four times as long.
+        seed: of everything.
+        realism: take the weights between regression and pooled instead of a training.
+    """
 
     objective: str = "gdm"
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     encoder: str = "self"
-    options: dict = dataclasses.field(default_factory=dict)
+    long: bool = False
     seed: int = 0
-    dial: float | None = None
+    realism: float | None = None
 
 
 def rows() -> dict[str, Row]:
     """All variants by name; each differs from the default, `pooled`, in one thing."""
     found = {
         "regression": Row("regression"),
-        "perceptual": _part(pairing="paired"),
-        "pooled": _part(pairing="pooled"),
+        "pooled": Row(),
+        "paired": _gdm(pairing="paired"),  # the perceptual control
+        "encoder_random": Row(encoder="random"),
+        "encoder_long": Row(long=True),
+        "temperature_low": _gdm(temperatures=[0.02, 0.05, 0.2]),
+        "temperature_0.05": _gdm(temperatures=[0.05]),
+        "temperature_1": _gdm(temperatures=[1.0]),
+        "locations_1024": _gdm(locations=1024, bank=2048),
+        "bank_0": _gdm(bank=0),
+        "ramp_0.5": _gdm(ramp_share=0.5),
+        "late_0.5": _gdm(regression_share=0.5),
+        "every_2nd": _gdm(every=2),
     }
-    for name in ("random", *GROUPNORM):
-        found[f"encoder_{name}"] = _part(encoder=name)
-    for name in ("global", "local", "spatial"):
-        found[f"only_{name}"] = _part(levels=[name])
-    for name, temperatures in (("low", (0.02, 0.05, 0.2)), ("0.05", (0.05,)), ("1", (1.0,))):
-        found[f"temperature_{name}"] = _part(temperatures=temperatures)
-    found["locations_1024"] = _part(locations=1024, bank=2048)
-    found["bank_0"] = _part(bank=0)
-    found["ramp_0.5"] = _part(ramp_share=0.5)
-    found["late_0.5"] = _part(regression_share=0.5)
-    found["encoder_long"] = _part(encoder="long")
-    found["every_2nd"] = _part(every=2)
-    found |= {f"dial_{t:g}": Row(dial=t) for t in DIAL}
-    for ratio in RATIOS:
-        for pairing in ("pooled", "paired"):
-            found[f"{pairing}_r{ratio:g}"] = _part(pairing=pairing, drift_ratio=ratio)
-        for encoder in ("random", "groupnorm_frozen"):
-            found[f"encoder_{encoder}_r{ratio:g}"] = _part(encoder=encoder, drift_ratio=ratio)
-    for seed in (1, 2):
+    found |= {f"only_{name}": _gdm(levels=[name]) for name in ("global", "local", "spatial")}
+    found |= {f"dial_{t:g}": Row(realism=t) for t in DIAL}
+    for r in RATIOS:
+        found[f"pooled_r{r:g}"] = _gdm(drift_ratio=r)
+        found[f"paired_r{r:g}"] = _gdm(drift_ratio=r, pairing="paired")
+        found[f"encoder_random_r{r:g}"] = Row(options={"drift_ratio": r}, encoder="random")
+    for seed in SEEDS[1:]:
         found[f"regression_seed{seed}"] = Row("regression", seed=seed)
         found[f"pooled_seed{seed}"] = Row(seed=seed)
     return found
 
 
-def _part(encoder: str = "self", **options: object) -> Row:
-    return Row(encoder=encoder, options=options)
+def _gdm(**options: object) -> Row:
+    return Row(options=options)
 
 
-@dataclasses.dataclass(frozen=True)
 class Study:
-    """Where everything lies and how long it takes."""
+    """A study in its folder.
 
-    dataset: str
-    raw: Path
-    home: Path
-    base_steps: int
-    steps: int
-    rate: float
-    small: bool = False
+    Args:
+        home: of everything: preprocessed/, encoders/, rows/, table.md, front.png.
+        raw: the raw root.
+        settings: of all rows.
 
-    @property
-    def prepared(self) -> Path:
-        """Folder of the dataset's plan and prepared cases."""
-        return self.home / folders.PREPROCESSED / self.dataset
+    Raises:
+        OutputError: the rows in the folder were made with other settings.
+    """
 
-    @property
-    def plan(self) -> Plan:
-        """The dataset's plan, or the one of a study with `--small`."""
-        plan = codec.load(Plan, self.prepared / folders.PLAN_JSON)
-        return smaller(plan) if self.small else plan
+    def __init__(self, home: Path, raw: Path, settings: StudySettings) -> None:
+        self.home, self.settings = home, settings
+        self.dataset = settings.dataset
+        self.roots = Roots(raw, home / folders.PREPROCESSED, home / folders.RESULTS)
+        self.held_out = HeldOut(raw / self.dataset, settings.judge_steps)
+        self.rows = {_base(seed): Row("regression", seed=seed) for seed in SEEDS} | rows()
+        file = home / "settings.json"
+        if file.is_file() and (known := codec.load(StudySettings, file)) != settings:
+            raise OutputError(f"{home}: its rows were made with {known}; take another folder")
+        codec.save(settings, file)
 
-    def folder(self, row: str) -> Path:
-        """Of a row: holds row.json when it is done."""
-        return self.home / "rows" / row
+    def run(self, names: list[str]) -> None:
+        """Make what is missing of the rows that are named and of those that they start from."""
+        self._prepare()
+        for name in dict.fromkeys([*(_base(self.rows[name].seed) for name in names), *names]):
+            row, folder = self.rows[name], self.home / "rows" / name
+            if not (folder / ROW).is_file():
+                print(f"== {name}", flush=True)
+                measured = {}
+                if row.realism is None:
+                    measured["seconds_a_step"] = self._train(name, row)
+                else:
+                    self._dial(name)
+                self._predict(name, row)
+                measured["seconds_a_volume"] = seconds_a_volume(folder / PREDICTIONS)
+                self.held_out.judge(folder, **measured)
+            how = self.settings
+            title = f"{self.dataset}, {how.base_steps} + {how.steps} steps"
+            write_table(self.home, list(self.rows), title, over_seeds(finished(self.home)))
+            draw_fronts(self.home)
 
-    def model(self, row: Row, name: str) -> Path:
-        """A row's model folder, below its own."""
-        kind = "regression" if name.startswith((BASE, "regression")) else row.objective
-        return folders.model_folder(self.folder(name), self.dataset, kind, CONFIGURATION)
+    def _prepare(self) -> None:
+        """Plan and prepare, once."""
+        place = self.roots.preprocessed / self.dataset / folders.PLAN_JSON
+        if not place.is_file():
+            options = plan_and_preprocess.PlanOptions(preset="cpu", configurations=(CONFIGURATION,))
+            plan = plan_and_preprocess.run(self.dataset, self.roots, options)
+            codec.save(smaller(plan) if self.settings.small else plan, place)
+
+    def _train(self, name: str, row: Row) -> float:
+        """Train one row; seconds a step: of the median epoch, its validation included."""
+        how, is_base = self.settings, name == _base(row.seed)
+        steps = how.base_steps if is_base else how.steps
+        length = how.encoder_steps * (4 if row.long else 1)
+        start = None if is_base else self._fold(_base(row.seed)) / folders.FINAL
+        settings = TrainingSettings(
+            objective=row.objective,
+            objective_options=FINE_TUNING | dict(row.options) if row.objective == "gdm" else {},
+            epochs=max(1, steps // 50),
+            iterations=min(50, steps),
+            learning_rate=None if is_base else how.learning_rate,
+            seed=row.seed,
+            pretrained=start,
+            encoder=EncoderSettings(
+                row.encoder, iterations=length if row.encoder == "self" else None
+            ),
+            encoder_root=self.home / "encoders" / f"seed{row.seed}_{length}",
+            overwrite=True,  # what was interrupted
+            validates=False,
+        )
+        roots = dataclasses.replace(self.roots, results=self.home / "rows" / name)
+        fold = train_fold(self.dataset, CONFIGURATION, FOLD, roots, settings)
+        return median(record["seconds"] for record in log.read(fold)) / settings.iterations
+
+    def _dial(self, name: str) -> None:
+        """A model of two finished rows: pooled's, and regression's as its twin."""
+        origin, fold = self._fold("pooled"), self._fold(name)
+        shutil.copytree(origin.parent, fold.parent, dirs_exist_ok=True)
+        twin = checkpoint.load(self._fold("regression") / folders.FINAL)["ema"]
+        state = checkpoint.load(origin / folders.FINAL)
+        checkpoint.save(fold / folders.FINAL, {**state, "twin": twin})
+
+    def _predict(self, name: str, row: Row) -> None:
+        """Predict the held-out cases."""
+        step_size = 0.75 if self.settings.small else 0.5
+        predict.run(
+            self.held_out.raw / "imagesTs",
+            self.home / "rows" / name / PREDICTIONS,
+            self.roots,
+            ModelChoice(model=self._fold(name).parent, folds=(FOLD,)),
+            PredictionSettings(realism=row.realism, step_size=step_size),
+            predict.PredictionOptions(overwrite=True),
+        )
+
+    def _fold(self, name: str) -> Path:
+        """The folder of a row's training."""
+        results, objective = self.home / "rows" / name, self.rows[name].objective
+        model = folders.model_folder(results, self.dataset, objective, CONFIGURATION)
+        return folders.fold_folder(model, FOLD)
 
 
 def smaller(plan: Plan) -> Plan:
@@ -162,224 +260,78 @@ def smaller(plan: Plan) -> Plan:
     return dataclasses.replace(plan, configurations={CONFIGURATION: small})
 
 
-def check_settings(study: Study, parser: argparse.ArgumentParser) -> None:
-    """Refuse a STUDY folder whose rows were made with other settings; a new one takes these."""
-    file = study.home / "settings.json"
-    settings = codec.encode(dataclasses.replace(study, home=Path(), raw=Path()))
-    if file.is_file() and (known := codec.read_json(file)) != settings:
-        differ = ", ".join(
-            f"{name} {known.get(name)}" for name in settings if known.get(name) != settings[name]
-        )
-        parser.error(f"{study.home}: its rows were made with {differ}; take another folder")
-    codec.save(settings, file)
+def over_seeds(found: dict[str, dict[str, float]]) -> list[str]:
+    """With several seeds: mean and deviation of pooled's ratio to regression."""
+    endings = [f"_seed{seed}" if seed else "" for seed in SEEDS]
+    pairs = [
+        (found[f"regression{ending}"], found[f"pooled{ending}"])
+        for ending in endings
+        if {f"regression{ending}", f"pooled{ending}"} <= set(found)
+    ]
+    if len(pairs) < 2:
+        return []
+    ratios = []
+    for key, title in COLUMNS.items():
+        values = [own[key] / base[key] for base, own in pairs if base.get(key)]
+        if len(values) > 1:
+            ratios.append(f"{title} {np.mean(values):.3f} +- {np.std(values, ddof=1):.3f}")
+    return [f"pooled over regression, {len(pairs)} seeds: {', '.join(ratios)}"]
 
 
-def prepare_dataset(study: Study) -> None:
-    """Plan and prepare, once."""
-    if not (study.prepared / folders.PLAN_JSON).is_file():
-        roots = folders.Roots(study.raw, study.home / folders.PREPROCESSED, study.home)
-        plan_and_preprocess.run(
-            study.dataset,
-            roots,
-            plan_and_preprocess.PlanOptions(preset="cpu", configurations=(CONFIGURATION,)),
-        )
+def draw_fronts(home: Path) -> None:
+    """home/front.png: errors over distances, a curve for each of `FRONTS` with enough rows.
+
+    What stands after an intensity match is never drawn over what does not.
+    """
+    found = finished(home)
+    charts = []
+    for title, (error, distance) in PANELS.items():
+        curves = []
+        for name, (default, pattern) in FRONTS.items():
+            settings = {pattern.format(value) for value in (*RATIOS, *DIAL)}
+            names = {"regression", default, *settings} & set(found)
+            points = sorted((found[row][distance], found[row][error]) for row in names)
+            if len(points) > 2:
+                curves.append(Curve(name, points))
+        axis = f"Frechet distance, plain judge, {title}"
+        charts.append(Chart(f"MAE, {title}", curves, x_title=axis))
+    if any(chart.curves for chart in charts):
+        save_charts(charts, home / "front.png", heading="", n_columns=len(charts))
 
 
-def run_row(study: Study, name: str, row: Row) -> None:
-    """Train one row (the base without a start) and predict the test cases."""
-    plan = study.plan
-    configuration = plan.configurations[CONFIGURATION]
-    is_base = name.startswith(BASE)
-    steps = study.base_steps if is_base else study.steps
-    device = find_device("auto")
-    options = Options(
-        objective=row.objective,
-        epochs=max(1, steps // 50),
-        iterations=min(50, steps),
-        learning_rate=None if is_base else study.rate,
-        seed=row.seed,
-        objective_options={} if row.objective == "regression" else _fine_tuning(row.options),
-        encoder=ENCODERS.get(row.encoder, ENCODERS["random"])[0],
-    )
-    split = split_for("all", study.prepared / folders.SPLITS_JSON)
-    cases, _ = open_cases(study.prepared / CONFIGURATION, split)
-    described = describe(plan, configuration, "all", split, options, device)
-    model = study.model(row, name)
-    fold = folders.fold_folder(model, "all")
-    recipe = described.recipe
-    encoder = None
-    if row.objective != "regression":
-        encoder = make_encoder(row.encoder, study, cases, recipe, device)
-    context = context_of(
-        configuration,
-        described.options,
-        total_steps=recipe.total_steps,
-        seed=row.seed,
-        encoder=encoder,
-    )
-    objective = OBJECTIVES[row.objective](context)
-    torch.manual_seed(row.seed)
-    generator = generator_of(configuration, objective.inputs)
-    if not is_base:
-        base = folders.fold_folder(study.model(row, _base_of(row.seed)), "all")
-        checkpoint.load_pretrained(generator, base / folders.FINAL)
-    keep_plan(model, plan, study.prepared / folders.FINGERPRINT_JSON)
-    codec.save(described, fold / folders.RUN_JSON)
-    training = Batches(cases, configuration, seed=row.seed, augment=True)
-    validation = Batches(cases, configuration, seed=row.seed, augment=False)
-    fit(generator, objective, training, validation, recipe, fold, device)
-    epochs = sorted(record["seconds"] / recipe.iterations for record in log.read(fold))
-    # the median epoch, its validation included
-    measured = {"steps": steps, "seconds_a_step": epochs[len(epochs) // 2]}
-    keep_predictions(study, name, row, model, measured)
+def _base(seed: int) -> str:
+    """The name of the row that all rows of a seed start from."""
+    return f"base_seed{seed}" if seed else "base"
 
 
-def _fine_tuning(options: dict) -> dict:
-    """The drift begins at once: its norms are measured in the first steps of the ramp."""
-    return {"regression_share": 0.0, "ramp_share": 0.1, "adapt_drift": False} | options
-
-
-def _base_of(seed: int) -> str:
-    return BASE if seed == 0 else f"{BASE}_seed{seed}"
-
-
-def make_encoder(
-    name: str, study: Study, cases: Sequence, recipe: Recipe, device: torch.device
-) -> nn.Module:
-    """The embedded encoder, the random control, or either with GroupNorm, moving or frozen."""
-    configuration = study.plan.configurations[CONFIGURATION]
-    if name in ENCODERS:
-        choice, folder = ENCODERS[name]
-        return prepare_encoder(
-            choice,
-            cases,
-            configuration,
-            fingerprint=None,
-            folder=study.home / folder,
-            recipe=recipe,
-            device=device,
-        )
-    encoder = GroupNormEncoder(encoder_for(configuration.architecture, seed=recipe.seed))
-    if not name.startswith("random"):
-        train_groupnorm(encoder, study, cases, recipe, device)
-    frozen = FrozenEncoder(encoder).to(device)
-    if name.endswith("frozen"):
-        freeze_norms(frozen, target_patches(cases, configuration, recipe.seed, device))
-    return frozen
-
-
-def train_groupnorm(
-    encoder: nn.Module, study: Study, cases: Sequence, recipe: Recipe, device: torch.device
-) -> None:
-    """As the embedded encoder is trained; once a study and seed."""
-    configuration = study.plan.configurations[CONFIGURATION]
-    file = study.home / "encoder" / f"groupnorm_{recipe.seed}.pt"
-    if file.is_file():
-        encoder.load_state_dict(torch.load(file, weights_only=True))
-        return
-    shape = pretraining_patch(configuration.patch_size)
-    network = nn.Sequential(encoder, decoder_for(encoder, seed=recipe.seed + 1)).to(device)
-    train_autoencoder(
-        network,
-        split_cases(cases)[0],
-        shape,
-        cell_shape(configuration.spacing, shape),
-        iterations=400,
-        seed=recipe.seed,
-        precision=recipe.precision,
-    )
-    torch.save(encoder.cpu().state_dict(), file)
-
-
-def keep_predictions(study: Study, name: str, row: Row, model: Path, measured: dict) -> None:
-    """Predict the test cases and write trained.json: the row can then be judged."""
-    step_size = 0.75 if study.small else 0.5
-    translator = load_model(
-        model, PredictionSettings(realism=row.dial, step_size=step_size), folds=["all"]
-    )
-    out = study.folder(name) / "predictions"
-    out.mkdir(exist_ok=True)
-    raw = study.raw / study.dataset
-    seconds = []
-    for files in test_cases(raw, read_description(raw))[0]:
-        begin = time.perf_counter()
-        image = translator.translate_case(files).array[0]
-        seconds.append(time.perf_counter() - begin)
-        np.save(out / f"{files.identifier}.npy", image)
-    measured["seconds_a_volume"] = sum(seconds) / len(seconds)
-    measured["peak_gb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    codec.save({"row": row, "measured": measured}, study.folder(name) / "trained.json")
-
-
-def dial_row(study: Study, name: str, row: Row) -> None:
-    """Predict with the weights between those of two finished rows, regression and pooled."""
-    of = {kind: study.model(row, kind) for kind in ("regression", "pooled")}
-    fold = folders.fold_folder(study.model(row, name), "all")
-    fold.mkdir(parents=True, exist_ok=True)
-    origin = folders.fold_folder(of["pooled"], "all")
-    shutil.copy(of["pooled"] / folders.PLAN_JSON, fold.parent)
-    shutil.copy(origin / folders.RUN_JSON, fold)
-    state = checkpoint.load(origin / folders.FINAL)
-    twin = folders.fold_folder(of["regression"], "all") / folders.FINAL
-    state["twin"] = checkpoint.load(twin)["ema"]
-    torch.save(state, fold / folders.FINAL)
-    keep_predictions(study, name, row, fold.parent, {})
-
-
-def main() -> None:
-    """Run what is missing, row by row, each in its own process."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("dataset")
-    parser.add_argument("-o", dest="home", type=Path, required=True)
+def build_parser() -> argparse.ArgumentParser:
+    """Of the study."""
+    parser = new_parser(__doc__.splitlines()[0])
+    parser.add_argument("dataset", help="501 or Dataset501_Name")
+    parser.add_argument("-o", dest="home", type=Path, required=True, metavar="STUDY")
     parser.add_argument("--raw", type=Path, required=True)
-    parser.add_argument("--rows", nargs="+", help="default: all")
-    parser.add_argument("--base-steps", type=int, default=2500)
-    parser.add_argument("--steps", type=int, default=600)
-    parser.add_argument("--learning-rate", type=float, default=4e-4)
-    parser.add_argument("--small", action="store_true", help="a smaller network and patch")
+    parser.add_argument("--rows", nargs="+", choices=rows(), metavar="NAME", help="default: all")
     parser.add_argument("--list", action="store_true", help="print the names of the rows")
-    parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    every = rows()
+    names = [field.name for field in dataclasses.fields(StudySettings) if field.name != "dataset"]
+    add_settings(parser, StudySettings, names)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run what is missing, row by row."""
+    args = build_parser().parse_args(argv)
     if args.list:
-        print("\n".join(every))
-        return
-    dataset = folders.resolve_dataset(args.dataset, args.raw)
-    study = Study(
-        dataset,
-        args.raw,
-        args.home,
-        args.base_steps,
-        args.steps,
-        args.learning_rate,
-        small=args.small,
-    )
-    chosen = args.rows or list(every)
-    every |= {_base_of(seed): Row("regression", seed=seed) for seed in (0, 1, 2)}
-    if args.here:
-        (name,) = chosen
-        row = every[name]
-        (run_row if row.dial is None else dial_row)(study, name, row)
-        return
-    check_settings(study, parser)
-    prepare_dataset(study)
-    sources = study.plan.configurations[CONFIGURATION].sources
-    bench = Bench(study.raw / dataset, study.home, sources)
-    for name in dict.fromkeys([*(_base_of(every[name].seed) for name in chosen), *chosen]):
-        folder = study.folder(name)
-        if not (folder / "trained.json").is_file():
-            print(f"== {name}", flush=True)
-            again = [sys.executable, __file__, *sys.argv[1:]]
-            without_rows = again[: again.index("--rows")] if args.rows else again
-            subprocess.run([*without_rows, "--here", "--rows", name], check=True)
-        if not (folder / "row.json").is_file():
-            bench.judge(folder)
-        write_table(
-            study.home, [BASE, *every], f"{dataset}, {args.base_steps} + {args.steps} steps"
-        )
-        draw_front(study.home)
-        draw_pictures(bench, study.home)
+        print("\n".join(rows()))
+        return 0
+
+    def body() -> int:
+        given = given_settings(args, StudySettings)
+        given["dataset"] = folders.resolve_dataset(args.dataset, args.raw)
+        Study(args.home, args.raw, StudySettings(**given)).run(args.rows or list(rows()))
+        return 0
+
+    return guarded(body)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

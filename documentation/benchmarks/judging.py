@@ -1,0 +1,124 @@
+"""How the scripts judge predictions of held-out cases, and the table that they write.
+
+Errors are those of `gdm_evaluate`, also after the linear match. How real images look is judged by
+two encoders that no training has seen, one without normalisation and one with GroupNorm, made once
+a run of a script. Bodies are computed from the targets, unless the dataset has masksTs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from statistics import fmean
+
+from gdmnet import codec
+from gdmnet.compare.judge import Judge, Subjects, make_judge
+from gdmnet.compare.settings import JudgeSettings
+from gdmnet.compare.verdict import give_verdict
+from gdmnet.data.case_files import images_by_case
+from gdmnet.data.raw import read_description, test_cases, training_cases
+from gdmnet.inference.record import read_records
+from gdmnet.metrics.conventions import EvaluationSettings
+from gdmnet.metrics.evaluation import evaluate_folders
+from gdmnet.metrics.pairs import EvaluationFolders
+
+COLUMNS = {
+    "mae": "MAE",
+    "psnr": "PSNR",
+    "ssim": "SSIM",
+    "ms_ssim": "MS-SSIM",
+    "sharpness": "sharp",
+    "gradient_w1": "gW1",
+    "histogram_w1": "hW1",
+    "spectrum_distance": "psd",
+    "frechet_self": "FD plain",
+    "frechet_groupnorm": "FD GN",
+    "kernel_self": "KD plain",
+    "mae_matched": "MAE matched",
+    "frechet_matched": "FD matched",
+    "seconds_a_step": "s/step",
+    "seconds_a_volume": "s/volume",
+}
+"""Key of row.json -> column of table.md; "matched" columns stand after an intensity match."""
+ROW, PREDICTIONS = "row.json", "predictions"
+_KINDS, _SEED = ("self", "groupnorm"), 77  # of the judges
+
+
+class HeldOut:
+    """The held-out cases of a raw dataset (imagesTs, targetsTs) and the judges of predictions.
+
+    Args:
+        raw: the dataset's folder.
+        judge_iterations: steps of each judge's training on the training targets.
+    """
+
+    def __init__(self, raw: Path, judge_iterations: int) -> None:
+        self.raw, self.judge_iterations = raw, judge_iterations
+        description = read_description(raw)
+        self.cases = test_cases(raw, description)[0]
+        self.training = training_cases(raw, description)[0]
+
+    @cached_property
+    def judges(self) -> dict[str, Judge]:
+        """By kind."""
+        reals = Subjects(self.training)
+        length = self.judge_iterations
+        return {
+            kind: make_judge(reals, JudgeSettings(kind=kind, seed=_SEED, iterations=length))
+            for kind in _KINDS
+        }
+
+    def judge(self, folder: Path, **measured: float) -> None:
+        """Write a row's row.json: means over the cases of folder/predictions, and what else is."""
+        predictions, masks = folder / PREDICTIONS, self.raw / "masksTs"
+        pairs = EvaluationFolders(
+            predictions, self.raw / "targetsTs", masks if masks.is_dir() else None
+        )
+        plain = evaluate_folders(pairs, EvaluationSettings()).aggregate
+        how = EvaluationSettings(match_intensity="linear", plausibility=False)
+        matched = evaluate_folders(pairs, how).aggregate
+        figures = {name: values["mean"] for name, values in plain.items()} | measured
+        figures["mae_matched"] = matched["mae"]["mean"]
+        subjects = Subjects(self.cases, images_by_case(predictions))
+        for kind, judge in self.judges.items():
+            verdict = give_verdict(judge, subjects, Subjects(self.training))
+            figures[f"frechet_{kind}"] = verdict.prediction.frechet.value
+            figures[f"kernel_{kind}"] = verdict.prediction.kernel.value
+            figures[f"floor_{kind}"] = verdict.floor.frechet.value
+            figures[f"blurred_{kind}"] = verdict.ceiling.frechet.value
+        again = give_verdict(self.judges["self"], subjects, match=True)
+        figures["frechet_matched"] = again.prediction.frechet.value
+        codec.save(figures, folder / ROW)
+
+
+def seconds_a_volume(predictions: Path) -> float:
+    """The mean over the cases of a folder that gdm_predict has filled."""
+    (record,) = read_records(predictions).values()
+    return fmean(result.seconds or 0.0 for result in record.cases.values())
+
+
+def finished(home: Path) -> dict[str, dict[str, float]]:
+    """The figures of all judged rows by name."""
+    return {path.parent.name: codec.read_json(path) for path in home.glob(f"rows/*/{ROW}")}
+
+
+def write_table(home: Path, order: Sequence[str], title: str, notes: Sequence[str] = ()) -> None:
+    """home/table.md from all judged rows."""
+    found = finished(home)
+    lines = [f"| {' | '.join([title, *COLUMNS.values()])} |", "|---" * (len(COLUMNS) + 1) + "|"]
+    for name in [name for name in order if name in found]:
+        cells = [_number(found[name].get(key)) for key in COLUMNS]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    one = next(iter(found.values()))
+    floors = ", ".join(
+        f"{kind}: floor {_number(one[f'floor_{kind}'])}, real images blurred by one voxel"
+        f" {_number(one[f'blurred_{kind}'])}"
+        for kind in _KINDS
+    )
+    lines += ["", f"Frechet distance, {floors}.", "", *notes]
+    codec.write_text(home / "table.md", "\n".join(lines) + "\n")
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"

@@ -1,0 +1,147 @@
+"""The scripts of documentation/benchmarks at tiny size: they run, and say what they ought to."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk  # noqa: N813
+
+from gdmnet import codec, folders
+from gdmnet.commands import simulate_sparse_view
+from gdmnet.data.case import Volume
+from gdmnet.data.volume import write_volume
+from gdmnet.datasets.phantom import make_patient, write_phantom_dataset
+from gdmnet.geometry import Geometry
+from gdmnet.models import checkpoint
+from gdmnet.plan import Plan
+
+DOCUMENTATION = Path(__file__).resolve().parents[2] / "documentation"
+
+
+@pytest.fixture
+def script(monkeypatch):
+    """A script by its name; they import each other as they do beside each other."""
+    monkeypatch.syspath_prepend(DOCUMENTATION / "benchmarks")
+    monkeypatch.setattr("gdmnet.compare.verdict.N_PATCHES", 64)  # judges look at 2000
+    return importlib.import_module
+
+
+def table(path):
+    """Rows of a Markdown table: first cell -> the others."""
+    lines = [line for line in path.read_text("utf-8").splitlines() if line.startswith("| ")]
+    cells = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines)
+    return {name: others for name, *others in cells}
+
+
+def test_sparse_view_compares_all_methods_and_keeps_what_is_finished(
+    script, tmp_path, models, capsys
+):
+    shape, spacing = (4, 24, 32), (3.0, 6.0, 4.5)
+    for seed, name in enumerate("abc"):
+        _, ct, _ = make_patient(np.random.default_rng(seed), shape)
+        (tmp_path / "ct").mkdir(exist_ok=True)
+        path = tmp_path / "ct" / f"{name}.nii.gz"
+        write_volume(path, Volume(ct[None], Geometry(shape, spacing)), integer=True)
+    codec.save({"train": ["a", "b"], "test": ["c"]}, tmp_path / "split.json")
+    words = ["-i", tmp_path / "ct", "-d", "502", "--views", "30", "--keep-sinograms", "-np", "1"]
+    words += ["--split", tmp_path / "split.json", "--raw", tmp_path / "raw"]
+    assert simulate_sparse_view.main([str(word) for word in words]) == 0
+    (raw,) = (tmp_path / "raw").iterdir()
+    configuration = models.make_configuration(spacing=spacing)
+    model = models.make_model(
+        tmp_path, {"all": -30.0}, objective="gdm", configuration=configuration
+    )
+    final = folders.fold_folder(model, "all") / folders.FINAL
+    twin = models.shifted_weights(configuration, 0.0)
+    checkpoint.save(final, {**checkpoint.load(final), "twin": twin})
+
+    chains = script("task_chains")
+    words = ["sparse-view", raw, "-m", model, "-o", tmp_path / "out", "--judge-iterations", "2"]
+    words = [str(word) for word in words]
+    assert chains.main(words) == 0
+    home = tmp_path / "out" / raw.name
+    rows = table(home / "table.md")
+    header = rows.pop(raw.name)
+    assert list(rows) == [chains.FBP, chains.VARIATION, *chains.MODEL_ROWS]
+    mae = {name: float(cells[header.index("MAE")]) for name, cells in rows.items()}
+    assert mae["regression (T = 0)"] == pytest.approx(mae[chains.FBP], rel=0.2)  # adds nothing
+    assert mae["gdm (T = 1.5)"] > mae["gdm (T = 1)"] > mae["regression (T = 0)"]  # 45, 30, 0 HU
+    assert mae["gdm (T = 1) + data consistency"] < mae["gdm (T = 1)"]
+    capsys.readouterr()
+    assert chains.main(words) == 0
+    assert capsys.readouterr().out == ""
+
+
+def test_dicom_checks_every_series(script, tmp_path, models, capsys, monkeypatch):
+    model = models.make_model(tmp_path, {"0": 50.0})
+    plan = codec.load(Plan, model / folders.PLAN_JSON)
+    codec.save(replace(plan, channel_names=("MR",)), model / folders.PLAN_JSON)
+    for seed in (0, 1):
+        models.write_ct(tmp_path / f"in/case_{seed}_0000.nii.gz", seed=seed)
+    chains = script("task_chains")
+    words = ["dicom", str(tmp_path / "in"), str(tmp_path / "out"), "-m", str(model)]
+    assert chains.main(words) == 0
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| case_")]
+    assert len(rows) == 4  # an axial and an oblique scan, on both grids
+    assert all("24 + 17: all there | 0 |" in row for row in rows)
+
+    monkeypatch.setattr(chains, "TYPE_1", [*chains.TYPE_1, "ContrastBolusAgent"])
+    assert chains.main(words) == 1
+    assert "ContrastBolusAgent (type 1)" in capsys.readouterr().out
+
+
+def test_slices_keep_their_place(script, tmp_path):
+    raw = write_phantom_dataset(tmp_path, n_train=1, n_test=1, shape=(5, 12, 12))
+    out = tmp_path / "Dataset504_Slices"
+    assert script("task_chains").main(["slices", str(raw), str(out)]) == 0
+    paths = sorted(path.relative_to(raw) for path in raw.rglob("*") if path.is_file())
+    assert paths == sorted(path.relative_to(out) for path in out.rglob("*") if path.is_file())
+    (whole, part) = (
+        sitk.ReadImage(str(home / "imagesTr/phantom_01_0000.nii.gz")) for home in (raw, out)
+    )
+    middle = whole.GetSize()[2] // 2
+    assert part.GetSize() == (*whole.GetSize()[:2], 1)
+    assert part.GetSpacing() == whole.GetSpacing()
+    assert part.GetOrigin() == pytest.approx(whole.TransformIndexToPhysicalPoint((0, 0, middle)))
+    assert (sitk.GetArrayFromImage(part)[0] == sitk.GetArrayFromImage(whole)[middle]).all()
+
+
+def test_method_study_makes_rows_of_one_start_and_goes_on(script, tmp_path, capsys):
+    raw = write_phantom_dataset(tmp_path / "raw", n_train=2, n_test=2, shape=(10, 24, 24))
+    study, home = script("method_study"), tmp_path / "study"
+    words = ["999", "-o", str(home), "--raw", str(raw.parent), "--small", "--base-steps", "2"]
+    words += ["--steps", "2", "--encoder-steps", "2", "--judge-steps", "2"]
+    assert study.main([*words, "--rows", "regression", "pooled"]) == 0
+    assert not (home / "front.png").exists()  # two points are no curve
+    before = (home / "rows/pooled/row.json").read_text("utf-8")
+    assert study.main([*words, "--rows", "regression", "pooled", "dial_0.5"]) == 0
+    assert (home / "front.png").stat().st_size > 0
+    assert (home / "rows/pooled/row.json").read_text("utf-8") == before
+    rows = table(home / "table.md")
+    header = rows.pop("Dataset999_Phantom, 2 + 2 steps")
+    assert list(rows) == ["base", "regression", "pooled", "dial_0.5"]
+    assert len({tuple(cells[: header.index("s/step")]) for cells in rows.values()}) == 4
+    assert all("-" not in cells[: header.index("s/step")] for cells in rows.values())
+    assert rows["dial_0.5"][header.index("s/step")] == "-"
+    capsys.readouterr()
+    assert study.main([*words[:-1], "3"]) == 2
+    assert "its rows were made with" in capsys.readouterr().err
+
+
+def test_the_front_never_mixes_matched_and_unmatched(script):
+    panels = script("method_study").PANELS.values()
+    assert len(panels) == 2
+    assert {"matched" in error for error, _ in panels} == {True, False}
+    assert all(("matched" in error) == ("matched" in distance) for error, distance in panels)
+
+
+def test_rivals_measures_gdmnet_alone(script, tmp_path, capsys):
+    raw = write_phantom_dataset(tmp_path / "raw", n_train=2, n_test=1, shape=(10, 24, 24))
+    words = [str(raw), str(tmp_path / "scratch"), "--cases", "phantom_01", "phantom_02"]
+    script("rivals").main([*words, "--rounds", "1", "--slices", "6"])
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    assert len(rows) == 18, rows
