@@ -130,17 +130,24 @@ def set_aside(path: Path) -> Iterator[None]:
     _remove(before)
 
 
-def sweep(folder: Path) -> None:
+def sweep(folder: Path, *, only: str | None = None) -> None:
     """Clean up after killed processes of this machine: what they left in a folder half-written.
 
     What one of them had set aside comes back to its place if nothing else has taken it. Files of
     living processes, and of other machines, are left alone.
+
+    Args:
+        folder: whose entries are looked at, not those of its subfolders.
+        only: the one subfolder whose leftovers go, with those of files: processes in another
+            container, which may be at work in the others, cannot be seen from here.
     """
     if not folder.is_dir():
         return
     for path in folder.iterdir():
         found = _ASIDE.match(path.name)
         if found is None or found["host"] != _HOST or _is_alive(int(found["pid"])):
+            continue
+        if only not in (None, found["name"]) and path.is_dir():
             continue
         place = folder / found["name"]
         with contextlib.suppress(OSError):
@@ -175,7 +182,7 @@ def lock(folder: Path) -> Iterator[None]:
         os.truncate(handle, 0)
         me = {"host": socket.gethostname(), "process": os.getpid()}
         os.write(handle, json.dumps(me).encode())
-        sweep(folder.parent)
+        sweep(folder.parent, only=folder.name)
         sweep(folder)
         yield
     finally:

@@ -167,3 +167,15 @@ def test_what_a_killed_process_had_set_aside_comes_back(tmp_path):
     time.sleep(0.05)
     files.sweep(tmp_path)
     assert (tmp_path / "old").read_text() == "weights"
+
+
+def test_an_owner_leaves_alone_what_others_may_be_making_beside_it(tmp_path):
+    """Their numbers mean nothing in another container of the same name."""
+    process = started(WRITE.replace("f.lock(place), ", ""), tmp_path)
+    kill(process)
+    (tmp_path / "b").mkdir()
+    with files.lock(tmp_path / "c"):
+        assert {p.name for p in tmp_path.iterdir() if p.name.startswith(".a.")} == set()
+        (left,) = (p for p in tmp_path.iterdir() if p.name.startswith(".b."))
+    with files.lock(tmp_path / "b"):
+        assert not left.exists()

@@ -252,7 +252,8 @@ class Gdmnet:
         import torch
 
         from gdmnet.models.precision import autocast
-        from gdmnet.training.fold_training import build_generator, build_objective
+        from gdmnet.training.fold import build_objective
+        from gdmnet.training.fold_training import build_generator
         from gdmnet.training.step import GeneratorOptimizer
 
         training = self._training(objective)

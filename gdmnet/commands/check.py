@@ -56,7 +56,7 @@ def build_parser() -> CommandParser:
         "--register", metavar="ID", help="write a registered copy under this new number"
     )
     add_processes_option(parser)
-    add_encoder_options(parser)
+    add_encoder_options(parser, trains=False)
     parser.add_argument(
         "--seed", type=int, default=0, help="of the encoder's patches and random weights"
     )

@@ -185,7 +185,7 @@ def _train_in_processes(training: FoldTraining) -> None:
         CheckpointError: a resumed training finds another encoder than it began with.
         GdmnetError: what building and training raise.
     """
-    objective, digest = _build_objective(training)
+    objective, digest = build_objective(training)
     run = training.run
     if training.resume and run.encoder_sha256 not in (None, digest):
         raise CheckpointError(
@@ -202,10 +202,10 @@ def _train_in_processes(training: FoldTraining) -> None:
 
 def train_one_of_several(training: FoldTraining) -> None:
     """What each process of a distributed training does."""
-    _train(training, _build_objective(training)[0])
+    _train(training, build_objective(training)[0])
 
 
-def _build_objective(training: FoldTraining) -> tuple[Objective, str | None]:
+def build_objective(training: FoldTraining) -> tuple[Objective, str | None]:
     """The objective with its encoder, and the checksum of the encoder's weights."""
     run, encoder = training.run, None
     if run.encoder is not None:
