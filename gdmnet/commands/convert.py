@@ -23,7 +23,7 @@ from gdmnet.table import text_table
 if TYPE_CHECKING:
     from gdmnet.data.case import Series
     from gdmnet.datasets.conversion import Conversion
-    from gdmnet.datasets.dicom_pairs import Pair
+    from gdmnet.datasets.dicom_pairs import SeriesPair
 
 _RESAMPLE = ("source", "target")
 _DICOM = """example:
@@ -171,9 +171,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _find_dicom(args: argparse.Namespace) -> tuple[Conversion, str, dict[str, Any]]:
-    from gdmnet.datasets.dicom_pairs import Choice, find_pairs, make_conversion, mapping
+    from gdmnet.datasets.dicom_pairs import SeriesChoice, find_pairs, make_conversion, mapping
 
-    found = find_pairs(args.inputs, Choice(tuple(args.source), args.target, args.resample))
+    found = find_pairs(args.inputs, SeriesChoice(tuple(args.source), args.target, args.resample))
     left = ", ".join(f"{what} ({count})" for what, count in sorted(found.skipped.items()))
     notes = [*([f"left aside: {left}"] if left else []), *found.notes]
     rows = [("case", "folder", "source", "target", "grids"), *map(_dicom_row, found.pairs)]
@@ -183,7 +183,7 @@ def _find_dicom(args: argparse.Namespace) -> tuple[Conversion, str, dict[str, An
     return conversion, name, {} if args.mapping is None else mapping(found.pairs)
 
 
-def _dicom_row(pair: Pair) -> tuple[str, ...]:
+def _dicom_row(pair: SeriesPair) -> tuple[str, ...]:
     """What is used of a folder; nothing of the patient but the folder's name."""
     from gdmnet.data.dicom import grid_of
     from gdmnet.geometry import grid_difference

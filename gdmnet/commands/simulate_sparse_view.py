@@ -205,7 +205,7 @@ def reconstruct(sinogram: Path, scan: Path, output: Path, *, filter: str = "hann
     from gdmnet.data.case_files import ending_of
     from gdmnet.data.volume import write_volume
     from gdmnet.tomography.fbp import reconstruct_hounsfield
-    from gdmnet.tomography.record import load_acquisition, load_sinogram
+    from gdmnet.tomography.scan import load_acquisition, load_sinogram
 
     ending_of(output)
     acquisition = load_acquisition(scan)

@@ -226,10 +226,10 @@ def guarded(run: Callable[[], int]) -> int:
     exception stays a traceback, because it is our fault.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    if threading.current_thread() is threading.main_thread():
-        for name in ("SIGTERM", "SIGUSR1"):
-            if hasattr(signal, name):  # Windows has no SIGUSR1
-                signal.signal(getattr(signal, name), _stop)
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+    if threading.current_thread() is not threading.main_thread():
+        numbers = []  # only the main thread may ask for signals
+    before = {number: signal.signal(number, _stop) for number in numbers}
     try:
         return run()
     except GdmnetError as error:
@@ -247,3 +247,6 @@ def guarded(run: Callable[[], int]) -> int:
             file=sys.stderr,
         )
         return 2
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

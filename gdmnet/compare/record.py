@@ -112,7 +112,7 @@ class Comparison:
         front: the methods that no other beats in fidelity, plausibility and network calls at once.
         settings: that all variants share; None for models that were there.
         notes: what was left out and what the figures cannot show.
-        made: rows about the comparison itself: command, date, device.
+        made: rows about the comparison itself: command and date.
     """
 
     version: str

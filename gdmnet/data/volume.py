@@ -179,7 +179,7 @@ def _stored_shape(geometry: Geometry) -> tuple[int, ...]:
 
 
 def _reserve(path: Path, n_bytes: int) -> None:
-    """Make the file and claim its space: ITK would print on the terminal if it cannot."""
+    """Make the file and reserve its space: ITK would print on the terminal if it cannot."""
     with path.open("wb") as handle:
         if hasattr(os, "posix_fallocate"):  # not on Windows and macOS
             os.posix_fallocate(handle.fileno(), 0, n_bytes)

@@ -17,7 +17,7 @@ from gdmnet.geometry import grid_difference
 
 
 @dataclass(frozen=True)
-class Choice:
+class SeriesChoice:
     """Which series are meant.
 
     Attributes:
@@ -32,7 +32,7 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Pair:
+class SeriesPair:
     """The series of one patient."""
 
     case: str
@@ -42,16 +42,16 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class Pairs:
+class FoundPairs:
     """What was found: pairs, what was left aside, what to know, and what stands in the way."""
 
-    pairs: tuple[Pair, ...]
+    pairs: tuple[SeriesPair, ...]
     skipped: dict[str, int]
     notes: tuple[str, ...]
     complaints: tuple[str, ...]
 
 
-def find_pairs(folder: Path, choice: Choice) -> Pairs:
+def find_pairs(folder: Path, choice: SeriesChoice) -> FoundPairs:
     """One pair a patient; a patient is a folder in `folder` that holds DICOM at any depth.
 
     Each pattern must fit exactly one series of a patient, a sound one, and source and target must
@@ -63,7 +63,7 @@ def find_pairs(folder: Path, choice: Choice) -> Pairs:
     """
     if not folder.is_dir():
         raise DatasetError(f"{folder}: no such folder; give the folder of the patients' folders")
-    pairs: list[Pair] = []
+    pairs: list[SeriesPair] = []
     skipped: Counter[str] = Counter()
     complaints: list[str] = []
     for patient in sorted(path for path in folder.iterdir() if path.is_dir()):
@@ -81,11 +81,11 @@ def find_pairs(folder: Path, choice: Choice) -> Pairs:
             f"{folder}: no folder in it holds a DICOM series; give each patient a folder there"
         )
     complaints += _complaints_on_all(pairs)
-    return Pairs(tuple(pairs), dict(skipped), tuple(_notes(pairs)), tuple(complaints))
+    return FoundPairs(tuple(pairs), dict(skipped), tuple(_notes(pairs)), tuple(complaints))
 
 
-def make_conversion(pairs: Sequence[Pair], resample: str | None) -> Conversion:
-    """What makes a raw dataset of the pairs; `resample` as in `Choice`."""
+def make_conversion(pairs: Sequence[SeriesPair], resample: str | None) -> Conversion:
+    """What makes a raw dataset of the pairs; `resample` as in `SeriesChoice`."""
     sources, target = channel_names(pairs[0])
     return Conversion(
         sources,
@@ -96,7 +96,7 @@ def make_conversion(pairs: Sequence[Pair], resample: str | None) -> Conversion:
     )
 
 
-def channel_names(pair: Pair) -> tuple[tuple[str, ...], str]:
+def channel_names(pair: SeriesPair) -> tuple[tuple[str, ...], str]:
     """Names of the source channels and of the target: the modality, numbered if there are several.
 
     CT promises Hounsfield units, which the modality CT means.
@@ -107,7 +107,7 @@ def channel_names(pair: Pair) -> tuple[tuple[str, ...], str]:
     return tuple(f"{name} {i}" for i, name in enumerate(modalities)), pair.target.modality
 
 
-def mapping(pairs: Sequence[Pair]) -> dict[str, dict[str, object]]:
+def mapping(pairs: Sequence[SeriesPair]) -> dict[str, dict[str, object]]:
     """Case -> who it is. It identifies patients: to be written only where somebody asks for it."""
     return {
         pair.case: {
@@ -120,7 +120,7 @@ def mapping(pairs: Sequence[Pair]) -> dict[str, dict[str, object]]:
     }
 
 
-def _pair(patient: str, found: Sequence[Series], choice: Choice) -> Pair:
+def _pair(patient: str, found: Sequence[Series], choice: SeriesChoice) -> SeriesPair:
     sources = tuple(_only(found, pattern, "source") for pattern in choice.sources)
     target = _only(found, choice.target, "target")
     chosen = [series.uid for series in (*sources, target)]
@@ -132,7 +132,7 @@ def _pair(patient: str, found: Sequence[Series], choice: Choice) -> Pair:
     for series in (*sources, target):
         if series.geometry is None:
             raise DatasetError(f"{series.label}: {series.problem}")
-    return Pair(case_name(sources[0]), patient, sources, target)
+    return SeriesPair(case_name(sources[0]), patient, sources, target)
 
 
 def _only(found: Sequence[Series], pattern: str, what: str) -> Series:
@@ -151,7 +151,7 @@ def _only(found: Sequence[Series], pattern: str, what: str) -> Series:
     )
 
 
-def _require_one_space(pair: Pair, resample: str | None) -> None:
+def _require_one_space(pair: SeriesPair, resample: str | None) -> None:
     """Source and target on one grid, or in one frame of reference if they are resampled."""
     target = pair.target
     for source in pair.sources:
@@ -174,7 +174,7 @@ def _require_one_space(pair: Pair, resample: str | None) -> None:
             raise DatasetError(f"{target.label} and {source.label} do not overlap in space")
 
 
-def _complaints_on_all(pairs: Sequence[Pair]) -> list[str]:
+def _complaints_on_all(pairs: Sequence[SeriesPair]) -> list[str]:
     complaints = []
     first_with: dict[str, str] = {}
     for pair in pairs:
@@ -191,12 +191,12 @@ def _complaints_on_all(pairs: Sequence[Pair]) -> list[str]:
     return complaints
 
 
-def _kinds(pair: Pair) -> str:
+def _kinds(pair: SeriesPair) -> str:
     sources, target = channel_names(pair)
     return f"{', '.join(sources)} to {target}"
 
 
-def _notes(pairs: Sequence[Pair]) -> list[str]:
+def _notes(pairs: Sequence[SeriesPair]) -> list[str]:
     notes = []
     seen: Counter[str] = Counter(pair.target.patient for pair in pairs if pair.target.patient)
     n_repeated = sum(count for count in seen.values() if count > 1)

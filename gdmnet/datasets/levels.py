@@ -1,4 +1,4 @@
-"""What an image looks like beside its peers: HU levels, contrast, likeness to another patient."""
+"""What an image looks like beside its peers: HU levels, contrast, similarity to another patient."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def signature(image: NDArray, body: NDArray) -> NDArray:
 
 
 def look_alikes(signatures: Sequence[NDArray | None]) -> list[tuple[int, int, float]]:
-    """Pairs (earlier, later, likeness up to 1) of images that seem to show one patient.
+    """Pairs (earlier, later, similarity up to 1) of images that seem to show one patient.
 
     Args:
         signatures: of each image; None for one that cannot be compared.
@@ -109,6 +109,6 @@ def look_alikes(signatures: Sequence[NDArray | None]) -> list[tuple[int, int, fl
     if not known:
         return []
     stacked = np.stack([signature for _, signature in known])
-    likeness = stacked @ stacked.T
-    pairs = np.argwhere(np.triu(likeness > _ALIKE, 1))
-    return [(known[i][0], known[j][0], float(likeness[i, j])) for i, j in pairs]
+    similarity = stacked @ stacked.T
+    pairs = np.argwhere(np.triu(similarity > _ALIKE, 1))
+    return [(known[i][0], known[j][0], float(similarity[i, j])) for i, j in pairs]

@@ -21,7 +21,7 @@ _UNFIT = re.compile(r"[^\w.-]+")
 
 
 @dataclass(frozen=True)
-class Matches:
+class MatchedPairs:
     """Pairs by name, and what is left over.
 
     Attributes:
@@ -35,7 +35,9 @@ class Matches:
     lonely: tuple[Path, ...]
 
 
-def match_folders(sources: Sequence[Path], targets: Path, masks: Path | None = None) -> Matches:
+def match_folders(
+    sources: Sequence[Path], targets: Path, masks: Path | None = None
+) -> MatchedPairs:
     """Match the images of several folders.
 
     1. `EXACT`: names are equal but for the ending and a channel number (_0000).
@@ -72,7 +74,7 @@ def match_folders(sources: Sequence[Path], targets: Path, masks: Path | None = N
         )
     matched = {path for case in cases for path in case.images}
     lonely = tuple(path for there in images for path in there.values() if path not in matched)
-    return Matches(tuple(sorted(cases, key=lambda case: case.identifier)), rules, lonely)
+    return MatchedPairs(tuple(sorted(cases, key=lambda case: case.identifier)), rules, lonely)
 
 
 def _images(folder: Path) -> dict[str, Path]:

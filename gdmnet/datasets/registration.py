@@ -24,7 +24,7 @@ _SEED = 1
 
 
 @dataclass(frozen=True)
-class Rigid:
+class RigidMotion:
     """A rigid motion in the space of the files (LPS, mm), and what it is worth.
 
     Attributes:
@@ -66,8 +66,8 @@ def register(
     geometry: Geometry,
     *,
     grain: float,
-    start: Rigid | None = None,
-) -> Rigid:
+    start: RigidMotion | None = None,
+) -> RigidMotion:
     """How a source lies relative to its target; nothing is changed.
 
     Mattes' mutual information (IEEE TMI 22, 120, 2003) of random samples inside a mask, climbed in
@@ -102,10 +102,12 @@ def register(
             "source and target do not overlap enough to be registered; look at both"
         ) from None
     x, y, z = np.degrees([motion.GetAngleX(), motion.GetAngleY(), motion.GetAngleZ()]).tolist()
-    return Rigid(motion.GetTranslation(), (x, y, z), motion.GetCenter(), after, before)
+    return RigidMotion(motion.GetTranslation(), (x, y, z), motion.GetCenter(), after, before)
 
 
-def move(source: NDArray, motion: Rigid, geometry: Geometry, *, linear: bool = False) -> NDArray:
+def move(
+    source: NDArray, motion: RigidMotion, geometry: Geometry, *, linear: bool = False
+) -> NDArray:
     """A source (z, y, x) brought onto its target's place: the motion undone, on the same grid.
 
     Cubic B-splines within the range of the image, or linear. What lay outside continues the image's

@@ -17,7 +17,7 @@ from gdmnet.data.case import CaseFiles
 from gdmnet.data.raw import Description
 from gdmnet.data.volume import read_channels, read_volume
 from gdmnet.datasets.levels import contrast, look_alikes, outliers, signature, why_not_plausible
-from gdmnet.datasets.registration import THINNEST, Rigid, register
+from gdmnet.datasets.registration import THINNEST, RigidMotion, register
 from gdmnet.errors import DatasetError
 from gdmnet.geometry import Geometry, Spacing, grid_difference
 from gdmnet.parallel import map_cases
@@ -45,7 +45,7 @@ class Alignment:
             registered again.
     """
 
-    motion: Rigid
+    motion: RigidMotion
     distance: float
     angle: float
     mirrored_information: float
@@ -152,10 +152,10 @@ def examine_dataset(
         contrasts = [examined[i].contrasts[number] for i in there]
         for i, oddity in zip(there, outliers(medians, contrasts), strict=True):
             flags[i] += [f"{name}: {oddity}"] if oddity else []
-    for i, j, likeness in look_alikes([case.signature for case in examined]):
+    for i, j, similarity in look_alikes([case.signature for case in examined]):
         flags[j].append(
-            f"looks like the same patient as {cases[i].identifier} (likeness {likeness:.2f} of 1):"
-            " keep both on one side of every split, or remove one"
+            f"looks like the same patient as {cases[i].identifier} (similarity {similarity:.2f}"
+            " of 1): keep both on one side of every split, or remove one"
         )
     return [
         replace(case.facts, flags=tuple(own)) for case, own in zip(examined, flags, strict=True)
@@ -220,7 +220,7 @@ def _alignments(
     return tuple(found)
 
 
-def _register(source: NDArray, target: NDArray, mask: NDArray, geometry: Geometry) -> Rigid:
+def _register(source: NDArray, target: NDArray, mask: NDArray, geometry: Geometry) -> RigidMotion:
     coarse = register(source, target, mask, geometry, grain=_COARSE)
     return register(source, target, mask, geometry, grain=_FINE, start=coarse)
 

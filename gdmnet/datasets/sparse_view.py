@@ -18,15 +18,16 @@ from gdmnet.datasets.ct_volumes import CtVolume, read_ct
 from gdmnet.errors import DatasetError
 from gdmnet.parallel import map_cases
 from gdmnet.tomography.fbp import reconstruct_hounsfield, view_weights
-from gdmnet.tomography.physics import attenuation, measure
-from gdmnet.tomography.record import (
+from gdmnet.tomography.projection import attenuation, measure
+from gdmnet.tomography.scan import (
     FOLDER,
     Acquisition,
+    Grid,
     Simulation,
+    covering_scan,
     load_acquisition,
     save_sinogram,
 )
-from gdmnet.tomography.scan import Grid, covering_scan
 from gdmnet.tomography.settings import FLAT, ScanSettings
 
 CHANNEL, TARGET = "sparse-view CT", "CT"  # both in HU: the planner lets the network learn the rest

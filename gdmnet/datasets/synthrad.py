@@ -107,7 +107,7 @@ def make_conversion(patients: Sequence[Patient], *, task: int, year: int) -> Con
 def balanced_splits(
     groups: Mapping[str, str], *, n_folds: int = _N_FOLDS, seed: int = _SEED
 ) -> list[dict[str, list[str]]]:
-    """Folds in which every group is shared out as evenly as it can be.
+    """Folds in which every group is shared out as equally as it can be.
 
     Each group is shuffled and dealt out like cards, going on where the group before ended, so that
     neither the folds' sizes nor their shares of a group differ by more than one case.

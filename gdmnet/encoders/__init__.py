@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from gdmnet.encoders.adapter import freeze_norms
-from gdmnet.encoders.build import ENCODERS, build_encoder, published_weights
-from gdmnet.encoders.frozen import EncoderReport, FrozenEncoder
-from gdmnet.encoders.self_supervised import PlainEncoder
+from gdmnet.encoders.build import build_encoder, published_weights
+from gdmnet.encoders.catalogue import ENCODERS
+from gdmnet.encoders.frozen import FrozenEncoder, freeze_norms
 
 __all__ = [
     "ENCODERS",
-    "EncoderReport",
     "FrozenEncoder",
-    "PlainEncoder",
     "build_encoder",
     "freeze_norms",
     "published_weights",

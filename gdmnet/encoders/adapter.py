@@ -1,15 +1,102 @@
-"""A public network as a feature encoder of patches in the target's network units."""
+"""Between patches in the target's network units and a public network: what it was trained to see.
+
+One affine and one clamp for intensities, a permutation of the axes, the network's spacing, sizes
+that it can divide. The intensities' constants are those of the dataset, never of a patch: a patch's
+own z-score would take away the very errors of level and contrast that the drift has to see.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import inf
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from gdmnet.encoders.grid import UNCHANGED, AxisLayout, Zoom, cut_padding, fit
-from gdmnet.encoders.intensity import IntensityMap
-from gdmnet.geometry import Shape
+from gdmnet.errors import PlanError
+from gdmnet.geometry import Shape, Spacing
+from gdmnet.plan import Fingerprint, Intensity, Normalisation
+
+T = TypeVar("T", int, float)
+Zoom = tuple[float, float, float]
+
+MOST_OUTSIDE = 0.2  # of the target's range that may lie outside an encoder's window unremarked
+SAME_WITHIN = 1.5  # spacings that differ by less are taken as equal
+SMALLEST_MAP = 4  # positions along an axis; statistics of fewer say nothing
+UNCHANGED: Zoom = (1.0, 1.0, 1.0)
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class HuWindow:
+    """An encoder of CT: HU low..high become out_low..out_high, values outside are clipped."""
+
+    low: float
+    high: float
+    out_low: float = 0.0
+    out_high: float = 1.0
+
+
+@dataclass(frozen=True)
+class ZScore:
+    """An encoder of any modality with mean 0, deviation 1 of the `whole` volume, else the body."""
+
+    whole: bool = True
+
+
+@dataclass(frozen=True)
+class IntensityMap:
+    """y = clamp(scale * x + offset, low, high), x in network units of the target.
+
+    `outside` is the share of the target's range that the clamp makes constant.
+    """
+
+    scale: float
+    offset: float
+    low: float = -inf
+    high: float = inf
+    outside: float = 0.0
+
+
+@dataclass(frozen=True)
+class AxisLayout:
+    """How a network's axes lie in gdmnet's (z, y, x), which point to S, P and L.
+
+    `axes` says for each of the network's axes which of (z, y, x) it is, `flipped` which of the
+    network's axes run the other way.
+    """
+
+    axes: tuple[int, int, int] = (0, 1, 2)
+    flipped: tuple[int, ...] = ()
+
+    def to_network(self, x: Tensor) -> Tensor:
+        """(b, c, z, y, x) along the network's axes."""
+        d, h, w = self.axes
+        return x.permute(0, 1, d + 2, h + 2, w + 2).flip([axis + 2 for axis in self.flipped])
+
+    def to_image(self, y: Tensor) -> Tensor:
+        """The inverse of `to_network`."""
+        unflipped = y.flip([axis + 2 for axis in self.flipped])
+        return unflipped.permute(0, 1, *(axis + 2 for axis in self.restored((0, 1, 2))))
+
+    def reordered(self, values: Sequence[T]) -> tuple[T, T, T]:
+        """Numbers of (z, y, x) in the order of the network's axes."""
+        d, h, w = (values[axis] for axis in self.axes)
+        return d, h, w
+
+    def restored(self, values: Sequence[T]) -> tuple[T, T, T]:
+        """Numbers of the network's axes in the order (z, y, x)."""
+        z, y, x = (values[self.axes.index(axis)] for axis in range(3))
+        return z, y, x
+
+
+SPL = AxisLayout()  # nnU-Net's and CT-FM's
+RAS = AxisLayout((2, 1, 0), (0, 1))  # MONAI's
 
 
 class EncoderAdapter(nn.Module):
@@ -56,65 +143,153 @@ class EncoderAdapter(nn.Module):
         found = []
         for stage, stride in self.strides.items():
             feature_map = maps[stage].float()
-            if self.zoom == UNCHANGED:
-                feature_map = cut_padding(feature_map, shape, stride)
+            if self.zoom == UNCHANGED:  # locations that lie in the padding alone are cut off
+                d, h, w = (-(-size // step) for size, step in zip(shape, stride, strict=True))
+                feature_map = feature_map[:, :, :d, :h, :w]
             found.append(self.layout.to_image(feature_map))
         return found
 
 
-@torch.no_grad()
-def freeze_norms(encoder: nn.Module, patches: Iterable[Tensor]) -> int:
-    """Make batch norms, which stand still, of all instance and group norms.
-
-    Such layers recompute their statistics on every patch and so hide the contrast and the strength
-    of texture that regression loses (method 10). What they see of real targets becomes constant.
+def intensity_map(
+    expects: HuWindow | ZScore, target: Normalisation, fingerprint: Fingerprint | None, *, name: str
+) -> IntensityMap:
+    """The mapping to an encoder's input.
 
     Args:
-        encoder: changed in place.
-        patches: some 30 batches (b, 1, z, y, x) of real targets, on the encoder's device.
-
-    Returns:
-        The number of layers; 0 for a network without them.
+        expects: what the encoder was trained on.
+        target: of the configuration.
+        fingerprint: of the training set; z-scores are made of it, and the target's range is that
+            of its 0.5 and 99.5 percentiles (else of the plan's clip).
+        name: of the encoder, for complaints.
 
     Raises:
-        ValueError: no patches.
+        PlanError: an encoder of CT and a target without HU; a z-score without a fingerprint.
     """
-    norms = {
-        name: layer
-        for name, layer in encoder.named_modules()
-        if isinstance(layer, nn.InstanceNorm3d | nn.GroupNorm)
-    }
-    seen: dict[nn.Module, Tensor] = {}  # of each layer: number, sum, sum of squares a channel
+    if isinstance(expects, ZScore):
+        if fingerprint is None:
+            raise PlanError(
+                f"encoder {name}: needs the dataset's fingerprint.json for its z-score; run"
+                " gdm_plan_and_preprocess"
+            )
+        mean, std = moments(fingerprint, target, whole=expects.whole)
+        return IntensityMap(1 / std, -mean / std)
+    if target.scheme != "ct":
+        raise PlanError(
+            f"encoder {name}: was trained on CT in HU, and this target ({target.scheme}) has none;"
+            " use self, random, or one that takes any modality (gdm_info --encoders)"
+        )
+    outside = _share_outside(expects, target, fingerprint)
+    if outside > MOST_OUTSIDE:
+        _log.warning(
+            "warning: encoder %s: %.0f %% of the target's range lie outside its window of %g to %g"
+            " HU; there the drift has no gradient",
+            *(name, 100 * outside, expects.low, expects.high),
+        )
+    low, high = expects.out_low, expects.out_high
+    slope = (high - low) / (expects.high - expects.low)
+    offset = (target.centre - expects.low) * slope + low
+    return IntensityMap(target.scale * slope, offset, min(low, high), max(low, high), outside)
 
-    def add(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        values = inputs[0].float().movedim(1, 0).flatten(1)  # (c, n)
-        means = [torch.ones_like(values[:, 0]), values.mean(1), values.square().mean(1)]
-        seen[layer] = seen.get(layer, 0) + values.shape[1] * torch.stack(means).cpu().double()
 
-    hooks = [layer.register_forward_pre_hook(add) for layer in norms.values()]
-    device = torch.device("cpu")
-    for patch in patches:
-        encoder(patch)
-        device = patch.device
-    for hook in hooks:
-        hook.remove()
-    for name, layer in norms.items():
-        if layer not in seen:
-            raise ValueError("no patches to measure a normalisation layer on")
-        parent, _, child = name.rpartition(".")
-        setattr(encoder.get_submodule(parent), child, _standing(layer, seen[layer]).to(device))
-    return len(norms)
+def moments(fingerprint: Fingerprint, target: Normalisation, *, whole: bool) -> tuple[float, float]:
+    """Mean and deviation of the training targets in network units, every case with equal weight.
+
+    Of the whole volume they are those of the body and, in the share that is not body, the value
+    outside it: the background's own noise is neglected.
+    """
+    found = []
+    for case in fingerprint.cases:
+        centre, scale = _units(case.target, target)
+        mean = (case.target.mean - centre) / scale
+        square = (case.target.std / scale) ** 2 + mean**2
+        if whole:
+            air = max(case.target.outside, -inf if target.low is None else target.low)
+            air = (min(air, inf if target.high is None else target.high) - centre) / scale
+            share = case.body_fraction
+            mean = share * mean + (1 - share) * air
+            square = share * square + (1 - share) * air**2
+        found.append((mean, square))
+    mean, square = (sum(values) / len(values) for values in zip(*found, strict=True))
+    variance = square - mean**2
+    return mean, variance**0.5 if variance > 0 else 1.0
 
 
-def _standing(layer: nn.InstanceNorm3d | nn.GroupNorm, seen: Tensor) -> nn.BatchNorm3d:
-    """A batch norm with the moments of what a layer saw, (3, c), pooled over its groups."""
-    n_channels = seen.shape[1]
-    n_groups = layer.num_groups if isinstance(layer, nn.GroupNorm) else n_channels
-    pooled = seen.unflatten(1, (n_groups, -1)).sum(2).repeat_interleave(n_channels // n_groups, 1)
-    mean, square = pooled[1:] / pooled[0]
-    norm = nn.BatchNorm3d(n_channels, eps=layer.eps, affine=layer.affine).eval()
-    norm.running_mean = mean.float()
-    norm.running_var = (square - mean.square()).clamp(min=0).float()
-    if layer.affine:
-        norm.weight, norm.bias = layer.weight, layer.bias
-    return norm.requires_grad_(False)
+def _units(case: Intensity, target: Normalisation) -> tuple[float, float]:
+    """Centre and scale of a case in file units, as `arrays.normalise` fits them."""
+    if target.scheme == "percentiles":
+        return case.p01, case.p99 - case.p01 or 1.0
+    if target.scheme == "zscore":
+        return case.mean, case.std or 1.0
+    return target.centre, target.scale
+
+
+def _share_outside(window: HuWindow, target: Normalisation, known: Fingerprint | None) -> float:
+    low, high = target.low, target.high
+    if known is not None:
+        low, high = known.target.p00_5, known.target.p99_5
+    if low is None or high is None or high <= low:
+        return 0.0
+    inside = max(0.0, min(high, window.high) - max(low, window.low))
+    return 1 - inside / (high - low)
+
+
+def zoom_to(spacing: Spacing, wanted: Spacing | None) -> Zoom:
+    """Factors from a spacing to the wanted one (None: any), mm along the network's axes.
+
+    All are 1 where every axis is within 1.5 times of the wanted one.
+    """
+    d, h, w = (mine / theirs for mine, theirs in zip(spacing, wanted or spacing, strict=True))
+    same = all(1 / SAME_WITHIN <= factor <= SAME_WITHIN for factor in (d, h, w))
+    return UNCHANGED if same else (d, h, w)
+
+
+def usable_stages(shape: Sequence[float], strides: Sequence[Shape]) -> int:
+    """How many of the finest stages have maps large enough; at least one.
+
+    A map needs four positions along every axis, or as many as the axis has voxels of the patch on
+    the network's grid (`shape`).
+    """
+    sizes = [round(size) for size in shape]
+    for n, stride in enumerate(strides):
+        pairs = zip(sizes, stride, strict=True)
+        if any(-(-size // step) < min(SMALLEST_MAP, size) for size, step in pairs):
+            return max(1, n)
+    return len(strides)
+
+
+def fit(x: Tensor, zoom: Zoom, divisor: Shape) -> Tensor:
+    """A patch (b, c, d, h, w) as the network takes it: the same region, sides that it can divide.
+
+    Resampled by `zoom`, voxels of the network per voxel of the patch; where all are 1, padded at
+    the ends with its own border values.
+    """
+    shape = tuple(x.shape[2:])
+    if zoom != UNCHANGED:
+        sides = zip(shape, zoom, divisor, strict=True)
+        return resample(x, [max(step, step * round(n * by / step)) for n, by, step in sides])
+    d, h, w = (-size % step for size, step in zip(shape, divisor, strict=True))
+    return functional.pad(x, (0, w, 0, h, 0, d), mode="replicate") if d or h or w else x
+
+
+def resample(x: Tensor, sizes: Sequence[int]) -> Tensor:
+    """An image (b, c, d, h, w) at other sizes over the same region.
+
+    An axis that grows is interpolated linearly between voxel centres; one that shrinks is averaged
+    over each new voxel's extent, so that every old voxel counts and gets a gradient.
+    """
+    for axis, size in enumerate(sizes, start=2):
+        if size != x.shape[axis]:
+            weights = _weights(x.shape[axis], size).to(x)
+            x = torch.tensordot(x, weights, dims=([axis], [1])).movedim(-1, axis)
+    return x
+
+
+def _weights(old: int, new: int) -> Tensor:
+    """(new, old), rows that add up to 1."""
+    factor, voxel = old / new, torch.arange(old, dtype=torch.float64)
+    if new < old:
+        edges = torch.arange(new + 1, dtype=torch.float64)[:, None] * factor
+        overlap = torch.minimum(edges[1:], voxel + 1) - torch.maximum(edges[:-1], voxel)
+        return overlap.clamp(min=0) / factor
+    centres = ((torch.arange(new, dtype=torch.float64) + 0.5) * factor - 0.5).clamp(0, old - 1)
+    return (1 - (centres[:, None] - voxel).abs()).clamp(min=0)

@@ -9,31 +9,15 @@ import torch
 from torch import nn
 
 from gdmnet import folders
-from gdmnet.encoders.adapter import EncoderAdapter
-from gdmnet.encoders.catalogue import FAMILIES, NOT_SUPPORTED, EncoderCard, EncoderFamily
-from gdmnet.encoders.frozen import EncoderReport, FrozenEncoder, StagedNetwork
-from gdmnet.encoders.grid import usable_stages, zoom_to
-from gdmnet.encoders.intensity import intensity_map
-from gdmnet.encoders.nnunet_folder import NNUNET_CARD, read_family
+from gdmnet.encoders.adapter import EncoderAdapter, intensity_map, usable_stages, zoom_to
+from gdmnet.encoders.catalogue import ENCODERS, FAMILIES, NOT_SUPPORTED, nnunet_family
+from gdmnet.encoders.frozen import EncoderReport, FrozenEncoder
+from gdmnet.encoders.networks import StagedNetwork
 from gdmnet.encoders.self_supervised import random_encoder, self_encoder
-from gdmnet.encoders.weights import (
-    REMEDY,
-    EncoderTensors,
-    check,
-    find_file,
-    read_tensors,
-    sha256,
-    take,
-)
+from gdmnet.encoders.weights import REMEDY, EncoderTensors, check, find_file, read_tensors, take
 from gdmnet.errors import CheckpointError, TrainingError
+from gdmnet.files import file_sha256
 from gdmnet.plan import Configuration, Fingerprint
-
-ENCODERS: dict[str, EncoderCard] = {
-    "self": EncoderCard("", "trained on this dataset's own targets", "your own", "any"),
-    "random": EncoderCard("", "random weights by --seed: the control", "none", "any"),
-    "nnunet": NNUNET_CARD,
-    **{name: family.card for name, family in FAMILIES.items()},
-}
 
 
 def build_encoder(
@@ -48,6 +32,9 @@ def build_encoder(
 ) -> FrozenEncoder:
     """A frozen encoder of patches in the target's network units, on the CPU.
 
+    The whole network of a public one is checked; what lies deeper than the stages in use is cut
+    off.
+
     Args:
         name: a key of `ENCODERS`, or "nnunet:FOLDER".
         weights: a file or folder; None for $gdmnet_encoders/NAME (not for self and nnunet).
@@ -59,11 +46,11 @@ def build_encoder(
 
     Returns:
         A module, (b, 1, z, y, x) -> maps (b, c, z', y', x') finest first; `report` says where it
-        came from. `adapter.freeze_norms` makes its normalisation layers constants.
+        came from. `freeze_norms` makes its normalisation layers constants.
 
     Raises:
         GdmnetError: an unknown name; weights that are missing, damaged or of something else;
-            a target that the encoder cannot be shown.
+            a target that the encoder cannot be shown; missing packages of the extra `encoders`.
     """
     kind, _, folder = name.partition(":")
     if kind not in ENCODERS:
@@ -81,54 +68,25 @@ def build_encoder(
             )
         return self_encoder(configuration.architecture, file=weights)
     if kind == "nnunet":
-        family, file = read_family(weights)
+        family, file = nnunet_family(weights)
     else:
-        family, card = FAMILIES[kind], ENCODERS[kind]
-        file = find_file(kind, weights, card.filename, needs=card.source)
-    return load_family(
-        kind,
-        family,
-        file,
-        configuration,
-        fingerprint=fingerprint,
-        stages=stages,
-        resample=resample,
-    )
-
-
-def load_family(
-    name: str,
-    family: EncoderFamily,
-    file: Path,
-    configuration: Configuration,
-    *,
-    fingerprint: Fingerprint | None,
-    stages: Sequence[int] | None = None,
-    resample: bool = True,
-) -> FrozenEncoder:
-    """An encoder of a family from its file; the other arguments are those of `build_encoder`.
-
-    The whole network is checked, and what lies deeper than the stages in use is cut off.
-
-    Raises:
-        GdmnetError: weights that are damaged or of something else; a target that the encoder
-            cannot be shown; packages of the extra `encoders` are missing and needed.
-    """
+        family = FAMILIES[kind]
+        file = find_file(kind, weights, family.filename, needs=family.source)
     layout, strides = family.layout, family.network.strides
-    intensities = intensity_map(family.expects, configuration.target, fingerprint, name=name)
+    intensities = intensity_map(family.expects, configuration.target, fingerprint, name=kind)
     zoom = zoom_to(layout.reordered(configuration.spacing), family.spacing if resample else None)
     sides = zip(layout.reordered(configuration.patch_size), zoom, strict=True)
     n_usable = usable_stages([side * factor for side, factor in sides], strides)
     used = tuple(stages or range(n_usable))
     if sorted(set(used)) != list(used) or not 0 <= used[0] <= used[-1] < len(strides):
         raise TrainingError(
-            f"encoder {name}: stages {used} are not rising numbers of 0 to {len(strides) - 1}"
+            f"encoder {kind}: stages {used} are not rising numbers of 0 to {len(strides) - 1}"
         )
-    network, found = _read_network(name, family.network, file, used[-1] + 1)
+    network, found = _read_network(kind, family.network, file, used[-1] + 1)
     report = EncoderReport(
-        name=name,
+        name=kind,
         file=str(file),
-        sha256=sha256(file),
+        sha256=file_sha256(file),
         prefix=found.prefix,
         n_tensors=len(found.tensors),
         n_others=found.n_others,

@@ -1,46 +1,14 @@
-"""An encoder that is used and never changed, the stages of its network, and where it came from."""
+"""An encoder that is used and never changed, where it came from, and its norms made constant."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from gdmnet.geometry import Shape
-
-
-@dataclass(frozen=True)
-class StagedNetwork:
-    """A network whose stages give a map each, and how its tensors are called in checkpoints.
-
-    Attributes:
-        build: its first n stages: (b, 1, d, h, w) -> a list of maps (b, c, d', h', w'), finest
-            first, of which the first n are meant.
-        anchor: a tensor's name that every checkpoint has, at the end of its full name.
-        channels: of every stage's map.
-        strides: of every stage's map, voxels along the network's axes between two locations.
-        renamed: parts of names in some files, and what they are called here.
-        heads: how the names of a pretraining's own tensors begin, which are not needed.
-        extra: whether the packages of gdmnet[encoders] are needed.
-    """
-
-    build: Callable[[int], nn.Module]
-    anchor: str
-    channels: tuple[int, ...]
-    strides: tuple[Shape, ...]
-    renamed: tuple[tuple[str, str], ...] = ()
-    heads: tuple[str, ...] = ()
-    extra: bool = False
-
-
-def total_strides(strides: Sequence[Shape]) -> tuple[Shape, ...]:
-    """Voxels from one location of a stage's map to the next, of strides from stage to stage."""
-    totals, (d, h, w) = [], (1, 1, 1)
-    for stride in strides:
-        d, h, w = d * stride[0], h * stride[1], w * stride[2]
-        totals.append((d, h, w))
-    return tuple(totals)
 
 
 @dataclass(frozen=True)
@@ -48,14 +16,10 @@ class EncoderReport:
     """Where an encoder's weights came from and how it sees a patch.
 
     Attributes:
-        name: of the encoder.
         file: of the weights; None for random ones.
-        sha256: of that file.
         prefix: before the encoder's names in the file.
-        n_tensors: read into the whole network.
         n_others: tensors of the file that are not the encoder's.
         stages: of the network whose maps are used, 0 is the finest.
-        channels: of each map.
         strides: of each map: voxels of the network's grid along z, y, x between two locations.
         zoom: voxels of the network's grid per voxel of the patch, along z, y, x.
         outside: share of the target's intensity range that the encoder cannot tell apart.
@@ -91,3 +55,61 @@ class FrozenEncoder(nn.Module):
     def forward(self, x: Tensor) -> list[Tensor]:
         """The encoder's feature maps, finest first."""
         return self.encoder(x)
+
+
+@torch.no_grad()
+def freeze_norms(encoder: nn.Module, patches: Iterable[Tensor]) -> int:
+    """Make batch norms, which stand still, of all instance and group norms.
+
+    Such layers recompute their statistics on every patch and so hide the contrast and the strength
+    of texture that regression loses (method 10). What they see of real targets becomes constant.
+
+    Args:
+        encoder: changed in place.
+        patches: some 30 batches (b, 1, z, y, x) of real targets, on the encoder's device.
+
+    Returns:
+        The number of layers; 0 for a network without them.
+
+    Raises:
+        ValueError: no patches.
+    """
+    norms = {
+        name: layer
+        for name, layer in encoder.named_modules()
+        if isinstance(layer, nn.InstanceNorm3d | nn.GroupNorm)
+    }
+    seen: dict[nn.Module, Tensor] = {}  # of each layer: number, sum, sum of squares a channel
+
+    def add(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        values = inputs[0].float().movedim(1, 0).flatten(1)  # (c, n)
+        means = [torch.ones_like(values[:, 0]), values.mean(1), values.square().mean(1)]
+        seen[layer] = seen.get(layer, 0) + values.shape[1] * torch.stack(means).cpu().double()
+
+    hooks = [layer.register_forward_pre_hook(add) for layer in norms.values()]
+    device = torch.device("cpu")
+    for patch in patches:
+        encoder(patch)
+        device = patch.device
+    for hook in hooks:
+        hook.remove()
+    for name, layer in norms.items():
+        if layer not in seen:
+            raise ValueError("no patches to measure a normalisation layer on")
+        parent, _, child = name.rpartition(".")
+        setattr(encoder.get_submodule(parent), child, _standing(layer, seen[layer]).to(device))
+    return len(norms)
+
+
+def _standing(layer: nn.InstanceNorm3d | nn.GroupNorm, seen: Tensor) -> nn.BatchNorm3d:
+    """A batch norm with the moments of what a layer saw, (3, c), pooled over its groups."""
+    n_channels = seen.shape[1]
+    n_groups = layer.num_groups if isinstance(layer, nn.GroupNorm) else n_channels
+    pooled = seen.unflatten(1, (n_groups, -1)).sum(2).repeat_interleave(n_channels // n_groups, 1)
+    mean, square = pooled[1:] / pooled[0]
+    norm = nn.BatchNorm3d(n_channels, eps=layer.eps, affine=layer.affine).eval()
+    norm.running_mean = mean.float()
+    norm.running_var = (square - mean.square()).clamp(min=0).float()
+    if layer.affine:
+        norm.weight, norm.bias = layer.weight, layer.bias
+    return norm.requires_grad_(False)

@@ -36,11 +36,8 @@ def degradations(images: Tensor, bodies: Tensor) -> dict[str, Tensor]:
 def inpainted(images: Tensor, hidden: Tensor, sigma: Sequence[float]) -> Tensor:
     """Normalised Gaussian convolution (Knutsson & Westin 1993): G*(visible x) / G*(visible).
 
-    Args:
-        images: what lies under `hidden` is not looked at.
-        hidden: bool, shaped like the images.
-        sigma: voxels along z, y, x. Where no visible voxel is near, the patch's visible mean
-            stands.
+    What lies under `hidden` (bool) is not looked at; `sigma` is in voxels along z, y, x. Where no
+    visible voxel is near, the patch's visible mean stands.
     """
     widths = (0.0, 0.0, *sigma)
     visible = (~hidden).numpy().astype(np.float32)
@@ -77,10 +74,7 @@ def inside(bodies: Tensor, feature_map: Tensor) -> Tensor:
 
 
 def distance(first: Tensor, second: Tensor, chosen: Tensor) -> float:
-    """Root mean square difference of two maps over the chosen tokens.
-
-    Channels are divided by their spread in the first map.
-    """
+    """Root mean square difference of two maps over the chosen tokens, in the first one's spread."""
     real = tokens(first)
     difference = (real - tokens(second))[chosen] / _spread(real)
     return float(difference.square().mean().sqrt())
@@ -92,10 +86,9 @@ def n_dead(feature_map: Tensor) -> int:
 
 
 def effective_rank(vectors: Tensor) -> float:
-    """exp(entropy of the singular values' shares) of standardised tokens (Roy & Vetterli 2007).
+    """exp(entropy of the singular values' shares) of standardised tokens (n, c), from 1 to c.
 
-    Args:
-        vectors: (n, c); the result lies between 1 and c.
+    Roy & Vetterli, EUSIPCO 2007.
     """
     standard = (vectors - vectors.mean(0)) / _spread(vectors)
     eigenvalues = torch.linalg.eigvalsh(standard.T @ standard / len(standard))
@@ -109,13 +102,8 @@ def tissue_read_out(
 ) -> float:
     """R2 of a ridge regression from a token to the shares of tissues among its own voxels.
 
-    Fitted on the even patches, judged on the odd ones; 0 where either has no body.
-
-    Args:
-        feature_map: of the images.
-        images: cut into tissues by intensity.
-        bodies: where it is fitted and judged.
-        edges: inner borders of the intensity bins, network units.
+    Fitted on the even patches, judged on the odd ones, inside the bodies; 0 where either has none.
+    `edges` are the inner borders of the tissues' intensity bins in network units.
     """
     bins = torch.bucketize(images[:, 0], torch.tensor(edges))
     shares = functional.one_hot(bins, len(edges) + 1).movedim(-1, 1)
@@ -132,12 +120,7 @@ def tissue_read_out(
 
 
 def gradient_coverage(encoder: nn.Module, image: Tensor) -> float:
-    """Share of voxels with a finite, non-zero gradient of a random read-out of all maps.
-
-    Args:
-        encoder: frozen or not; its weights get no gradient.
-        image: (1, 1, z, y, x).
-    """
+    """Share of voxels of (1, 1, z, y, x) with a finite, non-zero gradient of a random read-out."""
     x = image.detach().clone().requires_grad_(True)
     generator = torch.Generator().manual_seed(0)
     read_outs = [(m.float() * torch.randn(m.shape, generator=generator)).sum() for m in encoder(x)]

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gdmnet.encoders.frozen import EncoderReport, FrozenEncoder, total_strides
+from gdmnet.encoders.frozen import EncoderReport, FrozenEncoder
+from gdmnet.encoders.networks import POINT, total_strides
 from gdmnet.encoders.weights import EncoderTensors, check, read_plain
 from gdmnet.errors import CheckpointError
 from gdmnet.geometry import Shape, Spacing
@@ -33,10 +34,7 @@ REMEDY = "delete it to train the encoder anew"
 class PlainEncoder(nn.Module):
     """Three convolutions, 1 -> 16 -> 32 -> 32 channels, leaky ReLU between, the last one linear.
 
-    Args:
-        strides: (z, y, x) of the second and the third convolution; the first has stride 1.
-        kernels: (z, y, x) of all three.
-        features: channels of the three maps.
+    `strides` are those of the second and the third convolution; the first has stride 1.
     """
 
     def __init__(
@@ -46,7 +44,7 @@ class PlainEncoder(nn.Module):
         features: tuple[int, int, int] = FEATURES,
     ) -> None:
         super().__init__()
-        self.strides = ((1, 1, 1), *strides)
+        self.strides = (POINT, *strides)
         self.kernels = kernels
         self.channels = features
         layers = zip((1, *features[:-1]), features, kernels, self.strides, strict=True)
@@ -73,21 +71,19 @@ class Decoder(nn.Module):
     Without skips the deep maps must carry the image, which keeps them rich (encoders 3).
     """
 
-    def __init__(
-        self, kernels: tuple[Shape, Shape, Shape], features: tuple[int, int, int] = FEATURES
-    ) -> None:
+    def __init__(self, encoder: PlainEncoder) -> None:
         super().__init__()
-        fine, middle, coarse = features
-        self.middle = _convolution(coarse, middle, kernels[1], (1, 1, 1))
-        self.fine = _convolution(middle, fine, kernels[0], (1, 1, 1))
+        fine, middle, coarse = encoder.channels
+        self.middle = _convolution(coarse, middle, encoder.kernels[1], POINT)
+        self.fine = _convolution(middle, fine, encoder.kernels[0], POINT)
         self.image = nn.utils.skip_init(nn.Conv3d, fine, 1, 1)
 
     def forward(self, maps: list[Tensor]) -> Tensor:
         """(b, 1, z, y, x) from the coarsest of the encoder's maps; the others give only shapes."""
-        x = functional.interpolate(maps[2], size=maps[1].shape[2:], mode="nearest")
-        x = functional.leaky_relu(self.middle(x), SLOPE)
-        x = functional.interpolate(x, size=maps[0].shape[2:], mode="nearest")
-        x = functional.leaky_relu(self.fine(x), SLOPE)
+        fine, middle, x = maps
+        for finer, layer in ((middle, self.middle), (fine, self.fine)):
+            x = functional.interpolate(x, size=finer.shape[2:], mode="nearest")
+            x = functional.leaky_relu(layer(x), SLOPE)
         return self.image(x)
 
 
@@ -99,9 +95,9 @@ def encoder_for(
     Strides are those of the plan's stages 1 and 2 where it has them. An axis whose plan kernel is
     1 keeps kernel 1 as long as it is not strided, so single slices and thick slices work.
     """
-    _, second, third, *_ = (*architecture.strides, (1, 1, 1), (1, 1, 1))
+    _, second, third, *_ = (*architecture.strides, POINT, POINT)
     kernels = []
-    for stage, stride in enumerate(((1, 1, 1), second, third)):
+    for stage, stride in enumerate((POINT, second, third)):
         planned = architecture.kernels[min(stage, len(architecture.kernels) - 1)]
         z, y, x = (1 if k == 1 and s == 1 else 3 for k, s in zip(planned, stride, strict=True))
         kernels.append((z, y, x))
@@ -115,7 +111,7 @@ def decoder_for(encoder: PlainEncoder, *, seed: int) -> Decoder:
 
     A random image would have to be unlearned first: of a minute's few hundred steps that is many.
     """
-    decoder = Decoder(encoder.kernels, encoder.channels)
+    decoder = Decoder(encoder)
     _initialise(decoder, torch.Generator().manual_seed(seed))
     nn.init.zeros_(decoder.image.weight)
     return decoder
@@ -178,10 +174,9 @@ def self_encoder(architecture: Architecture, *, file: Path) -> FrozenEncoder:
     Raises:
         CheckpointError: the file is missing, damaged or belongs to another architecture.
     """
-    encoder = encoder_for(architecture, seed=0)
-    weights = read_file(file).get(WEIGHTS)
-    values = weights if isinstance(weights, Mapping) else {}
-    found = EncoderTensors({key: t for key, t in values.items() if isinstance(t, Tensor)})
+    encoder, weights = encoder_for(architecture, seed=0), read_file(file).get(WEIGHTS)
+    items = weights.items() if isinstance(weights, Mapping) else ()
+    found = EncoderTensors({key: value for key, value in items if isinstance(value, Tensor)})
     try:
         check(found, encoder.state_dict())
     except CheckpointError as problem:

@@ -8,7 +8,6 @@ every file of a family has; then every tensor must be there with its shape, and 
 from __future__ import annotations
 
 import _codecs
-import hashlib
 import pickle
 import zipfile
 from collections.abc import Iterable, Mapping
@@ -21,7 +20,7 @@ import torch
 from torch import Tensor
 
 from gdmnet import folders
-from gdmnet.encoders.frozen import StagedNetwork
+from gdmnet.encoders.networks import StagedNetwork
 from gdmnet.errors import CheckpointError
 
 CONTAINERS = ("network_weights", "state_dict", "model_state_dict", "model", "net", "teacher")
@@ -44,12 +43,9 @@ _HARMLESS: list[Any] = [
 
 @dataclass(frozen=True)
 class EncoderTensors:
-    """An encoder's tensors by their own names, and where they were.
+    """An encoder's tensors by their names after the `prefix`, in float32 where they are not whole.
 
-    Attributes:
-        tensors: without the prefix, float32 where they are numbers of any other width.
-        prefix: what stood before their names.
-        n_others: tensors of the file that are not the encoder's.
+    `n_others` is the number of the file's tensors that are not the encoder's.
     """
 
     tensors: Mapping[str, Tensor]
@@ -81,15 +77,6 @@ def find_file(name: str, given: Path | None, filename: str, *, needs: str) -> Pa
         f"encoder {name}: no weights ({tried}); get {filename} from {needs} and name it with"
         f" --encoder-weights FILE or put it into $gdmnet_encoders/{name}/; gdmnet downloads nothing"
     )
-
-
-def sha256(file: Path) -> str:
-    """SHA-256 of a file, as `sha256sum` prints it."""
-    digest = hashlib.sha256()
-    with file.open("rb") as handle:
-        while block := handle.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def read_tensors(file: Path) -> dict[str, Tensor]:
@@ -166,12 +153,8 @@ def check(found: EncoderTensors, wanted: Mapping[str, Tensor]) -> None:
 def read_plain(file: Path, *, remedy: str = REMEDY) -> Mapping[str, Any]:
     """What torch.save wrote, if it is named tensors and plain values.
 
-    Args:
-        file: to read.
-        remedy: what to do, for complaints.
-
     Raises:
-        CheckpointError: the file is damaged, or holds anything else.
+        CheckpointError: the file is damaged, or holds anything else; `remedy` is what to do.
     """
     try:
         if zipfile.is_zipfile(file):  # older files are bare pickles

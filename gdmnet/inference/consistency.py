@@ -13,7 +13,7 @@ from gdmnet.errors import DatasetError
 from gdmnet.geometry import grid_difference
 from gdmnet.inference.translator import Translator
 from gdmnet.tomography.consistency import data_consistent
-from gdmnet.tomography.record import FOLDER, load_acquisition, load_sinogram
+from gdmnet.tomography.scan import FOLDER, load_acquisition, load_sinogram
 
 
 def with_data_consistency(

@@ -94,11 +94,10 @@ def predict_volume(
     settings = settings or PredictionSettings()
     padded, box = pad_to(source, patch_size, fill)
     shape = shape_of(padded)
-    near = None if region is None else _padded_body(region.body, box, shape)
     chosen = [
         window
         for window in windows(shape, patch_size, settings.step_size)
-        if near is None or _touches(near, window)
+        if region is None or _comes_near(region.body, window)
     ]
     weight = torch.from_numpy(gaussian_weight(patch_size))
     total = torch.zeros(shape, dtype=torch.float32)
@@ -192,12 +191,7 @@ def _cut(volume: Tensor, box: Box) -> NDArray:
     return np.ascontiguousarray(crop(volume.numpy(), box))[None]
 
 
-def _padded_body(body: NDArray, box: Box, shape: Shape) -> NDArray:
-    padded = np.zeros(shape, dtype=bool)
-    crop(padded, box)[...] = body != 0
-    return padded
-
-
-def _touches(body: NDArray, window: Window) -> bool:
+def _comes_near(body: NDArray, window: Window) -> bool:
+    """A window of the padded volume: along a padded axis there is one, and it holds the body."""
     wider = tuple(slice(max(0, s.start - BODY_MARGIN), s.stop + BODY_MARGIN) for s in window)
     return bool(body[wider].any())

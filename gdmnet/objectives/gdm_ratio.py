@@ -84,7 +84,7 @@ def watch_validation(
         return
     before = float(state.ratio_factor)
     if adapts and before > LEAST_FACTOR:
-        state.ratio_factor.fill_(max(LEAST_FACTOR, before / 2))
+        state.ratio_factor.fill_(before / 2)
     logger.warning(
         "drift alarm: sharpness %.3f (at most %.2f), validation MAE %.4g (at most %.4g); "
         "drift ratio %.4g -> %.4g",

@@ -19,9 +19,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from gdmnet.arrays.body import filled_slices
-from gdmnet.tomography.blocks import slabs
-from gdmnet.tomography.projection import project, project_adjoint
-from gdmnet.tomography.record import Acquisition
+from gdmnet.tomography.projection import project, project_adjoint, slabs
+from gdmnet.tomography.scan import Acquisition
 
 _FLAT, _EDGE = 20.0, 0.2  # HU, and share of the range about a voxel: what a volume may be wrong by
 _OUTSIDE = 200.0  # HU: what the stand-in outside a prediction may be wrong by
@@ -56,35 +55,26 @@ def data_consistent(
     Raises:
         ValueError: a volume or sinogram of another shape.
     """
-    grid, scan = acquisition.slice_grid, acquisition.scan
-    wanted = (len(volume), scan.n_views, scan.detector.n_bins)
-    if volume.shape != acquisition.grid.shape or sinogram.shape != wanted:
+    fits = volume.shape == acquisition.grid.shape and sinogram.shape == acquisition.sinogram_shape
+    if not fits:
         raise ValueError(f"volume {volume.shape} and sinogram {sinogram.shape} do not fit the scan")
     result = volume.astype(np.float32)
     for part in slabs(len(volume)):  # slices do not depend on each other
-        padding = _padding(volume[part])
+        # What is filled in about the body, not the air in it: floor that joins the slice's border.
+        padding = ~filled_slices(volume[part] > _FLOOR, axis=0)
         whole = np.where(padding, -1000.0, volume[part])
         if outside is not None:
             whole = np.where(padding & (outside[part] > _AIR_BELOW), outside[part], whole)
         measured = sinogram[part].astype(np.float32)
         start = acquisition.mu_water * (1 + whole / 1000)  # noise in air must not be clipped
-        residual = measured - project(start, grid, scan)
+        residual = measured - project(start, acquisition.slice_grid, acquisition.scan)
         error = np.where(padding, _OUTSIDE, _expected_error(whole))
         belief = (1000 / (acquisition.mu_water * error)) ** 2
-        change = _most_likely_change(
-            residual,
-            _weights(measured, acquisition),
-            belief.astype(np.float32),
-            acquisition,
-            iterations,
-        )
+        weights = _weights(measured, acquisition)
+        belief = belief.astype(np.float32)
+        change = _most_likely_change(residual, weights, belief, acquisition, iterations)
         result[part] += np.where(padding, 0, change * (1000 / acquisition.mu_water))
     return result
-
-
-def _padding(hu: NDArray) -> NDArray:
-    """What is filled in about the body, not the air in it: floor that joins the slice's border."""
-    return ~filled_slices(hu > _FLOOR, axis=0)
 
 
 def _expected_error(hu: NDArray) -> NDArray:
@@ -111,11 +101,7 @@ def _weights(measured: NDArray, acquisition: Acquisition) -> NDArray:
 
 
 def _most_likely_change(
-    residual: NDArray,
-    weights: NDArray,
-    belief: NDArray,
-    acquisition: Acquisition,
-    iterations: int,
+    residual: NDArray, weights: NDArray, belief: NDArray, acquisition: Acquisition, iterations: int
 ) -> NDArray:
     """The minimum over d of sum w (r - A d)^2 + sum b d^2, by conjugate gradients.
 

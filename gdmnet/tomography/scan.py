@@ -1,4 +1,4 @@
-"""Who measures what: the source's path, the detector, and the grid of a slice.
+"""Who measures what: the source's path, the detector, the grid of a slice; their record on disk.
 
 A slice lies in the plane (x, y) in mm, x along the columns and y along the rows of the array,
 the isocentre in its middle. View number i stands at the angle theta = start + i arc / n_views, the
@@ -10,13 +10,22 @@ D (Kak & Slaney, Principles of Computerized Tomographic Imaging, 1988, section 3
 from __future__ import annotations
 
 import math
+import zipfile
 from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gdmnet.errors import DatasetError
-from gdmnet.tomography.settings import CURVED, FLAT
+from gdmnet import codec
+from gdmnet.errors import DatasetError, PlanError
+from gdmnet.files import whole_file
+from gdmnet.geometry import Geometry
+from gdmnet.tomography.settings import CURVED, FLAT, MU_WATER
+
+FOLDER = "simulation"
+"""Of a raw dataset: CASE.json and, if they were kept, the sinograms CASE.npz."""
 
 _WIDEST_FAN = 0.98  # of the source's distance: the field must end before the source
 
@@ -82,11 +91,6 @@ class Scan:
         if self.detector.shape == CURVED and np.abs(self.fan_angles()).max() >= np.pi / 2:
             raise DatasetError("the curved detector reaches behind the source: too many bins")
 
-    @property
-    def is_fan(self) -> bool:
-        """True with a source at a finite distance."""
-        return self.source_distance is not None
-
     def angles(self) -> NDArray:
         """Angles of the views in radians."""
         return np.deg2rad(self.start + self.arc / self.n_views * np.arange(self.n_views))
@@ -136,10 +140,8 @@ class Grid:
 
     def coordinates(self) -> tuple[NDArray, NDArray]:
         """Centres of the rows (y) and of the columns (x) in mm, 0 at the isocentre."""
-        y, x = (
-            (np.arange(n) - (n - 1) / 2) * side
-            for n, side in zip(self.shape, self.spacing, strict=True)
-        )
+        pairs = zip(self.shape, self.spacing, strict=True)
+        y, x = ((np.arange(n) - (n - 1) / 2) * side for n, side in pairs)
         return y, x
 
     def radius(self) -> float:
@@ -169,15 +171,134 @@ def covering_scan(
     Raises:
         DatasetError: the slice reaches the source.
     """
-    pitch, reach = pitch or min(grid.spacing), grid.radius()
-    half = reach
+    pitch, radius = pitch or min(grid.spacing), grid.radius()
+    half = radius
     if source_distance is not None:
-        if reach > _WIDEST_FAN * source_distance:
+        if radius > _WIDEST_FAN * source_distance:
             raise DatasetError(
-                f"the corners of the slice are {reach:.0f} mm from its middle, but the source only"
+                f"the corners of the slice are {radius:.0f} mm from its middle, but the source only"
                 f" {source_distance:g} mm; move it away by --source-distance"
             )
-        gamma = math.asin(reach / source_distance)
+        gamma = math.asin(radius / source_distance)
         half = source_distance * (gamma if shape == CURVED else math.tan(gamma))
     n_bins = 2 * math.ceil(half / pitch) + 1
     return Scan(n_views, arc, Detector(n_bins, pitch, shape), source_distance)
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """Where a simulated sinogram comes from.
+
+    Attributes:
+        source: name of the CT's file.
+        sha256: of its voxels in HU.
+        photons: that reach a bin through air; None is without noise.
+        electronic_noise: standard deviation in photons.
+        filter: of the reconstruction that is the network's source.
+        seed: of the whole dataset; the case's own comes from it and the case's name.
+    """
+
+    source: str
+    sha256: str
+    photons: float | None
+    electronic_noise: float
+    filter: str
+    seed: int
+    version: str
+
+
+@dataclass(frozen=True)
+class Acquisition:
+    """How the sinogram of one volume was acquired, and the grid that it is reconstructed on.
+
+    Attributes:
+        scan: of every slice.
+        grid: of the volume; slices lie across its LPS z axis, the isocentre in their middle.
+        mu_water: attenuation of water in 1/mm, which is 0 HU.
+        simulation: None for sinograms of a scanner.
+    """
+
+    SCHEMA: ClassVar[int] = 1
+
+    scan: Scan
+    grid: Geometry
+    mu_water: float = MU_WATER
+    simulation: Simulation | None = None
+    schema: int = 1
+
+    @property
+    def slice_grid(self) -> Grid:
+        """The pixels of a slice."""
+        return Grid(self.grid.shape[1:], self.grid.spacing[1:])
+
+    @property
+    def sinogram_shape(self) -> tuple[int, int, int]:
+        """Slices, views, bins."""
+        return self.grid.shape[0], self.scan.n_views, self.scan.detector.n_bins
+
+
+def load_acquisition(path: Path) -> Acquisition:
+    """An acquisition from its JSON file.
+
+    Raises:
+        DatasetError: missing or broken; the key is named.
+    """
+    try:
+        return codec.load(Acquisition, path)
+    except (PlanError, DatasetError) as error:
+        text = str(error)
+        raise DatasetError(text if str(path) in text else f"{path}: {text}") from None
+
+
+def load_sinogram(path: Path, acquisition: Acquisition) -> NDArray:
+    """A sinogram, float32 (z, views, bins), from .npy or .npz (its only array).
+
+    A single slice may come as (views, bins).
+
+    Raises:
+        DatasetError: missing, not an array, NaN, or not of the acquisition's shape.
+    """
+    array, wanted = _load_array(path), acquisition.sinogram_shape
+    if wanted[0] == 1 and array.shape == wanted[1:]:
+        array = array[None]
+    if array.shape != wanted:
+        raise DatasetError(
+            f"{path}: has the shape {array.shape}, but its geometry says {wanted} (slices, views,"
+            " bins); transpose it, or correct the geometry"
+        )
+    if not np.isfinite(array).all():
+        raise DatasetError(f"{path}: has NaN or infinite values; replace them first")
+    return array.astype(np.float32)
+
+
+def _load_array(path: Path) -> NDArray:
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        arrays = [loaded]
+        if not isinstance(loaded, np.ndarray):
+            with loaded:
+                arrays = list(loaded.values())
+    except FileNotFoundError:
+        raise DatasetError(f"{path}: file not found") from None
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as problem:
+        raise DatasetError(f"{path}: not a .npy or .npz file of numbers: {problem}") from None
+    if len(arrays) != 1 or arrays[0].dtype.kind not in "fiu":
+        raise DatasetError(f"{path}: must hold exactly one array of numbers, the line integrals")
+    return arrays[0]
+
+
+def save_sinogram(path: Path, sinogram: NDArray, *, noisy: bool = False) -> None:
+    """Write a sinogram as .npz with the one array "sinogram", whole or not at all.
+
+    Args:
+        path: of the file.
+        sinogram: (z, views, bins).
+        noisy: as float16, whose rounding (0.002 at a line integral of 4) is far below the noise;
+            else as float32.
+
+    Raises:
+        OutputError: the folder is not writable or the disk is full.
+    """
+    numbers = sinogram.astype(np.float16 if noisy else np.float32)
+    with whole_file(path) as aside, aside.open("wb") as handle:
+        np.savez_compressed(handle, sinogram=numbers)

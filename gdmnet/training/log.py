@@ -6,6 +6,8 @@ import json
 import logging
 import math
 import re
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -30,25 +32,13 @@ _log = logging.getLogger(__name__)
 _EPOCH_LINE = re.compile(r"epoch +(\d+)")
 
 
-class Means:
-    """Means of numbers by name; values that are not finite do not count."""
-
-    def __init__(self) -> None:
-        self._sums: dict[str, float] = {}
-        self._counts: dict[str, int] = {}
-
-    def add(self, values: dict[str, float]) -> None:
-        """Count one more value of each name."""
-        for name, value in values.items():
-            finite = math.isfinite(value)
-            self._sums[name] = self._sums.get(name, 0.0) + (float(value) if finite else 0.0)
-            self._counts[name] = self._counts.get(name, 0) + int(finite)
-
-    def result(self) -> dict[str, float]:
-        """The mean of each name; nan where no value was finite."""
-        return {
-            n: s / self._counts[n] if self._counts[n] else math.nan for n, s in self._sums.items()
-        }
+def means(records: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The mean of each number by its name over those that are finite; nan where none is."""
+    found: dict[str, list[float]] = {}
+    for record in records:
+        for name, value in record.items():
+            found.setdefault(name, []).extend([value] if math.isfinite(value) else [])
+    return {name: sum(v) / len(v) if v else math.nan for name, v in found.items()}
 
 
 def append(folder: Path, record: dict[str, Any]) -> None:
@@ -118,6 +108,9 @@ def readable(record: dict[str, Any]) -> str:
         words.append(f"skipped {record['skipped']}")
     if record.get("best"):
         words.append("best so far")
+    left = record["epochs"] - record["epoch"]
+    if record["epoch"] == 1 and left and record.get("seconds"):
+        words.append(f"about {timedelta(seconds=round(left * record['seconds']))} to go")
     return "  ".join(words)
 
 

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from gdmnet.geometry import Spacing
 from gdmnet.metrics.edges import gradient_magnitudes
 from gdmnet.metrics.plausibility import NEGLIGIBLE_SHARE, value_range, wasserstein_1
 from gdmnet.metrics.spectrum import log_distance, radial_power
-from gdmnet.objectives.base import Batch
+from gdmnet.models import precision, seeds
+from gdmnet.objectives.base import Batch, Objective
+from gdmnet.objectives.sampling import Sampled
+from gdmnet.plan import Recipe
 from gdmnet.training.batches import Batches
 
+SAMPLER_STEPS = 4  # at most: every epoch pays for them
+_NOISE = 4  # a stream of random numbers beside those of the batches and of the steps
 N_WINDOWS = 8  # of a patch's spectrum: a few milliseconds
 
 
@@ -41,39 +45,52 @@ class PatchQuality:
     spectrum_distance: float = math.nan
 
 
+@torch.no_grad()
 def validate_patches(
-    predict: Callable[[Batch, int], Tensor],
-    source: Batches,
-    n_patches: int,
-    spacing: Spacing,
+    objective: Objective, network: nn.Module, batches: Batches, recipe: Recipe, device: torch.device
 ) -> PatchQuality:
-    """Judge predictions on fixed patches: those of the source's epoch 0, rank 0.
+    """Judge predictions on fixed patches: those of the batches' epoch 0, rank 0.
 
     Args:
-        predict: a batch on the CPU, whose target it must not look at, and its number, to target
-            patches (b, 1, z, y, x) on any device.
-        source: of the validation batches.
-        n_patches: at least this many are used.
-        spacing: of the patches, mm (z, y, x).
+        objective: translates as at prediction, but with few steps of a sampler.
+        network: the averaged generator.
+        batches: of the validation cases.
+        recipe: its seed gives the noise, the same in every epoch; at least its number of
+            validation patches is used.
+        device: of the network.
     """
     error = voxels = edges = target_edges = 0.0
-    step = seen = 0
-    look = PatchPlausibility(spacing)
-    while seen < n_patches:
-        batch = source.batch(0, step)
-        prediction = predict(batch, step).float().cpu()
+    look = PatchPlausibility(batches.configuration.spacing)
+    for step in range(math.ceil(recipe.validation_patches / batches.configuration.batch_size)):
+        batch = batches.batch(0, step)
+        with precision.autocast(recipe.precision, device):
+            prediction = _translate(objective, network, batch.to(device), (recipe.seed, step, 0))
+        prediction = prediction.float().cpu()
         error += float(((prediction - batch.target).abs() * batch.mask).sum(dtype=torch.float64))
         voxels += float(batch.mask.sum(dtype=torch.float64))
         edges += gradient_sum(prediction, batch.mask)
         target_edges += gradient_sum(batch.target, batch.mask)
         look.add(prediction, batch.target, batch.mask)
-        seen += batch.source.shape[0]
-        step += 1
     return PatchQuality(
         mae=error / voxels if voxels else math.nan,
         sharpness=edges / target_edges if target_edges else math.nan,
         **look.result(),
     )
+
+
+def _translate(
+    objective: Objective, network: nn.Module, batch: Batch, numbers: tuple[int, ...]
+) -> Tensor:
+    """Patches (b, 1, z, y, x) of a batch; the numbers decide the noise."""
+    noise = None
+    if n_noise := objective.inputs.extra_channels:
+        rng = seeds.reseed(torch.Generator(), *numbers, _NOISE)
+        shape = (batch.source.shape[0], n_noise, *batch.source.shape[2:])
+        noise = torch.randn(shape, generator=rng).to(batch.source.device)
+    if not isinstance(objective, Sampled):
+        return objective.translate(network, batch.source, noise)
+    few = replace(objective.sampling, steps=min(SAMPLER_STEPS, objective.sampling.steps))
+    return objective.translate(network, batch.source, noise, mask=batch.mask, sampling=few)
 
 
 def gradient_sum(image: Tensor, mask: Tensor) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from gdmnet.models import checkpoint
 from gdmnet.objectives.base import Objective
 from gdmnet.plan import Recipe
 from gdmnet.training import log
-from gdmnet.training.distributed import TrainingProcess
+from gdmnet.training.distributed import this_process
 from gdmnet.training.step import GeneratorOptimizer
 from gdmnet.training.twin import RegressionTwin
 
@@ -73,19 +73,34 @@ class TrainingCounts:
             setattr(self, entry.name, state[entry.name])
 
 
-@dataclass
 class Training:
-    """The built parts of one training, on their device; `folder` is where files are written."""
+    """The parts of one training, which it moves to their device.
 
-    generator: nn.Module
-    objective: Objective
-    optimizer: GeneratorOptimizer
-    recipe: Recipe
-    folder: Path
-    device: torch.device
-    twin: RegressionTwin | None
-    process: TrainingProcess
-    counts: TrainingCounts = field(default_factory=TrainingCounts)
+    Attributes:
+        optimizer: of the generator.
+        twin: of the generator, where the objective asks for one.
+        process: this one among those that train together.
+        counts: of steps, and the best validation.
+        folder: where files are written; at first not yet the fold's own.
+    """
+
+    def __init__(
+        self,
+        generator: nn.Module,
+        objective: Objective,
+        recipe: Recipe,
+        folder: Path,
+        device: torch.device,
+    ) -> None:
+        self.generator = generator.to(device).train()
+        for module in objective.modules().values():
+            module.to(device)
+        self.objective, self.recipe, self.folder, self.device = objective, recipe, folder, device
+        self.optimizer = GeneratorOptimizer(generator, recipe, device)
+        twin = objective.twin()
+        self.twin = None if twin is None else RegressionTwin(*twin)
+        self.process = this_process()
+        self.counts = TrainingCounts()
 
     def parts(self) -> dict[str, checkpoint.Stateful]:
         """Everything that is the same on all ranks, by its name in the checkpoint."""

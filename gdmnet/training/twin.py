@@ -59,9 +59,3 @@ class RegressionTwin:
         if self.optimizer is None:
             return {}
         return {"generator": self.optimizer.generator, **self.optimizer.parts()}
-
-
-def twin_of(objective: Objective) -> RegressionTwin | None:
-    """The twin that an objective asks for, not yet begun."""
-    wanted = objective.twin()
-    return None if wanted is None else RegressionTwin(*wanted)

@@ -17,7 +17,7 @@ from gdmnet.data.dicom import case_name, find_series, only_series, read_series
 from gdmnet.data.regrid import regrid
 from gdmnet.data.volume import read_volume
 from gdmnet.datasets.conversion import write_dataset
-from gdmnet.datasets.dicom_pairs import Choice, find_pairs, make_conversion
+from gdmnet.datasets.dicom_pairs import SeriesChoice, find_pairs, make_conversion
 from gdmnet.datasets.phantom import make_patient
 from gdmnet.errors import DatasetError
 from gdmnet.geometry import grid_difference
@@ -287,7 +287,7 @@ def test_an_empty_folder_and_a_missing_one_are_refused(tmp_path, capsys):
 def test_a_dataset_is_whole_or_not_there(patients):
     path = patients / "patient_b/ct/IM0003"
     raw = patients.parent / "raw"
-    found = find_pairs(patients, Choice())
+    found = find_pairs(patients, SeriesChoice())
     path.write_bytes(path.read_bytes()[:-50])
     with pytest.raises(DatasetError, match="truncated"):
         write_dataset(make_conversion(found.pairs, None), raw / "Dataset512_X")

@@ -11,8 +11,7 @@ from gdmnet.data.case import Volume
 from gdmnet.data.volume import read_volume, write_volume
 from gdmnet.datasets.phantom import make_patient
 from gdmnet.geometry import Geometry
-from gdmnet.tomography.record import Acquisition
-from gdmnet.tomography.scan import Grid, covering_scan
+from gdmnet.tomography.scan import Acquisition, Grid, covering_scan
 
 SHAPE = (6, 24, 24)
 

@@ -4,7 +4,7 @@ import SimpleITK as sitk  # noqa: N813
 
 from gdmnet.data.regrid import as_image
 from gdmnet.datasets.phantom import make_patient, oblique_direction
-from gdmnet.datasets.registration import Rigid, move, register
+from gdmnet.datasets.registration import RigidMotion, move, register
 from gdmnet.errors import DatasetError
 from gdmnet.geometry import Geometry, lps_frame, nearest_lps
 
@@ -92,7 +92,7 @@ def test_a_whole_voxel_is_moved_exactly():
     grid = geometry()
     image = np.zeros(SHAPE, dtype=np.float32)
     image[10, 20, 15] = 7.0
-    motion = Rigid((1.5, -3.0, 3.0), (0.0, 0.0, 0.0), (0.0, 0.0, 0.0), 1.0, 0.5)
+    motion = RigidMotion((1.5, -3.0, 3.0), (0.0, 0.0, 0.0), (0.0, 0.0, 0.0), 1.0, 0.5)
     moved = move(image, motion, grid, linear=True)
     assert moved[9, 22, 14] == pytest.approx(7.0, abs=1e-3)  # back: against the displacement
 
@@ -100,14 +100,14 @@ def test_a_whole_voxel_is_moved_exactly():
 def test_no_background_is_made_up_where_the_image_ends():
     grid = geometry()
     noise = np.random.default_rng(0).uniform(5, 20, SHAPE)
-    motion = Rigid((0.0, 0.0, 9.0), (0.0, 0.0, 0.0), (0.0, 0.0, 0.0), 1.0, 0.5)
+    motion = RigidMotion((0.0, 0.0, 9.0), (0.0, 0.0, 0.0), (0.0, 0.0, 0.0), 1.0, 0.5)
     moved = move(noise, motion, grid, linear=True)
     np.testing.assert_allclose(moved[-3:], noise[-1:].repeat(3, axis=0), atol=1e-3)
     np.testing.assert_allclose(moved[:-3], noise[3:], atol=1e-3)
 
 
 def test_the_angle_is_of_the_whole_rotation():
-    motion = Rigid((3.0, 0.0, 4.0), (90.0, 0.0, 90.0), (0.0, 0.0, 0.0), 1.0, 1.0)
+    motion = RigidMotion((3.0, 0.0, 4.0), (90.0, 0.0, 90.0), (0.0, 0.0, 0.0), 1.0, 1.0)
     assert motion.angle == pytest.approx(120.0, abs=1e-6)  # a corner's axis, three-fold
     assert motion.distance == pytest.approx(5.0)
 
@@ -122,6 +122,6 @@ def test_an_image_lies_in_the_files_space():
 
 def test_images_that_do_not_meet_are_refused(pair):
     source, target, body = pair
-    far = Rigid((1000.0, 0.0, 0.0), (0.0, 0.0, 0.0), (0.0, 0.0, 0.0), 1.0, 1.0)
+    far = RigidMotion((1000.0, 0.0, 0.0), (0.0, 0.0, 0.0), (0.0, 0.0, 0.0), 1.0, 1.0)
     with pytest.raises(DatasetError, match="do not overlap"):
         register(source, target, body, geometry(), grain=4.0, start=far)

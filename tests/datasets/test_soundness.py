@@ -10,7 +10,7 @@ from gdmnet.data.volume import read_volume, write_volume
 from gdmnet.datasets import soundness
 from gdmnet.datasets.phantom import Scanner, oblique_direction, write_phantom_dataset
 from gdmnet.datasets.registered import write_registered
-from gdmnet.datasets.registration import Rigid
+from gdmnet.datasets.registration import RigidMotion
 from gdmnet.datasets.soundness import Alignment, examine_dataset
 
 SCANNER = Scanner((3.0, 2.0, 2.0), oblique_direction(), varied_shapes=False, masks=True)
@@ -100,7 +100,7 @@ def soundness_transform(path):
 
 
 def alignment(distance=0.0, angle=0.0, gain=1.5, mirrored=0.5):
-    motion = Rigid((distance, 0.0, 0.0), (angle, 0.0, 0.0), (0.0, 0.0, 0.0), gain, 1.0)
+    motion = RigidMotion((distance, 0.0, 0.0), (angle, 0.0, 0.0), (0.0, 0.0, 0.0), gain, 1.0)
     return Alignment(motion, motion.distance, motion.angle, mirrored * gain)
 
 

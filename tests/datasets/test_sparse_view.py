@@ -15,8 +15,8 @@ from gdmnet.errors import DatasetError, SettingError
 from gdmnet.geometry import Geometry, nearest_lps
 from gdmnet.planning.intensities import residual_channel
 from gdmnet.tomography.fbp import reconstruct
-from gdmnet.tomography.physics import hounsfield
-from gdmnet.tomography.record import load_acquisition, load_sinogram
+from gdmnet.tomography.projection import hounsfield
+from gdmnet.tomography.scan import load_acquisition, load_sinogram
 from gdmnet.tomography.settings import ScanSettings
 
 SHAPE, SPACING = (4, 30, 40), (3.0, 6.0, 4.5)

@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch.nn import functional
 
+from gdmnet.encoders import build_encoder
 from gdmnet.encoders.catalogue import FAMILIES, RESENC_L
-from gdmnet.encoders.monai_networks import medicalnet, segresnet, swin
-from gdmnet.encoders.unet_encoders import unet_encoder
+from gdmnet.encoders.networks import medicalnet, segresnet, swin, unet_encoder
 from gdmnet.plan import (
     Architecture,
     CaseFingerprint,
@@ -126,10 +126,18 @@ def narrow(name):
         network = families[name]
     else:
         depth = int(name.removeprefix("medicalnet_resnet"))
-        network = medicalnet(depth, expansion=4 if depth == 50 else 1)
+        network = medicalnet(depth)
         channels = tuple(c // NARROWER for c in network.channels)
         network = replace(network, build=narrow_medicalnet(network.build), channels=channels)
     return replace(FAMILIES[name], network=network)
+
+
+def build_narrow(name, file, config, **options):
+    """`build_encoder` for a file of few channels."""
+    with mock.patch.dict(FAMILIES, {name: narrow(name)}):
+        return build_encoder(
+            name, weights=file, configuration=config, fingerprint=BODIES, **options
+        )
 
 
 def narrow_medicalnet(build):

@@ -13,6 +13,7 @@ from encoders.fakes import (
     LAYOUTS,
     MR,
     ORACLES,
+    build_narrow,
     checkpoint,
     configuration,
     constant,
@@ -23,14 +24,12 @@ from encoders.fakes import (
 )
 
 from gdmnet.encoders import ENCODERS, build_encoder, published_weights
-from gdmnet.encoders.build import load_family
+from gdmnet.encoders.adapter import RAS
 from gdmnet.encoders.catalogue import FAMILIES
-from gdmnet.encoders.frozen import StagedNetwork
-from gdmnet.encoders.grid import RAS
-from gdmnet.encoders.monai_networks import cubes
-from gdmnet.encoders.unet_encoders import UNetStages, unet_encoder
-from gdmnet.encoders.weights import read_tensors, sha256, take
+from gdmnet.encoders.networks import StagedNetwork, UNetStages, cubes, unet_encoder
+from gdmnet.encoders.weights import read_tensors, take
 from gdmnet.errors import CheckpointError, PlanError, TrainingError
+from gdmnet.files import file_sha256
 from gdmnet.objectives.base import Batch, Context
 from gdmnet.objectives.build import OBJECTIVES
 
@@ -45,15 +44,7 @@ ONE_A_FAMILY = layouts(
 
 
 def load(file, name, *, stages=None, resample=True, **changes):
-    return load_family(
-        name,
-        narrow(name),
-        file,
-        configuration(**changes),
-        fingerprint=BODIES,
-        stages=stages,
-        resample=resample,
-    )
+    return build_narrow(name, file, configuration(**changes), stages=stages, resample=resample)
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +81,7 @@ def test_every_public_layout_is_read_and_computes_what_its_network_does(files, l
     report = encoder.report
     assert (report.prefix, report.n_tensors) == (prefix, n_tensors)
     assert report.n_others == len(read_tensors(files[layout])) - n_tensors
-    assert report.sha256 == sha256(files[layout])
+    assert report.sha256 == file_sha256(files[layout])
     tensors = take(read_tensors(files[layout]), family.network).tensors
     x = image(64, 32, 32)
     seen = encoder.encoder.intensities.scale * x + encoder.encoder.intensities.offset

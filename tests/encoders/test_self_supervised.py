@@ -7,10 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from gdmnet.encoders import FrozenEncoder, PlainEncoder
+from gdmnet.encoders import FrozenEncoder
 from gdmnet.encoders.self_supervised import (
     CUBE,
     WEIGHTS,
+    PlainEncoder,
     cell_shape,
     decoder_for,
     encoder_for,

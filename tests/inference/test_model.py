@@ -1,5 +1,6 @@
 import json
 import textwrap
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -42,6 +43,33 @@ def test_channels_first_is_the_same_as_one_volume(tmp_path, models):
     ct = models.make_ct()
     whole = translator.translate_array(ct[None], models.SPACING)
     np.testing.assert_array_equal(whole, translator.translate_array(ct, models.SPACING))
+
+
+class Recorder(torch.nn.Module):
+    """Gives its first channel back and keeps what it was shown."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def forward(self, x):
+        self.seen.append(x[0])
+        return x[:, :1]
+
+
+def test_a_volume_thinner_than_a_window_lies_in_the_background_of_each_channel(tmp_path, models):
+    configuration = models.make_configuration(n_sources=2)
+    warm = replace(configuration.sources[1], centre=100.0)
+    configuration = replace(configuration, sources=(configuration.sources[0], warm))
+    translator = load_model(models.make_model(tmp_path, configuration=configuration), device="cpu")
+    translator = replace(translator, network=Recorder())
+    ct = models.make_ct(shape=(3, 21, 25))
+    translator.translate_array(np.stack([ct, ct]), models.SPACING)
+    for patch in translator.network.seen:
+        assert patch.shape == (2, 8, 16, 16)
+        for channel, centre in zip(patch, (0, 100), strict=True):
+            outside = torch.cat([channel[:2], channel[5:]])
+            assert torch.allclose(outside, torch.tensor((-1024 - centre) / 500))
 
 
 def test_another_spacing_comes_back_on_the_given_grid(tmp_path, models):

@@ -16,7 +16,7 @@ from gdmnet.inference import PredictionSettings, load_model
 from gdmnet.inference.predict import predict_folder
 from gdmnet.inference.record import Predictions
 from gdmnet.inference.sampling import Sampler, noise_rng, sample_volume
-from gdmnet.inference.sliding import BodyRegion, predict_volume, window_starts
+from gdmnet.inference.sliding import BODY_MARGIN, BodyRegion, predict_volume, window_starts
 from gdmnet.networks.unet import CountCalls
 from gdmnet.objectives.base import Context
 from gdmnet.objectives.build import OBJECTIVES, SAMPLED
@@ -104,6 +104,25 @@ def test_predictions_say_how_they_were_sampled_and_keep_to_it(tmp_path, models):
         predict_folder(other, cases, tmp_path / "out")
     with pytest.raises(CheckpointError, match="--uncertainty: bridge"):
         predict_folder(translator, cases, tmp_path / "maps", uncertainty=True)
+
+
+def test_windows_far_from_the_body_are_skipped_at_every_step(models):
+    case, calls = models.make_case((8, 16, 176)), []
+    body = np.zeros_like(case.body)
+    body[..., :4] = 1
+
+    def network(patch, time):
+        calls.append(time)
+        return short_sighted(patch, time)
+
+    made = sample_volume(
+        network, Sampler(flow(), Sampling("euler", 2)), case, PATCH,
+        fill=[0.0], device="cpu", settings=PredictionSettings(), region=BodyRegion(body, -3.0),
+    ).mean  # fmt: skip
+    near = [start for start in window_starts(176, PATCH[2], 0.5) if start < 4 + BODY_MARGIN]
+    assert len(calls) == 2 * len(near)
+    assert (made[..., 4:] == -3).all()
+    assert (made[..., :4] != -3).all()
 
 
 @pytest.mark.parametrize("name", ["flow", "diffusion"])

@@ -9,10 +9,8 @@ from gdmnet.geometry import Geometry
 from gdmnet.tomography import consistency
 from gdmnet.tomography.consistency import data_consistent
 from gdmnet.tomography.fbp import reconstruct
-from gdmnet.tomography.physics import attenuation, hounsfield, measure
-from gdmnet.tomography.projection import project, projector
-from gdmnet.tomography.record import Acquisition, Simulation
-from gdmnet.tomography.scan import Grid, covering_scan
+from gdmnet.tomography.projection import attenuation, hounsfield, measure, project, projector
+from gdmnet.tomography.scan import Acquisition, Grid, Simulation, covering_scan
 from gdmnet.tomography.settings import MU_WATER
 
 GRID = Grid((48, 56), (2.0, 1.5))

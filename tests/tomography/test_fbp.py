@@ -5,11 +5,18 @@ from scipy.interpolate import RegularGridInterpolator
 from skimage.transform import iradon
 
 from gdmnet.errors import DatasetError
-from gdmnet.tomography import blocks
-from gdmnet.tomography.fbp import back_projector, reconstruct, seen, view_weights
-from gdmnet.tomography.filtering import WINDOWS, filter_rows, is_truncated, ramp
-from gdmnet.tomography.physics import hounsfield
-from gdmnet.tomography.projection import project
+from gdmnet.tomography import projection
+from gdmnet.tomography.fbp import (
+    WINDOWS,
+    back_projector,
+    filter_rows,
+    is_truncated,
+    ramp,
+    reconstruct,
+    seen,
+    view_weights,
+)
+from gdmnet.tomography.projection import hounsfield, project
 from gdmnet.tomography.scan import Detector, Grid, Scan, covering_scan
 from gdmnet.tomography.settings import FILTERS
 
@@ -159,8 +166,8 @@ def test_a_truncated_object_is_flat_up_to_the_edge_of_the_field():
     rim, middle = found[(radius > 34) & (radius < 39)], found[radius < 25]
     assert abs(middle.mean() / MU - 1) < 0.15
     assert abs(rim.mean() / middle.mean() - 1) < 0.15
-    plain = filter_rows(sinogram, 1.0, "ram-lak")
-    soft = filter_rows(sinogram, 1.0, "ram-lak", truncated=True)
+    plain = filter_rows(sinogram, scan, "ram-lak")
+    soft = filter_rows(sinogram, scan, "ram-lak", truncated=True)
     assert np.abs(plain[..., 0]).mean() > 3 * np.abs(soft[..., 0]).mean()
 
 
@@ -176,32 +183,32 @@ def test_a_truncated_curved_fan_is_reconstructed_too():
 
 def test_the_convolution_is_the_convolution(rng):
     rows = rng.random((2, 3, 17))
-    kernel = ramp(17, 0.5)
+    kernel, scan = ramp(17, 0.5), Scan(1, 180.0, Detector(17, 0.5))
     slow = np.stack([[np.convolve(r, kernel)[16:33] * 0.5 for r in block] for block in rows])
-    assert filter_rows(rows, 0.5, "ram-lak") == pytest.approx(slow, rel=1e-5, abs=1e-6)
+    assert filter_rows(rows, scan, "ram-lak") == pytest.approx(slow, rel=1e-5, abs=1e-6)
 
 
 def test_smoother_windows_pass_less_noise(rng):
-    noise = rng.normal(size=(50, 200))
-    spread = [filter_rows(noise, 1.0, window).std() for window in FILTERS]
+    noise, scan = rng.normal(size=(50, 200)), Scan(1, 180.0, Detector(200, 1.0))
+    spread = [filter_rows(noise, scan, window).std() for window in FILTERS]
     assert FILTERS == tuple(WINDOWS) == ("ram-lak", "shepp-logan", "cosine", "hamming", "hann")
     assert spread == sorted(spread, reverse=True)
     flat = np.ones((1, 400))
     for window in FILTERS:  # none of them changes what is constant
-        assert filter_rows(flat, 1.0, window)[0, 200] == pytest.approx(
-            filter_rows(flat, 1.0, "ram-lak")[0, 200], abs=1e-4
+        assert filter_rows(flat, scan, window)[0, 200] == pytest.approx(
+            filter_rows(flat, scan, "ram-lak")[0, 200], abs=1e-4
         )
 
 
 def test_slabs_and_blocks_do_not_show(monkeypatch, rng):
     grid = Grid((20, 24), (1.0, 1.0))
     scan = covering_scan(grid, 15, arc=180.0)
-    sinogram = rng.random((blocks.SLAB + 1, 15, scan.detector.n_bins)).astype(np.float32)
+    sinogram = rng.random((projection.SLAB + 1, 15, scan.detector.n_bins)).astype(np.float32)
     whole = reconstruct(sinogram, grid, scan)
     alone = reconstruct(sinogram[-1:], grid, scan)
     assert whole[-1:] == pytest.approx(alone, rel=1e-4, abs=1e-5)
     back_projector.cache_clear()
-    monkeypatch.setattr(blocks, "BLOCK_BYTES", 1)
+    monkeypatch.setattr(projection, "BLOCK_BYTES", 1)
     in_blocks = reconstruct(sinogram, grid, scan)
     back_projector.cache_clear()
     assert in_blocks == pytest.approx(whole, rel=1e-4, abs=1e-5)

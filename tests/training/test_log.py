@@ -36,6 +36,11 @@ def test_the_readable_line_tells_what_matters():
     assert "skipped 4" in log.readable(_record(3, skipped=4))
 
 
+def test_the_first_epoch_tells_how_long_the_others_will_take():
+    assert log.readable(_record(1, seconds=30.0)).endswith("30.0 s  about 0:05:30 to go")
+    assert "to go" not in log.readable(_record(2, seconds=30.0))
+
+
 def test_truncating_forgets_later_epochs_and_a_line_that_was_cut_off(tmp_path):
     for epoch in range(1, 12):
         log.append(tmp_path, _record(epoch))
@@ -62,9 +67,8 @@ def test_a_log_that_cannot_be_written_is_an_output_error(tmp_path):
 
 
 def test_means_leave_out_what_is_not_finite():
-    means = log.Means()
-    means.add({"a": 1.0, "b": math.nan})
-    means.add({"a": 3.0, "b": 5.0, "c": math.inf})
-    result = means.result()
+    result = log.means(
+        [{"a": 1.0, "b": math.nan}, {"a": 3.0, "b": 5.0, "c": math.inf}],
+    )
     assert (result["a"], result["b"]) == (2.0, 5.0)
     assert math.isnan(result["c"])

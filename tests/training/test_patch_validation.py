@@ -1,4 +1,5 @@
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -6,7 +7,8 @@ import torch
 from scipy.ndimage import gaussian_filter
 from scipy.stats import wasserstein_distance
 
-from gdmnet.objectives.base import Batch
+from gdmnet.objectives.base import Batch, Objective
+from gdmnet.plan import Recipe
 from gdmnet.training.patch_validation import PatchPlausibility, gradient_sum, validate_patches
 
 SPACING = (3.0, 1.5, 1.0)
@@ -29,7 +31,11 @@ def test_the_gradient_sum_counts_pairs_inside_the_mask(shape):
     assert gradient_sum(image, mask) == pytest.approx(_slow_gradient_sum(image, mask))
 
 
-class _Source:
+class _Batches:
+    """Batches whose targets are twice their sources."""
+
+    configuration = SimpleNamespace(spacing=SPACING, batch_size=2)
+
     def __init__(self):
         self.steps = []
 
@@ -43,22 +49,30 @@ class _Source:
         return Batch(source, 2 * source, mask)
 
 
+class _Plain(Objective):
+    def descend(self, generator, batch, rng):
+        raise AssertionError("only judged")
+
+
+def judged(network, batches, n_patches):
+    recipe = Recipe(1, 1, validation_patches=n_patches)
+    return validate_patches(_Plain(), network, batches, recipe, torch.device("cpu"))
+
+
 def test_validation_pools_voxels_of_fixed_patches():
-    source = _Source()
-    quality = validate_patches(
-        lambda batch, number: 1.5 * batch.source + (number == 1), source, 5, SPACING
-    )
-    assert source.steps == [0, 1, 2]
-    batches = [_Source().batch(0, step) for step in range(3)]
-    errors = [(1.5 * b.source + (i == 1) - b.target).abs() for i, b in enumerate(batches)]
-    inside = torch.cat([e[b.mask > 0] for e, b in zip(errors, batches, strict=True)])
+    batches = _Batches()
+    quality = judged(lambda source: 1.5 * source + 0.1, batches, 5)
+    assert batches.steps == [0, 1, 2]
+    found = [_Batches().batch(0, step) for step in range(3)]
+    errors = [(1.5 * b.source + 0.1 - b.target).abs() for b in found]
+    inside = torch.cat([e[b.mask > 0] for e, b in zip(errors, found, strict=True)])
     assert quality.mae == pytest.approx(float(inside.mean()), rel=1e-5)
     assert quality.sharpness == pytest.approx(0.75, rel=1e-5)
 
 
 def test_gradients_are_measured_per_mm_of_each_axis():
-    quality = validate_patches(lambda batch, number: 1.5 * batch.source, _Source(), 1, SPACING)
-    batch = _Source().batch(0, 0)
+    quality = judged(lambda source: 1.5 * source, _Batches(), 1)
+    batch = _Batches().batch(0, 0)
     inside = batch.mask > 0
     steepness = []
     for image in (torch.where(inside, 1.5 * batch.source, batch.target), batch.target):
@@ -68,12 +82,12 @@ def test_gradients_are_measured_per_mm_of_each_axis():
 
 
 def test_an_empty_mask_gives_no_number():
-    class Empty(_Source):
+    class Empty(_Batches):
         def batch(self, epoch, step, rank=0):
             batch = super().batch(epoch, step, rank)
             return Batch(batch.source, batch.target, torch.zeros_like(batch.mask))
 
-    quality = validate_patches(lambda batch, number: batch.source, Empty(), 1, SPACING)
+    quality = judged(lambda source: source, Empty(), 1)
     assert math.isnan(quality.mae)
     assert math.isnan(quality.sharpness)
 

@@ -19,9 +19,9 @@ from encoders.fakes import (
 from torch.nn import functional
 
 from gdmnet.encoders import build_encoder
-from gdmnet.encoders.grid import AxisLayout
-from gdmnet.encoders.nnunet_folder import read_family
-from gdmnet.encoders.unet_encoders import UNetEncoder, UNetStages
+from gdmnet.encoders.adapter import AxisLayout
+from gdmnet.encoders.catalogue import nnunet_family
+from gdmnet.encoders.networks import UNetEncoder, UNetStages
 from gdmnet.errors import CheckpointError, PlanError, TrainingError
 
 MODEL = "nnUNetTrainer__nnUNetPlans__3d_fullres"
@@ -190,8 +190,8 @@ def test_configurations_inherit(tmp_path):
     content["configurations"]["3d_bs4"] = {"inherits_from": "3d_fullres", "spacing": [2, 1, 1]}
     tensors = tensors_of(UNetEncoder(shape(), 3))
     folder = results_folder(tmp_path, content, tensors, name="T__nnUNetPlans__3d_bs4")
-    assert read_family(folder)[0].spacing == (2, 1, 1)
-    assert read_family(folder)[0].network.channels == (4, 6, 8)
+    assert nnunet_family(folder)[0].spacing == (2, 1, 1)
+    assert nnunet_family(folder)[0].network.channels == (4, 6, 8)
 
 
 def test_z_scored_models_take_any_target_and_ct_models_only_ct(tmp_path):
@@ -210,7 +210,7 @@ def test_axes_follow_the_transposition_and_the_readers_orientation(tmp_path):
     content["image_reader_writer"] = "NibabelIOWithReorient"
     tensors = tensors_of(UNetEncoder(shape(), 3))
     folder = results_folder(tmp_path, content, tensors)
-    family, _ = read_family(folder)
+    family, _ = nnunet_family(folder)
     assert family.layout == AxisLayout((2, 0, 1), (0, 2))  # x and y run the other way
     assert family.spacing == (3.0, 1.0, 1.0)  # along the network's axes: x is its first
     encoder = build(folder, spacing=(1.0, 1.0, 3.0), patch=(16, 16, 10))
@@ -228,10 +228,10 @@ def test_the_first_finished_fold_is_taken_unless_one_is_named(tmp_path):
     tensors = tensors_of(UNetEncoder(shape(), 3))
     folder = results_folder(tmp_path, plans(), tensors, folds=("fold_1", "fold_3", "fold_all"))
     (folder / "fold_0").mkdir()
-    assert read_family(folder)[1] == folder / "fold_1/checkpoint_final.pth"
-    assert read_family(folder / "fold_3")[1] == folder / "fold_3/checkpoint_final.pth"
+    assert nnunet_family(folder)[1] == folder / "fold_1/checkpoint_final.pth"
+    assert nnunet_family(folder / "fold_3")[1] == folder / "fold_3/checkpoint_final.pth"
     with pytest.raises(CheckpointError, match=r"no fold_K/checkpoint_final\.pth"):
-        read_family(folder / "fold_0")
+        nnunet_family(folder / "fold_0")
 
 
 @pytest.mark.parametrize(
@@ -256,7 +256,7 @@ def test_the_first_finished_fold_is_taken_unless_one_is_named(tmp_path):
 def test_what_is_not_ours_is_refused_with_the_reason(tmp_path, content, words):
     folder = results_folder(tmp_path, content, tensors_of(UNetEncoder(shape(), 3)))
     with pytest.raises(CheckpointError, match=words) as problem:
-        read_family(folder)
+        nnunet_family(folder)
     assert str(folder) in str(problem.value)
     assert "\n" not in str(problem.value)
 
@@ -265,13 +265,13 @@ def test_models_of_several_channels_and_incomplete_folders_are_refused(tmp_path)
     folder = results_folder(tmp_path, plans(), tensors_of(UNetEncoder(shape(), 3)))
     (folder / "dataset.json").write_text(json.dumps({"channel_names": {"0": "T1", "1": "T2"}}))
     with pytest.raises(CheckpointError, match=r"it takes 2 channels .T1, T2."):
-        read_family(folder)
+        nnunet_family(folder)
     (folder / "dataset.json").write_text("{")
     with pytest.raises(CheckpointError, match=r"dataset\.json: not valid JSON"):
-        read_family(folder)
+        nnunet_family(folder)
     (folder / "dataset.json").unlink()
-    with pytest.raises(CheckpointError, match=r"dataset\.json: not found"):
-        read_family(folder)
+    with pytest.raises(CheckpointError, match=r"dataset\.json: file not found"):
+        nnunet_family(folder)
 
 
 def test_the_folder_has_to_be_there_and_named_once(tmp_path):
