@@ -46,12 +46,7 @@ _KINDS, _SEED = ("self", "groupnorm"), 77  # of the judges
 
 
 class HeldOut:
-    """The held-out cases of a raw dataset (imagesTs, targetsTs) and the judges of predictions.
-
-    Args:
-        raw: the dataset's folder.
-        judge_iterations: steps of each judge's training on the training targets.
-    """
+    """The held-out cases of a raw dataset (imagesTs, targetsTs) and the judges of predictions."""
 
     def __init__(self, raw: Path, judge_iterations: int) -> None:
         self.raw, self.judge_iterations = raw, judge_iterations
@@ -72,10 +67,7 @@ class HeldOut:
     def make_row(self, home: Path, name: str, predict: Callable[[Path], dict[str, float]]) -> None:
         """Predict and judge what is not finished: home/rows/NAME/row.json.
 
-        Args:
-            home: of the study.
-            name: of the row.
-            predict: fills a folder with predictions of all cases; what was measured meanwhile.
+        `predict` fills a folder with all cases and gives what was measured meanwhile.
         """
         folder = home / "rows" / name
         if not (folder / ROW).is_file():

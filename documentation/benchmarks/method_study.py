@@ -1,7 +1,6 @@
 """What each part of the method brings: every variant fine-tuned from one regression.
 
     python documentation/benchmarks/method_study.py 501 -o STUDY --raw RAW [--rows NAME ...]
-    python documentation/benchmarks/method_study.py 501 -o STUDY --raw RAW --list
 
 The dataset is planned and prepared into STUDY, one regression a seed is trained on all its training
 cases, and every row is then trained for equal steps from that checkpoint, with the same seed and
@@ -81,15 +80,7 @@ class StudySettings(Settings):
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One variant.
-
-    Attributes:
-        objective: a name of gdm_train's.
-        options: of the objective, beside `FINE_TUNING`.
-        encoder: a name of gdm_train's.
-        seed: of everything.
-        realism: take the weights between regression and pooled instead of a training.
-    """
+    """One variant in gdm_train's words; a realism dials between two others, without training."""
 
     objective: str = "gdm"
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -131,16 +122,7 @@ def _gdm(**options: object) -> Row:
 
 
 class Study:
-    """A study in its folder.
-
-    Args:
-        home: of everything: preprocessed/, encoders/, rows/, table.md, front.png.
-        raw: the raw root.
-        settings: of all rows.
-
-    Raises:
-        OutputError: the rows in the folder were made with other settings.
-    """
+    """A study in its folder: gdmnet_preprocessed/, encoders/, rows/, table.md, front.png."""
 
     def __init__(self, home: Path, raw: Path, settings: StudySettings) -> None:
         self.home, self.settings = home, settings
@@ -298,19 +280,14 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("dataset", help="501 or Dataset501_Name")
     parser.add_argument("-o", dest="home", type=Path, required=True, metavar="STUDY")
     parser.add_argument("--raw", type=Path, required=True)
-    parser.add_argument("--rows", nargs="+", choices=rows(), metavar="NAME", help="default: all")
-    parser.add_argument("--list", action="store_true", help="print the names of the rows")
-    names = [field.name for field in dataclasses.fields(StudySettings) if field.name != "dataset"]
-    add_settings(parser, StudySettings, names)
+    parser.add_argument("--rows", nargs="+", choices=rows(), help="(default: all)")
+    add_settings(parser, StudySettings)
     return parser
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run what is missing, row by row."""
     args = build_parser().parse_args(argv)
-    if args.list:
-        print("\n".join(rows()))
-        return 0
 
     def body() -> int:
         given = given_settings(args, StudySettings)

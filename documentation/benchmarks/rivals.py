@@ -82,11 +82,7 @@ def cost_of(work: Callable[[], Any]) -> tuple[Any, Cost]:
 
 
 def cost_of_command(words: Sequence[str | Path], log: Path) -> Cost:
-    """What a command cost, the processes that it started and waited for counted.
-
-    Its peak is that of the largest of its processes, and at least this script's own, which
-    therefore imports little.
-    """
+    """What a command and its processes cost; a peak, of the largest, is at least this script's."""
     begin = time.perf_counter()
     with log.open("a") as handle:
         process = subprocess.Popen([*map(str, words)], stdout=handle, stderr=subprocess.STDOUT)
@@ -138,10 +134,7 @@ class Side:
 
 
 def serve(tool: str, home: Path) -> None:
-    """Answer requests {"task": NAME, **arguments} until the input ends.
-
-    What the tools print goes to the log that standard error is.
-    """
+    """Answer requests until the input ends; what tools print goes to the log, as errors do."""
     import torch
 
     torch.set_num_threads(1)
@@ -173,7 +166,7 @@ class Gdmnet:
         self.configuration = training.configuration
         self.batches, _ = patch_batches(training)
         self.kept = self.batches.batch(0, 0)
-        self.steppers: dict[str, Callable[[str], None]] = {}
+        self.steps = {objective: self._stepper(objective) for objective in OPTIONS}
 
     def describe(self) -> dict[str, Any]:
         """What the other side must have equal, and the network's size."""
@@ -202,9 +195,7 @@ class Gdmnet:
     def step(self, run: str, precision: str) -> Cost:
         """One step on a batch that is in memory already: forward, backward, optimiser, average."""
         _, objective = RUNS[run]
-        if objective not in self.steppers:
-            self.steppers[objective] = self._stepper(objective)
-        return cost_of(lambda: self.steppers[objective](precision))[1]
+        return cost_of(lambda: self.steps[objective](precision))[1]
 
     def predict(self, image: str, precision: str) -> dict[str, Cost]:
         """One volume from file to file with fresh weights, in parts."""
@@ -256,12 +247,12 @@ class Gdmnet:
         import torch
 
         from gdmnet.models.precision import autocast
-        from gdmnet.training.fold_training import build_generator, build_objective
+        from gdmnet.training.fold_training import build_objective
         from gdmnet.training.step import GeneratorOptimizer
 
         training = self._training(objective)
         built, _ = build_objective(training)
-        network = build_generator(training).train()
+        network = self._network().train()
         device = torch.device("cpu")
         optimizer = GeneratorOptimizer(network, training.run.recipe, device)
         rng, numbers = torch.Generator(), iter(range(STEPS))
@@ -287,16 +278,14 @@ class NnUNet:
         self.plans = json.loads(plan.read_text())
         self.trainers: dict[str, Any] = {}
         self.loaders: dict[str, Any] = {}
-        self.kept: dict[str, Any] = {}
+        self.kept: dict[str, Any] = {}  # a batch of each
 
     def adopt(self, wanted: dict[str, Any]) -> dict[str, Any]:
         """Add two configurations with the other side's spacing, patch and batch.
 
         `equal` has its stages, features, blocks and strides; `own` is the network that nnU-Net's
-        planner gives a patch of this size, with deep supervision.
-
-        Returns:
-            Parameters by configuration, and what the planner chose on this dataset by itself.
+        planner gives a patch of this size, with deep supervision. Gives their parameters, and
+        what the planner chose on this dataset by itself.
         """
         import numpy as np
         from nnunetv2.experiment_planning.experiment_planners import network_topology
@@ -507,16 +496,6 @@ def make_datasets(raw: Path, home: Path, cases: list[str]) -> None:
         (folder / DATASET_JSON).write_text(json.dumps(described | labels))
 
 
-def middle_of(image: Path, n_slices: int, home: Path) -> Path:
-    """A file of the middle slices of an image."""
-    import SimpleITK as sitk  # noqa: N813
-
-    volume, path = sitk.ReadImage(str(image)), home / "middle_0000.nii.gz"
-    first = max(0, (volume.GetSize()[2] - n_slices) // 2)
-    sitk.WriteImage(volume[:, :, first : first + n_slices], str(path))
-    return path
-
-
 def run_commands(pythons: dict[str, Path], home: Path, dataset: str, found: Measurement) -> None:
     """Start-up of both prediction commands, and check, fingerprint, plan and preprocessing."""
     log = home / "commands.log"
@@ -562,7 +541,7 @@ def compare(args: argparse.Namespace, home: Path) -> Iterator[str]:
     if "training" in args.phases:
         found.training()
     if "predicting" in args.phases:
-        found.predicting(middle_of(sorted(args.raw.glob("imagesTs/*"))[0], args.slices, home))
+        found.predicting(sorted(args.raw.glob("imagesTs/*"))[0])
     for side in found.sides.values():
         side.close()
     yield from (HEAD, *found.lines())
@@ -578,7 +557,6 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--cases", nargs="+", required=True, help="of imagesTr, by name")
     parser.add_argument("--nnunet", type=Path, help="the Python of nnU-Net's environment")
     parser.add_argument("--rounds", type=int, default=4, help="of each measurement (4)")
-    parser.add_argument("--slices", type=int, default=64, help="of imagesTs's first image (64)")
     parser.add_argument(
         "--phases",
         nargs="+",

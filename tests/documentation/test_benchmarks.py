@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
+import re
+import shlex
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -139,9 +143,45 @@ def test_the_front_never_mixes_matched_and_unmatched(script):
     assert all(("matched" in error) == ("matched" in distance) for error, distance in panels)
 
 
-def test_rivals_measures_gdmnet_alone(script, tmp_path, capsys):
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peaks need Linux")
+def test_rivals_measures_gdmnet_alone(script, tmp_path, capsys, monkeypatch):
+    rivals = script("rivals")
+    for name in rivals.VARIABLES:
+        monkeypatch.setenv(name, "1")  # taken back when the test ends
     raw = write_phantom_dataset(tmp_path / "raw", n_train=2, n_test=1, shape=(10, 24, 24))
     words = [str(raw), str(tmp_path / "scratch"), "--cases", "phantom_01", "phantom_02"]
-    script("rivals").main([*words, "--rounds", "1", "--slices", "6"])
-    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
-    assert len(rows) == 18, rows
+    rivals.main([*words, "--rounds", "1"])
+    printed = capsys.readouterr().out.splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in printed[2:19]]
+    assert next(row[0] for row in rows if row[0].startswith("- ")) == "- on disk [MiB]"
+    assert all(float(row[2].split(" ")[0]) > 0 for row in rows), rows
+    assert {row[3] for row in rows} == {"-"}  # no ratio without nnU-Net
+    with pytest.raises(SystemExit):  # what is there stays
+        rivals.main(words)
+
+
+def test_a_ratio_above_one_means_that_gdmnet_is_cheaper(script):
+    found = script("rivals").Measurement(2)
+    for theirs, ours in ((4.0, 1.0), (9.0, 3.0)):
+        for tool, seconds in (("nnunet", theirs), ("gdmnet", ours)):
+            found.add("work", tool, {"cpu": seconds, "wall": 2 * seconds, "peak": 100 * seconds})
+    assert list(found.lines()) == ["| work | 6.5 (13) | 2 (4) | 3.5 | 3.5 | 650 / 200 |"]
+
+
+def test_rivals_starts_in_an_environment_without_gdmnet(script):
+    tree = ast.parse(Path(script("rivals").__file__).read_text("utf-8"))
+    names = [node.module for node in tree.body if isinstance(node, ast.ImportFrom)]
+    names += [
+        alias.name for node in tree.body if isinstance(node, ast.Import) for alias in node.names
+    ]
+    assert {name.split(".")[0] for name in names} <= sys.stdlib_module_names
+
+
+def test_commands_of_the_page_are_understood(script):
+    page = (DOCUMENTATION / "benchmarks.md").read_text("utf-8")
+    lines = re.findall(r"^python documentation/benchmarks/(\w+)\.py (.*)$", page, re.M)
+    assert {name for name, _ in lines} == {"method_study", "rivals", "task_chains"}
+    for name, arguments in lines:
+        script(name).build_parser().parse_args(shlex.split(arguments, comments=True))
+    scripts = {path.stem for path in (DOCUMENTATION / "benchmarks").glob("*.py")}
+    assert scripts == {"judging", "method_study", "rivals", "task_chains"}
