@@ -200,7 +200,8 @@ def check_encoder(
     Raises:
         GdmnetError: an unknown dataset, configuration or fold; an encoder that does not fit.
     """
-    from gdmnet.training.fold_training import build_feature_encoder, describe_training
+    from gdmnet.training.feature_encoder import prepare_encoder
+    from gdmnet.training.fold_training import describe_training
     from gdmnet.training.pretrain import (
         ENCODER_FILE,
         held_out_patches,
@@ -216,8 +217,8 @@ def check_encoder(
     training = replace(training, configuration=examined)
     if choice.name == "self" and choice.weights is None:
         choice = replace(choice, weights=training.encoder_folder / ENCODER_FILE)
-    encoder = build_feature_encoder(training, choice)
-    control = build_feature_encoder(training, EncoderSettings("random"))
+    encoder = prepare_encoder(training, choice)
+    control = prepare_encoder(training, EncoderSettings("random"))
     held_out = held_out_patches(split_cases(training.cases()[0])[1], examined, seed=seed)
     measured = {"this": describe(encoder, held_out), "random": describe(control, held_out)}
     return [*_origin(encoder.report), "", *measures_table(measured)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import pickle
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -100,11 +100,9 @@ def restore(parts: Mapping[str, Stateful], state: Mapping[str, Any], path: Path)
     Raises:
         CheckpointError: names are missing or unknown, or a state does not fit its part.
     """
-    missing, unknown = sorted(set(parts) - set(state)), sorted(set(state) - set(parts))
-    if missing or unknown:
+    if lacks := _other_names(parts, state):
         raise CheckpointError(
-            f"{path}: does not belong to this training: lacks {_few(missing)}, has in addition"
-            f" {_few(unknown)}; was it made by another objective?"
+            f"{path}: does not belong to this training: {lacks}; was it made by another objective?"
         )
     for name, part in parts.items():
         try:
@@ -123,11 +121,9 @@ def load_pretrained(generator: nn.Module, path: Path) -> None:
     """
     found: dict[str, Tensor] = load(path)["ema"]
     wanted = generator.state_dict()
-    missing, unknown = sorted(set(wanted) - set(found)), sorted(set(found) - set(wanted))
-    if missing or unknown:
+    if lacks := _other_names(wanted, found):
         raise CheckpointError(
-            f"{path}: weights of another network: lacks {_few(missing)}, has in addition"
-            f" {_few(unknown)}; pretrain with the same plan"
+            f"{path}: weights of another network: {lacks}; pretrain with the same plan"
         )
     differing = [name for name in wanted if wanted[name].shape != found[name].shape]
     if differing:
@@ -156,6 +152,14 @@ def _difference(
         )
     shapes = [f"{n} {tuple(found[n].shape)} against {tuple(wanted[n].shape)}" for n in differing]
     return f"weights of other shapes: {_few(shapes)}; pretrain with the same plan"
+
+
+def _other_names(wanted: Iterable[str], found: Iterable[str]) -> str:
+    """Names that are missing and names that are too many, in words; empty for neither."""
+    missing, unknown = sorted(set(wanted) - set(found)), sorted(set(found) - set(wanted))
+    if not (missing or unknown):
+        return ""
+    return f"lacks {_few(missing)}, has in addition {_few(unknown)}"
 
 
 def _damaged(path: Path, reason: str) -> str:

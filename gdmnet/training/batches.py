@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Generator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from gdmnet.arrays.normalise import background_value
+from gdmnet.data.store import StoredCase
 from gdmnet.errors import DatasetError, TrainingError
 from gdmnet.geometry import Shape
 from gdmnet.models import seeds
@@ -24,9 +24,6 @@ from gdmnet.objectives.base import Batch
 from gdmnet.plan import Configuration
 from gdmnet.training import augment as augmentation
 from gdmnet.training.patches import patch_start, read_patch
-
-if TYPE_CHECKING:
-    from gdmnet.data.store import StoredCase
 
 _SAMPLE, _INTENSITY, _ORDER = 0, 1, 2  # separate streams of random numbers
 MR_LIKE = ("zscore", "percentiles")  # the other schemes keep numbers that mean something
@@ -151,7 +148,7 @@ def prefetched(
         _Steps(batches, epoch, steps, rank),
         batch_size=None,
         num_workers=n_workers,
-        collate_fn=_as_they_are,
+        collate_fn=lambda arrays: arrays,
         worker_init_fn=partial(_end_with, os.getpid()),
         generator=torch.Generator(),  # else it would draw from the global one
         multiprocessing_context="fork",
@@ -196,7 +193,3 @@ def _end_with(parent: int, _: int) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
-
-
-def _as_they_are(arrays: Any) -> Any:  # noqa: ANN401
-    return arrays

@@ -8,8 +8,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from gdmnet.training.schedule import ema_decay
-
 
 class WeightAverage:
     """A frozen copy of a network whose weights follow the trained ones slowly.
@@ -27,9 +25,10 @@ class WeightAverage:
     def update(self, network: nn.Module, step: int) -> None:
         """Follow the weights: w' <- d w' + (1 - d) w, d = min(decay, (1 + step) / (10 + step)).
 
-        Buffers are copied: they are counters or statistics, not weights.
+        So a young average forgets its random start quickly. Buffers are copied: they are counters
+        or statistics, not weights.
         """
-        share = 1.0 - ema_decay(step, self.decay)
+        share = 1.0 - min(self.decay, (1.0 + step) / (10.0 + step))
         for shadow, weights in zip(self.network.parameters(), network.parameters(), strict=True):
             shadow.lerp_(weights, share)
         for kept, buffer in zip(self.network.buffers(), network.buffers(), strict=True):

@@ -5,21 +5,18 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from gdmnet.data.store import StoredCase
 from gdmnet.encoders import FrozenEncoder, build_encoder, freeze_norms
 from gdmnet.errors import TrainingError
 from gdmnet.models.seeds import numpy_rng
-from gdmnet.plan import Configuration, Fingerprint, Recipe
+from gdmnet.plan import Configuration
+from gdmnet.training.fold_training import FoldTraining
 from gdmnet.training.pretrain import BATCH_SIZE, default_iterations, pretrain_encoder, sample
 from gdmnet.training.settings import EncoderSettings
-
-if TYPE_CHECKING:
-    from gdmnet.data.store import StoredCase
 
 N_BATCHES = 30  # of real targets, to measure normalisation layers on
 NORMS = 2  # their stream of randomness; 0 and 1 are the pretraining's
@@ -27,53 +24,45 @@ NORMS = 2  # their stream of randomness; 0 and 1 are the pretraining's
 _log = logging.getLogger(__name__)
 
 
-def prepare_encoder(
-    settings: EncoderSettings,
-    cases: Sequence[StoredCase],
-    configuration: Configuration,
-    *,
-    fingerprint: Fingerprint | None,
-    folder: Path,
-    recipe: Recipe,
-    device: torch.device,
-) -> FrozenEncoder:
-    """The frozen encoder that was chosen, on the device.
+def prepare_encoder(training: FoldTraining, settings: EncoderSettings) -> FrozenEncoder:
+    """The frozen encoder that was chosen for a training, on this process's device.
+
+    The embedded one is trained as long as a share of the training, with its seed and precision, on
+    its training cases and no others, if it does not lie in its folder already.
 
     Args:
-        settings: which one, and how it is used.
-        cases: the fold's training cases and no others.
-        configuration: of the training.
-        fingerprint: of the dataset; encoders with a z-score need it.
-        folder: where "self" is kept.
-        recipe: its seed, precision and length (of which "self" takes a fifth on a CPU).
-        device: to compute on.
+        training: whose targets the encoder is made for.
+        settings: which encoder, and how it is used.
 
     Raises:
         GdmnetError: an unknown name or word; weights or a target that do not fit.
     """
-    if settings.stages is not None and settings.name in ("self", "random"):
-        raise TrainingError(f"encoder {settings.name}: uses all its maps; drop --encoder-stages")
-    if settings.name == "self" and settings.weights is None:
+    name, recipe, configuration = settings.name, training.run.recipe, training.configuration
+    device = training.process_device()
+    if settings.stages is not None and name in ("self", "random"):
+        raise TrainingError(f"encoder {name}: uses all its maps; drop --encoder-stages")
+    cases, _ = training.cases()
+    if name == "self" and settings.weights is None:
         length = default_iterations(recipe.total_steps, device, n_cases=len(cases))
         return pretrain_encoder(
             cases,
             configuration,
-            folder,
+            training.encoder_folder,
             iterations=settings.iterations or length,
             seed=recipe.seed,
             device=device,
             precision=recipe.precision,
         )
     encoder = build_encoder(
-        settings.name,
+        name,
         weights=settings.weights,
         configuration=configuration,
-        fingerprint=fingerprint,
+        fingerprint=training.fingerprint(),
         seed=recipe.seed,
         stages=settings.stages,
         resample=settings.resample,
     ).to(device)
-    _tell(encoder)
+    _log_report(encoder)
     if settings.norm_statistics == "dataset":
         n_norms = freeze_norms(encoder, target_patches(cases, configuration, recipe.seed, device))
         _log.info("feature encoder: the statistics of %d normalisation layers are fixed", n_norms)
@@ -90,7 +79,7 @@ def target_patches(
         yield images.to(device)
 
 
-def _tell(encoder: FrozenEncoder) -> None:
+def _log_report(encoder: FrozenEncoder) -> None:
     report = encoder.report
     if report is None:
         return

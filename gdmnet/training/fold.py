@@ -13,14 +13,15 @@ import torch
 from gdmnet import codec, files, folders
 from gdmnet.errors import CheckpointError, PlanError, TrainingError
 from gdmnet.folders import Roots
-from gdmnet.objectives.base import Objective
+from gdmnet.models.checkpoint import weights_sha256
+from gdmnet.objectives.base import Inputs, Objective
+from gdmnet.objectives.build import OBJECTIVES, SAMPLED, context_of
 from gdmnet.plan import Plan
-from gdmnet.training.distributed import require_devices, run_together, this_process
+from gdmnet.training.distributed import require_devices, run_together
+from gdmnet.training.feature_encoder import prepare_encoder
 from gdmnet.training.fold_training import (
     FoldTraining,
-    build_feature_encoder,
     build_generator,
-    build_objective,
     describe_training,
     patch_batches,
 )
@@ -107,7 +108,7 @@ def train_fold_encoder(
     if encoder.name != "self" or encoder.weights is not None:
         raise TrainingError(f"encoder {encoder.name} has its weights already: nothing to train")
     training = describe_training(dataset, configuration, fold, roots, settings)
-    build_feature_encoder(training, encoder)
+    prepare_encoder(training, encoder)
     return training.encoder_folder
 
 
@@ -184,7 +185,7 @@ def _train_in_processes(training: FoldTraining) -> None:
         CheckpointError: a resumed training finds another encoder than it began with.
         GdmnetError: what building and training raise.
     """
-    objective, digest = build_objective(training)
+    objective, digest = _build_objective(training)
     run = training.run
     if training.resume and run.encoder_sha256 not in (None, digest):
         raise CheckpointError(
@@ -201,7 +202,26 @@ def _train_in_processes(training: FoldTraining) -> None:
 
 def train_one_of_several(training: FoldTraining) -> None:
     """What each process of a distributed training does."""
-    _train(training, build_objective(training)[0])
+    _train(training, _build_objective(training)[0])
+
+
+def _build_objective(training: FoldTraining) -> tuple[Objective, str | None]:
+    """The objective with its encoder, and the checksum of the encoder's weights."""
+    run, encoder = training.run, None
+    if run.encoder is not None:
+        values = {"name": run.encoder, **run.encoder_options}
+        encoder = prepare_encoder(training, codec.decode(EncoderSettings, values))
+    context = context_of(
+        training.configuration,
+        run.options,
+        total_steps=run.recipe.total_steps,
+        seed=run.recipe.seed,
+        encoder=encoder,
+    )
+    objective = OBJECTIVES[run.objective](context)
+    if run.objective not in SAMPLED and objective.inputs != Inputs():
+        raise ValueError("only an objective with a sampler may have inputs of its own")
+    return objective, None if encoder is None else weights_sha256(encoder)
 
 
 def _train(training: FoldTraining, objective: Objective) -> None:
@@ -211,6 +231,6 @@ def _train(training: FoldTraining, objective: Objective) -> None:
         *patch_batches(training),
         training.run.recipe,
         training.folder,
-        this_process().device(torch.device(training.device)),
+        training.process_device(),
         new=None if training.resume else _new_fold(training),
     )

@@ -11,19 +11,17 @@ from torch import nn
 from gdmnet import codec, folders
 from gdmnet.data.splits import Split, split_for
 from gdmnet.data.store import StoredCase, is_stored, open_case
-from gdmnet.encoders import FrozenEncoder
 from gdmnet.errors import DatasetError
 from gdmnet.folders import Roots
-from gdmnet.models.checkpoint import load_pretrained, weights_sha256
+from gdmnet.models.checkpoint import load_pretrained
 from gdmnet.models.device import find_device
-from gdmnet.objectives.base import Inputs, Objective
-from gdmnet.objectives.build import OBJECTIVES, SAMPLED, context_of, generator_of
+from gdmnet.objectives.base import Inputs
+from gdmnet.objectives.build import SAMPLED, context_of, generator_of
 from gdmnet.plan import Configuration, Fingerprint, Plan, Run
 from gdmnet.training.batches import Batches
 from gdmnet.training.distributed import require_devices, this_process
-from gdmnet.training.feature_encoder import prepare_encoder
 from gdmnet.training.run import describe_run
-from gdmnet.training.settings import EncoderSettings, TrainingSettings
+from gdmnet.training.settings import TrainingSettings
 
 
 @dataclass(frozen=True)
@@ -67,6 +65,15 @@ class FoldTraining:
         training = [open_case(folder, case) for case in split.training]
         return training, [open_case(folder, case) for case in split.validation]
 
+    def fingerprint(self) -> Fingerprint | None:
+        """What was measured on the dataset, if it is there."""
+        path = self.dataset / folders.FINGERPRINT_JSON
+        return codec.load(Fingerprint, path) if path.is_file() else None
+
+    def process_device(self) -> torch.device:
+        """The device of this process among those that train together."""
+        return this_process().device(torch.device(self.device))
+
 
 def describe_training(
     dataset: str | int, configuration: str, fold: str, roots: Roots, settings: TrainingSettings
@@ -106,39 +113,6 @@ def patch_batches(training: FoldTraining) -> tuple[Batches, Batches]:
     return (
         Batches(cases, configuration, seed=seed, augment=True, n_workers=run.n_workers),
         Batches(validation, configuration, seed=seed, augment=False),
-    )
-
-
-def build_objective(training: FoldTraining) -> tuple[Objective, str | None]:
-    """The objective with its encoder, and the checksum of the encoder's weights."""
-    run, encoder = training.run, None
-    if run.encoder is not None:
-        values = {"name": run.encoder, **run.encoder_options}
-        encoder = build_feature_encoder(training, codec.decode(EncoderSettings, values))
-    context = context_of(
-        training.configuration,
-        run.options,
-        total_steps=run.recipe.total_steps,
-        seed=run.recipe.seed,
-        encoder=encoder,
-    )
-    objective = OBJECTIVES[run.objective](context)
-    if run.objective not in SAMPLED and objective.inputs != Inputs():
-        raise ValueError("only an objective with a sampler may have inputs of its own")
-    return objective, None if encoder is None else weights_sha256(encoder)
-
-
-def build_feature_encoder(training: FoldTraining, encoder: EncoderSettings) -> FrozenEncoder:
-    """The frozen encoder for the training cases of a fold."""
-    fingerprint = training.dataset / folders.FINGERPRINT_JSON
-    return prepare_encoder(
-        encoder,
-        training.cases()[0],
-        training.configuration,
-        fingerprint=codec.load(Fingerprint, fingerprint) if fingerprint.is_file() else None,
-        folder=training.encoder_folder,
-        recipe=training.run.recipe,
-        device=this_process().device(torch.device(training.device)),
     )
 
 

@@ -172,13 +172,9 @@ def _finish_epoch(
 def _draw(training: Training, epoch: int) -> None:
     """Draw the curves of the log, not more often than one can look."""
     path = training.folder / PROGRESS_PNG
-    due = epoch == training.recipe.epochs or _age(path) > DRAW_SECONDS
-    if training.process.is_leader and due:
+    fresh = path.is_file() and time.time() - path.stat().st_mtime <= DRAW_SECONDS
+    if training.process.is_leader and (epoch == training.recipe.epochs or not fresh):
         draw_progress(log.read(training.folder), path)
-
-
-def _age(path: Path) -> float:
-    return time.time() - path.stat().st_mtime if path.is_file() else math.inf
 
 
 def _too_many(folder: Path, epoch: int, step: int, metrics: dict[str, float]) -> str:

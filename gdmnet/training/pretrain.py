@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from gdmnet import codec, files
 from gdmnet.arrays.normalise import background_value
+from gdmnet.data.store import StoredCase
 from gdmnet.encoders.frozen import FrozenEncoder
 from gdmnet.encoders.self_supervised import (
     MASK_RATIO,
@@ -43,9 +44,6 @@ from gdmnet.plan import Configuration
 from gdmnet.training.ema import WeightAverage
 from gdmnet.training.patches import patch_start, read_patch
 from gdmnet.training.usefulness import HeldOut, judge, tissue_edges
-
-if TYPE_CHECKING:
-    from gdmnet.data.store import StoredCase
 
 ENCODER_FILE, REPORT_FILE = "encoder.pt", "report.json"
 BATCH_SIZE = 2

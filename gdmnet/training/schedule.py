@@ -1,4 +1,4 @@
-"""Learning rate and EMA decay as functions of the step."""
+"""The learning rate as a function of the step."""
 
 from __future__ import annotations
 
@@ -29,13 +29,3 @@ def learning_rate(step: int, recipe: Recipe) -> float:
         return recipe.learning_rate * (step + 1) / warm
     done = min(1.0, (step - warm) / max(1, recipe.total_steps - warm))
     return recipe.learning_rate * (1.0 + math.cos(math.pi * done)) / 2.0
-
-
-def ema_decay(step: int, most: float) -> float:
-    """min(most, (1 + t) / (10 + t)): a young average forgets its random start quickly.
-
-    Args:
-        step: updates of the average so far.
-        most: the decay of a long run.
-    """
-    return min(most, (1.0 + step) / (10.0 + step))

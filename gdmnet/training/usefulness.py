@@ -19,6 +19,7 @@ from gdmnet.encoders.self_supervised import MASK_RATIO, masked_error, random_mas
 from gdmnet.errors import TrainingError
 from gdmnet.geometry import Shape
 from gdmnet.plan import Normalisation
+from gdmnet.table import text_table
 
 HU_EDGES = (-300.0, -20.0, 150.0)  # air and lung | fat | soft tissue | bone
 QUANTILES = (0.25, 0.5, 0.75)  # for targets without a physical unit
@@ -62,6 +63,9 @@ class Figure:
             return self.value <= self.limit
         return self.value >= self.limit
 
+    def __str__(self) -> str:
+        return f"{self.name} is {self.value:.3g}, wanted {self.rule} {self.limit:.3g}"
+
 
 @dataclass(frozen=True)
 class EncoderReport:
@@ -98,15 +102,14 @@ class EncoderReport:
 
 def measures_table(encoders: Mapping[str, Mapping[str, tuple[float, ...]]]) -> list[str]:
     """Measures side by side: one row a measure and encoder, one column a map, finest first."""
-    measures = list(next(iter(encoders.values())))
-    n_maps = max(len(values) for one in encoders.values() for values in one.values())
-    width = max(len(name) for name in measures) + max(len(name) for name in encoders) + 2
-    rows = [" " * width + "".join(f"{f'map {stage}':>10}" for stage in range(n_maps))]
-    for measure in measures:
-        for name, values in encoders.items():
-            cells = "".join(f"{value:10.3g}" for value in values[measure])
-            rows.append(f"{f'{measure}, {name}':<{width}}{cells}")
-    return rows
+    rows = [
+        (f"{measure}, {name}", *(f"{value:.3g}" for value in values[measure]))
+        for measure in next(iter(encoders.values()))
+        for name, values in encoders.items()
+    ]
+    n_maps = max(map(len, rows)) - 1
+    titles = ("", *(f"map {number}" for number in range(n_maps)))
+    return text_table([titles, *(row + ("",) * (n_maps + 1 - len(row)) for row in rows)])
 
 
 def tissue_edges(target: Normalisation, images: Tensor, bodies: Tensor) -> tuple[float, ...]:
@@ -141,19 +144,11 @@ def judge(
     errors = masked_mse(encoder, decoder, held_out)
     figures = _figures(errors, ours, theirs)
     failed = [figure for figure in figures if not figure.passed]
-    for f in failed:
-        _log.warning(
-            "warning: feature encoder: %s is %.3g, wanted %s %.3g", f.name, f.value, f.rule, f.limit
-        )
-    return EncoderReport(
-        cases=held_out.cases,
-        n_patches=len(held_out.images),
-        masked_mse=errors,
-        encoder=ours,
-        twin=theirs,
-        figures=figures,
-        failed=tuple(figure.name for figure in failed),
-    )
+    for figure in failed:
+        _log.warning("warning: feature encoder: %s", figure)
+    names = tuple(figure.name for figure in failed)
+    n_patches = len(held_out.images)
+    return EncoderReport(held_out.cases, n_patches, errors, ours, theirs, figures, names)
 
 
 def _useless(reason: str) -> TrainingError:
@@ -169,21 +164,18 @@ def _figures(
     theirs: dict[str, tuple[float, ...]],
 ) -> tuple[Figure, ...]:
     against = errors["encoder"] / max(errors["in-painting"], 1e-12)
-    figures = [
-        Figure("masked error against Gaussian in-painting", against, "at most", 0.8),
-        Figure("gradient coverage", ours["gradient coverage"][0], "at least", 0.99),
-    ]
+    least = {"gradient coverage": (ours["gradient coverage"][0], 0.99)}
     for stage, rank in enumerate(ours["effective rank"]):
-        figures.append(Figure(f"effective rank of map {stage}", rank, "at least", 4.0))
+        least[f"effective rank of map {stage}"] = rank, 4.0
     for name, factor in (("blur against noise", 1.5), ("blur against shift", 1.2)):
-        limit = factor * theirs[name][-1]
-        figures.append(Figure(f"{name} in the last map", ours[name][-1], "at least", limit))
+        least[f"{name} in the last map"] = ours[name][-1], factor * theirs[name][-1]
     name = "tissue read-out R2"
     for stage in range(1, len(ours[name])):
-        figures.append(
-            Figure(f"{name} of map {stage}", ours[name][stage], "at least", theirs[name][stage])
-        )
-    return tuple(figures)
+        least[f"{name} of map {stage}"] = ours[name][stage], theirs[name][stage]
+    return (
+        Figure("masked error against Gaussian in-painting", against, "at most", 0.8),
+        *(Figure(name, value, "at least", limit) for name, (value, limit) in least.items()),
+    )
 
 
 def describe(encoder: nn.Module, held_out: HeldOut) -> dict[str, tuple[float, ...]]:

@@ -57,19 +57,18 @@ def validate_fold(
         scores[case.record.identifier] = _judge(translator, case, home / FOLDER)
     rules = sorted({case.record.mask_rule for case in cases})
     is_ct = translator.configuration.target.scheme == "ct"
+    note = "the cases were trained on: this says nothing about new patients"
     summary = summarise(
         scores,
         units="HU" if is_ct else "network units (each case's own percentiles 1 and 99 are 0 and 1)",
         mask=f"the body as prepared ({', '.join(rules)})",
-        note="the cases were trained on: this says nothing about new patients"
-        if on_training
-        else None,
+        note=note if on_training else None,
     )
     summary = dataclasses.replace(summary, realism=front)
     codec.save(summary, home / folders.SUMMARY_JSON)
     means = {m: summary.aggregate[m]["mean"] for m in METRICS}
-    told = ", ".join(f"{name} {value:.4g}" for name, value in means.items() if value is not None)
-    _log.info("validation of %d cases: %s", len(cases), told)
+    words = ", ".join(f"{name} {value:.4g}" for name, value in means.items() if value is not None)
+    _log.info("validation of %d cases: %s", len(cases), words)
     return summary
 
 

@@ -1,3 +1,4 @@
+import pytest
 import torch
 from torch import nn
 
@@ -15,6 +16,19 @@ def test_the_average_follows_the_formula():
         decay = min(0.5, (1 + step) / (10 + step))
         expected = decay * expected + (1 - decay) * network.weight.detach()
     torch.testing.assert_close(average.network.weight, expected)
+
+
+@pytest.mark.parametrize(
+    ("step", "most", "decay"),
+    [(0, 0.999, 0.1), (90, 0.999, 0.91), (10**6, 0.999, 0.999), (5, 0.2, 0.2)],
+)
+def test_a_young_average_forgets_quickly(step, most, decay):
+    network = nn.Linear(1, 1)
+    average = WeightAverage(network, most)
+    nn.init.zeros_(average.network.weight)
+    nn.init.ones_(network.weight)
+    average.update(network, step)
+    assert average.network.weight.item() == pytest.approx(1 - decay)
 
 
 def test_the_average_is_frozen_and_apart():

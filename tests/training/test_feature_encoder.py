@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -29,15 +30,15 @@ def prepare(tmp_path, make_configuration, make_noise_case):
     cases = [make_noise_case((20, 20, 20), seed=s, name=f"c{s}") for s in range(2)]
 
     def made(choice, seed=0):
-        return prepare_encoder(
-            choice,
-            cases,
-            config,
-            fingerprint=BODIES,
-            folder=tmp_path / "self",
-            recipe=Recipe(2, 10, seed=seed),
-            device=CPU,
+        training = SimpleNamespace(
+            run=SimpleNamespace(recipe=Recipe(2, 10, seed=seed)),
+            configuration=config,
+            encoder_folder=tmp_path / "self",
+            cases=lambda: (cases, []),
+            fingerprint=lambda: BODIES,
+            process_device=lambda: CPU,
         )
+        return prepare_encoder(training, choice)
 
     made.cases, made.configuration, made.folder = cases, config, tmp_path / "self"
     return made

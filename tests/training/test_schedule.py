@@ -1,10 +1,9 @@
-import math
 from itertools import pairwise
 
 import pytest
 
 from gdmnet.plan import Recipe
-from gdmnet.training.schedule import ema_decay, learning_rate, warm_up_steps
+from gdmnet.training.schedule import learning_rate, warm_up_steps
 
 
 def test_warm_up_is_a_share_of_the_run_but_at_most_1000_steps():
@@ -27,10 +26,3 @@ def test_the_rate_rises_to_its_top_and_falls_to_zero():
 
 def test_a_run_of_one_step_learns():
     assert learning_rate(0, Recipe(1, 1, learning_rate=0.1)) == 0.1
-
-
-def test_a_young_average_forgets_quickly():
-    assert ema_decay(0, 0.999) == pytest.approx(0.1)
-    assert ema_decay(90, 0.999) == pytest.approx(0.91)
-    assert ema_decay(10**6, 0.999) == 0.999
-    assert math.isclose(ema_decay(5, 0.2), 0.2)
