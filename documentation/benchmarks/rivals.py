@@ -152,19 +152,22 @@ class Gdmnet:
     """gdmnet's tasks, on what gdm_plan_and_preprocess made in `home`."""
 
     def __init__(self, home: Path) -> None:
+        from gdmnet import codec, folders
         from gdmnet.data.raw import read_description, training_cases
-        from gdmnet.folders import Roots
-        from gdmnet.training.fold_training import patch_batches
+        from gdmnet.data.store import open_case
+        from gdmnet.plan import Plan
+        from gdmnet.training.batches import Batches
 
-        (self.raw,) = (home / "raw").glob("Dataset*")
-        self.roots = Roots(home / "raw", home / "preprocessed", home / "results")
+        (raw,) = (home / "raw").glob("Dataset*")
         self.aside = home / "aside"
         self.aside.mkdir(exist_ok=True)
-        cases = training_cases(self.raw, read_description(self.raw))[0]
+        cases = training_cases(raw, read_description(raw))[0]
         self.files = {files.identifier: files for files in cases}
-        training = self._training("regression")
-        self.configuration = training.configuration
-        self.batches, _ = patch_batches(training)
+        prepared = home / "preprocessed" / raw.name
+        self.plan = codec.load(Plan, prepared / folders.PLAN_JSON)
+        self.configuration = self.plan.configuration(CONFIGURATION)
+        stored = [open_case(prepared / CONFIGURATION, name) for name in self.files]
+        self.batches = Batches(stored, self.configuration, seed=0, augment=True)
         self.kept = self.batches.batch(0, 0)
         self.steps = {objective: self._stepper(objective) for objective in OPTIONS}
 
@@ -199,62 +202,52 @@ class Gdmnet:
 
     def predict(self, image: str, precision: str) -> dict[str, Cost]:
         """One volume from file to file with fresh weights, in parts."""
-        from gdmnet import codec, folders
         from gdmnet.data.case import CaseFiles
         from gdmnet.data.volume import write_volume
         from gdmnet.inference.translator import Ensemble, Translator
         from gdmnet.models.card import ModelCard
-        from gdmnet.plan import Plan
         from gdmnet.preprocessing import prepare
 
-        plan = codec.load(Plan, self.roots.preprocessed / self.raw.name / folders.PLAN_JSON)
         card = ModelCard(str(self.aside), "gdm", CONFIGURATION, {}, "cpu", precision)
         network = Ensemble([self._network()]).eval().requires_grad_(False)
-        translator = Translator(plan, self.configuration, card, network)
+        translator = Translator(self.plan, self.configuration, card, network)
         files, place = CaseFiles("case", (Path(image),)), self.aside / "prediction.nii.gz"
         calls = calls_of(network)
         case, before = cost_of(lambda: prepare(files, self.configuration))
         estimate, windows = cost_of(lambda: translator.predict(case))
         _, after = cost_of(
             lambda: write_volume(
-                place, translator.restore(estimate, case), integer=plan.integer_output
+                place, translator.restore(estimate, case), integer=self.plan.integer_output
             )
         )
         return {"prepare": before, "windows": windows | {"calls": len(calls)}, "export": after}
 
-    def _training(self, objective: str) -> Any:  # noqa: ANN401
-        from gdmnet.training.fold_training import describe_training
-        from gdmnet.training.settings import EncoderSettings, TrainingSettings
-
-        settings = TrainingSettings(
-            objective=objective,
-            objective_options=OPTIONS[objective],
-            epochs=1,
-            iterations=STEPS,
-            device="cpu",
-            # random weights in the architecture of the embedded encoder: the same work
-            encoder=EncoderSettings("random"),
-        )
-        return describe_training(self.raw.name, CONFIGURATION, "all", self.roots, settings)
-
     def _network(self) -> Any:  # noqa: ANN401
-        from gdmnet.training.fold_training import build_generator
+        import torch
 
-        return build_generator(self._training("regression"))
+        from gdmnet.objectives.base import Inputs
+        from gdmnet.objectives.build import generator_of
+
+        torch.manual_seed(0)
+        return generator_of(self.configuration, Inputs())
 
     def _stepper(self, objective: str) -> Callable[[str], None]:
         """A training without its loop's checkpoints and logs, as `training.loop` steps it."""
         import torch
 
+        from gdmnet.encoders import build_encoder
         from gdmnet.models.precision import autocast
-        from gdmnet.training.fold_training import build_objective
+        from gdmnet.objectives.build import OBJECTIVES, context_of
+        from gdmnet.plan import Recipe
         from gdmnet.training.step import GeneratorOptimizer
 
-        training = self._training(objective)
-        built, _ = build_objective(training)
-        network = self._network().train()
-        device = torch.device("cpu")
-        optimizer = GeneratorOptimizer(network, training.run.recipe, device)
+        # random weights in the architecture of the embedded encoder: the same work
+        encoder = build_encoder("random", weights=None, configuration=self.configuration)
+        options = OPTIONS[objective]
+        context = context_of(self.configuration, options, total_steps=STEPS, encoder=encoder)
+        built, device = OBJECTIVES[objective](context), torch.device("cpu")
+        recipe = Recipe(epochs=1, iterations=STEPS)
+        optimizer = GeneratorOptimizer(self._network().train(), recipe, device)
         rng, numbers = torch.Generator(), iter(range(STEPS))
 
         def step(precision: str) -> None:
