@@ -225,7 +225,8 @@ def guarded(run: Callable[[], int]) -> int:
     does, so that files are cleaned up; the status is 128 and the signal's number. Any other
     exception stays a traceback, because it is our fault.
     """
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    logging.getLogger("gdmnet").setLevel(logging.INFO)  # not what libraries tell of themselves
     numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)]
     if threading.current_thread() is not threading.main_thread():
         numbers = []  # only the main thread may ask for signals
