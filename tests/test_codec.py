@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from gdmnet import codec
 from gdmnet.errors import DatasetError, OutputError, PlanError
-from gdmnet.plan import Architecture, Configuration, Fingerprint, Normalisation, Plan, Run
+from gdmnet.plan import Architecture, Configuration, Fingerprint, Normalisation, Plan, Recipe, Run
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,33 @@ def test_a_fingerprint_comes_back_from_json_as_it_was(fingerprint):
 
 
 @settings(deadline=None, max_examples=25)
-@given(st.builds(Run, options=st.dictionaries(st.text(), JSON_VALUES, max_size=3)))
+def runs():
+    """Runs whose settings are in bounds; out of them none can be made."""
+    counts, shares = st.integers(1, 10**6), st.floats(0, 1)
+    recipe = st.builds(
+        Recipe,
+        epochs=counts,
+        iterations=counts,
+        validation_patches=counts,
+        learning_rate=st.floats(1e-9, 1),
+        weight_decay=shares,
+        warm_up_share=shares,
+        clip=st.floats(1e-3, 1e3),
+        ema_decay=shares,
+        precision=st.sampled_from(["fp32", "bf16", "fp16"]),
+    )
+    return st.builds(
+        Run,
+        recipe=recipe,
+        options=st.dictionaries(st.text(), JSON_VALUES, max_size=3),
+        n_threads=counts,
+        n_workers=counts,
+        n_devices=counts,
+        realism=st.none() | shares,
+    )
+
+
+@given(runs())
 def test_a_run_comes_back_from_json_as_it_was(run):
     assert codec.decode(Run, json.loads(json.dumps(codec.encode(run)))) == run
 

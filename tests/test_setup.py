@@ -73,7 +73,7 @@ def test_only_the_encoders_need_their_extra():
             r"^\s*(?:from|import) (?:monai|einops|safetensors)\b", path.read_text("utf-8"), re.M
         )
     }
-    assert users == {"monai_networks.py", "weights.py"}
+    assert users == {"networks.py", "weights.py"}
 
 
 @pytest.mark.parametrize("name", COMMANDS)

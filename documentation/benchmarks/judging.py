@@ -7,7 +7,7 @@ a run of a script. Bodies are computed from the targets, unless the dataset has 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean
@@ -46,12 +46,7 @@ _KINDS, _SEED = ("self", "groupnorm"), 77  # of the judges
 
 
 class HeldOut:
-    """The held-out cases of a raw dataset (imagesTs, targetsTs) and the judges of predictions.
-
-    Args:
-        raw: the dataset's folder.
-        judge_iterations: steps of each judge's training on the training targets.
-    """
+    """The held-out cases of a raw dataset (imagesTs, targetsTs) and the judges of predictions."""
 
     def __init__(self, raw: Path, judge_iterations: int) -> None:
         self.raw, self.judge_iterations = raw, judge_iterations
@@ -69,16 +64,27 @@ class HeldOut:
             for kind in _KINDS
         }
 
-    def judge(self, folder: Path, **measured: float) -> None:
-        """Write a row's row.json: means over the cases of folder/predictions, and what else is."""
-        predictions, masks = folder / PREDICTIONS, self.raw / "masksTs"
+    def make_row(self, home: Path, name: str, predict: Callable[[Path], dict[str, float]]) -> None:
+        """Predict and judge what is not finished: home/rows/NAME/row.json.
+
+        `predict` fills a folder with all cases and gives what was measured meanwhile.
+        """
+        folder = home / "rows" / name
+        if not (folder / ROW).is_file():
+            print(f"== {self.raw.name}, {name}", flush=True)
+            measured = predict(folder / PREDICTIONS)
+            codec.save(self.judge(folder / PREDICTIONS) | measured, folder / ROW)
+
+    def judge(self, predictions: Path) -> dict[str, float]:
+        """Means over the cases of all figures."""
+        masks = self.raw / "masksTs"
         pairs = EvaluationFolders(
             predictions, self.raw / "targetsTs", masks if masks.is_dir() else None
         )
         plain = evaluate_folders(pairs, EvaluationSettings()).aggregate
         how = EvaluationSettings(match_intensity="linear", plausibility=False)
         matched = evaluate_folders(pairs, how).aggregate
-        figures = {name: values["mean"] for name, values in plain.items()} | measured
+        figures = {name: values["mean"] for name, values in plain.items()}
         figures["mae_matched"] = matched["mae"]["mean"]
         subjects = Subjects(self.cases, images_by_case(predictions))
         for kind, judge in self.judges.items():
@@ -89,7 +95,7 @@ class HeldOut:
             figures[f"blurred_{kind}"] = verdict.ceiling.frechet.value
         again = give_verdict(self.judges["self"], subjects, match=True)
         figures["frechet_matched"] = again.prediction.frechet.value
-        codec.save(figures, folder / ROW)
+        return figures
 
 
 def seconds_a_volume(predictions: Path) -> float:

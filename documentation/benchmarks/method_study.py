@@ -1,7 +1,6 @@
 """What each part of the method brings: every variant fine-tuned from one regression.
 
     python documentation/benchmarks/method_study.py 501 -o STUDY --raw RAW [--rows NAME ...]
-    python documentation/benchmarks/method_study.py 501 -o STUDY --raw RAW --list
 
 The dataset is planned and prepared into STUDY, one regression a seed is trained on all its training
 cases, and every row is then trained for equal steps from that checkpoint, with the same seed and
@@ -22,20 +21,13 @@ import dataclasses
 import shutil
 import sys
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+import judging
 import numpy as np
-from judging import (
-    COLUMNS,
-    PREDICTIONS,
-    ROW,
-    HeldOut,
-    finished,
-    seconds_a_volume,
-    write_table,
-)
 
 from gdmnet import codec, folders
 from gdmnet.charts import Chart, Curve, save_charts
@@ -53,7 +45,7 @@ from gdmnet.training import log
 from gdmnet.training.fold import train_fold
 from gdmnet.training.settings import EncoderSettings, TrainingSettings
 
-CONFIGURATION, FOLD = "3d_fullres", "all"
+CONFIGURATION, FOLD, SETTINGS_JSON = "3d_fullres", "all", "settings.json"
 RATIOS = (0.05, 0.1, 0.3, 0.6)  # beside the default's 0.2
 DIAL = (0.25, 0.5, 0.75, 1.25, 1.5)  # 0 is the row regression, 1 the row pooled
 SEEDS = (0, 1, 2)
@@ -88,21 +80,11 @@ class StudySettings(Settings):
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One variant.
-
-    Attributes:
-        objective: a name of gdm_train's.
-        options: of the objective, beside `FINE_TUNING`.
-        encoder: a name of gdm_train's.
-        long: train the embedded encoder four times as long.
-        seed: of everything.
-        realism: take the weights between regression and pooled instead of a training.
-    """
+    """One variant in gdm_train's words; a realism dials between two others, without training."""
 
     objective: str = "gdm"
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     encoder: str = "self"
-    long: bool = False
     seed: int = 0
     realism: float | None = None
 
@@ -114,7 +96,6 @@ def rows() -> dict[str, Row]:
         "pooled": Row(),
         "paired": _gdm(pairing="paired"),  # the perceptual control
         "encoder_random": Row(encoder="random"),
-        "encoder_long": Row(long=True),
         "temperature_low": _gdm(temperatures=[0.02, 0.05, 0.2]),
         "temperature_0.05": _gdm(temperatures=[0.05]),
         "temperature_1": _gdm(temperatures=[1.0]),
@@ -141,62 +122,69 @@ def _gdm(**options: object) -> Row:
 
 
 class Study:
-    """A study in its folder.
-
-    Args:
-        home: of everything: preprocessed/, encoders/, rows/, table.md, front.png.
-        raw: the raw root.
-        settings: of all rows.
-
-    Raises:
-        OutputError: the rows in the folder were made with other settings.
-    """
+    """A study in its folder: gdmnet_preprocessed/, encoders/, rows/, table.md, front.png."""
 
     def __init__(self, home: Path, raw: Path, settings: StudySettings) -> None:
         self.home, self.settings = home, settings
         self.dataset = settings.dataset
         self.roots = Roots(raw, home / folders.PREPROCESSED, home / folders.RESULTS)
-        self.held_out = HeldOut(raw / self.dataset, settings.judge_steps)
+        self.held_out = judging.HeldOut(raw / self.dataset, settings.judge_steps)
         self.rows = {_base(seed): Row("regression", seed=seed) for seed in SEEDS} | rows()
-        file = home / "settings.json"
+        file = home / SETTINGS_JSON
         if file.is_file() and (known := codec.load(StudySettings, file)) != settings:
             raise OutputError(f"{home}: its rows were made with {known}; take another folder")
-        codec.save(settings, file)
 
     def run(self, names: list[str]) -> None:
         """Make what is missing of the rows that are named and of those that they start from."""
         self._prepare()
-        for name in dict.fromkeys([*(_base(self.rows[name].seed) for name in names), *names]):
-            row, folder = self.rows[name], self.home / "rows" / name
-            if not (folder / ROW).is_file():
-                print(f"== {name}", flush=True)
-                measured = {}
-                if row.realism is None:
-                    measured["seconds_a_step"] = self._train(name, row)
-                else:
-                    self._dial(name)
-                self._predict(name, row)
-                measured["seconds_a_volume"] = seconds_a_volume(folder / PREDICTIONS)
-                self.held_out.judge(folder, **measured)
-            how = self.settings
-            title = f"{self.dataset}, {how.base_steps} + {how.steps} steps"
-            write_table(self.home, list(self.rows), title, over_seeds(finished(self.home)))
-            draw_fronts(self.home)
+        how = self.settings
+        title = f"{self.dataset}, {how.base_steps} + {how.steps} steps"
+        every = [one for name in names for one in (*self._before(name), name)]
+        for name in dict.fromkeys(every):
+            self.held_out.make_row(self.home, name, partial(self._make, name))
+            found = judging.finished(self.home)
+            judging.write_table(self.home, list(self.rows), title, over_seeds(found))
+            draw_fronts(found, self.home / "front.png")
+
+    def _before(self, name: str) -> list[str]:
+        """The rows that a row is made of."""
+        base = _base(self.rows[name].seed)
+        return [base] if self.rows[name].realism is None else [base, "regression", "pooled"]
 
     def _prepare(self) -> None:
         """Plan and prepare, once."""
-        place = self.roots.preprocessed / self.dataset / folders.PLAN_JSON
-        if not place.is_file():
-            options = plan_and_preprocess.PlanOptions(preset="cpu", configurations=(CONFIGURATION,))
+        file = self.home / SETTINGS_JSON
+        if not file.is_file():
+            options = plan_and_preprocess.PlanOptions(
+                preset="cpu", configurations=(CONFIGURATION,), replan=True
+            )
             plan = plan_and_preprocess.run(self.dataset, self.roots, options)
-            codec.save(smaller(plan) if self.settings.small else plan, place)
+            if self.settings.small:
+                place = self.roots.preprocessed / self.dataset
+                codec.save(smaller(plan), place / folders.PLAN_JSON)
+            codec.save(self.settings, file)
+
+    def _make(self, name: str, out: Path) -> dict[str, float]:
+        """The model of one row, and its predictions; what was measured meanwhile."""
+        row, measured = self.rows[name], {}
+        if row.realism is None:
+            measured["seconds_a_step"] = self._train(name, row)
+        else:
+            self._dial(name)
+        predict.run(
+            self.held_out.raw / "imagesTs",
+            out,
+            self.roots,
+            ModelChoice(model=self._fold(name).parent, folds=(FOLD,)),
+            PredictionSettings(realism=row.realism, step_size=0.75 if self.settings.small else 0.5),
+            predict.PredictionOptions(overwrite=True),
+        )
+        return measured | {"seconds_a_volume": judging.seconds_a_volume(out)}
 
     def _train(self, name: str, row: Row) -> float:
         """Train one row; seconds a step: of the median epoch, its validation included."""
         how, is_base = self.settings, name == _base(row.seed)
         steps = how.base_steps if is_base else how.steps
-        length = how.encoder_steps * (4 if row.long else 1)
-        start = None if is_base else self._fold(_base(row.seed)) / folders.FINAL
         settings = TrainingSettings(
             objective=row.objective,
             objective_options=FINE_TUNING | dict(row.options) if row.objective == "gdm" else {},
@@ -204,11 +192,9 @@ class Study:
             iterations=min(50, steps),
             learning_rate=None if is_base else how.learning_rate,
             seed=row.seed,
-            pretrained=start,
-            encoder=EncoderSettings(
-                row.encoder, iterations=length if row.encoder == "self" else None
-            ),
-            encoder_root=self.home / "encoders" / f"seed{row.seed}_{length}",
+            pretrained=None if is_base else self._fold(_base(row.seed)) / folders.FINAL,
+            encoder=EncoderSettings(row.encoder, iterations=how.encoder_steps),
+            encoder_root=self.home / "encoders" / f"seed_{row.seed}",
             overwrite=True,  # what was interrupted
             validates=False,
         )
@@ -224,18 +210,6 @@ class Study:
         state = checkpoint.load(origin / folders.FINAL)
         checkpoint.save(fold / folders.FINAL, {**state, "twin": twin})
 
-    def _predict(self, name: str, row: Row) -> None:
-        """Predict the held-out cases."""
-        step_size = 0.75 if self.settings.small else 0.5
-        predict.run(
-            self.held_out.raw / "imagesTs",
-            self.home / "rows" / name / PREDICTIONS,
-            self.roots,
-            ModelChoice(model=self._fold(name).parent, folds=(FOLD,)),
-            PredictionSettings(realism=row.realism, step_size=step_size),
-            predict.PredictionOptions(overwrite=True),
-        )
-
     def _fold(self, name: str) -> Path:
         """The folder of a row's training."""
         results, objective = self.home / "rows" / name, self.rows[name].objective
@@ -247,14 +221,11 @@ def smaller(plan: Plan) -> Plan:
     """Half the features, five sixths of the patch, in whole multiples of the total stride."""
     configuration = plan.configurations[CONFIGURATION]
     architecture = configuration.architecture
-    stride = total_stride(architecture.strides)
-    patch = tuple(
-        max(s, 5 * n // 6 // s * s) for n, s in zip(configuration.patch_size, stride, strict=True)
-    )
+    edges = zip(configuration.patch_size, total_stride(architecture.strides), strict=True)
     features = tuple(n // 2 for n in architecture.features)
     small = dataclasses.replace(
         configuration,
-        patch_size=patch,
+        patch_size=tuple(max(s, 5 * n // 6 // s * s) for n, s in edges),
         architecture=dataclasses.replace(architecture, features=features),
     )
     return dataclasses.replace(plan, configurations={CONFIGURATION: small})
@@ -271,19 +242,18 @@ def over_seeds(found: dict[str, dict[str, float]]) -> list[str]:
     if len(pairs) < 2:
         return []
     ratios = []
-    for key, title in COLUMNS.items():
+    for key, title in judging.COLUMNS.items():
         values = [own[key] / base[key] for base, own in pairs if base.get(key)]
         if len(values) > 1:
             ratios.append(f"{title} {np.mean(values):.3f} +- {np.std(values, ddof=1):.3f}")
     return [f"pooled over regression, {len(pairs)} seeds: {', '.join(ratios)}"]
 
 
-def draw_fronts(home: Path) -> None:
-    """home/front.png: errors over distances, a curve for each of `FRONTS` with enough rows.
+def draw_fronts(found: dict[str, dict[str, float]], path: Path) -> None:
+    """Errors over distances, a curve for each of `FRONTS` with enough rows.
 
     What stands after an intensity match is never drawn over what does not.
     """
-    found = finished(home)
     charts = []
     for title, (error, distance) in PANELS.items():
         curves = []
@@ -296,7 +266,7 @@ def draw_fronts(home: Path) -> None:
         axis = f"Frechet distance, plain judge, {title}"
         charts.append(Chart(f"MAE, {title}", curves, x_title=axis))
     if any(chart.curves for chart in charts):
-        save_charts(charts, home / "front.png", heading="", n_columns=len(charts))
+        save_charts(charts, path, heading="", n_columns=len(charts))
 
 
 def _base(seed: int) -> str:
@@ -310,19 +280,14 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("dataset", help="501 or Dataset501_Name")
     parser.add_argument("-o", dest="home", type=Path, required=True, metavar="STUDY")
     parser.add_argument("--raw", type=Path, required=True)
-    parser.add_argument("--rows", nargs="+", choices=rows(), metavar="NAME", help="default: all")
-    parser.add_argument("--list", action="store_true", help="print the names of the rows")
-    names = [field.name for field in dataclasses.fields(StudySettings) if field.name != "dataset"]
-    add_settings(parser, StudySettings, names)
+    parser.add_argument("--rows", nargs="+", choices=rows(), help="(default: all)")
+    add_settings(parser, StudySettings)
     return parser
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run what is missing, row by row."""
     args = build_parser().parse_args(argv)
-    if args.list:
-        print("\n".join(rows()))
-        return 0
 
     def body() -> int:
         given = given_settings(args, StudySettings)

@@ -35,6 +35,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import date
+from itertools import product
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -56,9 +57,10 @@ STEPS = 1000  # a training's length; only schedules look at it
 MIN_EDGE = 4  # voxels of nnU-Net's coarsest maps: ExperimentPlanner.UNet_featuremap_min_edge_length
 RESIDUAL = "dynamic_network_architectures.architectures.unet.ResidualEncoderUNet"
 EQUAL, OWN = "equal", "own"  # configurations that are added to nnU-Net's plan
+SHARED = ("spacing", "patch_size", "batch_size")
 RUNS = {  # nnU-Net's configuration, and gdmnet's objective
-    "training step, networks of equal size, Dice + CE and regression": (EQUAL, "regression"),
-    "training step, own networks and losses, Dice + CE at all depths and gdm": (OWN, "gdm"),
+    "networks of equal size, Dice + CE and regression": (EQUAL, "regression"),
+    "own networks and losses, Dice + CE at all depths and gdm": (OWN, "gdm"),
 }
 # The drift acts from the first step on: what a step costs in the last 80 % of a training.
 OPTIONS: dict[str, dict[str, Any]] = {"regression": {}, "gdm": {"regression_share": 0.0}}
@@ -80,11 +82,7 @@ def cost_of(work: Callable[[], Any]) -> tuple[Any, Cost]:
 
 
 def cost_of_command(words: Sequence[str | Path], log: Path) -> Cost:
-    """What a command cost, the processes that it started and waited for counted.
-
-    Its peak is that of the largest of its processes, and at least this script's own, which
-    therefore imports little.
-    """
+    """What a command and its processes cost; a peak, of the largest, is at least this script's."""
     begin = time.perf_counter()
     with log.open("a") as handle:
         process = subprocess.Popen([*map(str, words)], stdout=handle, stderr=subprocess.STDOUT)
@@ -136,10 +134,7 @@ class Side:
 
 
 def serve(tool: str, home: Path) -> None:
-    """Answer requests {"task": NAME, **arguments} until the input ends.
-
-    What the tools print goes to the log that standard error is.
-    """
+    """Answer requests until the input ends; what tools print goes to the log, as errors do."""
     import torch
 
     torch.set_num_threads(1)
@@ -157,21 +152,24 @@ class Gdmnet:
     """gdmnet's tasks, on what gdm_plan_and_preprocess made in `home`."""
 
     def __init__(self, home: Path) -> None:
+        from gdmnet import codec, folders
         from gdmnet.data.raw import read_description, training_cases
-        from gdmnet.folders import Roots
-        from gdmnet.training.fold_training import patch_batches
+        from gdmnet.data.store import open_case
+        from gdmnet.plan import Plan
+        from gdmnet.training.batches import Batches
 
-        (self.raw,) = (home / "raw").glob("Dataset*")
-        self.roots = Roots(home / "raw", home / "preprocessed", home / "results")
+        (raw,) = (home / "raw").glob("Dataset*")
         self.aside = home / "aside"
         self.aside.mkdir(exist_ok=True)
-        cases = training_cases(self.raw, read_description(self.raw))[0]
+        cases = training_cases(raw, read_description(raw))[0]
         self.files = {files.identifier: files for files in cases}
-        training = self._training("regression")
-        self.configuration = training.configuration
-        self.batches, _ = patch_batches(training)
+        prepared = home / "preprocessed" / raw.name
+        self.plan = codec.load(Plan, prepared / folders.PLAN_JSON)
+        self.configuration = self.plan.configuration(CONFIGURATION)
+        stored = [open_case(prepared / CONFIGURATION, name) for name in self.files]
+        self.batches = Batches(stored, self.configuration, seed=0, augment=True)
         self.kept = self.batches.batch(0, 0)
-        self.steppers: dict[str, Callable[[str], None]] = {}
+        self.steps = {objective: self._stepper(objective) for objective in OPTIONS}
 
     def describe(self) -> dict[str, Any]:
         """What the other side must have equal, and the network's size."""
@@ -179,8 +177,8 @@ class Gdmnet:
 
         described = codec.encode(self.configuration)
         n_parameters = sum(p.numel() for p in self._network().parameters())
-        keys = ("spacing", "patch_size", "batch_size", "architecture")
-        return {key: described[key] for key in keys} | {"n_parameters": n_parameters}
+        equal = {key: described[key] for key in (*SHARED, "architecture")}
+        return equal | {"n_parameters": n_parameters}
 
     def prepare(self, case: str) -> Cost:
         """Preprocess one case into an empty folder; with the MiB that it takes there."""
@@ -192,75 +190,64 @@ class Gdmnet:
         _, cost = cost_of(lambda: prepare_and_store(files, configuration, self.aside))
         return cost | {"disk": mebibytes(self.aside / case)}
 
-    def batch(self, numbers: list[int]) -> Cost:
-        """Read and augment batches in this process."""
+    def batch(self, first: int) -> Cost:
+        """Read and augment batches in this process, from the first on."""
+        numbers = range(first, first + N_BATCHES)
         return cost_of(lambda: [self.batches.batch(0, number) for number in numbers])[1]
 
-    def step(self, objective: str, precision: str) -> Cost:
+    def step(self, run: str, precision: str) -> Cost:
         """One step on a batch that is in memory already: forward, backward, optimiser, average."""
-        if objective not in self.steppers:
-            self.steppers[objective] = self._stepper(objective)
-        return cost_of(lambda: self.steppers[objective](precision))[1]
+        _, objective = RUNS[run]
+        return cost_of(lambda: self.steps[objective](precision))[1]
 
     def predict(self, image: str, precision: str) -> dict[str, Cost]:
         """One volume from file to file with fresh weights, in parts."""
-        from gdmnet import codec, folders
         from gdmnet.data.case import CaseFiles
         from gdmnet.data.volume import write_volume
         from gdmnet.inference.translator import Ensemble, Translator
         from gdmnet.models.card import ModelCard
-        from gdmnet.plan import Plan
         from gdmnet.preprocessing import prepare
 
-        plan = codec.load(Plan, self.roots.preprocessed / self.raw.name / folders.PLAN_JSON)
         card = ModelCard(str(self.aside), "gdm", CONFIGURATION, {}, "cpu", precision)
         network = Ensemble([self._network()]).eval().requires_grad_(False)
-        translator = Translator(plan, self.configuration, card, network)
+        translator = Translator(self.plan, self.configuration, card, network)
         files, place = CaseFiles("case", (Path(image),)), self.aside / "prediction.nii.gz"
         calls = calls_of(network)
         case, before = cost_of(lambda: prepare(files, self.configuration))
         estimate, windows = cost_of(lambda: translator.predict(case))
         _, after = cost_of(
             lambda: write_volume(
-                place, translator.restore(estimate, case), integer=plan.integer_output
+                place, translator.restore(estimate, case), integer=self.plan.integer_output
             )
         )
         return {"prepare": before, "windows": windows | {"calls": len(calls)}, "export": after}
 
-    def _training(self, objective: str) -> Any:  # noqa: ANN401
-        from gdmnet.training.fold_training import describe_training
-        from gdmnet.training.settings import EncoderSettings, TrainingSettings
-
-        settings = TrainingSettings(
-            objective=objective,
-            objective_options=OPTIONS[objective],
-            epochs=1,
-            iterations=STEPS,
-            device="cpu",
-            # random weights in the architecture of the embedded encoder: the same work
-            encoder=EncoderSettings("random"),
-        )
-        return describe_training(self.raw.name, CONFIGURATION, "all", self.roots, settings)
-
     def _network(self) -> Any:  # noqa: ANN401
-        from gdmnet.training.fold_training import build_generator
+        import torch
 
-        return build_generator(self._training("regression"))
+        from gdmnet.objectives.base import Inputs
+        from gdmnet.objectives.build import generator_of
+
+        torch.manual_seed(0)
+        return generator_of(self.configuration, Inputs())
 
     def _stepper(self, objective: str) -> Callable[[str], None]:
         """A training without its loop's checkpoints and logs, as `training.loop` steps it."""
         import torch
 
+        from gdmnet.encoders import build_encoder
         from gdmnet.models.precision import autocast
-        from gdmnet.training.fold import build_objective
-        from gdmnet.training.fold_training import build_generator
+        from gdmnet.objectives.build import OBJECTIVES, context_of
+        from gdmnet.plan import Recipe
         from gdmnet.training.step import GeneratorOptimizer
 
-        training = self._training(objective)
-        built, _ = build_objective(training)
-        network = build_generator(training).train()
-        device = torch.device("cpu")
-        optimizer = GeneratorOptimizer(network, training.run.recipe, device)
+        # random weights in the architecture of the embedded encoder: the same work
+        encoder = build_encoder("random", weights=None, configuration=self.configuration)
+        options = OPTIONS[objective]
+        context = context_of(self.configuration, options, total_steps=STEPS, encoder=encoder)
+        built, device = OBJECTIVES[objective](context), torch.device("cpu")
+        recipe = Recipe(epochs=1, iterations=STEPS)
+        optimizer = GeneratorOptimizer(self._network().train(), recipe, device)
         rng, numbers = torch.Generator(), iter(range(STEPS))
 
         def step(precision: str) -> None:
@@ -275,7 +262,7 @@ class NnUNet:
     """nnU-Net's tasks, on what nnUNetv2_plan_and_preprocess made; only its own classes compute."""
 
     def __init__(self, home: Path) -> None:
-        os.environ.update(nnUNet_n_proc_DA="0")  # batches in this process, as gdmnet on a CPU
+        os.environ.update(nnUNet_n_proc_DA="0")  # batches in this process, as gdmnet's on a CPU
         (self.raw,) = (home / "raw").glob("Dataset*")
         self.aside = home / "aside"
         self.aside.mkdir(exist_ok=True)
@@ -284,25 +271,20 @@ class NnUNet:
         self.plans = json.loads(plan.read_text())
         self.trainers: dict[str, Any] = {}
         self.loaders: dict[str, Any] = {}
-        self.kept: dict[str, Any] = {}
+        self.kept: dict[str, Any] = {}  # a batch of each
 
-    def describe(self) -> dict[str, Any]:
-        """What its planner chose on this dataset by itself."""
-        fullres = self.plans["configurations"][CONFIGURATION]
-        return {key: fullres[key] for key in ("spacing", "patch_size", "batch_size")}
-
-    def adopt(self, wanted: dict[str, Any]) -> dict[str, int]:
-        """Add two configurations with the other side's spacing, patch and batch; parameters.
+    def adopt(self, wanted: dict[str, Any]) -> dict[str, Any]:
+        """Add two configurations with the other side's spacing, patch and batch.
 
         `equal` has its stages, features, blocks and strides; `own` is the network that nnU-Net's
-        planner gives a patch of this size, with deep supervision.
+        planner gives a patch of this size, with deep supervision. Gives their parameters, and
+        what the planner chose on this dataset by itself.
         """
-        from nnunetv2.experiment_planning.experiment_planners.network_topology import (
-            get_pool_and_conv_props,
-        )
+        import numpy as np
+        from nnunetv2.experiment_planning.experiment_planners import network_topology
 
-        shared = {key: wanted[key] for key in ("spacing", "patch_size", "batch_size")}
-        equal, own = self._planned(), self._planned()
+        planned = self.plans["configurations"][CONFIGURATION]
+        equal, own = (copy.deepcopy(planned["architecture"]) for _ in range(2))
         sizes, n_stages = wanted["architecture"], len(wanted["architecture"]["features"])
         equal["network_class_name"] = RESIDUAL
         del equal["arch_kwargs"]["n_conv_per_stage"]
@@ -314,26 +296,21 @@ class NnUNet:
             "n_blocks_per_stage": sizes["blocks"],
             "n_conv_per_stage_decoder": [1] * (n_stages - 1),
         }
-        _, strides, kernels, _, _ = get_pool_and_conv_props(
+        _, strides, kernels, _, _ = network_topology.get_pool_and_conv_props(
             wanted["spacing"], wanted["patch_size"], MIN_EDGE, 999999
         )
         kwargs, depth = own["arch_kwargs"], len(strides)
-        kwargs |= {"strides": lists(strides), "kernel_sizes": lists(kernels), "n_stages": depth}
-        for name, n in (
-            ("features_per_stage", 0),
-            ("n_conv_per_stage", 0),
-            ("n_conv_per_stage_decoder", 1),
-        ):
-            kwargs[name] = kwargs[name][: depth - n]
+        for name in ("features_per_stage", "n_conv_per_stage", "n_conv_per_stage_decoder"):
+            kwargs[name] = kwargs[name][: depth - name.endswith("decoder")]
+        kwargs |= {"strides": np.array(strides).tolist(), "n_stages": depth}
+        kwargs |= {"kernel_sizes": np.array(kernels).tolist()}
+        found = {}
         for name, architecture in ((EQUAL, equal), (OWN, own)):
-            added = shared | {"inherits_from": CONFIGURATION, "architecture": architecture}
-            self.plans["configurations"][name] = added
-        for name in (EQUAL, OWN):
-            self._start(name)
-        return {
-            name: sum(p.numel() for p in trainer.network.parameters())
-            for name, trainer in self.trainers.items()
-        }
+            added = {"inherits_from": CONFIGURATION, "architecture": architecture}
+            self.plans["configurations"][name] = added | {key: wanted[key] for key in SHARED}
+            network = self._start(name).network
+            found[name] = sum(p.numel() for p in network.parameters())
+        return found | {"planned": {key: planned[key] for key in SHARED}}
 
     def prepare(self, case: str) -> Cost:
         """Preprocess one case into an empty folder; with the MiB that it takes there."""
@@ -354,17 +331,18 @@ class NnUNet:
         _, cost = cost_of(lambda: preprocessor.run_case_save(*work))
         return cost | {"disk": mebibytes(self.aside)}
 
-    def batch(self, numbers: list[int]) -> Cost:
+    def batch(self, first: int) -> Cost:
         """Read and augment batches in this process; nnU-Net draws them as they come."""
-        return cost_of(lambda: [next(self.loaders[EQUAL]) for _ in numbers])[1]
+        return cost_of(lambda: [next(self.loaders[EQUAL]) for _ in range(N_BATCHES)])[1]
 
-    def step(self, configuration: str) -> Cost:
+    def step(self, run: str, precision: str) -> Cost:
         """The trainer's own step on a batch that is in memory already, fp32 as always on CPUs."""
+        configuration, _ = RUNS[run]
         trainer, batch = self.trainers[configuration], self.kept[configuration]
         trainer.network.train()
         return cost_of(lambda: trainer.train_step(batch))[1]
 
-    def predict(self, image: str) -> dict[str, Cost]:
+    def predict(self, image: str, precision: str) -> dict[str, Cost]:
         """One volume from file to file with fresh weights, no mirroring, in parts."""
         import torch
         from nnunetv2.inference.export_prediction import export_prediction_from_logits
@@ -395,10 +373,7 @@ class NnUNet:
         _, after = cost_of(lambda: export_prediction_from_logits(*work))
         return {"prepare": before, "windows": windows | {"calls": len(calls)}, "export": after}
 
-    def _planned(self) -> dict[str, Any]:
-        return copy.deepcopy(self.plans["configurations"][CONFIGURATION]["architecture"])
-
-    def _start(self, name: str) -> None:
+    def _start(self, name: str) -> Any:  # noqa: ANN401
         import torch
         from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
@@ -410,23 +385,27 @@ class NnUNet:
         self.trainers[name] = trainer
         self.loaders[name], _ = trainer.get_dataloaders()
         self.kept[name] = next(self.loaders[name])
+        return trainer
 
 
 class Measurement:
-    """What both tools did, and their costs, an entry a round.
+    """What both tools did, or gdmnet alone, and their costs, an entry a round."""
 
-    Args:
-        sides: by tool; nnU-Net's may be missing.
-        n_rounds: how often everything is done.
-    """
-
-    def __init__(self, sides: dict[str, Side], n_rounds: int) -> None:
-        self.sides, self.n_rounds = sides, n_rounds
+    def __init__(self, n_rounds: int) -> None:
+        self.n_rounds = n_rounds
+        self.sides: dict[str, Side] = {}
         self.costs: dict[str, dict[str, list[Cost]]] = {}
 
     def add(self, what: str, tool: str, cost: Cost) -> None:
         """One thing that one tool has done."""
         self.costs.setdefault(what, {}).setdefault(tool, []).append(cost)
+
+    def each(self, what: str, task: str, *, counts: bool = True, **arguments: object) -> None:
+        """All tools do one thing, one after the other; what does not count warms them up."""
+        for tool, side in self.sides.items():
+            cost = side.ask(task, **arguments)
+            if counts:
+                self.add(what, tool, cost)
 
     def lines(self) -> Iterator[str]:
         """Rows of the table."""
@@ -443,44 +422,31 @@ class Measurement:
 
     def preparing(self, cases: list[str]) -> None:
         """One case in a process that is warm, and what it takes on disk."""
-        for case in (*cases[:1], *cases * self.n_rounds):
-            for tool, side in self.sides.items():
-                self.add("preprocess one case", tool, side.ask("prepare", case=case))
-        for costs in self.costs["preprocess one case"].values():
-            del costs[0]  # it has warmed up
+        what = "preprocess one case"
+        self.each(what, "prepare", case=cases[0], counts=False)
+        for case in cases * self.n_rounds:
+            self.each(what, "prepare", case=case)
 
     def batching(self) -> None:
-        """Many batches a time, since rare augmentations cost the most; per batch."""
+        """Many batches a time, since rare augmentations cost the most."""
         for i in range(self.n_rounds):
-            numbers = list(range(i * N_BATCHES, (i + 1) * N_BATCHES))
-            for tool, side in self.sides.items():
-                cost = side.ask("batch", numbers=numbers)
-                share = cost | {key: cost[key] / N_BATCHES for key in ("cpu", "wall")}
-                self.add(f"one batch, read and augmented; mean of {N_BATCHES}", tool, share)
+            self.each(f"{N_BATCHES} batches, read and augmented", "batch", first=i * N_BATCHES)
 
     def training(self) -> None:
-        """Steps on a batch that is in memory, in turn; the first round warms up."""
+        """Steps on a batch that is in memory."""
         for i in range(-FILLING, self.n_rounds):
-            for what, (configuration, objective) in RUNS.items():
-                costs = {}
-                if NNUNET in self.sides and i >= -1:
-                    costs[NNUNET] = self.sides[NNUNET].ask("step", configuration=configuration)
-                for precision in PRECISIONS:
-                    how = {"objective": objective, "precision": precision}
-                    costs[GDMNET] = self.sides[GDMNET].ask("step", **how)
-                    for tool, cost in costs.items() if i >= 0 else ():
-                        self.add(f"{what}, {precision}", tool, cost)
+            for run, precision in product(RUNS, PRECISIONS):
+                how = {"run": run, "precision": precision}
+                self.each(f"training step, {run}, {precision}", "step", counts=i >= 0, **how)
 
     def predicting(self, image: Path) -> None:
         """One volume: equal networks, patch and step size, no mirroring; the whole, its parts."""
-        for _ in range(max(1, self.n_rounds // 2)):
-            for precision in PRECISIONS:
-                for tool, side in self.sides.items():
-                    how = {"precision": precision} if tool == GDMNET else {}
-                    parts = side.ask("predict", image=str(image), **how)
-                    self.add(f"predict, file to file, {precision}", tool, together(parts))
-                    for part, cost in parts.items():
-                        self.add(f"- {part}, {precision}", tool, cost)
+        rounds = range(self.n_rounds // 2 or 1)
+        for _, precision, tool in product(rounds, PRECISIONS, self.sides):
+            parts = self.sides[tool].ask("predict", image=str(image), precision=precision)
+            self.add(f"predict, file to file, {precision}", tool, together(parts))
+            for part, cost in parts.items():
+                self.add(f"- {part}, {precision}", tool, cost)
 
 
 def together(parts: dict[str, Cost]) -> Cost:
@@ -491,16 +457,10 @@ def together(parts: dict[str, Cost]) -> Cost:
 
 def compared(theirs: list[Cost], ours: list[Cost], key: str) -> tuple[str, str, str]:
     """Medians of one figure of both tools, and of their ratio; "-" without nnU-Net."""
-    own = f"{median(cost[key] for cost in ours):.3g}"
-    if not theirs:
-        return "-", own, "-"
-    ratio = median(one[key] / other[key] for one, other in zip(theirs, ours, strict=True))
-    return f"{median(cost[key] for cost in theirs):.3g}", own, f"{ratio:.2f}"
-
-
-def lists(shapes: Any) -> list[list[int]]:  # noqa: ANN401
-    """Tuples or arrays of whole numbers as JSON has them."""
-    return [[int(n) for n in shape] for shape in shapes]
+    values = [[cost[key] for cost in costs] for costs in (theirs, ours)]
+    values.append([one / other for one, other in zip(*values, strict=bool(theirs))])
+    first, second, ratio = (f"{median(one):.4g}" if one else "-" for one in values)
+    return first, second, ratio
 
 
 def make_datasets(raw: Path, home: Path, cases: list[str]) -> None:
@@ -529,55 +489,44 @@ def make_datasets(raw: Path, home: Path, cases: list[str]) -> None:
         (folder / DATASET_JSON).write_text(json.dumps(described | labels))
 
 
-def middle_of(image: Path, n_slices: int, home: Path) -> Path:
-    """A file of the middle slices of an image."""
-    import SimpleITK as sitk  # noqa: N813
-
-    volume, path = sitk.ReadImage(str(image)), home / "middle_0000.nii.gz"
-    first = max(0, (volume.GetSize()[2] - n_slices) // 2)
-    sitk.WriteImage(volume[:, :, first : first + n_slices], str(path))
-    return path
-
-
-def run_commands(pythons: dict[str, Path], home: Path, number: str, found: Measurement) -> None:
+def run_commands(pythons: dict[str, Path], home: Path, dataset: str, found: Measurement) -> None:
     """Start-up of both prediction commands, and check, fingerprint, plan and preprocessing."""
-    gdmnet = "import sys; from gdmnet.commands.{0} import main; sys.exit(main(sys.argv[1:]))"
-    log, roots = home / "commands.log", [home / GDMNET / name for name in ("raw", "preprocessed")]
-
-    def words(tool: str, command: str) -> list[str | Path]:
-        python = pythons[tool]
-        if tool == NNUNET:
-            return [python.parent / f"nnUNetv2_{command}"]
-        return [python, "-c", gdmnet.format(command)]
-
-    one_process = ["-c", CONFIGURATION, "-npfp", "1", "-np", "1", "--verify_dataset_integrity"]
+    log = home / "commands.log"
+    one_process = ["-d", dataset[7:10], "-c", CONFIGURATION, "-np", "1"]
+    roots = [f"--{name}={home / GDMNET / name}" for name in ("raw", "preprocessed")]
     options = {
-        GDMNET: ["--preset", "cpu", "-np", "1", "--raw", roots[0], "--preprocessed", roots[1]],
-        NNUNET: one_process,
+        GDMNET: [*one_process, "--preset", "cpu", *roots],
+        NNUNET: [*one_process, "-npfp", "1", "--verify_dataset_integrity"],
     }
     for _ in range(found.n_rounds):
-        for tool in pythons:
-            cost = cost_of_command([*words(tool, "predict"), "--help"], log)
+        for tool, python in pythons.items():
+            cost = cost_of_command([*command_of(tool, python, "predict"), "--help"], log)
             found.add("start-up: `predict --help`", tool, cost)
-    for tool in pythons:
-        whole = [*words(tool, "plan_and_preprocess"), "-d", number, *options[tool]]
+    for tool, python in pythons.items():
+        words = [*command_of(tool, python, "plan_and_preprocess"), *options[tool]]
         what = "check, fingerprint, plan, preprocess: the whole command"
-        found.add(what, tool, cost_of_command(whole, log))
+        found.add(what, tool, cost_of_command(words, log))
+
+
+def command_of(tool: str, python: Path, name: str) -> list[str | Path]:
+    """The words that start one of a tool's commands."""
+    if tool == NNUNET:
+        return [python.parent / f"nnUNetv2_{name}"]
+    code = f"import sys; from gdmnet.commands.{name} import main; sys.exit(main())"
+    return [python, "-c", code]
 
 
 def compare(args: argparse.Namespace, home: Path) -> Iterator[str]:
     """The phases asked for, as lines: a table, then what was equal and what each had chosen."""
     pythons = {NNUNET: args.nnunet.absolute()} if args.nnunet else {}
     pythons[GDMNET] = Path(sys.executable)
-    found = Measurement({}, args.rounds)
+    found = Measurement(args.rounds)
     if "commands" in args.phases:
-        run_commands(pythons, home, args.raw.name[7:10], found)
+        run_commands(pythons, home, args.raw.name, found)
     found.sides = {tool: Side(python, tool, home) for tool, python in pythons.items()}
-    equal, more = found.sides[GDMNET].ask("describe"), []
+    equal, planned = found.sides[GDMNET].ask("describe"), None
     if NNUNET in pythons:
-        planned = found.sides[NNUNET].ask("describe")
-        parameters = found.sides[NNUNET].ask("adopt", wanted=equal)
-        more.append(f"nnU-Net's own plan: {planned}; parameters, equal and own: {parameters}")
+        planned = found.sides[NNUNET].ask("adopt", wanted=equal)
     if "preparing" in args.phases:
         found.preparing(args.cases)
     if "batching" in args.phases:
@@ -585,12 +534,12 @@ def compare(args: argparse.Namespace, home: Path) -> Iterator[str]:
     if "training" in args.phases:
         found.training()
     if "predicting" in args.phases:
-        found.predicting(middle_of(sorted(args.raw.glob("imagesTs/*"))[0], args.slices, home))
+        found.predicting(sorted(args.raw.glob("imagesTs/*"))[0])
     for side in found.sides.values():
         side.close()
     yield from (HEAD, *found.lines())
     yield f"\n{platform.machine()}, {date.today()}; load {os.getloadavg()[0]:.1f}"
-    yield from (f"equal, and gdmnet's parameters: {equal}", *more)
+    yield f"equal, and gdmnet's parameters: {equal}\nnnU-Net's parameters and own plan: {planned}"
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -601,9 +550,6 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--cases", nargs="+", required=True, help="of imagesTr, by name")
     parser.add_argument("--nnunet", type=Path, help="the Python of nnU-Net's environment")
     parser.add_argument("--rounds", type=int, default=4, help="of each measurement (4)")
-    parser.add_argument(
-        "--slices", type=int, default=64, help="of the first of imagesTs, predicted (64)"
-    )
     parser.add_argument(
         "--phases",
         nargs="+",

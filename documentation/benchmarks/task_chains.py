@@ -28,15 +28,16 @@ import argparse
 import shutil
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
+import judging
 import numpy as np
 import pydicom
 import SimpleITK as sitk  # noqa: N813
-from judging import PREDICTIONS, ROW, HeldOut, seconds_a_volume, write_table
 from numpy.typing import NDArray
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, MRImageStorage, generate_uid
+from pydicom.dataset import Dataset
+from pydicom.uid import CTImageStorage, generate_uid
 from skimage.restoration import denoise_tv_chambolle
 
 from gdmnet.arrays.body import body_mask
@@ -49,6 +50,10 @@ from gdmnet.data.volume import read_volume, write_volume
 from gdmnet.folders import Roots
 from gdmnet.models.card import PredictionSettings
 from gdmnet.models.select import ModelChoice
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
+
+from dicoms import AXIAL, turned, write_series
 
 WEIGHTS = (0.0, 0.01, 0.02, 0.04, 0.08, 0.16)  # of the total variation, intensities in 1000 HU
 N_TUNING = 4  # training cases that choose the weight
@@ -86,43 +91,40 @@ COPIED = [
 # fmt: on
 
 
-def compare_on_sparse_views(raw: Path, model: Path, home: Path, judge_iterations: int) -> None:
-    """All methods on one dataset: home/rows/METHOD and home/table.md."""
-    held_out = HeldOut(raw, judge_iterations)
-    names = [FBP, VARIATION, *MODEL_ROWS]
-    for name in names:
-        folder = home / "rows" / name
-        if (folder / ROW).is_file():
-            continue
-        print(f"== {raw.name}, {name}", flush=True)
-        predictions = folder / PREDICTIONS
-        if name in MODEL_ROWS:
-            realism, consistent = MODEL_ROWS[name]
-            predict.run(
-                raw / "imagesTs",
-                predictions,
-                NO_ROOTS,
-                ModelChoice(model=model, folds=("all",)),
-                PredictionSettings(realism=realism),
-                predict.PredictionOptions(data_consistency=consistent),
-            )
-            held_out.judge(folder, seconds_a_volume=seconds_a_volume(predictions))
-        else:
-            weight = best_weight(held_out) if name == VARIATION else 0.0
-            begin = time.perf_counter()
-            smooth_all(held_out, weight, predictions)
-            seconds = (time.perf_counter() - begin) / len(held_out.cases)
-            held_out.judge(folder, seconds_a_volume=seconds, weight=weight)
-        write_table(home, names, raw.name)
+def compare_on_sparse_views(
+    raw: list[Path], model: Path, output: Path, judge_iterations: int
+) -> int:
+    """All methods on every dataset: output/DATASET/rows/METHOD and table.md."""
+    for dataset in raw:
+        held_out, home = judging.HeldOut(dataset, judge_iterations), output / dataset.name
+        names = [FBP, VARIATION, *MODEL_ROWS]
+        for name in names:
+            make = smooth_all if name in (FBP, VARIATION) else partial(predict_all, model)
+            held_out.make_row(home, name, partial(make, held_out, name))
+            judging.write_table(home, names, dataset.name)
+    return 0
 
 
-def smooth_all(held_out: HeldOut, weight: float, predictions: Path) -> None:
-    """Write every held-out FBP with less total variation."""
-    predictions.mkdir(parents=True, exist_ok=True)
+def predict_all(model: Path, held_out: judging.HeldOut, name: str, out: Path) -> dict[str, float]:
+    """Predict every held-out FBP by the model; what was measured meanwhile."""
+    realism, consistent = MODEL_ROWS[name]
+    choice, settings = ModelChoice(model=model, folds=("all",)), PredictionSettings(realism=realism)
+    options = predict.PredictionOptions(data_consistency=consistent)
+    predict.run(held_out.raw / "imagesTs", out, NO_ROOTS, choice, settings, options)
+    return {"seconds_a_volume": judging.seconds_a_volume(out)}
+
+
+def smooth_all(held_out: judging.HeldOut, name: str, out: Path) -> dict[str, float]:
+    """Write every held-out FBP, with less total variation or as it is."""
+    weight = best_weight(held_out) if name == VARIATION else 0.0
+    out.mkdir(parents=True, exist_ok=True)
+    begin = time.perf_counter()
     for case in held_out.cases:
         fbp = read_volume(case.sources[0])
         volume = Volume(total_variation(fbp.array[0], weight)[None], fbp.geometry)
-        write_volume(predictions / case.target.name, volume, integer=False)
+        write_volume(out / case.target.name, volume, integer=False)
+    seconds = (time.perf_counter() - begin) / len(held_out.cases)
+    return {"weight": weight, "seconds_a_volume": seconds}
 
 
 def total_variation(image: NDArray, weight: float) -> NDArray:
@@ -130,7 +132,7 @@ def total_variation(image: NDArray, weight: float) -> NDArray:
     return 1e3 * denoise_tv_chambolle(image / 1e3, weight=weight) if weight else image
 
 
-def best_weight(held_out: HeldOut) -> float:
+def best_weight(held_out: judging.HeldOut) -> float:
     """Of `WEIGHTS`, by the MAE inside the bodies of the first training cases."""
     errors = np.zeros(len(WEIGHTS))
     for case in held_out.training[:N_TUNING]:
@@ -141,13 +143,13 @@ def best_weight(held_out: HeldOut) -> float:
     return WEIGHTS[int(errors.argmin())]
 
 
-def check_dicom_chain(images: Path, out: Path, model: Path) -> int:
+def check_dicom_chain(images: Path, output: Path, model: Path) -> int:
     """Make the scans, predict on both grids, check, print; 1 if anything is wrong."""
-    shutil.rmtree(out, ignore_errors=True)
+    shutil.rmtree(output, ignore_errors=True)
     scans: dict[str, Series] = {}
     for number, image in enumerate(sorted(images.glob("*_0000.nii.gz"))):
-        folder = out / "scans" / f"patient_{number}"
-        write_mr(image, folder, turned(12, 7) if number % 2 else np.eye(3))
+        folder = output / "scans" / f"patient_{number}"
+        write_mr(image, folder, turned() if number % 2 else AXIAL)
         scan = only_series(folder)
         scans[case_name(scan)] = scan
     head = "| patient | grid | slices, rows, columns | type 1 + 2 | HU differ by | grid off by |"
@@ -155,55 +157,22 @@ def check_dicom_chain(images: Path, out: Path, model: Path) -> int:
     for grid in ("axial", "source"):
         options = predict.PredictionOptions(dicom_out=True, dicom_grid=grid)
         choice = ModelChoice(model=model)
-        predict.run(out / "scans", out / grid, NO_ROOTS, choice, options=options)
+        predict.run(output / "scans", output / grid, NO_ROOTS, choice, options=options)
         for case, scan in scans.items():
-            row, row_is_sound = check_series(case, out / grid, grid, scan)
+            row, row_is_sound = check_series(case, output / grid, grid, scan)
             rows.append(row)
             is_sound &= row_is_sound
     print("\n".join(rows))
     return 0 if is_sound else 1
 
 
-def turned(degrees_x: float, degrees_z: float) -> NDArray:
-    """Direction cosines, a column an axis, turned about x, then z."""
-    a, b = np.deg2rad([degrees_x, degrees_z])
-    about_x = np.array([[1, 0, 0], [0, np.cos(a), -np.sin(a)], [0, np.sin(a), np.cos(a)]])
-    about_z = np.array([[np.cos(b), -np.sin(b), 0], [np.sin(b), np.cos(b), 0], [0, 0, 1]])
-    return about_z @ about_x
-
-
 def write_mr(image: Path, folder: Path, direction: NDArray) -> None:
-    """An image as a series of MR Image Storage."""
-    volume = read_volume(image)
-    array, spacing = np.rint(volume.array[0]).astype("<i2"), volume.geometry.spacing
-    common = {
-        "SOPClassUID": MRImageStorage, "Modality": "MR", "Manufacturer": "task_chains",
-        "PatientName": f"Chain^{image.name[:11]}", "PatientID": image.name[:11],
-        "PatientBirthDate": "19500102", "PatientSex": "O", "PatientPosition": "HFS",
-        "StudyInstanceUID": generate_uid(), "StudyDate": "20240301", "StudyTime": "101112",
-        "StudyID": "7", "AccessionNumber": "A1", "ReferringPhysicianName": "",
-        "FrameOfReferenceUID": generate_uid(), "PositionReferenceIndicator": "",
-        "SeriesInstanceUID": generate_uid(), "SeriesDescription": "t1", "SeriesNumber": 5,
-        "ImageType": ["ORIGINAL", "PRIMARY", "M"], "ScanningSequence": "SE",
-        "SequenceVariant": "NONE", "ScanOptions": "", "MRAcquisitionType": "3D", "EchoTime": 10,
-        "ImageOrientationPatient": [f"{v:.12g}" for v in direction[:, :2].T.ravel()],
-        "PixelSpacing": [f"{mm:.12g}" for mm in spacing[1:]], "EchoTrainLength": 1,
-        "SliceThickness": f"{spacing[0]:.12g}", "SamplesPerPixel": 1, "PixelRepresentation": 1,
-        "PhotometricInterpretation": "MONOCHROME2", "Rows": array.shape[1],
-        "Columns": array.shape[2], "BitsAllocated": 16, "BitsStored": 16, "HighBit": 15,
-    }  # fmt: skip
-    folder.mkdir(parents=True)
-    for number, plane in enumerate(array):
-        item = Dataset()
-        for key, value in common.items():
-            setattr(item, key, value)
-        position = np.array([-100.0, -80.5, 40.25]) + number * spacing[0] * direction[:, 2]
-        item.ImagePositionPatient = [f"{v:.12g}" for v in position]
-        item.SOPInstanceUID, item.InstanceNumber = generate_uid(), number + 1
-        item.PixelData = plane.tobytes()
-        item.file_meta = FileMetaDataset()
-        item.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-        item.save_as(folder / f"MR{number:04d}.dcm", enforce_file_format=True)
+    """An image as a series of MR Image Storage, of a patient, study and frame of its own."""
+    volume, patient = read_volume(image), image.name[:11]
+    array = np.rint(volume.array[0])
+    new = {name: generate_uid() for name in ("StudyInstanceUID", "FrameOfReferenceUID")}
+    new |= {"PatientName": f"Chain^{patient}", "PatientID": patient}
+    write_series(folder, array, direction=direction, spacing=volume.geometry.spacing, **new)
 
 
 def check_series(case: str, folder: Path, grid: str, scan: Series) -> tuple[str, bool]:
@@ -266,53 +235,42 @@ def wrong_attributes(slices: list[Dataset], source: Dataset) -> list[str]:
     return sorted({*wrong, *(name for name, is_right in facts.items() if not is_right)})
 
 
-def cut_slices(raw: Path, out: Path) -> None:
+def cut_slices(raw: Path, output: Path) -> int:
     """Cut the middle slice of every image of a dataset."""
     for source in sorted(raw.glob("*T[rs]/*")):
         image = sitk.ReadImage(str(source))
         middle = image.GetSize()[2] // 2
-        path = out / source.relative_to(raw)
+        path = output / source.relative_to(raw)
         path.parent.mkdir(parents=True, exist_ok=True)
         sitk.WriteImage(image[:, :, middle : middle + 1], str(path), useCompression=True)
-    shutil.copy(raw / "dataset.json", out / "dataset.json")
+    shutil.copy(raw / "dataset.json", output / "dataset.json")
+    return 0
 
 
 def build_parser() -> argparse.ArgumentParser:
     """One command a chain."""
     whole = new_parser(__doc__.splitlines()[0])
-    commands = whole.add_subparsers(
-        dest="command", required=True, parser_class=argparse.ArgumentParser
-    )
+    commands = whole.add_subparsers(required=True, parser_class=argparse.ArgumentParser)
     sparse, dicom, slices = map(commands.add_parser, ("sparse-view", "dicom", "slices"))
     sparse.add_argument("raw", type=Path, nargs="+", help="folders of raw datasets")
     sparse.add_argument("-o", dest="output", type=Path, required=True)
     sparse.add_argument("--judge-iterations", type=int, default=400, help="(default: 400)")
+    sparse.set_defaults(chain=compare_on_sparse_views)
     dicom.add_argument("images", type=Path, help="folder of CASE_0000.nii.gz")
     dicom.add_argument("output", type=Path)
+    dicom.set_defaults(chain=check_dicom_chain)
     for parser in (sparse, dicom):
         parser.add_argument("-m", dest="model", type=Path, required=True, help="its folder")
     slices.add_argument("raw", type=Path, help="folder of a raw dataset")
     slices.add_argument("output", type=Path, help="folder of the new one")
+    slices.set_defaults(chain=cut_slices)
     return whole
-
-
-def run(args: argparse.Namespace) -> int:
-    """One chain."""
-    if args.command == "dicom":
-        return check_dicom_chain(args.images, args.output, args.model)
-    if args.command == "slices":
-        cut_slices(args.raw, args.output)
-    else:
-        for raw in args.raw:
-            home = args.output / raw.name
-            compare_on_sparse_views(raw, args.model, home, args.judge_iterations)
-    return 0
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one chain; 0 if all is well."""
-    args = build_parser().parse_args(argv)
-    return guarded(lambda: run(args))
+    args = vars(build_parser().parse_args(argv))
+    return guarded(lambda: args.pop("chain")(**args))
 
 
 if __name__ == "__main__":

@@ -38,6 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
         "-o", dest="output", type=Path, required=True, metavar="FILE", help="the archive, model.zip"
     )
     parser.add_dataset_arguments("dataset", "configuration", required=0)
+    parser.usage = "%(prog)s -o FILE [DATASET] [CONFIGURATION] [options]"
     add_settings(parser, ModelChoice, ("objective", "folds", "model"))
     add_settings(parser, ExportOptions)
     add_root_options(parser)
@@ -55,11 +56,9 @@ def main(argv: list[str] | None = None) -> int:
             ModelChoice(**given_settings(args, ModelChoice)),
             ExportOptions(**given_settings(args, ExportOptions)),
         )
-        size = args.output.stat().st_size / 2**20
-        print(
-            f"written: {args.output} ({manifest.dataset}, {manifest.objective},"
-            f" {manifest.configuration}, folds {', '.join(manifest.folds)}; {size:.1f} MiB)"
-        )
+        named = f"{manifest.dataset}, {manifest.objective}, {manifest.configuration}"
+        size = f"{args.output.stat().st_size / 2**20:.1f} MiB"
+        print(f"written: {args.output} ({named}, folds {', '.join(manifest.folds)}; {size})")
         return 0
 
     return guarded(body)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import ast
 import contextlib
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -77,11 +78,10 @@ def encoders() -> str:
     from gdmnet.encoders import ENCODERS, published_weights
     from gdmnet.encoders.catalogue import FAMILIES
 
-    blocks: dict[str, list[tuple[Cell, ...]]] = {}
+    blocks = {}
     for name, card in ENCODERS.items():
         place, found = f"${folders.ENCODERS}/{name}/{card.filename}", published_weights(name)
-        facts: list[tuple[Cell, ...]] = [("for", card.modality), ("from", card.source)]
-        facts.append(("licence", card.licence))
+        facts = [("for", card.modality), ("from", card.source), ("licence", card.licence)]
         if name in FAMILIES and FAMILIES[name].network.extra:
             facts.append(("needs", "pip install 'gdmnet[encoders]'"))
         if found is not None:
@@ -94,14 +94,14 @@ def encoders() -> str:
     return _sections(blocks)
 
 
-def _sections(sections: dict[str, list[tuple[Cell, ...]]]) -> str:
+def _sections(sections: Mapping[str, Sequence[Sequence[Cell]]]) -> str:
     return "\n\n".join(
         "\n".join([title, *text_table(rows, n_left=None, indent="  ")])
         for title, rows in sections.items()
     )
 
 
-def _command(name: str) -> tuple[Cell, ...]:
+def _command(name: str) -> tuple[str, str]:
     """The command and what its module says of itself, which is not imported."""
     source = Path(__file__).with_name(f"{name}.py").read_text(encoding="utf-8")
     title, _, text = (ast.get_docstring(ast.parse(source)) or "").partition(": ")
@@ -115,7 +115,7 @@ def _version(package: str) -> str:
         return "not found"
 
 
-def _folders(roots: Roots) -> list[tuple[Cell, ...]]:
+def _folders(roots: Roots) -> list[tuple[str, ...]]:
     names = (folders.RAW, folders.PREPROCESSED, folders.RESULTS)
     places = (roots.raw, roots.preprocessed, roots.results)
     return [
@@ -131,13 +131,10 @@ def _datasets(roots: Roots) -> list[tuple[Cell, ...]]:
     models = [model.dataset for model in folders.finished_models(roots.results)]
     rows: list[tuple[Cell, ...]] = [("dataset", "training cases", "prepared", "models")]
     for name in names:
-        cases = list((roots.raw / name / "targetsTr").glob("[!.]*"))
-        prepared = [
-            path.parent.name for path in (roots.preprocessed / name).glob("*/configuration.json")
-        ]
-        rows.append(
-            (name, len(cases) or None, ", ".join(sorted(prepared)) or None, models.count(name))
-        )
+        n_cases = len(list((roots.raw / name / "targetsTr").glob("[!.]*")))
+        notes = (roots.preprocessed / name).glob("*/configuration.json")
+        prepared = ", ".join(sorted(path.parent.name for path in notes))
+        rows.append((name, n_cases or None, prepared or None, models.count(name)))
     return rows if names else [("none is here; make one with gdm_convert, or try gdm_demo",)]
 
 
@@ -146,12 +143,12 @@ def _models(results: Path) -> list[tuple[Cell, ...]]:
     rows: list[tuple[Cell, ...]] = [(*header, "validation MAE")]
     for model in folders.finished_models(results):
         size = sum(path.stat().st_size for path in model.folder.rglob("*") if path.is_file())
-        known = ", ".join(model.folds), f"{size / 2**20:.1f} MiB", *_validated(model)
+        known = ", ".join(model.folds), f"{size / 2**20:.1f} MiB", *_correction_and_mae(model)
         rows.append((*model[:3], *known))
     return rows if len(rows) > 1 else [("none is finished; train one with gdm_train",)]
 
 
-def _validated(model: folders.FinishedModel) -> tuple[Cell, Cell]:
+def _correction_and_mae(model: folders.FinishedModel) -> tuple[Cell, Cell]:
     """Bias correction, and the mean validation MAE of its folds; None where no sound file tells."""
     from gdmnet.plan import Plan
 

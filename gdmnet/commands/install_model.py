@@ -36,11 +36,9 @@ def main(argv: list[str] | None = None) -> int:
         installed = run(args.archive, roots_from(args), overwrite=args.overwrite)
         manifest = installed.manifest
         if installed.namesakes:
-            print(
-                f"note: {', '.join(installed.namesakes)} has the same number; call this model by"
-                f" -d {manifest.dataset}",
-                file=sys.stderr,
-            )
+            others = ", ".join(installed.namesakes)
+            note = f"note: {others} has the same number; call this model by -d {manifest.dataset}"
+            print(note, file=sys.stderr)
         print(f"installed: {installed.folder} (folds {', '.join(manifest.folds)})")
         print(f"licence of the weights: {manifest.licence}; read {installed.folder}/model_card.md")
         return 0

@@ -5,11 +5,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import sys
-import typing
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from gdmnet import codec, files, folders
 from gdmnet.commands.terminal import (
@@ -31,8 +30,6 @@ if TYPE_CHECKING:
     from gdmnet.data.case import CaseFiles
     from gdmnet.data.raw import Description
 
-_EPILOG = "example:\n  gdm_plan_and_preprocess 501"
-
 
 @dataclasses.dataclass(frozen=True)
 class PlanOptions(Settings):
@@ -50,7 +47,7 @@ class PlanOptions(Settings):
     bias_correction: str | None = setting(
         None,
         "of sources that are no CT, in training and at prediction (default: none)",
-        choices=typing.get_args(BiasCorrection),
+        choices=get_args(BiasCorrection),
     )
     dry_run: bool = setting(False, "print the plan as a table and write nothing")
     replan: bool = setting(False, "make plan.json anew although there is one")
@@ -61,7 +58,7 @@ class PlanOptions(Settings):
 
 def build_parser() -> CommandParser:
     """The command's parser."""
-    parser = new_parser(__doc__ or "", _EPILOG)
+    parser = new_parser(__doc__ or "", "example:\n  gdm_plan_and_preprocess 501")
     parser.add_dataset_arguments("dataset", required=1, several=True)
     names = [field.name for field in dataclasses.fields(PlanOptions)]
     add_settings(parser, PlanOptions, names[:-1])

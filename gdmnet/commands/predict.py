@@ -81,6 +81,7 @@ def build_parser() -> argparse.ArgumentParser:
         "-o", dest="output", type=Path, required=True, metavar="OUT", help="output folder"
     )
     parser.add_dataset_arguments("dataset", "configuration", required=0)
+    parser.usage = "%(prog)s -i IN -o OUT [DATASET] [CONFIGURATION] [options]"
     add_settings(parser, ModelChoice, ("objective", "folds", "model"))
     add_settings(parser, PredictionSettings, _HOW)
     add_settings(parser, PredictionOptions, _GENERAL)
@@ -106,8 +107,7 @@ def main(argv: list[str] | None = None) -> int:
             PredictionOptions(**given_settings(args, PredictionOptions)),
         )
         n_done, n_kept, n_failed = map(len, (result.predicted, result.skipped, result.failed))
-        counts = f"{n_done} predicted, {n_kept} there already, {n_failed} failed"
-        print(f"{counts}: {args.output}")
+        print(f"{n_done} predicted, {n_kept} there already, {n_failed} failed: {args.output}")
         if not n_failed:
             return 0
         return 1 if n_done or n_kept else 2

@@ -92,7 +92,7 @@ def find_validated(raw: Path, identifiers: Sequence[str]) -> ComparisonCases:
     """
     training, description = _read_training(raw)
     group = CaseGroup("", (), _with_targets(training, identifiers, raw))
-    origin = "that no model was trained on"
+    origin = "cases that no model was trained on"
     return ComparisonCases(raw.name, origin, (group,), training, description.channel_names)
 
 

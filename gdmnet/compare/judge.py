@@ -96,7 +96,7 @@ class Subjects(Sequence[Subject]):
         return Subject(case.identifier, real.array[0], mask, real.geometry.spacing, prediction)
 
 
-def evenly_spread(subjects: Sequence[Subject], most: int = MOST_SUBJECTS) -> Iterator[Subject]:
+def thin_subjects(subjects: Sequence[Subject], most: int = MOST_SUBJECTS) -> Iterator[Subject]:
     """At most so many of the subjects, spread evenly, one at a time."""
     n = len(subjects)
     for i in range(min(n, most)):
@@ -267,7 +267,7 @@ def _cut(
     """About n patches (z, y, x) of all subjects in turn, and where the body lies in them."""
     each = math.ceil(n / min(len(reals), MOST_SUBJECTS))
     patches = []
-    for i, subject in enumerate(evenly_spread(reals)):
+    for i, subject in enumerate(thin_subjects(reals)):
         inside = subject.mask != 0
         image = in_own_units(subject.real, subject.real, inside)
         fill = float(image.min())

@@ -95,9 +95,9 @@ def best_methods(compared: Comparison) -> list[tuple[str, ...]]:
 
 def as_text(compared: Comparison) -> str:
     """Tables, the best methods, notes and settings, for the terminal and compare.txt."""
-    n = len(compared.cases)
     matched = ", intensities matched linearly" if compared.match_intensity else ""
-    title = f"{compared.dataset}: {n} case{'s' * (n > 1)}, {compared.cases_from}{matched}"
+    n_cases = len(compared.cases)
+    title = f"{compared.dataset}: judged on {n_cases} {compared.cases_from}{matched}"
     blocks = [[title], [*_lines(methods_table(compared)), f"! {WINNER}", f"* {FRONT}"]]
     if compared.against:
         blocks.append(_lines(paired_table(compared)))

@@ -18,11 +18,11 @@ from gdmnet.compare.judge import (
     Judge,
     Subject,
     Subjects,
-    evenly_spread,
     in_own_units,
     make_judge,
     patch_starts,
     read_encoder,
+    thin_subjects,
 )
 from gdmnet.compare.settings import JudgeSettings
 from gdmnet.data.case import CaseFiles
@@ -230,7 +230,7 @@ def _floor(
     if others:
         each = max(FEWEST_A_SUBJECT, math.ceil(N_PATCHES / min(len(others), MOST_SUBJECTS)))
         features = []
-        for i, other in enumerate(evenly_spread(others)):
+        for i, other in enumerate(thin_subjects(others)):
             rng = numpy_rng(seed, _PLACES, len(real) + i)
             rows = subject_features(judge, other, n_patches=each, rng=rng, match=False)
             features.append(axes(rows["real"]))

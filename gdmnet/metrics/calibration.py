@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 N_GROUPS = 10
-_SAMPLE = 500_000  # voxels that settle the groups' borders
+_SAMPLE = 500_000  # voxels that decide the groups' borders
 
 
 @dataclass(frozen=True)

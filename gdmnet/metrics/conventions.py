@@ -14,7 +14,7 @@ CT_LIKE_MINIMUM = -500.0  # a reference that goes below this is taken to be in H
 
 @dataclass(frozen=True)
 class DataRange:
-    """Where a reference's values begin and how far they reach, in file units."""
+    """Where a reference's values begin and how wide they are spread, in file units."""
 
     low: float
     width: float

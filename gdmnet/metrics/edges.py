@@ -14,7 +14,7 @@ from scipy import ndimage
 from gdmnet.geometry import Spacing
 
 AIR_BELOW, BONE_ABOVE = -200.0, 200.0  # HU at the two ends of an edge between bone and air
-REACH = 5  # voxels that a profile goes to either side
+HALF_LENGTH = 5  # voxels that a profile goes to either side
 SHIFT = 2  # voxels by which the prediction's edge may lie elsewhere: place is not width
 STEPS = 4  # samples a voxel
 MOST_EDGES = 20_000  # looked at, spread evenly over all candidates
@@ -87,19 +87,19 @@ def edge_width(
         return None
     steps = gradients / np.array(spacing)  # direction u per mm -> voxels per mm
     per_mm = np.linalg.norm(steps, axis=1, keepdims=True)
-    offsets = np.arange(-REACH * STEPS, REACH * STEPS + 1) / STEPS
+    offsets = np.arange(-HALF_LENGTH * STEPS, HALF_LENGTH * STEPS + 1) / STEPS
     points = voxels[:, None, :] + offsets[:, None] * (steps / per_mm)[:, None, :]
     inside = _sample(mask.astype(np.float32), points) > 0.999  # all voxels that enter lie in it
     truth = _sample(reference, points)
     found, guess = _rise(truth, inside), _rise(_sample(prediction, points), inside)
     chosen = (np.abs(found.place) <= 0.5) & (found.high > found.low)
     if hounsfield:
-        before, after = truth[:, (REACH - 1) * STEPS], truth[:, (REACH + 1) * STEPS]
+        before, after = truth[:, (HALF_LENGTH - 1) * STEPS], truth[:, (HALF_LENGTH + 1) * STEPS]
         chosen &= (before < AIR_BELOW) & (after > BONE_ABOVE)
     if np.count_nonzero(chosen) < FEWEST_EDGES:
         return None
     lost = guess.high - guess.low < LOST * (found.high - found.low)
-    widths = np.where(lost, 2.0 * REACH, guess.width)
+    widths = np.where(lost, 2.0 * HALF_LENGTH, guess.width)
     mm = 1 / per_mm[chosen, 0]
     return float(np.median(widths[chosen] * mm) / np.median(found.width[chosen] * mm))
 
@@ -138,7 +138,7 @@ def _sample(image: NDArray, points: NDArray) -> NDArray:
 
 def _rise(profiles: NDArray, inside: NDArray) -> _Rise:
     """Find each profile's edge within SHIFT voxels of its middle, and measure it."""
-    half, middle = STEPS // 2, REACH * STEPS
+    half, middle = STEPS // 2, HALF_LENGTH * STEPS
     there = slice(middle - SHIFT * STEPS, middle + SHIFT * STEPS + 1)
     slopes = profiles[:, 2 * half :] - profiles[:, : -2 * half]  # over one voxel
     slopes = np.where(inside[:, 2 * half :] & inside[:, : -2 * half], slopes, -np.inf)

@@ -28,7 +28,7 @@ from gdmnet.metrics.conventions import DataRange
 WINDOW = 7
 SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # Wang et al. 2003, section 3.2
 SMALLEST = 97  # voxels an axis: the fifth scale then still has one whole window
-_REACH = WINDOW // 2
+_HALF = WINDOW // 2
 _SIZE = WINDOW**3
 
 _Planes = Callable[[int, slice, slice], NDArray]
@@ -63,7 +63,7 @@ def ssim(prediction: NDArray, reference: NDArray, mask: NDArray, span: DataRange
     """
     if span.width <= 0:
         return None
-    box = bounding_box(mask, (_REACH, _REACH, _REACH))  # no voxel farther away enters a window
+    box = bounding_box(mask, (_HALF, _HALF, _HALF))  # no voxel farther away enters a window
     inside, truth = crop(mask, box) != 0, crop(reference, box)
     guess = np.where(inside, crop(prediction, box), truth)
     missing = [max(0, WINDOW - size) for size in inside.shape]
@@ -71,7 +71,7 @@ def ssim(prediction: NDArray, reference: NDArray, mask: NDArray, span: DataRange
         pads = [(n // 2, n - n // 2) for n in missing]
         inside = np.pad(inside, pads)
         guess, truth = np.pad(guess, pads, mode="edge"), np.pad(truth, pads, mode="edge")
-    z, y, x = (np.pad(np.arange(size), _REACH, mode="symmetric") for size in inside.shape)
+    z, y, x = (np.pad(np.arange(size), _HALF, mode="symmetric") for size in inside.shape)
     return _mean(_finest(guess, truth, inside, span, (z, y, x), masked=False), span.width, None)
 
 
@@ -191,15 +191,15 @@ def _mean(level: _Level, width: float, exponent: float | None) -> float | None:
         return None
     firsts, lasts = zip(*((int(found[0]), int(found[-1])) for found in centres), strict=True)
     ys, xs = (slice(firsts[axis], lasts[axis] + 1) for axis in (1, 2))
-    wide = [slice(s.start - _REACH, s.stop + _REACH) for s in (ys, xs)]
+    wide = [slice(s.start - _HALF, s.stop + _HALF) for s in (ys, xs)]
     window: deque[NDArray] = deque()
     sums, total, count = np.zeros(1), 0.0, 0
-    for z in range(firsts[0] - _REACH, lasts[0] + _REACH + 1):
+    for z in range(firsts[0] - _HALF, lasts[0] + _HALF + 1):
         window.append(_box_sums(level.planes(z, *wide)))
         sums = sums + window[-1]
         if len(window) < WINDOW:
             continue
-        chosen = _part(level.mask, level.rows[0][z - _REACH], level.rows[1][ys], level.rows[2][xs])
+        chosen = _part(level.mask, level.rows[0][z - _HALF], level.rows[1][ys], level.rows[2][xs])
         values = _similarity([one[chosen] for one in sums], width)
         if exponent is not None:
             values = np.maximum(values, 0) ** exponent
@@ -213,7 +213,7 @@ def _centres(level: _Level, axis: int) -> NDArray:
     """Places along an axis where the mask has voxels and a window has room."""
     others = tuple(other for other in range(3) if other != axis)
     occupied = np.logical_or.reduce(level.mask, axis=others)[level.rows[axis]]
-    return np.flatnonzero(occupied[_REACH : len(occupied) - _REACH]) + _REACH
+    return np.flatnonzero(occupied[_HALF : len(occupied) - _HALF]) + _HALF
 
 
 def _box_sums(pair: NDArray) -> NDArray:

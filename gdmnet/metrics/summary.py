@@ -16,7 +16,7 @@ class Summary:
     """What summary.json holds.
 
     Attributes:
-        convention: a name of `CONVENTIONS`; it settles clipping, ranges, masks and borders.
+        convention: a name of `CONVENTIONS`; it decides on clipping, ranges, masks and borders.
         units: of prediction and reference.
         data_range: of PSNR, SSIM and MS-SSIM where all cases share it, else how each case's was
             found.

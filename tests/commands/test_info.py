@@ -3,6 +3,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from arguments import COMMANDS as INSTALLED
+
 import gdmnet
 from gdmnet import folders
 from gdmnet.commands.info import COMMANDS, main, run
@@ -80,6 +82,7 @@ def test_the_commands_are_shown_in_order_of_use_with_what_each_does(tmp_path):
     assert names == [f"gdm_{name}" for name in COMMANDS]
     assert lines("\n".join(shown), "gdm_predict ")[0].endswith("images with a trained model")
     assert lines("\n".join(shown), "none is here; make one")
+    assert set(COMMANDS) == set(INSTALLED)
 
 
 def test_without_arguments_torch_is_not_needed():

@@ -12,7 +12,7 @@ from arguments import COMMANDS
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
 PAGES = [README, *sorted((ROOT / "documentation").rglob("*.md"))]
-UNIVERSAL = {"-h", "--help", "--version", "-d", "--raw", "--preprocessed", "--results"}
+UNIVERSAL = {"-h", "--help", "--version", "-d", "-c", "-f", "--raw", "--preprocessed", "--results"}
 
 
 def parser(name):

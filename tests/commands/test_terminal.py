@@ -72,7 +72,8 @@ def test_a_refusal_is_one_line(parser, words, said, capsys):
 
 
 BODY = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 from gdmnet.commands.terminal import guarded
 def body():
     try:

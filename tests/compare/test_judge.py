@@ -9,11 +9,11 @@ from gdmnet.compare.judge import (
     Judge,
     Subject,
     _training_patch,
-    evenly_spread,
     in_own_units,
     make_judge,
     patch_starts,
     read_encoder,
+    thin_subjects,
 )
 from gdmnet.compare.settings import JUDGE_KINDS, JudgeSettings
 from gdmnet.encoders.frozen import FrozenEncoder
@@ -138,8 +138,8 @@ def test_single_slices_and_small_volumes_can_be_judged(shape):
 
 
 def test_many_subjects_are_thinned_evenly():
-    assert list(evenly_spread(range(100), 4)) == [0, 25, 50, 75]
-    assert list(evenly_spread(range(3), 4)) == [0, 1, 2]
+    assert list(thin_subjects(range(100), 4)) == [0, 25, 50, 75]
+    assert list(thin_subjects(range(3), 4)) == [0, 1, 2]
 
 
 def test_images_that_are_the_same_everywhere_are_refused():

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
+import re
+import shlex
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -110,22 +114,25 @@ def test_slices_keep_their_place(script, tmp_path):
     assert (sitk.GetArrayFromImage(part)[0] == sitk.GetArrayFromImage(whole)[middle]).all()
 
 
-def test_method_study_makes_rows_of_one_start_and_goes_on(script, tmp_path, capsys):
+def test_method_study_makes_rows_of_one_start_and_goes_on(script, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("gdmnet.training.loop.draw_progress", lambda *_: None)  # slower than steps
     raw = write_phantom_dataset(tmp_path / "raw", n_train=2, n_test=2, shape=(10, 24, 24))
     study, home = script("method_study"), tmp_path / "study"
     words = ["999", "-o", str(home), "--raw", str(raw.parent), "--small", "--base-steps", "2"]
     words += ["--steps", "2", "--encoder-steps", "2", "--judge-steps", "2"]
-    assert study.main([*words, "--rows", "regression", "pooled"]) == 0
+    assert study.main([*words, "--rows", "regression"]) == 0
+    before = {path: path.read_text("utf-8") for path in home.glob("rows/*/row.json")}
     assert not (home / "front.png").exists()  # two points are no curve
-    before = (home / "rows/pooled/row.json").read_text("utf-8")
-    assert study.main([*words, "--rows", "regression", "pooled", "dial_0.5"]) == 0
+    assert study.main([*words, "--rows", "dial_0.5"]) == 0  # of regression and pooled
     assert (home / "front.png").stat().st_size > 0
-    assert (home / "rows/pooled/row.json").read_text("utf-8") == before
+    assert len(before) == 2
+    assert before == {path: path.read_text("utf-8") for path in before}
     rows = table(home / "table.md")
     header = rows.pop("Dataset999_Phantom, 2 + 2 steps")
     assert list(rows) == ["base", "regression", "pooled", "dial_0.5"]
-    assert len({tuple(cells[: header.index("s/step")]) for cells in rows.values()}) == 4
-    assert all("-" not in cells[: header.index("s/step")] for cells in rows.values())
+    figures = [cells[: header.index("s/step")] for cells in rows.values()]
+    assert len(set(map(tuple, figures))) == 4
+    assert all("-" not in cells for cells in figures)
     assert rows["dial_0.5"][header.index("s/step")] == "-"
     capsys.readouterr()
     assert study.main([*words[:-1], "3"]) == 2
@@ -139,9 +146,45 @@ def test_the_front_never_mixes_matched_and_unmatched(script):
     assert all(("matched" in error) == ("matched" in distance) for error, distance in panels)
 
 
-def test_rivals_measures_gdmnet_alone(script, tmp_path, capsys):
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peaks need Linux")
+def test_rivals_measures_gdmnet_alone(script, tmp_path, capsys, monkeypatch):
+    rivals = script("rivals")
+    for name in rivals.VARIABLES:
+        monkeypatch.setenv(name, "1")  # taken back when the test ends
     raw = write_phantom_dataset(tmp_path / "raw", n_train=2, n_test=1, shape=(10, 24, 24))
     words = [str(raw), str(tmp_path / "scratch"), "--cases", "phantom_01", "phantom_02"]
-    script("rivals").main([*words, "--rounds", "1", "--slices", "6"])
-    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
-    assert len(rows) == 18, rows
+    rivals.main([*words, "--rounds", "1"])
+    printed = capsys.readouterr().out.splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in printed[2:19]]
+    assert next(row[0] for row in rows if row[0].startswith("- ")) == "- on disk [MiB]"
+    assert all(float(row[2].split(" ")[0]) > 0 for row in rows), rows
+    assert {row[3] for row in rows} == {"-"}  # no ratio without nnU-Net
+    with pytest.raises(SystemExit):  # what is there stays
+        rivals.main(words)
+
+
+def test_a_ratio_above_one_means_that_gdmnet_is_cheaper(script):
+    found = script("rivals").Measurement(2)
+    for theirs, ours in ((4.0, 1.0), (9.0, 3.0)):
+        for tool, seconds in (("nnunet", theirs), ("gdmnet", ours)):
+            found.add("work", tool, {"cpu": seconds, "wall": 2 * seconds, "peak": 100 * seconds})
+    assert list(found.lines()) == ["| work | 6.5 (13) | 2 (4) | 3.5 | 3.5 | 650 / 200 |"]
+
+
+def test_rivals_starts_in_an_environment_without_gdmnet(script):
+    tree = ast.parse(Path(script("rivals").__file__).read_text("utf-8"))
+    names = [node.module for node in tree.body if isinstance(node, ast.ImportFrom)]
+    names += [
+        alias.name for node in tree.body if isinstance(node, ast.Import) for alias in node.names
+    ]
+    assert {name.split(".")[0] for name in names} <= sys.stdlib_module_names
+
+
+def test_commands_of_the_page_are_understood(script):
+    page = (DOCUMENTATION / "benchmarks.md").read_text("utf-8")
+    lines = re.findall(r"^python documentation/benchmarks/(\w+)\.py (.*)$", page, re.M)
+    assert {name for name, _ in lines} == {"method_study", "rivals", "task_chains"}
+    for name, arguments in lines:
+        script(name).build_parser().parse_args(shlex.split(arguments, comments=True))
+    scripts = {path.stem for path in (DOCUMENTATION / "benchmarks").glob("*.py")}
+    assert scripts == {"judging", "method_study", "rivals", "task_chains"}
