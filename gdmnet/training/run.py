@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -57,10 +58,6 @@ def describe_run(
     pretrained = settings.pretrained
     if pretrained is not None and not pretrained.is_file():
         raise CheckpointError(f"--pretrained {pretrained}: file not found")
-    encoder = settings.encoder or EncoderSettings()
-    with_encoder = needs_encoder(settings.objective, settings.objective_options)
-    encoder_options = codec.encode(encoder)
-    del encoder_options["name"]
     n_workers = settings.n_workers
     if n_workers is None:
         n_workers = min(8, folders.n_default_processes()) if device.type == "cuda" else 0
@@ -75,8 +72,7 @@ def describe_run(
         objective=settings.objective,
         options=dict(settings.objective_options),
         recipe=recipe,
-        encoder=encoder.name if with_encoder else None,
-        encoder_options=encoder_options if with_encoder else {},
+        **_encoder_fields(settings, settings.objective_options),
         encoder_sha256=None,
         pretrained_sha256=None if pretrained is None else file_sha256(pretrained),
         device=device.type,
@@ -85,6 +81,14 @@ def describe_run(
         n_devices=settings.n_devices or 1,
         versions=versions(),
     )
+
+
+def _encoder_fields(settings: TrainingSettings, options: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run says of its encoder: nothing where an objective with these options has none."""
+    if not needs_encoder(settings.objective, options):
+        return {"encoder": None, "encoder_options": {}}
+    values = codec.encode(settings.encoder or EncoderSettings())
+    return {"encoder": values.pop("name"), "encoder_options": values}
 
 
 def continue_run(
@@ -120,9 +124,8 @@ def continue_run(
     computation = {field.name for field in dataclasses.fields(Computation)}
     for name, text in changes.items():
         if name not in computation:
-            flag = "--" if hasattr(settings, name) else ""
             raise TrainingError(
-                f"{path}: {flag}{text}; a training is continued as it began (or started anew with"
+                f"{path}: {text}; a training is continued as it began (or started anew with"
                 " --overwrite)"
             )
     if (folder / folders.FINAL).is_file():
@@ -140,7 +143,7 @@ def continue_run(
 
 def _with_unasked(asked: Run, before: Run, settings: TrainingSettings) -> Run:
     """What was asked, with the values of before where nothing was."""
-    recipe = {
+    unasked = {
         field.name: getattr(before.recipe, field.name)
         for field in dataclasses.fields(Recipe)
         if getattr(settings, field.name, None) in (None, "auto")
@@ -152,12 +155,12 @@ def _with_unasked(asked: Run, before: Run, settings: TrainingSettings) -> Run:
         "encoder": settings.encoder,
         "encoder_options": settings.encoder,
     }
-    return dataclasses.replace(
-        asked,
-        recipe=dataclasses.replace(asked.recipe, **recipe),
-        options=before.options | asked.options,
-        **{name: getattr(before, name) for name, value in wanted.items() if value is None},
-    )
+    options = before.options | asked.options
+    fields = _encoder_fields(settings, options) | {
+        name: getattr(before, name) for name, value in wanted.items() if value is None
+    }
+    recipe = dataclasses.replace(asked.recipe, **unasked)
+    return dataclasses.replace(asked, recipe=recipe, options=options, **fields)
 
 
 def _comparable(run: Run, path: Path) -> dict[str, Any]:

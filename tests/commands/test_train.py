@@ -158,14 +158,14 @@ def test_continuing_a_finished_training_only_says_so(trained):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--epochs", "7"), "--epochs changed from 2 to 7"),
-        (("--iterations", "7"), "--iterations changed from 2 to 7"),
-        (("--learning-rate", "7"), "--learning_rate changed from 0.003 to 7.0"),
-        (("--seed", "0"), "--seed changed from 1 to 0"),
-        (("--num-gpus", "2"), "--n_devices changed from 1 to 2"),
+        (("--epochs", "7"), "epochs changed from 2 to 7"),
+        (("--iterations", "7"), "iterations changed from 2 to 7"),
+        (("--learning-rate", "7"), "learning_rate changed from 0.003 to 7.0"),
+        (("--seed", "0"), "seed changed from 1 to 0"),
+        (("--num-gpus", "2"), "n_devices changed from 1 to 2"),
         (("--drift-ratio", "0.3"), "option drift_ratio changed from 0.2 to 0.3"),
         (("--option", 'levels=["local"]'), "option levels changed from"),
-        (("--encoder", "random"), "--encoder changed from self to random"),
+        (("--encoder", "random"), "encoder changed from self to random"),
         (("--encoder-iterations", "5"), "encoder_options changed from"),
         (("--pretrained", "other.pt"), "pretrained_sha256 changed from None to"),
     ],
@@ -187,6 +187,16 @@ def test_what_is_not_asked_is_as_it_began(home, monkeypatch):
     assert call(home, "--continue", *same) == 0
     assert (fold_of(home) / "run.json").read_text() == run
     assert not (fold_of(home) / "continued.json").exists()
+
+
+def test_an_encoder_is_named_again_without_the_option_that_needs_it(home, monkeypatch):
+    asked = ["--objective", "regression", "--encoder", "random"]
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "_draw", interrupt)
+        assert call(home, *SHORT, *asked, "--perceptual", "0.1") == 130
+    assert call(home, *SHORT, *asked, "--continue") == 0
+    run = json.loads((fold_of(home, "regression") / "run.json").read_text())
+    assert run["encoder"] == "random"
 
 
 def test_other_cases_cannot_go_on(finished, capsys):
