@@ -222,7 +222,7 @@ def test_another_precision_is_told_kept_and_predicted_with(unfinished, tmp_path,
     (fold / "checkpoint_final.pt").unlink()
     caplog.clear()
     assert call(unfinished, "--continue") == 0
-    assert "precision" not in caplog.text
+    assert "precision changed" not in caplog.text
 
 
 def test_another_thread_count_is_told_and_other_workers_are_taken(unfinished, caplog):
