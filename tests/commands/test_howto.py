@@ -24,6 +24,7 @@ SHORTER = {
     "train": ["--epochs", "1", "--iterations", "2", "--encoder-iterations", "2"],
     "plan_and_preprocess": ["-np", "1"],
     "evaluate": ["-np", "1"],
+    "compare": ["-np", "1", "--judge-iterations", "2"],
     "report": ["-np", "1"],
     "check": ["-np", "1"],
     "convert": ["-np", "1"],
