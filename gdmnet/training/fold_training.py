@@ -10,8 +10,7 @@ from torch import nn
 
 from gdmnet import codec, folders
 from gdmnet.data.splits import Split, split_for
-from gdmnet.data.store import StoredCase, is_stored, open_case
-from gdmnet.errors import DatasetError
+from gdmnet.data.store import StoredCase, open_case
 from gdmnet.folders import Roots
 from gdmnet.models.checkpoint import load_pretrained
 from gdmnet.models.device import find_device
@@ -57,11 +56,6 @@ class FoldTraining:
             DatasetError: one is missing or damaged.
         """
         folder, split = self.dataset / self.configuration.name, self.split
-        missing = [c for c in (*split.training, *split.validation) if not is_stored(folder, c)]
-        if missing:
-            raise DatasetError(
-                f"{folder}: case {missing[0]} is not prepared; run gdm_plan_and_preprocess again"
-            )
         training = [open_case(folder, case) for case in split.training]
         return training, [open_case(folder, case) for case in split.validation]
 

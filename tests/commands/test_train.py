@@ -113,7 +113,7 @@ def other_network(home):
         (("--pretrained", "gone.pt"), "gone.pt: file not found", None),
         (("--pretrained", "other.pt"), "weights of another network", other_network),
         (("--precision", "fp16"), "needs a CUDA device", None),
-        ((), "is not prepared", damage_case),
+        ((), "no such preprocessed case", damage_case),
     ],
 )
 def test_a_refused_overwriting_leaves_the_model(
