@@ -45,6 +45,12 @@ _NNUNET = {
     "-gpu_memory_target": "--memory",
     "--verify_dataset_integrity": "nothing: it is always verified; gdm_check looks closer",
     "--clean": "--replan",
+    "-overwrite_target_spacing": "nothing: the plan's spacing follows from the data",
+    "-overwrite_plans_name": "no plan's name: a prepared dataset has one plan, plan.json",
+    "--val": "nothing: a training ends with the validation of whole volumes",
+    "--val_best": "nothing: a training ends with the validation of whole volumes",
+    "--disable_progress_bar": "nothing: there is none where the output is a file",
+    "-fpe": "nothing: there is one fingerprint",
     "-prev_stage_predictions": "nothing: there is no cascade",
 }
 """nnU-Net's options and what stands for them here."""

@@ -147,8 +147,10 @@ def test_of_two_trainings_started_together_one_trains_and_a_killed_one_is_taken_
         seconds = time.monotonic() - begin
         for path, content in before.items():  # the model of before, to be overwritten again
             path.write_bytes(content)
+        final = run.parent / "checkpoint_final.pt"
+        number = final.stat().st_ino  # a new training's is another file
         kill_at(random.uniform(0.2, 0.9) * seconds, "train", *TRAIN, "--overwrite", home=trial)
-        if (run.parent / "checkpoint_final.pt").exists():
+        if final.exists() and final.stat().st_ino == number:
             assert {path: path.read_bytes() for path in before} == before
         finish("train", *TRAIN, "--overwrite", home=trial)
         assert not list(trial.rglob(".*"))
