@@ -16,6 +16,7 @@ from typing import TypeVar
 from tqdm import tqdm
 
 from gdmnet.errors import GdmnetError
+from gdmnet.table import first_names
 
 A = TypeVar("A")
 R = TypeVar("R")
@@ -79,7 +80,7 @@ def _map_in_pool(
     except BrokenProcessPool:
         unfinished = [name(items[i]) for future, i in futures.items() if not _is_finished(future)]
         raise WorkerDiedError(
-            f"a worker process died while these cases were open: {_few(unfinished)};"
+            f"a worker process died while these cases were open: {first_names(unfinished, 5)};"
             " most often memory ran out: use a smaller -np"
         ) from None
     finally:
@@ -117,11 +118,6 @@ def _naming(case: str) -> Iterator[None]:
         if hasattr(error, "add_note"):  # Python 3.11 and later
             error.add_note(f"case {case}")
         raise
-
-
-def _few(names: Sequence[str], limit: int = 5) -> str:
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more
 
 
 def _kill(pool: ProcessPoolExecutor) -> None:

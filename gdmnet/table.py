@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 Cell = str | float | None
 
@@ -40,3 +40,10 @@ def cell_text(cell: Cell) -> str:
     if cell is None:
         return "-"
     return f"{cell:.4g}" if isinstance(cell, float) else str(cell)
+
+
+def first_names(names: Iterable[str], limit: int, *, none: str = "none") -> str:
+    """Names in a sentence: the first ones, and how many more there are; `none` of no names."""
+    names = list(names)
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return (", ".join(names[:limit]) or none) + more

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from gdmnet import codec, parallel
+from gdmnet import codec
 from gdmnet.errors import PlanError
 from gdmnet.parallel import WorkerDiedError, map_cases
 
@@ -76,11 +76,6 @@ def test_any_other_exception_stays_itself_and_carries_a_note(n_processes):
     with pytest.raises(TypeError) as caught:
         map_cases(operator.neg, [1, "word"], n_processes=n_processes)
     assert "case word" in caught.value.__notes__
-
-
-def test_many_open_cases_are_counted_not_listed():
-    assert parallel._few("abcdefg") == "a, b, c, d, e and 2 more"
-    assert parallel._few("abcde") == "a, b, c, d, e"
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")

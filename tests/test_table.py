@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gdmnet.table import cell_text, text_table
+from gdmnet.table import cell_text, first_names, text_table
 
 
 def test_names_stand_left_and_numbers_right():
@@ -34,3 +34,9 @@ def test_columns_that_do_not_fit_are_left_out():
 )
 def test_cells_are_short(cell, text):
     assert cell_text(cell) == text
+
+
+def test_many_names_are_counted_not_listed():
+    assert first_names("abcdefg", 5) == "a, b, c, d, e and 2 more"
+    assert first_names("abcde", 5) == "a, b, c, d, e"
+    assert first_names([], 5, none="nothing") == "nothing"

@@ -174,13 +174,6 @@ def add_processes_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_device_option(parser: argparse.ArgumentParser) -> None:
-    """--device DEVICE, "auto" if it is not given."""
-    parser.add_argument(
-        "--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda, cuda:1 (default: auto)"
-    )
-
-
 def roots_from(args: argparse.Namespace) -> Roots:
     """The roots of parsed arguments; says aloud which ones fell back to the current directory.
 

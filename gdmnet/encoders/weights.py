@@ -10,8 +10,9 @@ from __future__ import annotations
 import _codecs
 import pickle
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,13 @@ from torch import Tensor
 from gdmnet import folders
 from gdmnet.encoders.networks import StagedNetwork
 from gdmnet.errors import CheckpointError
+from gdmnet.table import first_names
 
 CONTAINERS = ("network_weights", "state_dict", "model_state_dict", "model", "net", "teacher")
 SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin")
 COUNTERS = ".num_batches_tracked"  # of batch norms: some files have them, none is needed
 ALIASES = ".all_modules."  # nnU-Net's blocks hold every tensor once more under such names
-LISTED = 6  # names of a kind in a refusal
+_first_of = partial(first_names, limit=6)  # names of a kind in a refusal
 REMEDY = "get another file, or save its state_dict alone with torch.save"
 
 # nnU-Net's logs lie beside its weights as numpy numbers: plain values, nothing that could act.
@@ -183,9 +185,3 @@ def _read_safetensors(file: Path) -> Mapping[str, Any]:
         return load_file(file)
     except (SafetensorError, OSError) as problem:
         raise CheckpointError(f"{file}: damaged ({problem}); {REMEDY}") from None
-
-
-def _first_of(names: Iterable[str]) -> str:
-    names = list(names)
-    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
-    return (", ".join(names[:LISTED]) or "none") + more

@@ -10,6 +10,7 @@ import hashlib
 import pickle
 import zipfile
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,8 +19,10 @@ from torch import Tensor, nn
 
 from gdmnet import files
 from gdmnet.errors import CheckpointError
+from gdmnet.table import first_names
 
 SCHEMA = 1
+_few = partial(first_names, limit=4, none="nothing")  # names of weights in a refusal
 
 
 class Stateful(Protocol):
@@ -167,8 +170,3 @@ def _damaged(path: Path, reason: str) -> str:
         f"{path}: damaged ({reason}); delete it, then train again or use another checkpoint of"
         " the same folder"
     )
-
-
-def _few(names: list[str], limit: int = 4) -> str:
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return (", ".join(names[:limit]) or "nothing") + more

@@ -9,6 +9,7 @@ from pathlib import Path
 from gdmnet import folders
 from gdmnet.errors import CheckpointError
 from gdmnet.settings import Settings, setting
+from gdmnet.table import first_names
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,5 @@ def _unfinished(results: Path) -> str:
     begun = sorted(path.parent for path in results.glob(f"*/*__*/fold_*/{folders.RUN_JSON}"))
     if not begun:
         return "; train one with gdm_train, or name its place by --results or -m"
-    names = ", ".join(str(path.relative_to(results)) for path in begun[:5])
-    more = f" and {len(begun) - 5} more" if len(begun) > 5 else ""
-    return f"; unfinished: {names}{more}: go on with gdm_train --continue"
+    names = first_names([str(path.relative_to(results)) for path in begun], 5)
+    return f"; unfinished: {names}: go on with gdm_train --continue"

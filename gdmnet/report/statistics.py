@@ -16,7 +16,6 @@ from scipy.ndimage import uniform_filter
 from gdmnet.geometry import Shape, Spacing
 from gdmnet.report.encode import reduce
 
-CT_EDGES = (-200.0, 200.0)  # HU: below is air, lung and fat's edge, above is bone
 N_BINS = 128
 _SLAB_VOXELS = 4_000_000
 _SAMPLE = 500_000  # voxels from which percentiles are taken
