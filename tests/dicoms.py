@@ -7,12 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import (
-    CTImageStorage,
-    ExplicitVRBigEndian,
-    ExplicitVRLittleEndian,
-    MRImageStorage,
-)
+from pydicom.uid import CTImageStorage, ExplicitVRBigEndian, ExplicitVRLittleEndian, MRImageStorage
 
 AXIAL = np.eye(3)
 SAGITTAL = np.array([[0.0, 0, 1], [1, 0, 0], [0, -1, 0]])  # rows to the back, columns to the feet

@@ -125,8 +125,7 @@ def test_torch_is_imported_only_where_it_may_be():
 
 
 @pytest.mark.parametrize(
-    ("package", "allowed"),
-    [("drifting", MAY_USE_IN_DRIFTING), ("arrays", MAY_USE_IN_ARRAYS)],
+    ("package", "allowed"), [("drifting", MAY_USE_IN_DRIFTING), ("arrays", MAY_USE_IN_ARRAYS)]
 )
 def test_the_heart_and_the_arrays_know_nothing_of_medicine(package, allowed):
     for module in MODULES:

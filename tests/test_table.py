@@ -9,11 +9,7 @@ from gdmnet.table import cell_text, first_names, text_table
 
 def test_names_stand_left_and_numbers_right():
     rows = [("case", "MAE", ""), ("a", 12.34567, "look"), ("long_name", None, "")]
-    assert text_table(rows) == [
-        "case         MAE",
-        "a          12.35  look",
-        "long_name      -",
-    ]
+    assert text_table(rows) == ["case         MAE", "a          12.35  look", "long_name      -"]
 
 
 def test_facts_stand_left_and_are_indented():

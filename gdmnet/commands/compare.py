@@ -97,13 +97,7 @@ def _compare_models(args: argparse.Namespace) -> tuple[Comparison, Path]:
     home = args.output or roots.results / dataset / "compare"
     judging = make_settings(JudgingSettings, given_settings(args, JudgingSettings))
     found = compare_models(
-        dataset,
-        roots,
-        home,
-        judging,
-        names=args.models,
-        folds=folds,
-        n_processes=args.n_processes,
+        dataset, roots, home, judging, names=args.models, folds=folds, n_processes=args.n_processes
     )
     return found, home
 

@@ -205,8 +205,7 @@ def acceptance(methods: dict[str, dict[str, float]]) -> tuple[DemoCheck, ...]:
             to_regression <= 1.05,
         ),
         DemoCheck(
-            f"gdm's sharpness ratio is {left:.3f} away from 1, regression's {blur:.3f}",
-            left < blur,
+            f"gdm's sharpness ratio is {left:.3f} away from 1, regression's {blur:.3f}", left < blur
         ),
     )
 

@@ -15,12 +15,7 @@ from gdmnet.commands.terminal import (
     roots_from,
 )
 from gdmnet.errors import SettingError
-from gdmnet.objectives.options import (
-    BridgeOptions,
-    GdmOptions,
-    RegressionOptions,
-    parse_option,
-)
+from gdmnet.objectives.options import BridgeOptions, GdmOptions, RegressionOptions, parse_option
 from gdmnet.settings import add_settings, given_settings, setting_names
 from gdmnet.training.settings import TrainingSettings
 

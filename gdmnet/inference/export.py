@@ -18,13 +18,7 @@ from gdmnet.models.anonymous import anonymised
 from gdmnet.models.card import PredictionSettings
 from gdmnet.models.describe import describe_model
 from gdmnet.models.folder import ModelFolder, read_model, read_summaries
-from gdmnet.models.manifest import (
-    MANIFEST_JSON,
-    MODEL_CARD,
-    FileEntry,
-    Manifest,
-    require_names,
-)
+from gdmnet.models.manifest import MANIFEST_JSON, MODEL_CARD, FileEntry, Manifest, require_names
 
 _PREDICTS = ("epoch", "ema", "twin", "tally")  # what prediction takes, and a few numbers
 _SAME_DATE = (1980, 1, 1, 0, 0, 0)  # the same model gives the same archive, to the bit

@@ -20,13 +20,7 @@ from gdmnet.errors import DatasetError, OutputError
 from gdmnet.inference.case import UNCERTAINTY, CasePrediction, ReadCase, predict_case, read_case
 from gdmnet.inference.input_check import describe_check
 from gdmnet.inference.inputs import find_cases, output_name
-from gdmnet.inference.record import (
-    OUTDATED,
-    CaseResult,
-    Predictions,
-    earlier_results,
-    record_name,
-)
+from gdmnet.inference.record import OUTDATED, CaseResult, Predictions, earlier_results, record_name
 from gdmnet.inference.translator import Translator
 from gdmnet.models.device import versions
 

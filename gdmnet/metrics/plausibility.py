@@ -28,12 +28,7 @@ NEGLIGIBLE_HU, NEGLIGIBLE_SHARE = 1.0, 1e-3  # white noise that is no texture: r
 
 
 def plausibility(
-    prediction: NDArray,
-    reference: NDArray,
-    mask: NDArray,
-    spacing: Spacing,
-    *,
-    hounsfield: bool,
+    prediction: NDArray, reference: NDArray, mask: NDArray, spacing: Spacing, *, hounsfield: bool
 ) -> dict[str, float | None]:
     """Every metric of `PLAUSIBILITY`; `metrics.image.sharpness` belongs to them.
 

@@ -8,21 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gdmnet.geometry import Spacing
-from gdmnet.metrics.conventions import (
-    CONVENTIONS,
-    CT_LIKE_MINIMUM,
-    GDMNET,
-    Convention,
-    DataRange,
-)
-from gdmnet.metrics.image import (
-    bands,
-    bias,
-    data_range,
-    mae,
-    psnr,
-    sharpness,
-)
+from gdmnet.metrics.conventions import CONVENTIONS, CT_LIKE_MINIMUM, GDMNET, Convention, DataRange
+from gdmnet.metrics.image import bands, bias, data_range, mae, psnr, sharpness
 from gdmnet.metrics.plausibility import plausibility
 from gdmnet.metrics.similarity import masked_ssim, ms_ssim, ssim
 from gdmnet.metrics.statistics import Values

@@ -168,11 +168,7 @@ def _planes(
     """Axial, coronal and sagittal planes with the spacing (down, right) of each."""
     z, y, x = at or tuple(n // 2 for n in image.shape)
     dz, dy, dx = spacing
-    planes = [
-        (image[z], (dy, dx)),
-        (image[::-1, y], (dz, dx)),
-        (image[::-1, :, x], (dz, dy)),
-    ]
+    planes = [(image[z], (dy, dx)), (image[::-1, y], (dz, dx)), (image[::-1, :, x], (dz, dy))]
     return [plane for plane in planes if min(plane[0].shape) > 1] or planes[:1]
 
 

@@ -182,9 +182,7 @@ def pretraining_patch(patch_size: Shape) -> Shape:
     return sides[0], sides[1], sides[2]
 
 
-def split_cases(
-    cases: Sequence[StoredCase],
-) -> tuple[Sequence[StoredCase], Sequence[StoredCase]]:
+def split_cases(cases: Sequence[StoredCase]) -> tuple[Sequence[StoredCase], Sequence[StoredCase]]:
     """Cases to train on and cases to judge by: of four or more every eighth is held out.
 
     With fewer both are all of them, and the gate sees new patches of known cases.

@@ -72,9 +72,6 @@ def test_integrity_complaints_are_told_too(home, tmp_path, capsys):
 
 
 def test_refusals(home, capsys):
-    for options, text in (
-        (["-d", "123"], "no dataset 123"),
-        (["--register", "1000"], "0 to 999"),
-    ):
+    for options, text in ((["-d", "123"], "no dataset 123"), (["--register", "1000"], "0 to 999")):
         assert call(home, *options) == 2
         assert text in capsys.readouterr().err

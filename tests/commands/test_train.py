@@ -365,7 +365,4 @@ def test_good_and_poor_figures_are_told_beside_the_twin():
     assert lines[4].split() == ["effective", "rank,", "random", "twin", "7", "8"]
     assert lines[5].split() == ["gradient", "coverage,", "encoder", "1"]
     assert "masked error: encoder 0.5, zero 1" in lines
-    assert lines[-2:] == [
-        "good  x: 0.5 (wanted at most 0.8)",
-        "poor  y: 0.5 (wanted at least 0.8)",
-    ]
+    assert lines[-2:] == ["good  x: 0.5 (wanted at most 0.8)", "poor  y: 0.5 (wanted at least 0.8)"]

@@ -51,10 +51,7 @@ class Place:
         folds = {"0": CASES} if folds is None else folds
         made = self.models.make_configuration(configuration)
         folder = self.models.make_model(
-            self.roots.results,
-            dict.fromkeys(folds, 0.0),
-            objective=objective,
-            configuration=made,
+            self.roots.results, dict.fromkeys(folds, 0.0), objective=objective, configuration=made
         )
         for fold, cases in folds.items():
             home = folders.fold_folder(folder, fold)

@@ -96,10 +96,7 @@ def test_the_interval_of_the_difference_decides_who_wins(rng):
 
 def test_a_winner_may_be_the_highest_or_the_nearest_to_one():
     ones = np.linspace(-0.01, 0.01, 6)
-    methods = {
-        "low": cases("psnr", 20 + ones),
-        "high": cases("psnr", 30 + ones),
-    }
+    methods = {"low": cases("psnr", 20 + ones), "high": cases("psnr", 30 + ones)}
     assert find_winners(methods, ["psnr"]) == {"psnr": "high"}
     sharp = {"noisy": cases("sharpness", 1.5 + ones), "near": cases("sharpness", 0.9 + ones)}
     assert find_winners(sharp, ["sharpness"]) == {"sharpness": "near"}

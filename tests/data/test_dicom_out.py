@@ -20,10 +20,7 @@ SHAPE = (6, 8, 10)  # slices, rows, columns
 MAKER = Maker("Dataset510_MRtoCT gdm__3d_fullres", "folds 0, 1; final checkpoints")
 
 IOD = {
-    "Patient": {
-        1: [],
-        2: ["PatientName", "PatientID", "PatientBirthDate", "PatientSex"],
-    },
+    "Patient": {1: [], 2: ["PatientName", "PatientID", "PatientBirthDate", "PatientSex"]},
     "General Study": {
         1: ["StudyInstanceUID"],
         2: ["StudyDate", "StudyTime", "ReferringPhysicianName", "StudyID", "AccessionNumber"],

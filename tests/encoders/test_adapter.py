@@ -6,12 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from encoders.fakes import (
-    BODIES,
-    CT,
-    MR,
-    fingerprint,
-)
+from encoders.fakes import BODIES, CT, MR, fingerprint
 from torch import nn
 from torch.nn import functional
 

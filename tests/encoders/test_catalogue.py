@@ -245,10 +245,7 @@ def test_the_first_finished_fold_is_taken_unless_one_is_named(tmp_path):
         (plans(normalization_schemes=["RGBTo01Normalization"]), "RGBTo01Normalization is neither"),
         (plans(normalization_schemes=["CTNormalization"] * 2), "not as nnU-Net v2 writes it"),
         (plans() | {"foreground_intensity_properties_per_channel": {}}, "KeyError: '0'"),
-        (
-            {"configurations": {"2d": {}}},
-            "which is no configuration of its plans .2d.",
-        ),
+        ({"configurations": {"2d": {}}}, "which is no configuration of its plans .2d."),
         ({"configurations": []}, "no configuration"),
         ([], "not as nnU-Net v2 writes it"),
     ],

@@ -232,8 +232,7 @@ def test_a_manifest_that_leads_out_of_the_results_is_refused(archive, tmp_path, 
 
 
 @pytest.mark.parametrize(
-    ("key", "value"),
-    [("dataset", "Dataset777_X"), ("objective", "gdm"), ("configuration", "2d")],
+    ("key", "value"), [("dataset", "Dataset777_X"), ("objective", "gdm"), ("configuration", "2d")]
 )
 def test_a_manifest_that_names_another_model_is_refused(archive, tmp_path, key, value):
     files = with_manifest(read(archive), **{key: value})

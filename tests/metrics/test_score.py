@@ -1,11 +1,6 @@
 import numpy as np
 import pytest
-from metrics.oracles import (
-    slow_mae,
-    slow_masked_ssim,
-    slow_ms_ssim,
-    slow_psnr,
-)
+from metrics.oracles import slow_mae, slow_masked_ssim, slow_ms_ssim, slow_psnr
 
 from gdmnet.data.volume import read_volume
 from gdmnet.metrics.conventions import CONVENTIONS, DataRange

@@ -16,14 +16,7 @@ from objectives.small import (
 from torch import nn
 
 from gdmnet.objectives.base import Batch
-from gdmnet.objectives.gan import (
-    Gan,
-    build_gan,
-    critic_loss,
-    critic_rate,
-    judged,
-    square_loss,
-)
+from gdmnet.objectives.gan import Gan, build_gan, critic_loss, critic_rate, judged, square_loss
 from gdmnet.objectives.options import GanOptions
 from gdmnet.objectives.regression import build_regression
 from gdmnet.plan import Architecture
@@ -106,10 +99,7 @@ def test_nothing_outside_the_mask_counts():
 
 def test_without_the_critics_weight_it_is_regression_to_the_bit():
     weights = []
-    for objective in (
-        build_gan(make_context(adversarial=0.0)),
-        build_regression(make_context()),
-    ):
+    for objective in (build_gan(make_context(adversarial=0.0)), build_regression(make_context())):
         generator = small_generator()
         optimiser = adam(generator)
         for step in range(3):

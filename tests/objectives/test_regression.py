@@ -19,11 +19,7 @@ from gdmnet.errors import SettingError, TrainingError
 from gdmnet.objectives.base import Batch
 from gdmnet.objectives.fidelity import fidelity_gradient
 from gdmnet.objectives.options import needs_encoder
-from gdmnet.objectives.regression import (
-    build_regression,
-    feature_distance,
-    perceptual_gradient,
-)
+from gdmnet.objectives.regression import build_regression, feature_distance, perceptual_gradient
 
 
 def slow_distance(generated, target, weights) -> float:

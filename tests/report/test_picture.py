@@ -3,13 +3,7 @@ import pytest
 from PIL import Image
 
 from gdmnet.errors import OutputError
-from gdmnet.report.picture import (
-    Panel,
-    draw_panels,
-    draw_strip,
-    save_picture,
-    translation_panels,
-)
+from gdmnet.report.picture import Panel, draw_panels, draw_strip, save_picture, translation_panels
 
 SPACING = (2.0, 1.0, 1.0)
 

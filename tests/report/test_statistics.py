@@ -2,12 +2,7 @@ import numpy as np
 import pytest
 
 from gdmnet.report import statistics
-from gdmnet.report.statistics import (
-    N_BINS,
-    agreement,
-    profile,
-    worst_places,
-)
+from gdmnet.report.statistics import N_BINS, agreement, profile, worst_places
 
 SHAPE = (6, 20, 30)
 

@@ -156,9 +156,7 @@ def test_a_bin_averages_what_its_two_rays_let_through(rng):
     found = measure(patient(), COARSE, TURN, rng, photons=None)
     halves = [
         project(
-            patient(),
-            COARSE,
-            Scan(40, 180.0, Detector(TURN.detector.n_bins, 4.0, offset=offset)),
+            patient(), COARSE, Scan(40, 180.0, Detector(TURN.detector.n_bins, 4.0, offset=offset))
         )
         for offset in (-0.25, 0.25)
     ]
@@ -174,14 +172,7 @@ def test_noise_has_the_mean_and_the_variance_of_counted_photons(rng):
 
 
 def test_electronics_add_their_variance(rng):
-    many = measure(
-        patient(n_slices=300),
-        COARSE,
-        TURN,
-        rng,
-        photons=1e4,
-        electronic_noise=100.0,
-    )
+    many = measure(patient(n_slices=300), COARSE, TURN, rng, photons=1e4, electronic_noise=100.0)
     truth = measure(patient(), COARSE, TURN, rng, photons=None)[0]
     share = np.exp(truth) / 1e4
     expected = share + (100 * share) ** 2

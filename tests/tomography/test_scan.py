@@ -100,10 +100,7 @@ def test_a_source_inside_the_slice_is_refused():
         ({"detector": Detector(5, 1.0, "round")}, "'round': choose flat or curved"),
         ({"detector": Detector(5, 1.0, "curved")}, "parallel beam has a flat detector"),
         ({"detector_distance": 900.0}, "parallel beam has a flat detector"),
-        (
-            {"detector": Detector(999, 1.0, "curved"), "source_distance": 100.0},
-            "behind the source",
-        ),
+        ({"detector": Detector(999, 1.0, "curved"), "source_distance": 100.0}, "behind the source"),
     ],
 )
 def test_impossible_scans_are_refused_in_words(options, words):

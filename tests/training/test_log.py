@@ -67,8 +67,6 @@ def test_a_log_that_cannot_be_written_is_an_output_error(tmp_path):
 
 
 def test_means_leave_out_what_is_not_finite():
-    result = log.means(
-        [{"a": 1.0, "b": math.nan}, {"a": 3.0, "b": 5.0, "c": math.inf}],
-    )
+    result = log.means([{"a": 1.0, "b": math.nan}, {"a": 3.0, "b": 5.0, "c": math.inf}])
     assert (result["a"], result["b"]) == (2.0, 5.0)
     assert math.isnan(result["c"])
