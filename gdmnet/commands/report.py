@@ -99,6 +99,6 @@ def _report(args: argparse.Namespace, typed: str) -> int:
             ("date", datetime.now().astimezone().isoformat(" ", "minutes")),
         ),
     )
-    codec.write_text(output, render(report))
+    codec.write_text(output, render(report), private=True)
     print(f"written: {output} ({output.stat().st_size / 1e6:.1f} MB)")
     return 0

@@ -70,6 +70,10 @@ def test_it_says_how_it_was_made(made):
     assert "odd spacing" in html.split('id="overview"')[0]
 
 
+def test_nobody_else_may_read_it(made):
+    assert (made / "out/report.html").stat().st_mode & 0o777 == 0o600
+
+
 def test_predictions_alone_are_enough(tmp_path, capsys):
     write_case(tmp_path, "a", 0, error=0)
     output = tmp_path / "elsewhere/r.html"
