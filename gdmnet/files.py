@@ -24,11 +24,7 @@ _held: set[str] = set()  # POSIX locks do not keep a process from itself
 
 @contextlib.contextmanager
 def whole_file(
-    path: Path,
-    *,
-    ending: str = "",
-    also: tuple[type[Exception], ...] = (),
-    private: bool = False,
+    path: Path, *, ending: str = "", also: tuple[type[Exception], ...] = (), private: bool = False
 ) -> Iterator[Path]:
     """A new empty file beside `path` to write; it takes that name once it is on the disk.
 
