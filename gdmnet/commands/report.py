@@ -38,7 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="the report to write (default: report.html among the predictions)",
     )
-    add_settings(parser, EvaluationSettings, ("convention", "match_intensity"))
+    add_settings(parser, EvaluationSettings, ("convention", "match_intensity", "every_reference"))
     add_processes_option(parser)
     return parser
 
@@ -54,8 +54,7 @@ def _report(args: argparse.Namespace, typed: str) -> int:
     from datetime import datetime
     from functools import partial
 
-    from gdmnet.metrics.evaluation import evaluate_folders
-    from gdmnet.metrics.pairs import EvaluationFolders
+    from gdmnet.metrics.evaluation import EvaluationFolders, evaluate_folders
     from gdmnet.parallel import map_cases
     from gdmnet.report.cases import PREDICTION, ReportFolders, find_cases
     from gdmnet.report.page import ReportPage, render

@@ -74,6 +74,7 @@ def train_fold(
                 folder.parent,
                 str(fold),
                 validation,
+                roots.raw / training.run.dataset,
                 device=settings.device,
                 on_training=training.split.validates_on_training,
                 fidelity_budget=settings.fidelity_budget,
