@@ -90,14 +90,9 @@ def _score(
         if case.identifier in predictions and case.target is not None
     ]
     if len(pairs) < len(predictions):
-        lacking = set(predictions) - {pair.identifier for pair in pairs}
-        _log.warning(
-            "warning: %s: no target of %s, so that the predictions in %s are not scored; put the"
-            " raw dataset back, or name its place by --raw, and go on with --continue",
-            raw,
-            ", ".join(sorted(lacking)),
-            home / FOLDER,
-        )
+        lacking = ", ".join(sorted(set(predictions) - {pair.identifier for pair in pairs}))
+        text = f"{raw}: no target of {lacking}, so that {home / FOLDER} is not scored"
+        _log.warning("warning: %s; name its place by --raw, and add --continue", text)
         return None
     scored = evaluate_pairs(pairs, settings)
     names = [pair.identifier for pair in pairs]
