@@ -76,7 +76,7 @@ def validate_fold(
         note=note if on_training else None,
     )
     summary = dataclasses.replace(summary, realism=front)
-    codec.save(summary, home / folders.SUMMARY_JSON)
+    codec.save(summary, home / folders.SUMMARY_JSON, private=True)
     means = {m: summary.aggregate[m]["mean"] for m in METRICS}
     words = ", ".join(f"{name} {value:.4g}" for name, value in means.items() if value is not None)
     _log.info("validation of %d cases: %s", len(cases), words)
