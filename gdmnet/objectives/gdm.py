@@ -26,8 +26,7 @@ from gdmnet.objectives.gdm_levels import (
     ring_sizes,
     watched,
 )
-from gdmnet.objectives.gdm_ratio import schedule_of, watch_validation
-from gdmnet.objectives.gdm_state import DriftState
+from gdmnet.objectives.gdm_state import DriftState, schedule_of, watch_validation
 from gdmnet.objectives.options import GdmOptions, RegressionOptions, read_options
 from gdmnet.objectives.ranks import on_all_ranks
 from gdmnet.objectives.regression import Regression

@@ -19,7 +19,7 @@ from objectives.small import (
 from gdmnet.drifting.coordination import inner, norms
 from gdmnet.drifting.pairing import PAIRINGS
 from gdmnet.errors import TrainingError
-from gdmnet.objectives import gdm_levels, gdm_ratio
+from gdmnet.objectives import gdm_levels, gdm_state
 from gdmnet.objectives.base import Batch, Context
 from gdmnet.objectives.gdm import Gdm, build_gdm
 from gdmnet.objectives.regression import build_regression
@@ -52,7 +52,7 @@ def train(objective, steps: int, *, dropout: float = 0.0, rate: float = 3e-3):
 
 
 def test_without_drift_it_is_regression_to_the_bit(monkeypatch):
-    monkeypatch.setattr(gdm_ratio, "WARM_STEPS", 12)
+    monkeypatch.setattr(gdm_state, "WARM_STEPS", 12)
     plain, _ = train(build_regression(make_context()), 24, dropout=0.3)
     gdm = build_gdm(gdm_context(100))  # rings fill from step 8, drift from 20
     warmed, descents = train(gdm, 20, dropout=0.3)

@@ -13,7 +13,7 @@ from gdmnet.errors import SettingError
 from gdmnet.objectives.build import OBJECTIVES
 from gdmnet.objectives.fidelity import FIDELITIES
 from gdmnet.objectives.flow import SOLVERS
-from gdmnet.objectives.gdm_ratio import schedule_of
+from gdmnet.objectives.gdm_state import schedule_of
 from gdmnet.objectives.options import (
     OPTIONS,
     FlowOptions,
