@@ -56,7 +56,7 @@ class DensityTable:
 
 
 # Mass densities: Schneider, Bortfeld and Schlegel, Phys. Med. Biol. 45 (2000) 459, section 4 (air
-# to fat; 1.018 + .893 H / 1000 in soft tissue; 1.017 + .592 H / 1000 in bone). Times the electrons a
+# to fat; 1.018 + .893 H / 1000 in soft tissue; 1.017 + .592 H / 1000 in bone). Times electrons a
 # gram relative to water of air, adipose, soft tissue and cortical bone (ICRU report 44: Z/A .4992,
 # .5558, .5500, .5148 over .5551).
 ELECTRON_DENSITY = DensityTable(
