@@ -11,8 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from gdmnet.arrays.body import body_mask
-from gdmnet.arrays.region import inscribed_circle
+from gdmnet.arrays.body import body_mask, inscribed_circle
 from gdmnet.data.case import Volume
 from gdmnet.data.case_files import MatchedCase, images_by_case, match_cases
 from gdmnet.data.volume import grid_complaints, read_volume
