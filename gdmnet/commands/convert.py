@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from gdmnet import codec
 from gdmnet.commands.terminal import (
     CommandParser,
+    add_nifti_option,
     add_processes_option,
     add_root_options,
     guarded,
@@ -66,6 +67,7 @@ def _new_parser(
         "--dry-run", action="store_true", help="print what was found and write nothing"
     )
     add_processes_option(parser)
+    add_nifti_option(parser)
     add_root_options(parser, "raw")
     return parser
 

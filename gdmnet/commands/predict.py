@@ -8,7 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gdmnet.commands.terminal import add_root_options, guarded, new_parser, roots_from
+from gdmnet.commands.terminal import (
+    add_nifti_option,
+    add_root_options,
+    guarded,
+    new_parser,
+    roots_from,
+)
 from gdmnet.errors import OutputError, SettingError
 from gdmnet.folders import Roots
 from gdmnet.models.card import PredictionSettings
@@ -90,6 +96,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_settings(parser.add_argument_group("DICOM"), PredictionOptions, _DICOM)
     add_settings(parser.add_argument_group("sparse-view CT"), PredictionOptions, _SINOGRAMS)
     add_root_options(parser)
+    add_nifti_option(parser)
     return parser
 
 

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from gdmnet import __version__, codec
-from gdmnet.commands.terminal import add_processes_option, guarded, new_parser
+from gdmnet.commands.terminal import add_nifti_option, add_processes_option, guarded, new_parser
 from gdmnet.metrics.conventions import EvaluationSettings
 from gdmnet.settings import add_settings, given_settings, make_settings
 
@@ -40,6 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add_settings(parser, EvaluationSettings, ("convention", "match_intensity", "every_reference"))
     add_processes_option(parser)
+    add_nifti_option(parser)
     return parser
 
 
