@@ -173,12 +173,13 @@ def main(argv: list[str] | None = None) -> int:
 def _find_dicom(args: argparse.Namespace) -> tuple[Conversion, str, dict[str, Any]]:
     from gdmnet.datasets.dicom_pairs import SeriesChoice, find_pairs, make_conversion, mapping
 
-    found = find_pairs(args.inputs, SeriesChoice(tuple(args.source), args.target, args.resample))
+    choice = SeriesChoice(tuple(args.source), args.target, args.resample)
+    found = find_pairs(args.inputs, choice)
     left = ", ".join(f"{what} ({count})" for what, count in sorted(found.skipped.items()))
     notes = [*([f"left aside: {left}"] if left else []), *found.notes]
     rows = [("case", "folder", "source", "target", "grids"), *map(_dicom_row, found.pairs)]
     _show([*text_table(rows, n_left=None), *notes], found.complaints)
-    conversion = make_conversion(found.pairs, args.resample)
+    conversion = make_conversion(found.pairs, choice)
     name = f"{conversion.channel_names[0].split()[0]}to{conversion.target_name}"
     return conversion, name, {} if args.mapping is None else mapping(found.pairs)
 

@@ -59,6 +59,7 @@ class Conversion:
         resample: "source" or "target", which goes onto the other's grid; None where the images of
             a case share one.
         splits: the folds, as in splits_final.json; none for gdmnet's own.
+        source_series: patterns, one a channel, by which prediction finds the sources in DICOM.
         metadata: further keys of dataset.json.
     """
 
@@ -68,6 +69,7 @@ class Conversion:
     testing: tuple[CaseImages, ...] = ()
     resample: str | None = None
     splits: tuple[dict[str, list[str]], ...] = ()
+    source_series: tuple[str, ...] = ()
     metadata: dict[str, Any] = field(default_factory=dict)
 
 
@@ -157,6 +159,7 @@ def write_dataset(conversion: Conversion, dataset: Path, *, n_processes: int = 1
             "converted_by": f"gdmnet {__version__}",
             **conversion.metadata,
         },
+        source_series=conversion.source_series,
     )
     with own_number(dataset), whole_folder(dataset) as folder:
         for part, cases in (("Tr", conversion.training), ("Ts", conversion.testing)):

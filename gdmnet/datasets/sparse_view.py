@@ -235,6 +235,11 @@ def find_ct_volumes(folder: Path) -> list[CtVolume]:
         for series in find_series(folder).series:
             if series.modality == "CT":
                 grid_of(series)  # unsound ones are refused by name
+                if series.acquisition:
+                    raise DatasetError(
+                        f"{series.folder}: {series.label} is one of several acquisitions among each"
+                        " other; export the one that is meant as a series of its own"
+                    )
                 found[case_name(series)] = CtVolume(case_name(series), series)
     if not found:
         raise DatasetError(

@@ -142,6 +142,30 @@ def test_several_fitting_series_are_refused_and_a_pattern_decides(patients, caps
         " --source" in said
     )
     assert call(patients, "--source", "mr*T1*") == 0
+    description = json.loads((dataset(patients) / "dataset.json").read_text())
+    assert description["source_series"] == ["mr*T1*"]
+    roots = [f"--{name}={patients.parent / name}" for name in ("raw", "preprocessed", "results")]
+    assert plan_and_preprocess.main(["512", "-np", "1", "--dry-run", *roots]) == 0
+
+
+def test_one_of_two_acquisitions_in_a_series_is_chosen_by_its_attribute(patients, capsys):
+    arrays = {}
+    for name in NAMES:
+        for path in (patients / name / "ct").iterdir():
+            path.unlink()
+        kinds = [(80, 300), (120, 0)]
+        for first, (kvp, add) in enumerate(kinds):
+            _, ct, _ = make_patient(np.random.default_rng(first), SHAPE)
+            arrays[kvp] = np.rint(ct + add)
+            how = {"Modality": "CT", "SeriesDescription": "planning", "KVP": kvp}
+            uids = {"SeriesInstanceUID": f"1.2.3.{len(name)}.{name[-1] == 'a':d}"}
+            write_series(patients / name / "ct", arrays[kvp], first=50 * first, **how, **uids)
+    said = refusal(patients, capsys)
+    assert "2 series fit the target 'CT*' (CT planning KVP=120.0, CT planning KVP=80.0)" in said
+    assert call(patients, "--target", "CT*KVP=80*") == 0
+    case = case_name(only_series_of(patients / "patient_a", "mr"))
+    target = read_volume(dataset(patients) / f"targetsTr/{case}.nii.gz")
+    np.testing.assert_array_equal(target.array[0], arrays[80])
 
 
 def test_no_fitting_series_is_refused_and_what_is_there_is_listed(patients, capsys):
@@ -290,7 +314,7 @@ def test_a_dataset_is_whole_or_not_there(patients):
     found = find_pairs(patients, SeriesChoice())
     path.write_bytes(path.read_bytes()[:-50])
     with pytest.raises(DatasetError, match="truncated"):
-        write_dataset(make_conversion(found.pairs, None), raw / "Dataset512_X")
+        write_dataset(make_conversion(found.pairs, SeriesChoice()), raw / "Dataset512_X")
     assert list(raw.iterdir()) == []
 
 
