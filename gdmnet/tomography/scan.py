@@ -276,7 +276,7 @@ def load_sinogram(path: Path, acquisition: Acquisition) -> NDArray:
             f"{path}: has the shape {array.shape}, but its geometry says {wanted} (slices, views,"
             " bins); transpose it, or correct the geometry"
         )
-    if not (array.min() > -_MOST_INTEGRAL and array.max() < _MOST_INTEGRAL):
+    if not -_MOST_INTEGRAL < float(array.min()) <= float(array.max()) < _MOST_INTEGRAL:
         raise DatasetError(f"{path}: has NaN, or values that no line integral has; replace them")
     return array.astype(np.float32)
 
