@@ -200,13 +200,13 @@ def check_encoder(
         GdmnetError: an unknown dataset, configuration or fold; an encoder that does not fit.
     """
     from gdmnet.training.feature_encoder import prepare_encoder
-    from gdmnet.training.fold_training import describe_training
     from gdmnet.training.pretrain import (
         ENCODER_FILE,
         held_out_patches,
         pretraining_patch,
         split_cases,
     )
+    from gdmnet.training.run import describe_training
     from gdmnet.training.usefulness import describe, measures_table
 
     settings = TrainingSettings(seed=seed, device="cpu")
