@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -123,6 +123,66 @@ def own_number(dataset: Path, *, may_be_there: bool = False) -> Iterator[None]:
     with lock(dataset.parent / dataset.name.split("_")[0]):
         new_dataset(dataset.parent, dataset.name, "", may_be_there=may_be_there)
         yield
+
+
+def drawn_for_test(patients: Collection[str], fraction: float, seed: int) -> set[str]:
+    """Patients drawn for the test, at least one less than there are.
+
+    Args:
+        patients: by name.
+        fraction: share of them, in [0, 1).
+        seed: of the draw.
+
+    Raises:
+        DatasetError: the fraction is out of its bounds.
+    """
+    if not 0 <= fraction < 1:
+        raise DatasetError(f"--test-fraction {fraction:g}: must lie in [0, 1)")
+    order = np.random.default_rng(seed).permutation(sorted(patients))
+    return {str(name) for name in order[: min(round(fraction * len(order)), len(order) - 1)]}
+
+
+def set_apart(
+    conversion: Conversion,
+    patients: Mapping[str, str],
+    test: Collection[str] = (),
+    *,
+    fraction: float = 0.0,
+    seed: int = 0,
+) -> Conversion:
+    """The same with training cases moved to the test cases: all of a patient, or none.
+
+    Args:
+        conversion: whose training cases are looked at.
+        patients: case -> its patient; a case that is not named is its own.
+        test: names of cases or of patients; () draws them.
+        fraction: share of the patients to be drawn.
+        seed: of the draw.
+
+    Raises:
+        DatasetError: an unknown name, nothing is left for training, or an impossible fraction.
+    """
+    owner = {c.identifier: patients.get(c.identifier, c.identifier) for c in conversion.training}
+    unknown = set(test) - {*owner, *owner.values()}
+    if unknown:
+        raise DatasetError(
+            f"--test {min(unknown)}: no training case and no patient has this name; there is"
+            f" {min(owner.values())}"
+        )
+    chosen = {owner.get(name, name) for name in test}
+    if not test:
+        chosen = drawn_for_test(set(owner.values()), fraction, seed)
+    moved = tuple(c for c in conversion.training if owner[c.identifier] in chosen)
+    kept = tuple(c for c in conversion.training if owner[c.identifier] not in chosen)
+    if not kept:
+        raise DatasetError("--test: no case is left for training; name fewer")
+    names = {case.identifier for case in kept}
+    folds = [
+        {part: [name for name in own if name in names] for part, own in fold.items()}
+        for fold in conversion.splits
+    ]
+    splits = tuple(fold for fold in folds if all(fold.values()))
+    return replace(conversion, training=kept, testing=(*conversion.testing, *moved), splits=splits)
 
 
 def grid_complaints(conversion: Conversion) -> list[str]:

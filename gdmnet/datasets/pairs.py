@@ -77,6 +77,12 @@ def match_folders(
     return MatchedPairs(tuple(sorted(cases, key=lambda case: case.identifier)), rules, lonely)
 
 
+def patient_of(case: str) -> str:
+    """The patient of a case: sub-01 of sub-01_ses-02, as BIDS has it; else the case itself."""
+    match = re.match(r"sub-[^_]+", case)
+    return match[0] if match else case
+
+
 def _images(folder: Path) -> dict[str, Path]:
     """Name without ending, and without the channel number that all end with -> file."""
     found = images_by_case(folder)

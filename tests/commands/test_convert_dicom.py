@@ -114,6 +114,7 @@ def test_values_that_no_int16_holds_are_not_cut_off(patients):
 def test_a_mapping_is_written_on_request_only(patients):
     file = patients.parent / "who.json"
     assert call(patients, "--mapping", str(file)) == 0
+    assert file.stat().st_mode & 0o777 == 0o600
     told = json.loads(file.read_text())
     assert {entry["folder"] for entry in told.values()} == set(NAMES)
     assert {entry["patient_id"] for entry in told.values()} == {"SECRET-0", "SECRET-1"}
@@ -279,6 +280,37 @@ def test_the_same_patient_id_in_two_folders_is_noted(patients, capsys):
         write_series(patients / name / "ct", np.rint(ct), Modality="CT", PatientID="SECRET-1")
     assert call(patients, "--dry-run") == 0
     assert "2 folders share their PatientID with another one" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("options", [["--test", "patient_b"], ["--test-fraction", "0.5"]])
+def test_test_cases_are_set_apart_by_patient(patients, capsys, options):
+    if options[0] == "--test-fraction":
+        for path in (patients / "patient_b/ct").iterdir():  # a third folder, of patient b
+            item = pydicom.dcmread(path)
+            item.SeriesInstanceUID += ".7"
+            save(patients / "patient_c/ct" / path.name, item)
+        _, mr, _ = make_patient(np.random.default_rng(5), SHAPE)
+        own = {"PatientID": "SECRET-1", "FrameOfReferenceUID": f"{FRAME}.1"}
+        write_series(patients / "patient_c/mr", np.rint(mr) + 1000, **own)
+    assert call(patients, *options) == 0
+    folder = dataset(patients)
+    names = {p.name: case_name(only_series_of(p, "mr")) for p in patients.iterdir()}
+    test = {path.name.removesuffix(".nii.gz") for path in (folder / "targetsTs").iterdir()}
+    assert f"for the test: {min(test)}" in capsys.readouterr().out
+    if options[0] == "--test":
+        assert test == {names["patient_b"]}
+    assert (names["patient_a"] in test) != (names["patient_b"] in test)
+    assert (names.get("patient_c", names["patient_b"]) in test) == (names["patient_b"] in test)
+    count = json.loads((folder / "dataset.json").read_text())["numTraining"]
+    assert count == len(names) - len(test) == len(list((folder / "imagesTr").iterdir()))
+    assert check_dataset(folder, n_processes=1) == []
+
+
+def test_impossible_test_cases_are_refused(patients, capsys):
+    said = refusal(patients, capsys, "--test", "nobody")
+    assert "--test nobody: no training case and no patient has this name" in said
+    assert "no case is left for training" in refusal(patients, capsys, "--test", *NAMES)
+    assert "must lie in [0, 1)" in refusal(patients, capsys, "--test-fraction", "nan")
 
 
 def test_a_copied_patient_is_refused(patients, capsys):
