@@ -34,6 +34,8 @@ class Series:
         files: one a slice, sorted along the slices' normal if the series is sound.
         geometry: the grid; None if the slices do not make one.
         problem: why they do not.
+        acquisition: which one of several that lie among each other it is, "EchoTime=90"; "" if the
+            series has one only.
     """
 
     uid: str
@@ -45,11 +47,12 @@ class Series:
     files: tuple[Path, ...]
     geometry: Geometry | None
     problem: str | None = None
+    acquisition: str = ""
 
     @property
     def label(self) -> str:
         """What a person tells series apart by: "MR t1_mprage_sag"."""
-        return f"{self.modality} {self.description}".strip()
+        return " ".join(filter(None, (self.modality, self.description, self.acquisition)))
 
     @property
     def folder(self) -> Path:
