@@ -100,7 +100,7 @@ def fit_finish(cases: Iterable[FinishCase]) -> SpectralFinish:
 
 
 def _gains(power: NDArray, real: NDArray) -> tuple[float, ...]:
-    """g = sqrt(R / P), from 0.5 to 8; 1 at frequencies that no image has."""
+    """The gains sqrt(R / P), from 0.5 to 8; 1 at frequencies that no image has."""
     ratio = np.divide(real, power, out=np.ones(N_BINS), where=power > 0)
     return tuple(np.sqrt(np.nan_to_num(ratio, nan=1.0)).clip(LEAST_GAIN, MOST_GAIN).tolist())
 
