@@ -15,7 +15,8 @@ from gdmnet import codec, files
 from gdmnet.arrays import normalise
 from gdmnet.arrays.crop import bounding_box, box_shape, crop, uncrop
 from gdmnet.arrays.resample import lost_detail, resample, resample_mask, resampled_shape
-from gdmnet.data.body import corrected_sources, find_body
+from gdmnet.data.bias_field import without_bias
+from gdmnet.data.body import find_body
 from gdmnet.data.case import Case, CaseFiles, CaseRecord, Volume
 from gdmnet.data.dicom import read_sources
 from gdmnet.data.store import is_stored, remove_case, save_case, stored_identifiers
@@ -72,7 +73,7 @@ def prepare_volumes(
     _require_fit(identifier, source, configuration, target=target, mask=mask)
     schemes = [normalisation.scheme for normalisation in configuration.sources]
     body = find_body(source, schemes, configuration.region, mask, case=identifier)
-    corrected = corrected_sources(source, schemes, body, configuration.bias_correction)
+    corrected = without_bias(source, schemes, configuration.bias_correction, body)
     box = bounding_box(body.counted, MARGIN)
     inside, patient = crop(body.counted, box), crop(body.patient, box)
     shape = resampled_shape(shape_of(inside), source.geometry.spacing, configuration.spacing)

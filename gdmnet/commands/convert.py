@@ -203,8 +203,7 @@ def _series(series: Series) -> str:
 
 
 def _find_pairs(args: argparse.Namespace) -> tuple[Conversion, str, dict[str, Any]]:
-    from gdmnet.datasets.conversion import Conversion, grid_complaints
-    from gdmnet.datasets.images import name_of_image
+    from gdmnet.datasets.conversion import Conversion, grid_complaints, name_of_image
     from gdmnet.datasets.pairs import match_folders
 
     n_channels = len(args.inputs)

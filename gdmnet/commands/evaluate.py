@@ -99,10 +99,10 @@ def _evaluate(args: argparse.Namespace) -> int:
         refuse_own_encoder(args.predictions, judge.encoder)
     summary = evaluate_folders(folders, settings, n_processes=args.n_processes)
     written = [args.output or args.predictions / SUMMARY_JSON]
-    codec.save(summary, written[0])
+    codec.save(summary, written[0], private=True)
     print("\n".join(table(summary)))
     if args.csv is not None:
-        codec.write_text(args.csv, as_csv(summary))
+        codec.write_text(args.csv, as_csv(summary), private=True)
         written.append(args.csv)
     if judge is not None:
         written.append(written[0].with_name(JUDGE_JSON))
@@ -128,7 +128,7 @@ def _judge(
     scored = [pair for pair in pairs if pair.identifier in summary.cases]
     match = summary.match_intensity is not None
     verdict = judge_pairs(scored, settings, train_on, match=match)
-    codec.save(verdict, output)
+    codec.save(verdict, output, private=True)
     print("\n".join(["", *verdict_lines(verdict)]))
 
 

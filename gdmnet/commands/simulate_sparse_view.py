@@ -158,8 +158,11 @@ def run(
             there, a folder that cannot be written.
     """
     from gdmnet.datasets.conversion import new_dataset, number_and_name
-    from gdmnet.datasets.ct_volumes import choose_test_cases, find_ct_volumes
-    from gdmnet.datasets.sparse_view import write_sparse_view_dataset
+    from gdmnet.datasets.sparse_view import (
+        choose_test_cases,
+        find_ct_volumes,
+        write_sparse_view_dataset,
+    )
 
     settings, options = settings or ScanSettings(), options or SimulationOptions()
     number, name = number_and_name(dataset)

@@ -109,9 +109,9 @@ def _compare(
     compared = _put_together(methods, cases, summaries, verdicts)
     compared = replace(compared, settings=settings, notes=(*notes, *_notes(compared)))
     page = comparison_page(compared, methods, cases, summaries, n_processes=n_processes)
-    codec.save(compared, home / COMPARE_JSON)
-    codec.write_text(home / COMPARE_TXT, as_text(compared) + "\n")
-    codec.write_text(home / COMPARE_HTML, page)
+    codec.save(compared, home / COMPARE_JSON, private=True)
+    codec.write_text(home / COMPARE_TXT, as_text(compared) + "\n", private=True)
+    codec.write_text(home / COMPARE_HTML, page, private=True)
     return compared
 
 

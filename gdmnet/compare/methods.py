@@ -111,7 +111,7 @@ def find_summaries(
         kept[method.name] = summary
         if method.folder is not None:
             (method.folder / JUDGE_JSON).unlink(missing_ok=True)  # of other predictions
-            codec.save(summary, method.folder / folders.SUMMARY_JSON)
+            codec.save(summary, method.folder / folders.SUMMARY_JSON, private=True)
     return {name: summary for name, summary in kept.items() if summary is not None}
 
 
@@ -154,7 +154,7 @@ def find_verdicts(
         verdict = give_verdict(judge, subjects, others, match=match, seed=settings.seed)
         kept[method.name] = verdict
         if method.folder is not None:
-            codec.save(verdict, method.folder / JUDGE_JSON)
+            codec.save(verdict, method.folder / JUDGE_JSON, private=True)
     return {method.name: kept[method.name] for method in methods}
 
 

@@ -11,14 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gdmnet import __version__, codec
 from gdmnet.arrays.normalise import scheme_of
 from gdmnet.data.case import Series, Volume
+from gdmnet.data.dicom import grid_of, read_series
 from gdmnet.data.raw import Description, files_to_write, write_description
 from gdmnet.data.regrid import regrid, share_inside
-from gdmnet.data.volume import write_volume
-from gdmnet.datasets.images import Image, grid_of_image, is_whole, name_of_image, read_image
+from gdmnet.data.volume import read_geometry, read_volume, write_volume
 from gdmnet.errors import DatasetError
 from gdmnet.files import lock, whole_folder
 from gdmnet.folders import SPLITS_JSON, dataset_names
@@ -26,6 +27,8 @@ from gdmnet.geometry import Geometry, grid_difference
 from gdmnet.parallel import map_cases
 
 FILE_ENDING = ".nii.gz"
+Image = Path | Series
+"""A file, or a DICOM series."""
 _AIR = -1024.0  # HU outside of a CT
 
 
@@ -227,3 +230,33 @@ def _grid_complaints(case: CaseImages, resample: str | None) -> Iterator[str]:
             )
         elif difference and share_inside(grid, other) == 0:
             yield f"{case.identifier}: {name} does not overlap with its partner in space"
+
+
+def read_image(image: Image) -> Volume:
+    """The image as float32 (1, z, y, x) in LPS, file units.
+
+    Raises:
+        DatasetError: it cannot be read.
+    """
+    return read_series(image) if isinstance(image, Series) else read_volume(image)
+
+
+def grid_of_image(image: Image) -> Geometry:
+    """The grid of the image, from headers only.
+
+    Raises:
+        DatasetError: it cannot be read.
+    """
+    return grid_of(image) if isinstance(image, Series) else read_geometry(image)
+
+
+def name_of_image(image: Image) -> str:
+    """The file's name, or modality and description of the series: nothing of the patient."""
+    return image.label if isinstance(image, Series) else image.name
+
+
+def is_whole(array: NDArray) -> bool:
+    """True if int16 holds every value exactly."""
+    limits = np.iinfo(np.int16)
+    fits = array.min() >= limits.min and array.max() <= limits.max
+    return bool(fits and (array == np.rint(array)).all())

@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from gdmnet.arrays.body import body_mask
-from gdmnet.arrays.region import inscribed_circle
+from gdmnet.arrays.body import body_mask, inscribed_circle
 from gdmnet.data.case import Volume
 from gdmnet.data.volume import read_volume
 from gdmnet.errors import DatasetError

@@ -29,9 +29,14 @@ class GdmOptions(Settings):
         0.2, "gdm: r, the drift against the fidelity; more is more realistic", least=0, metavar="R"
     )
     fidelity: str = _fidelity("l1")
-    pairing: str = setting("pooled", "who is compared with whom", choices=("pooled", "paired"))
+    pairing: str = setting(
+        "pooled", "who is compared with whom", choices=("pooled", "coupled", "paired")
+    )
     levels: tuple[str, ...] = setting(
         ("global", "local", "spatial"), "what is compared", choices=("global", "local", "spatial")
+    )
+    coordination: str = setting(
+        "sample", "where the drift gives way to the fidelity", choices=("sample", "voxel")
     )
     temperatures: tuple[float, ...] = setting((0.2,), "tau, in mean distances", above=0)
     locations: int = setting(256, "rows a map and step", least=1, most=MOST_LOCATIONS)

@@ -19,14 +19,14 @@ from gdmnet.objectives.build import OBJECTIVES, SAMPLED, context_of
 from gdmnet.plan import Plan
 from gdmnet.training.distributed import require_devices, run_together
 from gdmnet.training.feature_encoder import prepare_encoder
-from gdmnet.training.fold_training import (
+from gdmnet.training.loop import fit
+from gdmnet.training.run import (
     FoldTraining,
     build_generator,
+    continue_run,
     describe_training,
     patch_batches,
 )
-from gdmnet.training.loop import fit
-from gdmnet.training.run import continue_run
 from gdmnet.training.settings import EncoderSettings, TrainingSettings
 from gdmnet.training.validate import validate_fold
 

@@ -18,8 +18,7 @@ from gdmnet.objectives.base import Objective
 from gdmnet.plan import Recipe
 from gdmnet.training import log
 from gdmnet.training.distributed import this_process
-from gdmnet.training.step import GeneratorOptimizer
-from gdmnet.training.twin import RegressionTwin
+from gdmnet.training.step import GeneratorOptimizer, RegressionTwin
 
 SMOOTHING = 0.5  # light: the patches are fixed and the weights are averages already
 MOST_IN_A_ROW = 10  # non-finite steps before the training stops

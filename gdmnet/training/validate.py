@@ -1,25 +1,36 @@
-"""The end of a training: the validation cases as whole volumes, predicted and scored."""
+"""The end of a training: whole validation cases predicted and scored, and the realism dial set."""
 
 from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from gdmnet import codec, folders
+from gdmnet.arrays.normalise import invert
+from gdmnet.charts import Chart, Curve
+from gdmnet.data.case import Case
 from gdmnet.data.store import StoredCase
 from gdmnet.data.volume import write_volume
 from gdmnet.inference.model import load_model
 from gdmnet.inference.translator import Translator
-from gdmnet.metrics.score import METRICS
-from gdmnet.metrics.statistics import Values
+from gdmnet.metrics.score import METRICS, score
+from gdmnet.metrics.statistics import Values, aggregate_cases
 from gdmnet.metrics.summary import Summary, summarise
-from gdmnet.training.dial import as_input, dial_fold, score_prepared
+from gdmnet.models import checkpoint
+from gdmnet.models.card import MOST_REALISM, PredictionSettings
+from gdmnet.models.folder import DIAL_JSON, DialChoice
+from gdmnet.training import log
+from gdmnet.training.progress import PROGRESS_PNG, draw_progress
 
 FOLDER = "validation"
+SETTINGS = tuple(float(t) for t in np.arange(0.0, MOST_REALISM + 0.01, 0.25))
+SHOWN = ("mae", "histogram_w1", "gradient_w1", "spectrum_distance")  # lower is better in all
 _log = logging.getLogger(__name__)
 
 
@@ -65,7 +76,7 @@ def validate_fold(
         note=note if on_training else None,
     )
     summary = dataclasses.replace(summary, realism=front)
-    codec.save(summary, home / folders.SUMMARY_JSON)
+    codec.save(summary, home / folders.SUMMARY_JSON, private=True)
     means = {m: summary.aggregate[m]["mean"] for m in METRICS}
     words = ", ".join(f"{name} {value:.4g}" for name, value in means.items() if value is not None)
     _log.info("validation of %d cases: %s", len(cases), words)
@@ -83,3 +94,94 @@ def _judge(translator: Translator, stored: StoredCase, folder: Path) -> Values:
         integer=translator.plan.integer_output,
     )
     return score_prepared(translator, stored, estimate.mean)
+
+
+def dial_fold(
+    model: Path, fold: str, cases: Sequence[StoredCase], *, device: str, budget: float
+) -> dict[str, Values]:
+    """Score a fold's validation at every setting T and write the chosen one into dial.json.
+
+    Chosen is the largest T whose MAE stays within `budget` of the twin's (T = 0).
+
+    Args:
+        model: the model's folder.
+        fold: "0", "1", ... or "all".
+        cases: of the fold's validation, with targets.
+        device: as for `load_model`.
+        budget: a share of the twin's MAE, for example 0.01.
+
+    Returns:
+        T as text -> metric -> mean over the cases; empty where the model has no twin.
+    """
+    home = folders.fold_folder(model, fold)
+    if "twin" not in checkpoint.load(home / folders.FINAL):
+        return {}
+    front: dict[str, Values] = {}
+    for setting in tqdm(SETTINGS, desc="realism dial", disable=None, leave=False):
+        translator = load_model(
+            model, PredictionSettings(realism=setting), folds=[fold], device=device
+        )
+        scores = {
+            case.record.identifier: score_prepared(
+                translator, case, translator.predict(as_input(case)).mean
+            )
+            for case in cases
+        }
+        means = aggregate_cases(scores)
+        front[f"{setting:g}"] = {metric: values["mean"] for metric, values in means.items()}
+    chosen = choose_setting(front, budget)
+    codec.save(DialChoice(chosen, budget), home / DIAL_JSON)
+    draw_progress(log.read(home), home / PROGRESS_PNG, more=[_chart(front, chosen)])
+    _log.info(
+        "realism dial: %g is the largest setting within %.2g %% of the twin's MAE",
+        chosen,
+        100 * budget,
+    )
+    return front
+
+
+def choose_setting(front: Mapping[str, Values], budget: float) -> float:
+    """The largest T up to which every setting's MAE stays within the budget."""
+    twin = front["0"]["mae"]
+    assert twin is not None
+    chosen = 0.0
+    for setting, values in front.items():
+        mae = values["mae"]
+        if mae is None or mae > (1 + budget) * twin:
+            break
+        chosen = float(setting)
+    return chosen
+
+
+def as_input(stored: StoredCase) -> Case:
+    """A prepared case without its target."""
+    return Case(stored.record, stored.source[:], None, stored.body[:])
+
+
+def score_prepared(translator: Translator, stored: StoredCase, prediction: NDArray) -> Values:
+    """Score a prediction (1, z, y, x) in network units on the prepared grid: in HU for CT."""
+    guess, truth = prediction[0], stored.target[:][0]
+    target = translator.configuration.target
+    if target.scheme == "ct":
+        guess, truth = np.asarray(invert(guess, target)), np.asarray(invert(truth, target))
+    return score(guess, truth, stored.body[:], stored.record.spacing)
+
+
+def _chart(front: Mapping[str, Values], chosen: float) -> Chart:
+    """Each figure relative to the twin's."""
+    curves = [
+        Curve(
+            name.replace("_", " "),
+            [(float(t), (values.get(name) or np.nan) / first) for t, values in front.items()],
+        )
+        for name in SHOWN
+        if (first := front["0"].get(name))
+    ]
+    points = curves[0].points if curves else []
+    return Chart(
+        "Realism dial, relative to the twin (circle: chosen)",
+        curves,
+        marks=(1.0,),
+        star=next((point for point in points if point[0] == chosen), None),
+        x_title="realism T",
+    )

@@ -113,6 +113,8 @@ def test_a_table_is_written_as_csv(folders):
     assert float(rows[0]["mae"]) == data["cases"]["alpha"]["mae"]
     assert set(rows[0]) == {"case", *data["cases"]["alpha"]}
     assert "histogram_w1" not in rows[0]
+    for path in (folders / "scores.csv", folders / "out" / "summary.json"):
+        assert path.stat().st_mode & 0o777 == 0o600  # it names patients
 
 
 def test_segmentations_show_in_the_table(folders, capsys):

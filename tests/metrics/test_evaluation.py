@@ -4,7 +4,7 @@ import sys
 import numpy as np
 import pytest
 
-from gdmnet.arrays.region import inscribed_circle
+from gdmnet.arrays.body import inscribed_circle
 from gdmnet.data.case import Volume
 from gdmnet.data.volume import read_volume, write_volume
 from gdmnet.errors import DatasetError, SettingError
