@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gdmnet.cluster import part_from_environment
 from gdmnet.commands.terminal import (
     add_nifti_option,
     add_root_options,
@@ -46,8 +47,14 @@ class PredictionOptions(Settings):
         False, "write OUT/uncertainty too: how far folds, mirrored copies and windows lie apart"
     )
     n_threads: int = setting(1, "cases to read and prepare ahead", least=1, flag="-np")
-    num_parts: int = setting(1, "processes or machines that share the cases", least=1)
-    part_id: int = setting(0, "which part this one does, from 0 to N - 1", least=0, metavar="K")
+    num_parts: int | None = setting(
+        None,
+        "processes that share the cases (default: of torchrun, srun or a SLURM array)",
+        least=1,
+    )
+    part_id: int | None = setting(
+        None, "which part this one does, from 0 to N - 1", least=0, metavar="K"
+    )
     source: tuple[str, ...] = setting(
         (), "series to take, a pattern a channel, as gdm_convert dicom has", metavar="PATTERN"
     )
@@ -73,6 +80,15 @@ class PredictionOptions(Settings):
             raise SettingError("--dicom-grid and --dicom-template need --dicom-out; add it")
         if self.sinograms and not self.data_consistency:
             raise SettingError("--sinograms needs --data-consistency; add it")
+
+
+def _part(options: PredictionOptions) -> tuple[int, int]:
+    """Which part of the cases this process does, and of how many."""
+    if options.num_parts is None:
+        if options.part_id is not None:
+            raise SettingError("--part-id says which of --num-parts; give both or none")
+        return part_from_environment()
+    return options.part_id or 0, options.num_parts
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -171,6 +187,7 @@ def run(
         translator = with_data_consistency(translator, cases, options.sinograms)
     export = Export(options.dicom_grid or "axial", options.dicom_template)
     templates = find_templates(cases, translator, export) if options.dicom_out else {}
+    part_id, n_parts = _part(options)
     result = predict_folder(
         translator,
         cases,
@@ -178,8 +195,8 @@ def run(
         overwrite=options.overwrite,
         uncertainty=options.uncertainty,
         n_threads=options.n_threads,
-        n_parts=options.num_parts,
-        part_id=options.part_id,
+        n_parts=n_parts,
+        part_id=part_id,
     )
     if options.dicom_out:
         there = {*result.predicted, *result.skipped}
