@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 
 from gdmnet import codec, files
-from gdmnet.arrays.body import body_mask
+from gdmnet.arrays.body import body_mask, inscribed_circle
 from gdmnet.arrays.crop import crop
 from gdmnet.arrays.normalise import background_value
-from gdmnet.arrays.region import inscribed_circle
 from gdmnet.data.case import CaseFiles, Volume
 from gdmnet.data.store import is_stored, open_case, stored_identifiers
 from gdmnet.data.volume import read_volume, write_volume

@@ -11,6 +11,7 @@ from gdmnet import codec
 from gdmnet.commands.encoder_options import add_encoder_options, encoder_settings
 from gdmnet.commands.terminal import (
     CommandParser,
+    add_nifti_option,
     add_processes_option,
     add_root_options,
     guarded,
@@ -56,6 +57,7 @@ def build_parser() -> CommandParser:
         "--register", metavar="ID", help="write a registered copy under this new number"
     )
     add_processes_option(parser)
+    add_nifti_option(parser)
     add_encoder_options(parser, trains=False)
     parser.add_argument(
         "--seed", type=int, default=0, help="of the encoder's patches and random weights"
@@ -108,8 +110,7 @@ def run(
     """
     from gdmnet.data.check import check_dataset
     from gdmnet.data.raw import read_description, test_cases, training_cases
-    from gdmnet.datasets.pair_picture import draw_pair
-    from gdmnet.datasets.soundness import LIMITS, DatasetCheck, examine_dataset
+    from gdmnet.datasets.soundness import LIMITS, DatasetCheck, draw_pair, examine_dataset
     from gdmnet.report.picture import save_picture
 
     name = resolve_dataset(dataset, roots.raw)
@@ -147,11 +148,11 @@ def register(
         OutputError: the copy cannot be written.
     """
     from gdmnet.datasets.conversion import new_dataset
-    from gdmnet.datasets.registered import write_registered
+    from gdmnet.datasets.registration import write_registered
 
     copy = new_dataset(roots.raw, number, f"{check.dataset[11:]}Registered")
-    facts = {case.identifier: case for case in check.cases}
-    moved = write_registered(roots.raw / check.dataset, copy, files, facts, n_processes=n_processes)
+    found = {case.identifier: case.alignments for case in check.cases}
+    moved = write_registered(roots.raw / check.dataset, copy, files, found, n_processes=n_processes)
     return f"written: {copy}, moved: {', '.join(moved) or 'nothing'}"
 
 

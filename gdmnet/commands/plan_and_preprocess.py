@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from gdmnet import codec, files, folders
 from gdmnet.commands.terminal import (
     CommandParser,
+    add_nifti_option,
     add_processes_option,
     add_root_options,
     guarded,
@@ -63,6 +64,7 @@ def build_parser() -> CommandParser:
     names = [field.name for field in dataclasses.fields(PlanOptions)]
     add_settings(parser, PlanOptions, names[:-1])
     add_processes_option(parser)  # takes more of them by default than a call from Python
+    add_nifti_option(parser)
     add_root_options(parser)
     return parser
 
@@ -193,7 +195,11 @@ def _plan(
     )
     known = {} if existing is None else existing.configurations
     by_hand = {name: known[name] for name in known if name not in PLANNED}
-    return dataclasses.replace(plan, configurations={**plan.configurations, **by_hand})
+    return dataclasses.replace(
+        plan,
+        configurations={**plan.configurations, **by_hand},
+        source_series=description.source_series,
+    )
 
 
 def _refuse_contradictions(

@@ -8,7 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gdmnet.commands.terminal import add_root_options, guarded, new_parser, roots_from
+from gdmnet.commands.terminal import (
+    add_nifti_option,
+    add_root_options,
+    guarded,
+    new_parser,
+    roots_from,
+)
 from gdmnet.errors import OutputError, SettingError
 from gdmnet.folders import Roots
 from gdmnet.models.card import PredictionSettings
@@ -26,7 +32,7 @@ choice where there are several, and -m names a model's folder directly."""
 _GENERAL = ("device", "overwrite", "uncertainty", "n_threads", "num_parts", "part_id")
 _HOW = ("checkpoint", "step_size", "tta", "ensemble", "realism", "mixed_folds")
 _SAMPLING = ("steps", "sampler", "seed")
-_DICOM = ("dicom_out", "dicom_grid", "dicom_template")
+_DICOM = ("source", "dicom_out", "dicom_grid", "dicom_template")
 _SINOGRAMS = ("data_consistency", "sinograms")
 
 
@@ -42,6 +48,9 @@ class PredictionOptions(Settings):
     n_threads: int = setting(1, "cases to read and prepare ahead", least=1, flag="-np")
     num_parts: int = setting(1, "processes or machines that share the cases", least=1)
     part_id: int = setting(0, "which part this one does, from 0 to N - 1", least=0, metavar="K")
+    source: tuple[str, ...] = setting(
+        (), "series to take, a pattern a channel, as gdm_convert dicom has", metavar="PATTERN"
+    )
     dicom_out: bool = setting(
         False, "write OUT/CASE_dicom too: a CT series of the source's patient, study and frame"
     )
@@ -90,6 +99,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_settings(parser.add_argument_group("DICOM"), PredictionOptions, _DICOM)
     add_settings(parser.add_argument_group("sparse-view CT"), PredictionOptions, _SINOGRAMS)
     add_root_options(parser)
+    add_nifti_option(parser)
     return parser
 
 
@@ -154,7 +164,7 @@ def run(
     if translator.training is None:
         unknown = "no fingerprint.json in the model: inputs are not compared with the training data"
         print(unknown, file=sys.stderr)
-    cases = find_cases(inputs, translator.plan)
+    cases = find_cases(inputs, translator.plan, options.source)
     if any(case.series for case in cases) and output.resolve().is_relative_to(inputs.resolve()):
         raise OutputError(f"{output}: lies among the scans; give another folder by -o")
     if options.data_consistency:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from gdmnet.commands.terminal import (
     CommandParser,
+    add_nifti_option,
     add_processes_option,
     add_root_options,
     guarded,
@@ -18,7 +19,7 @@ from gdmnet.commands.terminal import (
     roots_from,
 )
 from gdmnet.settings import Settings, add_settings, given_settings, setting
-from gdmnet.tomography.settings import ScanSettings, usual_settings
+from gdmnet.tomography.settings import MOST_VIEWS, ScanSettings, usual_settings
 
 if TYPE_CHECKING:
     from gdmnet.data.case import Volume
@@ -94,6 +95,7 @@ def build_parser() -> CommandParser:
     )
     sinogram.add_argument("-o", dest="output", type=Path, metavar="FILE", help="the CT in HU")
     add_processes_option(parser)
+    add_nifti_option(parser)
     add_root_options(parser, "raw")
     return parser
 
@@ -158,8 +160,11 @@ def run(
             there, a folder that cannot be written.
     """
     from gdmnet.datasets.conversion import new_dataset, number_and_name
-    from gdmnet.datasets.ct_volumes import choose_test_cases, find_ct_volumes
-    from gdmnet.datasets.sparse_view import write_sparse_view_dataset
+    from gdmnet.datasets.sparse_view import (
+        choose_test_cases,
+        find_ct_volumes,
+        write_sparse_view_dataset,
+    )
 
     settings, options = settings or ScanSettings(), options or SimulationOptions()
     number, name = number_and_name(dataset)
@@ -220,6 +225,8 @@ def _views(text: str) -> tuple[int, ...]:
     views = tuple(positive_int(part) for part in text.split(","))
     if len(set(views)) < len(views):
         raise argparse.ArgumentTypeError(f"{text} names a number twice")
+    if max(views) > MOST_VIEWS:
+        raise argparse.ArgumentTypeError(f"{text}: at most {MOST_VIEWS} views are possible")
     return views
 
 

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from gdmnet.arrays.body import body_mask
 from gdmnet.arrays.crop import bounding_box, crop
 from gdmnet.arrays.resample import resample, resample_mask, resampled_shape
+from gdmnet.data.body import GIVEN, Body
+from gdmnet.data.case import Volume
 from gdmnet.errors import DatasetError
 from gdmnet.geometry import Spacing, shape_of
 from gdmnet.plan import BiasCorrection
@@ -32,38 +34,33 @@ _ONE_THREAD = threading.Lock()  # ITK's number of threads is one setting for the
 
 
 def without_bias(
-    sources: NDArray,
-    spacing: Spacing,
-    schemes: Sequence[str],
-    method: BiasCorrection,
-    *,
-    body: NDArray | None = None,
+    sources: Volume, schemes: Sequence[str], method: BiasCorrection, body: Body
 ) -> NDArray:
-    """The sources with the bias field of each channel on an arbitrary scale divided out.
+    """The sources (c, z, y, x) with the bias field of channels on an arbitrary scale divided out.
 
     The field has the geometric mean 1 in the body, so that the level of the image stays. It is
     found in the body as `body_mask` computes it, where masks are given, too: there are none at
     prediction, and masks with a rim of air would lead N4 astray.
 
     Args:
-        sources: float32 (c, z, y, x) in file units.
-        spacing: mm (z, y, x).
+        sources: in file units.
         schemes: the normalisation of each channel.
         method: "none" gives the same array back.
-        body: (z, y, x) from `body_mask`, if it is known already.
+        body: of `find_body`.
 
     Raises:
         DatasetError: a channel is not positive in most of the body.
     """
     chosen = [i for i, scheme in enumerate(schemes) if scheme in CORRECTED]
     if method == "none" or not chosen:
-        return sources
-    if body is None:
-        body, _ = body_mask(sources, spacing, [scheme == "ct" for scheme in schemes])
-    corrected = sources.copy()
+        return sources.array
+    inside, spacing = body.patient, sources.geometry.spacing
+    if body.rule == GIVEN:
+        inside, _ = body_mask(sources.array, spacing, [scheme == "ct" for scheme in schemes])
+    corrected = sources.array.copy()
     for channel in chosen:
         try:
-            corrected[channel] /= np.exp(log_field(sources[channel], body, spacing))
+            corrected[channel] /= np.exp(log_field(corrected[channel], inside, spacing))
         except DatasetError as problem:
             raise DatasetError(f"source channel {channel}: {problem}") from None
     return corrected

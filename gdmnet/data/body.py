@@ -8,12 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from gdmnet.arrays.body import body_mask
-from gdmnet.arrays.region import region_of
-from gdmnet.data.bias_field import without_bias
+from gdmnet.arrays.body import body_mask, region_of
 from gdmnet.data.case import Volume
 from gdmnet.errors import DatasetError
-from gdmnet.plan import BiasCorrection, Region
+from gdmnet.plan import Region
 
 GIVEN = "given"  # the rule of a mask that came with the case
 
@@ -58,16 +56,3 @@ def find_body(
     if region == "body":
         return Body(patient, rule, patient)
     return Body(region_of(region, patient, spacing), region, patient)
-
-
-def corrected_sources(
-    sources: Volume, schemes: Sequence[str], body: Body, method: BiasCorrection
-) -> NDArray:
-    """The sources (c, z, y, x) after the bias correction, which does not look at given masks."""
-    return without_bias(
-        sources.array,
-        sources.geometry.spacing,
-        schemes,
-        method,
-        body=None if body.rule == GIVEN else body.patient,
-    )

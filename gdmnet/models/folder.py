@@ -28,11 +28,12 @@ class Computation(Settings):
     device: str = setting("cpu", "kind of device")
     n_threads: int = setting(1, "of the CPU", least=1)
     n_workers: int = setting(0, "processes that make patches", least=0)
+    n_devices: int = setting(1, "that train together", least=1)
 
     @classmethod
     def of(cls, run: Run) -> Computation:
         """How a run computes."""
-        return cls(run.recipe.precision, run.device, run.n_threads, run.n_workers)
+        return cls(run.recipe.precision, run.device, run.n_threads, run.n_workers, run.n_devices)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from gdmnet.arrays.crop import bounding_box, box_shape
 from gdmnet.arrays.normalise import scheme_of
-from gdmnet.data.body import corrected_sources, find_body
+from gdmnet.data.bias_field import without_bias
+from gdmnet.data.body import find_body
 from gdmnet.data.case import CaseFiles
 from gdmnet.data.volume import read_channels, read_volume
 from gdmnet.errors import DatasetError
@@ -50,7 +51,7 @@ def measure_case(
     schemes = [scheme_of(name, target=False) for name in channel_names]
     mask = None if files.mask is None else read_volume(files.mask)
     body = find_body(sources, schemes, region, mask, case=files.identifier)
-    corrected = corrected_sources(sources, schemes, body, bias_correction)
+    corrected = without_bias(sources, schemes, bias_correction, body)
     inside = body.patient != 0
     return CaseFingerprint(
         identifier=files.identifier,

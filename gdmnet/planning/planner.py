@@ -19,9 +19,8 @@ from gdmnet.geometry import Shape, Spacing
 from gdmnet.plan import Configuration, Fingerprint, Normalisation, Plan
 from gdmnet.planning.intensities import choose_normalisations, residual_channel
 from gdmnet.planning.memory import PRESETS, Preset, budget_voxels
-from gdmnet.planning.patch import Network, fit_network
 from gdmnet.planning.table import times
-from gdmnet.planning.topology import THIN, as_shape, total_stride
+from gdmnet.planning.topology import THIN, Network, as_shape, fit_network, total_stride
 
 PLANNED = ("3d_fullres", "3d_lowres")
 """The configurations that a plan may hold without being made by hand."""

@@ -154,7 +154,7 @@ def restore_latest(training: Training) -> int:
 
     Raises:
         CheckpointError: it is missing or damaged, or was trained with another recipe (the precision
-            may change), by another objective or by another number of processes.
+            may change) or by another objective.
     """
     path = training.folder / LATEST
     state = checkpoint.load(path)
@@ -168,15 +168,13 @@ def restore_latest(training: Training) -> int:
                 f"{path}: was trained with {name} {recipe.get(name)}, now {value} is asked;"
                 " go on with the old one, or start anew"
             )
-    if len(ranks) != training.process.n_processes:
-        raise CheckpointError(
-            f"{path}: was trained by {len(ranks)} processes, now {training.process.n_processes} are"
-            f" asked; go on with --num-gpus {len(ranks)}, or start anew"
-        )
+    if not ranks:
+        raise CheckpointError(f"{path}: says nothing of its processes; start anew with --overwrite")
     if training.twin is not None and state.get("twin"):
         training.twin.begin(training.optimizer)
     checkpoint.restore(training.parts(), state, path)
-    checkpoint.restore(training.rank_parts(), ranks[training.process.rank], path)
+    own = ranks[training.process.rank % len(ranks)]  # of more ranks than before some share one
+    checkpoint.restore(training.rank_parts(), own, path)
     counts, n_steps = training.counts, training.recipe.iterations
     if counts.step != epoch * n_steps or epoch > training.recipe.epochs:
         raise CheckpointError(

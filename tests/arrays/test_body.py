@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from gdmnet.arrays.body import body_mask, has_zero_background
+from gdmnet.arrays.body import body_mask, has_zero_background, inscribed_circle, region_of
 
 SHAPE = (12, 60, 50)
 SPACING = (3.0, 3.0, 3.0)
@@ -201,3 +201,19 @@ def test_the_small_end_slices_of_a_head_stay_in_the_body():
     mask, rule = body_mask(image[None], (3.0, 1.2, 1.2), [True])
     assert rule == "above -500 HU"
     assert (mask[head] == 1).all()
+
+
+def test_the_circle_never_cuts_the_patient():
+    body = np.zeros(SHAPE, np.uint8)
+    body[:, :, :5] = 1  # a cropped image, full of the patient from front to back
+    circle = inscribed_circle(SHAPE, SPACING)
+    found = region_of("circle", body, SPACING)
+    assert (body > circle).any()
+    np.testing.assert_array_equal(found != 0, (circle != 0) | (body != 0))
+
+
+def test_the_other_regions():
+    body = np.zeros(SHAPE, np.uint8)
+    body[0, 3:6, 2:4] = 1
+    assert region_of("body", body, SPACING) is body
+    assert region_of("everything", body, SPACING).all()

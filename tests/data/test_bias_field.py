@@ -7,7 +7,10 @@ import pytest
 import SimpleITK as sitk  # noqa: N813 (its own custom)
 
 from gdmnet.data.bias_field import log_field, without_bias
+from gdmnet.data.body import Body, find_body
+from gdmnet.data.case import Volume
 from gdmnet.errors import DatasetError
+from gdmnet.geometry import Geometry, shape_of
 
 SPACING = (7.0, 4.0, 4.0)
 
@@ -23,13 +26,22 @@ def make_head(shape=(14, 26, 24)):
     return (flat * field).astype(np.float32), body, grey
 
 
+def corrected_by(sources, schemes, method, inside=None):
+    volume = Volume(sources, Geometry(shape_of(sources), SPACING))
+    if inside is None:
+        body = find_body(volume, schemes, "body", None, case="a")
+    else:
+        body = Body(inside, "otsu", inside)
+    return without_bias(volume, schemes, method, body)
+
+
 def variation(image, where):
     return image[where].std() / image[where].mean()
 
 
 def test_a_tissue_comes_out_flatter_and_the_level_stays():
     biased, body, grey = make_head()
-    (corrected,) = without_bias(biased[None], SPACING, ["zscore"], "n4")
+    (corrected,) = corrected_by(biased[None], ["zscore"], "n4")
     assert variation(biased, grey) > 0.25
     assert variation(corrected, grey) < 0.3 * variation(biased, grey)
     assert corrected.dtype == np.float32
@@ -43,12 +55,12 @@ def test_a_tissue_comes_out_flatter_and_the_level_stays():
 def test_only_channels_on_an_arbitrary_scale_are_corrected():
     biased, _, _ = make_head()
     sources = np.stack([biased, biased, biased])
-    corrected = without_bias(sources, SPACING, ["ct", "none", "percentiles"], "n4")
+    corrected = corrected_by(sources, ["ct", "none", "percentiles"], "n4")
     np.testing.assert_array_equal(corrected[:2], sources[:2])
     assert (corrected[2] != sources[2]).any()
     np.testing.assert_array_equal(sources[2], biased)  # what was given is not changed
-    assert without_bias(sources, SPACING, ["ct"] * 3, "n4") is sources
-    assert without_bias(sources, SPACING, ["zscore"] * 3, "none") is sources
+    assert corrected_by(sources, ["ct"] * 3, "n4") is sources
+    assert corrected_by(sources, ["zscore"] * 3, "none") is sources
 
 
 def test_the_field_does_not_depend_on_the_number_of_threads():
@@ -86,4 +98,4 @@ def test_an_image_that_is_no_gain_times_a_signal_is_refused():
     biased, body, _ = make_head()
     sources = np.stack([biased, (biased - 600) * body])
     with pytest.raises(DatasetError, match="source channel 1: is not positive in most of the body"):
-        without_bias(sources, SPACING, ["ct", "zscore"], "n4", body=body)
+        corrected_by(sources, ["ct", "zscore"], "n4", body)

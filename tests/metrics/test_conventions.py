@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from gdmnet.arrays.region import inscribed_circle
+from gdmnet.arrays.body import inscribed_circle
 from gdmnet.metrics.conventions import CONVENTIONS, convention_ranges
 
 

@@ -403,7 +403,7 @@ def test_an_epoch_is_told_once_its_checkpoint_is_on_the_disk(start, tmp_path, ca
         ({"epoch": "two"}, "no number of epochs"),
         ({"recipe": [1]}, "no recipe"),
         ({"ranks": None}, "no recipe, or no ranks"),
-        ({"ranks": []}, "was trained by 0 processes"),
+        ({"ranks": []}, "says nothing of its processes"),
         ({"tally": {"step": "x"}}, "tally does not fit"),
         ({"optimizer": {"state": 5}}, "optimizer does not fit"),
         ({"generator": 7}, "generator does not fit"),
