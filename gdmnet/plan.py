@@ -42,7 +42,11 @@ class Intensity:
 
 @dataclass(frozen=True)
 class CaseFingerprint:
-    """Facts about one training case. `shape` is after the crop to where the target counts."""
+    """Facts about one training case.
+
+    `shape` is after the crop to where the target counts; `digests` are the SHA-256 of its raw
+    files by their role, so that a corrected file is noticed.
+    """
 
     identifier: str
     shape: Shape
@@ -51,6 +55,7 @@ class CaseFingerprint:
     mask_rule: str
     sources: tuple[Intensity, ...]
     target: Intensity
+    digests: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
