@@ -162,17 +162,17 @@ def load(kind: type[T], path: Path | zipfile.Path) -> T:
     return decode(kind, data, str(path))
 
 
-def save(value: Any, path: Path) -> None:  # noqa: ANN401
-    """Write a dataclass or JSON values to a file, aside and renamed: never half-written."""
+def save(value: Any, path: Path, *, private: bool = False) -> None:  # noqa: ANN401
+    """Write a dataclass or JSON values to a file, whole or not at all; `private` as write_text."""
     text = json.dumps(encode(value), indent=2, allow_nan=False) + "\n"
-    write_text(path, text)
+    write_text(path, text, private=private)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file, whole or not at all.
+def write_text(path: Path, text: str, *, private: bool = False) -> None:
+    """Write a text file, whole or not at all; `private`: it names patients, mode 0600.
 
     Raises:
         OutputError: the folder is not writable or the disk is full.
     """
-    with whole_file(path) as aside:
+    with whole_file(path, private=private) as aside:
         aside.write_text(text, encoding="utf-8")

@@ -24,7 +24,7 @@ _held: set[str] = set()  # POSIX locks do not keep a process from itself
 
 @contextlib.contextmanager
 def whole_file(
-    path: Path, *, ending: str = "", also: tuple[type[Exception], ...] = ()
+    path: Path, *, ending: str = "", also: tuple[type[Exception], ...] = (), private: bool = False
 ) -> Iterator[Path]:
     """A new empty file beside `path` to write; it takes that name once it is on the disk.
 
@@ -35,6 +35,7 @@ def whole_file(
         path: of the file that shall be there as a whole; its folder is made.
         ending: that the name aside must have, for writers that tell formats by it.
         also: errors of the writer that mean a full disk or missing permissions, beside OSError.
+        private: names or shows patients: mode 0600, only the owner may read it.
 
     Raises:
         OutputError: the file cannot be written.
@@ -42,7 +43,7 @@ def whole_file(
     with output_errors(path, also):
         path.parent.mkdir(parents=True, exist_ok=True)
         aside = _name_aside(path, "part", ending)
-        os.close(os.open(aside, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        os.close(os.open(aside, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600 if private else 0o666))
         try:
             yield aside
             _to_disk(aside)

@@ -129,7 +129,11 @@ class Configuration:
 
 @dataclass(frozen=True)
 class Plan:
-    """The decisions for one dataset; plan.json may be edited by hand."""
+    """The decisions for one dataset; plan.json may be edited by hand.
+
+    `source_series` are the patterns, one a channel, that tell the sources among DICOM series; ()
+    where the dataset does not come from DICOM.
+    """
 
     SCHEMA: ClassVar[int] = 1
     schema: int
@@ -143,6 +147,7 @@ class Plan:
     memory_gb: float
     reasons: dict[str, str]
     configurations: dict[str, Configuration]
+    source_series: tuple[str, ...] = ()
 
     def configuration(self, name: str) -> Configuration:
         """The configuration of that name.

@@ -50,6 +50,15 @@ def test_a_file_is_there_only_once_it_is_whole(tmp_path):
     assert [p.name for p in path.parent.iterdir()] == ["a.txt"]
 
 
+def test_a_private_file_is_for_its_owner_alone_whatever_stood_there(tmp_path):
+    path = tmp_path / "a.txt"
+    for before in ("none", "readable"):
+        with files.whole_file(path, private=True) as aside:
+            aside.write_text(before)
+        assert path.stat().st_mode & 0o777 == 0o600
+        path.chmod(0o644)
+
+
 def test_a_failed_write_keeps_the_old_file_and_leaves_nothing_beside_it(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("old")

@@ -140,7 +140,7 @@ def test_the_heart_and_the_arrays_know_nothing_of_medicine(package, allowed):
             assert all(LAYER[name] < LAYER[package] or name == package for name in own), module
 
 
-def test_only_folders_reads_the_environment():
+def test_only_folders_and_cluster_read_the_environment():
     readers = {
         module
         for module, path in MODULES.items()
@@ -150,7 +150,7 @@ def test_only_folders_reads_the_environment():
         and isinstance(node.value, ast.Name)
         and node.value.id == "os"
     }
-    assert readers <= {"gdmnet.folders"}
+    assert readers <= {"gdmnet.folders", "gdmnet.cluster"}
 
 
 def test_evaluation_and_fingerprint_workers_start_without_torch():

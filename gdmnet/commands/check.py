@@ -110,8 +110,7 @@ def run(
     """
     from gdmnet.data.check import check_dataset
     from gdmnet.data.raw import read_description, test_cases, training_cases
-    from gdmnet.datasets.pair_picture import draw_pair
-    from gdmnet.datasets.soundness import LIMITS, DatasetCheck, examine_dataset
+    from gdmnet.datasets.soundness import LIMITS, DatasetCheck, draw_pair, examine_dataset
     from gdmnet.report.picture import save_picture
 
     name = resolve_dataset(dataset, roots.raw)
@@ -149,11 +148,11 @@ def register(
         OutputError: the copy cannot be written.
     """
     from gdmnet.datasets.conversion import new_dataset
-    from gdmnet.datasets.registered import write_registered
+    from gdmnet.datasets.registration import write_registered
 
     copy = new_dataset(roots.raw, number, f"{check.dataset[11:]}Registered")
-    facts = {case.identifier: case for case in check.cases}
-    moved = write_registered(roots.raw / check.dataset, copy, files, facts, n_processes=n_processes)
+    found = {case.identifier: case.alignments for case in check.cases}
+    moved = write_registered(roots.raw / check.dataset, copy, files, found, n_processes=n_processes)
     return f"written: {copy}, moved: {', '.join(moved) or 'nothing'}"
 
 
@@ -203,13 +202,13 @@ def check_encoder(
         GdmnetError: an unknown dataset, configuration or fold; an encoder that does not fit.
     """
     from gdmnet.training.feature_encoder import prepare_encoder
-    from gdmnet.training.fold_training import describe_training
     from gdmnet.training.pretrain import (
         ENCODER_FILE,
         held_out_patches,
         pretraining_patch,
         split_cases,
     )
+    from gdmnet.training.run import describe_training
     from gdmnet.training.usefulness import describe, measures_table
 
     settings = TrainingSettings(seed=seed, device="cpu")

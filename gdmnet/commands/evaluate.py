@@ -13,12 +13,12 @@ from gdmnet.compare.settings import JUDGE_JSON, JUDGE_KINDS, JudgeSettings
 from gdmnet.errors import DatasetError
 from gdmnet.folders import SUMMARY_JSON
 from gdmnet.metrics.conventions import EvaluationSettings
-from gdmnet.metrics.titles import TITLES
+from gdmnet.metrics.titles import TITLES, title_of
 from gdmnet.settings import add_settings, given_settings, make_settings
 from gdmnet.table import Cell, text_table
 
 if TYPE_CHECKING:
-    from gdmnet.metrics.pairs import EvaluationFolders
+    from gdmnet.metrics.evaluation import EvaluationFolders
     from gdmnet.metrics.summary import Summary
 
 _EPILOG = """examples:
@@ -86,8 +86,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _evaluate(args: argparse.Namespace) -> int:
-    from gdmnet.metrics.evaluation import evaluate_folders
-    from gdmnet.metrics.pairs import EvaluationFolders
+    from gdmnet.metrics.evaluation import EvaluationFolders, evaluate_folders
     from gdmnet.metrics.summary import as_csv
 
     labels = _both(args.seg_pred, args.seg_ref)
@@ -100,10 +99,10 @@ def _evaluate(args: argparse.Namespace) -> int:
         refuse_own_encoder(args.predictions, judge.encoder)
     summary = evaluate_folders(folders, settings, n_processes=args.n_processes)
     written = [args.output or args.predictions / SUMMARY_JSON]
-    codec.save(summary, written[0])
+    codec.save(summary, written[0], private=True)
     print("\n".join(table(summary)))
     if args.csv is not None:
-        codec.write_text(args.csv, as_csv(summary))
+        codec.write_text(args.csv, as_csv(summary), private=True)
         written.append(args.csv)
     if judge is not None:
         written.append(written[0].with_name(JUDGE_JSON))
@@ -123,13 +122,13 @@ def _judge(
 ) -> None:
     """Judge the cases that were scored; with torch, which only this needs."""
     from gdmnet.compare.verdict import judge_pairs, verdict_lines
-    from gdmnet.metrics.pairs import sound_pairs
+    from gdmnet.metrics.evaluation import sound_pairs
 
     pairs, _ = sound_pairs(folders, keep_going=True)
     scored = [pair for pair in pairs if pair.identifier in summary.cases]
     match = summary.match_intensity is not None
     verdict = judge_pairs(scored, settings, train_on, match=match)
-    codec.save(verdict, output)
+    codec.save(verdict, output, private=True)
     print("\n".join(["", *verdict_lines(verdict)]))
 
 
@@ -137,7 +136,7 @@ def table(summary: Summary) -> list[str]:
     """The summary as text: a line a case, then a line a statistic, at most 100 columns wide."""
     from gdmnet.metrics.statistics import STATISTICS
 
-    shown = {m: title for m, title in TITLES.items() if m in summary.aggregate}
+    shown = {m: title_of(m, summary.unit) for m in TITLES if m in summary.aggregate}
     cases = summary.cases.items()
     rows: list[list[Cell]] = [
         ["case", *shown.values()],

@@ -195,7 +195,11 @@ def _plan(
     )
     known = {} if existing is None else existing.configurations
     by_hand = {name: known[name] for name in known if name not in PLANNED}
-    return dataclasses.replace(plan, configurations={**plan.configurations, **by_hand})
+    return dataclasses.replace(
+        plan,
+        configurations={**plan.configurations, **by_hand},
+        source_series=description.source_series,
+    )
 
 
 def _refuse_contradictions(

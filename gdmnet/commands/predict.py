@@ -32,7 +32,7 @@ choice where there are several, and -m names a model's folder directly."""
 _GENERAL = ("device", "overwrite", "uncertainty", "n_threads", "num_parts", "part_id")
 _HOW = ("checkpoint", "step_size", "tta", "ensemble", "realism")
 _SAMPLING = ("steps", "sampler", "seed")
-_DICOM = ("dicom_out", "dicom_grid", "dicom_template")
+_DICOM = ("source", "dicom_out", "dicom_grid", "dicom_template")
 _SINOGRAMS = ("data_consistency", "sinograms")
 
 
@@ -48,6 +48,9 @@ class PredictionOptions(Settings):
     n_threads: int = setting(1, "cases to read and prepare ahead", least=1, flag="-np")
     num_parts: int = setting(1, "processes or machines that share the cases", least=1)
     part_id: int = setting(0, "which part this one does, from 0 to N - 1", least=0, metavar="K")
+    source: tuple[str, ...] = setting(
+        (), "series to take, a pattern a channel, as gdm_convert dicom has", metavar="PATTERN"
+    )
     dicom_out: bool = setting(
         False, "write OUT/CASE_dicom too: a CT series of the source's patient, study and frame"
     )
@@ -161,7 +164,7 @@ def run(
     if translator.training is None:
         unknown = "no fingerprint.json in the model: inputs are not compared with the training data"
         print(unknown, file=sys.stderr)
-    cases = find_cases(inputs, translator.plan)
+    cases = find_cases(inputs, translator.plan, options.source)
     if any(case.series for case in cases) and output.resolve().is_relative_to(inputs.resolve()):
         raise OutputError(f"{output}: lies among the scans; give another folder by -o")
     if options.data_consistency:

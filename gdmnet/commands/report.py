@@ -38,7 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="the report to write (default: report.html among the predictions)",
     )
-    add_settings(parser, EvaluationSettings, ("convention", "match_intensity"))
+    add_settings(parser, EvaluationSettings, ("convention", "match_intensity", "every_reference"))
     add_processes_option(parser)
     add_nifti_option(parser)
     return parser
@@ -55,18 +55,17 @@ def _report(args: argparse.Namespace, typed: str) -> int:
     from datetime import datetime
     from functools import partial
 
-    from gdmnet.metrics.evaluation import evaluate_folders
-    from gdmnet.metrics.pairs import EvaluationFolders
+    from gdmnet.metrics.evaluation import EvaluationFolders, evaluate_folders
     from gdmnet.parallel import map_cases
-    from gdmnet.report.case import case_page
-    from gdmnet.report.collect import PREDICTION, ReportFolders, find_cases
+    from gdmnet.report.cases import PREDICTION, ReportFolders, find_cases
     from gdmnet.report.page import ReportPage, render
-    from gdmnet.report.provenance import check_inputs, read_origin
+    from gdmnet.report.provenance import read_origin
+    from gdmnet.report.view import case_page
 
     output = args.output or args.predictions / REPORT_HTML
     settings = make_settings(EvaluationSettings, given_settings(args, EvaluationSettings))
     cases = find_cases(ReportFolders(args.predictions, args.targets, args.sources, args.masks))
-    origin = read_origin(args.predictions)
+    origin = read_origin(args.predictions, {case.identifier: case.sources for case in cases})
     summaries = {}
     if args.targets is not None:
         compared = EvaluationFolders(args.predictions, args.targets, args.masks)
@@ -89,17 +88,12 @@ def _report(args: argparse.Namespace, typed: str) -> int:
         cases=tuple(pages),
         summaries=summaries,
         origin=origin,
-        inputs={
-            case.identifier: check_inputs(origin.cases[case.identifier], case.sources)
-            for case in cases
-            if case.identifier in origin.cases
-        },
         made=(
             ("gdmnet", __version__),
             ("command", typed),
             ("date", datetime.now().astimezone().isoformat(" ", "minutes")),
         ),
     )
-    codec.write_text(output, render(report))
+    codec.write_text(output, render(report), private=True)
     print(f"written: {output} ({output.stat().st_size / 1e6:.1f} MB)")
     return 0

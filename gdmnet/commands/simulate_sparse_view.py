@@ -19,7 +19,7 @@ from gdmnet.commands.terminal import (
     roots_from,
 )
 from gdmnet.settings import Settings, add_settings, given_settings, setting
-from gdmnet.tomography.settings import ScanSettings, usual_settings
+from gdmnet.tomography.settings import MOST_VIEWS, ScanSettings, usual_settings
 
 if TYPE_CHECKING:
     from gdmnet.data.case import Volume
@@ -160,8 +160,11 @@ def run(
             there, a folder that cannot be written.
     """
     from gdmnet.datasets.conversion import new_dataset, number_and_name
-    from gdmnet.datasets.ct_volumes import choose_test_cases, find_ct_volumes
-    from gdmnet.datasets.sparse_view import write_sparse_view_dataset
+    from gdmnet.datasets.sparse_view import (
+        choose_test_cases,
+        find_ct_volumes,
+        write_sparse_view_dataset,
+    )
 
     settings, options = settings or ScanSettings(), options or SimulationOptions()
     number, name = number_and_name(dataset)
@@ -222,6 +225,8 @@ def _views(text: str) -> tuple[int, ...]:
     views = tuple(positive_int(part) for part in text.split(","))
     if len(set(views)) < len(views):
         raise argparse.ArgumentTypeError(f"{text} names a number twice")
+    if max(views) > MOST_VIEWS:
+        raise argparse.ArgumentTypeError(f"{text}: at most {MOST_VIEWS} views are possible")
     return views
 
 

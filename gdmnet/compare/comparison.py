@@ -29,8 +29,7 @@ from gdmnet.compare.trainings import ComparedTrainings, work_off
 from gdmnet.compare.verdict import JudgeVerdict
 from gdmnet.files import lock
 from gdmnet.folders import Roots
-from gdmnet.metrics.paired import SIGNIFICANT
-from gdmnet.metrics.statistics import Values, aggregate_cases
+from gdmnet.metrics.statistics import SIGNIFICANT, Values, aggregate_cases
 from gdmnet.metrics.summary import Summary
 
 COMPARE_JSON, COMPARE_TXT, COMPARE_HTML = "compare.json", "compare.txt", "compare.html"
@@ -109,9 +108,9 @@ def _compare(
     compared = _put_together(methods, cases, summaries, verdicts)
     compared = replace(compared, settings=settings, notes=(*notes, *_notes(compared)))
     page = comparison_page(compared, methods, cases, summaries, n_processes=n_processes)
-    codec.save(compared, home / COMPARE_JSON)
-    codec.write_text(home / COMPARE_TXT, as_text(compared) + "\n")
-    codec.write_text(home / COMPARE_HTML, page)
+    codec.save(compared, home / COMPARE_JSON, private=True)
+    codec.write_text(home / COMPARE_TXT, as_text(compared) + "\n", private=True)
+    codec.write_text(home / COMPARE_HTML, page, private=True)
     return compared
 
 

@@ -40,7 +40,7 @@ from gdmnet.metrics.plausibility import value_range
 from gdmnet.models.seeds import numpy_rng, sequence
 from gdmnet.plan import Architecture, Normalisation
 from gdmnet.planning.topology import topology
-from gdmnet.training.patches import patch_start, read_patch
+from gdmnet.training.batches import patch_start, read_patch
 from gdmnet.training.pretrain import train_autoencoder
 
 FEATURES = (24, 24, 24)  # other widths than the encoder of any training

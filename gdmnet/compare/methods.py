@@ -17,8 +17,7 @@ from gdmnet.compare.record import MethodFacts
 from gdmnet.compare.settings import JUDGE_JSON, JudgeSettings
 from gdmnet.compare.verdict import JudgeVerdict, give_verdict
 from gdmnet.metrics.conventions import EvaluationSettings
-from gdmnet.metrics.evaluation import evaluate_pairs, summarise_cases
-from gdmnet.metrics.pairs import ImagePair
+from gdmnet.metrics.evaluation import ImagePair, evaluate_pairs, summarise_cases
 from gdmnet.metrics.summary import Summary
 from gdmnet.plan import Normalisation, Run
 from gdmnet.training import log
@@ -111,7 +110,7 @@ def find_summaries(
         kept[method.name] = summary
         if method.folder is not None:
             (method.folder / JUDGE_JSON).unlink(missing_ok=True)  # of other predictions
-            codec.save(summary, method.folder / folders.SUMMARY_JSON)
+            codec.save(summary, method.folder / folders.SUMMARY_JSON, private=True)
     return {name: summary for name, summary in kept.items() if summary is not None}
 
 
@@ -154,7 +153,7 @@ def find_verdicts(
         verdict = give_verdict(judge, subjects, others, match=match, seed=settings.seed)
         kept[method.name] = verdict
         if method.folder is not None:
-            codec.save(verdict, method.folder / JUDGE_JSON)
+            codec.save(verdict, method.folder / JUDGE_JSON, private=True)
     return {method.name: kept[method.name] for method in methods}
 
 

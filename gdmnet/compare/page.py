@@ -21,10 +21,10 @@ from gdmnet.compare.tables import (
 )
 from gdmnet.metrics.summary import Summary
 from gdmnet.parallel import map_cases
-from gdmnet.report.case import case_page
-from gdmnet.report.collect import ReportCase
-from gdmnet.report.page import ReportPage, Section, render
+from gdmnet.report.cases import ReportCase
+from gdmnet.report.page import ReportPage, render
 from gdmnet.report.provenance import Origin
+from gdmnet.report.view import case_page
 
 _READING = (
     f"<p>Blue: {WINNER}. A dot after the name: {FRONT}. Implausibility is the distance from the"
@@ -81,19 +81,14 @@ def comparison_page(
             title=f"{compared.dataset}: methods compared",
             cases=tuple(pages),
             summaries=summaries,
-            origin=Origin(
-                {"What all methods share": tuple(shared_facts(compared))},
-                {},
-                cases.channel_names,
-                {},
-            ),
+            origin=Origin(tuple(shared_facts(compared))),
             made=(("gdmnet", compared.version), *compared.made.items()),
-            sections=(Section("methods", "Methods", _section(compared)),),
+            methods=_methods(compared),
         )
     )
 
 
-def _section(compared: Comparison) -> str:
+def _methods(compared: Comparison) -> str:
     notes = "".join(f"<li>{escape(note)}" for note in compared.notes)
     best = "".join(
         f"<li><b>{escape(first)}</b>: <code>{escape(command)}</code><br>"

@@ -36,6 +36,8 @@ class Series:
         files: one a slice, sorted along the slices' normal if the series is sound.
         geometry: the grid; None if the slices do not make one.
         problem: why they do not.
+        acquisition: which one of several that lie among each other it is, "EchoTime=90"; "" if the
+            series has one only.
     """
 
     uid: str
@@ -47,11 +49,12 @@ class Series:
     files: tuple[Path, ...]
     geometry: Geometry | None
     problem: str | None = None
+    acquisition: str = ""
 
     @property
     def label(self) -> str:
         """What a person tells series apart by: "MR t1_mprage_sag"."""
-        return f"{self.modality} {self.description}".strip()
+        return " ".join(filter(None, (self.modality, self.description, self.acquisition)))
 
     @property
     def folder(self) -> Path:
@@ -124,9 +127,11 @@ class Case:
         body: uint8 (z, y, x), 1 where the target counts: inside the body, or in all of the field of
             view; on the prepared grid.
         patient: uint8 (z, y, x), the body where `body` is more than that; None where it is not.
+        outline: uint8 (z, y, x), `body` in the crop of the source's own grid, at prediction; None
+            where there is a target.
         detail: float32 (1, z, y, x) in the crop of the source's own grid: what the source of the
-            target's quantity shows beyond the prepared grid's resolution, at prediction; None
-            where there is no such source or no axis became coarser.
+            target's quantity loses on its way to the prepared grid and back, at prediction; None
+            where there is no such source or the grid is the same.
     """
 
     record: CaseRecord
@@ -134,4 +139,5 @@ class Case:
     target: NDArray | None
     body: NDArray
     patient: NDArray | None = None
+    outline: NDArray | None = None
     detail: NDArray | None = None

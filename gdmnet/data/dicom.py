@@ -6,8 +6,10 @@ import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ from tqdm import tqdm
 
 from gdmnet.data.case import CaseFiles, Series, Volume
 from gdmnet.data.dicom_file import NO_PLACE, NOT_DICOM, is_dicom, read_pixels, read_slice
-from gdmnet.data.dicom_grid import Slice, stack
+from gdmnet.data.dicom_grid import Slice, split_acquisitions, stack
 from gdmnet.data.volume import read_channels
 from gdmnet.errors import DatasetError
 from gdmnet.geometry import Geometry, grid_difference, to_lps
@@ -47,7 +49,8 @@ def holds_dicom(folder: Path) -> bool:
 def find_series(folder: Path) -> Tree:
     """All series of a tree; only headers are read.
 
-    A series is what has one SeriesInstanceUID, wherever its files lie. One that is no sound stack
+    A series is what has one SeriesInstanceUID, wherever its files lie; acquisitions that lie among
+    each other in it are a series each. One that is no sound stack
     carries its problem, to be refused when somebody wants it. Scouts, objects without pixels
     (RTSTRUCT, SR, ...), doses, segmentations and files that are not DICOM are counted; but a file
     that cannot be read and is called as the slices beside it is a damaged slice of their series.
@@ -71,8 +74,43 @@ def find_series(folder: Path) -> Tree:
     for uid, own in [*slices.items()]:
         if all(item.problem == NO_PLACE for item in own):
             skipped["images without a position in the patient"] += len(slices.pop(uid))
-    series = [_series(own, unread) for own in slices.values()]
-    return Tree(tuple(sorted(series, key=lambda s: (s.folder, s.uid))), dict(skipped))
+    series = [
+        _series(acquisition, group, unread)
+        for own in slices.values()
+        for acquisition, group in split_acquisitions(own).items()
+    ]
+    key = attrgetter("folder", "uid", "acquisition")
+    return Tree(tuple(sorted(series, key=key)), dict(skipped))
+
+
+def is_fitting(series: Series, pattern: str) -> bool:
+    """Whether a series' label fits a pattern, in any case; * is anything: "MR*t1*"."""
+    return fnmatchcase(series.label.casefold(), pattern.casefold())
+
+
+def fitting_series(found: Iterable[Series], pattern: str, what: str) -> Series:
+    """The only series of a patient that fits a pattern.
+
+    Args:
+        found: the series of the patient.
+        pattern: as in `is_fitting`.
+        what: the option that gave the pattern: "source" or "target".
+
+    Raises:
+        DatasetError: none fits, or several do; they are listed.
+    """
+    fitting = [series for series in found if is_fitting(series, pattern)]
+    if len(fitting) == 1:
+        return fitting[0]
+    listed = ", ".join(series.label for series in fitting or found)
+    if fitting:
+        raise DatasetError(
+            f"{len(fitting)} series fit the {what} {pattern!r} ({listed}); narrow it by --{what}"
+        )
+    raise DatasetError(
+        f"no series fits the {what} {pattern!r} (there: {listed}); name it by --{what}, or move the"
+        " folder away"
+    )
 
 
 def only_series(folder: Path) -> Series:
@@ -162,7 +200,8 @@ def series_sha256(series: Series) -> str:
 
 def case_name(series: Series) -> str:
     """A name that tells nothing of the patient and is the same wherever the series lies."""
-    return f"case_{hashlib.sha256(series.uid.encode()).hexdigest()[:8]}"
+    name = f"{series.uid} {series.acquisition}".strip()
+    return f"case_{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def _files(folder: Path) -> Iterator[Path]:
@@ -179,7 +218,9 @@ def _naming(path: Path) -> tuple[Path, str]:
     return path.parent, ending if ending[1:].isalpha() else re.sub(r"\d\w*", "", path.name)
 
 
-def _series(slices: Sequence[Slice], unread: Mapping[tuple[Path, str], Path]) -> Series:
+def _series(
+    acquisition: str, slices: Sequence[Slice], unread: Mapping[tuple[Path, str], Path]
+) -> Series:
     geometry, problem = None, None
     try:
         for item in slices:
@@ -203,4 +244,5 @@ def _series(slices: Sequence[Slice], unread: Mapping[tuple[Path, str], Path]) ->
         files=tuple(item.path for item in slices),
         geometry=geometry,
         problem=problem,
+        acquisition=acquisition,
     )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import combinations, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +62,42 @@ class Slice:
     thickness: float | None = None
 
 
+def split_acquisitions(slices: Sequence[Slice]) -> dict[str, list[Slice]]:
+    """The acquisitions of a series whose slices lie among each other, as passes and echoes do.
+
+    Slices fall into acquisitions by the fewest of `PASSES` whose values alternate where each value
+    alone is an even stack. Acquisitions one behind the other are one volume.
+
+    Returns:
+        What tells an acquisition from the others, "EchoTime=90", to its slices; "" to all of them
+        where there is one only, or where a slice has no place.
+    """
+    if any(item.problem for item in slices):
+        return {"": [*slices]}
+    normal = np.cross(*np.array(slices[0].axes))
+    ordered = sorted(slices, key=lambda item: float(np.dot(normal, item.position)))
+    for size in range(1, len(PASSES) + 1):
+        for numbers in combinations(range(len(PASSES)), size):
+            values = [tuple(item.passes[i] for i in numbers) for item in ordered]
+            groups: dict[tuple[str, ...], list[Slice]] = {value: [] for value in values}
+            for value, item in zip(values, ordered, strict=True):
+                groups[value].append(item)
+            n_runs = 1 + sum(a != b for a, b in pairwise(values))
+            if n_runs > len(groups) and all(_is_even(normal, group) for group in groups.values()):
+                return {_difference(group, groups.values()): group for group in groups.values()}
+    return {"": [*slices]}
+
+
+def _difference(group: Sequence[Slice], groups: Collection[Sequence[Slice]]) -> str:
+    """The attributes that are one within each of the groups and tell this one from another."""
+    values = [[{item.passes[i] for item in each} for each in groups] for i in range(len(PASSES))]
+    return " ".join(
+        f"{name}={group[0].passes[number]}"
+        for number, name in enumerate(PASSES)
+        if all(len(own) == 1 for own in values[number]) and len(set.union(*values[number])) > 1
+    )
+
+
 def stack(slices: Sequence[Slice]) -> tuple[list[Slice], Geometry]:
     """The slices sorted along their normal, and the grid that they make.
 
@@ -79,7 +115,6 @@ def stack(slices: Sequence[Slice]) -> tuple[list[Slice], Geometry]:
     ordered = sorted(slices, key=lambda item: float(np.dot(normal, item.position)))
     places = np.array([item.position for item in ordered])  # (n, 3) mm
     heights = (places - places[0]) @ normal
-    _require_one_pass(ordered, heights)
     distance = _distance(ordered, heights)
     if not SPACINGS[0] <= distance <= SPACINGS[1]:
         raise DatasetError(f"its slices of {distance:g} mm cannot be; export the series anew")
@@ -142,21 +177,8 @@ def _right_angles(along_row: NDArray, along_column: NDArray) -> NDArray:
     return np.stack([along_row, np.cross(normal, along_row), normal], axis=1)
 
 
-def _require_one_pass(ordered: Sequence[Slice], heights: NDArray) -> None:
-    """No acquisitions among each other; one behind the other they make one volume."""
-    for name, values in zip(PASSES, zip(*(s.passes for s in ordered), strict=True), strict=True):
-        groups = {value: heights[[v == value for v in values]] for value in values}
-        n_runs = 1 + sum(a != b for a, b in pairwise(values))
-        if n_runs > len(groups) and all(_is_even(group) for group in groups.values()):
-            listed = ", ".join(f"{value} ({len(group)})" for value, group in groups.items())
-            raise DatasetError(
-                f"holds {len(groups)} acquisitions whose slices lie among each other, {name} (and"
-                f" slices): {listed}; export each as a series of its own"
-            )
-
-
-def _is_even(heights: NDArray) -> bool:
-    gaps = np.diff(heights)
+def _is_even(normal: NDArray, ordered: Sequence[Slice]) -> bool:
+    gaps = np.diff([float(np.dot(normal, item.position)) for item in ordered])
     return bool(gaps.size and np.abs(gaps - gaps.mean()).max() <= _UNEVEN * gaps.mean())
 
 

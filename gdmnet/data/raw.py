@@ -23,13 +23,16 @@ from gdmnet.folders import DATASET_JSON
 from gdmnet.plan import Region
 
 _KEYS = ("channel_names", "target_name", "file_ending", "numTraining")
-REGION = "region_of_interest"
+REGION, SOURCE_SERIES = "region_of_interest", "source_series"
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Description:
-    """What dataset.json says; `metadata` holds the keys that gdmnet does not read."""
+    """What dataset.json says; `metadata` holds the keys that gdmnet does not read.
+
+    `source_series` are the patterns, one a channel, that found the sources among DICOM series.
+    """
 
     channel_names: tuple[str, ...]
     target_name: str
@@ -37,6 +40,7 @@ class Description:
     n_training: int
     metadata: dict[str, Any] = field(default_factory=dict)
     region: Region = "body"
+    source_series: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -65,14 +69,17 @@ def read_description(dataset_folder: Path) -> Description:
     missing = [key for key in _KEYS if key not in data]
     if missing:
         raise DatasetError(f"{path}: the key {missing[0]} is missing; add it")
+    read = (*_KEYS, REGION, SOURCE_SERIES)
     try:
+        channels = _channel_names(data["channel_names"])
         return Description(
-            channel_names=_channel_names(data["channel_names"]),
+            channel_names=channels,
             target_name=_target_name(data["target_name"]),
             file_ending=_one_of("file_ending", data["file_ending"], FORMATS),
             n_training=_n_training(data["numTraining"]),
-            metadata={key: value for key, value in data.items() if key not in (*_KEYS, REGION)},
+            metadata={key: value for key, value in data.items() if key not in read},
             region=_one_of(REGION, data.get(REGION, "body"), get_args(Region)),
+            source_series=_patterns(data.get(SOURCE_SERIES), len(channels)),
         )
     except DatasetError as problem:
         raise DatasetError(f"{path}: {problem}") from None
@@ -90,6 +97,7 @@ def write_description(dataset_folder: Path, description: Description) -> None:
         "file_ending": description.file_ending,
         "numTraining": description.n_training,
         **({} if description.region == "body" else {REGION: description.region}),
+        **({SOURCE_SERIES: description.source_series} if description.source_series else {}),
         **description.metadata,
     }
     save(data, dataset_folder / DATASET_JSON)
@@ -148,6 +156,16 @@ def _one_of(key: str, value: object, names: Sequence[T]) -> T:
         if value == name:
             return name
     raise DatasetError(f"{key} is {value!r}, but must be one of {', '.join(map(str, names))}")
+
+
+def _patterns(value: object, n_channels: int) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    if not (isinstance(value, list) and len(value) == n_channels):
+        raise DatasetError(f"{SOURCE_SERIES} must be a list of one pattern a channel")
+    if not all(isinstance(pattern, str) and pattern for pattern in value):
+        raise DatasetError(f'{SOURCE_SERIES} must hold patterns such as "MR*t1*"')
+    return tuple(value)
 
 
 def _n_training(value: object) -> int:

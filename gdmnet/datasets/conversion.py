@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gdmnet import __version__, codec
 from gdmnet.arrays.normalise import scheme_of
 from gdmnet.data.case import Series, Volume
+from gdmnet.data.dicom import grid_of, read_series
 from gdmnet.data.raw import Description, files_to_write, write_description
 from gdmnet.data.regrid import regrid, share_inside
-from gdmnet.data.volume import write_volume
-from gdmnet.datasets.images import Image, grid_of_image, is_whole, name_of_image, read_image
+from gdmnet.data.volume import read_geometry, read_volume, write_volume
 from gdmnet.errors import DatasetError
 from gdmnet.files import lock, whole_folder
 from gdmnet.folders import SPLITS_JSON, dataset_names
@@ -26,6 +27,8 @@ from gdmnet.geometry import Geometry, grid_difference
 from gdmnet.parallel import map_cases
 
 FILE_ENDING = ".nii.gz"
+Image = Path | Series
+"""A file, or a DICOM series."""
 _AIR = -1024.0  # HU outside of a CT
 
 
@@ -56,6 +59,7 @@ class Conversion:
         resample: "source" or "target", which goes onto the other's grid; None where the images of
             a case share one.
         splits: the folds, as in splits_final.json; none for gdmnet's own.
+        source_series: patterns, one a channel, by which prediction finds the sources in DICOM.
         metadata: further keys of dataset.json.
     """
 
@@ -65,6 +69,7 @@ class Conversion:
     testing: tuple[CaseImages, ...] = ()
     resample: str | None = None
     splits: tuple[dict[str, list[str]], ...] = ()
+    source_series: tuple[str, ...] = ()
     metadata: dict[str, Any] = field(default_factory=dict)
 
 
@@ -120,6 +125,66 @@ def own_number(dataset: Path, *, may_be_there: bool = False) -> Iterator[None]:
         yield
 
 
+def drawn_for_test(patients: Collection[str], fraction: float, seed: int) -> set[str]:
+    """Patients drawn for the test, at least one less than there are.
+
+    Args:
+        patients: by name.
+        fraction: share of them, in [0, 1).
+        seed: of the draw.
+
+    Raises:
+        DatasetError: the fraction is out of its bounds.
+    """
+    if not 0 <= fraction < 1:
+        raise DatasetError(f"--test-fraction {fraction:g}: must lie in [0, 1)")
+    order = np.random.default_rng(seed).permutation(sorted(patients))
+    return {str(name) for name in order[: min(round(fraction * len(order)), len(order) - 1)]}
+
+
+def set_apart(
+    conversion: Conversion,
+    patients: Mapping[str, str],
+    test: Collection[str] = (),
+    *,
+    fraction: float = 0.0,
+    seed: int = 0,
+) -> Conversion:
+    """The same with training cases moved to the test cases: all of a patient, or none.
+
+    Args:
+        conversion: whose training cases are looked at.
+        patients: case -> its patient; a case that is not named is its own.
+        test: names of cases or of patients; () draws them.
+        fraction: share of the patients to be drawn.
+        seed: of the draw.
+
+    Raises:
+        DatasetError: an unknown name, nothing is left for training, or an impossible fraction.
+    """
+    owner = {c.identifier: patients.get(c.identifier, c.identifier) for c in conversion.training}
+    unknown = set(test) - {*owner, *owner.values()}
+    if unknown:
+        raise DatasetError(
+            f"--test {min(unknown)}: no training case and no patient has this name; there is"
+            f" {min(owner.values())}"
+        )
+    chosen = {owner.get(name, name) for name in test}
+    if not test:
+        chosen = drawn_for_test(set(owner.values()), fraction, seed)
+    moved = tuple(c for c in conversion.training if owner[c.identifier] in chosen)
+    kept = tuple(c for c in conversion.training if owner[c.identifier] not in chosen)
+    if not kept:
+        raise DatasetError("--test: no case is left for training; name fewer")
+    names = {case.identifier for case in kept}
+    folds = [
+        {part: [name for name in own if name in names] for part, own in fold.items()}
+        for fold in conversion.splits
+    ]
+    splits = tuple(fold for fold in folds if all(fold.values()))
+    return replace(conversion, training=kept, testing=(*conversion.testing, *moved), splits=splits)
+
+
 def grid_complaints(conversion: Conversion) -> list[str]:
     """What keeps the images of each case from lying on one grid; reads headers only."""
     complaints: list[str] = []
@@ -154,6 +219,7 @@ def write_dataset(conversion: Conversion, dataset: Path, *, n_processes: int = 1
             "converted_by": f"gdmnet {__version__}",
             **conversion.metadata,
         },
+        source_series=conversion.source_series,
     )
     with own_number(dataset), whole_folder(dataset) as folder:
         for part, cases in (("Tr", conversion.training), ("Ts", conversion.testing)):
@@ -227,3 +293,33 @@ def _grid_complaints(case: CaseImages, resample: str | None) -> Iterator[str]:
             )
         elif difference and share_inside(grid, other) == 0:
             yield f"{case.identifier}: {name} does not overlap with its partner in space"
+
+
+def read_image(image: Image) -> Volume:
+    """The image as float32 (1, z, y, x) in LPS, file units.
+
+    Raises:
+        DatasetError: it cannot be read.
+    """
+    return read_series(image) if isinstance(image, Series) else read_volume(image)
+
+
+def grid_of_image(image: Image) -> Geometry:
+    """The grid of the image, from headers only.
+
+    Raises:
+        DatasetError: it cannot be read.
+    """
+    return grid_of(image) if isinstance(image, Series) else read_geometry(image)
+
+
+def name_of_image(image: Image) -> str:
+    """The file's name, or modality and description of the series: nothing of the patient."""
+    return image.label if isinstance(image, Series) else image.name
+
+
+def is_whole(array: NDArray) -> bool:
+    """True if int16 holds every value exactly."""
+    limits = np.iinfo(np.int16)
+    fits = array.min() >= limits.min and array.max() <= limits.max
+    return bool(fits and (array == np.rint(array)).all())

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
 
 from gdmnet.data.case import Series
-from gdmnet.data.dicom import case_name, find_series, grid_of
+from gdmnet.data.dicom import case_name, find_series, fitting_series, grid_of
 from gdmnet.data.regrid import share_inside
 from gdmnet.datasets.conversion import CaseImages, Conversion
 from gdmnet.errors import DatasetError
@@ -84,14 +83,15 @@ def find_pairs(folder: Path, choice: SeriesChoice) -> FoundPairs:
     return FoundPairs(tuple(pairs), dict(skipped), tuple(_notes(pairs)), tuple(complaints))
 
 
-def make_conversion(pairs: Sequence[SeriesPair], resample: str | None) -> Conversion:
-    """What makes a raw dataset of the pairs; `resample` as in `SeriesChoice`."""
+def make_conversion(pairs: Sequence[SeriesPair], choice: SeriesChoice) -> Conversion:
+    """What makes a raw dataset of the pairs that `find_pairs` has found by this choice."""
     sources, target = channel_names(pairs[0])
     return Conversion(
         sources,
         target,
         tuple(CaseImages(pair.case, pair.sources, pair.target) for pair in pairs),
-        resample=resample,
+        resample=choice.resample,
+        source_series=choice.sources,
         metadata={"description": "converted from DICOM"},
     )
 
@@ -121,10 +121,9 @@ def mapping(pairs: Sequence[SeriesPair]) -> dict[str, dict[str, object]]:
 
 
 def _pair(patient: str, found: Sequence[Series], choice: SeriesChoice) -> SeriesPair:
-    sources = tuple(_only(found, pattern, "source") for pattern in choice.sources)
-    target = _only(found, choice.target, "target")
-    chosen = [series.uid for series in (*sources, target)]
-    if len(set(chosen)) < len(chosen):
+    sources = tuple(fitting_series(found, pattern, "source") for pattern in choice.sources)
+    target = fitting_series(found, choice.target, "target")
+    if len({case_name(series) for series in (*sources, target)}) <= len(sources):
         raise DatasetError(
             f"the patterns {', '.join(choice.sources)} and {choice.target} fit the same series;"
             " make them narrower"
@@ -133,22 +132,6 @@ def _pair(patient: str, found: Sequence[Series], choice: SeriesChoice) -> Series
         if series.geometry is None:
             raise DatasetError(f"{series.label}: {series.problem}")
     return SeriesPair(case_name(sources[0]), patient, sources, target)
-
-
-def _only(found: Sequence[Series], pattern: str, what: str) -> Series:
-    fitting = [s for s in found if fnmatchcase(s.label.casefold(), pattern.casefold())]
-    if len(fitting) == 1:
-        return fitting[0]
-    if fitting:
-        listed = ", ".join(series.label for series in fitting)
-        raise DatasetError(
-            f"{len(fitting)} series fit the {what} {pattern!r} ({listed}); narrow it by --{what}"
-        )
-    listed = ", ".join(series.label for series in found)
-    raise DatasetError(
-        f"no series fits the {what} {pattern!r} (there: {listed}); name it by --{what}, or move the"
-        " folder away"
-    )
 
 
 def _require_one_space(pair: SeriesPair, resample: str | None) -> None:

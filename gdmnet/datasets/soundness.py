@@ -9,6 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from scipy import ndimage
 
 from gdmnet.arrays.body import NON_ZERO, body_mask
@@ -17,54 +18,18 @@ from gdmnet.data.case import CaseFiles
 from gdmnet.data.raw import Description
 from gdmnet.data.volume import read_channels, read_volume
 from gdmnet.datasets.levels import contrast, look_alikes, outliers, signature, why_not_plausible
-from gdmnet.datasets.registration import THINNEST, RigidMotion, register
+from gdmnet.datasets.registration import LARGEST_SHIFT, LARGEST_TURN, Alignment, align, move
 from gdmnet.errors import DatasetError
-from gdmnet.geometry import Geometry, Spacing, grid_difference
+from gdmnet.geometry import Spacing, grid_difference
 from gdmnet.parallel import map_cases
+from gdmnet.report.picture import Panel, draw_panels
 
-LARGEST_SHIFT = 2.0  # mm
-LARGEST_TURN = 2.0  # degrees
 LEAST_OVERLAP = 0.6  # Dice of the bodies; an MR's body ends some mm inside a CT's
 LIMITS = {"mm": LARGEST_SHIFT, "degrees": LARGEST_TURN, "Dice": LEAST_OVERLAP}
-_GAIN = 1.03  # of information, without which a motion is not believed
-_MIRRORED = 1.15  # times the information: mirrored sound pairs have 0.14 to 0.73 of it
 _RELATED = 0.03  # nats
-_COARSE, _FINE = 4.0, 2.0  # mm
+_SQUARE = 24.0  # mm: a few to each organ in a picture
+_CT_WINDOW = (-200.0, 600.0)  # HU: soft tissue and bone
 _RIM = 6.0  # mm: what a brain extraction cut is the same edge in both images, wherever they lie
-
-
-@dataclass(frozen=True)
-class Alignment:
-    """How one source channel lies against the target.
-
-    Attributes:
-        motion: rigid, of the channel.
-        distance: length of its translation in mm.
-        angle: of its rotation in degrees.
-        mirrored_information: mutual information (nats) once the channel is mirrored left-right and
-            registered again.
-    """
-
-    motion: RigidMotion
-    distance: float
-    angle: float
-    mirrored_information: float
-
-    @property
-    def is_mirrored(self) -> bool:
-        """True where the mirrored channel fits clearly better."""
-        return self.mirrored_information > _MIRRORED * self.motion.information
-
-    @property
-    def is_off(self) -> bool:
-        """True where the channel lies further off than pairs may, and undoing it helps."""
-        gained = self.motion.information > _GAIN * self.motion.information_before
-        return gained and (self.distance > LARGEST_SHIFT or self.angle > LARGEST_TURN)
-
-    @property
-    def is_movable(self) -> bool:
-        """True where a registered copy moves the channel; a mirrored one is mended by hand."""
-        return self.is_off and not self.is_mirrored
 
 
 @dataclass(frozen=True)
@@ -193,7 +158,7 @@ def _measure(files: CaseFiles, description: Description) -> _Examined:
         flags.append(f"the bodies of source and target overlap by {overlap:.2f} only (Dice)")
     zeroed = NON_ZERO in (rule, target_rule)
     compared = _compared(body * region, target_body * region, spacing, zeroed=zeroed)
-    alignments = _alignments(source.array, target.array[0], compared, source.geometry)
+    alignments = align(source.array, target.array[0], compared, source.geometry)
     for name, alignment in zip(description.channel_names, alignments, strict=False):
         flags += _alignment_flags(name, alignment)
     images = [(image, body) for image in source.array] + [(target.array[0], target_body)]
@@ -203,26 +168,6 @@ def _measure(files: CaseFiles, description: Description) -> _Examined:
         tuple(contrast(image, inside) for image, inside in images),
         signature(source.array[0], body),
     )
-
-
-def _alignments(
-    sources: NDArray, target: NDArray, compared: NDArray, geometry: Geometry
-) -> tuple[Alignment, ...]:
-    if min(geometry.shape) < THINNEST or not compared.any():
-        return ()
-    steady = _windowed(target, compared)
-    found = []
-    for source in sources:
-        image = _windowed(source, compared)
-        motion = _register(image, steady, compared, geometry)
-        mirrored = _register(_mirrored(image, compared), steady, compared, geometry)
-        found.append(Alignment(motion, motion.distance, motion.angle, mirrored.information))
-    return tuple(found)
-
-
-def _register(source: NDArray, target: NDArray, mask: NDArray, geometry: Geometry) -> RigidMotion:
-    coarse = register(source, target, mask, geometry, grain=_COARSE)
-    return register(source, target, mask, geometry, grain=_FINE, start=coarse)
 
 
 def _alignment_flags(name: str, alignment: Alignment) -> list[str]:
@@ -248,19 +193,47 @@ def _compared(body: NDArray, target_body: NDArray, spacing: Spacing, *, zeroed: 
     return deep if deep.sum() > 0.2 * both.sum() else (body != 0) | (target_body != 0)
 
 
-def _windowed(image: NDArray, mask: NDArray) -> NDArray:
-    """Without extremes, which would take most of the metric's bins; air stays."""
-    low, high = np.percentile(image[mask], (0.5, 99.5))
-    return np.clip(image, min(low, float(np.percentile(image, 0.5))), high)
-
-
-def _mirrored(image: NDArray, mask: NDArray) -> NDArray:
-    """Left and right exchanged about the middle of the mask: there the other hemisphere lies."""
-    x = np.flatnonzero(mask.any(axis=(0, 1)))
-    offset = int(x[0] + x[-1]) - (image.shape[2] - 1)
-    return ndimage.shift(image[:, :, ::-1], (0, 0, offset), order=0, cval=float(image.min()))
-
-
 def _dice(first: NDArray, second: NDArray) -> float:
     total = int(np.count_nonzero(first)) + int(np.count_nonzero(second))
     return 2 * int(np.count_nonzero((first != 0) & (second != 0))) / total if total else 0.0
+
+
+def draw_pair(files: CaseFiles, facts: CaseFacts, description: Description) -> Image.Image:
+    """A picture of a case's first channel and its target, with the flags above.
+
+    Raises:
+        DatasetError: a file cannot be read.
+    """
+    assert files.target is not None
+    volume, target = read_volume(files.sources[0]), read_volume(files.target)
+    geometry, source = volume.geometry, volume.array[0]
+    low, high = _window(target.array[0], description.target_name, target=True)
+    grey = _grey(target.array[0], low, high)
+    window = _window(source, description.channel_names[0], target=False)
+    panels = [
+        Panel(f"source: {description.channel_names[0]}", source, *window),
+        Panel(f"target: {description.target_name}", target.array[0], low, high),
+        Panel("in squares", _squares(_grey(source, *window), grey, geometry.spacing), 0, 1),
+    ]
+    if facts.alignments:
+        moved = _grey(move(source, facts.alignments[0].motion, geometry), *window)
+        panels.append(Panel("registered", _squares(moved, grey, geometry.spacing), 0, 1))
+    return draw_panels(panels, geometry.spacing, heading=f"{files.identifier}: {facts.flags[0]}")
+
+
+def _window(image: NDArray, name: str, *, target: bool) -> tuple[float, float]:
+    if scheme_of(name, target=target) == "ct":
+        return _CT_WINDOW
+    low, high = np.percentile(image, (1, 99.5))
+    return float(low), float(max(high, low + 1e-6))
+
+
+def _grey(image: NDArray, low: float, high: float) -> NDArray:
+    return np.clip((image - low) / (high - low), 0, 1)
+
+
+def _squares(first: NDArray, second: NDArray, spacing: Spacing) -> NDArray:
+    """Cubes of one image in the other: edges that run on across them lie on each other."""
+    z, y, x = (np.arange(n) * side // _SQUARE for n, side in zip(first.shape, spacing, strict=True))
+    odd = (z[:, None, None] + y[:, None] + x) % 2 == 1
+    return np.where(odd, first, second)

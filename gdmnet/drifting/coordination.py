@@ -1,4 +1,4 @@
-"""Two gradients at the generator's output become one: balance, then removal of conflict.
+"""Two gradients at the generator's output become one: balance, then how the drift gives way.
 
 g_f is the fidelity's gradient, g_d the drift's, both (b, c, z, y, x) float32; inner products <.,.>
 and norms |.| are per sample over all other dimensions. Both losses depend on the weights through
@@ -75,6 +75,18 @@ def remove_conflict(moving: Tensor, fixed: Tensor) -> Tensor:
     product = inner(moving, fixed).clamp(max=0.0)  # min(<a, c>, 0)                         [b]
     share = product / (inner(fixed, fixed) + TINY)  # of c in a                             [b]
     return moving - _column(share, moving) * fixed  # (b,c,z,y,x)
+
+
+def halve_opposed(moving: Tensor, fixed: Tensor) -> Tensor:
+    """a_v / 2 at every voxel v with a_v c_v < 0, else a_v.
+
+    The projection looks at whole samples; this keeps what the drift does where the fidelity has no
+    objection, and leaves it half a say where it has.
+    """
+    return torch.where(moving * fixed < 0, moving / 2, moving)  # (b,c,z,y,x)
+
+
+COORDINATIONS = {"sample": remove_conflict, "voxel": halve_opposed}
 
 
 def _column(values: Tensor, like: Tensor) -> Tensor:

@@ -54,33 +54,41 @@ def drift_loss(
         affinity_floor: lower bound of the product of the two softmaxes.
 
     Returns:
-        The losses [Q], float32, and what to watch, detached scalars: `scale` (mean distance) and
-        for each tau `force_<tau>` (mean squared raw force), `p_pos_<tau>` (positives' share of the
-        affinity), `floor_share_<tau>` (share of the positives' affinity that stands at the floor),
-        and `v_rms`.
+        The losses [Q], float32, and what to watch, see `drift_field`.
 
     Raises:
         ValueError: NaN or Inf among the points, or more than `MOST_DISTANCES` pairs of points.
     """
     if neg is None:
-        neg = gen.detach()[:, :0]
-    negatives = torch.cat([gen.detach().float(), neg.detach().float()], dim=1)  # [Q,N+M,S]
-    w_negatives = torch.cat([_weights(w_gen, gen), _weights(w_neg, neg)], dim=1)  # [Q,N+M]
-    field, scale, info = _field(
+        neg = gen[:, :0]
+    field, scale, info = drift_field(
         gen,
-        (negatives, pos),
-        (w_negatives, _weights(w_pos, pos)),
+        pos,
+        torch.cat([gen, neg], dim=1),  # [Q,N+M,S]
+        w_pos=w_pos,
+        w_neg=torch.cat([_weights(w_gen, gen), _weights(w_neg, neg)], dim=1),  # [Q,N+M]
         temperatures=temperatures,
         affinity_floor=affinity_floor,
         exclude_self=True,
     )
+    return loss_towards(gen, field, scale), info
+
+
+def loss_towards(gen: Tensor, field: Tensor, scale: Tensor) -> Tensor:
+    """mean_{i,s} (x / s - stop_gradient(x / s + V))^2 of each problem, [Q], float32.
+
+    Args:
+        gen: x [Q,N,S]; the gradient flows to it.
+        field: V [Q,N,S], in coordinates divided by s.
+        scale: s, a scalar.
+    """
     with torch.autocast(gen.device.type, enabled=False):
         here = gen.float() / scale  # x / s                                          [Q,N,S]
         goal = here.detach() + field  # stop_gradient(x / s + V)                     [Q,N,S]
-        loss = (here - goal).square().mean(dim=(1, 2))  # [Q]
-    return loss, info
+        return (here - goal).square().mean(dim=(1, 2))  # [Q]
 
 
+@torch.no_grad()
 def drift_field(
     probe: Tensor,
     pos: Tensor,
@@ -91,10 +99,11 @@ def drift_field(
     temperatures: Sequence[float] = TEMPERATURES,
     affinity_floor: float = AFFINITY_FLOOR,
     exclude_self: bool = False,
-) -> Tensor:
-    """The field V [Q,N,S] at the probes, in coordinates divided by the scale; no gradient.
+) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """The field at the probes (Algorithm 2); no gradient.
 
-    Anti-symmetric in the positives and negatives, and zero where they are the same set.
+    Anti-symmetric in the positives and negatives, and zero where they are the same set. Each
+    temperature's force is brought to unit root mean square over all problems.
 
     Args:
         probe: points [Q,N,S].
@@ -106,47 +115,23 @@ def drift_field(
         affinity_floor: lower bound of the product of the two softmaxes.
         exclude_self: the first N negatives are the probes themselves: probe i ignores the i-th.
 
+    Returns:
+        V [Q,N,S] in coordinates divided by s; s, one for all problems, so that coordinates are of
+        order 1 in every dimension; and what to watch, scalars: `scale` (mean distance), for each
+        tau `force_<tau>` (mean squared raw force), `p_pos_<tau>` (positives' share of the
+        affinity), `floor_share_<tau>` (share of the positives' affinity that stands at the floor),
+        and `v_rms`.
+
     Raises:
         ValueError: NaN or Inf among the points, or more than `MOST_DISTANCES` pairs of points.
     """
-    field, _, _ = _field(
-        probe,
-        (neg, pos),
-        (_weights(w_neg, neg), _weights(w_pos, pos)),
-        temperatures=temperatures,
-        affinity_floor=affinity_floor,
-        exclude_self=exclude_self,
-    )
-    return field
-
-
-def _weights(given: Tensor | None, points: Tensor) -> Tensor:
-    if given is None:
-        return points.new_ones(points.shape[:2], dtype=torch.float32)
-    return given.detach().float()
-
-
-@torch.no_grad()
-def _field(
-    probe: Tensor,
-    targets: Sides,
-    weights: Sides,
-    *,
-    temperatures: Sequence[float],
-    affinity_floor: float,
-    exclude_self: bool,
-) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    """V [Q,N,S], the scale s of its coordinates and what to watch (Algorithm 2).
-
-    s = sigma / sqrt(S), so that coordinates are of order 1 in every dimension S; each
-    temperature's force is brought to unit root mean square over all problems.
-    """
+    weights = (_weights(w_neg, neg), _weights(w_pos, pos))  # [Q,M] and [Q,P]
     with torch.autocast(probe.device.type, enabled=False):
-        x, t = _centred(probe, targets)  # [Q,N,S]; [Q,M,S] and [Q,P,S]
-        distances = [_distances(x, side) for side in t]  # d_ij        [Q,N,M] and [Q,N,P]
-        sigma = _weighted_mean(distances, weights)  # sigma, one for all problems      scalar
+        x, t = centred(probe, (neg, pos))  # [Q,N,S]; [Q,M,S] and [Q,P,S]
+        apart = [distances(x, side) for side in t]  # d_ij                [Q,N,M] and [Q,N,P]
+        sigma = _weighted_mean(apart, weights)  # sigma, one for all problems          scalar
         scale = (sigma / x.shape[-1] ** 0.5).clamp(min=MIN_SCALE)  # s = sigma / sqrt(S)
-        relative = [d / sigma.clamp(min=MIN_SCALE) for d in distances]  # d_ij / sigma
+        relative = [d / sigma.clamp(min=MIN_SCALE) for d in apart]  # d_ij / sigma
         if exclude_self:
             relative[0].diagonal(dim1=1, dim2=2).add_(SELF_DISTANCE)  # the first N negatives are x
         t = (t[0] / scale, t[1] / scale)
@@ -164,7 +149,13 @@ def _field(
     return field, scale, info
 
 
-def _centred(probe: Tensor, targets: Sides) -> tuple[Tensor, Sides]:
+def _weights(given: Tensor | None, points: Tensor) -> Tensor:
+    if given is None:
+        return points.new_ones(points.shape[:2], dtype=torch.float32)
+    return given.detach().float()
+
+
+def centred(probe: Tensor, targets: Sides) -> tuple[Tensor, Sides]:
     """All points in float32, moved so that the targets' mean lies at 0.
 
     The field does not change under translation, but |x|^2 + |t|^2 - 2 x.t cancels in float32 where
@@ -183,15 +174,15 @@ def _centred(probe: Tensor, targets: Sides) -> tuple[Tensor, Sides]:
     return x - centre, (negatives - centre, positives - centre)
 
 
-def _distances(x: Tensor, t: Tensor) -> Tensor:
+def distances(x: Tensor, t: Tensor) -> Tensor:
     """Euclidean distances |x_i - t_j| [Q,N,R] of [Q,N,S] and [Q,R,S], at least 1e-4."""
     squared = x.square().sum(-1)[:, :, None] + t.square().sum(-1)[:, None, :]  # |x|^2 + |t|^2
     return (squared - 2.0 * x @ t.mT).clamp(min=MIN_SQUARED_DISTANCE).sqrt()
 
 
-def _weighted_mean(distances: Sequence[Tensor], weights: Sides) -> Tensor:
+def _weighted_mean(apart: Sequence[Tensor], weights: Sides) -> Tensor:
     """Sigma = mean_ij(d_ij w_j) / mean_j(w_j) over both sides and all problems, a scalar."""
-    sides = list(zip(distances, weights, strict=True))
+    sides = list(zip(apart, weights, strict=True))
     total = torch.stack([(d * w[:, None, :]).sum() for d, w in sides]).sum()
     return total / torch.stack([d.shape[1] * w.sum() for d, w in sides]).sum()
 

@@ -14,10 +14,9 @@ from gdmnet.errors import OutputError
 from gdmnet.inference.model import load_model
 from gdmnet.metrics.summary import Summary
 from gdmnet.models import checkpoint
-from gdmnet.models.anonymous import anonymised
 from gdmnet.models.card import PredictionSettings
 from gdmnet.models.describe import describe_model
-from gdmnet.models.folder import ModelFolder, read_model, read_summaries
+from gdmnet.models.folder import ModelFolder, anonymised, read_model, read_summaries
 from gdmnet.models.manifest import MANIFEST_JSON, MODEL_CARD, FileEntry, Manifest, require_names
 
 _PREDICTS = ("epoch", "ema", "twin", "tally")  # what prediction takes, and a few numbers

@@ -16,10 +16,10 @@ from gdmnet.inference.sampling import choose_sampler
 from gdmnet.inference.translator import Ensemble, Translator
 from gdmnet.models import checkpoint
 from gdmnet.models.card import ModelCard, PredictionSettings
+from gdmnet.models.checkpoint import between
 from gdmnet.models.device import find_device
 from gdmnet.models.folder import read_model
 from gdmnet.models.precision import cpu_has_bf16
-from gdmnet.models.weights import between
 from gdmnet.objectives.base import Inputs
 from gdmnet.objectives.build import OBJECTIVES, generator_of
 

@@ -20,7 +20,14 @@ from gdmnet.errors import DatasetError, OutputError
 from gdmnet.inference.case import UNCERTAINTY, CasePrediction, ReadCase, predict_case, read_case
 from gdmnet.inference.input_check import describe_check
 from gdmnet.inference.inputs import find_cases, output_name
-from gdmnet.inference.record import OUTDATED, CaseResult, Predictions, earlier_results, record_name
+from gdmnet.inference.record import (
+    OUTDATED,
+    CaseResult,
+    Predictions,
+    SourceSeries,
+    earlier_results,
+    record_name,
+)
 from gdmnet.inference.translator import Translator
 from gdmnet.models.device import versions
 
@@ -120,6 +127,8 @@ def _predict(
     with tqdm(total=len(jobs), desc="cases", disable=None) as bar:
         for job, ahead in _ahead(read, jobs, n_threads):
             fate, result = predict_case(translator, job, ahead)
+            series = (SourceSeries(str(own.folder), own.label) for own in job.files.series)
+            result = replace(result, series=tuple(series))
             fates[fate].append(job.files.identifier)
             record = replace(record, cases={**record.cases, job.files.identifier: result})
             codec.save(record, path)

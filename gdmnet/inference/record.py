@@ -33,6 +33,14 @@ class UncertaintyMap:
 
 
 @dataclass(frozen=True)
+class SourceSeries:
+    """A DICOM series: the folder it lay in, and modality and description."""
+
+    folder: str
+    description: str
+
+
+@dataclass(frozen=True)
 class CaseResult:
     """What became of one case.
 
@@ -48,6 +56,7 @@ class CaseResult:
         input_check: each way in which the input is unlike the training data, () if it is not;
             None where the model's folder does not say what it was trained on.
         uncertainty: None if it was not asked for.
+        series: the DICOM series it was made of, a channel each: folder and what it is called.
     """
 
     status: str
@@ -59,6 +68,7 @@ class CaseResult:
     error: str | None = None
     input_check: tuple[Finding, ...] | None = None
     uncertainty: UncertaintyMap | None = None
+    series: tuple[SourceSeries, ...] = ()
 
 
 @dataclass(frozen=True)

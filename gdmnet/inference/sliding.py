@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from types import EllipsisType
 
 import numpy as np
 import torch
@@ -16,7 +17,6 @@ from tqdm import tqdm
 
 from gdmnet.arrays.crop import Box, crop, pad_to
 from gdmnet.geometry import Shape, shape_of
-from gdmnet.inference.spread import Moments, Window
 from gdmnet.models.card import PredictionSettings
 
 SIGMA_SHARE = 1 / 8  # of the patch: a window counts for little where it lacks context
@@ -25,6 +25,7 @@ WEIGHT_FLOOR = 1e-3  # of the peak: keeps w * p / w well conditioned where one w
 # source grid weighs a voxel that far away by 0.27 ** 8 = 3e-5.
 BODY_MARGIN = 8
 
+Window = tuple[slice, slice, slice]
 Network = Callable[[Tensor], Tensor]
 ENSEMBLES: dict[str, Callable[[Tensor], Tensor]] = {
     "mean": lambda outputs: outputs.mean(dim=0),
@@ -32,6 +33,49 @@ ENSEMBLES: dict[str, Callable[[Tensor], Tensor]] = {
     "median": lambda outputs: _middle(outputs).mean(dim=0),
 }
 """How n opinions (n, z, y, x) about the same voxels become one (z, y, x)."""
+
+
+class Moments:
+    """Weighted mean and variance of voxels, group by group, without a stack of volumes.
+
+    Chan, Golub and LeVeque 1979 (updating formulae), with weights: a group of weight w_b, mean m_b
+    and variance v_b joins what has w, m and the sum of squares q = w v by
+
+        d = m_b - m,   m += d w_b / (w + w_b),   q += w_b v_b + d^2 w w_b / (w + w_b)
+
+    No large squares are subtracted, so that fp32 holds small variances beside large means.
+    """
+
+    def __init__(self, shape: Shape | torch.Size, device: torch.device | str = "cpu") -> None:
+        self.weight = torch.zeros(tuple(shape), dtype=torch.float32, device=device)
+        self.mean = torch.zeros_like(self.weight)
+        self._squares = torch.zeros_like(self.weight)
+
+    def add(
+        self,
+        mean: Tensor,
+        variance: Tensor,
+        weight: Tensor | float,
+        window: Window | EllipsisType = ...,
+    ) -> None:
+        """A group of opinions joins.
+
+        Args:
+            mean: (z, y, x) of the window.
+            variance: (z, y, x), of the population; 0 for a single opinion.
+            weight: of the group, above 0: (z, y, x) or one number.
+            window: where the group lies; by default it covers all voxels.
+        """
+        before = self.weight[window]
+        share = weight / (before + weight)
+        distance = mean - self.mean[window]
+        self._squares[window] += weight * variance + distance.square() * before * share
+        self.mean[window] += distance * share
+        self.weight[window] += weight
+
+    def variance(self) -> Tensor:
+        """(z, y, x), of the population; 0 where no or one opinion is."""
+        return torch.where(self.weight > 0, self._squares / self.weight, 0.0)
 
 
 @dataclass(frozen=True, eq=False)

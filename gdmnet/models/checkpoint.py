@@ -134,6 +134,29 @@ def load_pretrained(generator: nn.Module, path: Path) -> None:
     generator.load_state_dict(found)
 
 
+def between(
+    twin: Mapping[str, Tensor], generator: Mapping[str, Tensor], realism: float
+) -> dict[str, Tensor]:
+    """The realism dial: weights on the line through those of a generator and of its twin.
+
+    theta(T) = theta_twin + T (theta_generator - theta_twin) for every weight.
+
+    Args:
+        twin: weights by name.
+        generator: weights of the same names and shapes.
+        realism: T; 0 is the twin and 1 the generator, exactly.
+
+    Returns:
+        New tensors of the same names.
+    """
+    if realism in (0.0, 1.0):
+        return dict(generator if realism else twin)
+    return {
+        name: torch.lerp(base, generator[name], realism) if base.is_floating_point() else base
+        for name, base in twin.items()
+    }
+
+
 def weights_sha256(module: nn.Module) -> str:
     """SHA-256 of a module's weights."""
     digest = hashlib.sha256()

@@ -2,16 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from gdmnet import codec, folders
 from gdmnet.errors import CheckpointError, PlanError
 from gdmnet.metrics.summary import Summary
-from gdmnet.models.run import read_run
 from gdmnet.models.select import choose_folds
 from gdmnet.plan import Configuration, Fingerprint, Plan, Run
+
+CONTINUED_JSON, DIAL_JSON = "continued.json", "dial.json"
+
+
+@dataclass(frozen=True)
+class Computation:
+    """What a continued training may do otherwise than it began: how it computes."""
+
+    precision: str
+    device: str
+    n_threads: int
+    n_workers: int
+    n_devices: int = 1
+
+    @classmethod
+    def of(cls, run: Run) -> Computation:
+        """How a run computes."""
+        return cls(run.recipe.precision, run.device, run.n_threads, run.n_workers, run.n_devices)
+
+
+@dataclass(frozen=True)
+class DialChoice:
+    """The dial's setting T that a validation chose, and the share of the twin's MAE it may cost."""
+
+    realism: float
+    fidelity_budget: float
+
+
+def read_run(fold: Path) -> Run:
+    """The training of a fold as it last was.
+
+    Args:
+        fold: its folder, with run.json; with continued.json if it was continued otherwise than it
+            began; with dial.json if its validation chose a setting of the realism dial (models of
+            before have that in run.json).
+
+    Raises:
+        PlanError: a file is missing, damaged or of another version.
+    """
+    run = codec.load(Run, fold / folders.RUN_JSON)
+    if (fold / CONTINUED_JSON).is_file():
+        now = asdict(codec.load(Computation, fold / CONTINUED_JSON))
+        recipe = replace(run.recipe, precision=now.pop("precision"))
+        run = replace(run, recipe=recipe, **now)
+    if (fold / DIAL_JSON).is_file():
+        run = replace(run, realism=codec.load(DialChoice, fold / DIAL_JSON).realism)
+    return run
 
 
 @dataclass(frozen=True)
@@ -94,3 +141,49 @@ def read_summaries(model: ModelFolder) -> dict[str, Summary]:
     paths = {fold: folders.fold_folder(model.path, fold) / folders.SUMMARY_JSON
              for fold in model.runs}  # fmt: skip
     return {fold: codec.load(Summary, path) for fold, path in paths.items() if path.is_file()}
+
+
+def anonymised(
+    model: ModelFolder, summaries: Mapping[str, Summary]
+) -> tuple[ModelFolder, dict[str, Summary]]:
+    """The same with cases called case_001, case_002, ..., in the order of their names.
+
+    Args:
+        model: plan, runs and fingerprint.
+        summaries: of the folds' validation, by fold.
+    """
+    described = () if model.fingerprint is None else model.fingerprint.cases
+    names = {case.identifier for case in described}
+    for run in model.runs.values():
+        names.update(run.training_cases, run.validation_cases)
+    for summary in summaries.values():
+        names.update(summary.cases)
+    alias = {name: f"case_{number:03d}" for number, name in enumerate(sorted(names), 1)}
+
+    def renamed(cases: Iterable[str]) -> tuple[str, ...]:
+        return tuple(alias[name] for name in cases)
+
+    runs = {
+        fold: replace(
+            run,
+            training_cases=renamed(run.training_cases),
+            validation_cases=renamed(run.validation_cases),
+            encoder=_without_folders(run.encoder),
+            encoder_options={k: _without_folders(v) for k, v in run.encoder_options.items()},
+        )
+        for fold, run in model.runs.items()
+    }
+    cases = tuple(replace(c, identifier=alias[c.identifier], digests={}) for c in described)
+    fingerprint = model.fingerprint and replace(model.fingerprint, cases=cases)
+    return replace(model, runs=runs, fingerprint=fingerprint), {
+        fold: replace(summary, cases={alias[n]: v for n, v in summary.cases.items()}, failed={})
+        for fold, summary in summaries.items()
+    }
+
+
+def _without_folders(value: Any) -> Any:  # noqa: ANN401 (options are JSON values)
+    """An encoder's file is called by its own name: "nnunet:/home/me/model" is "nnunet:model"."""
+    if not isinstance(value, str):
+        return value
+    kind, colon, path = value.rpartition(":")
+    return f"{kind}{colon}{Path(path).name}"

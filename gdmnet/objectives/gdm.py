@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from gdmnet.drifting.coordination import balance, remove_conflict
+from gdmnet.drifting.coordination import COORDINATIONS, balance
 from gdmnet.drifting.representations import Draw, look
 from gdmnet.errors import TrainingError
 from gdmnet.geometry import Shape
@@ -26,8 +26,7 @@ from gdmnet.objectives.gdm_levels import (
     ring_sizes,
     watched,
 )
-from gdmnet.objectives.gdm_ratio import schedule_of, watch_validation
-from gdmnet.objectives.gdm_state import DriftState
+from gdmnet.objectives.gdm_state import DriftState, schedule_of, watch_validation
 from gdmnet.objectives.options import GdmOptions, RegressionOptions, read_options
 from gdmnet.objectives.ranks import on_all_ranks
 from gdmnet.objectives.regression import Regression
@@ -72,8 +71,8 @@ class Gdm(Objective):
             g_d = drift_gradient(found, leaf, g_f, state)  # sum_l dL_l/dx / N_l
             n_f, n_d = state.mean_norms(g_f, g_d, counts=found.due)  # N_f, N_d
             h = balance(g_d, n_f, n_d)  # g_d N_f / N_d
-            h = remove_conflict(h, g_f)  # h - min(<h, g_f>, 0) / <g_f, g_f> g_f
-            g = g_f + ratio * h  # <g, g_f> >= |g_f|^2
+            h = COORDINATIONS[options.coordination](h, g_f)  # h - min(<h, g_f>, 0) / |g_f|^2 g_f
+            g = g_f + ratio * h
         return Descent(output, g, self._metrics(loss, ratio, watched(found, g_d, g_f, n_f, n_d)))
 
     def twin(self) -> tuple[Regression, int] | None:

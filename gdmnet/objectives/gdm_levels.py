@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gdmnet.drifting.coordination import TINY, cosine, norms
-from gdmnet.drifting.pairing import PAIRINGS, rows_loss
+from gdmnet.drifting.pairing import PAIRINGS
 from gdmnet.drifting.representations import LEVELS, Draw, Rows, Views
 from gdmnet.objectives.fidelity import all_finite
 from gdmnet.objectives.gdm_state import DriftState
@@ -53,7 +53,8 @@ class LevelLosses:
 def ring_sizes(views: Views, draw: Draw, options: GdmOptions) -> dict[str, tuple[int, int]]:
     """For each ring that the options need its name, rows and row length, by one look."""
     sizes: dict[str, tuple[int, int]] = {}
-    for level in options.levels if PAIRINGS[options.pairing].uses_past else ():
+    with_past = PAIRINGS[options.pairing].with_past
+    for level in [level for level in options.levels if level in with_past]:
         for rows in LEVELS[level](views, draw):
             dim = rows.target.shape[1]
             sizes[rows.name] = (GLOBAL_RING_ROWS if level == "global" else RING_ROWS, dim)
@@ -169,10 +170,6 @@ def _map_loss(
         state.ring(name).sample(n_past, draw.generator) if name in state.rings else rows.target[:0]
         for name in (rows.name, rows.name + GENERATED)
     )
-    return rows_loss(
-        rows,
-        past_targets,
-        past_generated,
-        pairing=options.pairing,
-        temperatures=options.temperatures,
-    )
+    pairing = PAIRINGS[options.pairing]
+    losses, info = pairing.loss(rows, past_targets, past_generated, options.temperatures)
+    return losses.mean(), info

@@ -29,9 +29,14 @@ class GdmOptions(Settings):
         0.2, "gdm: r, the drift against the fidelity; more is more realistic", least=0, metavar="R"
     )
     fidelity: str = _fidelity("l1")
-    pairing: str = setting("pooled", "who is compared with whom", choices=("pooled", "paired"))
+    pairing: str = setting(
+        "pooled", "who is compared with whom", choices=("pooled", "coupled", "paired")
+    )
     levels: tuple[str, ...] = setting(
         ("global", "local", "spatial"), "what is compared", choices=("global", "local", "spatial")
+    )
+    coordination: str = setting(
+        "sample", "where the drift gives way to the fidelity", choices=("sample", "voxel")
     )
     temperatures: tuple[float, ...] = setting((0.2,), "tau, in mean distances", above=0)
     locations: int = setting(256, "rows a map and step", least=1, most=MOST_LOCATIONS)
@@ -64,11 +69,14 @@ class RegressionOptions(Settings):
 
 @dataclass(frozen=True)
 class GanOptions(Settings):
-    """Options of `gan`; the defaults are pix2pix's."""
+    """Options of `gan`; the defaults are pix2pix's; `balance` stands in for `adversarial`."""
 
     fidelity: str = _fidelity("l1")
     adversarial: float = setting(0.01, "the critic's weight against the fidelity", least=0)
     critic_rate: float = setting(2e-4, "its learning rate, falling in the second half", least=0)
+    balance: float = setting(
+        0.0, "r: a critic without norms against the fidelity, balanced as gdm's drift", least=0
+    )
 
 
 @dataclass(frozen=True)

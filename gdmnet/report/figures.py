@@ -1,36 +1,22 @@
-"""The charts of a case and of a training, each with what it says in words."""
+"""The charts of a case, each with what it says in words."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from html import escape, unescape
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gdmnet.charts import (
-    COLOURS,
-    FAINT,
-    Chart,
-    Curve,
-    add_legend,
-    as_svg,
-    draw_curves,
-    draw_density,
-    set_logarithmic,
-)
+from gdmnet.charts import COLOURS, FAINT, add_legend, as_svg, draw_density, set_logarithmic
 from gdmnet.metrics.calibration import Calibration
 from gdmnet.report.statistics import Agreement, Band
-from gdmnet.training.progress import progress_charts
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _FIGURE = '<figure class="chart"><h4>{title}</h4>{chart}<figcaption>{text}</figcaption></figure>'
-_MOST_POINTS = 300  # of a training curve: more cannot be told apart
 _FEWEST = 1e-6  # share of the voxels: a histogram shows nothing below
 _MARK: dict[str, Any] = {"color": COLOURS[1], "linestyle": "--", "linewidth": 1.5}
 
@@ -54,8 +40,8 @@ def number(value: float | None) -> str:
 
 
 def agreement_figures(agreement: Agreement, unit: str) -> list[str]:
-    """Joint histogram, Bland-Altman and bias by band."""
-    return [_joint(agreement, unit), _bland_altman(agreement, unit), _bands(agreement, unit)]
+    """Bland-Altman and bias by band."""
+    return [_bland_altman(agreement, unit), _bands(agreement, unit)]
 
 
 def charts(figures: Sequence[str]) -> str:
@@ -123,27 +109,6 @@ def calibration_figure(calibration: Calibration, unit: str) -> str:
     return figure("Uncertainty against error", draw, text)
 
 
-def training_figures(records: list[dict[str, Any]]) -> list[str]:
-    """The monitored curves of one fold; panels without numbers are left out."""
-    return [_training(chart) for chart in progress_charts(records)]
-
-
-def _joint(agreement: Agreement, unit: str) -> str:
-    low, high = agreement.low, agreement.high
-
-    def draw(axes: Axes) -> None:
-        draw_density(axes, agreement.joint.T, (low, high, low, high))
-        axes.plot([low, high], [low, high], **_MARK)
-        axes.set(xlabel=_titled("target", unit), ylabel=_titled("prediction", unit))
-
-    share = _correlation(agreement.joint)
-    text = (
-        "Every voxel of the mask, darker where there are more (logarithmic); dashed: prediction ="
-        f" target. Correlation (Pearson, of the counts shown): {number(share)}."
-    )
-    return figure("Joint histogram", draw, text)
-
-
 def _bland_altman(agreement: Agreement, unit: str) -> str:
     limit, whole = agreement.error_limit, agreement.whole
     bias, sd = whole.bias or 0.0, whole.sd or 0.0
@@ -201,34 +166,6 @@ def _bands(agreement: Agreement, unit: str) -> str:
         f"<th scope=col>SD<th scope=col>MAE</thead><tbody>{rows}</tbody></table>"
     )
     return figure("Bias by tissue band" if unit == "HU" else "Bias by intensity", draw, text)
-
-
-def _training(chart: Chart) -> str:
-    curves = [_thinned(curve) for curve in chart.curves]
-    last = ", ".join(f"{escape(curve.name)} {number(_last(curve))}" for curve in curves)
-    thinned = replace(chart, curves=curves)
-    return figure(chart.title, lambda axes: draw_curves(axes, thinned), f"At the end: {last}.")
-
-
-def _thinned(curve: Curve) -> Curve:
-    every = 1 + (len(curve.points) - 1) // _MOST_POINTS
-    kept = curve.points[::every]
-    return Curve(curve.name, kept if kept[-1] == curve.points[-1] else [*kept, curve.points[-1]])
-
-
-def _last(curve: Curve) -> float | None:
-    finite = [y for _, y in curve.points if math.isfinite(y)]
-    return finite[-1] if finite else None
-
-
-def _correlation(joint: NDArray) -> float | None:
-    n = max(1, joint.sum())
-    at = np.arange(len(joint))
-    rows, columns = joint.sum(axis=1) / n, joint.sum(axis=0) / n
-    mean_row, mean_column = rows @ at, columns @ at
-    together = at @ joint @ at / n - mean_row * mean_column
-    spread = (rows @ (at - mean_row) ** 2) * (columns @ (at - mean_column) ** 2)
-    return float(together / np.sqrt(spread)) if spread > 0 else None
 
 
 def _range(band: Band) -> str:

@@ -10,13 +10,12 @@ from html import escape
 from gdmnet.metrics.statistics import STATISTICS, Values, metric_names
 from gdmnet.metrics.summary import Summary
 from gdmnet.metrics.titles import best_value, penalty, title_of
-from gdmnet.report.case import CasePage
 from gdmnet.report.figures import folded, number
+from gdmnet.report.view import CasePage
 
 _STATISTICS = {"ci95_low": "mean: 95 % from", "ci95_high": "mean: 95 % to"}
 _FIRST = ("mae", "bias", "psnr", "ssim", "ms_ssim", "sharpness", "dice", "hd95")
 _FIRST_OF_SEVERAL = ("mae", "sharpness")  # a column a method
-_WITHOUT_TARGETS = ("mean", "minimum", "maximum")  # of the prediction
 _WORST_ON_TOP = {"lower is better": "descending", "higher is better": "ascending"}
 _TABLE = """<p>Press a title to sort by it, the worst on top; press a case to see it.{more}</p>
 <div class="scroll"><table id="cases"><thead><tr>{heads}</tr></thead>
@@ -51,18 +50,18 @@ class _Column:
 def overview(
     pages: Sequence[CasePage], summaries: Mapping[str, Summary], n_warnings: Mapping[str, int]
 ) -> str:
-    """The table, the worst case first; without summaries the predictions' values stand in it.
+    """The table, the worst case first; without summaries names and warnings alone stand in it.
 
     Args:
         pages: the cases, in the order of their numbers in the page.
         summaries: method -> what gdm_evaluate says; empty where there are no targets.
         n_warnings: identifier -> how many there are.
     """
-    columns = _scored(summaries) if summaries else _unscored(pages)
-    ranks = [math.inf if bad is None else -bad for bad in map(columns[0].penalty, pages)]
+    columns = _columns(summaries)
+    bad = [columns[0].penalty(page) if columns else None for page in pages]
+    ranks = [math.inf if one is None else -one for one in bad]
     heads = [
         '<th scope="col" class="text" data-worst="ascending"><button type="button">case</button>',
-        '<th scope="col">picture',
         '<th scope="col" data-worst="descending"><button type="button">warnings</button>',
         *(_head(column, chosen=column is columns[0]) for column in columns),
     ]
@@ -79,7 +78,7 @@ def overview(
     )
 
 
-def _scored(summaries: Mapping[str, Summary]) -> list[_Column]:
+def _columns(summaries: Mapping[str, Summary]) -> list[_Column]:
     """All metrics that any case has: for each the methods side by side, the first metrics first."""
     first = _FIRST if len(summaries) == 1 else _FIRST_OF_SEVERAL
     defined = {
@@ -91,7 +90,7 @@ def _scored(summaries: Mapping[str, Summary]) -> list[_Column]:
     return [
         _Column(
             metric,
-            title_of(metric) + (f": {method}" if len(summaries) > 1 else ""),
+            title_of(metric, summary.unit) + (f": {method}" if len(summaries) > 1 else ""),
             best_value(metric)
             + (f"; data range: {summary.ranges[metric]}" if metric in summary.ranges else ""),
             "" if metric in first else ' class="more"',
@@ -100,23 +99,6 @@ def _scored(summaries: Mapping[str, Summary]) -> list[_Column]:
         )
         for metric in sorted(defined, key=lambda metric: metric not in first)
         for method, summary in summaries.items()
-    ]
-
-
-def _unscored(pages: Sequence[CasePage]) -> list[_Column]:
-    """Mean, minimum and maximum of every method's predictions."""
-    methods = list(pages[0].values)
-    return [
-        _Column(
-            name,
-            name + (f": {method}" if len(methods) > 1 else ""),
-            "of the prediction inside the mask",
-            "",
-            {page.identifier: page.values[method][i] for page in pages},
-            {},
-        )
-        for i, name in enumerate(_WITHOUT_TARGETS)
-        for method in methods
     ]
 
 
@@ -139,7 +121,7 @@ def _row(case_number: int, page: CasePage, columns: list[_Column], n_warnings: i
     return (
         f'<tr data-case="{case_number}"><th scope="row" class="text">'
         f'<button type="button" class="open">{escape(page.identifier)}</button>'
-        f'<td>{page.thumbnail}<td{warned} data-bad="{n_warnings}">{n_warnings or "none"}'
+        f'<td{warned} data-bad="{n_warnings}">{n_warnings or "none"}'
         f"{''.join(cells)}</tr>"
     )
 
@@ -150,7 +132,7 @@ def _foot(columns: list[_Column]) -> str:
         if any(statistic in column.aggregate for column in columns):
             cells = (f"<td{c.css}>{number(c.aggregate.get(statistic))}" for c in columns)
             title = _STATISTICS.get(statistic, statistic)
-            rows.append(f'<tr><th scope="row" colspan="3">{title}{"".join(cells)}</tr>')
+            rows.append(f'<tr><th scope="row" colspan="2">{title}{"".join(cells)}</tr>')
     return "".join(rows)
 
 

@@ -3,38 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from html import escape
 from importlib import resources
 from string import Template
 
 from gdmnet.metrics.summary import Summary
-from gdmnet.report.case import CasePage
 from gdmnet.report.figures import charts, folded
 from gdmnet.report.overview import overview
-from gdmnet.report.provenance import DIFFERS, MODEL_FOLDER, CaseOrigin, Origin, Rows
+from gdmnet.report.provenance import DIFFERS, CaseOrigin, Origin, Rows
+from gdmnet.report.view import CasePage
 
-_SCRIPTS = ("decode.js", "paint.js", "lines.js", "viewer.js", "table.js", "control.js")
-_OPEN_TABLES = 1  # provenance tables that are not folded away
+_SCRIPTS = ("decode.js", "paint.js", "viewer.js", "table.js", "control.js")
+_METHODS = """<section id="methods" aria-labelledby="methods-title">
+<h2 id="methods-title">Methods</h2>{}</section>"""
 _NO_UNIT = (
     "These targets have no unit. Errors hold every difference of overall brightness and contrast;"
     " gdm_report --match-intensity linear takes it out."
 )
-
-
-@dataclass(frozen=True)
-class Section:
-    """A part of the page above the table of cases.
-
-    Attributes:
-        name: its anchor, a word of letters.
-        title: above it.
-        html: of its body.
-    """
-
-    name: str
-    title: str
-    html: str
 
 
 @dataclass(frozen=True)
@@ -45,10 +31,9 @@ class ReportPage:
         title: of the page.
         cases: those that can be shown, all with the same methods; at least one.
         summaries: method -> what gdm_evaluate says; empty without targets.
-        origin: where the predictions come from; its tables stand under "Provenance".
+        origin: where the predictions come from.
         made: rows about the report itself: version, command, date.
-        inputs: identifier -> file name, SHA-256 and verdict of each source.
-        sections: stand above the table of cases, with links at the top.
+        methods: HTML that puts the methods beside each other, above the pictures; "" for one.
     """
 
     title: str
@@ -56,8 +41,7 @@ class ReportPage:
     summaries: Mapping[str, Summary]
     origin: Origin
     made: Rows
-    inputs: Mapping[str, Sequence[tuple[str, str, str]]] = field(default_factory=dict)
-    sections: tuple[Section, ...] = ()
+    methods: str = ""
 
 
 def render(report: ReportPage) -> str:
@@ -65,47 +49,40 @@ def render(report: ReportPage) -> str:
     origins = {
         p.identifier: report.origin.cases.get(p.identifier, CaseOrigin()) for p in report.cases
     }
-    warnings = {
-        name: (*origin.warnings, *_changed_inputs(report.inputs.get(name, ())))
-        for name, origin in origins.items()
-    }
-    counts = {name: len(texts) for name, texts in warnings.items()}
-    n_cases, methods = len(report.cases), list(report.cases[0].values)
+    counts = {name: len(origin.warnings) for name, origin in origins.items()}
+    n_cases, methods = len(report.cases), report.cases[0].methods
     several = f"{len(methods)} methods on the same " if len(methods) > 1 else ""
-    return Template(read_part("page.html")).substitute(
+    return Template(_read_part("page.html")).substitute(
         title=escape(report.title),
         subtitle=f"{several}{n_cases} case{'s' if n_cases != 1 else ''}. Research software, no"
         " medical device: a person must look at every prediction before it is used.",
-        css=read_part("page.css"),
-        links=" ".join(
-            f'<a href="#{section.name}">{escape(section.title)}</a>' for section in report.sections
-        ),
-        notices=_notices(report, warnings),
-        sections="".join(_section(section) for section in report.sections),
+        css=_read_part("page.css"),
+        links='<a href="#methods">Methods</a>' if report.methods else "",
+        notices=_notices(report, origins),
+        methods=_METHODS.format(report.methods) if report.methods else "",
         overview=overview(report.cases, report.summaries, counts),
-        case_warnings=_each(report.cases, lambda p: _case_warnings(warnings[p.identifier])),
+        case_warnings=_each(report.cases, lambda p: _case_warnings(origins[p.identifier].warnings)),
         case_notes=_each(report.cases, lambda p: _case_notes(p, origins[p.identifier])),
         charts=_each(report.cases, lambda p: charts(p.figures)),
-        training=_training(report.origin),
-        provenance=_provenance(report),
+        provenance=_rows_table([*report.made, *report.origin.rows, *_inputs(origins)]),
         footer=escape(", ".join(f"{name} {value}" for name, value in report.made)),
         data="".join(
             f'<script type="application/json" id="case-{i}">{p.view}</script>\n'
             for i, p in enumerate(report.cases)
         ),
-        script="\n".join(read_part(name) for name in _SCRIPTS),
+        script="\n".join(_read_part(name) for name in _SCRIPTS),
     )
 
 
-def _notices(report: ReportPage, warnings: Mapping[str, Sequence[str]]) -> str:
+def _notices(report: ReportPage, origins: Mapping[str, CaseOrigin]) -> str:
     """What a reader must know before the rest."""
     alarms = {
         "Look twice: warnings of the input check and the prediction": [
-            (name, text) for name, texts in warnings.items() for text in texts
+            (name, text) for name, origin in origins.items() for text in origin.warnings
         ],
         "Not predicted": [(n, c.error) for n, c in report.origin.cases.items() if c.error],
-        "The model's plan and curves below are of other weights": [
-            row for row in report.origin.tables.get(MODEL_FOLDER, ()) if DIFFERS in row[1]
+        "The model in its folder is another one now": [
+            row for row in report.origin.rows if DIFFERS in row[1]
         ],
     }
     blocks = [_notice(title, rows) for title, rows in alarms.items() if rows]
@@ -114,17 +91,9 @@ def _notices(report: ReportPage, warnings: Mapping[str, Sequence[str]]) -> str:
         blocks.append(_hint("No targets were given: nothing here says how accurate these are."))
     elif first.match_intensity is None and not all(p.unit for p in report.cases):
         blocks.append(_hint(_NO_UNIT))
-    if not report.origin.tables:
+    if not report.origin.rows:
         blocks.append(_hint("There is no predictions.json: what made these images is not known."))
     return "".join(blocks)
-
-
-def _section(section: Section) -> str:
-    title = f"{section.name}-title"
-    return (
-        f'<section id="{section.name}" aria-labelledby="{title}"><h2 id="{title}">'
-        f"{escape(section.title)}</h2>{section.html}</section>\n"
-    )
 
 
 def _hint(text: str) -> str:
@@ -167,42 +136,18 @@ def _each(pages: Sequence[CasePage], html: Callable[[CasePage], str]) -> str:
     )
 
 
-def _training(origin: Origin) -> str:
-    folds = [
-        folded(f"Fold {fold}", charts(figures), is_open=len(origin.training) == 1)
-        for fold, figures in origin.training.items()
-    ]
-    return _section(Section("training", "Training of the model", "".join(folds))) if folds else ""
+def _inputs(origins: Mapping[str, CaseOrigin]) -> Rows:
+    return tuple(row for origin in origins.values() for row in origin.inputs)
 
 
-def _provenance(report: ReportPage) -> str:
-    tables = [rows_table("This report", report.made, is_open=True)]
-    tables += [
-        rows_table(title, rows, is_open=i < _OPEN_TABLES)
-        for i, (title, rows) in enumerate(report.origin.tables.items())
-    ]
-    inputs = [
-        (name, f"{file}: SHA-256 {digest} ({verdict})")
-        for name, files in report.inputs.items()
-        for file, digest, verdict in files
-    ]
-    if inputs:
-        tables.append(rows_table("Inputs", tuple(inputs)))
-    return "".join(tables)
-
-
-def rows_table(title: str, rows: Rows, *, is_open: bool = False) -> str:
-    """Names and values that can be folded away under a title."""
+def _rows_table(rows: Sequence[tuple[str, str]]) -> str:
+    """Names and values."""
     body = "".join(
         f"<tr><th scope=row>{escape(name)}<td>{escape(value)}</tr>" for name, value in rows
     )
-    return folded(title, f'<table class="rows">{body}</table>', is_open=is_open)
+    return f'<table class="rows">{body}</table>'
 
 
-def _changed_inputs(inputs: Sequence[tuple[str, str, str]]) -> list[str]:
-    return [f"{name} {verdict}" for name, _, verdict in inputs if DIFFERS in verdict]
-
-
-def read_part(name: str) -> str:
+def _read_part(name: str) -> str:
     """A file that lies beside this module."""
     return (resources.files("gdmnet.report") / name).read_text(encoding="utf-8")

@@ -140,16 +140,3 @@ function drawMarks(context, plane, scale) {
   context.stroke();
   say(length >= 10 ? `${length / 10} cm` : `${length} mm`, 6 * unit, base - 5 * unit, "left");
 }
-
-// The mean |error| of every slice as columns, the shown one bright.
-function drawProfile(canvas, profile, shown) {
-  fitCanvas(canvas);
-  const context = canvas.getContext("2d");
-  const highest = Math.max(...profile.map((value) => value || 0)) || 1;
-  const step = canvas.width / profile.length;
-  profile.forEach((value, i) => {
-    context.fillStyle = i === shown ? "#ffd33d" : "#d9622b";
-    const tall = ((value || 0) / highest) * canvas.height;
-    context.fillRect(i * step, canvas.height - Math.max(tall, i === shown ? 2 : 0), Math.max(step * 0.85, 1), canvas.height);
-  });
-}

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import base64
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +14,7 @@ from PIL import Image
 
 from gdmnet.charts import chart_style
 from gdmnet.files import whole_file
-from gdmnet.geometry import Shape, Spacing
+from gdmnet.geometry import Spacing
 
 if TYPE_CHECKING:
     from matplotlib.colorbar import Colorbar
@@ -72,10 +70,8 @@ def translation_panels(
     ]
 
 
-def draw_panels(
-    panels: Sequence[Panel], spacing: Spacing, *, at: Shape | None = None, heading: str = ""
-) -> Image.Image:
-    """A row of panels in axial, coronal and sagittal planes, with titles and colour bars.
+def draw_panels(panels: Sequence[Panel], spacing: Spacing, *, heading: str = "") -> Image.Image:
+    """A row of panels in their middle planes of three directions, with titles and colour bars.
 
     Planes stand as radiologists look at them: the patient's left is on the right, front and head
     are on top (sagittal: front on the left). Planes one voxel thin are left out.
@@ -83,7 +79,6 @@ def draw_panels(
     Args:
         panels: of equal shape.
         spacing: mm (z, y, x).
-        at: the voxel (z, y, x) through which the planes go; None for the middle.
         heading: a line above all.
 
     Raises:
@@ -95,7 +90,7 @@ def draw_panels(
     if len(shapes) != 1:
         raise ValueError(f"panels must share one shape, got {sorted(shapes)}")
     lengths = [n * s for n, s in zip(*shapes, spacing, strict=True)]  # mm
-    planes = [_planes(panel.image, spacing, at) for panel in panels]
+    planes = [_planes(panel.image, spacing) for panel in panels]
     heights = [plane.shape[0] * side / max(lengths) for plane, (side, _) in planes[0]]
     file = io.BytesIO()
     with chart_style({"text.color": "white", "font.size": 9}):
@@ -129,29 +124,6 @@ def _add_bar(bar: Colorbar, panel: Panel) -> None:
         label.set(ha=side, color=_GREY)
 
 
-def draw_strip(panels: Sequence[Panel], spacing: Spacing, z: int, height: int) -> Image.Image:
-    """The axial slice `z` of every panel side by side, without any words; `height` in pixels."""
-    n_rows, n_columns = panels[0].image.shape[1:]
-    width = max(1, round(height * n_columns * spacing[2] / (n_rows * spacing[1])))
-    strip = Image.new("RGB", (len(panels) * (width + 1) - 1, height), _GREY)
-    for i, panel in enumerate(panels):
-        share = (panel.image[z].astype(float) - panel.low) / max(panel.high - panel.low, 1e-12)
-        part = Image.fromarray(_colours(panel)(np.clip(share, 0, 1), bytes=True)[..., :3])
-        strip.paste(part.resize((width, height), Image.Resampling.BICUBIC), (i * (width + 1), 0))
-    return strip
-
-
-def embedded(picture: Image.Image, words: str) -> str:
-    """An HTML image that holds the picture, in at most 64 colours; `words` say what it shows."""
-    file = io.BytesIO()
-    picture.quantize(64).save(file, format="PNG", optimize=True)
-    text = base64.b64encode(file.getvalue()).decode("ascii")
-    return (
-        f'<img src="data:image/png;base64,{text}" width="{picture.width}"'
-        f' height="{picture.height}" alt="{escape(words)}">'
-    )
-
-
 def save_picture(picture: Image.Image, path: Path) -> None:
     """Write a PNG.
 
@@ -162,11 +134,9 @@ def save_picture(picture: Image.Image, path: Path) -> None:
         picture.save(aside, format="PNG", optimize=True)
 
 
-def _planes(
-    image: NDArray, spacing: Spacing, at: Shape | None
-) -> list[tuple[NDArray, tuple[float, float]]]:
-    """Axial, coronal and sagittal planes with the spacing (down, right) of each."""
-    z, y, x = at or tuple(n // 2 for n in image.shape)
+def _planes(image: NDArray, spacing: Spacing) -> list[tuple[NDArray, tuple[float, float]]]:
+    """Middle axial, coronal and sagittal planes with the spacing (down, right) of each."""
+    z, y, x = (n // 2 for n in image.shape)
     dz, dy, dx = spacing
     planes = [(image[z], (dy, dx)), (image[::-1, y], (dz, dx)), (image[::-1, :, x], (dz, dy))]
     return [plane for plane in planes if min(plane[0].shape) > 1] or planes[:1]

@@ -6,7 +6,7 @@ more memory than its volumes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,9 +43,8 @@ class Agreement:
     """A prediction against its target.
 
     Attributes:
-        low: of the values counted in `joint` and `differences`; what lies beyond counts at the end.
+        low: of the values counted in `differences`; what lies beyond counts at the end.
         high: the other end.
-        joint: voxel counts (target, prediction), both from low to high.
         error_limit: differences are counted from -error_limit to error_limit.
         differences: voxel counts (mean of both, prediction - target), as Bland and Altman draw it.
         whole: the whole mask as one band.
@@ -54,7 +53,6 @@ class Agreement:
 
     low: float
     high: float
-    joint: NDArray
     error_limit: float
     differences: NDArray
     whole: Band
@@ -82,9 +80,7 @@ def histograms(
 
     The range holds percentiles 0.1 to 99.9 of every volume; what lies beyond counts at the ends.
     """
-    ends = [percentiles(volume, mask, (0.1, 99.9)) for volume in volumes.values()]
-    low, high = min(end[0] for end in ends), max(end[1] for end in ends)
-    high = high if high > low else low + 1  # flat images have a histogram, too
+    low, high = _ends(volumes.values(), mask)
     counts = {
         name: np.bincount(_bins(volume[mask != 0], low, high), minlength=N_BINS)
         for name, volume in volumes.items()
@@ -96,17 +92,14 @@ def agreement(
     prediction: NDArray, target: NDArray, mask: NDArray, edges: tuple[float, ...]
 ) -> Agreement:
     """Counts and errors of one case; `edges` are the target values that part the bands."""
-    ends = [percentiles(volume, mask, (0.1, 99.9)) for volume in (prediction, target)]
-    low, high = min(e[0] for e in ends), max(e[1] for e in ends)
-    high = high if high > low else low + 1  # flat images have a histogram, too
+    low, high = _ends((prediction, target), mask)
     limit = percentiles(np.abs(prediction - target), mask, (99.5,))[0] or 1.0
-    joint = np.zeros((N_BINS, N_BINS), np.int64)
-    differences = np.zeros_like(joint)
+    differences = np.zeros((N_BINS, N_BINS), np.int64)
     sums = np.zeros((4, len(edges) + 1))
     for guess, truth in _inside(mask, prediction, target):
         error = guess - truth
-        joint += _counts(_bins(truth, low, high), _bins(guess, low, high))
-        differences += _counts(_bins((guess + truth) / 2, low, high), _bins(error, -limit, limit))
+        flat = N_BINS * _bins((guess + truth) / 2, low, high) + _bins(error, -limit, limit)
+        differences += np.bincount(flat, minlength=N_BINS**2).reshape(N_BINS, N_BINS)
         band = np.digitize(truth, edges)
         for total, values in zip(sums, (None, error, error**2, np.abs(error)), strict=True):
             total += np.bincount(band, values, len(edges) + 1)
@@ -116,16 +109,7 @@ def agreement(
         for low_, high_, column in zip(limits[:-1], limits[1:], sums.T, strict=True)
     ]
     whole = _band(None, None, sums.sum(axis=1))
-    return Agreement(low, high, joint, limit, differences, whole, tuple(bands))
-
-
-def profile(error: NDArray, mask: NDArray, axis: int, factor: int) -> list[float | None]:
-    """Mean |error| inside the mask of every `factor` slices along an axis; None without mask."""
-    others = tuple({0, 1, 2} - {axis})
-    starts = np.arange(0, error.shape[axis], factor)
-    sums = np.add.reduceat(np.sum(error, axis=others, where=mask != 0, dtype=np.float64), starts)
-    counts = np.add.reduceat(np.count_nonzero(mask, axis=others), starts)
-    return [float(s / n) if n else None for s, n in zip(sums, counts, strict=True)]
+    return Agreement(low, high, limit, differences, whole, tuple(bands))
 
 
 def worst_places(
@@ -153,6 +137,13 @@ def worst_places(
     return tuple(found)
 
 
+def _ends(volumes: Iterable[NDArray], mask: NDArray) -> tuple[float, float]:
+    """What holds percentiles 0.1 to 99.9 of every volume; flat images have a histogram, too."""
+    ends = [percentiles(volume, mask, (0.1, 99.9)) for volume in volumes]
+    low, high = min(end[0] for end in ends), max(end[1] for end in ends)
+    return low, high if high > low else low + 1
+
+
 def _inside(mask: NDArray, *volumes: NDArray) -> Iterator[list[NDArray]]:
     """The voxels inside the mask, float64, of some slices at a time."""
     depth = max(1, _SLAB_VOXELS // max(1, mask[0].size))
@@ -165,11 +156,6 @@ def _inside(mask: NDArray, *volumes: NDArray) -> Iterator[list[NDArray]]:
 def _bins(values: NDArray, low: float, high: float) -> NDArray:
     share = (values - low) / max(high - low, 1e-12)
     return np.clip((share * N_BINS).astype(np.int64), 0, N_BINS - 1)
-
-
-def _counts(rows: NDArray, columns: NDArray) -> NDArray:
-    flat = np.bincount(rows * N_BINS + columns, minlength=N_BINS * N_BINS)
-    return flat.reshape(N_BINS, N_BINS)
 
 
 def _band(low: float | None, high: float | None, sums: NDArray) -> Band:

@@ -1,21 +1,57 @@
-"""What the page's viewer knows about a case: its volumes, packed, and where to look."""
+"""One case as the page shows it: volumes packed for the viewer, charts, facts."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gdmnet import codec
 from gdmnet.geometry import Shape, Spacing
+from gdmnet.metrics.calibration import calibrate
+from gdmnet.metrics.conventions import GDMNET
+from gdmnet.metrics.edges import AIR_BELOW, BONE_ABOVE
+from gdmnet.metrics.summary import Summary
+from gdmnet.report.cases import CaseImages, CaseVolume, ReportCase, describe, read_images, times
 from gdmnet.report.encode import pack, pack_mask, reduce, reduction
-from gdmnet.report.images import CaseImages, CaseVolume, times
-from gdmnet.report.statistics import Place, percentiles, profile, worst_places
+from gdmnet.report.figures import (
+    agreement_figures,
+    calibration_figure,
+    charts,
+    folded,
+    histogram_figure,
+)
+from gdmnet.report.statistics import Place, agreement, histograms, percentiles, worst_places
 
+MOST_BYTES = 2_000_000  # of the page for one case: volumes and charts
+_RESERVE = 60_000  # for all that is not packed volumes and charts
 _CT_SCALE = 1500.0  # HU that count as a CT's visible range when steps are chosen
 _COARSER = {"source": 1.5, "uncertainty": 3.0}  # steps, against those of prediction and target
 _CT_LIMIT, _LIMIT_SHARE = 200.0, 0.2  # the error's first window: HU, or a share of the target's
+
+
+@dataclass(frozen=True)
+class CasePage:
+    """Everything that the page holds about one case.
+
+    Attributes:
+        identifier: name of the case.
+        view: a `CaseView` as JSON, safe inside a script element.
+        figures: HTML of the charts; those of several methods are folded away under their names.
+        facts: about grid, mask and storage, in words.
+        methods: whose predictions are shown, in the order of the panels.
+        unit: of predictions and target: "HU" or "".
+    """
+
+    identifier: str
+    view: str
+    figures: tuple[str, ...]
+    facts: tuple[str, ...]
+    methods: tuple[str, ...]
+    unit: str
 
 
 @dataclass(frozen=True)
@@ -60,9 +96,7 @@ class CaseView:
         mask: see `encode.pack_mask`.
         middle: mm from the first voxel's outer corner to the middle of the mask.
         extent: mm around it that are shown at first: the mask and a little air.
-        profiles: for each axis the mean absolute error of every slice; empty without a target.
-        worst: where errors are largest. Of several methods profiles and places are of their mean
-            absolute error.
+        worst: where errors are largest; of several methods their mean absolute error.
     """
 
     identifier: str
@@ -75,8 +109,44 @@ class CaseView:
     mask: str
     middle: tuple[float, ...]
     extent: tuple[float, ...]
-    profiles: tuple[list[float | None], ...]
     worst: tuple[Place, ...]
+
+
+def case_page(
+    case: ReportCase,
+    channel_names: Sequence[str] = (),
+    summaries: Mapping[str, Summary] | None = None,
+    convention: str = GDMNET,
+) -> CasePage:
+    """Read, measure and pack one case into at most `MOST_BYTES`.
+
+    Args:
+        case: its files.
+        channel_names: of the sources.
+        summaries: method -> what gdm_evaluate says; predictions get the gain and offset of their
+            case, if there are any.
+        convention: of the metrics; it decides on the mask where none is given.
+
+    Raises:
+        DatasetError: an image cannot be read, or the mask is empty.
+    """
+    matches = {}
+    for method, summary in (summaries or {}).items():
+        values = summary.cases[case.identifier]
+        gain, offset = values.get("gain"), values.get("offset")
+        if gain is not None and offset is not None:
+            matches[method] = (gain, offset)
+    images = read_images(case, channel_names, matches, convention)
+    figures = _figures(images)
+    view = case_view(case.identifier, images, MOST_BYTES - _RESERVE - sum(map(len, figures)))
+    return CasePage(
+        identifier=case.identifier,
+        view=json.dumps(codec.encode(view), allow_nan=False).replace("<", "\\u003c"),
+        figures=figures,
+        facts=(*describe(images), *describe_storage(view)),
+        methods=tuple(case.predictions),
+        unit=images.unit,
+    )
 
 
 def case_view(identifier: str, images: CaseImages, n_bytes: int) -> CaseView:
@@ -90,12 +160,10 @@ def case_view(identifier: str, images: CaseImages, n_bytes: int) -> CaseView:
     factors = reduction(images.geometry.shape, images.geometry.spacing)
     z, y, x = (s * f for s, f in zip(images.geometry.spacing, factors, strict=True))
     mask = reduce(images.mask, factors) >= 0.5
-    profiles: tuple[list[float | None], ...] = ()
     worst: tuple[Place, ...] = ()
     if images.target is not None:
         sizes = [np.abs(prediction - images.target) for prediction in images.predictions.values()]
         size = sum(sizes[1:], sizes[0]) / len(sizes)
-        profiles = tuple(profile(size, images.mask, axis, factors[axis]) for axis in range(3))
         worst = worst_places(size, images.mask, factors, (z, y, x))
     text = pack_mask(mask)
     middle, extent = _box(mask, (z, y, x))
@@ -105,22 +173,13 @@ def case_view(identifier: str, images: CaseImages, n_bytes: int) -> CaseView:
         shape=(mask.shape[0], mask.shape[1], mask.shape[2]),
         spacing=(z, y, x),
         factors=factors,
-        error_limit=error_limit(images),
+        error_limit=_error_limit(images),
         pictures=_pictures(images, factors, n_bytes - len(text)),
         mask=text,
         middle=middle,
         extent=extent,
-        profiles=profiles,
         worst=worst,
     )
-
-
-def error_limit(images: CaseImages) -> float:
-    """The error that is shown in full colour at first: 200 HU, or a fifth of the target's range."""
-    if images.hounsfield or images.target is None:
-        return _CT_LIMIT
-    low, high = percentiles(images.target, images.mask, (0.5, 99.5))
-    return _LIMIT_SHARE * (high - low) or 1.0
 
 
 def describe_storage(view: CaseView) -> list[str]:
@@ -138,6 +197,43 @@ def describe_storage(view: CaseView) -> list[str]:
         f" {differences} {view.unit}".rstrip()
     )
     return facts
+
+
+def _figures(images: CaseImages) -> tuple[str, ...]:
+    """Histograms of all methods in one chart; what compares with the target for each method."""
+    volumes = dict(images.predictions)
+    if images.target is not None:
+        volumes = {"target": images.target, **volumes}
+    counts, ends = histograms(volumes, images.mask)
+    figures = [histogram_figure(counts, ends, images.unit)]
+    for method in images.predictions if images.target is not None else ():
+        own = _against_target(images, method)
+        if len(images.predictions) > 1:
+            own = [folded(f"{method} against the target", charts(own))]
+        figures += own
+    return tuple(figures)
+
+
+def _against_target(images: CaseImages, method: str) -> list[str]:
+    prediction, target, mask = images.predictions[method], images.target, images.mask
+    assert target is not None
+    edges: tuple[float, ...] = (AIR_BELOW, BONE_ABOVE)
+    if not images.unit:
+        edges = tuple(np.unique(percentiles(target, mask, (25, 50, 75))).tolist())
+    figures = agreement_figures(agreement(prediction, target, mask, edges), images.unit)
+    if method in images.uncertainties:
+        spread = calibrate(images.uncertainties[method], prediction - target, mask)
+        if spread is not None:
+            figures.append(calibration_figure(spread, images.unit))
+    return figures
+
+
+def _error_limit(images: CaseImages) -> float:
+    """The error that is shown in full colour at first: 200 HU, or a fifth of the target's range."""
+    if images.unit or images.target is None:
+        return _CT_LIMIT
+    low, high = percentiles(images.target, images.mask, (0.5, 99.5))
+    return _LIMIT_SHARE * (high - low) or 1.0
 
 
 def _pictures(images: CaseImages, factors: Shape, n_bytes: int) -> tuple[Picture, ...]:

@@ -53,7 +53,6 @@ async function openCase(number) {
   shown = { number, view, mask, panels, windows, several, worst: 0 };
   resetPlace();
   buildTools();
-  buildLines();
   buildStage();
   $("viewer").dataset.ready = number;
 }
@@ -206,14 +205,12 @@ function cellOf(panel, plane, height, isFirst) {
   return canvas;
 }
 
-// A slider through the slices, below the mean error of each.
+// A slider through the slices.
 function travelOf(plane, width) {
   const axis = PLANES[plane].through, n = shown.view.shape[axis];
   const slider = make("input", { type: "range", min: 0, step: 1, max: n - 1, ariaLabel: `${plane} slice` });
-  const profile = make("canvas", { hidden: !shown.view.profiles.length, title: "mean absolute error of each slice" });
   slider.addEventListener("input", () => moveTo(axis, Number(slider.value), plane));
-  profile.addEventListener("click", (event) => moveTo(axis, Math.floor((event.offsetX / profile.clientWidth) * n), plane));
-  const row = make("div", { className: "travel", dataset: { plane } }, make("span"), make("div", {}, profile, slider));
+  const row = make("div", { className: "travel", dataset: { plane } }, make("span"), slider);
   row.style.width = `${width}px`;
   return row;
 }
@@ -236,7 +233,6 @@ function refresh() {
     updateTools();
     showValues(shown.at);
     showCube();
-    drawLines();
     Object.assign($("viewer").dataset, { at: shown.at.join(), image: shown.windows.image.join() });
   });
 }
@@ -272,15 +268,11 @@ function updateHead(head) {
 
 function updateTravel(row) {
   const axis = PLANES[row.dataset.plane].through, at = shown.at[axis];
-  const last = fileVoxel(axis, shown.view.shape[axis] - 1);
-  const words = `${row.dataset.plane} ${AXES[axis]} ${fileVoxel(axis, at)} of ${last}`;
-  const profile = shown.view.profiles[axis];
-  const [label, slider] = [row.querySelector("span"), row.querySelector("input")];
+  const words = `${row.dataset.plane} ${AXES[axis]} ${fileVoxel(axis, at)} of ${fileVoxel(axis, shown.view.shape[axis] - 1)}`;
+  const [label, slider] = row.children;
   slider.value = at;
   slider.ariaValueText = words;
-  const error = profile && profile[at] !== null ? `, MAE ${digits(profile[at])}` : "";
-  label.textContent = words + error;
-  if (profile) drawProfile(row.querySelector("canvas"), profile, at);
+  label.textContent = words;
 }
 
 // The voxel's number in the file, from 0; the first where several were stored as one.

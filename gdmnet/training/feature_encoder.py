@@ -14,8 +14,8 @@ from gdmnet.encoders import FrozenEncoder, build_encoder, freeze_norms
 from gdmnet.errors import TrainingError
 from gdmnet.models.seeds import numpy_rng
 from gdmnet.plan import Configuration
-from gdmnet.training.fold_training import FoldTraining
 from gdmnet.training.pretrain import BATCH_SIZE, default_iterations, pretrain_encoder, sample
+from gdmnet.training.run import FoldTraining
 from gdmnet.training.settings import EncoderSettings
 
 N_BATCHES = 30  # of real targets, to measure normalisation layers on

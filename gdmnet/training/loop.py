@@ -23,9 +23,8 @@ from gdmnet.training.batches import Batches, prefetched
 from gdmnet.training.distributed import from_leader, gathered
 from gdmnet.training.patch_validation import PatchQuality, validate_patches
 from gdmnet.training.progress import PROGRESS_PNG, draw_progress
-from gdmnet.training.schedule import learning_rate
 from gdmnet.training.state import MOST_IN_A_ROW, Training, restore_latest, save_latest, save_weights
-from gdmnet.training.step import all_finite
+from gdmnet.training.step import all_finite, learning_rate
 
 DRAW_SECONDS = 10.0  # short epochs would be spent on drawing
 _STEP = 3  # a stream of random numbers beside those of the batches

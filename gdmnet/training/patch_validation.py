@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -23,6 +24,7 @@ from gdmnet.training.batches import Batches
 SAMPLER_STEPS = 4  # at most: every epoch pays for them
 _NOISE = 4  # a stream of random numbers beside those of the batches and of the steps
 N_WINDOWS = 8  # of a patch's spectrum: a few milliseconds
+Patch = tuple[NDArray, NDArray, NDArray]  # prediction, target, what is inside
 
 
 @dataclass(frozen=True)
@@ -59,23 +61,19 @@ def validate_patches(
             validation patches is used.
         device: of the network.
     """
-    error = voxels = edges = target_edges = 0.0
-    look = PatchPlausibility(batches.configuration.spacing)
+    patches = _predicted_patches(objective, network, batches, recipe, device)
+    return judge_patches(patches, batches.configuration.spacing)
+
+
+def _predicted_patches(
+    objective: Objective, network: nn.Module, batches: Batches, recipe: Recipe, device: torch.device
+) -> Iterator[Patch]:
     for step in range(math.ceil(recipe.validation_patches / batches.configuration.batch_size)):
         batch = batches.batch(0, step)
         with precision.autocast(recipe.precision, device):
-            prediction = _translate(objective, network, batch.to(device), (recipe.seed, step, 0))
-        prediction = prediction.float().cpu()
-        error += float(((prediction - batch.target).abs() * batch.mask).sum(dtype=torch.float64))
-        voxels += float(batch.mask.sum(dtype=torch.float64))
-        edges += gradient_sum(prediction, batch.mask)
-        target_edges += gradient_sum(batch.target, batch.mask)
-        look.add(prediction, batch.target, batch.mask)
-    return PatchQuality(
-        mae=error / voxels if voxels else math.nan,
-        sharpness=edges / target_edges if target_edges else math.nan,
-        **look.result(),
-    )
+            guess = _translate(objective, network, batch.to(device), (recipe.seed, step, 0))
+        images = guess.float().cpu().numpy(), batch.target.numpy(), batch.mask.numpy() > 0
+        yield from zip(*(image[:, 0] for image in images), strict=True)
 
 
 def _translate(
@@ -93,60 +91,44 @@ def _translate(
     return objective.translate(network, batch.source, noise, mask=batch.mask, sampling=few)
 
 
-def gradient_sum(image: Tensor, mask: Tensor) -> float:
-    """Sum of |forward differences| along z, y and x where both voxels lie in the mask.
+def judge_patches(patches: Iterable[Patch], spacing: Spacing) -> PatchQuality:
+    """Errors, edges and look of patches, pooled over all of them; those without mask do not count.
 
     Args:
-        image: (b, 1, z, y, x).
-        mask: the same shape, 0 or 1.
-    """
-    total = 0.0
-    for axis in (2, 3, 4):
-        length = image.shape[axis] - 1
-        both = mask.narrow(axis, 1, length) * mask.narrow(axis, 0, length)
-        total += float((image.diff(dim=axis).abs() * both).sum(dtype=torch.float64))
-    return total
-
-
-class PatchPlausibility:
-    """Whether patches look like the targets': metrics without encoder, pooled over all batches.
-
-    Args:
+        patches: prediction, target and what is inside, each (z, y, x).
         spacing: mm (z, y, x).
     """
+    error, n_voxels, edges = 0.0, 0, [0.0, 0.0]  # of predictions, of targets
+    values: list[list[NDArray]] = [[], []]
+    gradients: list[list[NDArray]] = [[], []]
+    powers: list[list[NDArray]] = [[], []]
+    for guess, truth, inside in patches:
+        if not inside.any():
+            continue
+        error += float(np.abs(guess - truth)[inside].sum(dtype=np.float64))
+        n_voxels += int(np.count_nonzero(inside))
+        for i, image in enumerate((np.where(inside, guess, truth), truth)):
+            edges[i] += gradient_sum(image, inside)
+            values[i].append(image[inside])
+            gradients[i].append(gradient_magnitudes(image, inside, spacing))
+            powers[i].append(radial_power(image, inside, spacing, n_windows=N_WINDOWS))
+    if not n_voxels:
+        return PatchQuality()
+    pooled, true_values = (np.concatenate(parts) for parts in values)
+    floor = (NEGLIGIBLE_SHARE * value_range(true_values)) ** 2
+    power, true_power = (np.mean(parts, axis=0) for parts in powers)
+    distance = log_distance(power, true_power, floor) if floor > 0 else None
+    return PatchQuality(
+        mae=error / n_voxels,
+        sharpness=edges[0] / edges[1] if edges[1] else math.nan,
+        histogram_w1=wasserstein_1(pooled, true_values),
+        gradient_w1=wasserstein_1(*(np.concatenate(parts) for parts in gradients)),
+        spectrum_distance=math.nan if distance is None else distance,
+    )
 
-    def __init__(self, spacing: Spacing) -> None:
-        self.spacing = spacing
-        self._values: list[list[NDArray]] = [[], []]  # of predictions, of targets
-        self._gradients: list[list[NDArray]] = [[], []]
-        self._powers: list[list[NDArray]] = [[], []]
 
-    def add(self, prediction: Tensor, target: Tensor, mask: Tensor) -> None:
-        """Take a batch in: (b, 1, z, y, x) on the CPU; patches without mask do not count."""
-        for guess, truth, inside in zip(
-            prediction.numpy()[:, 0], target.numpy()[:, 0], mask.numpy()[:, 0] > 0, strict=True
-        ):
-            if inside.any():
-                self._add_patch((np.where(inside, guess, truth), truth), inside)
-
-    def _add_patch(self, images: tuple[NDArray, NDArray], inside: NDArray) -> None:
-        for i, image in enumerate(images):
-            self._values[i].append(image[inside])
-            self._gradients[i].append(gradient_magnitudes(image, inside, self.spacing))
-            power = radial_power(image, inside, self.spacing, n_windows=N_WINDOWS)
-            self._powers[i].append(power)
-
-    def result(self) -> dict[str, float]:
-        """histogram_w1, gradient_w1 (per mm) and spectrum_distance (dB); nan where undefined."""
-        if not self._values[0]:
-            return dict.fromkeys(("histogram_w1", "gradient_w1", "spectrum_distance"), math.nan)
-        values, true_values = (np.concatenate(parts) for parts in self._values)
-        steepness, true_steepness = (np.concatenate(parts) for parts in self._gradients)
-        power, true_power = (np.mean(parts, axis=0) for parts in self._powers)
-        floor = (NEGLIGIBLE_SHARE * value_range(true_values)) ** 2
-        distance = log_distance(power, true_power, floor) if floor > 0 else None
-        return {
-            "histogram_w1": wasserstein_1(values, true_values),
-            "gradient_w1": wasserstein_1(steepness, true_steepness),
-            "spectrum_distance": math.nan if distance is None else distance,
-        }
+def gradient_sum(image: NDArray, inside: NDArray) -> float:
+    """Sum of |forward differences| of (z, y, x) along all axes where both voxels are inside."""
+    known = np.where(inside, image, np.float32(np.nan))  # a difference with one outside is nan
+    steps = (np.abs(np.diff(known, axis=axis)) for axis in range(3))
+    return sum(float(np.nansum(step, dtype=np.float64)) for step in steps)

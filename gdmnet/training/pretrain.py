@@ -41,8 +41,8 @@ from gdmnet.models import checkpoint
 from gdmnet.models.precision import is_safe_in_cpu_bf16
 from gdmnet.models.seeds import numpy_rng, reseed
 from gdmnet.plan import Configuration
-from gdmnet.training.ema import WeightAverage
-from gdmnet.training.patches import patch_start, read_patch
+from gdmnet.training.batches import patch_start, read_patch
+from gdmnet.training.step import WeightAverage
 from gdmnet.training.usefulness import HeldOut, judge, tissue_edges
 
 ENCODER_FILE, REPORT_FILE = "encoder.pt", "report.json"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -118,25 +119,13 @@ def _best(records: list[Record]) -> tuple[float, float] | None:
 def _heading(records: list[Record]) -> str:
     if not records:
         return "no epoch is finished yet"
-    last = records[-1]
-    seconds = sum(_value(record.get("seconds")) for record in records)
-    return (
-        f"epoch {last['epoch']} of {last['epochs']}   step {last['step']}   skipped steps"
-        f" {last['skipped']}   {_duration(seconds)}{_best_words(records)}"
-    )
-
-
-def _best_words(records: list[Record]) -> str:
-    best = _best(records)
-    return f"   best epoch {best[0]:.0f}: smoothed MAE {best[1]:.4g}" if best else ""
-
-
-def _duration(seconds: float) -> str:
-    if not math.isfinite(seconds):
-        return "unknown"
-    hours, rest = divmod(round(seconds), 3600)
-    minutes, seconds_left = divmod(rest, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {seconds_left:02d} s"
+    last, best = records[-1], _best(records)
+    seconds = timedelta(seconds=round(sum(record.get("seconds") or 0 for record in records)))
+    words = [f"epoch {last['epoch']} of {last['epochs']}", f"step {last['step']}"]
+    words += [f"skipped steps {last['skipped']}", str(seconds)]
+    if best is not None:
+        words.append(f"best epoch {best[0]:.0f}: smoothed MAE {best[1]:.4g}")
+    return "   ".join(words)
 
 
 def _value(value: Any) -> float:  # noqa: ANN401

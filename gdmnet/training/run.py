@@ -5,21 +5,31 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass
+from math import ceil, sqrt
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from gdmnet import codec, folders
-from gdmnet.data.splits import Split
-from gdmnet.errors import CheckpointError, SettingError, TrainingError
+from gdmnet.data.splits import Split, split_for
+from gdmnet.data.store import StoredCase, open_case
+from gdmnet.errors import CheckpointError, DatasetError, SettingError, TrainingError
 from gdmnet.files import file_sha256
+from gdmnet.folders import Roots
 from gdmnet.models import precision
-from gdmnet.models.device import versions
-from gdmnet.models.run import CONTINUED_JSON, Computation, read_run
+from gdmnet.models.checkpoint import load_pretrained
+from gdmnet.models.device import find_device, versions
+from gdmnet.models.folder import CONTINUED_JSON, Computation, read_run
+from gdmnet.objectives.base import Inputs
+from gdmnet.objectives.build import SAMPLED, context_of, generator_of
 from gdmnet.objectives.options import needs_encoder, read_objective_options
-from gdmnet.plan import Configuration, Plan, Recipe, Run
+from gdmnet.plan import Configuration, Fingerprint, Plan, Recipe, Run
 from gdmnet.training import log
+from gdmnet.training.batches import Batches
+from gdmnet.training.distributed import devices_here, require_devices, this_process
 from gdmnet.training.settings import (
     DEFAULT_GPU_LENGTH,
     DEFAULT_LENGTH,
@@ -30,6 +40,120 @@ from gdmnet.training.settings import (
 
 _NOT_ASKED = ("schema", "version", "versions", "encoder_sha256", "realism")  # what came of it
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class FoldTraining:
+    """The training of one fold, in terms that can be sent to a process.
+
+    Attributes:
+        run: of run.json; the encoder's checksum is missing until the encoder is there.
+        configuration: of the plan.
+        split: whose cases lie prepared in `dataset`.
+        dataset: folder of the prepared dataset, with its plan, fingerprint and cases.
+        folder: of the fold, in the model's folder.
+        encoder_folder: where the embedded encoder is kept.
+        device: cpu, cuda, cuda:1.
+        pretrained: a checkpoint to start from.
+        resume: go on from the latest checkpoint.
+    """
+
+    run: Run
+    configuration: Configuration
+    split: Split
+    dataset: Path
+    folder: Path
+    encoder_folder: Path
+    device: str
+    pretrained: Path | None
+    resume: bool = False
+
+    def cases(self) -> tuple[list[StoredCase], list[StoredCase]]:
+        """The prepared training and validation cases.
+
+        Raises:
+            DatasetError: one is missing, damaged, or older than the raw files of the plan.
+        """
+        fingerprint = self.fingerprint()
+        known = {} if fingerprint is None else {c.identifier: c.digests for c in fingerprint.cases}
+
+        def opened(identifier: str) -> StoredCase:
+            case = open_case(self.dataset / self.configuration.name, identifier)
+            if known.get(identifier, case.record.digests) != case.record.digests:
+                raise DatasetError(
+                    f"case {identifier}: {self.configuration.name} was prepared from other raw"
+                    " files than the plan was made from; run gdm_plan_and_preprocess again"
+                )
+            return case
+
+        split = self.split
+        return [opened(case) for case in split.training], [opened(c) for c in split.validation]
+
+    def fingerprint(self) -> Fingerprint | None:
+        """What was measured on the dataset, if it is there."""
+        path = self.dataset / folders.FINGERPRINT_JSON
+        return codec.load(Fingerprint, path) if path.is_file() else None
+
+    def process_device(self) -> torch.device:
+        """The device of this process among those that train together."""
+        return this_process().device(torch.device(self.device))
+
+
+def describe_training(
+    dataset: str | int, configuration: str, fold: str, roots: Roots, settings: TrainingSettings
+) -> FoldTraining:
+    """The training that is asked for, as if its folder were empty; nothing is written.
+
+    Raises:
+        GdmnetError: an unknown dataset, configuration, fold or device.
+    """
+    name = folders.resolve_dataset(dataset, roots.preprocessed)
+    home = roots.preprocessed / name
+    plan = codec.load(Plan, home / folders.PLAN_JSON)
+    chosen = plan.configuration(configuration)
+    split = split_for(str(fold), home / folders.SPLITS_JSON)
+    device = find_device(settings.device)
+    run = describe_run(plan, chosen, str(fold), split, settings, device)
+    require_devices(devices_here(run.n_devices), device)
+    model = folders.model_folder(roots.results, name, settings.objective, configuration)
+    encoders = settings.encoder_root or roots.results
+    return FoldTraining(
+        run=run,
+        configuration=chosen,
+        split=split,
+        dataset=home,
+        folder=folders.fold_folder(model, str(fold)),
+        encoder_folder=folders.encoder_folder(encoders, name, configuration, str(fold)),
+        device=str(device),
+        pretrained=settings.pretrained,
+    )
+
+
+def patch_batches(training: FoldTraining) -> tuple[Batches, Batches]:
+    """Augmented patches of the training cases and plain ones of the validation cases."""
+    run, configuration = training.run, training.configuration
+    cases, validation = training.cases()
+    seed = run.recipe.seed
+    return (
+        Batches(cases, configuration, seed=seed, augment=True, n_workers=run.n_workers),
+        Batches(validation, configuration, seed=seed, augment=False),
+    )
+
+
+def build_generator(training: FoldTraining) -> nn.Module:
+    """The generator with its seeded first weights, or those of a checkpoint.
+
+    Raises:
+        CheckpointError: the pretrained checkpoint does not fit.
+    """
+    run, inputs = training.run, Inputs()  # only an objective with a sampler has others
+    if run.objective in SAMPLED:
+        inputs = SAMPLED[run.objective](context_of(training.configuration, run.options)).inputs
+    torch.manual_seed(run.recipe.seed)
+    generator = generator_of(training.configuration, inputs)
+    if training.pretrained is not None:
+        load_pretrained(generator, training.pretrained)
+    return generator
 
 
 def describe_run(
@@ -48,10 +172,11 @@ def describe_run(
     """
     epochs, iterations = DEFAULT_LENGTH.get(plan.preset, DEFAULT_GPU_LENGTH)
     rate = DEFAULT_RATE.get(plan.preset, Recipe.learning_rate)
+    n_devices = settings.n_devices or 1  # as many samples in all, in larger batches
     recipe = Recipe(
         epochs=settings.epochs or epochs,
-        iterations=settings.iterations or iterations,
-        learning_rate=settings.learning_rate or rate,
+        iterations=settings.iterations or ceil(iterations / n_devices),
+        learning_rate=settings.learning_rate or rate * sqrt(n_devices),
         seed=settings.seed or 0,
         precision=precision.choose_for(settings.precision, device, configuration),
     )
@@ -60,7 +185,8 @@ def describe_run(
         raise CheckpointError(f"--pretrained {pretrained}: file not found")
     n_workers = settings.n_workers
     if n_workers is None:
-        n_workers = min(8, folders.n_default_processes()) if device.type == "cuda" else 0
+        n_cores = folders.n_default_processes() // devices_here(n_devices)
+        n_workers = max(1, min(8, n_cores)) if device.type == "cuda" else 0
     return Run(
         schema=Run.SCHEMA,
         version=versions()["gdmnet"],
@@ -78,7 +204,7 @@ def describe_run(
         device=device.type,
         n_threads=torch.get_num_threads(),
         n_workers=n_workers,
-        n_devices=settings.n_devices or 1,
+        n_devices=n_devices,
         versions=versions(),
     )
 

@@ -183,28 +183,25 @@ def describe(encoder: nn.Module, held_out: HeldOut) -> dict[str, tuple[float, ..
     images, bodies = held_out.images, held_out.bodies
     maps = measures.feature_maps(encoder, images)
     chosen = [measures.inside(bodies, m) for m in maps]
-    distances = {}
-    for name, copies in measures.degradations(images, bodies).items():
-        degraded = measures.feature_maps(encoder, copies)
-        distances[name] = tuple(
-            measures.distance(*three) for three in zip(maps, degraded, chosen, strict=True)
-        )
-    ranks = (
-        measures.effective_rank(measures.tokens(m)[c]) for m, c in zip(maps, chosen, strict=True)
-    )
-    r2 = (measures.tissue_read_out(m, images, bodies, held_out.edges) for m in maps)
-    return {
-        "dead channels": tuple(float(measures.n_dead(m)) for m in maps),
-        "effective rank": tuple(ranks),
-        "blur against noise": _ratios(distances["blur"], distances["noise"]),
-        "blur against shift": _ratios(distances["blur"], distances["shift"]),
-        "tissue read-out R2": tuple(r2),
+    moved = {
+        name: np.array(list(map(measures.distance, maps, degraded, chosen)))  # (maps,)
+        for name, copies in measures.degradations(images, bodies).items()
+        if (degraded := measures.feature_maps(encoder, copies))
+    }
+    found = {
+        "dead channels": map(measures.n_dead, maps),
+        "effective rank": (
+            measures.effective_rank(measures.tokens(m)[c])
+            for m, c in zip(maps, chosen, strict=True)
+        ),
+        "blur against noise": moved["blur"] / moved["noise"].clip(1e-12),
+        "blur against shift": moved["blur"] / moved["shift"].clip(1e-12),
+        "tissue read-out R2": (
+            measures.tissue_read_out(m, images, bodies, held_out.edges) for m in maps
+        ),
         "gradient coverage": (measures.gradient_coverage(encoder, images[:1]),),
     }
-
-
-def _ratios(first: tuple[float, ...], second: tuple[float, ...]) -> tuple[float, ...]:
-    return tuple(a / max(b, 1e-12) for a, b in zip(first, second, strict=True))
+    return {name: tuple(map(float, values)) for name, values in found.items()}
 
 
 @torch.no_grad()

@@ -114,6 +114,7 @@ def test_values_that_no_int16_holds_are_not_cut_off(patients):
 def test_a_mapping_is_written_on_request_only(patients):
     file = patients.parent / "who.json"
     assert call(patients, "--mapping", str(file)) == 0
+    assert file.stat().st_mode & 0o777 == 0o600
     told = json.loads(file.read_text())
     assert {entry["folder"] for entry in told.values()} == set(NAMES)
     assert {entry["patient_id"] for entry in told.values()} == {"SECRET-0", "SECRET-1"}
@@ -142,6 +143,30 @@ def test_several_fitting_series_are_refused_and_a_pattern_decides(patients, caps
         " --source" in said
     )
     assert call(patients, "--source", "mr*T1*") == 0
+    description = json.loads((dataset(patients) / "dataset.json").read_text())
+    assert description["source_series"] == ["mr*T1*"]
+    roots = [f"--{name}={patients.parent / name}" for name in ("raw", "preprocessed", "results")]
+    assert plan_and_preprocess.main(["512", "-np", "1", "--dry-run", *roots]) == 0
+
+
+def test_one_of_two_acquisitions_in_a_series_is_chosen_by_its_attribute(patients, capsys):
+    arrays = {}
+    for name in NAMES:
+        for path in (patients / name / "ct").iterdir():
+            path.unlink()
+        kinds = [(80, 300), (120, 0)]
+        for first, (kvp, add) in enumerate(kinds):
+            _, ct, _ = make_patient(np.random.default_rng(first), SHAPE)
+            arrays[kvp] = np.rint(ct + add)
+            how = {"Modality": "CT", "SeriesDescription": "planning", "KVP": kvp}
+            uids = {"SeriesInstanceUID": f"1.2.3.{len(name)}.{name[-1] == 'a':d}"}
+            write_series(patients / name / "ct", arrays[kvp], first=50 * first, **how, **uids)
+    said = refusal(patients, capsys)
+    assert "2 series fit the target 'CT*' (CT planning KVP=120.0, CT planning KVP=80.0)" in said
+    assert call(patients, "--target", "CT*KVP=80*") == 0
+    case = case_name(only_series_of(patients / "patient_a", "mr"))
+    target = read_volume(dataset(patients) / f"targetsTr/{case}.nii.gz")
+    np.testing.assert_array_equal(target.array[0], arrays[80])
 
 
 def test_no_fitting_series_is_refused_and_what_is_there_is_listed(patients, capsys):
@@ -257,6 +282,37 @@ def test_the_same_patient_id_in_two_folders_is_noted(patients, capsys):
     assert "2 folders share their PatientID with another one" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("options", [["--test", "patient_b"], ["--test-fraction", "0.5"]])
+def test_test_cases_are_set_apart_by_patient(patients, capsys, options):
+    if options[0] == "--test-fraction":
+        for path in (patients / "patient_b/ct").iterdir():  # a third folder, of patient b
+            item = pydicom.dcmread(path)
+            item.SeriesInstanceUID += ".7"
+            save(patients / "patient_c/ct" / path.name, item)
+        _, mr, _ = make_patient(np.random.default_rng(5), SHAPE)
+        own = {"PatientID": "SECRET-1", "FrameOfReferenceUID": f"{FRAME}.1"}
+        write_series(patients / "patient_c/mr", np.rint(mr) + 1000, **own)
+    assert call(patients, *options) == 0
+    folder = dataset(patients)
+    names = {p.name: case_name(only_series_of(p, "mr")) for p in patients.iterdir()}
+    test = {path.name.removesuffix(".nii.gz") for path in (folder / "targetsTs").iterdir()}
+    assert f"for the test: {min(test)}" in capsys.readouterr().out
+    if options[0] == "--test":
+        assert test == {names["patient_b"]}
+    assert (names["patient_a"] in test) != (names["patient_b"] in test)
+    assert (names.get("patient_c", names["patient_b"]) in test) == (names["patient_b"] in test)
+    count = json.loads((folder / "dataset.json").read_text())["numTraining"]
+    assert count == len(names) - len(test) == len(list((folder / "imagesTr").iterdir()))
+    assert check_dataset(folder, n_processes=1) == []
+
+
+def test_impossible_test_cases_are_refused(patients, capsys):
+    said = refusal(patients, capsys, "--test", "nobody")
+    assert "--test nobody: no training case and no patient has this name" in said
+    assert "no case is left for training" in refusal(patients, capsys, "--test", *NAMES)
+    assert "must lie in [0, 1)" in refusal(patients, capsys, "--test-fraction", "nan")
+
+
 def test_a_copied_patient_is_refused(patients, capsys):
     shutil.copytree(patients / "patient_a", patients / "patient_c")
     said = refusal(patients, capsys)
@@ -290,7 +346,7 @@ def test_a_dataset_is_whole_or_not_there(patients):
     found = find_pairs(patients, SeriesChoice())
     path.write_bytes(path.read_bytes()[:-50])
     with pytest.raises(DatasetError, match="truncated"):
-        write_dataset(make_conversion(found.pairs, None), raw / "Dataset512_X")
+        write_dataset(make_conversion(found.pairs, SeriesChoice()), raw / "Dataset512_X")
     assert list(raw.iterdir()) == []
 
 

@@ -6,13 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from report.cases import SHAPE, target, write, write_case, write_record
+from report.phantoms import SHAPE, target, write, write_case, write_record
 
 from gdmnet.commands.report import main
 from gdmnet.geometry import Geometry
 from gdmnet.metrics.conventions import EvaluationSettings
-from gdmnet.metrics.evaluation import evaluate_folders
-from gdmnet.metrics.pairs import EvaluationFolders
+from gdmnet.metrics.evaluation import EvaluationFolders, evaluate_folders
 from gdmnet.report.encode import unpack
 
 ODD = "A&B 'c'"
@@ -67,7 +66,11 @@ def test_it_says_how_it_was_made(made):
     html = html_of(made)
     assert "gdm_report -p " in html
     assert "ab" * 32 in html
-    assert "odd spacing" in html.split('id="overview"')[0]
+    assert "odd spacing" in html.split('<section id="viewer"')[0]
+
+
+def test_nobody_else_may_read_it(made):
+    assert (made / "out/report.html").stat().st_mode & 0o777 == 0o600
 
 
 def test_predictions_alone_are_enough(tmp_path, capsys):

@@ -162,7 +162,6 @@ def test_continuing_a_finished_training_only_says_so(trained):
         (("--iterations", "7"), "iterations changed from 2 to 7"),
         (("--learning-rate", "7"), "learning_rate changed from 0.003 to 7.0"),
         (("--seed", "0"), "seed changed from 1 to 0"),
-        (("--num-gpus", "2"), "n_devices changed from 1 to 2"),
         (("--drift-ratio", "0.3"), "option drift_ratio changed from 0.2 to 0.3"),
         (("--option", 'levels=["local"]'), "option levels changed from"),
         (("--encoder", "random"), "encoder changed from self to random"),

@@ -9,9 +9,8 @@ from gdmnet.data.raw import read_description, training_cases
 from gdmnet.data.volume import read_volume, write_volume
 from gdmnet.datasets import soundness
 from gdmnet.datasets.phantom import Scanner, oblique_direction, write_phantom_dataset
-from gdmnet.datasets.registered import write_registered
-from gdmnet.datasets.registration import RigidMotion
-from gdmnet.datasets.soundness import Alignment, examine_dataset
+from gdmnet.datasets.registration import Alignment, RigidMotion, write_registered
+from gdmnet.datasets.soundness import examine_dataset
 
 SCANNER = Scanner((3.0, 2.0, 2.0), oblique_direction(), varied_shapes=False, masks=True)
 SHIFTED, MIRRORED, WRONG = "phantom_01", "phantom_02", "phantom_03"
@@ -76,7 +75,9 @@ def test_bodies_are_compared(facts):
 
 def test_the_registered_copy_mends_the_shift_and_nothing_else(folder, cases, facts, tmp_path):
     copy = tmp_path / "Dataset998_Registered"
-    moved = write_registered(folder, copy, cases, facts)
+    moved = write_registered(
+        folder, copy, cases, {name: case.alignments for name, case in facts.items()}
+    )
     assert moved == [f"{SHIFTED}_0000"]
     mended = training_cases(copy, read_description(copy))[0]
     (after,) = examine_dataset(mended[:1], read_description(copy))

@@ -5,7 +5,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gdmnet.drifting.coordination import MeanNorm, balance, cosine, inner, norms, remove_conflict
+from gdmnet.drifting.coordination import (
+    MeanNorm,
+    balance,
+    cosine,
+    halve_opposed,
+    inner,
+    norms,
+    remove_conflict,
+)
 
 SHAPE = (3, 1, 2, 3, 4)
 
@@ -71,6 +79,12 @@ def test_only_the_conflicting_part_is_removed_and_sample_by_sample():
     drift = vectors([-2.0, 3.0], [2.0, 3.0], [-1.0, 1.0])
     expected = vectors([0.0, 3.0], [2.0, 3.0], [-1.0, 1.0])
     assert torch.allclose(remove_conflict(drift, fidelity), expected)
+
+
+def test_by_voxels_the_drift_counts_half_where_the_fidelity_objects():
+    fidelity = vectors([1.0, -1.0, 1.0, 0.0])
+    drift = vectors([-2.0, -2.0, 2.0, -2.0])
+    assert torch.equal(halve_opposed(drift, fidelity), vectors([-1.0, -2.0, 2.0, -2.0]))
 
 
 @settings(max_examples=10, deadline=None)

@@ -3,9 +3,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from gdmnet.drifting.coupling import coupled_loss
 from gdmnet.drifting.field import drift_loss
-from gdmnet.drifting.pairing import rows_loss, scaled_floor
-from gdmnet.drifting.representations import Rows
+from gdmnet.drifting.pairing import PAIRINGS, scaled_floor
+from gdmnet.drifting.representations import LEVELS, Rows
 
 TAUS = (0.05, 0.2)
 
@@ -18,8 +19,8 @@ def example(n: int = 12, s: int = 5) -> tuple[Rows, torch.Tensor, torch.Tensor]:
 
 
 def gradient(pairing: str, rows: Rows, *past: torch.Tensor) -> torch.Tensor:
-    loss, _ = rows_loss(rows, *past, pairing=pairing, temperatures=TAUS)
-    return torch.autograd.grad(loss, rows.generated)[0]
+    losses, _ = PAIRINGS[pairing].loss(rows, *past, TAUS)
+    return torch.autograd.grad(losses.mean(), rows.generated)[0]
 
 
 def test_paired_is_a_feature_regression_of_unit_force():
@@ -38,7 +39,16 @@ def test_pooled_is_one_problem_with_past_rows():
     expected, info = drift_loss(
         rows.generated[None], positives, generated[None], temperatures=TAUS, affinity_floor=1e-6
     )
-    loss, watch = rows_loss(rows, targets, generated, pairing="pooled", temperatures=TAUS)
+    loss, watch = PAIRINGS["pooled"].loss(rows, targets, generated, TAUS)
+    assert float(loss.detach()) == float(expected.detach())
+    assert watch == info
+
+
+def test_coupled_is_one_problem_with_past_rows():
+    rows, targets, generated = example()
+    positives = torch.cat([rows.target, targets])[None]
+    expected, info = coupled_loss(rows.generated[None], positives, generated[None])
+    loss, watch = PAIRINGS["coupled"].loss(rows, targets, generated, TAUS)
     assert float(loss.detach()) == float(expected.detach())
     assert watch == info
 
@@ -47,6 +57,11 @@ def test_past_generated_rows_repel_in_the_pool():
     rows, targets, generated = example()
     without = gradient("pooled", rows, targets, generated[:0])
     assert not torch.allclose(gradient("pooled", rows, targets, generated), without, rtol=0.1)
+
+
+def test_past_rows_are_kept_where_they_take_part():
+    kept = {name: pairing.with_past for name, pairing in PAIRINGS.items()}
+    assert kept == {"pooled": tuple(LEVELS), "coupled": ("global",), "paired": ()}
 
 
 @pytest.mark.parametrize(("n", "floor"), [(1, 1e-6), (64, 1e-6), (128, 2.5e-7), (640, 1e-8)])
@@ -58,7 +73,7 @@ def test_the_floor_is_the_scaled_one():
     rows, targets, generated = example(n=60)
     targets = targets.repeat(20, 1) + 0.1 * torch.randn(400, 5)
     positives = torch.cat([rows.target, targets])[None]
-    found = rows_loss(rows, targets, generated, pairing="pooled", temperatures=(0.02,))[1]
+    found = PAIRINGS["pooled"].loss(rows, targets, generated, (0.02,))[1]
     shares = [
         drift_loss(
             rows.generated[None],

@@ -8,8 +8,7 @@ import pytest
 from gdmnet.commands.predict import main
 from gdmnet.data.case import CaseFiles
 from gdmnet.data.volume import read_volume
-from gdmnet.datasets.ct_volumes import find_ct_volumes
-from gdmnet.datasets.sparse_view import write_sparse_view_dataset
+from gdmnet.datasets.sparse_view import find_ct_volumes, write_sparse_view_dataset
 from gdmnet.errors import DatasetError, OutputError
 from gdmnet.inference import load_model
 from gdmnet.inference.consistency import with_data_consistency

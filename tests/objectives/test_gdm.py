@@ -19,7 +19,7 @@ from objectives.small import (
 from gdmnet.drifting.coordination import inner, norms
 from gdmnet.drifting.pairing import PAIRINGS
 from gdmnet.errors import TrainingError
-from gdmnet.objectives import gdm_levels, gdm_ratio
+from gdmnet.objectives import gdm_levels, gdm_state
 from gdmnet.objectives.base import Batch, Context
 from gdmnet.objectives.gdm import Gdm, build_gdm
 from gdmnet.objectives.regression import build_regression
@@ -52,7 +52,7 @@ def train(objective, steps: int, *, dropout: float = 0.0, rate: float = 3e-3):
 
 
 def test_without_drift_it_is_regression_to_the_bit(monkeypatch):
-    monkeypatch.setattr(gdm_ratio, "WARM_STEPS", 12)
+    monkeypatch.setattr(gdm_state, "WARM_STEPS", 12)
     plain, _ = train(build_regression(make_context()), 24, dropout=0.3)
     gdm = build_gdm(gdm_context(100))  # rings fill from step 8, drift from 20
     warmed, descents = train(gdm, 20, dropout=0.3)
@@ -123,9 +123,10 @@ def test_every_pairing_and_level_drifts(pairing, levels):
         descent = descend(objective, step=step)
     assert descent.finite
     assert descent.metrics["norm_drift"] > 0
-    assert {f"force_0.2_{level}" for level in levels} <= set(descent.metrics)
+    force = "force" if pairing == "coupled" else "force_0.2"
+    assert {f"{force}_{level}" for level in levels} <= set(descent.metrics)
     assert not torch.equal(descent.cotangent, fidelity_gradient(make_batch(2)))
-    assert (len(objective.state.rings) == 0) == (pairing == "paired")
+    assert bool(len(objective.state.rings)) == (levels[0] in PAIRINGS[pairing].with_past)
 
 
 def test_it_never_descends_the_fidelity_less():
@@ -137,6 +138,17 @@ def test_it_never_descends_the_fidelity_less():
     descent, fidelity = descend(objective, batch), fidelity_gradient(batch)
     assert descent.metrics["conflict"] == 1
     assert (inner(descent.cotangent, fidelity) >= norms(fidelity) ** 2 * (1 - 1e-4)).all()
+
+
+def test_by_voxels_the_drift_keeps_half_of_what_it_loses_by_samples():
+    batch, found = make_batch(0), {}
+    dark = Batch(batch.source, batch.target - 20, batch.mask)
+    for name in ("sample", "voxel"):
+        objective = build_gdm(gdm_context(**AT_ONCE, drift_ratio=0.1, coordination=name))
+        found[name] = descend(objective, dark).cotangent - fidelity_gradient(dark)
+    opposed = found["voxel"] * fidelity_gradient(dark) < 0
+    assert opposed.any()
+    assert not torch.allclose(found["voxel"], found["sample"], rtol=0.01)
 
 
 def test_the_drift_has_the_ratio_of_the_fidelity_norm():

@@ -13,7 +13,7 @@ from gdmnet.errors import SettingError
 from gdmnet.objectives.build import OBJECTIVES
 from gdmnet.objectives.fidelity import FIDELITIES
 from gdmnet.objectives.flow import SOLVERS
-from gdmnet.objectives.gdm_ratio import schedule_of
+from gdmnet.objectives.gdm_state import schedule_of
 from gdmnet.objectives.options import (
     OPTIONS,
     FlowOptions,
@@ -50,8 +50,8 @@ def test_what_is_given_replaces_the_default():
     [
         ("gdn", {}, "^objective 'gdn' is unknown; take one of gdm, regression"),
         ("gdm", {"ratio": 1}, "^objective gdm: there is no setting 'ratio'; known are drift_ratio"),
-        ("gdm", {"coordination": "mgda"}, "no setting 'coordination'"),
-        ("gdm", {"pairing": "hybrid"}, "pairing 'hybrid' is unknown; take one of pooled, paired"),
+        ("gdm", {"coordination": "mgda"}, "coordination 'mgda' is unknown"),
+        ("gdm", {"pairing": "hybrid"}, "pairing 'hybrid' is unknown; take one of pooled, coupled"),
         ("gdm", {"levels": ["global", "raw"]}, "levels 'raw' is unknown; take one of global"),
         ("gdm", {"levels": []}, r"levels must be a list of one or more, each once: \(\)"),
         ("gdm", {"levels": ["local", "local"]}, "levels must be a list"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from report.browser import Browser, missing_browser
-from report.cases import GEOMETRY, SHAPE, several_methods, target, write_case, write_record
+from report.phantoms import GEOMETRY, SHAPE, several_methods, target, write_case, write_record
 
 from gdmnet.commands.report import main
 from gdmnet.report.encode import unpack
@@ -112,13 +112,13 @@ def test_it_opens_at_the_worst_place_of_the_worst_case(browser):
 
 def test_columns_sort_worst_first_then_best_first(browser):
     head = "#cases th:nth-child({}) button"
-    browser.click(head.format(6))  # PSNR
+    browser.click(head.format(5))  # PSNR
     assert order(browser) == ["bad <b>", "middle", "good"]
-    sort = "return document.querySelector('#cases th:nth-child(6)').getAttribute('aria-sort')"
+    sort = "return document.querySelector('#cases th:nth-child(5)').getAttribute('aria-sort')"
     assert browser.run(sort) == "ascending"  # the lowest PSNR on top
-    browser.click(head.format(6))
+    browser.click(head.format(5))
     assert order(browser) == ["good", "middle", "bad <b>"]
-    browser.click(head.format(3))  # warnings
+    browser.click(head.format(2))  # warnings
     assert order(browser)[0] == "middle"
     browser.click(head.format(1))
     assert order(browser) == ["bad <b>", "good", "middle"]
@@ -367,15 +367,3 @@ def test_several_methods_stand_beside_the_target_and_share_window_and_crosshair(
     browser.click('#panels [data-name="b"]')
     state(browser)
     assert [title for title, *_ in browser.run(where)] == ["target", "a", "c", "source MR"]
-
-
-def test_lines_through_the_crosshair_are_drawn(browser):
-    browser.run("moveTo(0, 4); moveTo(1, 7); moveTo(2, 17)")
-    state(browser)
-    labels = browser.run(
-        "return [...document.querySelectorAll('#lines canvas')].map(c => c.ariaLabel)"
-    )
-    assert [label.split(",")[0] for label in labels] == [f"values along {axis}" for axis in "xyz"]
-    line = np.stack([stored(browser, title)[4, 7] for title in ("prediction", "target")])
-    low, high = (round(float(v)) for v in (line.min(), line.max()))
-    assert f"{low} to {high} HU" in labels[0]

@@ -4,8 +4,8 @@ import re
 import pytest
 
 from gdmnet.metrics.summary import summarise
-from gdmnet.report.case import CasePage
 from gdmnet.report.overview import overview
+from gdmnet.report.view import CasePage
 
 VALUES = {
     "a": {"mae": 10.0, "psnr": 30.0, "sharpness": 0.5, "bias": -2.0, "new": 1.0},
@@ -15,10 +15,7 @@ VALUES = {
 
 
 def pages(*names):
-    return [
-        CasePage(name, "{}", (), "<img>", (), {"prediction": (1.0, 2.0, 3.0)}, "HU")
-        for name in names
-    ]
+    return [CasePage(name, "{}", (), (), ("prediction",), "HU") for name in names]
 
 
 def table(values=VALUES, **warnings):
@@ -54,7 +51,7 @@ def test_unknown_metrics_are_there_but_folded_away():
     html = table()
     assert re.search('class="more"[^>]*>1', html)
     assert 'id="more"' in html
-    assert '<th scope="row" colspan="3">median<td>20' in html
+    assert '<th scope="row" colspan="2">median<td>20' in html
 
 
 def test_metrics_that_no_case_has_are_left_out():
@@ -62,8 +59,8 @@ def test_metrics_that_no_case_has_are_left_out():
     assert "PSNR" not in re.search("<thead>.+</thead>", table(values))[0]
 
 
-def test_without_targets_the_predictions_values_stand_there():
-    html = overview(pages("x<y"), {}, {"x<y": 0})
+def test_without_targets_names_and_warnings_stand_there():
+    html = overview(pages("x<y", "b"), {}, {"x<y": 0, "b": 2})
     assert "x&lt;y" in html
-    assert ">mean<" in html.replace("</button>", "<")
+    assert cells(html, "b") == ["2"]
     assert "tfoot></tfoot" in html

@@ -2,10 +2,10 @@ import hashlib
 import json
 
 import pytest
-from report.cases import write_case, write_record
+from report.phantoms import write_case, write_record
 
 from gdmnet.errors import PlanError
-from gdmnet.report.provenance import check_inputs, read_origin
+from gdmnet.report.provenance import Origin, read_origin
 
 FINDING = {"what": "spacing along z", "unit": "mm", "value": 5.0}
 
@@ -16,13 +16,12 @@ def home(tmp_path):
     return tmp_path
 
 
-def rows(origin, title):
-    return dict(origin.tables[title])
+def row(origin, name):
+    return dict(origin.rows)[name]
 
 
 def test_a_folder_without_a_record_has_no_origin(home):
-    origin = read_origin(home / "out")
-    assert (origin.tables, origin.cases, origin.training) == ({}, {}, {})
+    assert read_origin(home / "out") == Origin()
 
 
 def test_the_record_is_told_whatever_it_holds(home):
@@ -30,8 +29,9 @@ def test_the_record_is_told_whatever_it_holds(home):
     case = {"warnings": ["odd"], "inputs": {"a_0000.nii.gz": "ff"}, "input_check": [finding]}
     write_record(home, {"a": case, "b": {"status": "failed", "error": "no memory"}})
     origin = read_origin(home / "out")
-    assert rows(origin, "predictions.json")["model.checkpoints.0"] == "ab" * 32
-    assert rows(origin, "predictions.json")["versions.torch"] == "2.13"
+    assert row(origin, "checkpoint of fold 0") == f"SHA-256 {'ab' * 32} (is not there)"
+    assert row(origin, "model") == "configuration 3d, checkpoint final"
+    assert row(origin, "versions") == "gdmnet 0.1.0, torch 2.13"
     assert origin.cases["a"].warnings == ("odd",)
     assert origin.cases["a"].findings == (("spacing along z", "5 mm", "1 to 2", "0.5 to 4"),)
     assert origin.cases["b"].error == "no memory"
@@ -39,20 +39,16 @@ def test_the_record_is_told_whatever_it_holds(home):
 
 
 @pytest.mark.parametrize("named", ["absolute", "from above"])
-def test_a_model_that_is_there_gives_plan_and_curves(home, named):
+def test_a_model_that_is_there_is_found(home, named):
     model = home / "model"
     (model / "fold_0").mkdir(parents=True)
-    plan = {"channel_names": ["T1"], "configurations": {"3d": {"patch_size": [8, 16, 16]}}}
-    (model / "plan.json").write_text(json.dumps(plan))
-    record = {"epoch": 1, "epochs": 1, "validation_mae": 0.5}
-    (model / "fold_0/log.jsonl").write_text(json.dumps(record) + "\n")
+    (model / "plan.json").write_text(json.dumps({"channel_names": ["T1"]}))
     (model / "fold_0/checkpoint_final.pt").write_bytes(b"weights")
     write_record(home, {}, str(model) if named == "absolute" else "model")
     origin = read_origin(home / "out")
     assert origin.channel_names == ("T1",)
-    assert rows(origin, "plan.json of the model")["3d.patch_size"] == "8, 16, 16"
-    assert "mean absolute error" in origin.training["0"][0]
-    assert rows(origin, "The model's folder")["checkpoint of fold 0"].startswith("DIFFERS")
+    assert row(origin, "model found at") == str(model)
+    assert "DIFFERS: trained anew" in row(origin, "checkpoint of fold 0")
 
 
 def test_parts_of_a_record_are_read_together(home):
@@ -72,11 +68,15 @@ def test_sources_are_held_against_the_record(home):
     source = home / "in/a_0000.nii.gz"
     digest = hashlib.sha256(source.read_bytes()).hexdigest()
     write_record(home, {"a": {"inputs": {source.name: digest, "a_0001.nii.gz": "ff"}}})
-    case = read_origin(home / "out").cases["a"]
-    verdicts = {name: verdict for name, _, verdict in check_inputs(case, [source])}
-    assert verdicts == {source.name: "as translated", "a_0001.nii.gz": "recorded, not compared"}
+    case = read_origin(home / "out", {"a": [source]}).cases["a"]
+    assert case.inputs == (
+        (source.name, f"SHA-256 {digest} (as translated)"),
+        ("a_0001.nii.gz", "SHA-256 ff (recorded, not compared)"),
+    )
+    assert case.warnings == ()
     source.write_bytes(b"other")
-    assert check_inputs(case, [source])[0][2].startswith("DIFFERS")
+    case = read_origin(home / "out", {"a": [source]}).cases["a"]
+    assert case.warnings == (f"{source.name} DIFFERS from what was translated",)
 
 
 def test_a_checkpoint_is_held_against_the_record(home):
@@ -86,10 +86,11 @@ def test_a_checkpoint_is_held_against_the_record(home):
     digest = hashlib.sha256(b"weights").hexdigest()
     model = {"folder": "model", "checkpoints": {"0": digest}, "checkpoint": "final"}
     (home / "out/predictions.json").write_text(json.dumps({"model": model}))
-    assert verdict_of(home) == "is not there"
+    assert verdict_of(home, digest) == "is not there"
     (fold / "checkpoint_final.pt").write_bytes(b"weights")
-    assert verdict_of(home) == "as recorded"
+    assert verdict_of(home, digest) == "as recorded"
 
 
-def verdict_of(home):
-    return rows(read_origin(home / "out"), "The model's folder")["checkpoint of fold 0"]
+def verdict_of(home, digest):
+    told = row(read_origin(home / "out"), "checkpoint of fold 0")
+    return told.removeprefix(f"SHA-256 {digest} (").removesuffix(")")

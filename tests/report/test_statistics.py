@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from gdmnet.report import statistics
-from gdmnet.report.statistics import N_BINS, agreement, profile, worst_places
+from gdmnet.report.statistics import N_BINS, agreement, worst_places
 
 SHAPE = (6, 20, 30)
 
@@ -42,15 +42,19 @@ def test_an_empty_band_has_no_values(case):
     assert (band.n, band.bias, band.sd, band.mae) == (0, None, None, None)
 
 
-def test_the_joint_histogram_counts_target_by_prediction(case):
+def test_differences_are_counted_as_by_numpy(case):
     prediction, target, mask = case
     found = agreement(prediction, target, mask, ())
-    values = [image[mask != 0] for image in (target, prediction)]
-    edges = np.linspace(found.low, found.high, N_BINS + 1)
-    clipped = [np.clip(v, edges[0], edges[-1]) for v in values]
-    slow, _, _ = np.histogram2d(*clipped, bins=(edges, edges))
-    assert found.joint.sum() == np.count_nonzero(mask)
-    assert np.abs(found.joint - slow).sum() < 0.01 * slow.sum()  # rounding at edges
+    guess, truth = (image[mask != 0] for image in (prediction, target))
+    limit = found.error_limit
+    ends = ((found.low, found.high), (-limit, limit))
+    values = [
+        np.clip(v, *e) for v, e in zip(((guess + truth) / 2, guess - truth), ends, strict=True)
+    ]
+    edges = [np.linspace(*e, N_BINS + 1) for e in ends]
+    slow, _, _ = np.histogram2d(*values, bins=edges)
+    assert found.differences.sum() == np.count_nonzero(mask)
+    assert np.abs(found.differences - slow).sum() < 0.01 * slow.sum()  # rounding at edges
 
 
 def test_differences_are_counted_at_the_mean_of_both():
@@ -69,19 +73,8 @@ def test_slabs_change_nothing(case, monkeypatch):
     whole = agreement(*case, (0.0,))
     monkeypatch.setattr(statistics, "_SLAB_VOXELS", 700)
     parts = agreement(*case, (0.0,))
-    assert np.array_equal(whole.joint, parts.joint)
+    assert np.array_equal(whole.differences, parts.differences)
     assert parts.whole.bias == pytest.approx(whole.whole.bias)
-
-
-def test_the_profile_is_the_error_of_each_slice(rng):
-    error, mask = rng.uniform(size=(5, 6, 7)), rng.uniform(size=(5, 6, 7)) < 0.5
-    mask[:, 3] = False
-    found = profile(error, mask, 1, 1)
-    assert found[3] is None
-    assert found[2] == pytest.approx(error[:, 2][mask[:, 2]].mean())
-    pairs = profile(error, mask, 2, 2)
-    assert len(pairs) == 4
-    assert pairs[1] == pytest.approx(error[..., 2:4][mask[..., 2:4]].mean())
 
 
 def test_the_worst_place_is_found_and_the_second_lies_apart():

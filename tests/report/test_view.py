@@ -1,11 +1,13 @@
+import json
+
 import numpy as np
 import pytest
-from report.cases import SHAPE, target, write, write_case
+from report.phantoms import SHAPE, target, write, write_case
 
+from gdmnet.geometry import Geometry
 from gdmnet.report import encode, view
-from gdmnet.report.collect import ReportFolders, find_cases
-from gdmnet.report.images import read_images
-from gdmnet.report.view import case_view, describe_storage
+from gdmnet.report.cases import ReportFolders, find_cases, read_images
+from gdmnet.report.view import case_page, case_view, describe_storage
 
 ROOM = 100_000
 
@@ -51,15 +53,13 @@ def test_prediction_and_target_share_a_window(home):
 
 
 @pytest.mark.parametrize("error", [300, -300])
-def test_the_worst_place_and_slice_are_in_the_bone(tmp_path, error):
+def test_the_worst_place_is_in_the_bone(tmp_path, error):
     write_case(tmp_path, "a", 0, error=error)
     found = view_of(tmp_path)
     z, y, x = found.worst[0].at
     assert 2 <= z <= 6
     assert 4 <= y <= 9
     assert 13 <= x <= 20
-    assert 3 <= int(np.nanargmax([v or 0 for v in found.profiles[0]])) <= 5
-    assert [len(profile) for profile in found.profiles] == list(SHAPE)
 
 
 def test_large_cases_are_reduced_and_say_so(home, monkeypatch):
@@ -67,7 +67,51 @@ def test_large_cases_are_reduced_and_say_so(home, monkeypatch):
     found = view_of(home)
     assert found.shape == (12, 10, 13)
     assert found.spacing == (3.0, 3.0, 2.0)
-    assert len(found.profiles[2]) == 13
     told = describe_storage(found)
     assert "13 x 10 x 12 voxels of 2 x 3 x 3 mm, means over 2 x 2 x 1 voxels" in told[0]
     assert "RMS" in told[1]
+
+
+def page_of(home, *folders):
+    (case,) = find_cases(ReportFolders(home / "out", *folders))
+    return case_page(case)
+
+
+def test_a_case_with_everything(tmp_path):
+    write_case(tmp_path, "a", 0, error=300, spread=5)
+    page = page_of(tmp_path, tmp_path / "targets", tmp_path / "in")
+    assert len(page.figures) == 4
+    assert json.loads(page.view)["identifier"] == "a"
+
+
+def test_a_case_without_a_target(tmp_path):
+    write_case(tmp_path, "a", 0, error=0)
+    page = page_of(tmp_path)
+    assert len(page.figures) == 1
+    assert json.loads(page.view)["worst"] == []
+
+
+def test_a_name_cannot_end_the_script(tmp_path):
+    write_case(tmp_path, "a", 0, error=0)
+    (case,) = find_cases(ReportFolders(tmp_path / "out"))
+    told = case_page(view.ReportCase("</script>", case.predictions)).view
+    assert "<" not in told
+    assert json.loads(told)["identifier"] == "</script>"
+
+
+def test_a_case_keeps_to_its_bytes(tmp_path, monkeypatch, rng):
+    monkeypatch.setattr(view, "MOST_BYTES", 150_000)
+    noise = [rng.normal(0, 300, (24, 48, 48)) for _ in range(2)]
+    for folder, image in zip(("out", "targets"), noise, strict=True):
+        write(tmp_path / f"{folder}/a.nii.gz", image, Geometry(image.shape, (1.0, 1.0, 1.0)))
+    page = page_of(tmp_path, tmp_path / "targets")
+    held = len(page.view) + sum(map(len, page.figures))
+    assert 60_000 < held < 150_000
+
+
+def test_flat_images_are_shown_too(tmp_path):
+    write(tmp_path / "out/a.nii.gz", np.full(SHAPE, 7.0))
+    write(tmp_path / "targets/a.nii.gz", np.full(SHAPE, 7.0))
+    page = page_of(tmp_path, tmp_path / "targets")
+    assert page.methods == ("prediction",)
+    assert len(page.figures) == 3

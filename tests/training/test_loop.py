@@ -15,7 +15,7 @@ from gdmnet.plan import Recipe
 from gdmnet.training import log, loop
 from gdmnet.training.batches import Batches
 from gdmnet.training.loop import fit
-from gdmnet.training.patch_validation import PatchPlausibility, PatchQuality
+from gdmnet.training.patch_validation import PatchQuality, judge_patches
 from gdmnet.training.progress import PROGRESS_PNG
 
 CPU = torch.device("cpu")
@@ -335,10 +335,15 @@ def test_validation_judges_the_averaged_weights(
         errors = [((network(b.source) - b.target).abs()[b.mask > 0]) for b in patches]
     last = _records(tmp_path / "run")[-1]
     assert last["validation_mae"] == pytest.approx(float(torch.cat(errors).mean()), rel=1e-5)
-    look = PatchPlausibility((3.0, 1.5, 1.0))
-    for batch in patches:
-        look.add(network(batch.source).detach(), batch.target, batch.mask)
-    assert last["validation_gradient_w1"] == pytest.approx(look.result()["gradient_w1"], rel=1e-4)
+    given = [
+        [image[:, 0] for image in (network(b.source).detach().numpy(), b.target.numpy())]
+        + [b.mask.numpy()[:, 0] > 0]
+        for b in patches
+    ]
+    judged = judge_patches(
+        (patch for images in given for patch in zip(*images, strict=True)), (3.0, 1.5, 1.0)
+    )
+    assert last["validation_gradient_w1"] == pytest.approx(judged.gradient_w1, rel=1e-4)
 
 
 def test_an_objective_with_extra_channels_gets_the_same_noise_at_every_validation(start):

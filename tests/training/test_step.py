@@ -1,4 +1,5 @@
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -6,7 +7,15 @@ from torch import nn
 
 from gdmnet.objectives.base import Descent
 from gdmnet.plan import Recipe
-from gdmnet.training.step import GeneratorOptimizer, adamw, all_finite, surrogate
+from gdmnet.training.step import (
+    GeneratorOptimizer,
+    WeightAverage,
+    adamw,
+    all_finite,
+    learning_rate,
+    surrogate,
+    warm_up_steps,
+)
 
 CPU = torch.device("cpu")
 RECIPE = Recipe(1, 100, learning_rate=0.1, clip=1.0)
@@ -122,3 +131,76 @@ def test_weights_that_are_not_finite_are_seen(make_generator):
     with torch.no_grad():
         generator[0].weight[0, 0, 0, 0, 0] = math.inf
     assert not all_finite(generator)
+
+
+def test_warm_up_is_a_share_of_the_run_but_at_most_1000_steps():
+    assert warm_up_steps(Recipe(10, 100)) == 50
+    assert warm_up_steps(Recipe(1000, 250)) == 1000
+    assert warm_up_steps(Recipe(1, 1)) == 1
+
+
+def test_the_rate_rises_to_its_top_and_falls_to_zero():
+    recipe = Recipe(10, 100, learning_rate=0.5)
+    rates = [learning_rate(step, recipe) for step in range(1000)]
+    assert rates[0] == pytest.approx(0.5 / 50)
+    assert rates[24] == pytest.approx(0.25)
+    assert max(rates) == rates[49] == rates[50] == 0.5
+    assert all(a < b for a, b in pairwise(rates[:50]))
+    assert all(a > b for a, b in pairwise(rates[50:]))
+    assert learning_rate(525, recipe) == pytest.approx(0.25)  # half of the decay
+    assert learning_rate(1000, recipe) == pytest.approx(0.0, abs=1e-12)
+
+
+def test_a_run_of_one_step_learns():
+    assert learning_rate(0, Recipe(1, 1, learning_rate=0.1)) == 0.1
+
+
+def test_the_average_follows_the_formula():
+    network = nn.Linear(2, 1)
+    average = WeightAverage(network, 0.5)
+    expected = network.weight.detach().clone()
+    for step in range(6):
+        with torch.no_grad():
+            network.weight.add_(1.0)
+        average.update(network, step)
+        decay = min(0.5, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * network.weight.detach()
+    torch.testing.assert_close(average.network.weight, expected)
+
+
+@pytest.mark.parametrize(
+    ("step", "most", "decay"),
+    [(0, 0.999, 0.1), (90, 0.999, 0.91), (10**6, 0.999, 0.999), (5, 0.2, 0.2)],
+)
+def test_a_young_average_forgets_quickly(step, most, decay):
+    network = nn.Linear(1, 1)
+    average = WeightAverage(network, most)
+    nn.init.zeros_(average.network.weight)
+    nn.init.ones_(network.weight)
+    average.update(network, step)
+    assert average.network.weight.item() == pytest.approx(1 - decay)
+
+
+def test_the_average_is_frozen_and_apart():
+    network = nn.Linear(2, 1)
+    average = WeightAverage(network, 0.9)
+    assert not any(p.requires_grad for p in average.network.parameters())
+    assert not average.network.training
+    with torch.no_grad():
+        network.weight.zero_()
+    assert average.network.weight.abs().sum() > 0
+
+
+def test_buffers_are_copied():
+    network = nn.BatchNorm1d(2)
+    average = WeightAverage(network, 0.9)
+    network(torch.randn(8, 2) + 3)
+    average.update(network, 0)
+    assert torch.equal(average.network.running_mean, network.running_mean)
+    assert average.network.num_batches_tracked == 1
+
+
+def test_what_is_saved_is_loaded():
+    first, second = (WeightAverage(nn.Linear(2, 1), 0.9) for _ in range(2))
+    second.load_state_dict(first.state_dict())
+    assert torch.equal(first.network.weight, second.network.weight)

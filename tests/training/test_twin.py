@@ -6,7 +6,7 @@ from objectives.small import PATCH, CountingEncoder
 from gdmnet.files import whole_folder
 from gdmnet.folders import FINAL, LATEST
 from gdmnet.models import checkpoint
-from gdmnet.models.weights import between
+from gdmnet.models.checkpoint import between
 from gdmnet.objectives.base import Context
 from gdmnet.objectives.gdm import build_gdm
 from gdmnet.objectives.regression import build_regression

@@ -11,12 +11,11 @@ from gdmnet.data.case import Volume
 from gdmnet.data.volume import write_volume
 from gdmnet.geometry import Geometry, Shape
 from gdmnet.metrics.conventions import EvaluationSettings
-from gdmnet.metrics.evaluation import evaluate_folders
-from gdmnet.metrics.pairs import EvaluationFolders
-from gdmnet.report.case import case_page
-from gdmnet.report.collect import ReportCase
-from gdmnet.report.page import ReportPage, Section, render
+from gdmnet.metrics.evaluation import EvaluationFolders, evaluate_folders
+from gdmnet.report.cases import ReportCase
+from gdmnet.report.page import ReportPage, render
 from gdmnet.report.provenance import Origin
+from gdmnet.report.view import case_page
 
 SHAPE: Shape = (12, 20, 26)
 GEOMETRY = Geometry(SHAPE, (3.0, 1.5, 1.0))
@@ -88,8 +87,8 @@ def several_methods(home: Path, methods: list[str]) -> str:
             title="Methods",
             cases=(case_page(case, ("MR",)),),
             summaries=summaries,
-            origin=Origin({"What was given to all": (("budget", "equal steps"),)}, {}, (), {}),
+            origin=Origin((("budget", "equal steps"),)),
             made=(("gdmnet", "0"),),
-            sections=(Section("costs", "What <it> costs", "<p>much</p>"),),
+            methods="<p>much</p>",
         )
     )

@@ -8,7 +8,7 @@ import small_models
 from gdmnet import codec
 from gdmnet.errors import PlanError
 from gdmnet.folders import RUN_JSON
-from gdmnet.models.run import CONTINUED_JSON, DIAL_JSON, Computation, DialChoice, read_run
+from gdmnet.models.folder import CONTINUED_JSON, DIAL_JSON, Computation, DialChoice, read_run
 
 
 @pytest.fixture

@@ -1,24 +1,66 @@
-"""The images of one case in memory, and what can be said about them in words."""
+"""The cases of a report: which files belong to each, and their images in memory."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gdmnet.data.volume import read_volume
-from gdmnet.geometry import Geometry, lps_frame
+from gdmnet.data.case_files import MatchedCase, match_cases
+from gdmnet.data.volume import read_geometry, read_volume
+from gdmnet.errors import DatasetError
+from gdmnet.geometry import Geometry, grid_difference, lps_frame
 from gdmnet.metrics.conventions import GDMNET
 from gdmnet.metrics.evaluation import find_mask
 from gdmnet.metrics.score import is_ct_like
-from gdmnet.report.collect import ReportCase
 
+UNCERTAINTY = "uncertainty"  # the folder among the predictions
+PREDICTION = "prediction"  # name of the only method
 _RULES = {"given": "given", "circle": "the field of view, a circle in each axial slice"}
 _TILTED = 2.0  # degrees from the patient's axes: worth a word
 _SPREAD = "uncertainty (SD)"
 _NO_MATCH = (1.0, 0.0)  # gain and offset
+
+
+@dataclass(frozen=True)
+class ReportFolders:
+    """Where the images lie; all but the predictions may be missing.
+
+    Attributes:
+        predictions: CASE<ending>, and perhaps `uncertainty/CASE<ending>` and predictions.json.
+        targets: CASE<ending>.
+        sources: CASE_0000<ending>, one file a channel.
+        masks: CASE<ending>: where errors count.
+    """
+
+    predictions: Path
+    targets: Path | None = None
+    sources: Path | None = None
+    masks: Path | None = None
+
+
+@dataclass(frozen=True)
+class ReportCase:
+    """The files of one case, all on one grid.
+
+    Attributes:
+        identifier: name of the case.
+        predictions: method -> file, in the order of the panels; at least one.
+        target: None where there is none.
+        sources: in channel order.
+        mask: where errors count; None: the body, computed.
+        uncertainties: method -> file of standard deviations.
+    """
+
+    identifier: str
+    predictions: Mapping[str, Path]
+    target: Path | None = None
+    sources: tuple[Path, ...] = ()
+    mask: Path | None = None
+    uncertainties: Mapping[str, Path] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -53,19 +95,14 @@ class CaseImages:
         mask: uint8 (z, y, x), non-zero where errors count.
         mask_rule: where it comes from.
         geometry: of all.
-        hounsfield: whether target and predictions are in HU.
+        unit: of predictions, target and uncertainties: "HU", or "" where there is none.
     """
 
     volumes: tuple[CaseVolume, ...]
     mask: NDArray
     mask_rule: str
     geometry: Geometry
-    hounsfield: bool
-
-    @property
-    def unit(self) -> str:
-        """Of predictions, target and uncertainties: "HU", or "" where there is none."""
-        return "HU" if self.hounsfield else ""
+    unit: str
 
     @property
     def predictions(self) -> dict[str, NDArray]:
@@ -81,6 +118,45 @@ class CaseImages:
     def target(self) -> NDArray | None:
         """None where there is none."""
         return next((v.array for v in self.volumes if v.kind == "target"), None)
+
+
+def find_cases(folders: ReportFolders) -> list[ReportCase]:
+    """Every case of the predictions with its partners.
+
+    Raises:
+        DatasetError: a folder or a partner is missing, or a grid is not the prediction's; all
+            complaints are listed.
+    """
+    maps = folders.predictions / UNCERTAINTY
+    matched, missing = match_cases(
+        {
+            PREDICTION: folders.predictions,
+            "target": folders.targets,
+            "source": folders.sources,
+            "mask": folders.masks,
+            UNCERTAINTY: maps if maps.is_dir() and any(maps.iterdir()) else None,
+        },
+        leading=[PREDICTION],
+        with_channels=["source"],
+    )
+    missing.pop(maps, None)
+    complaints = [f"{folder}: no image of {', '.join(names)}" for folder, names in missing.items()]
+    if complaints:
+        raise DatasetError("; ".join(complaints) + "; add what is missing, or leave the folder out")
+    complaints = [complaint for case in matched for complaint in _grid_complaints(case)]
+    if complaints:
+        raise DatasetError("; ".join(complaints) + "; give images on the grid of the prediction")
+    return [
+        ReportCase(
+            case.identifier,
+            {PREDICTION: case.images[PREDICTION][0]},
+            case.one("target"),
+            case.images.get("source", ()),
+            case.one("mask"),
+            {PREDICTION: path} if (path := case.one(UNCERTAINTY)) else {},
+        )
+        for case in matched
+    ]
 
 
 def read_images(
@@ -124,7 +200,7 @@ def read_images(
         mask=mask,
         mask_rule=_RULES.get(rule, f"the body, computed from the {whose} ({rule})"),
         geometry=truth.geometry,
-        hounsfield=is_ct_like(truth.array),
+        unit="HU" if is_ct_like(truth.array) else "",
     )
 
 
@@ -153,3 +229,12 @@ def _source_titles(case: ReportCase, channel_names: Sequence[str]) -> list[str]:
     if len(channel_names) != n or len(set(channel_names)) != n:  # not these sources' names
         return [f"source {number}" for number in range(n)] if n > 1 else ["source"] * n
     return [f"source {name}" for name in channel_names]
+
+
+def _grid_complaints(case: MatchedCase) -> Iterator[str]:
+    first = case.images[PREDICTION][0]
+    grid = read_geometry(first)
+    for path in case.others(PREDICTION):
+        difference = grid_difference(read_geometry(path), grid)
+        if difference is not None:
+            yield f"{path} is not on the grid of {first}: {difference}"

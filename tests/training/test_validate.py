@@ -13,10 +13,10 @@ from gdmnet.errors import CheckpointError
 from gdmnet.inference import PredictionSettings, load_model
 from gdmnet.metrics.score import score
 from gdmnet.models import checkpoint
-from gdmnet.models.run import DIAL_JSON, DialChoice, read_run
+from gdmnet.models.folder import DIAL_JSON, DialChoice, read_run
 from gdmnet.plan import Run
 from gdmnet.preprocessing import prepare_volumes
-from gdmnet.training.dial import SETTINGS, choose_setting, dial_fold, score_prepared
+from gdmnet.training.validate import SETTINGS, choose_setting, dial_fold, score_prepared
 
 
 @pytest.fixture
