@@ -121,7 +121,7 @@ def run(dataset: str | int, roots: Roots, options: PlanOptions | None = None) ->
         codec.save(plan, path)
         codec.save(splits, folder / folders.SPLITS_JSON)
         for configuration in chosen:
-            _prepare(cases, configuration, folder / configuration.name, options)
+            _prepare(cases, fingerprint, configuration, folder / configuration.name, options)
     print(f"ready: gdm_train {name[7:10]} {chosen[0].name}")
     return plan
 
@@ -223,13 +223,23 @@ def _refuse_contradictions(
 
 
 def _prepare(
-    cases: Sequence[CaseFiles], configuration: Configuration, folder: Path, options: PlanOptions
+    cases: Sequence[CaseFiles],
+    fingerprint: Fingerprint,
+    configuration: Configuration,
+    folder: Path,
+    options: PlanOptions,
 ) -> None:
-    from gdmnet.data.store import is_stored
+    """Prepare the cases that are not there yet, or were prepared from other raw files."""
+    from gdmnet.data.store import stored_digests
     from gdmnet.preprocessing import ensure_folder, prepare_and_store
 
     ensure_folder(folder, configuration, overwrite=options.overwrite)
-    missing = [case for case in cases if not is_stored(folder, case.identifier)]
+    digests = {case.identifier: case.digests for case in fingerprint.cases}
+    missing = [
+        case
+        for case in cases
+        if stored_digests(folder, case.identifier) != digests[case.identifier]
+    ]
     if len(missing) < len(cases):
         n_done = len(cases) - len(missing)
         print(f"{configuration.name}: {n_done} of {len(cases)} cases are ready already")

@@ -2,11 +2,15 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 from arguments import roots
 
 from gdmnet import files
 from gdmnet.commands import plan_and_preprocess
+from gdmnet.data.case import Volume
+from gdmnet.data.store import open_case
+from gdmnet.data.volume import read_volume, write_volume
 from gdmnet.datasets.phantom import write_phantom_dataset
 
 DATASET = "Dataset999_Phantom"
@@ -91,6 +95,47 @@ def test_a_changed_dataset_asks_for_a_new_plan(raw_home, capsys):
     assert plan(raw_home) == 2
     assert "--replan" in capsys.readouterr().err
     assert plan(raw_home, "--replan") == 0
+
+
+def target_of(home, name):
+    """The prepared target of a case in file units, without its background."""
+    case = open_case(home / "preprocessed" / DATASET / "3d_fullres", name)
+    values = case.target[:] * case.record.target.scale + case.record.target.centre
+    return values[case.body[:][None] != 0]
+
+
+def test_a_corrected_raw_file_is_prepared_anew(raw_home, capsys):
+    raw = raw_home / "raw" / DATASET / "targetsTr/phantom_02.nii.gz"
+    good = raw.read_bytes()
+    assert plan(raw_home) == 0
+    right = target_of(raw_home, "phantom_02")
+    volume = read_volume(raw)
+    middle = volume.array[0, 4:6, 9:11, 9:11]
+    middle[...] = np.random.default_rng(0).permutation(middle.ravel()).reshape(middle.shape)
+    middle[0, 0, 0], middle[1, 1, 1] = middle[1, 1, 1] + 500, middle[0, 0, 0] - 500  # the same mean
+    write_volume(raw, volume, integer=True)
+    assert plan(raw_home) == 2
+    assert "the raw dataset has changed" in capsys.readouterr().err
+    assert plan(raw_home, "--replan") == 0
+    assert np.abs(target_of(raw_home, "phantom_02") - right).max() > 100
+    raw.write_bytes(good)
+    assert plan(raw_home, "--replan") == 0
+    np.testing.assert_array_equal(target_of(raw_home, "phantom_02"), right)
+
+
+def test_an_added_mask_is_prepared_with(raw_home, capsys):
+    assert plan(raw_home) == 0
+    raw = raw_home / "raw" / DATASET
+    for path in sorted((raw / "targetsTr").iterdir()):
+        volume = read_volume(path)
+        mask = np.zeros_like(volume.array)
+        mask[:, 2:8, 4:16, 4:16] = 1
+        write_volume(raw / "masksTr" / path.name, Volume(mask, volume.geometry))
+    assert plan(raw_home, "--replan") == 0
+    assert "ready already" not in capsys.readouterr().out
+    case = open_case(raw_home / "preprocessed" / DATASET / "3d_fullres", "phantom_01")
+    assert case.record.mask_rule == "given"
+    assert set(case.record.digests) == {"0000", "target", "mask"}
 
 
 def test_a_contradicting_preset_and_an_unknown_name_are_refused(raw_home, capsys):
