@@ -25,16 +25,16 @@ class ProcessRank:
         n_ranks: processes in all.
         local_rank: of this process on its machine, from 0: which device is its own.
         n_local: processes on this machine, which share its cores.
-        address: of the machine where all meet.
-        port: there.
+        meeting: where all find each other, as torch.distributed's `init_method`.
+        restarts: how often the launcher has started the training anew after a failure.
     """
 
     rank: int
     n_ranks: int
     local_rank: int
     n_local: int
-    address: str
-    port: int
+    meeting: str
+    restarts: int = 0
 
 
 def rank_from_environment(environment: Mapping[str, str] = os.environ) -> ProcessRank | None:
@@ -92,8 +92,8 @@ def _torchrun(environment: Mapping[str, str]) -> ProcessRank:
         n_ranks=n_ranks,
         local_rank=_number(environment, "LOCAL_RANK"),
         n_local=_number(environment, "LOCAL_WORLD_SIZE", n_ranks),
-        address=environment.get("MASTER_ADDR", "localhost"),
-        port=_number(environment, "MASTER_PORT"),
+        meeting="env://",  # its agent may hold the place already, and hands it on
+        restarts=_number(environment, "TORCHELASTIC_RESTART_COUNT", 0),
     )
 
 
@@ -101,18 +101,16 @@ def _srun(environment: Mapping[str, str]) -> ProcessRank:
     n_ranks = _number(environment, "SLURM_STEP_NUM_TASKS", environment.get("SLURM_NTASKS"))
     per_node = _tasks_per_node(environment.get("SLURM_STEP_TASKS_PER_NODE", str(n_ranks)))
     node = _number(environment, "SLURM_NODEID", 0)
+    port = _FIRST_PORT + _number(environment, "SLURM_JOB_ID", 0) % _PORTS
+    port = _number(environment, "MASTER_PORT", port)
     nodes = environment.get("SLURM_STEP_NODELIST") or environment.get("SLURM_JOB_NODELIST", "")
     return ProcessRank(
         rank=_number(environment, "SLURM_PROCID"),
         n_ranks=n_ranks,
         local_rank=_number(environment, "SLURM_LOCALID"),
         n_local=per_node[min(node, len(per_node) - 1)],
-        address=environment.get("MASTER_ADDR") or first_host(nodes),
-        port=_number(
-            environment,
-            "MASTER_PORT",
-            _FIRST_PORT + _number(environment, "SLURM_JOB_ID", 0) % _PORTS,
-        ),
+        meeting=f"tcp://{environment.get('MASTER_ADDR') or first_host(nodes)}:{port}",
+        restarts=_number(environment, "SLURM_RESTART_COUNT", 0),
     )
 
 

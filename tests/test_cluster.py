@@ -35,17 +35,27 @@ ARRAY = {
 
 
 def test_torchrun_says_which_process_this_is():
-    assert rank_from_environment(TORCHRUN) == ProcessRank(3, 4, 1, 2, "node01", 29400)
+    assert rank_from_environment(TORCHRUN) == ProcessRank(3, 4, 1, 2, "env://")
 
 
 def test_srun_says_which_process_this_is_and_the_first_node_is_where_all_meet():
-    assert rank_from_environment(SRUN) == ProcessRank(5, 7, 1, 3, "gpu07", 20_123)
+    assert rank_from_environment(SRUN) == ProcessRank(5, 7, 1, 3, "tcp://gpu07:20123")
 
 
 def test_an_address_that_is_given_is_taken():
     rank = rank_from_environment(SRUN | {"MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "4321"})
     assert rank is not None
-    assert (rank.address, rank.port) == ("10.0.0.1", 4321)
+    assert rank.meeting == "tcp://10.0.0.1:4321"
+
+
+def test_a_restarted_training_says_so():
+    for environment in (
+        TORCHRUN | {"TORCHELASTIC_RESTART_COUNT": "2"},
+        SRUN | {"SLURM_RESTART_COUNT": "2"},
+    ):
+        rank = rank_from_environment(environment)
+        assert rank is not None
+        assert rank.restarts == 2
 
 
 @pytest.mark.parametrize(
@@ -67,7 +77,7 @@ def test_alone_is_alone(environment):
     [
         (TORCHRUN | {"RANK": "4"}, "contradicts itself"),
         (TORCHRUN | {"LOCAL_RANK": "x"}, "LOCAL_RANK='x'"),
-        ({k: v for k, v in TORCHRUN.items() if k != "MASTER_PORT"}, "MASTER_PORT=None"),
+        ({k: v for k, v in TORCHRUN.items() if k != "LOCAL_RANK"}, "LOCAL_RANK=None"),
         ({k: v for k, v in SRUN.items() if k != "SLURM_JOB_NODELIST"}, "no machine"),
     ],
 )

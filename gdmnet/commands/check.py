@@ -12,6 +12,7 @@ from gdmnet import codec
 from gdmnet.commands.encoder_options import add_encoder_options, encoder_settings
 from gdmnet.commands.terminal import (
     CommandParser,
+    add_nifti_option,
     add_processes_option,
     add_root_options,
     guarded,
@@ -57,6 +58,7 @@ def build_parser() -> CommandParser:
         "--register", metavar="ID", help="write a registered copy under this new number"
     )
     add_processes_option(parser)
+    add_nifti_option(parser)
     add_encoder_options(parser, trains=False)
     parser.add_argument(
         "--seed", type=int, default=0, help="of the encoder's patches and random weights"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from gdmnet import codec
 from gdmnet.commands.terminal import (
     CommandParser,
+    add_nifti_option,
     add_processes_option,
     add_root_options,
     guarded,
@@ -101,6 +102,7 @@ def _new_parser(
     )
     parser.add_argument("--seed", type=int, default=0, help="of the drawn patients")
     add_processes_option(parser)
+    add_nifti_option(parser)
     add_root_options(parser, "raw")
     return parser
 

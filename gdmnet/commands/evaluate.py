@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gdmnet import codec
-from gdmnet.commands.terminal import add_processes_option, guarded, new_parser
+from gdmnet.commands.terminal import add_nifti_option, add_processes_option, guarded, new_parser
 from gdmnet.compare.settings import JUDGE_JSON, JUDGE_KINDS, JudgeSettings
 from gdmnet.errors import DatasetError
 from gdmnet.folders import SUMMARY_JSON
 from gdmnet.metrics.conventions import EvaluationSettings
-from gdmnet.metrics.titles import TITLES
+from gdmnet.metrics.titles import TITLES, title_of
 from gdmnet.settings import add_settings, given_settings, make_settings
 from gdmnet.table import Cell, text_table
 
 if TYPE_CHECKING:
-    from gdmnet.metrics.pairs import EvaluationFolders
+    from gdmnet.metrics.evaluation import EvaluationFolders
     from gdmnet.metrics.summary import Summary
 
 _EPILOG = """examples:
@@ -53,6 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--csv", type=Path, metavar="FILE", help="also a table, one row a case")
     add_settings(parser, EvaluationSettings)
     add_processes_option(parser)
+    add_nifti_option(parser)
     group = parser.add_argument_group(
         "judge (a network trained on real images only, about a minute of one core)"
     )
@@ -85,8 +86,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _evaluate(args: argparse.Namespace) -> int:
-    from gdmnet.metrics.evaluation import evaluate_folders
-    from gdmnet.metrics.pairs import EvaluationFolders
+    from gdmnet.metrics.evaluation import EvaluationFolders, evaluate_folders
     from gdmnet.metrics.summary import as_csv
 
     labels = _both(args.seg_pred, args.seg_ref)
@@ -122,7 +122,7 @@ def _judge(
 ) -> None:
     """Judge the cases that were scored; with torch, which only this needs."""
     from gdmnet.compare.verdict import judge_pairs, verdict_lines
-    from gdmnet.metrics.pairs import sound_pairs
+    from gdmnet.metrics.evaluation import sound_pairs
 
     pairs, _ = sound_pairs(folders, keep_going=True)
     scored = [pair for pair in pairs if pair.identifier in summary.cases]
@@ -136,7 +136,7 @@ def table(summary: Summary) -> list[str]:
     """The summary as text: a line a case, then a line a statistic, at most 100 columns wide."""
     from gdmnet.metrics.statistics import STATISTICS
 
-    shown = {m: title for m, title in TITLES.items() if m in summary.aggregate}
+    shown = {m: title_of(m, summary.unit) for m in TITLES if m in summary.aggregate}
     cases = summary.cases.items()
     rows: list[list[Cell]] = [
         ["case", *shown.values()],

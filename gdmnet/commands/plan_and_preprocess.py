@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from gdmnet import codec, files, folders
 from gdmnet.commands.terminal import (
     CommandParser,
+    add_nifti_option,
     add_processes_option,
     add_root_options,
     guarded,
@@ -63,6 +64,7 @@ def build_parser() -> CommandParser:
     names = [field.name for field in dataclasses.fields(PlanOptions)]
     add_settings(parser, PlanOptions, names[:-1])
     add_processes_option(parser)  # takes more of them by default than a call from Python
+    add_nifti_option(parser)
     add_root_options(parser)
     return parser
 

@@ -8,7 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gdmnet.commands.terminal import add_root_options, guarded, new_parser, roots_from
+from gdmnet.cluster import part_from_environment
+from gdmnet.commands.terminal import (
+    add_nifti_option,
+    add_root_options,
+    guarded,
+    new_parser,
+    roots_from,
+)
 from gdmnet.errors import OutputError, SettingError
 from gdmnet.folders import Roots
 from gdmnet.models.card import PredictionSettings
@@ -40,8 +47,14 @@ class PredictionOptions(Settings):
         False, "write OUT/uncertainty too: how far folds, mirrored copies and windows lie apart"
     )
     n_threads: int = setting(1, "cases to read and prepare ahead", least=1, flag="-np")
-    num_parts: int = setting(1, "processes or machines that share the cases", least=1)
-    part_id: int = setting(0, "which part this one does, from 0 to N - 1", least=0, metavar="K")
+    num_parts: int | None = setting(
+        None,
+        "processes that share the cases (default: of torchrun, srun or a SLURM array)",
+        least=1,
+    )
+    part_id: int | None = setting(
+        None, "which part this one does, from 0 to N - 1", least=0, metavar="K"
+    )
     source: tuple[str, ...] = setting(
         (), "series to take, a pattern a channel, as gdm_convert dicom has", metavar="PATTERN"
     )
@@ -69,6 +82,15 @@ class PredictionOptions(Settings):
             raise SettingError("--sinograms needs --data-consistency; add it")
 
 
+def _part(options: PredictionOptions) -> tuple[int, int]:
+    """Which part of the cases this process does, and of how many."""
+    if options.num_parts is None:
+        if options.part_id is not None:
+            raise SettingError("--part-id says which of --num-parts; give both or none")
+        return part_from_environment()
+    return options.part_id or 0, options.num_parts
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The command's parser."""
     parser = new_parser(__doc__ or "", _EPILOG)
@@ -93,6 +115,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_settings(parser.add_argument_group("DICOM"), PredictionOptions, _DICOM)
     add_settings(parser.add_argument_group("sparse-view CT"), PredictionOptions, _SINOGRAMS)
     add_root_options(parser)
+    add_nifti_option(parser)
     return parser
 
 
@@ -164,6 +187,7 @@ def run(
         translator = with_data_consistency(translator, cases, options.sinograms)
     export = Export(options.dicom_grid or "axial", options.dicom_template)
     templates = find_templates(cases, translator, export) if options.dicom_out else {}
+    part_id, n_parts = _part(options)
     result = predict_folder(
         translator,
         cases,
@@ -171,8 +195,8 @@ def run(
         overwrite=options.overwrite,
         uncertainty=options.uncertainty,
         n_threads=options.n_threads,
-        n_parts=options.num_parts,
-        part_id=options.part_id,
+        n_parts=n_parts,
+        part_id=part_id,
     )
     if options.dicom_out:
         there = {*result.predicted, *result.skipped}

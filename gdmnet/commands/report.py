@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from gdmnet import __version__, codec
-from gdmnet.commands.terminal import add_processes_option, guarded, new_parser
+from gdmnet.commands.terminal import add_nifti_option, add_processes_option, guarded, new_parser
 from gdmnet.metrics.conventions import EvaluationSettings
 from gdmnet.settings import add_settings, given_settings, make_settings
 
@@ -38,8 +38,9 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="the report to write (default: report.html among the predictions)",
     )
-    add_settings(parser, EvaluationSettings, ("convention", "match_intensity"))
+    add_settings(parser, EvaluationSettings, ("convention", "match_intensity", "every_reference"))
     add_processes_option(parser)
+    add_nifti_option(parser)
     return parser
 
 
@@ -54,8 +55,7 @@ def _report(args: argparse.Namespace, typed: str) -> int:
     from datetime import datetime
     from functools import partial
 
-    from gdmnet.metrics.evaluation import evaluate_folders
-    from gdmnet.metrics.pairs import EvaluationFolders
+    from gdmnet.metrics.evaluation import EvaluationFolders, evaluate_folders
     from gdmnet.parallel import map_cases
     from gdmnet.report.cases import PREDICTION, ReportFolders, find_cases
     from gdmnet.report.page import ReportPage, render

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from gdmnet.commands.terminal import (
     CommandParser,
+    add_nifti_option,
     add_processes_option,
     add_root_options,
     guarded,
@@ -94,6 +95,7 @@ def build_parser() -> CommandParser:
     )
     sinogram.add_argument("-o", dest="output", type=Path, metavar="FILE", help="the CT in HU")
     add_processes_option(parser)
+    add_nifti_option(parser)
     add_root_options(parser, "raw")
     return parser
 

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 from gdmnet import __version__
 from gdmnet.errors import GdmnetError
-from gdmnet.folders import Roots, find_roots, n_default_processes
+from gdmnet.folders import NIFTI_FORMS, Roots, find_roots, n_default_processes, use_nifti_form
 
 _DATASET_OPTIONS = {
     "dataset": ("-d", "ID", "501 or Dataset501_Name"),
@@ -171,6 +171,22 @@ def add_processes_option(parser: argparse.ArgumentParser) -> None:
         default=n_default_processes(),
         metavar="N",
         help="worker processes (default: %(default)s)",
+    )
+
+
+class _NiftiForm(argparse.Action):
+    def __call__(self, _: object, found: argparse.Namespace, form: Any, *__: object) -> None:  # noqa: ANN401
+        use_nifti_form(form)
+        setattr(found, self.dest, form)
+
+
+def add_nifti_option(parser: argparse.ArgumentParser) -> None:
+    """--nifti-form, for commands that read images."""
+    parser.add_argument(
+        "--nifti-form",
+        action=_NiftiForm,
+        choices=NIFTI_FORMS,
+        help="what places a NIfTI file whose two forms differ (default: it is refused)",
     )
 
 

@@ -29,8 +29,7 @@ from gdmnet.compare.trainings import ComparedTrainings, work_off
 from gdmnet.compare.verdict import JudgeVerdict
 from gdmnet.files import lock
 from gdmnet.folders import Roots
-from gdmnet.metrics.paired import SIGNIFICANT
-from gdmnet.metrics.statistics import Values, aggregate_cases
+from gdmnet.metrics.statistics import SIGNIFICANT, Values, aggregate_cases
 from gdmnet.metrics.summary import Summary
 
 COMPARE_JSON, COMPARE_TXT, COMPARE_HTML = "compare.json", "compare.txt", "compare.html"

@@ -17,8 +17,7 @@ from gdmnet.compare.record import MethodFacts
 from gdmnet.compare.settings import JUDGE_JSON, JudgeSettings
 from gdmnet.compare.verdict import JudgeVerdict, give_verdict
 from gdmnet.metrics.conventions import EvaluationSettings
-from gdmnet.metrics.evaluation import evaluate_pairs, summarise_cases
-from gdmnet.metrics.pairs import ImagePair
+from gdmnet.metrics.evaluation import ImagePair, evaluate_pairs, summarise_cases
 from gdmnet.metrics.summary import Summary
 from gdmnet.plan import Normalisation, Run
 from gdmnet.training import log

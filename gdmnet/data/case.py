@@ -109,9 +109,11 @@ class Case:
         body: uint8 (z, y, x), 1 where the target counts: inside the body, or in all of the field of
             view; on the prepared grid.
         patient: uint8 (z, y, x), the body where `body` is more than that; None where it is not.
+        outline: uint8 (z, y, x), `body` in the crop of the source's own grid, at prediction; None
+            where there is a target.
         detail: float32 (1, z, y, x) in the crop of the source's own grid: what the source of the
-            target's quantity shows beyond the prepared grid's resolution, at prediction; None
-            where there is no such source or no axis became coarser.
+            target's quantity loses on its way to the prepared grid and back, at prediction; None
+            where there is no such source or the grid is the same.
     """
 
     record: CaseRecord
@@ -119,4 +121,5 @@ class Case:
     target: NDArray | None
     body: NDArray
     patient: NDArray | None = None
+    outline: NDArray | None = None
     detail: NDArray | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +10,14 @@ from typing import Any, TypeVar, get_args
 
 from gdmnet.codec import read_json, save
 from gdmnet.data.case import CaseFiles
-from gdmnet.data.case_files import FORMATS, in_order, iterate_images, split_channel
+from gdmnet.data.case_files import (
+    FORMATS,
+    in_order,
+    iterate_images,
+    printable,
+    split_channel,
+    stray_images,
+)
 from gdmnet.errors import DatasetError
 from gdmnet.folders import DATASET_JSON
 from gdmnet.plan import Region
@@ -209,15 +217,19 @@ def input_cases(folder: Path, n_channels: int, file_ending: str) -> list[CaseFil
         raise DatasetError(f"{folder}: no such folder; give the folder of the input images")
     channels, complaints = _sources(folder, n_channels, file_ending)
     if complaints:
-        more = len(complaints) - 1
+        first, more = complaints[0], len(complaints) - 1
         rest = f" (and {more} more such files or cases)" if more else ""
-        raise DatasetError(f"{folder}: {complaints[0]}{rest}")
+        wrong = {complaint.case for complaint in complaints} - {""}
+        known = wrong | set(channels)
+        count = f"{len(known - wrong)} of {len(known)} cases can be used; " if known else ""
+        said = first.text if first.file == folder.name else str(first)
+        raise DatasetError(f"{folder}: {count}{said}{rest}")
     return [CaseFiles(case, files) for case, files in channels.items()]
 
 
 def place_of(path: Path) -> str:
     """A file of a dataset as complaints name it: imagesTr/CASE_0000.nii.gz."""
-    return f"{path.parent.name}/{path.name}"
+    return printable(f"{path.parent.name}/{path.name}".removeprefix("/"))
 
 
 def _cases(
@@ -242,7 +254,13 @@ def _scan(folder: Path, ending: str) -> tuple[dict[str, Path], list[Complaint]]:
     """The images of a folder by their name without the ending; images of other formats."""
     images = list(iterate_images(folder)) if folder.is_dir() else []
     text = f"the file ending is not {ending}; convert the file, or move it away"
-    wrong = [Complaint("", place_of(path), text) for _, own, path in images if own != ending]
+    wrong = [
+        Complaint(split_channel(stem)[0], place_of(path), text)
+        for stem, own, path in images
+        if own != ending
+    ]
+    for stem, path, why in stray_images(folder) if folder.is_dir() else ():
+        wrong.append(Complaint(printable(split_channel(stem)[0]), place_of(path), why))
     return {stem: path for stem, own, path in images if own == ending}, wrong
 
 
@@ -254,18 +272,18 @@ def _sources(
     cases: dict[str, dict[int, Path]] = {}
     for stem, path in stems.items():
         case, number = split_channel(stem)
-        if number is None:
+        if number is None or (number >= n_channels and f"{case}_0000" not in stems):
             text = f"the channel number is missing; rename it to {stem}_0000{ending}"
             complaints.append(Complaint(stem, place_of(path), text))
         else:
             cases.setdefault(case, {})[number] = path
-    if not cases and not complaints:
+    if not cases and not (folder.is_dir() and any(iterate_images(folder))):
         there = {"".join(p.suffixes[-2:]) or p.name for p in folder.glob("[!.]*") if p.is_file()}
         found = f"it holds {', '.join(sorted(there)[:5])} files" if there else "it is empty"
         if not folder.is_dir():
             found = "the folder is missing"
         text = f"no image CASE_0000{ending} here ({found}); put the images there"
-        complaints.append(Complaint("", folder.name, text))
+        complaints.insert(0, Complaint("", folder.name, text))
     for case, files in sorted(cases.items()):
         for number in sorted({*range(n_channels)} - {*files}):
             name = f"{folder.name}/{case}_{number:04d}{ending}"
@@ -297,6 +315,12 @@ def _partners(
 
 def _stranger(stem: str, what: str, cases: Collection[str], ending: str) -> str:
     case, number = split_channel(stem)
+    for twin in cases:
+        if unicodedata.normalize("NFC", twin) == unicodedata.normalize("NFC", stem):
+            return (
+                f"its name looks like that of case {twin}, but is written in other bytes (Unicode"
+                " NFC and NFD, as copies from a Mac are); rename one of the two"
+            )
     if number is None or case not in cases:
         return f"no image belongs to this {what}; remove it, or add {stem}_0000{ending}"
     if what == "target" and number > 0:

@@ -17,6 +17,7 @@ from gdmnet.data.case import Case, CaseFiles
 from gdmnet.data.dicom import read_sources
 from gdmnet.data.volume import write_volume
 from gdmnet.errors import DatasetError, GdmnetError, OutputError
+from gdmnet.geometry import placement_note
 from gdmnet.inference.input_check import Finding, check_input, measure_input, warning
 from gdmnet.inference.inputs import source_digests
 from gdmnet.inference.record import OUTDATED, CaseResult, UncertaintyMap
@@ -189,6 +190,9 @@ def _warnings(
     findings: tuple[Finding, ...] | None,
     uncertainty: UncertaintyMap | None,
 ) -> Iterator[str]:
+    placement = placement_note(case.record.geometry)
+    if placement is not None:
+        yield placement
     if case.record.mask_rule == "whole volume":
         yield "no body was found, the whole volume was translated"
     if findings:

@@ -83,6 +83,9 @@ class EvaluationSettings(Settings):
     keep_going: bool = setting(
         False, "score the other cases when one cannot be scored; exit status 1"
     )
+    every_reference: bool = setting(
+        False, "insist on a prediction of every reference", flag="--all"
+    )
 
 
 def convention_ranges(name: str) -> dict[str, str]:

@@ -20,11 +20,15 @@ TITLES = {
 _HIGHER_IS_BETTER = ("psnr", "ssim", "ms_ssim", "dice")
 _BEST_AT_ONE = ("sharpness", "edge_width", "gain")
 _BEST_AT_ZERO = ("bias", "offset")
+_IN_UNITS = ("mae", "bias", "histogram_w1", "gradient_w1", "offset")
 
 
-def title_of(metric: str) -> str:
-    """A metric's name as it stands above a column."""
-    return TITLES.get(metric, metric.replace("_", " "))
+def title_of(metric: str, unit: str = "") -> str:
+    """A metric's name as it stands above a column; `unit` is that of the images, "HU" or ""."""
+    title = TITLES.get(metric, metric.replace("_", " "))
+    if unit and metric == "gradient_w1":
+        unit += "/mm"
+    return f"{title} [{unit}]" if unit and metric.startswith(_IN_UNITS) else title
 
 
 def penalty(metric: str, value: float | None) -> float | None:

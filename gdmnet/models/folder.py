@@ -24,11 +24,12 @@ class Computation:
     device: str
     n_threads: int
     n_workers: int
+    n_devices: int = 1
 
     @classmethod
     def of(cls, run: Run) -> Computation:
         """How a run computes."""
-        return cls(run.recipe.precision, run.device, run.n_threads, run.n_workers)
+        return cls(run.recipe.precision, run.device, run.n_threads, run.n_workers, run.n_devices)
 
 
 @dataclass(frozen=True)

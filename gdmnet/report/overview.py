@@ -90,7 +90,7 @@ def _columns(summaries: Mapping[str, Summary]) -> list[_Column]:
     return [
         _Column(
             metric,
-            title_of(metric) + (f": {method}" if len(summaries) > 1 else ""),
+            title_of(metric, summary.unit) + (f": {method}" if len(summaries) > 1 else ""),
             best_value(metric)
             + (f"; data range: {summary.ranges[metric]}" if metric in summary.ranges else ""),
             "" if metric in first else ' class="more"',

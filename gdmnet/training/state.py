@@ -146,7 +146,7 @@ def restore_latest(training: Training) -> int:
 
     Raises:
         CheckpointError: it is missing or damaged, or was trained with another recipe (the precision
-            may change), by another objective or by another number of processes.
+            may change) or by another objective.
     """
     path = training.folder / LATEST
     state = checkpoint.load(path)
@@ -159,15 +159,13 @@ def restore_latest(training: Training) -> int:
                 " go on with the old one, or start anew"
             )
     ranks = state.pop("ranks", [])
-    if len(ranks) != training.process.n_processes:
-        raise CheckpointError(
-            f"{path}: was trained by {len(ranks)} processes, now {training.process.n_processes} are"
-            f" asked; go on with --num-gpus {len(ranks)}, or start anew"
-        )
+    if not ranks:
+        raise CheckpointError(f"{path}: says nothing of its processes; start anew with --overwrite")
     if training.twin is not None and state.get("twin"):
         training.twin.begin(training.optimizer)
     checkpoint.restore(training.parts(), state, path)
-    checkpoint.restore(training.rank_parts(), ranks[training.process.rank], path)
+    own = ranks[training.process.rank % len(ranks)]  # of more ranks than before some share one
+    checkpoint.restore(training.rank_parts(), own, path)
     if training.process.is_leader:
         log.truncate(training.folder, epoch)
     return epoch

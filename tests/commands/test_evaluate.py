@@ -9,8 +9,7 @@ from gdmnet.data.case import Volume
 from gdmnet.data.volume import write_volume
 from gdmnet.geometry import Geometry
 from gdmnet.metrics.conventions import EvaluationSettings
-from gdmnet.metrics.evaluation import evaluate_folders
-from gdmnet.metrics.pairs import EvaluationFolders
+from gdmnet.metrics.evaluation import EvaluationFolders, evaluate_folders
 
 SHAPE = (4, 9, 10)
 
@@ -69,7 +68,7 @@ def test_a_perfect_prediction_has_a_dash_for_psnr(folders, capsys):
 
 def test_refusals_are_one_line_and_status_two(folders, capsys):
     (folders / "out" / "b.nii.gz").unlink()
-    assert call(folders) == 2
+    assert call(folders, "--all") == 2
     captured = capsys.readouterr()
     assert captured.err.count("\n") == 1
     assert captured.err.startswith("error: ")
