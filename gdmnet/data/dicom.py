@@ -7,7 +7,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from operator import attrgetter
 from pathlib import Path
@@ -30,10 +30,12 @@ class Tree:
     Attributes:
         series: that may be volumes, sound or not, in the order of their folders.
         skipped: what was left aside -> how often, for a person to read: "RTSTRUCT", "scouts".
+        objects: structure sets ("RTSTRUCT") and registrations ("REG").
     """
 
     series: tuple[Series, ...]
     skipped: dict[str, int]
+    objects: dict[str, tuple[Path, ...]] = field(default_factory=dict)
 
     def __str__(self) -> str:
         said = ", ".join(f"{what} ({count})" for what, count in sorted(self.skipped.items()))
@@ -62,6 +64,7 @@ def find_series(folder: Path) -> Tree:
         raise DatasetError(f"{folder}: no such folder; give a folder of DICOM files")
     slices: dict[str, list[Slice]] = {}
     skipped: Counter[str] = Counter()
+    objects: dict[str, tuple[Path, ...]] = {"RTSTRUCT": (), "REG": ()}
     unread: dict[tuple[Path, str], Path] = {}
     for path in tqdm(list(_files(folder)), desc="headers", disable=None, leave=False):
         found = read_slice(path)
@@ -69,6 +72,8 @@ def find_series(folder: Path) -> Tree:
             slices.setdefault(found.series, []).append(found)
         else:
             skipped[found] += 1
+            if found in objects:
+                objects[found] += (path,)
             if found == NOT_DICOM:
                 unread.setdefault(_naming(path), path)
     for uid, own in [*slices.items()]:
@@ -80,7 +85,7 @@ def find_series(folder: Path) -> Tree:
         for acquisition, group in split_acquisitions(own).items()
     ]
     key = attrgetter("folder", "uid", "acquisition")
-    return Tree(tuple(sorted(series, key=key)), dict(skipped))
+    return Tree(tuple(sorted(series, key=key)), dict(skipped), objects)
 
 
 def is_fitting(series: Series, pattern: str) -> bool:

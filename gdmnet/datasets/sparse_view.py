@@ -19,7 +19,7 @@ from gdmnet.data.dicom import case_name, find_series, grid_of
 from gdmnet.data.hounsfield import why_not_hounsfield
 from gdmnet.data.raw import Description, files_to_write, write_description
 from gdmnet.data.volume import write_volume
-from gdmnet.datasets.conversion import FILE_ENDING, Image, drawn_for_test, own_number, read_image
+from gdmnet.datasets.conversion import FILE_ENDING, drawn_for_test, own_number, read_image
 from gdmnet.errors import DatasetError
 from gdmnet.parallel import map_cases
 from gdmnet.tomography.fbp import reconstruct_hounsfield, view_weights
@@ -45,7 +45,7 @@ class CtVolume:
     """One CT: its name in a dataset, and its file or DICOM series."""
 
     name: str
-    source: Image
+    source: Path | Series
 
     @property
     def origin(self) -> str:
