@@ -209,6 +209,11 @@ def case_name(series: Series) -> str:
     return f"case_{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
+def frame_name(series: Series) -> str:
+    """A name of the frame of reference that tells nothing of the patient; "" if it has none."""
+    return hashlib.sha256(series.frame.encode()).hexdigest()[:16] if series.frame else ""
+
+
 def _files(folder: Path) -> Iterator[Path]:
     for parent, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
