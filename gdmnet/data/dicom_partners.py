@@ -51,7 +51,7 @@ def partner_folders(
             if folder is None or not _is_tree(folder):
                 converted.append(folder)
                 continue
-            found, recorded = find_series(folder).series, _recorded_series(predictions)
+            found, recorded = find_series(folder, untilt=True).series, _recorded_series(predictions)
             for case, path in images_by_case(predictions).items():
                 if case not in recorded:
                     raise DatasetError(
