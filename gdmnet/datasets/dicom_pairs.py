@@ -40,6 +40,7 @@ class SeriesChoice:
         resample: "source" or "target"; None where both lie on one grid already.
         register: find out how source and target lie to each other where no frame of reference and
             no registration object says so.
+        untilt: take CTs of a tilted gantry, resampled to a plain grid.
         body: pattern of the structure that is the mask, "BODY|EXTERNAL"; None for no masks.
         regions: patterns of the structures that become labels 1, 2, ...
     """
@@ -48,6 +49,7 @@ class SeriesChoice:
     target: str = "CT*"
     resample: str | None = None
     register: bool = False
+    untilt: bool = False
     body: str | None = None
     regions: tuple[str, ...] = ()
 
@@ -102,7 +104,7 @@ def find_pairs(folder: Path, choice: SeriesChoice, *, n_processes: int = 1) -> F
     skipped: Counter[str] = Counter()
     complaints: list[str] = []
     for patient in sorted(path for path in folder.iterdir() if path.is_dir()):
-        tree = find_series(patient)
+        tree = find_series(patient, untilt=choice.untilt)
         skipped.update(tree.skipped)
         if tree.series:
             try:
