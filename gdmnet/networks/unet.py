@@ -240,7 +240,9 @@ class _UpStage(nn.Module):
         # A 1 x 1 x 1 convolution commutes with interpolation; before it, it is 8 times cheaper.
         reduced = self.reduce(coarse)
         size = skip.shape[2:]
-        raised = F.interpolate(reduced, size=size, mode="trilinear", align_corners=False)
+        # Autocast would raise and concatenate in float32: the largest tensors of a step, twice.
+        with torch.autocast(reduced.device.type, enabled=False):
+            raised = F.interpolate(reduced, size=size, mode="trilinear", align_corners=False)
         return _modulated(self.merge, torch.cat([raised, skip], dim=1), self.film, moment)
 
 

@@ -59,9 +59,21 @@ def adamw(generator: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": recipe.weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(
-        [group for group in groups if group["params"]], lr=recipe.learning_rate, betas=BETAS
+    fused = parameters[0].is_cuda or None
+    optimizer = torch.optim.AdamW(
+        [group for group in groups if group["params"]],
+        lr=recipe.learning_rate,
+        betas=BETAS,
+        fused=fused,
     )
+
+    def as_here(_: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+        """A state that another kind of device saved asks for that device's kernels."""
+        groups = [group | {"fused": fused} for group in state["param_groups"]]
+        return state | {"param_groups": groups}
+
+    optimizer.register_load_state_dict_pre_hook(as_here)
+    return optimizer
 
 
 class GradientScaler(torch.amp.GradScaler):
@@ -93,8 +105,8 @@ class WeightAverage:
         or statistics, not weights.
         """
         share = 1.0 - min(self.decay, (1.0 + step) / (10.0 + step))
-        for shadow, weights in zip(self.network.parameters(), network.parameters(), strict=True):
-            shadow.lerp_(weights, share)
+        averages: list[Tensor] = list(self.network.parameters())
+        torch._foreach_lerp_(averages, list(network.parameters()), share)
         for kept, buffer in zip(self.network.buffers(), network.buffers(), strict=True):
             kept.copy_(buffer)
 
@@ -151,25 +163,23 @@ class GeneratorOptimizer:
             The gradient's norm before clipping, and whether the step counts as finite: a gradient
             scaler that only looks for its scale does.
         """
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(number, self.recipe)
-        self.optimizer.zero_grad(set_to_none=True)
         if not on_all_ranks(condition=descent.finite, device=self.device):
             return math.nan, False
         loss = surrogate(descent)
         self.scaler.scale(loss).backward()
         self.scaler.unscale_(self.optimizer)
-        norm = nn.utils.clip_grad_norm_(self.generator.parameters(), self.recipe.clip)
-        loss_is_finite = bool(torch.isfinite(loss))
-        if loss_is_finite and bool(torch.isfinite(norm)):
+        length = nn.utils.clip_grad_norm_(self.generator.parameters(), self.recipe.clip)
+        value, norm = torch.stack([loss.detach(), length]).tolist()  # the host waits once
+        finite = math.isfinite(value) and math.isfinite(norm)
+        if finite:
+            for group in self.optimizer.param_groups:
+                group["lr"] = learning_rate(number, self.recipe)
             self.scaler.step(self.optimizer)
-            self.scaler.update()
             self.average.update(self.generator, number)
-            return float(norm), True
-        scale = self.scaler.get_scale()
+        scale = self.scaler.get_scale() if not finite else 0.0
         self.scaler.update()
-        searches = 1.0 <= self.scaler.get_scale() < scale
-        return float(norm), loss_is_finite and searches
+        self.optimizer.zero_grad(set_to_none=True)  # here, so that no forward finds them in memory
+        return norm, finite or (math.isfinite(value) and 1.0 <= self.scaler.get_scale() < scale)
 
 
 class RegressionTwin:
@@ -218,8 +228,3 @@ class RegressionTwin:
         if self.optimizer is None:
             return {}
         return {"generator": self.optimizer.generator, **self.optimizer.parts()}
-
-
-def all_finite(module: nn.Module) -> bool:
-    """True when no weight is nan or infinite."""
-    return all(bool(torch.isfinite(p).all()) for p in module.parameters())
