@@ -280,7 +280,8 @@ def _rules(summary: Summary) -> str:
     match = summary.match_intensity
     matched = f" Intensities are matched first ({escape(match)})." if match else ""
     note = f" {escape(summary.note)}." if summary.note else ""
+    span = escape(cell_text(summary.data_range))
     return (
         f"<p>As gdm_evaluate scores them: convention {escape(summary.convention)}, data range"
-        f" {escape(cell_text(summary.data_range))}, mask: {escape(summary.mask)}.{matched}{note}</p>"
+        f" {span}, mask: {escape(summary.mask)}.{matched}{note}</p>"
     )
