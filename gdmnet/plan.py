@@ -44,7 +44,11 @@ class Intensity:
 
 @dataclass(frozen=True)
 class CaseFingerprint:
-    """Facts about one training case. `shape` is after the crop to where the target counts."""
+    """Facts about one training case.
+
+    `shape` is after the crop to where the target counts; `digests` are the SHA-256 of its raw
+    files by their role, so that a corrected file is noticed.
+    """
 
     identifier: str
     shape: Shape
@@ -53,6 +57,7 @@ class CaseFingerprint:
     mask_rule: str
     sources: tuple[Intensity, ...]
     target: Intensity
+    digests: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

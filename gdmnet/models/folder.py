@@ -217,7 +217,7 @@ def anonymised(
         )
         for fold, run in model.runs.items()
     }
-    cases = tuple(replace(case, identifier=alias[case.identifier]) for case in described)
+    cases = tuple(replace(c, identifier=alias[c.identifier], digests={}) for c in described)
     fingerprint = model.fingerprint and replace(model.fingerprint, cases=cases)
     return replace(model, runs=runs, fingerprint=fingerprint), {
         fold: replace(summary, cases={alias[n]: v for n, v in summary.cases.items()}, failed={})

@@ -61,6 +61,7 @@ def measure_case(
         mask_rule=body.rule,
         sources=tuple(measure_intensity(channel, inside) for channel in corrected),
         target=measure_intensity(target.array[0], inside),
+        digests=files.digests(),
     )
 
 
