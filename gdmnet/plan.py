@@ -24,7 +24,8 @@ class Intensity:
     """Intensity statistics of one channel inside the body, in the file's units (CT: HU).
 
     `outside` is the median of the voxels outside the body (the minimum where there are none);
-    `noise` the median absolute Laplacian in the axial plane, None in older fingerprints.
+    `noise` the median absolute Laplacian in the axial plane, `quantiles` the percentiles 10, 25,
+    50, 75 and 90; None and () in older fingerprints.
     """
 
     mean: float
@@ -38,6 +39,7 @@ class Intensity:
     p99_5: float
     outside: float
     noise: float | None = None
+    quantiles: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -197,3 +197,47 @@ def test_a_whole_field_of_view_is_planned_as_the_dataset_says(raw_home, capsys):
     assert configuration["region"] == "circle"
     record = json.loads((folder / "3d_fullres/phantom_01/case.json").read_text())
     assert record["mask_rule"] == "circle"
+
+
+def test_parts_share_one_plan_and_their_cases(raw_home, tmp_path, capsys):
+    shared = raw_home
+    assert plan(shared) == 0
+    (shared / "preprocessed" / DATASET).rename(tmp_path / "alone")
+    home = shared / "preprocessed" / DATASET
+    assert plan(shared, "--num-parts", "2", "--part-id", "1") == 0  # it plans, being the first
+    assert [path.name for path in home.glob("3d_fullres/phantom*")] == ["phantom_02"]
+    made = (home / "plan.json").stat().st_mtime_ns
+    assert plan(shared, "--num-parts", "2", "--part-id", "0") == 0
+    assert (home / "plan.json").stat().st_mtime_ns == made
+    for case in (f"phantom_{number:02d}" for number in (1, 2, 3)):
+        stored = [open_case(folder / "3d_fullres", case) for folder in (tmp_path / "alone", home)]
+        assert np.array_equal(*(case.target[:] for case in stored))
+    assert not list(home.rglob(".*"))
+    capsys.readouterr()
+    for option in ("--replan", "--overwrite"):
+        assert plan(shared, option, "--num-parts", "2", "--part-id", "0") == 2
+        assert "without parts" in capsys.readouterr().err
+
+
+def test_a_part_does_not_prepare_by_a_plan_of_other_files(raw_home, capsys):
+    assert plan(raw_home) == 0
+    first = sorted((raw_home / "raw" / DATASET / "targetsTr").iterdir())[0]
+    volume = read_volume(first)
+    write_volume(first, Volume(volume.array + 5, volume.geometry), integer=True)
+    assert plan(raw_home, "--num-parts", "2", "--part-id", "1") == 0
+    assert plan(raw_home, "--num-parts", "2", "--part-id", "0") == 2
+    said = capsys.readouterr().err
+    assert "raw files have changed" in said
+    assert "phantom_01" in said
+
+
+def test_a_plan_of_a_version_without_digests_is_kept_and_its_cases_prepared_anew(raw_home, capsys):
+    assert plan(raw_home) == 0
+    path = raw_home / "preprocessed" / DATASET / "fingerprint.json"
+    facts = json.loads(path.read_text())
+    for case in facts["cases"]:
+        del case["digests"]
+    path.write_text(json.dumps(facts))
+    assert plan(raw_home) == 0
+    assert "is kept" in capsys.readouterr().err
+    assert all(case["digests"] for case in json.loads(path.read_text())["cases"])
