@@ -21,8 +21,7 @@ from gdmnet.data.case_files import images_by_case
 from gdmnet.data.raw import read_description, test_cases, training_cases
 from gdmnet.inference.record import read_records
 from gdmnet.metrics.conventions import EvaluationSettings
-from gdmnet.metrics.evaluation import evaluate_folders
-from gdmnet.metrics.evaluation import EvaluationFolders
+from gdmnet.metrics.evaluation import EvaluationFolders, evaluate_folders
 
 COLUMNS = {
     "mae": "MAE",
