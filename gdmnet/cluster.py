@@ -25,16 +25,16 @@ class ProcessRank:
         n_ranks: processes in all.
         local_rank: of this process on its machine, from 0: which device is its own.
         n_local: processes on this machine, which share its cores.
-        address: of the machine where all meet.
-        port: there.
+        meeting: where all find each other, as torch.distributed's `init_method`.
+        restarts: how often the launcher has started the training anew after a failure.
     """
 
     rank: int
     n_ranks: int
     local_rank: int
     n_local: int
-    address: str
-    port: int
+    meeting: str
+    restarts: int = 0
 
 
 def rank_from_environment(environment: Mapping[str, str] = os.environ) -> ProcessRank | None:
@@ -77,6 +77,21 @@ def part_from_environment(environment: Mapping[str, str] = os.environ) -> tuple[
     return (0, 1) if rank is None else (rank.rank, rank.n_ranks)
 
 
+def chosen_part(num_parts: int | None, part_id: int | None) -> tuple[int, int]:
+    """The part that --num-parts and --part-id name, or else the launcher's.
+
+    Raises:
+        ClusterError: one without the other, or a part that is none of them.
+    """
+    if num_parts is None and part_id is None:
+        return part_from_environment()
+    if num_parts is None or not 0 <= (part_id or 0) < num_parts:
+        raise ClusterError(
+            f"--part-id {part_id}: must be from 0 to N - 1, and --num-parts must say N"
+        )
+    return part_id or 0, num_parts
+
+
 def first_host(nodes: str) -> str:
     """The first machine of a SLURM list: node03 of "node[03-06,9],login1"."""
     first = re.match(r"([^\[,]+)(?:\[(\w+)[^\]]*\])?([^,]*)", nodes)
@@ -92,8 +107,8 @@ def _torchrun(environment: Mapping[str, str]) -> ProcessRank:
         n_ranks=n_ranks,
         local_rank=_number(environment, "LOCAL_RANK"),
         n_local=_number(environment, "LOCAL_WORLD_SIZE", n_ranks),
-        address=environment.get("MASTER_ADDR", "localhost"),
-        port=_number(environment, "MASTER_PORT"),
+        meeting="env://",  # its agent may hold the place already, and hands it on
+        restarts=_number(environment, "TORCHELASTIC_RESTART_COUNT", 0),
     )
 
 
@@ -101,18 +116,16 @@ def _srun(environment: Mapping[str, str]) -> ProcessRank:
     n_ranks = _number(environment, "SLURM_STEP_NUM_TASKS", environment.get("SLURM_NTASKS"))
     per_node = _tasks_per_node(environment.get("SLURM_STEP_TASKS_PER_NODE", str(n_ranks)))
     node = _number(environment, "SLURM_NODEID", 0)
+    port = _FIRST_PORT + _number(environment, "SLURM_JOB_ID", 0) % _PORTS
+    port = _number(environment, "MASTER_PORT", port)
     nodes = environment.get("SLURM_STEP_NODELIST") or environment.get("SLURM_JOB_NODELIST", "")
     return ProcessRank(
         rank=_number(environment, "SLURM_PROCID"),
         n_ranks=n_ranks,
         local_rank=_number(environment, "SLURM_LOCALID"),
         n_local=per_node[min(node, len(per_node) - 1)],
-        address=environment.get("MASTER_ADDR") or first_host(nodes),
-        port=_number(
-            environment,
-            "MASTER_PORT",
-            _FIRST_PORT + _number(environment, "SLURM_JOB_ID", 0) % _PORTS,
-        ),
+        meeting=f"tcp://{environment.get('MASTER_ADDR') or first_host(nodes)}:{port}",
+        restarts=_number(environment, "SLURM_RESTART_COUNT", 0),
     )
 
 

@@ -13,6 +13,8 @@ from gdmnet.errors import DatasetError
 
 RAW, PREPROCESSED, RESULTS = "gdmnet_raw", "gdmnet_preprocessed", "gdmnet_results"
 ENCODERS = "gdmnet_encoders"
+NIFTI_FORM = "gdmnet_nifti_form"
+NIFTI_FORMS = ("sform", "qform")
 _DATASET = re.compile(r"Dataset(\d{3})_(.+)")
 
 DATASET_JSON = "dataset.json"
@@ -68,6 +70,25 @@ def encoders_root() -> Path | None:
     return Path(root) if root else None
 
 
+def use_nifti_form(form: str) -> None:
+    """Let "sform" or "qform" decide, for this process and those that it starts."""
+    os.environ[NIFTI_FORM] = form
+
+
+def nifti_form() -> str | None:
+    """The form that decides where the two of a NIfTI file differ, $gdmnet_nifti_form; or None.
+
+    It stands in the environment, so that it reaches every process that reads images.
+
+    Raises:
+        DatasetError: it is neither "sform" nor "qform".
+    """
+    form = os.environ.get(NIFTI_FORM) or None
+    if form not in (None, *NIFTI_FORMS):
+        raise DatasetError(f"${NIFTI_FORM} is {form!r}; set it to {' or '.join(NIFTI_FORMS)}")
+    return form
+
+
 def n_default_processes() -> int:
     """Worker processes when `-np` is not given: the cores this process may use, at most 8."""
     if hasattr(os, "sched_getaffinity"):
@@ -104,11 +125,6 @@ def resolve_dataset(dataset: str | int, root: Path) -> str:
         f"{root}: no dataset {text} (there: {there}); check the number, or name the right folder"
         " with --raw, --preprocessed or --results"
     )
-
-
-def preprocessed_cases(preprocessed: Path, dataset: str, configuration: str) -> Path:
-    """Folder of the preprocessed cases of one configuration."""
-    return preprocessed / dataset / configuration
 
 
 def model_folder(results: Path, dataset: str, objective: str, configuration: str) -> Path:

@@ -18,6 +18,25 @@ def shape_of(array: NDArray) -> Shape:
 
 
 @dataclass(frozen=True)
+class NiftiForms:
+    """Both placements in the header of a NIfTI file, verbatim: files on its grid carry them, too.
+
+    Attributes:
+        codes: of qform and sform; 0 where there is none.
+        pixdim: handedness of the qform (1 or -1), then mm along the stored axes (x, y, z).
+        qform: quaternion b, c, d and offset (x, y, z) in mm, in RAS.
+        sform: three rows of four, mm in RAS.
+        decided: the form that the user chose, where the two differ.
+    """
+
+    codes: tuple[int, int]
+    pixdim: tuple[float, float, float, float]
+    qform: tuple[float, ...]
+    sform: tuple[float, ...]
+    decided: str | None = None
+
+
+@dataclass(frozen=True)
 class Geometry:
     """The grid of one image, seen in LPS, with what is needed to go back to the stored file.
 
@@ -28,6 +47,7 @@ class Geometry:
         itk_direction: the nine direction cosines, row-major, verbatim from the file.
         axes: `stored.transpose(axes)` brings a stored (z, y, x) array into LPS axis order.
         flips: the LPS axes (z, y, x) that are reversed after the transpose.
+        forms: of a NIfTI file.
     """
 
     shape: Shape
@@ -36,19 +56,33 @@ class Geometry:
     itk_direction: tuple[float, ...] = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
     axes: tuple[int, int, int] = (0, 1, 2)
     flips: tuple[bool, bool, bool] = (False, False, False)
+    forms: NiftiForms | None = None
 
     @property
-    def voxel_volume(self) -> float:
-        """Volume of one voxel in mm^3."""
-        return float(np.prod(self.spacing))
+    def stored_shape(self) -> Shape:
+        """Voxels along the axes (z, y, x) of the stored file."""
+        z, y, x = (self.shape[axis] for axis in np.argsort(self.axes))
+        return z, y, x
 
     @property
     def itk_spacing(self) -> tuple[float, float, float]:
         """Spacing (x, y, z) of the stored file."""
-        stored = [0.0, 0.0, 0.0]
-        for lps_axis, stored_axis in enumerate(self.axes):
-            stored[stored_axis] = self.spacing[lps_axis]
-        return (stored[2], stored[1], stored[0])
+        z, y, x = (self.spacing[axis] for axis in np.argsort(self.axes))
+        return x, y, z
+
+
+def placement_note(geometry: Geometry) -> str | None:
+    """What a person should know of where an image lies in its patient; None if all is plain."""
+    if geometry.forms is None:
+        return None
+    if geometry.forms.decided:
+        return f"sform and qform differ; placed by its {geometry.forms.decided}, as was asked for"
+    if not any(geometry.forms.codes):
+        return (
+            "the file says nothing of its orientation (both NIfTI codes are 0): left, right and"
+            " the order of the axes are a guess"
+        )
+    return None
 
 
 def nearest_lps(

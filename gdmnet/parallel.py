@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -20,6 +21,8 @@ from gdmnet.table import first_names
 
 A = TypeVar("A")
 R = TypeVar("R")
+
+_LOOK_SECONDS = 2.0
 
 
 class WorkerDiedError(GdmnetError):
@@ -88,16 +91,26 @@ def _map_in_pool(
 
 
 def _begin_worker() -> None:
-    """Workers end with their parent, whatever ends it, and leave Ctrl-C to it."""
+    """Leave Ctrl-C to the parent, and end with it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+    end_with_parent()
 
 
-def _end_with(sentinel: int) -> None:
-    # A killed parent sends nothing: its orphans would go on writing into the folders of a rerun.
-    wait([sentinel])
+def end_with_parent() -> None:
+    """End this process with the one that began it, whatever ends that one.
+
+    A killed parent sends nothing: its orphans would go on writing into the folders of a rerun.
+    """
+    threading.Thread(target=_wait_and_end, args=(os.getppid(),), daemon=True).start()
+
+
+def _wait_and_end(parent: int) -> None:
+    process = multiprocessing.parent_process()
+    if process is not None:
+        wait([process.sentinel])
+    else:  # a launcher's child
+        while os.getppid() == parent:
+            time.sleep(_LOOK_SECONDS)
     os._exit(1)
 
 

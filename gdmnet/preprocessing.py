@@ -6,6 +6,7 @@ there is a target.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +15,12 @@ from numpy.typing import NDArray
 from gdmnet import codec, files
 from gdmnet.arrays import normalise
 from gdmnet.arrays.crop import bounding_box, box_shape, crop, uncrop
-from gdmnet.arrays.resample import lost_detail, resample, resample_mask, resampled_shape
+from gdmnet.arrays.resample import resample, resample_mask, resampled_shape
 from gdmnet.data.bias_field import without_bias
 from gdmnet.data.body import find_body
 from gdmnet.data.case import Case, CaseFiles, CaseRecord, Volume
 from gdmnet.data.dicom import read_sources
-from gdmnet.data.store import is_stored, remove_case, save_case, stored_identifiers
+from gdmnet.data.store import remove_case, save_case, stored_identifiers
 from gdmnet.data.volume import read_volume
 from gdmnet.errors import DatasetError, PlanError
 from gdmnet.geometry import Shape, grid_difference, shape_of
@@ -86,10 +87,11 @@ def prepare_volumes(
             crop(corrected, box), source_normalisations(configuration), strict=True
         )
     ]
+    prepared = resample(np.stack(channels), shape)
     units, prepared_target, detail = None, None, None
     residual = configuration.residual_channel
     if target is None and residual is not None and configuration.target.scheme == "ct":
-        detail = lost_detail(channels[residual][None], shape)
+        detail = _lost_detail(channels[residual][None], prepared[residual][None])
     if target is not None:
         image = crop(target.array, box)[0]
         units = normalise.fit(configuration.target, image, patient)
@@ -102,13 +104,21 @@ def prepare_volumes(
     small_patient = None if body.patient is body.counted else resample_mask(patient, shape)
     case = Case(
         record,
-        resample(np.stack(channels), shape),
+        prepared,
         prepared_target,
         small_inside,
         small_patient,
+        inside if target is None else None,
         detail,
     )
     return case, Volume(corrected, source.geometry)
+
+
+def _lost_detail(image: NDArray, prepared: NDArray) -> NDArray | None:
+    """What an image (1, z, y, x) loses on its way to the prepared grid and back, if anything."""
+    if image.shape == prepared.shape:
+        return None
+    return np.asarray(image - resample(prepared, shape_of(image)))
 
 
 def source_normalisations(configuration: Configuration) -> tuple[Normalisation, ...]:
@@ -139,7 +149,7 @@ def restore(
         prediction: float32 (1, z, y, x), network units, on the prepared grid.
         record: of the prepared case.
         normalisation: of the target: the plan's, or the case's own (`record.target`).
-        body: `Case.body`, (z, y, x) on the prepared grid.
+        body: `Case.body`, (z, y, x) on the prepared grid, or `Case.outline` in the source's crop.
         detail: `Case.detail`, (1, z, y, x) in the crop of the source's grid, which is added.
 
     Returns:
@@ -155,9 +165,11 @@ def restore(
 
 
 def prepare_and_store(case: CaseFiles, configuration: Configuration, folder: Path) -> None:
-    """Prepare a training case and write it to folder/<identifier>, unless it is there already."""
-    if not is_stored(folder, case.identifier):
-        save_case(folder, prepare(case, configuration), configuration.patch_size)
+    """Prepare a training case and write it to folder/<identifier>, in place of what is there."""
+    digests = case.digests()  # first: of what is changed meanwhile the new bytes are unknown
+    prepared = prepare(case, configuration)
+    record = replace(prepared.record, digests=digests)
+    save_case(folder, replace(prepared, record=record), configuration.patch_size)
 
 
 def ensure_folder(folder: Path, configuration: Configuration, *, overwrite: bool) -> None:

@@ -144,10 +144,10 @@ def add_settings(
         if facts.choices and not several:
             common["choices"] = list(facts.choices)
         if several:
-            common["nargs"] = "+"
+            common |= {"nargs": "+", "action": _Several}
         if facts.metavar or not facts.choices:
             common["metavar"] = facts.metavar or _METAVARS.get(item, "X")
-        common["type"] = _argument_type(name, item, facts)
+        common["type"] = _argument_type(name, item, facts, several=several)
         parser.add_argument(facts.flag or f"--{dashed}", **common)
 
 
@@ -226,12 +226,29 @@ def _require_bounds(name: str, value: float, facts: _Facts) -> None:
         raise SettingError(f"{name} must be {said}, not {value!r}")
 
 
-def _argument_type(name: str, wanted: Any, facts: _Facts) -> Callable[[str], Any]:  # noqa: ANN401
+class _Several(argparse.Action):
+    """Values apart by blanks or, numbers, by commas."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option: Any = None) -> None:  # noqa: ANN401
+        del parser, option
+        setattr(namespace, self.dest, [value for group in values for value in group])
+
+
+def _argument_type(
+    name: str,
+    wanted: Any,  # noqa: ANN401
+    facts: _Facts,
+    *,
+    several: bool,
+) -> Callable[[str], Any]:
     def convert(text: str) -> Any:  # noqa: ANN401
+        split = several and wanted in (int, float)
         try:
-            value = parse_value(text, wanted)
-            return value if facts.choices else _checked_item(name, wanted, facts, value)
+            values = [parse_value(part, wanted) for part in (text.split(",") if split else [text])]
+            if not facts.choices:
+                values = [_checked_item(name, wanted, facts, value) for value in values]
         except SettingError as problem:
             raise argparse.ArgumentTypeError(str(problem)) from None
+        return values if several else values[0]
 
     return convert

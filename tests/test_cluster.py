@@ -3,6 +3,7 @@ import pytest
 from gdmnet.cluster import (
     ClusterError,
     ProcessRank,
+    chosen_part,
     first_host,
     part_from_environment,
     rank_from_environment,
@@ -35,17 +36,27 @@ ARRAY = {
 
 
 def test_torchrun_says_which_process_this_is():
-    assert rank_from_environment(TORCHRUN) == ProcessRank(3, 4, 1, 2, "node01", 29400)
+    assert rank_from_environment(TORCHRUN) == ProcessRank(3, 4, 1, 2, "env://")
 
 
 def test_srun_says_which_process_this_is_and_the_first_node_is_where_all_meet():
-    assert rank_from_environment(SRUN) == ProcessRank(5, 7, 1, 3, "gpu07", 20_123)
+    assert rank_from_environment(SRUN) == ProcessRank(5, 7, 1, 3, "tcp://gpu07:20123")
 
 
 def test_an_address_that_is_given_is_taken():
     rank = rank_from_environment(SRUN | {"MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "4321"})
     assert rank is not None
-    assert (rank.address, rank.port) == ("10.0.0.1", 4321)
+    assert rank.meeting == "tcp://10.0.0.1:4321"
+
+
+def test_a_restarted_training_says_so():
+    for environment in (
+        TORCHRUN | {"TORCHELASTIC_RESTART_COUNT": "2"},
+        SRUN | {"SLURM_RESTART_COUNT": "2"},
+    ):
+        rank = rank_from_environment(environment)
+        assert rank is not None
+        assert rank.restarts == 2
 
 
 @pytest.mark.parametrize(
@@ -67,7 +78,7 @@ def test_alone_is_alone(environment):
     [
         (TORCHRUN | {"RANK": "4"}, "contradicts itself"),
         (TORCHRUN | {"LOCAL_RANK": "x"}, "LOCAL_RANK='x'"),
-        ({k: v for k, v in TORCHRUN.items() if k != "MASTER_PORT"}, "MASTER_PORT=None"),
+        ({k: v for k, v in TORCHRUN.items() if k != "LOCAL_RANK"}, "LOCAL_RANK=None"),
         ({k: v for k, v in SRUN.items() if k != "SLURM_JOB_NODELIST"}, "no machine"),
     ],
 )
@@ -97,3 +108,15 @@ def test_tasks_of_an_array_or_of_a_step_share_the_cases():
 def test_an_array_with_gaps_would_leave_cases_out():
     with pytest.raises(ClusterError, match="without gaps"):
         part_from_environment(ARRAY | {"SLURM_ARRAY_TASK_MAX": "14"})
+
+
+def test_a_part_is_named_or_the_launchers(monkeypatch):
+    assert chosen_part(4, 3) == (3, 4)
+    assert chosen_part(4, None) == (0, 4)
+    for number, part in ((None, 1), (4, 4), (2, -1)):
+        with pytest.raises(ClusterError, match=f"--part-id {part}"):
+            chosen_part(number, part)
+    for name, value in ARRAY.items():
+        monkeypatch.setenv(name, value)
+    assert chosen_part(None, None) == (2, 4)
+    assert chosen_part(1, None) == (0, 1)

@@ -74,7 +74,6 @@ def test_every_place_below_the_roots(tmp_path):
     model = folders.model_folder(tmp_path, "Dataset501_Brain", "gdm", "3d_fullres")
     assert model == tmp_path / "Dataset501_Brain" / "gdm__3d_fullres"
     assert folders.fold_folder(model, "0") == model / "fold_0"
-    assert folders.preprocessed_cases(tmp_path, "D", "3d_fullres") == tmp_path / "D" / "3d_fullres"
     encoder = folders.encoder_folder(tmp_path, "D", "3d_fullres", "all")
     assert encoder == tmp_path / "D" / "encoder_self__3d_fullres" / "fold_all"
 

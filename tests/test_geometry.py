@@ -84,10 +84,6 @@ def test_the_same_patient_in_any_orientation_is_on_the_same_grid():
         assert grid_difference(first, geometry_of(image_in(code))) is None
 
 
-def test_the_voxel_volume_is_the_product_of_the_spacing():
-    assert Geometry((1, 1, 1), (3.0, 0.5, 2.0)).voxel_volume == 3.0
-
-
 def test_grids_that_differ_are_told_apart_with_both_values():
     grid = Geometry((10, 20, 30), (3.0, 1.0, 0.9))
     turned = (0.0, -1.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0)

@@ -1,8 +1,9 @@
 """How the scripts judge predictions of held-out cases, and the table that they write.
 
-Errors are those of `gdm_evaluate`, also after the linear match. How real images look is judged by
-two encoders that no training has seen, one without normalisation and one with GroupNorm, made once
-a run of a script. Bodies are computed from the targets, unless the dataset has masksTs.
+Errors are those of `gdm_evaluate`, also after the linear match; contrast is the ratio of standard
+deviations inside the mask. How real images look is judged by two encoders that no training has
+seen, one without normalisation and one with GroupNorm, made once a run of a script. Bodies are
+computed from the targets, unless the dataset has masksTs.
 """
 
 from __future__ import annotations
@@ -13,15 +14,14 @@ from pathlib import Path
 from statistics import fmean
 
 from gdmnet import codec
-from gdmnet.compare.judge import Judge, Subjects, make_judge
+from gdmnet.compare.judge import Judge, Subject, Subjects, make_judge
 from gdmnet.compare.settings import JudgeSettings
 from gdmnet.compare.verdict import give_verdict
 from gdmnet.data.case_files import images_by_case
 from gdmnet.data.raw import read_description, test_cases, training_cases
 from gdmnet.inference.record import read_records
 from gdmnet.metrics.conventions import EvaluationSettings
-from gdmnet.metrics.evaluation import evaluate_folders
-from gdmnet.metrics.pairs import EvaluationFolders
+from gdmnet.metrics.evaluation import EvaluationFolders, evaluate_folders
 
 COLUMNS = {
     "mae": "MAE",
@@ -29,6 +29,7 @@ COLUMNS = {
     "ssim": "SSIM",
     "ms_ssim": "MS-SSIM",
     "sharpness": "sharp",
+    "contrast": "contrast",
     "gradient_w1": "gW1",
     "histogram_w1": "hW1",
     "spectrum_distance": "psd",
@@ -73,10 +74,11 @@ class HeldOut:
         if not (folder / ROW).is_file():
             print(f"== {self.raw.name}, {name}", flush=True)
             measured = predict(folder / PREDICTIONS)
-            codec.save(self.judge(folder / PREDICTIONS) | measured, folder / ROW)
+            figures = self.judge(folder / PREDICTIONS, floors=not finished(home))
+            codec.save(figures | measured, folder / ROW)
 
-    def judge(self, predictions: Path) -> dict[str, float]:
-        """Means over the cases of all figures."""
+    def judge(self, predictions: Path, *, floors: bool) -> dict[str, float | None]:
+        """Means over the cases of all figures; with the judges' floors and ceilings, if wanted."""
         masks = self.raw / "masksTs"
         pairs = EvaluationFolders(
             predictions, self.raw / "targetsTs", masks if masks.is_dir() else None
@@ -87,15 +89,24 @@ class HeldOut:
         figures = {name: values["mean"] for name, values in plain.items()}
         figures["mae_matched"] = matched["mae"]["mean"]
         subjects = Subjects(self.cases, images_by_case(predictions))
+        figures["contrast"] = fmean(contrast(subject) for subject in subjects)
         for kind, judge in self.judges.items():
-            verdict = give_verdict(judge, subjects, Subjects(self.training))
+            verdict = give_verdict(judge, subjects, Subjects(self.training) if floors else ())
             figures[f"frechet_{kind}"] = verdict.prediction.frechet.value
             figures[f"kernel_{kind}"] = verdict.prediction.kernel.value
-            figures[f"floor_{kind}"] = verdict.floor.frechet.value
-            figures[f"blurred_{kind}"] = verdict.ceiling.frechet.value
+            if floors and verdict.floor is not None:
+                figures[f"floor_{kind}"] = verdict.floor.frechet.value
+                figures[f"blurred_{kind}"] = verdict.ceiling.frechet.value
         again = give_verdict(self.judges["self"], subjects, match=True)
         figures["frechet_matched"] = again.prediction.frechet.value
         return figures
+
+
+def contrast(subject: Subject) -> float:
+    """The prediction's standard deviation inside the mask over the real image's."""
+    assert subject.prediction is not None
+    inside = subject.mask != 0
+    return float(subject.prediction[inside].std() / subject.real[inside].std())
 
 
 def seconds_a_volume(predictions: Path) -> float:
@@ -116,7 +127,7 @@ def write_table(home: Path, order: Sequence[str], title: str, notes: Sequence[st
     for name in [name for name in order if name in found]:
         cells = [_number(found[name].get(key)) for key in COLUMNS]
         lines.append(f"| {name} | {' | '.join(cells)} |")
-    one = next(iter(found.values()))
+    one = next(row for row in found.values() if f"floor_{_KINDS[0]}" in row)
     floors = ", ".join(
         f"{kind}: floor {_number(one[f'floor_{kind}'])}, real images blurred by one voxel"
         f" {_number(one[f'blurred_{kind}'])}"

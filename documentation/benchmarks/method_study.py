@@ -1,4 +1,4 @@
-"""What each part of the method brings: every variant fine-tuned from one regression.
+"""Methods beside each other at equal error: every row fine-tuned from one regression.
 
     python documentation/benchmarks/method_study.py 501 -o STUDY --raw RAW [--rows NAME ...]
 
@@ -6,9 +6,15 @@ The dataset is planned and prepared into STUDY, one regression a seed is trained
 cases, and every row is then trained for equal steps from that checkpoint, with the same seed and
 patches. Judged on imagesTs against targetsTs alone, on whole volumes (see `judging.py`). What is
 finished is kept, so the script can be stopped and started again, or started twice with different
-rows; STUDY/table.md and front.png are made anew after every row. The rows `dial_T` need no
-training: theirs are the weights between regression and pooled, as `--realism T` takes them.
-On a slow machine `--small` halves the generator's and the encoder's features, takes five sixths of
+rows; STUDY/table.md and front.png are made anew after every row.
+
+A method's front goes from regression to its own row and beyond: rows `METHOD@T` need no training,
+theirs are weights between both, as `--realism T` takes them. `stretch_S` and `spectral_A` are
+what trivial means make of the regression, and `METHOD@T+finish_A` what the spectral finish makes of
+a row; both are fitted on four training cases. The second half of table.md compares methods at equal
+MAE, each interpolated along its own front; never compare rows of equal strength.
+
+On a slow machine `--small` halves the generator's and the encoder's features, takes two thirds of
 the patch and overlaps windows by a quarter: other figures, the same comparison. Every dataset,
 and every change of these settings, needs a STUDY folder of its own; one of others is refused.
 `gdm_report` shows STUDY/rows/*/predictions beside each other.
@@ -20,7 +26,7 @@ import argparse
 import dataclasses
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -28,36 +34,49 @@ from typing import Any
 
 import judging
 import numpy as np
+from numpy.typing import NDArray
 
 from gdmnet import codec, folders
 from gdmnet.charts import Chart, Curve, save_charts
 from gdmnet.commands import plan_and_preprocess, predict
 from gdmnet.commands.terminal import guarded, new_parser
+from gdmnet.data.store import open_case
+from gdmnet.data.volume import write_volume
 from gdmnet.errors import OutputError
 from gdmnet.folders import Roots
+from gdmnet.geometry import Spacing
+from gdmnet.inference.finish import FinishCase, SpectralFinish, fit_finish
+from gdmnet.inference.model import load_model
+from gdmnet.inference.sliding import Estimate
+from gdmnet.inference.translator import Translator
 from gdmnet.models import checkpoint
 from gdmnet.models.card import PredictionSettings
 from gdmnet.models.select import ModelChoice
 from gdmnet.plan import Plan
 from gdmnet.planning.topology import total_stride
+from gdmnet.preprocessing import prepare
 from gdmnet.settings import Settings, add_settings, given_settings, setting
 from gdmnet.training import log
 from gdmnet.training.fold import train_fold
 from gdmnet.training.settings import EncoderSettings, TrainingSettings
+from gdmnet.training.validate import as_input
 
 CONFIGURATION, FOLD, SETTINGS_JSON = "3d_fullres", "all", "settings.json"
-RATIOS = (0.05, 0.1, 0.3, 0.6)  # beside the default's 0.2
-DIAL = (0.25, 0.5, 0.75, 1.25, 1.5)  # 0 is the row regression, 1 the row pooled
+RATIO = 0.3  # of every method with one
+DIAL = (0.5, 1.5)  # 0 is the row regression, 1 the method's own
 SEEDS = (0, 1, 2)
+N_FITTED = 4  # training cases that stretch, filter and finish are fitted on
+STRETCHES, FILTERS, FINISHES = (0.5, 1.0), (0.06, 0.12, 0.25, 0.5), (0.06, 0.12, 0.25)
 # The drift begins at once: its norms are measured in the first steps of the ramp.
 FINE_TUNING = {"regression_share": 0.0, "ramp_share": 0.1, "adapt_drift": False}
-FRONTS = {
-    "pooled": ("pooled", "pooled_r{:g}"),
-    "paired": ("paired", "paired_r{:g}"),
-    "random encoder": ("encoder_random", "encoder_random_r{:g}"),
-    "dial": ("pooled", "dial_{:g}"),
+BUDGETS = (1.0, 1.0025, 1.005, 1.01, 1.02)  # of regression's MAE
+JUDGED = {
+    "frechet_self": "Frechet, plain",
+    "frechet_groupnorm": "Frechet, GN",
+    "gradient_w1": "gradients",
+    "spectrum_distance": "spectrum",
+    "histogram_w1": "histogram",
 }
-"""Name of a curve -> its row at the default, and its rows at other settings."""
 PANELS = {
     "as predicted": ("mae", "frechet_self"),
     "after an intensity match": ("mae_matched", "frechet_matched"),
@@ -80,45 +99,81 @@ class StudySettings(Settings):
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One variant in gdm_train's words; a realism dials between two others, without training."""
+    """One variant: a training in gdm_train's words, or what is made of another row without any.
+
+    Attributes:
+        of: the row whose model is used; "" trains one.
+        realism: T between regression and that row.
+        after: "stretch" or "spectral": what is done to its predictions, so much of it.
+    """
 
     objective: str = "gdm"
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     encoder: str = "self"
     seed: int = 0
+    of: str = ""
     realism: float | None = None
+    after: str = ""
+    strength: float = 0.0
+
+
+METHODS: dict[str, Row] = {
+    "pooled": Row(options={"pairing": "pooled"}),
+    "coupled": Row(options={"pairing": "coupled"}),
+    "coupled_voxel": Row(options={"pairing": "coupled", "coordination": "voxel"}),
+    "paired": Row(options={"pairing": "paired"}),
+    "random_encoder": Row(options={"pairing": "coupled"}, encoder="random"),
+    "gan_balanced": Row("gan", {"balance": RATIO}),
+    "perceptual": Row("regression", {"perceptual": 0.1}),
+}
 
 
 def rows() -> dict[str, Row]:
-    """All variants by name; each differs from the default, `pooled`, in one thing."""
-    found = {
-        "regression": Row("regression"),
-        "pooled": Row(),
-        "paired": _gdm(pairing="paired"),  # the perceptual control
-        "encoder_random": Row(encoder="random"),
-        "temperature_low": _gdm(temperatures=[0.02, 0.05, 0.2]),
-        "temperature_0.05": _gdm(temperatures=[0.05]),
-        "temperature_1": _gdm(temperatures=[1.0]),
-        "locations_1024": _gdm(locations=1024, bank=2048),
-        "bank_0": _gdm(bank=0),
-        "ramp_0.5": _gdm(ramp_share=0.5),
-        "late_0.5": _gdm(regression_share=0.5),
-        "every_2nd": _gdm(every=2),
-    }
-    found |= {f"only_{name}": _gdm(levels=[name]) for name in ("global", "local", "spatial")}
-    found |= {f"dial_{t:g}": Row(realism=t) for t in DIAL}
-    for r in RATIOS:
-        found[f"pooled_r{r:g}"] = _gdm(drift_ratio=r)
-        found[f"paired_r{r:g}"] = _gdm(drift_ratio=r, pairing="paired")
-        found[f"encoder_random_r{r:g}"] = Row(options={"drift_ratio": r}, encoder="random")
-    for seed in SEEDS[1:]:
-        found[f"regression_seed{seed}"] = Row("regression", seed=seed)
-        found[f"pooled_seed{seed}"] = Row(seed=seed)
+    """All variants by name."""
+    found = {"regression": Row("regression")}
+    for name, row in METHODS.items():
+        options = {"drift_ratio": RATIO, **row.options} if row.objective == "gdm" else row.options
+        own = dataclasses.replace(row, options=options)
+        for seed in SEEDS:
+            found[_of_seed(name, seed)] = dataclasses.replace(own, seed=seed)
+            for t in DIAL:
+                of = _of_seed(name, seed)
+                found[f"{of}@{t:g}"] = dataclasses.replace(own, seed=seed, of=of, realism=t)
+                if t < 1:
+                    found |= _finished(f"{of}@{t:g}", found[f"{of}@{t:g}"])
+    for seed in SEEDS:
+        base = found[_of_seed("regression", seed)] = Row("regression", seed=seed)
+        of = _of_seed("regression", seed)
+        for s in STRETCHES:
+            row = dataclasses.replace(base, of=of, after="stretch", strength=s)
+            found[_of_seed(f"stretch_{s:g}", seed)] = row
+        for a in FILTERS:
+            row = dataclasses.replace(base, of=of, after="spectral", strength=a)
+            found[_of_seed(f"spectral_{a:g}", seed)] = row
     return found
 
 
-def _gdm(**options: object) -> Row:
-    return Row(options=options)
+def _finished(name: str, row: Row) -> dict[str, Row]:
+    return {
+        f"{name}+finish_{a:g}": dataclasses.replace(row, after="spectral", strength=a)
+        for a in FINISHES
+    }
+
+
+def _of_seed(name: str, seed: int) -> str:
+    return f"{name}_seed{seed}" if seed else name
+
+
+def fronts() -> dict[str, list[str]]:
+    """Curve -> its rows from regression on, by strength, of the first seed."""
+    found = {}
+    for name in METHODS:
+        found[name] = ["regression", f"{name}@0.5", name, f"{name}@1.5"]
+        finishes = [f"{name}@0.5+finish_{a:g}" for a in FINISHES]
+        found[f"{name} + finish"] = ["regression", f"{name}@0.5", *finishes]
+    found["stretch"] = ["regression", *(f"stretch_{s:g}" for s in STRETCHES)]
+    found["spectral"] = ["regression", *(f"spectral_{a:g}" for a in FILTERS)]
+    return found
 
 
 class Study:
@@ -129,7 +184,8 @@ class Study:
         self.dataset = settings.dataset
         self.roots = Roots(raw, home / folders.PREPROCESSED, home / folders.RESULTS)
         self.held_out = judging.HeldOut(raw / self.dataset, settings.judge_steps)
-        self.rows = {_base(seed): Row("regression", seed=seed) for seed in SEEDS} | rows()
+        bases = {_of_seed("base", seed): Row("regression", seed=seed) for seed in SEEDS}
+        self.rows = bases | rows()
         file = home / SETTINGS_JSON
         if file.is_file() and (known := codec.load(StudySettings, file)) != settings:
             raise OutputError(f"{home}: its rows were made with {known}; take another folder")
@@ -143,13 +199,16 @@ class Study:
         for name in dict.fromkeys(every):
             self.held_out.make_row(self.home, name, partial(self._make, name))
             found = judging.finished(self.home)
-            judging.write_table(self.home, list(self.rows), title, over_seeds(found))
+            notes = [*equal_error_table(found), "", *over_seeds(found)]
+            judging.write_table(self.home, list(self.rows), title, notes)
             draw_fronts(found, self.home / "front.png")
 
     def _before(self, name: str) -> list[str]:
         """The rows that a row is made of."""
-        base = _base(self.rows[name].seed)
-        return [base] if self.rows[name].realism is None else [base, "regression", "pooled"]
+        row = self.rows[name]
+        base = _of_seed("base", row.seed)
+        others = [] if row.realism is None else [_of_seed("regression", row.seed)]
+        return [base, *others, *([row.of] if row.of else [])]
 
     def _prepare(self) -> None:
         """Plan and prepare, once."""
@@ -167,32 +226,58 @@ class Study:
     def _make(self, name: str, out: Path) -> dict[str, float]:
         """The model of one row, and its predictions; what was measured meanwhile."""
         row, measured = self.rows[name], {}
-        if row.realism is None:
+        if not row.of:
             measured["seconds_a_step"] = self._train(name, row)
-        else:
-            self._dial(name)
-        predict.run(
-            self.held_out.raw / "imagesTs",
-            out,
-            self.roots,
-            ModelChoice(model=self._fold(name).parent, folds=(FOLD,)),
-            PredictionSettings(realism=row.realism, step_size=0.75 if self.settings.small else 0.5),
-            predict.PredictionOptions(overwrite=True),
+        how = PredictionSettings(
+            realism=row.realism, step_size=0.75 if self.settings.small else 0.5
         )
+        model, images = self._model(name), self.held_out.raw / "imagesTs"
+        if row.after:
+            self._adapt(row, load_model(model, how, folds=[FOLD]), out)
+            return measured
+        choice = ModelChoice(model=model, folds=(FOLD,))
+        options = predict.PredictionOptions(overwrite=True)
+        predict.run(images, out, self.roots, choice, how, options)
         return measured | {"seconds_a_volume": judging.seconds_a_volume(out)}
+
+    def _adapt(self, row: Row, translator: Translator, out: Path) -> None:
+        """Predictions of held-out cases after a stretch or a filter fitted on training cases."""
+        store = self.roots.preprocessed / self.dataset / CONFIGURATION
+        names = [case.identifier for case in self.held_out.training[:N_FITTED]]
+        stored = [open_case(store, name) for name in names]
+        known = (
+            FinishCase(
+                translator.predict(as_input(case)).mean[0],
+                case.target[:][0],
+                case.body[:] > 0,
+                case.record.spacing,
+            )
+            for case in stored
+        )
+        adapt = AFTER[row.after](known, row.strength)
+        out.mkdir(parents=True, exist_ok=True)
+        for files in self.held_out.cases:
+            sources = dataclasses.replace(files, target=None)
+            case = prepare(sources, translator.configuration)
+            mean = translator.predict(case).mean[0]
+            changed = adapt(mean, case.body > 0, case.record.spacing)[None]
+            volume = translator.restore(Estimate(changed, None), case)
+            path = out / f"{files.identifier}{translator.plan.file_ending}"
+            write_volume(path, volume, integer=translator.plan.integer_output)
 
     def _train(self, name: str, row: Row) -> float:
         """Train one row; seconds a step: of the median epoch, its validation included."""
-        how, is_base = self.settings, name == _base(row.seed)
+        how, base = self.settings, _of_seed("base", row.seed)
+        is_base = name == base
         steps = how.base_steps if is_base else how.steps
         settings = TrainingSettings(
             objective=row.objective,
-            objective_options=FINE_TUNING | dict(row.options) if row.objective == "gdm" else {},
+            objective_options=(FINE_TUNING if row.objective == "gdm" else {}) | dict(row.options),
             epochs=max(1, steps // 50),
             iterations=min(50, steps),
             learning_rate=None if is_base else how.learning_rate,
             seed=row.seed,
-            pretrained=None if is_base else self._fold(_base(row.seed)) / folders.FINAL,
+            pretrained=None if is_base else self._fold(base) / folders.FINAL,
             encoder=EncoderSettings(row.encoder, iterations=how.encoder_steps),
             encoder_root=self.home / "encoders" / f"seed_{row.seed}",
             overwrite=True,  # what was interrupted
@@ -202,76 +287,139 @@ class Study:
         fold = train_fold(self.dataset, CONFIGURATION, FOLD, roots, settings)
         return median(record["seconds"] for record in log.read(fold)) / settings.iterations
 
-    def _dial(self, name: str) -> None:
-        """A model of two finished rows: pooled's, and regression's as its twin."""
-        origin, fold = self._fold("pooled"), self._fold(name)
-        shutil.copytree(origin.parent, fold.parent, dirs_exist_ok=True)
-        twin = checkpoint.load(self._fold("regression") / folders.FINAL)["ema"]
-        state = checkpoint.load(origin / folders.FINAL)
-        checkpoint.save(fold / folders.FINAL, {**state, "twin": twin})
+    def _model(self, name: str) -> Path:
+        """What a row predicts with; a dialled model has regression's weights as its twin."""
+        row = self.rows[name]
+        if row.realism is None:
+            return self._fold(row.of or name).parent
+        origin, fold = self._fold(row.of), self._fold(f"{row.of}@dial")
+        if not (fold / folders.FINAL).is_file():
+            shutil.copytree(origin.parent, fold.parent, dirs_exist_ok=True)
+            regression = self._fold(_of_seed("regression", row.seed))
+            twin = checkpoint.load(regression / folders.FINAL)["ema"]
+            state = checkpoint.load(origin / folders.FINAL)
+            checkpoint.save(fold / folders.FINAL, {**state, "twin": twin})
+        return fold.parent
 
     def _fold(self, name: str) -> Path:
         """The folder of a row's training."""
-        results, objective = self.home / "rows" / name, self.rows[name].objective
+        objective = self.rows[name.removesuffix("@dial")].objective
+        results = self.home / ("models" if name.endswith("@dial") else "rows") / name
         model = folders.model_folder(results, self.dataset, objective, CONFIGURATION)
         return folders.fold_folder(model, FOLD)
 
 
+Adaptation = Callable[[NDArray, NDArray, Spacing], NDArray]
+"""A prediction (z, y, x), the body and the spacing to another prediction."""
+
+
+def fit_stretch(cases: Iterable[FinishCase], strength: float) -> Adaptation:
+    """One gain about the body's median that gives predictions the deviation of the targets."""
+    gains = [float(c.target[c.body].std() / c.prediction[c.body].std()) for c in cases]
+    gain = 1 + strength * (float(np.mean(gains)) - 1)
+
+    def stretch(image: NDArray, body: NDArray, spacing: Spacing) -> NDArray:
+        centre = np.median(image[body])
+        return np.where(body, centre + gain * (image - centre), image).astype(np.float32)
+
+    return stretch
+
+
+def fit_filter(cases: Iterable[FinishCase], strength: float) -> SpectralFinish:
+    """The spectral finish at one strength."""
+    return dataclasses.replace(fit_finish(cases), strength=strength)
+
+
+AFTER: dict[str, Callable[[Iterable[FinishCase], float], Adaptation]] = {
+    "stretch": fit_stretch,
+    "spectral": fit_filter,
+}
+
+
 def smaller(plan: Plan) -> Plan:
-    """Half the features, five sixths of the patch, in whole multiples of the total stride."""
+    """Half the features, two thirds of the patch, in whole multiples of the total stride."""
     configuration = plan.configurations[CONFIGURATION]
     architecture = configuration.architecture
     edges = zip(configuration.patch_size, total_stride(architecture.strides), strict=True)
     features = tuple(n // 2 for n in architecture.features)
     small = dataclasses.replace(
         configuration,
-        patch_size=tuple(max(s, 5 * n // 6 // s * s) for n, s in edges),
+        patch_size=tuple(max(s, 2 * n // 3 // s * s) for n, s in edges),
         architecture=dataclasses.replace(architecture, features=features),
     )
     return dataclasses.replace(plan, configurations={CONFIGURATION: small})
 
 
-def over_seeds(found: dict[str, dict[str, float]]) -> list[str]:
-    """With several seeds: mean and deviation of pooled's ratio to regression."""
-    endings = [f"_seed{seed}" if seed else "" for seed in SEEDS]
-    pairs = [
-        (found[f"regression{ending}"], found[f"pooled{ending}"])
-        for ending in endings
-        if {f"regression{ending}", f"pooled{ending}"} <= set(found)
-    ]
-    if len(pairs) < 2:
-        return []
-    ratios = []
-    for key, title in judging.COLUMNS.items():
-        values = [own[key] / base[key] for base, own in pairs if base.get(key)]
-        if len(values) > 1:
-            ratios.append(f"{title} {np.mean(values):.3f} +- {np.std(values, ddof=1):.3f}")
-    return [f"pooled over regression, {len(pairs)} seeds: {', '.join(ratios)}"]
+Figures = Mapping[str, Mapping[str, float]]
+"""Row -> key of `judging.COLUMNS` -> value."""
 
 
-def draw_fronts(found: dict[str, dict[str, float]], path: Path) -> None:
-    """Errors over distances, a curve for each of `FRONTS` with enough rows.
+def equal_error_table(found: Figures) -> list[str]:
+    """Each method's figures as ratios to regression at equal ratios of the MAE, in Markdown."""
+    lines = [f"| at equal MAE | {' | '.join(JUDGED.values())} |", "|---" * 6 + "|"]
+    for name, names in fronts().items():
+        for budget in BUDGETS:
+            values = [at_equal_error(found, names, key, budget) for key in JUDGED]
+            if values[0] is not None:
+                cells = ["-" if value is None else f"{value:.3f}" for value in values]
+                lines.append(f"| {name}, {budget:g} | {' | '.join(cells)} |")
+    return lines
 
-    What stands after an intensity match is never drawn over what does not.
+
+def at_equal_error(found: Figures, names: Sequence[str], key: str, budget: float) -> float | None:
+    """A figure over regression's where a front last has `budget` of regression's MAE.
+
+    Linear between rows; None where the front has no row beside regression, or its strongest row
+    stays below the budget.
+    """
+    first = found.get("regression")
+    known = [found[name] for name in names if name in found]
+    if first is None or len(known) < 2:
+        return None
+    points = [(row["mae"] / first["mae"], row[key] / first[key]) for row in known]
+    for (x, y), (x_next, y_next) in zip(points[-2::-1], points[:0:-1], strict=True):
+        if x <= budget < x_next:
+            return y + (budget - x) / (x_next - x) * (y_next - y)
+    return None
+
+
+def over_seeds(found: Figures) -> list[str]:
+    """With several seeds: mean and deviation of each method's ratios to regression."""
+    lines = []
+    for name in METHODS:
+        pairs = [
+            (found[_of_seed("regression", seed)], found[_of_seed(name, seed)])
+            for seed in SEEDS
+            if {_of_seed("regression", seed), _of_seed(name, seed)} <= set(found)
+        ]
+        if len(pairs) < 2:
+            continue
+        ratios = []
+        for key, title in judging.COLUMNS.items():
+            values = [own[key] / base[key] for base, own in pairs if base.get(key)]
+            if len(values) > 1:
+                ratios.append(f"{title} {np.mean(values):.3f} +- {np.std(values, ddof=1):.3f}")
+        lines.append(f"{name} over regression, {len(pairs)} seeds: {', '.join(ratios)}")
+    return lines
+
+
+def draw_fronts(found: Figures, path: Path) -> None:
+    """Errors over distances, a curve for each front with enough rows.
+
+    What stands after an intensity match is never drawn over what does not: a mere stretch of the
+    contrast would cost nothing there.
     """
     charts = []
     for title, (error, distance) in PANELS.items():
         curves = []
-        for name, (default, pattern) in FRONTS.items():
-            settings = {pattern.format(value) for value in (*RATIOS, *DIAL)}
-            names = {"regression", default, *settings} & set(found)
-            points = sorted((found[row][distance], found[row][error]) for row in names)
+        for name, names in fronts().items():
+            points = [(found[row][distance], found[row][error]) for row in names if row in found]
             if len(points) > 2:
                 curves.append(Curve(name, points))
         axis = f"Frechet distance, plain judge, {title}"
         charts.append(Chart(f"MAE, {title}", curves, x_title=axis))
     if any(chart.curves for chart in charts):
         save_charts(charts, path, heading="", n_columns=len(charts))
-
-
-def _base(seed: int) -> str:
-    """The name of the row that all rows of a seed start from."""
-    return f"base_seed{seed}" if seed else "base"
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from gdmnet import folders
 from gdmnet.commands.encoder_options import add_encoder_options, encoder_settings
 from gdmnet.commands.terminal import (
+    add_nifti_option,
     add_processes_option,
     add_root_options,
     guarded,
@@ -47,6 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add_settings(parser, JudgingSettings)
     add_processes_option(parser)
+    add_nifti_option(parser)
     parser.add_argument(
         "-m",
         dest="models",

@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gdmnet import codec
 from gdmnet.commands.terminal import (
     CommandParser,
+    add_nifti_option,
     add_processes_option,
     add_root_options,
     guarded,
@@ -42,6 +44,25 @@ _SYNTHRAD = """example:
 Patients without a CT become test cases."""
 
 
+@dataclass(frozen=True)
+class FoundCases:
+    """What a kind of input holds.
+
+    Attributes:
+        conversion: what can be written.
+        name: of the dataset, unless another is given.
+        patients: case -> the patient it is of, where a patient may have several.
+        called: what a user calls a patient -> case.
+        mapping: case -> who it is, if that is to be written.
+    """
+
+    conversion: Conversion
+    name: str
+    patients: dict[str, str] = field(default_factory=dict)
+    called: dict[str, str] = field(default_factory=dict)
+    mapping: dict[str, Any] = field(default_factory=dict)
+
+
 def build_parser() -> CommandParser:
     """The command's parser, with one for each kind of input."""
     parser = new_parser(__doc__ or "")
@@ -65,7 +86,23 @@ def _new_parser(
     parser.add_argument(
         "--dry-run", action="store_true", help="print what was found and write nothing"
     )
+    parser.add_argument(
+        "--test",
+        nargs="+",
+        default=(),
+        metavar="CASE",
+        help="cases or patients for imagesTs and targetsTs; all of a patient go there",
+    )
+    parser.add_argument(
+        "--test-fraction",
+        type=float,
+        default=0.0,
+        metavar="F",
+        help="share of the patients for the test, drawn by seed (default: %(default)s)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the drawn patients")
     add_processes_option(parser)
+    add_nifti_option(parser)
     add_root_options(parser, "raw")
     return parser
 
@@ -89,6 +126,26 @@ def _dicom_parser() -> CommandParser:
         "--target", default="CT*", metavar="PATTERN", help="the target's series (default: CT*)"
     )
     _add_resample(parser)
+    parser.add_argument(
+        "--register",
+        choices=("rigid",),
+        help="find out how series of two frames of reference lie, where no REG object says so",
+    )
+    parser.add_argument(
+        "--untilt", action="store_true", help="resample CTs of a tilted gantry to a plain grid"
+    )
+    parser.add_argument(
+        "--body-roi",
+        metavar="NAME",
+        help="the structure (RTSTRUCT) that becomes the body mask, such as 'BODY|EXTERNAL'",
+    )
+    parser.add_argument(
+        "--regions",
+        type=lambda text: tuple(name.strip() for name in text.split(",") if name.strip()),
+        default=(),
+        metavar="NAME,...",
+        help="structures that become label files, such as 'PTV*,Bladder'",
+    )
     parser.add_argument(
         "--mapping",
         type=Path,
@@ -151,36 +208,59 @@ def main(argv: list[str] | None = None) -> int:
     find = {"dicom": _find_dicom, "pairs": _find_pairs, "synthrad": _find_synthrad}[args.command]
 
     def body() -> int:
-        from gdmnet.datasets.conversion import new_dataset, write_dataset
+        from gdmnet.datasets.conversion import new_dataset, set_apart, write_dataset
 
         raw = roots_from(args).raw
         new_dataset(raw, args.dataset, args.name or "Name")  # refused before the long look
-        conversion, name, mapping = find(args)
+        found = find(args)
+        test = [found.called.get(name, name) for name in args.test]
+        conversion = set_apart(
+            found.conversion, found.patients, test, fraction=args.test_fraction, seed=args.seed
+        )
+        if conversion.testing:
+            print(f"for the test: {', '.join(case.identifier for case in conversion.testing)}")
         if args.dry_run:
             how = "; if the pairs are right, say --yes" if args.command == "pairs" else ""
             print(f"nothing was written{how}")
             return 0
-        folder = new_dataset(raw, args.dataset, args.name or name)
+        folder = new_dataset(raw, args.dataset, args.name or found.name)
         write_dataset(conversion, folder, n_processes=args.n_processes)
-        if mapping:
-            codec.save(mapping, args.mapping)
+        if found.mapping:
+            codec.save(found.mapping, args.mapping, private=True)
         print(f"{folder} is written; next: gdm_check {args.dataset}")
         return 0
 
     return guarded(body)
 
 
-def _find_dicom(args: argparse.Namespace) -> tuple[Conversion, str, dict[str, Any]]:
+def _find_dicom(args: argparse.Namespace) -> FoundCases:
     from gdmnet.datasets.dicom_pairs import SeriesChoice, find_pairs, make_conversion, mapping
 
-    found = find_pairs(args.inputs, SeriesChoice(tuple(args.source), args.target, args.resample))
+    choice = SeriesChoice(
+        tuple(args.source),
+        args.target,
+        args.resample,
+        register=args.register is not None,
+        untilt=args.untilt,
+        body=args.body_roi,
+        regions=args.regions,
+    )
+    found = find_pairs(args.inputs, choice, n_processes=args.n_processes)
     left = ", ".join(f"{what} ({count})" for what, count in sorted(found.skipped.items()))
     notes = [*([f"left aside: {left}"] if left else []), *found.notes]
     rows = [("case", "folder", "source", "target", "grids"), *map(_dicom_row, found.pairs)]
     _show([*text_table(rows, n_left=None), *notes], found.complaints)
-    conversion = make_conversion(found.pairs, args.resample)
-    name = f"{conversion.channel_names[0].split()[0]}to{conversion.target_name}"
-    return conversion, name, {} if args.mapping is None else mapping(found.pairs)
+    conversion = make_conversion(found.pairs, choice)
+    first: dict[str, str] = {}  # case of each patient's first folder
+    return FoundCases(
+        conversion,
+        f"{conversion.channel_names[0].split()[0]}to{conversion.target_name}",
+        patients={
+            p.case: first.setdefault(p.target.patient or p.case, p.case) for p in found.pairs
+        },
+        called={pair.patient: pair.case for pair in found.pairs},
+        mapping={} if args.mapping is None else mapping(found.pairs),
+    )
 
 
 def _dicom_row(pair: SeriesPair) -> tuple[str, ...]:
@@ -202,9 +282,9 @@ def _series(series: Series) -> str:
     return f"{series.label} {shape}, {spacing} mm"
 
 
-def _find_pairs(args: argparse.Namespace) -> tuple[Conversion, str, dict[str, Any]]:
+def _find_pairs(args: argparse.Namespace) -> FoundCases:
     from gdmnet.datasets.conversion import Conversion, grid_complaints, name_of_image
-    from gdmnet.datasets.pairs import match_folders
+    from gdmnet.datasets.pairs import match_folders, patient_of
 
     n_channels = len(args.inputs)
     numbered = [f"MR {i}" for i in range(n_channels)] if n_channels > 1 else ["MR"]
@@ -226,10 +306,14 @@ def _find_pairs(args: argparse.Namespace) -> tuple[Conversion, str, dict[str, An
         [*text_table(rows, n_left=None), *(f"without a partner: {path}" for path in found.lonely)],
         ([] if args.skip_unmatched else complaints) + grid_complaints(conversion),
     )
-    return conversion, f"{names[0].split()[0]}to{args.target_name}".replace(" ", ""), {}
+    return FoundCases(
+        conversion,
+        f"{names[0].split()[0]}to{args.target_name}".replace(" ", ""),
+        patients={case.identifier: patient_of(case.identifier) for case in found.cases},
+    )
 
 
-def _find_synthrad(args: argparse.Namespace) -> tuple[Conversion, str, dict[str, Any]]:
+def _find_synthrad(args: argparse.Namespace) -> FoundCases:
     from gdmnet.datasets.conversion import grid_complaints
     from gdmnet.datasets.synthrad import find_patients, make_conversion
 
@@ -240,7 +324,7 @@ def _find_synthrad(args: argparse.Namespace) -> tuple[Conversion, str, dict[str,
         [f"{region}, centre {name}: {n} patients" for (region, name), n in sorted(counts.items())],
         grid_complaints(conversion),
     )
-    return conversion, f"SynthRAD{args.year}Task{args.task}{args.region}", {}
+    return FoundCases(conversion, f"SynthRAD{args.year}Task{args.task}{args.region}")
 
 
 def _show(lines: Sequence[str], complaints: Sequence[str]) -> None:

@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gdmnet import codec
-from gdmnet.commands.terminal import add_processes_option, guarded, new_parser
+from gdmnet.commands.terminal import add_nifti_option, add_processes_option, guarded, new_parser
 from gdmnet.compare.settings import JUDGE_JSON, JUDGE_KINDS, JudgeSettings
 from gdmnet.errors import DatasetError
 from gdmnet.folders import SUMMARY_JSON
 from gdmnet.metrics.conventions import EvaluationSettings
-from gdmnet.metrics.titles import TITLES
+from gdmnet.metrics.titles import TITLES, title_of
 from gdmnet.settings import add_settings, given_settings, make_settings
 from gdmnet.table import Cell, text_table
 
 if TYPE_CHECKING:
-    from gdmnet.metrics.pairs import EvaluationFolders
+    from gdmnet.metrics.evaluation import EvaluationFolders
     from gdmnet.metrics.summary import Summary
 
 _EPILOG = """examples:
@@ -36,10 +36,11 @@ def build_parser() -> argparse.ArgumentParser:
     parser = new_parser(__doc__ or "", _EPILOG)
     for option, name, text in (
         ("-p", "predictions", "predictions, one image a case"),
-        ("-r", "references", "references of the same names"),
+        ("-r", "references", "references of the same names; or a tree of DICOM series"),
         ("--masks", "masks", "masks: where errors count (default: the body, computed)"),
         ("--seg-pred", "seg_pred", "segmentations of the predictions: adds Dice and HD95"),
         ("--seg-ref", "seg_ref", "segmentations of the references, same labels"),
+        ("--regions", "regions", "label files: MAE and bias, and depths, of each label"),
     ):
         needed = name in ("predictions", "references")
         parser.add_argument(option, dest=name, type=Path, required=needed, metavar="DIR", help=text)
@@ -53,6 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--csv", type=Path, metavar="FILE", help="also a table, one row a case")
     add_settings(parser, EvaluationSettings)
     add_processes_option(parser)
+    add_nifti_option(parser)
     group = parser.add_argument_group(
         "judge (a network trained on real images only, about a minute of one core)"
     )
@@ -81,16 +83,23 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Entry point of gdm_evaluate."""
     args = build_parser().parse_args(argv)
-    return guarded(lambda: _evaluate(args))
+
+    def body() -> int:
+        from gdmnet.data.dicom_partners import partner_folders
+
+        with partner_folders(args.predictions, None, args.references, print) as (_, references):
+            args.references = references
+            return _evaluate(args)
+
+    return guarded(body)
 
 
 def _evaluate(args: argparse.Namespace) -> int:
-    from gdmnet.metrics.evaluation import evaluate_folders
-    from gdmnet.metrics.pairs import EvaluationFolders
+    from gdmnet.metrics.evaluation import EvaluationFolders, evaluate_folders
     from gdmnet.metrics.summary import as_csv
 
     labels = _both(args.seg_pred, args.seg_ref)
-    folders = EvaluationFolders(args.predictions, args.references, args.masks, labels)
+    folders = EvaluationFolders(args.predictions, args.references, args.masks, labels, args.regions)
     settings = make_settings(EvaluationSettings, given_settings(args, EvaluationSettings))
     judge = _judge_settings(args)
     if judge is not None and judge.encoder is not None:
@@ -122,7 +131,7 @@ def _judge(
 ) -> None:
     """Judge the cases that were scored; with torch, which only this needs."""
     from gdmnet.compare.verdict import judge_pairs, verdict_lines
-    from gdmnet.metrics.pairs import sound_pairs
+    from gdmnet.metrics.evaluation import sound_pairs
 
     pairs, _ = sound_pairs(folders, keep_going=True)
     scored = [pair for pair in pairs if pair.identifier in summary.cases]
@@ -136,7 +145,7 @@ def table(summary: Summary) -> list[str]:
     """The summary as text: a line a case, then a line a statistic, at most 100 columns wide."""
     from gdmnet.metrics.statistics import STATISTICS
 
-    shown = {m: title for m, title in TITLES.items() if m in summary.aggregate}
+    shown = {m: title_of(m, summary.unit) for m in TITLES if m in summary.aggregate}
     cases = summary.cases.items()
     rows: list[list[Cell]] = [
         ["case", *shown.values()],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import ast
 import contextlib
+import re
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -161,6 +162,7 @@ def _correction_and_mae(model: folders.FinishedModel) -> tuple[Cell, Cell]:
         with contextlib.suppress(PlanError, KeyError, TypeError, ValueError):
             summary = codec.read_json(path)
             means.append(float(summary["aggregate"]["mae"]["mean"]))
-            units.add(str(summary["units"]).split(" (")[0])
+            mask = re.split(", | \\(", str(summary["mask"]))[0]
+            units.add(f"{str(summary['units']).split(' (')[0]}, mask: {mask}")
     mae = f"{sum(means) / len(means):.4g} {' or '.join(sorted(units))}" if means else None
     return correction, mae

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from gdmnet.commands.terminal import (
     CommandParser,
+    add_nifti_option,
     add_processes_option,
     add_root_options,
     guarded,
@@ -18,7 +19,7 @@ from gdmnet.commands.terminal import (
     roots_from,
 )
 from gdmnet.settings import Settings, add_settings, given_settings, setting
-from gdmnet.tomography.settings import ScanSettings, usual_settings
+from gdmnet.tomography.settings import MOST_VIEWS, ScanSettings, usual_settings
 
 if TYPE_CHECKING:
     from gdmnet.data.case import Volume
@@ -51,6 +52,7 @@ class SimulationOptions(Settings):
     keep_sinograms: bool = setting(
         False, "also write the noisy line integrals (for gdm_predict --data-consistency)"
     )
+    untilt: bool = setting(False, "resample CTs of a tilted gantry to a plain grid")
     views: tuple[int, ...] = (60,)
     n_processes: int = 1
 
@@ -94,6 +96,7 @@ def build_parser() -> CommandParser:
     )
     sinogram.add_argument("-o", dest="output", type=Path, metavar="FILE", help="the CT in HU")
     add_processes_option(parser)
+    add_nifti_option(parser)
     add_root_options(parser, "raw")
     return parser
 
@@ -172,7 +175,10 @@ def run(
         own = f"{name or 'SparseView'}{views}" if name is None or len(options.views) > 1 else name
         folders[views] = new_dataset(raw, number + i, own, may_be_there=True)
     training, testing = choose_test_cases(
-        find_ct_volumes(cts), options.split, options.test_fraction, settings.seed
+        find_ct_volumes(cts, untilt=options.untilt),
+        options.split,
+        options.test_fraction,
+        settings.seed,
     )
     for views, folder in folders.items():
         made = write_sparse_view_dataset(
@@ -223,6 +229,8 @@ def _views(text: str) -> tuple[int, ...]:
     views = tuple(positive_int(part) for part in text.split(","))
     if len(set(views)) < len(views):
         raise argparse.ArgumentTypeError(f"{text} names a number twice")
+    if max(views) > MOST_VIEWS:
+        raise argparse.ArgumentTypeError(f"{text}: at most {MOST_VIEWS} views are possible")
     return views
 
 

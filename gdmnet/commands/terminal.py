@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import logging
+import os
 import signal
 import sys
 import threading
@@ -15,7 +16,7 @@ from typing import Any, NoReturn
 
 from gdmnet import __version__
 from gdmnet.errors import GdmnetError
-from gdmnet.folders import Roots, find_roots, n_default_processes
+from gdmnet.folders import NIFTI_FORMS, Roots, find_roots, n_default_processes, use_nifti_form
 
 _DATASET_OPTIONS = {
     "dataset": ("-d", "ID", "501 or Dataset501_Name"),
@@ -174,6 +175,22 @@ def add_processes_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
+class _NiftiForm(argparse.Action):
+    def __call__(self, _: object, found: argparse.Namespace, form: Any, *__: object) -> None:  # noqa: ANN401
+        use_nifti_form(form)
+        setattr(found, self.dest, form)
+
+
+def add_nifti_option(parser: argparse.ArgumentParser) -> None:
+    """--nifti-form, for commands that read images."""
+    parser.add_argument(
+        "--nifti-form",
+        action=_NiftiForm,
+        choices=NIFTI_FORMS,
+        help="what places a NIfTI file whose two forms differ (default: it is refused)",
+    )
+
+
 def roots_from(args: argparse.Namespace) -> Roots:
     """The roots of parsed arguments; says aloud which ones fell back to the current directory.
 
@@ -217,6 +234,15 @@ def _stop(number: int, _: FrameType | None) -> None:
     raise _Stopped(number)
 
 
+def _ask_again(ignored: sys.UnraisableHookArgs) -> None:
+    """Stop once more: Python swallows what is raised while an object is collected."""
+    if not isinstance(ignored.exc_value, KeyboardInterrupt):
+        sys.__unraisablehook__(ignored)
+        return
+    number = ignored.exc_value.args[0] if ignored.exc_value.args else signal.SIGINT
+    threading.Timer(0.1, os.kill, (os.getpid(), number)).start()
+
+
 def guarded(run: Callable[[], int]) -> int:
     """Run a command's body and turn what the user can fix into one line on stderr and status 2.
 
@@ -230,6 +256,7 @@ def guarded(run: Callable[[], int]) -> int:
     if threading.current_thread() is not threading.main_thread():
         numbers = []  # only the main thread may ask for signals
     before = {number: signal.signal(number, _stop) for number in numbers}
+    ignored, sys.unraisablehook = sys.unraisablehook, _ask_again
     try:
         return run()
     except GdmnetError as error:
@@ -248,5 +275,6 @@ def guarded(run: Callable[[], int]) -> int:
         )
         return 2
     finally:
+        sys.unraisablehook = ignored
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from gdmnet import codec
+from gdmnet.cluster import rank_from_environment
 from gdmnet.commands.encoder_options import add_encoder_options, encoder_settings
 from gdmnet.commands.terminal import (
     CommandParser,
@@ -88,7 +89,9 @@ def _train(args: argparse.Namespace, settings: TrainingSettings) -> int:
         print(codec.load(EncoderReport, folder / REPORT_FILE))
         print(f"encoder: {folder / ENCODER_FILE}")
     else:
-        print(f"finished: {train_fold(*where, settings)}")
+        folder, rank = train_fold(*where, settings), rank_from_environment()
+        if rank is None or rank.rank == 0:
+            print(f"finished: {folder}")
     return 0
 
 

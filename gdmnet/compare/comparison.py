@@ -12,8 +12,13 @@ from statistics import fmean
 
 from gdmnet import __version__, codec
 from gdmnet.compare.cases import ComparisonCases, find_validated
-from gdmnet.compare.methods import ComparedMethod, find_summaries, find_verdicts
-from gdmnet.compare.models import common_cases, find_models
+from gdmnet.compare.methods import (
+    ComparedMethod,
+    common_cases,
+    find_models,
+    find_summaries,
+    find_verdicts,
+)
 from gdmnet.compare.page import comparison_page
 from gdmnet.compare.record import COMPARED, CRITERIA, Comparison, MethodFigures
 from gdmnet.compare.settings import ComparisonSettings, JudgeSettings, JudgingSettings
@@ -29,8 +34,7 @@ from gdmnet.compare.trainings import ComparedTrainings, work_off
 from gdmnet.compare.verdict import JudgeVerdict
 from gdmnet.files import lock
 from gdmnet.folders import Roots
-from gdmnet.metrics.paired import SIGNIFICANT
-from gdmnet.metrics.statistics import Values, aggregate_cases
+from gdmnet.metrics.statistics import SIGNIFICANT, Values, aggregate_cases
 from gdmnet.metrics.summary import Summary
 
 COMPARE_JSON, COMPARE_TXT, COMPARE_HTML = "compare.json", "compare.txt", "compare.html"

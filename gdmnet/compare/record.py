@@ -7,8 +7,7 @@ from typing import Any
 
 from gdmnet.compare.settings import ComparisonSettings
 from gdmnet.compare.verdict import JudgeVerdict
-from gdmnet.metrics.paired import Paired
-from gdmnet.metrics.statistics import Values
+from gdmnet.metrics.statistics import Paired, Values
 
 FIDELITY, PLAUSIBILITY = "fidelity", "plausibility"
 CRITERIA = (FIDELITY, PLAUSIBILITY)

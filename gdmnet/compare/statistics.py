@@ -9,8 +9,14 @@ import numpy as np
 
 from gdmnet.compare.record import FIDELITY, PLAUSIBILITY, BestMethod
 from gdmnet.errors import DatasetError
-from gdmnet.metrics.paired import Paired, compare_paired
-from gdmnet.metrics.statistics import Values, aggregate, bootstrap_interval, metric_names
+from gdmnet.metrics.statistics import (
+    Paired,
+    Values,
+    aggregate,
+    bootstrap_interval,
+    compare_paired,
+    metric_names,
+)
 from gdmnet.metrics.titles import penalty
 
 # One distance from the real images for each aspect: values, their steps, texture, edges, detail.

@@ -15,7 +15,8 @@ from gdmnet.compare.record import (
     MethodFacts,
     MethodFigures,
 )
-from gdmnet.metrics.paired import Paired
+from gdmnet.metrics.statistics import Paired
+from gdmnet.metrics.summary import HU
 from gdmnet.metrics.titles import best_value, penalty, title_of
 from gdmnet.table import cell_text, text_table
 
@@ -191,7 +192,8 @@ def _tested(
 def _title(metric: str, compared: Comparison) -> str:
     if metric == FIDELITY:
         return f"MAE [{compared.units}]"
-    return "implausibility" if metric == PLAUSIBILITY else title_of(metric)
+    unit = compared.units if compared.units == HU else ""
+    return "implausibility" if metric == PLAUSIBILITY else title_of(metric, unit)
 
 
 def _hint(metric: str) -> str:

@@ -29,9 +29,9 @@ from gdmnet.data.case import CaseFiles
 from gdmnet.data.case_files import images_by_case
 from gdmnet.errors import TrainingError
 from gdmnet.inference.record import read_records
+from gdmnet.metrics.evaluation import ImagePair
 from gdmnet.metrics.frechet import Distance, Distances, Projection, compare, principal_axes
 from gdmnet.metrics.image import match_mean_and_std
-from gdmnet.metrics.pairs import ImagePair
 from gdmnet.models.checkpoint import weights_sha256
 from gdmnet.models.seeds import numpy_rng
 from gdmnet.plan import Run

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from numpy.typing import NDArray
 
 from gdmnet.arrays.crop import Box
+from gdmnet.errors import DatasetError
+from gdmnet.files import file_sha256
 from gdmnet.geometry import Geometry, Shape
 from gdmnet.plan import Normalisation
 
@@ -34,6 +36,11 @@ class Series:
         files: one a slice, sorted along the slices' normal if the series is sound.
         geometry: the grid; None if the slices do not make one.
         problem: why they do not.
+        acquisition: which one of several that lie among each other it is, "EchoTime=90"; "" if the
+            series has one only.
+        slant: of a tilted gantry: mm by which each slice lies further along columns' numbers and
+            rows' numbers than the one before; None where slices lie straight above each other.
+        upright: the plain grid that holds all slices of a tilted gantry.
     """
 
     uid: str
@@ -45,11 +52,14 @@ class Series:
     files: tuple[Path, ...]
     geometry: Geometry | None
     problem: str | None = None
+    acquisition: str = ""
+    slant: tuple[float, float] | None = None
+    upright: Geometry | None = None
 
     @property
     def label(self) -> str:
         """What a person tells series apart by: "MR t1_mprage_sag"."""
-        return f"{self.modality} {self.description}".strip()
+        return " ".join(filter(None, (self.modality, self.description, self.acquisition)))
 
     @property
     def folder(self) -> Path:
@@ -70,6 +80,20 @@ class CaseFiles:
     mask: Path | None = None
     series: tuple[Series, ...] = ()
 
+    def digests(self) -> dict[str, str]:
+        """SHA-256 of each file by its role: "0000" for the first channel, "target", "mask".
+
+        Raises:
+            DatasetError: a file cannot be read.
+        """
+        roles = {f"{channel:04d}": path for channel, path in enumerate(self.sources)}
+        others = {"target": self.target, "mask": self.mask}
+        roles |= {role: path for role, path in others.items() if path is not None}
+        try:
+            return {role: file_sha256(path) for role, path in roles.items()}
+        except OSError as problem:
+            raise DatasetError(f"{problem.filename}: cannot be read ({problem.strerror})") from None
+
 
 @dataclass(frozen=True)
 class CaseRecord:
@@ -84,6 +108,7 @@ class CaseRecord:
         mask_rule: how the body mask came about ("given", "non-zero", "above -500 HU", "otsu").
         target: the target's normalisation with this case's own numbers (a dataset-level scheme
             gives the plan's); None where the case has no target.
+        digests: of the raw files that a training case was prepared from, `CaseFiles.digests`.
     """
 
     identifier: str
@@ -93,6 +118,7 @@ class CaseRecord:
     shape: Shape
     mask_rule: str
     target: Normalisation | None
+    digests: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -106,9 +132,11 @@ class Case:
         body: uint8 (z, y, x), 1 where the target counts: inside the body, or in all of the field of
             view; on the prepared grid.
         patient: uint8 (z, y, x), the body where `body` is more than that; None where it is not.
+        outline: uint8 (z, y, x), `body` in the crop of the source's own grid, at prediction; None
+            where there is a target.
         detail: float32 (1, z, y, x) in the crop of the source's own grid: what the source of the
-            target's quantity shows beyond the prepared grid's resolution, at prediction; None
-            where there is no such source or no axis became coarser.
+            target's quantity loses on its way to the prepared grid and back, at prediction; None
+            where there is no such source or the grid is the same.
     """
 
     record: CaseRecord
@@ -116,4 +144,5 @@ class Case:
     target: NDArray | None
     body: NDArray
     patient: NDArray | None = None
+    outline: NDArray | None = None
     detail: NDArray | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -11,6 +12,11 @@ from gdmnet.errors import DatasetError
 
 FORMATS = (".nii.gz", ".nii", ".nrrd", ".mha")
 """File endings that can be read and written."""
+_FOREIGN = (
+    *(".hdr", ".img", ".mgz", ".mgh", ".mhd", ".nhdr", ".mnc", ".gipl", ".nii.bz2", ".nii.xz"),
+    *(".dcm", ".ima", ".tif", ".tiff"),
+)
+"""Endings of images that are not read; where others lie, they are not passed over in silence."""
 _CHANNEL = re.compile(r"(.+)_(\d{4})")
 
 
@@ -59,7 +65,7 @@ def match_cases(
     found: dict[str, dict[str, tuple[Path, ...]]] = {}
     for role, folder in folders.items():
         if folder is not None and role in with_channels:
-            found[role] = channels_by_case(folder)
+            found[role] = _channels_by_case(folder)
         elif folder is not None:
             found[role] = {name: (path,) for name, path in images_by_case(folder).items()}
     names = sorted({name for role in leading for name in found[role]})
@@ -82,6 +88,8 @@ def images_by_case(folder: Path) -> dict[str, Path]:
     """
     if not folder.is_dir():
         raise DatasetError(f"{folder}: no such folder")
+    for _, path, why in stray_images(folder):
+        raise DatasetError(f"{printable(path)}: {why}")
     found: dict[str, Path] = {}
     for stem, _, path in iterate_images(folder):
         if stem in found:
@@ -94,7 +102,7 @@ def images_by_case(folder: Path) -> dict[str, Path]:
     return found
 
 
-def channels_by_case(folder: Path) -> dict[str, tuple[Path, ...]]:
+def _channels_by_case(folder: Path) -> dict[str, tuple[Path, ...]]:
     """The images CASE_0000<ending>, CASE_0001<ending>, ... of a folder by case, in channel order.
 
     Raises:
@@ -115,10 +123,54 @@ def channels_by_case(folder: Path) -> dict[str, tuple[Path, ...]]:
 
 def iterate_images(folder: Path) -> Iterator[tuple[str, str, Path]]:
     """Name without ending, ending and path of each image file, sorted; hidden ones are left out."""
-    for path in sorted(folder.iterdir()):
-        if path.name.endswith(FORMATS) and not path.name.startswith(".") and path.is_file():
+    for path in _visible(folder):
+        if path.name.lower().endswith(FORMATS) and _why_not(path) is None:
             ending = ending_of(path)
-            yield path.name.removesuffix(ending), ending, path
+            yield path.name[: -len(ending)], ending, path
+
+
+def stray_images(folder: Path) -> Iterator[tuple[str, Path, str]]:
+    """Name without ending, path and advice of each entry that looks like an image but is none."""
+    for path in _visible(folder):
+        stem, dot, _ = path.name.partition(".")
+        why = _why_not(path)
+        if why is not None and dot and path.name.lower().endswith(FORMATS + _FOREIGN):
+            yield stem, path, why
+
+
+def _visible(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if not p.name.startswith(".") and not p.is_dir())
+
+
+def _why_not(path: Path) -> str | None:
+    """Why an entry of a folder is no image that can be read, and what to do."""
+    if path.name != printable(path.name):
+        return "the name is not UTF-8; rename it"
+    if path.name.lower().endswith(_FOREIGN):
+        return f"this format is not read; convert it to {FORMATS[0]}, or move it away"
+    if path.is_symlink() and not path.exists():
+        return "a link to a file that is not there; fetch the file, or remove the link"
+    return None if path.is_file() else "is no file; move it away"
+
+
+def require_file(path: Path) -> None:
+    """Complain about what is no plain file: missing, a folder, a named pipe or a device.
+
+    Raises:
+        DatasetError: it is none.
+    """
+    try:
+        if path.is_file():
+            return
+        what = "is no plain file" if path.exists() and not path.is_dir() else "no such file"
+    except (OSError, ValueError) as problem:  # a name too long, or with a zero byte
+        what = f"cannot be a file ({problem})"
+    raise DatasetError(f"{printable(path)}: {what}")
+
+
+def printable(path: Path | str) -> str:
+    """A path that any terminal and any file can hold: bytes that are no UTF-8 as escapes."""
+    return os.fspath(path).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def split_channel(stem: str) -> tuple[str, int | None]:
@@ -133,12 +185,12 @@ def in_order(channels: Mapping[int, Path]) -> tuple[Path, ...]:
 
 
 def ending_of(path: Path) -> str:
-    """The ending of an image file, one of `FORMATS`.
+    """The ending of an image file, one of `FORMATS`, in whatever letters it is written.
 
     Raises:
         DatasetError: another ending.
     """
     for ending in FORMATS:
-        if path.name.endswith(ending):
+        if path.name.lower().endswith(ending):
             return ending
-    raise DatasetError(f"{path}: unknown file ending; known are {', '.join(FORMATS)}")
+    raise DatasetError(f"{printable(path)}: unknown file ending; known are {', '.join(FORMATS)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -28,21 +29,27 @@ from gdmnet.data.splits import split_complaints
 from gdmnet.data.volume import read_volume
 from gdmnet.errors import DatasetError
 from gdmnet.folders import DATASET_JSON, SPLITS_JSON
-from gdmnet.geometry import grid_difference
+from gdmnet.geometry import grid_difference, placement_note
 from gdmnet.parallel import map_cases
+from gdmnet.table import first_names
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class _Finding:
-    """What one case brought: complaints, and a digest of its first channel's voxels."""
+    """What one case brought: complaints, notes, and a digest of its first channel's voxels."""
 
     identifier: str
     complaints: list[Complaint]
+    notes: list[str]
     digest: str | None
 
 
 def check_dataset(folder: Path, *, n_processes: int) -> list[Complaint]:
     """Everything that is wrong with a raw dataset, training and test cases; reads every file.
+
+    What is odd, but may be meant, is logged as a warning.
 
     Args:
         folder: gdmnet_raw/Dataset501_Name.
@@ -71,6 +78,12 @@ def check_dataset(folder: Path, *, n_processes: int) -> list[Complaint]:
     for finding in findings:
         complaints += finding.complaints
     complaints += _duplicates(findings)
+    cases_with: dict[str, list[str]] = {}
+    for finding in findings:
+        for note in finding.notes:
+            cases_with.setdefault(note, []).append(finding.identifier)
+    for note, names in cases_with.items():
+        _log.warning("%s: %s", first_names(names, 5), note)
     return complaints + _check_splits(folder, [case.identifier for case in training])
 
 
@@ -116,9 +129,10 @@ def _check_case(files: CaseFiles, description: Description) -> _Finding:
             texts = _image_complaints(volume.array[0], is_ct=is_ct)
         for text in texts:
             complain(path, text)
+    notes = {placement_note(volume.geometry) for volume in volumes.values()} - {None}
     shown = volumes.get(files.sources[0]) if files.sources else None
     digest = None if shown is None else hashlib.sha256(shown.array.data).hexdigest()
-    return _Finding(files.identifier, complaints, digest)
+    return _Finding(files.identifier, complaints, sorted(filter(None, notes)), digest)
 
 
 def _image_complaints(image: NDArray, *, is_ct: bool) -> list[str]:

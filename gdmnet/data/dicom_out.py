@@ -7,6 +7,7 @@ about its acquisition would be wrong for a computed image.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -22,7 +23,7 @@ from gdmnet.data.dicom_file import quiet_pydicom
 from gdmnet.data.regrid import axial_grid, regrid
 from gdmnet.errors import DatasetError
 from gdmnet.files import whole_folder
-from gdmnet.geometry import Geometry, to_stored
+from gdmnet.geometry import Geometry, grid_difference, to_stored
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -47,7 +48,7 @@ class Maker:
     """Who made the volume, in ASCII.
 
     Attributes:
-        model: for the description of the series, such as "Dataset510_MRtoCT gdm__3d_fullres".
+        model: for the description of its derivation, "Dataset510_MRtoCT gdm__3d_fullres".
         details: which weights and folds.
     """
 
@@ -85,12 +86,15 @@ def write_ct_series(
     with quiet_pydicom():
         ct = _copied(template.files[0])
     with quiet_pydicom(), whole_folder(folder, overwrite=True) as aside:
+        series_number, images = _source_images(template)
         attributes = {**_described(template, maker, resampled), **_pixel_format(wanted)}
-        for keyword, value in attributes.items():
+        for keyword, value in {**attributes, "SeriesNumber": 1000 + series_number}.items():
             setattr(ct, keyword, value)
+        is_slice_by_slice = _has_slices_of(template, wanted)
         for number, (place, height, pixels) in enumerate(_slices(moved), start=1):
             ct.SOPInstanceUID = generate_uid(prefix=None)  # 2.25 and a random UUID (PS3.5 B.2)
             ct.InstanceNumber = number
+            ct.SourceImageSequence = images[number - 1 : number] if is_slice_by_slice else images
             ct.ImagePositionPatient = _decimals(place)
             ct.SliceLocation = _decimals([height])
             ct.add_new("PixelData", "OW", pixels.tobytes())
@@ -141,6 +145,31 @@ def _copied(path: Path) -> Dataset:
     return ct
 
 
+def _source_images(template: Series) -> tuple[int, list[Dataset]]:
+    """The series' number, 0 where it has none, and a reference to each of its images."""
+    from pydicom import Dataset, dcmread
+
+    tags = ["SOPClassUID", "SOPInstanceUID", "SeriesNumber"]
+    number, images = 0, []
+    for path in template.files:
+        item = dcmread(path, stop_before_pixels=True, force=True, specific_tags=tags)
+        image = Dataset()
+        image.ReferencedSOPClassUID = item.get("SOPClassUID", "")
+        image.ReferencedSOPInstanceUID = item.get("SOPInstanceUID", "")
+        images.append(image)
+        with contextlib.suppress(ValueError, TypeError):
+            number = int(item.get("SeriesNumber") or 0)
+    return number, images
+
+
+def _has_slices_of(template: Series, geometry: Geometry) -> bool:
+    """True on the template's own grid: there a slice comes from one image, else from all."""
+    own = template.geometry
+    if own is None or geometry.axes != own.axes or geometry.flips != own.flips:
+        return False
+    return grid_difference(geometry, own) is None
+
+
 def _described(template: Series, maker: Maker, resampled: str | None) -> dict[str, Any]:
     """What the series is and who made it."""
     from pydicom.uid import CTImageStorage, generate_uid
@@ -163,11 +192,10 @@ def _described(template: Series, maker: Maker, resampled: str | None) -> dict[st
         "Manufacturer": "gdmnet",
         "ManufacturerModelName": "gdmnet",
         "SoftwareVersions": _ascii(__version__, 64),
-        "SeriesDescription": _ascii(f"gdmnet {__version__} {maker.model}", 64),
+        "SeriesDescription": f"sCT of {template.description or template.modality}"[:64],
         "DerivationDescription": _ascii(derivation, 1024),
         "KVP": None,  # no tube was there; the standard allows it to be empty
         "SeriesInstanceUID": generate_uid(prefix=None),
-        "SeriesNumber": 1000,  # behind those of scanners
         "AcquisitionNumber": None,
         "BurnedInAnnotation": "NO",
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,19 +10,29 @@ from typing import Any, TypeVar, get_args
 
 from gdmnet.codec import read_json, save
 from gdmnet.data.case import CaseFiles
-from gdmnet.data.case_files import FORMATS, in_order, iterate_images, split_channel
+from gdmnet.data.case_files import (
+    FORMATS,
+    in_order,
+    iterate_images,
+    printable,
+    split_channel,
+    stray_images,
+)
 from gdmnet.errors import DatasetError
 from gdmnet.folders import DATASET_JSON
 from gdmnet.plan import Region
 
 _KEYS = ("channel_names", "target_name", "file_ending", "numTraining")
-REGION = "region_of_interest"
+REGION, SOURCE_SERIES = "region_of_interest", "source_series"
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Description:
-    """What dataset.json says; `metadata` holds the keys that gdmnet does not read."""
+    """What dataset.json says; `metadata` holds the keys that gdmnet does not read.
+
+    `source_series` are the patterns, one a channel, that found the sources among DICOM series.
+    """
 
     channel_names: tuple[str, ...]
     target_name: str
@@ -29,6 +40,7 @@ class Description:
     n_training: int
     metadata: dict[str, Any] = field(default_factory=dict)
     region: Region = "body"
+    source_series: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -57,14 +69,17 @@ def read_description(dataset_folder: Path) -> Description:
     missing = [key for key in _KEYS if key not in data]
     if missing:
         raise DatasetError(f"{path}: the key {missing[0]} is missing; add it")
+    read = (*_KEYS, REGION, SOURCE_SERIES)
     try:
+        channels = _channel_names(data["channel_names"])
         return Description(
-            channel_names=_channel_names(data["channel_names"]),
+            channel_names=channels,
             target_name=_target_name(data["target_name"]),
             file_ending=_one_of("file_ending", data["file_ending"], FORMATS),
             n_training=_n_training(data["numTraining"]),
-            metadata={key: value for key, value in data.items() if key not in (*_KEYS, REGION)},
+            metadata={key: value for key, value in data.items() if key not in read},
             region=_one_of(REGION, data.get(REGION, "body"), get_args(Region)),
+            source_series=_patterns(data.get(SOURCE_SERIES), len(channels)),
         )
     except DatasetError as problem:
         raise DatasetError(f"{path}: {problem}") from None
@@ -82,6 +97,7 @@ def write_description(dataset_folder: Path, description: Description) -> None:
         "file_ending": description.file_ending,
         "numTraining": description.n_training,
         **({} if description.region == "body" else {REGION: description.region}),
+        **({SOURCE_SERIES: description.source_series} if description.source_series else {}),
         **description.metadata,
     }
     save(data, dataset_folder / DATASET_JSON)
@@ -142,6 +158,16 @@ def _one_of(key: str, value: object, names: Sequence[T]) -> T:
     raise DatasetError(f"{key} is {value!r}, but must be one of {', '.join(map(str, names))}")
 
 
+def _patterns(value: object, n_channels: int) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    if not (isinstance(value, list) and len(value) == n_channels):
+        raise DatasetError(f"{SOURCE_SERIES} must be a list of one pattern a channel")
+    if not all(isinstance(pattern, str) and pattern for pattern in value):
+        raise DatasetError(f'{SOURCE_SERIES} must hold patterns such as "MR*t1*"')
+    return tuple(value)
+
+
 def _n_training(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise DatasetError(f"numTraining is {value!r}, but must be the number of training cases")
@@ -191,15 +217,19 @@ def input_cases(folder: Path, n_channels: int, file_ending: str) -> list[CaseFil
         raise DatasetError(f"{folder}: no such folder; give the folder of the input images")
     channels, complaints = _sources(folder, n_channels, file_ending)
     if complaints:
-        more = len(complaints) - 1
+        first, more = complaints[0], len(complaints) - 1
         rest = f" (and {more} more such files or cases)" if more else ""
-        raise DatasetError(f"{folder}: {complaints[0]}{rest}")
+        wrong = {complaint.case for complaint in complaints} - {""}
+        known = wrong | set(channels)
+        count = f"{len(known - wrong)} of {len(known)} cases can be used; " if known else ""
+        said = first.text if first.file == folder.name else str(first)
+        raise DatasetError(f"{folder}: {count}{said}{rest}")
     return [CaseFiles(case, files) for case, files in channels.items()]
 
 
 def place_of(path: Path) -> str:
     """A file of a dataset as complaints name it: imagesTr/CASE_0000.nii.gz."""
-    return f"{path.parent.name}/{path.name}"
+    return printable(f"{path.parent.name}/{path.name}".removeprefix("/"))
 
 
 def _cases(
@@ -224,7 +254,13 @@ def _scan(folder: Path, ending: str) -> tuple[dict[str, Path], list[Complaint]]:
     """The images of a folder by their name without the ending; images of other formats."""
     images = list(iterate_images(folder)) if folder.is_dir() else []
     text = f"the file ending is not {ending}; convert the file, or move it away"
-    wrong = [Complaint("", place_of(path), text) for _, own, path in images if own != ending]
+    wrong = [
+        Complaint(split_channel(stem)[0], place_of(path), text)
+        for stem, own, path in images
+        if own != ending
+    ]
+    for stem, path, why in stray_images(folder) if folder.is_dir() else ():
+        wrong.append(Complaint(printable(split_channel(stem)[0]), place_of(path), why))
     return {stem: path for stem, own, path in images if own == ending}, wrong
 
 
@@ -236,18 +272,18 @@ def _sources(
     cases: dict[str, dict[int, Path]] = {}
     for stem, path in stems.items():
         case, number = split_channel(stem)
-        if number is None:
+        if number is None or (number >= n_channels and f"{case}_0000" not in stems):
             text = f"the channel number is missing; rename it to {stem}_0000{ending}"
             complaints.append(Complaint(stem, place_of(path), text))
         else:
             cases.setdefault(case, {})[number] = path
-    if not cases and not complaints:
+    if not cases and not (folder.is_dir() and any(iterate_images(folder))):
         there = {"".join(p.suffixes[-2:]) or p.name for p in folder.glob("[!.]*") if p.is_file()}
         found = f"it holds {', '.join(sorted(there)[:5])} files" if there else "it is empty"
         if not folder.is_dir():
             found = "the folder is missing"
         text = f"no image CASE_0000{ending} here ({found}); put the images there"
-        complaints.append(Complaint("", folder.name, text))
+        complaints.insert(0, Complaint("", folder.name, text))
     for case, files in sorted(cases.items()):
         for number in sorted({*range(n_channels)} - {*files}):
             name = f"{folder.name}/{case}_{number:04d}{ending}"
@@ -279,6 +315,12 @@ def _partners(
 
 def _stranger(stem: str, what: str, cases: Collection[str], ending: str) -> str:
     case, number = split_channel(stem)
+    for twin in cases:
+        if unicodedata.normalize("NFC", twin) == unicodedata.normalize("NFC", stem):
+            return (
+                f"its name looks like that of case {twin}, but is written in other bytes (Unicode"
+                " NFC and NFD, as copies from a Mac are); rename one of the two"
+            )
     if number is None or case not in cases:
         return f"no image belongs to this {what}; remove it, or add {stem}_0000{ending}"
     if what == "target" and number > 0:

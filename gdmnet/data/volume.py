@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
-import os
-import re
-from collections.abc import Iterable, Sequence
+import gzip
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from io import BufferedIOBase
 from pathlib import Path
 
 import numpy as np
-import SimpleITK as sitk  # noqa: N813
 from numpy.typing import NDArray
 
 from gdmnet.data.case import Volume
-from gdmnet.data.case_files import FORMATS, ending_of
-from gdmnet.data.payload import check_header, check_voxels, damaged, read_nifti_voxels
+from gdmnet.data.case_files import FORMATS, ending_of, require_file
+from gdmnet.data.header import (
+    ImageHeader,
+    check_size,
+    damaged,
+    meta_header,
+    nrrd_header,
+    read_meta_header,
+    read_nrrd_header,
+)
+from gdmnet.data.nifti import nifti_header, read_nifti_header
 from gdmnet.errors import DatasetError
 from gdmnet.files import whole_file
-from gdmnet.geometry import Geometry, grid_difference, nearest_lps, to_lps, to_stored
+from gdmnet.folders import nifti_form
+from gdmnet.geometry import Geometry, grid_difference, to_lps, to_stored
 
-_READERS = dict(
-    zip(FORMATS, ("NiftiImageIO", "NiftiImageIO", "NrrdImageIO", "MetaImageIO"), strict=True)
-)
+_CHUNK = 1 << 20
+_LEVEL = 4  # of compression: noise hardly shrinks further
 
 
 def read_volume(path: Path) -> Volume:
@@ -61,7 +71,7 @@ def read_geometry(path: Path) -> Geometry:
     Raises:
         DatasetError: missing, unreadable, several volumes, vectors.
     """
-    return _open(path)[1]
+    return _read_header(path).geometry
 
 
 def grid_complaints(reference: Path, others: Iterable[Path]) -> list[str]:
@@ -89,114 +99,110 @@ def write_volume(path: Path, volume: Volume, *, integer: bool = False) -> None:
     """
     if not path.name.endswith(FORMATS) or volume.array.shape[0] != 1:
         raise ValueError(f"{path}: one channel and an ending of {', '.join(FORMATS)}")
-    geometry = volume.geometry
-    stored = to_stored(volume.array[0], geometry)
+    stored = to_stored(volume.array[0], volume.geometry)
     if integer:
         limits = np.iinfo(np.int16)
-        stored = np.clip(np.rint(stored), limits.min, limits.max).astype(np.int16)
-    image = sitk.GetImageFromArray(stored.astype(np.int16 if integer else np.float32, copy=False))
-    image.SetSpacing(geometry.itk_spacing)
-    image.SetOrigin(geometry.itk_origin)
-    image.SetDirection(geometry.itk_direction)
+        stored = np.clip(np.rint(stored), limits.min, limits.max)
+    voxels = np.ascontiguousarray(stored, dtype="<i2" if integer else "<f4")
     ending = ending_of(path)
-    with whole_file(path, ending=ending, also=(RuntimeError, DatasetError)) as aside:
-        _reserve(aside, stored.nbytes)
-        _silence()
-        sitk.WriteImage(image, str(aside), useCompression=True)
-        check_voxels(aside, ending)  # ITK says nothing when a disk runs full
+    with whole_file(path) as aside, aside.open("wb") as handle:
+        if ending == ".mha":
+            packed = zlib.compress(voxels.data, _LEVEL)
+            handle.write(meta_header(volume.geometry, voxels.dtype, len(packed)) + packed)
+        elif ending == ".nrrd":
+            handle.write(nrrd_header(volume.geometry, voxels.dtype))
+            handle.write(gzip.compress(voxels.data, _LEVEL, mtime=0))
+        else:
+            content = nifti_header(volume.geometry, voxels.dtype) + voxels.tobytes()
+            is_packed = ending == ".nii.gz"
+            handle.write(gzip.compress(content, _LEVEL, mtime=0) if is_packed else content)
 
 
 def _read(path: Path) -> tuple[NDArray, Geometry]:
     """One image as float32 (z, y, x) in LPS, and its grid."""
-    reader, geometry = _open(path)
-    ending = ending_of(path)
-    try:
-        if _READERS[ending] == "NiftiImageIO":
-            stored = read_nifti_voxels(path)
-        else:
-            check_voxels(path, ending)
-            stored = sitk.GetArrayFromImage(reader.Execute())  # a view would dangle
-    except (OSError, RuntimeError) as problem:
-        raise _unreadable(path, problem) from None
-    with np.errstate(over="ignore"):  # an Inf is complained about below
-        array = to_lps(stored.reshape(_stored_shape(geometry)), geometry).astype(
-            np.float32, copy=False
-        )
-    if not (np.isfinite(array.min()) and np.isfinite(array.max())):
+    header = _read_header(path)
+    with _opened(path, header) as handle:
+        data = handle.read(header.n_bytes)
+        if len(data) < header.n_bytes:
+            raise damaged(path, f"{len(data)} of {header.n_bytes} bytes of voxels are there")
+        _read_checksum(path, handle)
+    numbers = np.frombuffer(data, dtype=header.kind).reshape(header.geometry.stored_shape)
+    stored = np.empty(numbers.shape, dtype=np.float32)
+    slope, intercept = header.scaling
+    with np.errstate(over="ignore", invalid="ignore"):  # an Inf is complained about below
+        for image, raw in zip(stored, numbers, strict=True):
+            is_plain = header.scaling == (1, 0)
+            image[...] = raw if is_plain else raw.astype(np.float64) * slope + intercept
+    if not (np.isfinite(stored.min()) and np.isfinite(stored.max())):
         raise DatasetError(f"{path}: has NaN or Inf voxels; replace them, for example by air")
-    return array, geometry
+    return to_lps(stored, header.geometry), header.geometry
 
 
-def _open(path: Path) -> tuple[sitk.ImageFileReader, Geometry]:
-    """A reader that has read the header, and the grid in it."""
+def _read_header(path: Path) -> ImageHeader:
+    """The header, which gives no more voxels than the file can hold."""
     ending = ending_of(path)
-    if not path.is_file():
-        raise DatasetError(f"{path}: no such file")
-    _silence()
-    reader = sitk.ImageFileReader()
-    reader.SetImageIO(_READERS[ending])  # else every ITK format has a look, HDF5 aloud
-    reader.SetFileName(str(path))
+    require_file(path)
+    with _opened(path) as handle:
+        if ending == ".mha":
+            header = read_meta_header(path, handle)
+        elif ending == ".nrrd":
+            header = read_nrrd_header(path, handle)
+        else:
+            header = read_nifti_header(path, handle.read(348), nifti_form())
+        is_packed = header.is_packed or isinstance(handle, gzip.GzipFile)
+    check_size(path, header, is_packed=is_packed)
+    return header
+
+
+@contextmanager
+def _opened(path: Path, header: ImageHeader | None = None) -> Iterator[BufferedIOBase]:
+    """A file to read, unpacked if it is a gzipped NIfTI; with its header, the voxels unpacked.
+
+    Raises:
+        DatasetError: it cannot be read, or its compressed data are damaged.
+    """
     try:
-        check_header(path, ending)
-        reader.ReadImageInformation()
-    except (OSError, RuntimeError) as problem:
-        raise _unreadable(path, problem) from None
-    return reader, _geometry(path, reader)
-
-
-def _geometry(path: Path, reader: sitk.ImageFileReader) -> Geometry:
-    if reader.GetNumberOfComponents() != 1:
+        with path.open("rb") as file:
+            is_gzip = ending_of(path).startswith(".nii") and file.read(2) == b"\x1f\x8b"
+            file.seek(0)
+            handle: BufferedIOBase = gzip.GzipFile(fileobj=file) if is_gzip else file
+            handle.seek(0 if header is None else header.offset)
+            yield _Inflated(handle) if header is not None and header.is_packed else handle
+    except (EOFError, gzip.BadGzipFile, zlib.error):
+        raise damaged(path, "the compressed data end too early or are wrong") from None
+    except OSError as problem:
         raise DatasetError(
-            f"{path}: has {reader.GetNumberOfComponents()} values a voxel; give one file a channel"
-        )
-    n_axes = reader.GetDimension()
-    size = (*reader.GetSize(), 1, 1)
-    if n_axes > 3 and any(side > 1 for side in size[3:]):
-        raise DatasetError(f"{path}: holds {np.prod(size[3:])} volumes; give one file a channel")
-    # A missing third axis is one slice, 1 mm thick; a fourth of length 1 is left out.
-    spacing = (*reader.GetSpacing(), 1.0)[:3]
-    origin = (*reader.GetOrigin(), 0.0)[:3]
-    direction = np.eye(3)
-    n_kept = min(3, n_axes)
-    cosines = np.reshape(reader.GetDirection(), (n_axes, n_axes))
-    direction[:n_kept, :n_kept] = cosines[:n_kept, :n_kept]
-    if not (np.isfinite(spacing).all() and min(spacing) > 0):
-        raise DatasetError(f"{path}: the header gives the spacing {spacing} mm; correct it")
-    axes, flips = nearest_lps(tuple(direction.ravel()))
-    return Geometry(
-        shape=(size[2 - axes[0]], size[2 - axes[1]], size[2 - axes[2]]),
-        spacing=(spacing[2 - axes[0]], spacing[2 - axes[1]], spacing[2 - axes[2]]),
-        itk_origin=origin,
-        itk_direction=tuple(float(cosine) for cosine in direction.ravel()),
-        axes=axes,
-        flips=flips,
-    )
+            f"{path}: cannot be read: {problem.strerror}; check its permissions"
+        ) from None
 
 
-def _stored_shape(geometry: Geometry) -> tuple[int, ...]:
-    """The shape (z, y, x) of the array in the file."""
-    return tuple(geometry.shape[axis] for axis in np.argsort(geometry.axes))
+def _read_checksum(path: Path, handle: BufferedIOBase) -> None:
+    """Read what is behind the voxels: gzip compares its checksum only at the very end."""
+    try:
+        while handle.read(_CHUNK):
+            pass
+    except gzip.BadGzipFile as problem:
+        if "Not a gzipped file" not in str(problem):
+            raise
+        raise DatasetError(
+            f"{path}: bytes that are not its own lie behind the compressed image; pack it anew"
+        ) from None
 
 
-def _reserve(path: Path, n_bytes: int) -> None:
-    """Make the file and reserve its space: ITK would print on the terminal if it cannot."""
-    with path.open("wb") as handle:
-        if hasattr(os, "posix_fallocate"):  # not on Windows and macOS
-            os.posix_fallocate(handle.fileno(), 0, n_bytes)
+class _Inflated(BufferedIOBase):
+    """A zlib or gzip stream inside a file, as MetaImage and NRRD have it."""
 
+    def __init__(self, handle: BufferedIOBase) -> None:
+        self._handle = handle
+        self._inflate = zlib.decompressobj(wbits=47)
 
-def _silence() -> None:
-    """Keep ITK's warnings off the terminal; what matters is checked here and said in our words."""
-    sitk.ProcessObject.SetGlobalWarningDisplay(False)
-
-
-def _unreadable(path: Path, problem: Exception) -> DatasetError:
-    if isinstance(problem, OSError):
-        return DatasetError(f"{path}: cannot be read: {problem.strerror}; check its permissions")
-    said = str(problem).strip().splitlines()[-1]
-    if "orthonormal" in said:
-        return DatasetError(
-            f"{path}: the axes in the header are not at right angles; resample it to a plain grid"
-        )
-    reason = re.sub(r".*ERROR: (\w+\(0x\w+\): )?", "", said).replace(str(path), "the file")
-    return damaged(path, f"cannot be read: {reason.strip()}")
+    def read(self, size: int | None = -1, /) -> bytes:
+        """So many bytes, fewer at the end of the stream; a stream that has none is an EOFError."""
+        parts, missing = [], size or 0
+        while missing > 0 and not self._inflate.eof:
+            chunk = self._inflate.unconsumed_tail or self._handle.read(_CHUNK)
+            if not chunk:
+                raise EOFError
+            parts.append(self._inflate.decompress(chunk, missing))
+            missing -= len(parts[-1])
+        return b"".join(parts)

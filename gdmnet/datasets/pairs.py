@@ -7,8 +7,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
-from functools import reduce
-from operator import and_
+from itertools import compress, takewhile
 from pathlib import Path
 
 from gdmnet.data.case_files import images_by_case, split_channel
@@ -42,7 +41,8 @@ def match_folders(
 
     1. `EXACT`: names are equal but for the ending and a channel number (_0000).
     2. `BY_WORDS`: what is left is equal once the words that all names of a folder share are taken
-       away, numbers without leading zeros: sub-01_T1w and sub-01_CT, MR_7 and CT_007.
+       away, numbers without leading zeros: sub-01_T1w and sub-01_CT, MR_7 and CT_007. The order of
+       the words counts: sub-01_ses-02 is not sub-02_ses-01, and 1A is not A1.
 
     Args:
         sources: a folder a channel.
@@ -77,6 +77,12 @@ def match_folders(
     return MatchedPairs(tuple(sorted(cases, key=lambda case: case.identifier)), rules, lonely)
 
 
+def patient_of(case: str) -> str:
+    """The patient of a case: sub-01 of sub-01_ses-02, as BIDS has it; else the case itself."""
+    match = re.match(r"sub-[^_]+", case)
+    return match[0] if match else case
+
+
 def _images(folder: Path) -> dict[str, Path]:
     """Name without ending, and without the channel number that all end with -> file."""
     found = images_by_case(folder)
@@ -89,17 +95,41 @@ def _images(folder: Path) -> dict[str, Path]:
 def _by_words(images: Mapping[str, Path], *, without: Collection[str]) -> dict[str, Path]:
     """What tells the images of a folder apart -> file; images that nothing tells apart are left."""
     words = {
-        stem: Counter(word.lstrip("0") or "0" for word in _WORD.findall(stem.casefold()))
+        stem: [word.lstrip("0") or "0" for word in _WORD.findall(stem.casefold())]
         for stem in images
     }
-    shared = reduce(and_, words.values())
-    keys = {stem: " ".join(sorted((words[stem] - shared).elements())) for stem in images}
+    keys = {stem: " ".join(own) for stem, own in _without_shared(words).items()}
     n_with = Counter(keys.values())
     return {
         key: images[stem]
         for stem, key in keys.items()
         if key and n_with[key] == 1 and stem not in without
     }
+
+
+def _without_shared(words: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """The words of each name in their order, but for those that all names share.
+
+    Names of one pattern share what is equal at one place: the 1 in sub-01_T1w is not that of T1.
+    Where their lengths differ, they share a beginning, an end, and the words that each has equally
+    often between these.
+    """
+    names = list(words.values())
+    if len({len(own) for own in names}) == 1:
+        differs = [len(set(column)) > 1 for column in zip(*names, strict=True)]
+        return {stem: list(compress(own, differs)) for stem, own in words.items()}
+    first = _n_shared(names)
+    last = _n_shared([own[first:][::-1] for own in names])
+    middles = {stem: own[first : len(own) - last] for stem, own in words.items()}
+    counts = [Counter(own) for own in middles.values()]
+    shared = {word for word in counts[0] if len({count[word] for count in counts}) == 1}
+    return {stem: [word for word in own if word not in shared] for stem, own in middles.items()}
+
+
+def _n_shared(names: Sequence[Sequence[str]]) -> int:
+    """How many words all names begin with."""
+    columns = zip(*names, strict=False)
+    return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))
 
 
 def _common(folders: Sequence[Mapping[str, Path]]) -> dict[str, list[Path]]:

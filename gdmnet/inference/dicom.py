@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gdmnet.arrays.normalise import scheme_of
 from gdmnet.data.case import CaseFiles, Series, Volume
-from gdmnet.data.dicom import case_name, find_series, grid_of, only_series
+from gdmnet.data.dicom import case_name, find_series, grid_of, is_fitting, only_series
 from gdmnet.data.dicom_out import Maker, require_template, write_ct_series
 from gdmnet.data.regrid import share_inside
 from gdmnet.data.volume import read_geometry, read_volume
@@ -38,34 +38,80 @@ class Export:
     template: Path | None = None
 
 
-def dicom_cases(folder: Path, plan: Plan) -> list[CaseFiles]:
-    """Each series of a tree that fits the model is a case, called by `case_name`.
+def dicom_cases(
+    folder: Path, plan: Plan, patterns: Sequence[str] = (), *, untilt: bool = False
+) -> list[CaseFiles]:
+    """One case a study of a tree of DICOM series: the series that the model takes, a channel each.
 
-    A model that takes CT gets the CT series, any other model all series but those. Series that are
-    no sound stack become cases, too: they fail with their reason, and the others go on.
+    Which series is which channel say the patterns, or else those by which the training data were
+    found. Where neither is known, a model that takes CT gets the CT series, and any other model of
+    one channel the series that is no CT. A case is called by `case_name` of its first series. A
+    study in which several series fit, or which lacks a channel, and series that are no sound stack,
+    become cases, too: they fail with their reason, and the others go on.
+
+    Args:
+        folder: of the tree.
+        plan: of the model.
+        patterns: as in `is_fitting`, one a channel; () for the plan's.
+        untilt: as in `find_series`.
 
     Raises:
-        DatasetError: the model takes several channels, or nothing fits.
+        DatasetError: nothing says which series is which channel, or nothing fits.
     """
-    if len(plan.channel_names) > 1:
+    names, patterns = plan.channel_names, tuple(patterns) or plan.source_series
+    if len(patterns) != len(names) and (patterns or len(names) > 1):
         raise DatasetError(
-            f"{folder}: holds DICOM, but the model takes {len(plan.channel_names)} channels"
-            f" ({', '.join(plan.channel_names)}) and nothing says which series is which; give"
+            f"{folder}: the model takes {len(names)} channels ({', '.join(names)}); name the DICOM"
+            f" series of each by --source, a pattern a channel (given: {len(patterns)}), or give"
             " CASE_0000.nii.gz, CASE_0001.nii.gz, ..."
         )
-    takes_ct = scheme_of(plan.channel_names[0], target=False) == "ct"
-    tree = find_series(folder)
-    fitting = {case_name(s): s for s in tree.series if (s.modality == "CT") == takes_ct}
-    left = len(tree.series) - len(fitting)
-    _log.info("%s%s", tree, f"; {left} of another modality than the model's" if left else "")
-    if not fitting:
+    tree = find_series(folder, untilt=untilt)
+    studies: dict[tuple[str, str], list[Series]] = {}
+    for series in tree.series:
+        studies.setdefault((series.patient, series.study), []).append(series)
+    cases: dict[str, CaseFiles] = {}
+    for found in studies.values():
+        channels = [
+            [s for s in found if _is_taken(s, plan, pattern)] for pattern in patterns or [""]
+        ]
+        if any(channels):
+            cases |= {case.identifier: case for case in _study_cases(channels, patterns)}
+    left = len(tree.series) - sum(len(case.series) for case in cases.values())
+    _log.info("%s%s", tree, f"; {left} that the model does not take" if left else "")
+    if not cases:
         raise DatasetError(
-            f"{folder}: no series for a model that takes {plan.channel_names[0]} ({tree})"
+            f"{folder}: no series for a model that takes {' and '.join(patterns or names)} ({tree})"
         )
-    for name, series in sorted(fitting.items()):
-        where = series.folder.relative_to(folder)
-        _log.info("%s: %s, %d images in %s", name, series.label, len(series.files), where)
-    return [CaseFiles(name, (), series=(series,)) for name, series in sorted(fitting.items())]
+    for name, case in sorted(cases.items()):
+        for series in case.series:
+            where = series.folder.relative_to(folder)
+            _log.info("%s: %s, %d images in %s", name, series.label, len(series.files), where)
+    return [case for _, case in sorted(cases.items())]
+
+
+def _is_taken(series: Series, plan: Plan, pattern: str) -> bool:
+    if pattern:
+        return is_fitting(series, pattern)
+    takes_ct = scheme_of(plan.channel_names[0], target=False) == "ct"
+    return (series.modality == "CT") == takes_ct
+
+
+def _study_cases(
+    channels: Sequence[Sequence[Series]], patterns: Sequence[str]
+) -> Iterator[CaseFiles]:
+    """The case of one study; what cannot be told apart as cases that are refused."""
+    unclear = next((fitting for fitting in channels if len(fitting) != 1), None)
+    if unclear is None:
+        yield CaseFiles(case_name(channels[0][0]), (), series=tuple(own for (own,) in channels))
+        return
+    listed = ", ".join(series.label for series in unclear)
+    if unclear:
+        reason = f"{len(unclear)} series of one study fit the model ({listed})"
+    else:
+        reason = f"no series of its study fits {patterns[channels.index(unclear)]!r}"
+    for series in dict.fromkeys(series for fitting in channels for series in fitting):
+        refused = replace(series, geometry=None, problem=f"{reason}; name one by --source")
+        yield CaseFiles(case_name(series), (), series=(refused,))
 
 
 def find_templates(

@@ -16,11 +16,19 @@ from tqdm import tqdm
 
 from gdmnet import __version__, codec, files
 from gdmnet.data.case import CaseFiles
+from gdmnet.data.dicom import case_name, frame_name
 from gdmnet.errors import DatasetError, OutputError
 from gdmnet.inference.case import UNCERTAINTY, CasePrediction, ReadCase, predict_case, read_case
 from gdmnet.inference.input_check import describe_check
 from gdmnet.inference.inputs import find_cases, output_name
-from gdmnet.inference.record import OUTDATED, CaseResult, Predictions, earlier_results, record_name
+from gdmnet.inference.record import (
+    OUTDATED,
+    CaseResult,
+    Predictions,
+    SourceSeries,
+    earlier_results,
+    record_name,
+)
 from gdmnet.inference.translator import Translator
 from gdmnet.models.device import versions
 
@@ -120,6 +128,11 @@ def _predict(
     with tqdm(total=len(jobs), desc="cases", disable=None) as bar:
         for job, ahead in _ahead(read, jobs, n_threads):
             fate, result = predict_case(translator, job, ahead)
+            series = tuple(
+                SourceSeries(str(own.folder), own.label, case_name(own), frame_name(own))
+                for own in job.files.series
+            )
+            result = replace(result, series=series)
             fates[fate].append(job.files.identifier)
             record = replace(record, cases={**record.cases, job.files.identifier: result})
             codec.save(record, path)

@@ -142,14 +142,16 @@ class Translator:
     def restore(self, estimate: Estimate, case: Case) -> Volume:
         """A prediction in the target's units, on the sources' grid: float32 (1, z, y, x)."""
         target, detail = self.configuration.target, case.detail
-        array = restore(estimate.mean, case.record, target, body=case.body, detail=detail)
+        array = restore(estimate.mean, case.record, target, body=_finest_body(case), detail=detail)
         return Volume(array, case.record.geometry)
 
     def restore_spread(self, std: NDArray, case: Case) -> Volume:
         """Standard deviations in the target's units, on the sources' grid; 0 outside the body."""
         scale = self.configuration.target.scale
         units = Normalisation("none", 0.0, scale, None, None, background=0.0)
-        return Volume(restore(std, case.record, units, body=case.body), case.record.geometry)
+        return Volume(
+            restore(std, case.record, units, body=_finest_body(case)), case.record.geometry
+        )
 
     def spread_sources(self) -> str:
         """What the opinions come from whose spread is measured, in words."""
@@ -175,6 +177,11 @@ class Translator:
         with autocast(self.card.precision, patch.device):
             output: Tensor = self.network(patch, *moment)
         return output
+
+
+def _finest_body(case: Case) -> NDArray:
+    """The body (z, y, x) on the source's own grid where that is known, else on the prepared one."""
+    return case.body if case.outline is None else case.outline
 
 
 class Ensemble(nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,16 +13,52 @@ from numpy.typing import NDArray
 
 from gdmnet.arrays.body import body_mask, inscribed_circle
 from gdmnet.data.case import Volume
-from gdmnet.data.volume import read_volume
+from gdmnet.data.case_files import MatchedCase, images_by_case, match_cases
+from gdmnet.data.volume import grid_complaints, read_volume
 from gdmnet.errors import DatasetError
+from gdmnet.geometry import Spacing
 from gdmnet.metrics.conventions import CONVENTIONS, EvaluationSettings
 from gdmnet.metrics.image import match_linear, match_mean_and_std
-from gdmnet.metrics.pairs import EvaluationFolders, ImagePair, sound_pairs
 from gdmnet.metrics.score import is_ct_like, score
 from gdmnet.metrics.statistics import Values
 from gdmnet.metrics.structures import score_structures
-from gdmnet.metrics.summary import Summary, summarise
+from gdmnet.metrics.summary import HU, Summary, summarise
 from gdmnet.parallel import map_cases
+from gdmnet.tomography.water_equivalent import ELECTRON_DENSITY, depth_errors, read_density_table
+
+_LEADING = ("prediction", "reference")  # their images say which cases there are
+_ADVICE = "resample neither: predict on the right grid"
+
+
+@dataclass(frozen=True)
+class EvaluationFolders:
+    """What is compared with what; every folder holds CASE<ending>, in any of the four formats.
+
+    Attributes:
+        predictions: images.
+        references: the same cases, on the same grids.
+        masks: at least these cases; None computes them by the convention's rule.
+        segmentations: label maps of predictions and of references, at least these cases.
+        regions: label maps, each of whose labels is scored by itself, at least these cases.
+    """
+
+    predictions: Path
+    references: Path
+    masks: Path | None = None
+    segmentations: tuple[Path, Path] | None = None
+    regions: Path | None = None
+
+
+@dataclass(frozen=True)
+class ImagePair:
+    """The files of one case."""
+
+    identifier: str
+    prediction: Path
+    reference: Path
+    mask: Path | None = None
+    segmentations: tuple[Path, Path] | None = None
+    regions: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -43,7 +80,9 @@ def evaluate_folders(
         DatasetError: a folder is missing; or, unless it keeps going, a partner is missing, two
             grids differ (all are listed), or an image cannot be scored. Also if no case is left.
     """
-    pairs, failed = sound_pairs(folders, keep_going=settings.keep_going)
+    pairs, failed = sound_pairs(
+        folders, keep_going=settings.keep_going, every_reference=settings.every_reference
+    )
     found = evaluate_pairs(pairs, settings, n_processes=n_processes)
     cases = {pair.identifier: case for pair, case in zip(pairs, found, strict=True)}
     failed |= {name: case.failure for name, case in cases.items() if case.failure is not None}
@@ -51,7 +90,53 @@ def evaluate_folders(
     if not evaluated:
         raise DatasetError("no case could be evaluated: " + "; ".join(failed.values()))
     masks = None if folders.masks is None else str(folders.masks)
-    return summarise_cases(evaluated, settings, masks=masks, failed=dict(sorted(failed.items())))
+    failed = dict(sorted(failed.items()))
+    summary = summarise_cases(evaluated, settings, masks=masks, failed=failed)
+    n_references = len(images_by_case(folders.references))
+    if len(pairs) < n_references and not failed:
+        used = f"{len(pairs)} of {n_references} references used: the others have no prediction"
+        note = used if summary.note is None else f"{summary.note}; {used}"
+        summary = dataclasses.replace(summary, note=note)
+    return summary
+
+
+def sound_pairs(
+    folders: EvaluationFolders, *, keep_going: bool, every_reference: bool = False
+) -> tuple[list[ImagePair], dict[str, str]]:
+    """The predictions that have all partners on one grid, and of all others what they lack.
+
+    Args:
+        folders: of the images.
+        keep_going: leave out what lacks something.
+        every_reference: a reference without a prediction lacks something, too.
+
+    Raises:
+        DatasetError: no such folder or no image in it; and, unless it keeps going, everything that
+            any case lacks.
+    """
+    predicted, segmented = folders.segmentations or (None, None)
+    cases, missing = match_cases(
+        {
+            "prediction": folders.predictions,
+            "reference": folders.references,
+            "mask": folders.masks,
+            "predicted labels": predicted,
+            "reference labels": segmented,
+            "regions": folders.regions,
+        },
+        leading=_LEADING if every_reference else _LEADING[:1],
+    )
+    failed: dict[str, str] = {}
+    for folder, names in missing.items():
+        failed |= {name: f"{folder}: no image of {name}" for name in names}
+    if missing and not keep_going:
+        lacking = [f"{folder}: no image of {', '.join(names)}" for folder, names in missing.items()]
+        raise DatasetError("; ".join(lacking) + "; every case needs its partner of the same name")
+    complaints = {c.identifier: _grid_complaints(c) for c in cases if c.identifier not in failed}
+    failed |= {name: "; ".join(texts) for name, texts in complaints.items() if texts}
+    if not keep_going and any(complaints.values()):
+        raise DatasetError("; ".join(text for texts in complaints.values() for text in texts))
+    return [_pair(case) for case in cases if case.identifier not in failed], failed
 
 
 def evaluate_pairs(
@@ -83,7 +168,7 @@ def summarise_cases(
     return summarise(
         {name: case.values for name, case in cases.items()},
         convention=settings.convention,
-        units="as in the references' files (CT: HU)",
+        units=HU if all(case.ct_like for case in cases.values()) else "targets' units",
         mask=masks or _mask_in_words(rules),
         match_intensity=settings.match_intensity,
         failed=failed,
@@ -127,11 +212,50 @@ def evaluate_pair(settings: EvaluationSettings, pair: ImagePair) -> EvaluatedCas
         look=look,
     )
     ct_like = is_ct_like(reference)
+    regions = None if pair.regions is None else _labels(pair.regions)
+    if regions is not None:
+        scores |= score_regions(prediction, reference, regions)
+    if settings.wepl:
+        if not ct_like:
+            raise DatasetError(f"{pair.reference}: is no CT in HU: depths (--wepl) need one")
+        scores |= _depths(prediction, reference, mask, spacing, settings, regions)
     del prediction, look, reference, volume
     if pair.segmentations is not None:
         predicted, segmented = map(_labels, pair.segmentations)
         scores |= score_structures(predicted, segmented, spacing)
     return EvaluatedCase({**scores, **matched}, mask_rule, ct_like)
+
+
+def score_regions(prediction: NDArray, reference: NDArray, labels: NDArray) -> Values:
+    """MAE and bias within every label above 0: mae_region_<label> and bias_region_<label>."""
+    values: Values = {}
+    for label in (int(number) for number in np.unique(labels) if number > 0):
+        errors = (prediction[labels == label] - reference[labels == label]).astype(np.float64)
+        values[f"mae_region_{label}"] = float(np.abs(errors).mean())
+        values[f"bias_region_{label}"] = float(errors.mean())
+    return values
+
+
+def _depths(
+    prediction: NDArray,
+    reference: NDArray,
+    body: NDArray,
+    spacing: Spacing,
+    settings: EvaluationSettings,
+    regions: NDArray | None,
+) -> Values:
+    """wepl_p95, the mean over the angles; for each wepl_p95_<angle>, wepl_bias_<angle>; regions."""
+    path = settings.density_table
+    table = ELECTRON_DENSITY if path is None else read_density_table(path)
+    found = depth_errors(
+        prediction, reference, body, spacing, settings.wepl, table=table, regions=regions
+    )
+    values: Values = {"wepl_p95": float(np.mean([errors.p95 for errors in found.values()]))}
+    for angle, errors in found.items():
+        values |= {f"wepl_bias_{angle:g}": errors.mean, f"wepl_p95_{angle:g}": errors.p95}
+        for label, error in errors.to_centre.items():
+            values[f"wepl_region_{label}_{angle:g}"] = error
+    return values
 
 
 def find_mask(path: Path | None, reference: Volume, convention: str) -> tuple[NDArray, str]:
@@ -182,3 +306,23 @@ def _note(settings: EvaluationSettings, others: list[str]) -> str | None:
         f"{settings.convention} is for CT in HU, but these references never go below -500:"
         f" {', '.join(others)}"
     )
+
+
+def _pair(case: MatchedCase) -> ImagePair:
+    prediction, reference = case.one("prediction"), case.one("reference")
+    predicted, segmented = case.one("predicted labels"), case.one("reference labels")
+    assert prediction is not None
+    assert reference is not None
+    labels = None if predicted is None or segmented is None else (predicted, segmented)
+    mask, regions = case.one("mask"), case.one("regions")
+    return ImagePair(case.identifier, prediction, reference, mask, labels, regions)
+
+
+def _grid_complaints(case: MatchedCase) -> list[str]:
+    reference = case.one("reference")
+    assert reference is not None
+    try:
+        found = grid_complaints(reference, case.others("reference"))
+    except DatasetError as problem:
+        return [str(problem)]
+    return [f"{complaint}; {_ADVICE}" for complaint in found]

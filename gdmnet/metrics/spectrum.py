@@ -50,7 +50,7 @@ def radial_power(
         spectra = fft.rfftn(parts * weights, axes=(1, 2, 3))
         total += (spectra.real**2 + spectra.imag**2).sum(axis=0, dtype=np.float64)
     power = total / (len(starts) * float(np.square(weights, dtype=np.float64).sum()))
-    shell, count = _shells(size, spacing, WINDOW * _finest(image.shape, spacing))
+    shell, count = _shells(size, spacing, WINDOW * finest_spacing(image.shape, spacing))
     chosen = (shell >= 1) & (shell <= N_BINS)
     sums = np.bincount(shell[chosen], (count * power)[chosen], N_BINS + 1)[1:]
     counts = np.bincount(shell[chosen], count[chosen], N_BINS + 1)[1:]
@@ -80,13 +80,13 @@ def log_distance(power: NDArray, reference: NDArray, floor: float) -> float | No
 
 def window_shape(shape: tuple[int, ...], spacing: Spacing) -> Shape:
     """Voxels (z, y, x) of a window: equally long in mm on all axes as far as the image reaches."""
-    length = WINDOW * _finest(shape, spacing)
+    length = WINDOW * finest_spacing(shape, spacing)
     wanted = (min(n, round(length / mm)) for n, mm in zip(shape, spacing, strict=True))
     z, y, x = (n if n >= FEWEST_VOXELS else 1 for n in wanted)
     return z, y, x
 
 
-def _finest(shape: tuple[int, ...], spacing: Spacing) -> float:
+def finest_spacing(shape: tuple[int, ...], spacing: Spacing) -> float:
     """The finest spacing of the axes that are long enough for a window."""
     along = [mm for n, mm in zip(shape, spacing, strict=True) if n >= FEWEST_VOXELS]
     return min(along or spacing)

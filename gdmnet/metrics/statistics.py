@@ -1,8 +1,9 @@
-"""What the cases' values say together: moments, and how sure their mean is."""
+"""What the cases' values say together: moments, how sure their mean is, and if methods differ."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -13,7 +14,35 @@ Values = dict[str, float | None]
 STATISTICS = ("mean", "std", "median", "min", "max", "ci95_low", "ci95_high", "count")
 RESAMPLES = 4000
 _SEED = 0  # the interval of the same cases is the same interval
+SIGNIFICANT = 0.05
 _ABOUT_A_CASE = ("data_range", "gain", "offset")
+
+
+@dataclass(frozen=True)
+class Paired:
+    """The first method minus the second, case by case.
+
+    Attributes:
+        n: cases.
+        difference: the mean over the cases.
+        ci95_low: lower end of the difference's bootstrap interval; None for one case.
+        ci95_high: the upper end.
+        p: two-sided, of Wilcoxon's signed-rank test (Wilcoxon 1945), exact for few cases; cases
+            without a difference are dropped; None if no case differs.
+        least_p: what p would be if all n cases agreed, 2^(1 - n): it cannot be less.
+    """
+
+    n: int
+    difference: float
+    ci95_low: float | None
+    ci95_high: float | None
+    p: float | None
+    least_p: float
+
+    @property
+    def is_significant(self) -> bool:
+        """True if p is below 0.05."""
+        return self.p is not None and self.p < SIGNIFICANT
 
 
 def aggregate(values: Iterable[float | None]) -> Values:
@@ -59,6 +88,30 @@ def bootstrap_interval(values: NDArray) -> tuple[float | None, float | None]:
     means = _resamples(values.size) @ values / values.size
     low, high = np.percentile(means, (2.5, 97.5))
     return float(low), float(high)
+
+
+def compare_paired(first: Sequence[float], second: Sequence[float]) -> Paired:
+    """Compare two methods that were measured on the same cases, in the same order.
+
+    Raises:
+        ValueError: no case, or not the same number of them.
+    """
+    from scipy.stats import wilcoxon  # slow to import: only comparisons wait for it
+
+    a, b = (np.asarray(values, dtype=np.float64) for values in (first, second))
+    if a.shape != b.shape or a.size == 0:
+        raise ValueError(f"{a.size} and {b.size} values: give one of each for every case")
+    differences = a - b
+    low, high = bootstrap_interval(differences)
+    changed = differences[differences != 0]
+    return Paired(
+        n=a.size,
+        difference=float(differences.mean()),
+        ci95_low=low,
+        ci95_high=high,
+        p=float(wilcoxon(changed).pvalue) if changed.size else None,
+        least_p=2.0 ** (1 - a.size),
+    )
 
 
 @lru_cache(maxsize=4)

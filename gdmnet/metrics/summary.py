@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from gdmnet.metrics.conventions import CONVENTIONS, CT_RANGE, GDMNET, convention_ranges
 from gdmnet.metrics.statistics import Values, aggregate_cases, metric_names
 
+HU = "HU"
+
 
 @dataclass(frozen=True)
 class Summary:
@@ -17,7 +19,7 @@ class Summary:
 
     Attributes:
         convention: a name of `CONVENTIONS`; it decides on clipping, ranges, masks and borders.
-        units: of prediction and reference.
+        units: of prediction and reference: "HU", or words where they have none of their own.
         data_range: of PSNR, SSIM and MS-SSIM where all cases share it, else how each case's was
             found.
         mask: where the masks come from.
@@ -42,6 +44,11 @@ class Summary:
     failed: dict[str, str] = field(default_factory=dict)
     note: str | None = None
     realism: dict[str, Values] = field(default_factory=dict)
+
+    @property
+    def unit(self) -> str:
+        """What stands beside errors: "HU", or "" where there is none."""
+        return HU if self.units == HU else ""
 
 
 def summarise(

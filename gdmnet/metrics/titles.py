@@ -15,16 +15,21 @@ TITLES = {
     "sharpness": "sharpness",
     "histogram_w1": "hist. W1",
     "spectrum_distance": "spectrum [dB]",
+    "wepl_p95": "depth p95 [mm]",
 }
 """The most important metrics first."""
 _HIGHER_IS_BETTER = ("psnr", "ssim", "ms_ssim", "dice")
 _BEST_AT_ONE = ("sharpness", "edge_width", "gain")
 _BEST_AT_ZERO = ("bias", "offset")
+_IN_UNITS = ("mae", "bias", "histogram_w1", "gradient_w1", "offset")
 
 
-def title_of(metric: str) -> str:
-    """A metric's name as it stands above a column."""
-    return TITLES.get(metric, metric.replace("_", " "))
+def title_of(metric: str, unit: str = "") -> str:
+    """A metric's name as it stands above a column; `unit` is that of the images, "HU" or ""."""
+    title = TITLES.get(metric, metric.replace("_", " "))
+    if unit and metric == "gradient_w1":
+        unit += "/mm"
+    return f"{title} [{unit}]" if unit and metric.startswith(_IN_UNITS) else title
 
 
 def penalty(metric: str, value: float | None) -> float | None:

@@ -8,11 +8,12 @@ import numpy as np
 
 from gdmnet.arrays.normalise import scheme_of
 from gdmnet.metrics.summary import Summary
+from gdmnet.metrics.titles import title_of
 from gdmnet.models.folder import ModelFolder
 from gdmnet.models.manifest import Manifest
 from gdmnet.plan import Fingerprint
 
-_TITLES = {"mae": "MAE", "psnr": "PSNR [dB]", "ssim": "SSIM", "sharpness": "sharpness"}
+_METRICS = ("mae", "psnr", "ssim", "sharpness")
 _CARD = """\
 # {sources} to {target}: {manifest.dataset}
 
@@ -121,7 +122,7 @@ def _validation(summaries: Mapping[str, Summary]) -> str:
     if not summaries:
         return "No validation came with this model: nothing is known about its accuracy."
     some = next(iter(summaries.values()))
-    metrics = [metric for metric in _TITLES if metric in some.aggregate]
+    metrics = [metric for metric in _METRICS if metric in some.aggregate]
     rows = (
         (fold, *(_statistic(summary.aggregate.get(metric, {})) for metric in metrics))
         for fold, summary in summaries.items()
@@ -131,7 +132,7 @@ def _validation(summaries: Mapping[str, Summary]) -> str:
         "Whole volumes of the validation cases, mean ± standard deviation over the cases (their"
         f" number), inside {some.mask}; convention {some.convention}, units: {some.units},"
         f" data range: {some.data_range}.",
-        _table(("fold", *(_TITLES[metric] for metric in metrics)), rows),
+        _table(("fold", *(title_of(metric, some.unit) for metric in metrics)), rows),
         *(f"**Note: {note}.**" for note in sorted(notes)),
     ]
     return "\n\n".join(lines)

@@ -28,20 +28,25 @@ class Critic(nn.Module):
     Args:
         architecture: of the generator; its kernels and strides are followed.
         n_channels: of the input: source channels and one image to be judged.
+        normed: with instance norms, as pix2pix's, which hide contrast and strength of texture; else
+            with Kaiming's weights, so that scores keep their size.
     """
 
-    def __init__(self, architecture: Architecture, n_channels: int) -> None:
+    def __init__(self, architecture: Architecture, n_channels: int, *, normed: bool = True) -> None:
         super().__init__()
         strides = architecture.strides[1 : 1 + MOST_STRIDED]
         kernels = architecture.kernels[: len(strides)]  # of the map that a layer sees
         width = min(MOST_FEATURES, 2 * architecture.features[0])
         self.layers = nn.ModuleList()
         for place, (kernel, stride) in enumerate(zip(kernels, strides, strict=True)):
-            self.layers.append(_Layer(n_channels, width, kernel, stride, norm=place > 0))
+            self.layers.append(_Layer(n_channels, width, kernel, stride, norm=normed and place > 0))
             n_channels, width = width, 2 * width
         last = architecture.kernels[len(strides)]
-        self.layers.append(_Layer(n_channels, width, last, (1, 1, 1), norm=True))
+        self.layers.append(_Layer(n_channels, width, last, (1, 1, 1), norm=normed))
         self.head = _convolution(width, 1, last, (1, 1, 1), bias=True)
+        for part in self.layers.modules() if not normed else ():
+            if isinstance(part, nn.Conv3d):
+                nn.init.kaiming_normal_(part.weight, a=_SLOPE)
 
     def forward(self, x: Tensor) -> Tensor:
         """(b, n_channels, z, y, x), any size, in network units to scores (b, 1, z', y', x').

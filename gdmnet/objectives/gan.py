@@ -12,24 +12,26 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
+from gdmnet.drifting.coordination import MeanNorm, balance, norms, remove_conflict
 from gdmnet.drifting.representations import coverage
 from gdmnet.networks.critic import Critic
 from gdmnet.objectives.base import Batch, Context, Descent, Objective
 from gdmnet.objectives.fidelity import all_finite, fidelity_gradient, masked_mean
 from gdmnet.objectives.options import GanOptions, read_options
-from gdmnet.objectives.ranks import mean_over_ranks, on_all_ranks
+from gdmnet.objectives.ranks import mean_over_ranks, on_all_ranks, shared_norms
 
 BETAS = (0.5, 0.999)  # of the critic's Adam, as in pix2pix
 
 
 class GanState(nn.Module):
-    """The critic and the number of steps begun."""
+    """The critic, the number of steps begun, and mean norms where there is a balance."""
 
     step: Tensor
 
-    def __init__(self, critic: nn.Module) -> None:
+    def __init__(self, critic: nn.Module, *, balanced: bool) -> None:
         super().__init__()
         self.critic = critic
+        self.averages = nn.ModuleList([MeanNorm(), MeanNorm()] if balanced else [])
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
 
 
@@ -43,7 +45,7 @@ class Gan(Objective):
     def __init__(self, options: GanOptions, critic: nn.Module, total_steps: int) -> None:
         self.options = options
         self.total_steps = total_steps
-        self.state = GanState(critic)
+        self.state = GanState(critic, balanced=options.balance > 0)
         self.optimizer = Adam(critic.parameters(), options.critic_rate, BETAS)
 
     def modules(self) -> dict[str, nn.Module]:
@@ -70,11 +72,24 @@ class Gan(Objective):
             (push,) = torch.autograd.grad(adversarial, leaf, retain_graph=True)
             loss = critic_loss(real, fake, weights)
             self._train_critic(loss, critic_rate(step, self.total_steps, self.options.critic_rate))
-        cotangent = gradient + self.options.adversarial * push
+        weighted = self.options.adversarial * push
+        if self.options.balance:
+            weighted = self.options.balance * self._coordinated(push, gradient)
+        cotangent = gradient + weighted
         names = ("fidelity", "adversarial", "critic")
         values = torch.stack([fidelity, adversarial.detach(), loss.detach()]).tolist()
         metrics = dict(zip(names, values, strict=True))
         return Descent(output, cotangent, metrics, all_finite(cotangent))
+
+    def _coordinated(self, push: Tensor, fidelity: Tensor) -> Tensor:
+        """The critic's gradient as strong as the fidelity's, without its part against it."""
+        mean_f, mean_a = self.state.averages
+        assert isinstance(mean_f, MeanNorm)
+        assert isinstance(mean_a, MeanNorm)
+        if bool(torch.isfinite(norms(push)).all()):
+            mean_f.update(fidelity)
+            mean_a.update(push)
+        return remove_conflict(balance(push, *shared_norms(mean_f, mean_a)), fidelity)
 
     def _train_critic(self, loss: Tensor, rate: float) -> None:
         """One step of Adam with the mean gradient of all ranks; none where it is not finite."""
@@ -139,5 +154,6 @@ def build_gan(context: Context) -> Gan:
         raise ValueError("objective gan needs the generator's architecture")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(context.seed)  # equal on all ranks
-        critic = Critic(context.architecture, context.n_sources + 1)
+        normed = options.balance == 0
+        critic = Critic(context.architecture, context.n_sources + 1, normed=normed)
     return Gan(options, critic, context.total_steps)

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from gdmnet.drifting.bank import RingBank
-from gdmnet.drifting.coordination import TINY, MeanNorm, norms
+from gdmnet.drifting.coordination import MeanNorm, norms
 from gdmnet.objectives.options import GdmOptions
-from gdmnet.objectives.ranks import mean_over_ranks
+from gdmnet.objectives.ranks import shared_norms
 
 logger = logging.getLogger(__name__)
 
@@ -103,11 +103,8 @@ class DriftState(nn.Module):
                 self.drift_norm.update(drift)
             else:
                 self._count_skip()
-        pair = (self.fidelity_norm, self.drift_norm)
-        known = [(norm.weight > 0).float() for norm in pair]
-        packed = torch.stack([norm.value for norm in pair] + known)
-        n_f, n_d, knows_f, knows_d = mean_over_ranks(packed)
-        return n_f / knows_f.clamp(min=TINY), n_d / knows_d.clamp(min=TINY)
+        n_f, n_d = shared_norms(self.fidelity_norm, self.drift_norm)
+        return n_f, n_d
 
     def _count_skip(self) -> None:
         self.skipped += 1

@@ -69,11 +69,14 @@ class RegressionOptions(Settings):
 
 @dataclass(frozen=True)
 class GanOptions(Settings):
-    """Options of `gan`; the defaults are pix2pix's."""
+    """Options of `gan`; the defaults are pix2pix's; `balance` stands in for `adversarial`."""
 
     fidelity: str = _fidelity("l1")
     adversarial: float = setting(0.01, "the critic's weight against the fidelity", least=0)
     critic_rate: float = setting(2e-4, "its learning rate, falling in the second half", least=0)
+    balance: float = setting(
+        0.0, "r: a critic without norms against the fidelity, balanced as gdm's drift", least=0
+    )
 
 
 @dataclass(frozen=True)

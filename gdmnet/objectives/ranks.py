@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, distributed
 
+from gdmnet.drifting.coordination import TINY, MeanNorm
+
 
 def n_ranks() -> int:
     """Processes that train together; 1 without a distributed training."""
@@ -24,6 +26,14 @@ def mean_over_ranks(values: Tensor) -> Tensor:
     total = values.detach().clone()
     distributed.all_reduce(total)
     return total / n_ranks()
+
+
+def shared_norms(*averages: MeanNorm) -> list[Tensor]:
+    """The value of each average, a scalar: the mean over those ranks that have measured any."""
+    known = [(average.weight > 0).float() for average in averages]
+    packed = torch.stack([average.value for average in averages] + known)
+    sums, shares = mean_over_ranks(packed).chunk(2)
+    return list(sums / shares.clamp(min=TINY))
 
 
 def on_all_ranks(*, condition: bool, device: torch.device) -> bool:

@@ -10,7 +10,7 @@ from html import escape
 from gdmnet.metrics.statistics import STATISTICS, Values, metric_names
 from gdmnet.metrics.summary import Summary
 from gdmnet.metrics.titles import best_value, penalty, title_of
-from gdmnet.report.figures import folded, number
+from gdmnet.report.figures import number
 from gdmnet.report.view import CasePage
 
 _STATISTICS = {"ci95_low": "mean: 95 % from", "ci95_high": "mean: 95 % to"}
@@ -90,7 +90,7 @@ def _columns(summaries: Mapping[str, Summary]) -> list[_Column]:
     return [
         _Column(
             metric,
-            title_of(metric) + (f": {method}" if len(summaries) > 1 else ""),
+            title_of(metric, summary.unit) + (f": {method}" if len(summaries) > 1 else ""),
             best_value(metric)
             + (f"; data range: {summary.ranges[metric]}" if metric in summary.ranges else ""),
             "" if metric in first else ' class="more"',
@@ -137,15 +137,10 @@ def _foot(columns: list[_Column]) -> str:
 
 
 def _rules(summary: Summary) -> str:
-    ranges = "".join(
-        f'<tr><th scope="row">{escape(title_of(metric))}<td>{escape(words)}</tr>'
-        for metric, words in summary.ranges.items()
-    )
     match = summary.match_intensity
     matched = f" Intensities are matched first ({escape(match)})." if match else ""
     note = f" {escape(summary.note)}." if summary.note else ""
     return (
         f"<p>As gdm_evaluate scores them: convention {escape(summary.convention)}, data range"
         f" {escape(str(summary.data_range))}, mask: {escape(summary.mask)}.{matched}{note}</p>"
-        + folded("Data ranges", f'<table class="rows">{ranges}</table>')
     )

@@ -10,8 +10,7 @@ D (Kak & Slaney, Principles of Computerized Tomographic Imaging, 1988, section 3
 from __future__ import annotations
 
 import math
-import zipfile
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -19,19 +18,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gdmnet import codec
-from gdmnet.errors import DatasetError, PlanError
+from gdmnet.errors import DatasetError, PlanError, SettingError
 from gdmnet.files import whole_file
 from gdmnet.geometry import Geometry
-from gdmnet.tomography.settings import CURVED, FLAT, MU_WATER
+from gdmnet.settings import Settings, setting
+from gdmnet.tomography.settings import CURVED, FLAT, MOST_VIEWS, MU_WATER
 
 FOLDER = "simulation"
 """Of a raw dataset: CASE.json and, if they were kept, the sinograms CASE.npz."""
 
+_MOST_PIXELS = 4096  # along an axis of the grid
+_MOST_INTEGRAL = 1e6  # -log of a transmission; a metre of iron has 800
+_SPACINGS = (0.02, 60.0)  # mm
 _WIDEST_FAN = 0.98  # of the source's distance: the field must end before the source
 
 
 @dataclass(frozen=True)
-class Detector:
+class Detector(Settings):
     """A row of bins, the same for every slice.
 
     Attributes:
@@ -41,14 +44,14 @@ class Detector:
         offset: of the row's middle from the central ray, in bins (0.25: quarter-bin offset).
     """
 
-    n_bins: int
-    pitch: float
-    shape: str = FLAT
-    offset: float = 0.0
+    n_bins: int = setting(MISSING, "along the row", least=2, most=10_000)
+    pitch: float = setting(MISSING, "mm from bin to bin", least=1e-3, most=1e3)
+    shape: str = setting(FLAT, "of the row", choices=(FLAT, CURVED))
+    offset: float = setting(0.0, "of the row's middle in bins", least=-1e4, most=1e4)
 
 
 @dataclass(frozen=True)
-class Scan:
+class Scan(Settings):
     """A circular scan of axial slices: parallel, or a fan if the source has a distance.
 
     Attributes:
@@ -61,26 +64,19 @@ class Scan:
         start: degrees of the first view.
 
     Raises:
-        DatasetError: numbers that no scan can have, by name.
+        SettingError: numbers that no scan can have, by name.
+        DatasetError: numbers that do not fit each other.
     """
 
-    n_views: int
-    arc: float
-    detector: Detector
-    source_distance: float | None = None
-    detector_distance: float | None = None
-    start: float = 0.0
+    n_views: int = setting(MISSING, "on the arc", least=1, most=MOST_VIEWS)
+    arc: float = setting(MISSING, "in degrees", above=0, most=360)
+    detector: Detector = MISSING  # type: ignore[assignment]
+    source_distance: float | None = setting(None, "mm to the isocentre", least=1, most=1e5)
+    detector_distance: float | None = setting(None, "mm from the source", least=1, most=1e5)
+    start: float = setting(0.0, "degrees of the first view", least=-1e4, most=1e4)
 
     def __post_init__(self) -> None:
-        if self.n_views < 1 or self.detector.n_bins < 2:
-            raise DatasetError("a scan needs at least one view and two detector bins")
-        if not 0 < self.arc <= 360:
-            raise DatasetError(f"the arc is {self.arc:g} degrees, but must lie in (0, 360]")
-        lengths = (self.detector.pitch, self.source_distance, self.detector_distance)
-        if any(length is not None and not 0 < length < math.inf for length in lengths):
-            raise DatasetError("pitch and distances of a scan must be positive (mm)")
-        if self.detector.shape not in (FLAT, CURVED):
-            raise DatasetError(f"detector shape {self.detector.shape!r}: choose flat or curved")
+        super().__post_init__()
         if self.source_distance is None and (
             self.detector.shape == CURVED or self.detector_distance is not None
         ):
@@ -208,7 +204,7 @@ class Simulation:
 
 
 @dataclass(frozen=True)
-class Acquisition:
+class Acquisition(Settings):
     """How the sinogram of one volume was acquired, and the grid that it is reconstructed on.
 
     Attributes:
@@ -222,9 +218,23 @@ class Acquisition:
 
     scan: Scan
     grid: Geometry
-    mu_water: float = MU_WATER
+    mu_water: float = setting(MU_WATER, "in 1/mm", least=1e-3, most=1)
     simulation: Simulation | None = None
     schema: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not all(1 <= n <= _MOST_PIXELS for n in self.grid.shape):
+            raise DatasetError(f"grid: a shape of {self.grid.shape} voxels cannot be")
+        if not all(_SPACINGS[0] <= side <= _SPACINGS[1] for side in self.grid.spacing):
+            raise DatasetError(f"grid: a spacing of {self.grid.spacing} mm cannot be")
+        frame = (*self.grid.itk_origin, *self.grid.itk_direction)
+        cosines = np.reshape(self.grid.itk_direction, -1)
+        is_frame = cosines.size == 9 and np.allclose(
+            cosines.reshape(3, 3) @ cosines.reshape(3, 3).T, np.eye(3), atol=1e-3
+        )
+        if not (is_frame and np.isfinite(frame).all() and sorted(self.grid.axes) == [0, 1, 2]):
+            raise DatasetError("grid: origin, direction and axes are not those of an image")
 
     @property
     def slice_grid(self) -> Grid:
@@ -245,7 +255,7 @@ def load_acquisition(path: Path) -> Acquisition:
     """
     try:
         return codec.load(Acquisition, path)
-    except (PlanError, DatasetError) as error:
+    except (PlanError, DatasetError, SettingError) as error:
         text = str(error)
         raise DatasetError(text if str(path) in text else f"{path}: {text}") from None
 
@@ -266,21 +276,18 @@ def load_sinogram(path: Path, acquisition: Acquisition) -> NDArray:
             f"{path}: has the shape {array.shape}, but its geometry says {wanted} (slices, views,"
             " bins); transpose it, or correct the geometry"
         )
-    if not np.isfinite(array).all():
-        raise DatasetError(f"{path}: has NaN or infinite values; replace them first")
+    if not -_MOST_INTEGRAL < float(array.min()) <= float(array.max()) < _MOST_INTEGRAL:
+        raise DatasetError(f"{path}: has NaN, or values that no line integral has; replace them")
     return array.astype(np.float32)
 
 
 def _load_array(path: Path) -> NDArray:
+    if not path.is_file():  # a pipe would never end
+        raise DatasetError(f"{path}: file not found")
     try:
         loaded = np.load(path, allow_pickle=False)
-        arrays = [loaded]
-        if not isinstance(loaded, np.ndarray):
-            with loaded:
-                arrays = list(loaded.values())
-    except FileNotFoundError:
-        raise DatasetError(f"{path}: file not found") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as problem:
+        arrays = [loaded] if isinstance(loaded, np.ndarray) else list(loaded.values())
+    except Exception as problem:  # noqa: BLE001 - numpy trips over whatever comes in unsound files
         raise DatasetError(f"{path}: not a .npy or .npz file of numbers: {problem}") from None
     if len(arrays) != 1 or arrays[0].dtype.kind not in "fiu":
         raise DatasetError(f"{path}: must hold exactly one array of numbers, the line integrals")

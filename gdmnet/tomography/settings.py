@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +15,8 @@ FILTERS = ("ram-lak", "shepp-logan", "cosine", "hamming", "hann")
 """From the sharpest to the smoothest."""
 MU_WATER = 0.0192
 """Attenuation of water in 1/mm at about 70 keV, the mean energy of a 120 kVp beam."""
+MOST_VIEWS = 10_000
+_MOST_PHOTONS = 1e12
 
 
 @dataclass(frozen=True)
@@ -29,24 +30,33 @@ class ScanSettings(Settings):
 
     views: int = 60
     geometry: str = setting("parallel", "of the beam", choices=GEOMETRIES)
-    arc: float = setting(180.0, "the end excluded; of a fan 360", above=0, metavar="DEGREES")
+    arc: float = setting(
+        180.0, "the end excluded; of a fan 360", above=0, most=360, metavar="DEGREES"
+    )
     detector: str = setting(FLAT, "of a fan", choices=(FLAT, CURVED))
-    source_distance: float = setting(595.0, "of a fan, source to isocentre", above=0, metavar="MM")
+    source_distance: float = setting(
+        595.0, "of a fan, source to isocentre", least=1, most=1e5, metavar="MM"
+    )
     pitch: float | None = setting(  # no scanner's detector gets coarser with the image
         None,
         "from bin to bin at the isocentre (default: a pixel's smaller side, at most 1)",
-        above=0,
+        least=0.01,
+        most=100,
         metavar="MM",
     )
     photons: float | None = 1e5
-    electronic_noise: float = setting(0.0, "standard deviation in photons", least=0, metavar="N")
+    electronic_noise: float = setting(
+        0.0, "standard deviation in photons", least=0, most=1e9, metavar="N"
+    )
     filter: str = setting("hann", "of the reconstruction; without noise ram-lak", choices=FILTERS)
-    mu_water: float = setting(MU_WATER, "attenuation of water in 1/mm", above=0, metavar="MU")
+    mu_water: float = setting(
+        MU_WATER, "attenuation of water in 1/mm", least=1e-3, most=1, metavar="MU"
+    )
     seed: int = setting(0, "of noise and test cases", least=0)
 
     def __post_init__(self) -> None:
-        if self.photons is not None and not 0 < self.photons < math.inf:
-            raise SettingError(f"photons must be above 0, not {self.photons:g}")
+        if self.photons is not None and not 0 < self.photons <= _MOST_PHOTONS:
+            raise SettingError(f"photons must be above 0 and at most 1e12, not {self.photons:g}")
         super().__post_init__()
 
 

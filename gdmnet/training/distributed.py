@@ -1,19 +1,23 @@
-"""Training on several devices of one machine: a process a device, gradients averaged (torch DDP).
+"""Training in several processes, one a device, here or on many machines: averaged gradients (DDP).
 
-Every rank has its own patches, rings and random numbers, and the same weights. Rank 0 validates,
-logs and saves, the others' state of the objective included.
+Every rank has its own patches, rings and random numbers, and the same weights. Rank 0 prepares,
+logs and saves, the others' state of the objective included. Processes come from torchrun, from
+srun, or from `run_together` (--num-gpus).
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import os
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from datetime import timedelta
+from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import distributed, nn
@@ -24,16 +28,34 @@ from torch.multiprocessing.spawn import (
 )
 from torch.nn.parallel import DistributedDataParallel
 
+from gdmnet.cluster import ProcessRank
 from gdmnet.errors import DeviceError, GdmnetError, TrainingError
 from gdmnet.objectives.ranks import n_ranks
+from gdmnet.parallel import end_with_parent
+
+R = TypeVar("R")
+
+HANGS_AFTER = timedelta(minutes=10)  # a rank that others wait for so long ends them all
+PATIENCE = timedelta(days=7)  # while rank 0 trains an encoder or validates
+_GRACE_SECONDS = 10.0  # between asking a process to stop and killing it
+_OF_THE_GROUP = ("gloo", "nccl", "connection", "timed out", "store", "peer", "socket")
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainingProcess:
-    """This process among those that train together."""
+    """This process among those that train together.
+
+    Attributes:
+        rank: from 0.
+        n_processes: in all.
+        local_rank: on this machine, from 0.
+        n_local: on this machine, in all.
+    """
 
     rank: int = 0
     n_processes: int = 1
+    local_rank: int = 0
+    n_local: int = 1
 
     @property
     def is_leader(self) -> bool:
@@ -41,21 +63,27 @@ class TrainingProcess:
         return self.rank == 0
 
     def device(self, device: torch.device) -> torch.device:
-        """The device of this rank: the k-th CUDA device, or the CPU that all share."""
+        """The device of this rank: its machine's k-th CUDA device, or the CPU that all share."""
         if self.n_processes == 1:
             return device
-        return torch.device("cuda", self.rank) if device.type == "cuda" else device
+        return torch.device("cuda", self.local_rank) if device.type == "cuda" else device
+
+
+_process = TrainingProcess()
 
 
 def this_process() -> TrainingProcess:
     """This process's rank; 0 of 1 without a distributed training."""
-    if n_ranks() == 1:
-        return TrainingProcess()
-    return TrainingProcess(distributed.get_rank(), n_ranks())
+    return _process
+
+
+def devices_here(n_devices: int) -> int:
+    """How many of a training's devices are this machine's."""
+    return n_devices if _process.n_processes == 1 else _process.n_local
 
 
 def require_devices(n_devices: int, device: torch.device) -> None:
-    """Refuse more processes than there are CUDA devices, or a device that cannot be shared out.
+    """Refuse more processes on this machine than CUDA devices, or a device that none can share.
 
     Raises:
         DeviceError: with what is there.
@@ -65,13 +93,87 @@ def require_devices(n_devices: int, device: torch.device) -> None:
     there = torch.cuda.device_count() if device.type == "cuda" else n_devices
     if n_devices > there or device.type not in ("cuda", "cpu") or device.index is not None:
         raise DeviceError(
-            f"--num-gpus {n_devices}: this machine has {there} CUDA devices for --device {device};"
+            f"{n_devices} processes: this machine has {there} CUDA devices for --device {device};"
             " ask for fewer, and for --device cuda without a number"
         )
 
 
+@contextlib.contextmanager
+def process_group(rank: ProcessRank | None) -> Iterator[None]:
+    """Be one of several processes that train together until the block ends; None is alone.
+
+    Raises:
+        TrainingError: the others did not come, one of them ended, or one hangs.
+    """
+    global _process
+    if rank is None:
+        yield
+        return
+    # Several processes with all threads each would fight for the same cores.
+    torch.set_num_threads(max(1, torch.get_num_threads() // rank.n_local))
+    end_with_parent()
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    with _losses_said(rank):
+        distributed.init_process_group(
+            backend,
+            init_method=rank.meeting,
+            rank=rank.rank,
+            world_size=rank.n_ranks,
+            timeout=HANGS_AFTER,
+        )
+        _process = TrainingProcess(rank.rank, rank.n_ranks, rank.local_rank, rank.n_local)
+        try:
+            if rank.rank > 0:  # rank 0 says it for all
+                logging.disable(logging.WARNING)
+            yield
+        finally:
+            logging.disable(logging.NOTSET)
+            _process = TrainingProcess()
+            distributed.destroy_process_group()
+
+
+@contextlib.contextmanager
+def _losses_said(rank: ProcessRank) -> Iterator[None]:
+    """One line in place of the traceback of a broken connection."""
+    try:
+        yield
+    except GdmnetError:
+        raise
+    except RuntimeError as problem:
+        if not any(word in str(problem).lower() for word in _OF_THE_GROUP):
+            raise
+        first = str(problem).strip().splitlines()[0]
+        raise TrainingError(
+            f"rank {rank.rank} of {rank.n_ranks}: another process of this training ended, hangs or"
+            f" never came ({first:.120}); its own output says why; go on with --continue"
+        ) from None
+
+
+def made_by_leader(make: Callable[[], R]) -> R:
+    """What rank 0 makes, on every rank; the others wait as long as that takes.
+
+    Raises:
+        GdmnetError: what `make` raised, on rank 0; the others end without a word.
+    """
+    if n_ranks() == 1:
+        return make()
+    patient = distributed.new_group(backend="gloo", timeout=PATIENCE)
+    box: list[Any] = [None, None]
+    if _process.is_leader:
+        try:
+            box[0] = make()
+        except GdmnetError as error:
+            box[1] = error
+    distributed.broadcast_object_list(box, src=0, group=patient)
+    if box[1] is None:
+        return box[0]
+    raise box[1] if _process.is_leader else SystemExit(2)
+
+
 def run_together(function: Callable[..., None], n_processes: int, *args: object) -> None:
-    """Call `function(*args)` in so many processes that can talk to each other.
+    """Call `function(*args)` in so many processes of this machine that can talk to each other.
+
+    They end with this process, whatever ends it, and all end when one of them fails.
 
     Args:
         function: importable by name.
@@ -84,20 +186,33 @@ def run_together(function: Callable[..., None], n_processes: int, *args: object)
     """
     with tempfile.TemporaryDirectory() as folder:
         meeting = Path(folder) / "meeting"
+        arguments = (function, n_processes, meeting, args)
+        together = start_processes(
+            _run_one, arguments, n_processes, join=False, start_method="spawn"
+        )
         try:
-            start_processes(
-                _run_one, (function, n_processes, meeting, args), n_processes, start_method="spawn"
-            )
-        except ProcessRaisedException as problem:
+            while not together.join():
+                pass
+        except (ProcessRaisedException, ProcessExitedException) as problem:
             error = Path(f"{meeting}.error")
             if error.is_file():
                 raise GdmnetError(error.read_text(encoding="utf-8")) from None
-            raise TrainingError(f"a training process failed: {problem}") from None
-        except ProcessExitedException as problem:
-            raise TrainingError(
-                f"a training process died ({problem}); most often memory ran out: use fewer devices"
-                " or a smaller patch"
-            ) from None
+            memory = "; most often memory ran out: use fewer devices or a smaller patch"
+            died = memory if isinstance(problem, ProcessExitedException) else ""
+            raise TrainingError(f"a training process ended: {problem}{died}") from None
+        finally:
+            _stop(together.processes)
+
+
+def _stop(processes: Iterable[BaseProcess]) -> None:
+    """End what still runs: this process was stopped, or one of them failed."""
+    for process in processes:
+        if process.is_alive():
+            process.terminate()
+    for process in processes:
+        process.join(_GRACE_SECONDS)
+        if process.is_alive():
+            process.kill()
 
 
 def _run_one(
@@ -107,22 +222,17 @@ def _run_one(
     meeting: Path,
     args: tuple[object, ...],
 ) -> None:
-    # One thread a process: several would fight for the same cores.
-    torch.set_num_threads(max(1, torch.get_num_threads() // n_processes))
-    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    distributed.init_process_group(
-        backend, init_method=f"file://{meeting}", rank=rank, world_size=n_processes
-    )
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    logging.getLogger("gdmnet").setLevel(logging.INFO)
     try:
-        if rank > 0:  # rank 0 says it for all
-            logging.disable(logging.WARNING)
-        function(*args)
-        distributed.barrier()
+        with process_group(ProcessRank(rank, n_processes, rank, n_processes, f"file://{meeting}")):
+            function(*args)
+            distributed.barrier()
     except GdmnetError as error:
-        Path(f"{meeting}.error").write_text(str(error), encoding="utf-8")
+        first = Path(f"{meeting}.error")
+        with contextlib.suppress(FileExistsError), first.open("x", encoding="utf-8") as handle:
+            handle.write(str(error))
         raise
-    finally:
-        distributed.destroy_process_group()
     # torch's and gloo's threads sometimes outlive the interpreter and abort the process at its very
     # end (seen with 2.13 on a busy machine); all that had to be written is written.
     sys.stdout.flush()

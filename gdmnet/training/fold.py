@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,13 +12,21 @@ from pathlib import Path
 import torch
 
 from gdmnet import codec, files, folders
+from gdmnet.cluster import ProcessRank, rank_from_environment
 from gdmnet.errors import CheckpointError, PlanError, TrainingError
 from gdmnet.folders import Roots
 from gdmnet.models.checkpoint import weights_sha256
 from gdmnet.objectives.base import Inputs, Objective
 from gdmnet.objectives.build import OBJECTIVES, SAMPLED, context_of
 from gdmnet.plan import Plan
-from gdmnet.training.distributed import require_devices, run_together
+from gdmnet.training.distributed import (
+    devices_here,
+    made_by_leader,
+    process_group,
+    require_devices,
+    run_together,
+    this_process,
+)
 from gdmnet.training.feature_encoder import prepare_encoder
 from gdmnet.training.loop import fit
 from gdmnet.training.run import (
@@ -29,6 +38,8 @@ from gdmnet.training.run import (
 )
 from gdmnet.training.settings import EncoderSettings, TrainingSettings
 from gdmnet.training.validate import validate_fold
+
+_log = logging.getLogger(__name__)
 
 
 def train_fold(
@@ -59,26 +70,74 @@ def train_fold(
             pretrained checkpoint that does not fit; an existing training; another process that
             trains this fold.
     """
-    settings = settings or TrainingSettings()
-    training = describe_training(dataset, configuration, fold, roots, settings)
-    _, validation = training.cases()
+    rank = rank_from_environment()
+    asked = _as_launched(settings or TrainingSettings(), rank)
+    with contextlib.ExitStack() as held:
+        held.enter_context(process_group(rank))
+        where = (dataset, configuration, fold, roots)
+        training = made_by_leader(lambda: _claimed(held, describe_training(*where, asked), asked))
+        if this_process().n_processes == 1 and training.run.n_devices > 1:
+            run_together(_train_and_validate, training.run.n_devices, training, asked, roots.raw)
+        else:
+            _train_and_validate(training, asked, roots.raw)
+    return training.folder
+
+
+def _as_launched(settings: TrainingSettings, rank: ProcessRank | None) -> TrainingSettings:
+    """What is asked where torchrun or srun started this process; a restarted training goes on."""
+    if rank is None:
+        return settings
+    if settings.n_devices not in (None, rank.n_ranks):
+        raise TrainingError(
+            f"--num-gpus {settings.n_devices}: the launcher has started {rank.n_ranks} processes;"
+            " leave the option out"
+        )
+    resume = settings.resume or (rank.restarts > 0 and not settings.overwrite)
+    return replace(settings, n_devices=rank.n_ranks, resume=resume)
+
+
+def _claimed(
+    held: contextlib.ExitStack, training: FoldTraining, settings: TrainingSettings
+) -> FoldTraining:
+    """A training that has been checked, whose folder is this process's own, with its encoder."""
+    training.cases()
     if training.pretrained is not None:
         build_generator(training)  # do its weights fit?
-    folder = training.folder
-    with files.lock(folder):
-        training = _new_or_continued(training, settings)
-        if not (training.resume and (folder / folders.FINAL).is_file()):
-            _train_in_processes(training)
-        if settings.validates and not (folder / folders.SUMMARY_JSON).is_file():
-            validate_fold(
-                folder.parent,
-                str(fold),
-                validation,
-                device=settings.device,
-                on_training=training.split.validates_on_training,
-                fidelity_budget=settings.fidelity_budget,
-            )
-    return folder
+    held.enter_context(files.lock(training.folder))
+    training = _new_or_continued(training, settings)
+    if (n := training.run.n_devices) > 1:
+        recipe = training.run.recipe
+        _log.info(
+            "%d processes train together: %d steps an epoch at a learning rate of %.3g",
+            n,
+            recipe.iterations,
+            recipe.learning_rate,
+        )
+    return training if _is_finished(training) else _with_encoder(training)
+
+
+def _train_and_validate(training: FoldTraining, settings: TrainingSettings, raw: Path) -> None:
+    """What every process of a training does."""
+    if not _is_finished(training):
+        _train(training, build_objective(training)[0])
+    if settings.validates and not (training.folder / folders.SUMMARY_JSON).is_file():
+        made_by_leader(lambda: _validate(training, settings, raw))
+
+
+def _is_finished(training: FoldTraining) -> bool:
+    return training.resume and (training.folder / folders.FINAL).is_file()
+
+
+def _validate(training: FoldTraining, settings: TrainingSettings, raw: Path) -> None:
+    validate_fold(
+        training.folder.parent,
+        training.run.fold,
+        training.cases()[1],
+        raw / training.run.dataset,
+        device=settings.device,
+        on_training=training.split.validates_on_training,
+        fidelity_budget=settings.fidelity_budget,
+    )
 
 
 def train_fold_encoder(
@@ -133,7 +192,7 @@ def _new_or_continued(training: FoldTraining, settings: TrainingSettings) -> Fol
         _keep_plan(training)
     device = torch.device(training.device)
     run = continue_run(folder, training.run, settings, training.configuration, device)
-    require_devices(run.n_devices, device)
+    require_devices(devices_here(run.n_devices), device)
     return replace(training, run=run, pretrained=None, resume=True)
 
 
@@ -178,31 +237,20 @@ def _new_fold(training: FoldTraining) -> Iterator[Path]:
     _keep_plan(training)
 
 
-def _train_in_processes(training: FoldTraining) -> None:
-    """Build the objective, which may train the encoder first, and train, in one process a device.
+def _with_encoder(training: FoldTraining) -> FoldTraining:
+    """The training with its encoder's checksum; the encoder is trained first where it is missing.
 
     Raises:
         CheckpointError: a resumed training finds another encoder than it began with.
-        GdmnetError: what building and training raise.
     """
-    objective, digest = build_objective(training)
-    run = training.run
+    digest, run = build_objective(training)[1], training.run
     if training.resume and run.encoder_sha256 not in (None, digest):
         raise CheckpointError(
             f"{training.folder / folders.RUN_JSON}: the training began with another feature encoder"
             f" (sha256 {run.encoder_sha256}, now {digest}); put the old one back or train anew"
             " with --overwrite"
         )
-    training = replace(training, run=replace(run, encoder_sha256=digest))
-    if run.n_devices == 1:
-        _train(training, objective)
-    else:
-        run_together(train_one_of_several, run.n_devices, training)
-
-
-def train_one_of_several(training: FoldTraining) -> None:
-    """What each process of a distributed training does."""
-    _train(training, build_objective(training)[0])
+    return replace(training, run=replace(run, encoder_sha256=digest))
 
 
 def build_objective(training: FoldTraining) -> tuple[Objective, str | None]:

@@ -6,6 +6,7 @@ import dataclasses
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import ceil, sqrt
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import nn
 from gdmnet import codec, folders
 from gdmnet.data.splits import Split, split_for
 from gdmnet.data.store import StoredCase, open_case
-from gdmnet.errors import CheckpointError, SettingError, TrainingError
+from gdmnet.errors import CheckpointError, DatasetError, SettingError, TrainingError
 from gdmnet.files import file_sha256
 from gdmnet.folders import Roots
 from gdmnet.models import precision
@@ -28,7 +29,7 @@ from gdmnet.objectives.options import needs_encoder, read_objective_options
 from gdmnet.plan import Configuration, Fingerprint, Plan, Recipe, Run
 from gdmnet.training import log
 from gdmnet.training.batches import Batches
-from gdmnet.training.distributed import require_devices, this_process
+from gdmnet.training.distributed import devices_here, require_devices, this_process
 from gdmnet.training.settings import (
     DEFAULT_GPU_LENGTH,
     DEFAULT_LENGTH,
@@ -71,11 +72,22 @@ class FoldTraining:
         """The prepared training and validation cases.
 
         Raises:
-            DatasetError: one is missing or damaged.
+            DatasetError: one is missing, damaged, or older than the raw files of the plan.
         """
-        folder, split = self.dataset / self.configuration.name, self.split
-        training = [open_case(folder, case) for case in split.training]
-        return training, [open_case(folder, case) for case in split.validation]
+        fingerprint = self.fingerprint()
+        known = {} if fingerprint is None else {c.identifier: c.digests for c in fingerprint.cases}
+
+        def opened(identifier: str) -> StoredCase:
+            case = open_case(self.dataset / self.configuration.name, identifier)
+            if known.get(identifier, case.record.digests) != case.record.digests:
+                raise DatasetError(
+                    f"case {identifier}: {self.configuration.name} was prepared from other raw"
+                    " files than the plan was made from; run gdm_plan_and_preprocess again"
+                )
+            return case
+
+        split = self.split
+        return [opened(case) for case in split.training], [opened(c) for c in split.validation]
 
     def fingerprint(self) -> Fingerprint | None:
         """What was measured on the dataset, if it is there."""
@@ -102,7 +114,7 @@ def describe_training(
     split = split_for(str(fold), home / folders.SPLITS_JSON)
     device = find_device(settings.device)
     run = describe_run(plan, chosen, str(fold), split, settings, device)
-    require_devices(run.n_devices, device)
+    require_devices(devices_here(run.n_devices), device)
     model = folders.model_folder(roots.results, name, settings.objective, configuration)
     encoders = settings.encoder_root or roots.results
     return FoldTraining(
@@ -160,10 +172,11 @@ def describe_run(
     """
     epochs, iterations = DEFAULT_LENGTH.get(plan.preset, DEFAULT_GPU_LENGTH)
     rate = DEFAULT_RATE.get(plan.preset, Recipe.learning_rate)
+    n_devices = settings.n_devices or 1  # as many samples in all, in larger batches
     recipe = Recipe(
         epochs=settings.epochs or epochs,
-        iterations=settings.iterations or iterations,
-        learning_rate=settings.learning_rate or rate,
+        iterations=settings.iterations or ceil(iterations / n_devices),
+        learning_rate=settings.learning_rate or rate * sqrt(n_devices),
         seed=settings.seed or 0,
         precision=precision.choose_for(settings.precision, device, configuration),
     )
@@ -172,7 +185,8 @@ def describe_run(
         raise CheckpointError(f"--pretrained {pretrained}: file not found")
     n_workers = settings.n_workers
     if n_workers is None:
-        n_workers = min(8, folders.n_default_processes()) if device.type == "cuda" else 0
+        n_cores = folders.n_default_processes() // devices_here(n_devices)
+        n_workers = max(1, min(8, n_cores)) if device.type == "cuda" else 0
     return Run(
         schema=Run.SCHEMA,
         version=versions()["gdmnet"],
@@ -190,7 +204,7 @@ def describe_run(
         device=device.type,
         n_threads=torch.get_num_threads(),
         n_workers=n_workers,
-        n_devices=settings.n_devices or 1,
+        n_devices=n_devices,
         versions=versions(),
     )
 

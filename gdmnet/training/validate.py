@@ -14,14 +14,17 @@ from tqdm import tqdm
 from gdmnet import codec, folders
 from gdmnet.arrays.normalise import invert
 from gdmnet.charts import Chart, Curve
-from gdmnet.data.case import Case
+from gdmnet.data.case import Case, CaseFiles
+from gdmnet.data.raw import read_description, training_cases
 from gdmnet.data.store import StoredCase
 from gdmnet.data.volume import write_volume
 from gdmnet.inference.model import load_model
 from gdmnet.inference.translator import Translator
+from gdmnet.metrics.conventions import EvaluationSettings
+from gdmnet.metrics.evaluation import ImagePair, evaluate_pairs, summarise_cases
 from gdmnet.metrics.score import METRICS, score
 from gdmnet.metrics.statistics import Values, aggregate_cases
-from gdmnet.metrics.summary import Summary, summarise
+from gdmnet.metrics.summary import Summary
 from gdmnet.models import checkpoint
 from gdmnet.models.card import MOST_REALISM, PredictionSettings
 from gdmnet.models.folder import DIAL_JSON, DialChoice
@@ -29,8 +32,11 @@ from gdmnet.training import log
 from gdmnet.training.progress import PROGRESS_PNG, draw_progress
 
 FOLDER = "validation"
+ON_TRAINING = "the cases were trained on: this says nothing about new patients"
 SETTINGS = tuple(float(t) for t in np.arange(0.0, MOST_REALISM + 0.01, 0.25))
-SHOWN = ("mae", "histogram_w1", "gradient_w1", "spectrum_distance")  # lower is better in all
+LOOK = ("histogram_w1", "gradient_w1", "spectrum_distance")  # lower is better
+MOST_SHARPNESS = 1.1  # beyond it there is texture that the target does not have
+ROUNDING = 1e-4  # of figures that are 0 but for the arithmetic: HU, dB
 _log = logging.getLogger(__name__)
 
 
@@ -38,62 +44,80 @@ def validate_fold(
     model: Path,
     fold: str,
     cases: Sequence[StoredCase],
+    raw: Path,
     *,
     device: str,
     on_training: bool,
     fidelity_budget: float = 0.01,
-) -> Summary:
-    """Predict every case of a fold with its final weights and score it inside the body.
+) -> Summary | None:
+    """Predict every case of a fold with its final weights and score it as gdm_evaluate does.
 
-    Scores are taken on the prepared grid, in HU for CT; targets without a physical unit are scored
-    in network units, each case with its own percentiles. Predictions are written to the fold's
-    validation folder, on the source's own grid, as gdm_predict would write them.
+    Predictions are written to the fold's validation folder, on the source's own grid, as
+    gdm_predict would write them, and scored against the raw targets: inside the dataset's masks,
+    or the body; in HU for CT. Targets without a physical unit are matched linearly first.
 
     Args:
         model: the model's folder.
         fold: "0", "1", ... or "all".
         cases: of the fold's validation, with targets.
+        raw: folder of the raw dataset. Where it lacks a target nothing is scored, and said so.
         device: as for `load_model`.
         on_training: the cases were trained on; the summary says so.
         fidelity_budget: share of the MAE that a realism dial's setting may cost; see `dial_fold`.
 
     Returns:
-        What was written to summary.json.
+        What was written to summary.json; None where nothing is scored.
     """
     home = folders.fold_folder(model, fold)
     front = dial_fold(model, fold, cases, device=device, budget=fidelity_budget)
     translator = load_model(model, folds=[fold], device=device)
-    scores: dict[str, Values] = {}
-    for case in tqdm(cases, desc="validation", disable=None, leave=False):
-        scores[case.record.identifier] = _judge(translator, case, home / FOLDER)
-    rules = sorted({case.record.mask_rule for case in cases})
-    is_ct = translator.configuration.target.scheme == "ct"
-    note = "the cases were trained on: this says nothing about new patients"
-    summary = summarise(
-        scores,
-        units="HU" if is_ct else "network units (each case's own percentiles 1 and 99 are 0 and 1)",
-        mask=f"the body as prepared ({', '.join(rules)})",
-        note=note if on_training else None,
+    (home / FOLDER).mkdir(parents=True, exist_ok=True)
+    predictions = {}
+    for stored in tqdm(cases, desc="validation", disable=None, leave=False):
+        name, case = stored.record.identifier, as_input(stored)
+        predictions[name] = home / FOLDER / f"{name}{translator.plan.file_ending}"
+        volume = translator.restore(translator.predict(case), case)
+        write_volume(predictions[name], volume, integer=translator.plan.integer_output)
+    settings = EvaluationSettings(
+        match_intensity=None if translator.configuration.target.scheme == "ct" else "linear",
+        allow_constant=True,
     )
-    summary = dataclasses.replace(summary, realism=front)
+    return _score(predictions, raw, home, settings, front, ON_TRAINING if on_training else None)
+
+
+def _score(
+    predictions: Mapping[str, Path],
+    raw: Path,
+    home: Path,
+    settings: EvaluationSettings,
+    front: dict[str, Values],
+    note: str | None,
+) -> Summary | None:
+    """Score predictions against the raw targets, and write summary.json."""
+    cases: list[CaseFiles] = []
+    if (raw / folders.DATASET_JSON).is_file():
+        cases, _ = training_cases(raw, read_description(raw))
+    pairs = [
+        ImagePair(case.identifier, predictions[case.identifier], case.target, case.mask)
+        for case in cases
+        if case.identifier in predictions and case.target is not None
+    ]
+    if len(pairs) < len(predictions):
+        lacking = ", ".join(sorted(set(predictions) - {pair.identifier for pair in pairs}))
+        text = f"{raw}: no target of {lacking}, so that {home / FOLDER} is not scored"
+        _log.warning("warning: %s; name its place by --raw, and add --continue", text)
+        return None
+    scored = evaluate_pairs(pairs, settings)
+    names = [pair.identifier for pair in pairs]
+    summary = summarise_cases(dict(zip(names, scored, strict=True)), settings)
+    summary = dataclasses.replace(summary, realism=front, note=note)
     codec.save(summary, home / folders.SUMMARY_JSON, private=True)
     means = {m: summary.aggregate[m]["mean"] for m in METRICS}
     words = ", ".join(f"{name} {value:.4g}" for name, value in means.items() if value is not None)
-    _log.info("validation of %d cases: %s", len(cases), words)
-    return summary
-
-
-def _judge(translator: Translator, stored: StoredCase, folder: Path) -> Values:
-    """Predict a case, write it as gdm_predict would, and score it."""
-    case = as_input(stored)
-    estimate = translator.predict(case)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_volume(
-        folder / f"{stored.record.identifier}{translator.plan.file_ending}",
-        translator.restore(estimate, case),
-        integer=translator.plan.integer_output,
+    _log.info(
+        "validation of %d cases: %s (%s, inside %s)", len(pairs), words, summary.units, summary.mask
     )
-    return score_prepared(translator, stored, estimate.mean)
+    return summary
 
 
 def dial_fold(
@@ -101,7 +125,7 @@ def dial_fold(
 ) -> dict[str, Values]:
     """Score a fold's validation at every setting T and write the chosen one into dial.json.
 
-    Chosen is the largest T whose MAE stays within `budget` of the twin's (T = 0).
+    Chosen is the largest T that costs neither MAE nor plausibility: `choose_setting`.
 
     Args:
         model: the model's folder.
@@ -129,28 +153,35 @@ def dial_fold(
         }
         means = aggregate_cases(scores)
         front[f"{setting:g}"] = {metric: values["mean"] for metric, values in means.items()}
-    chosen = choose_setting(front, budget)
+    chosen, reason = choose_setting(front, budget)
     codec.save(DialChoice(chosen, budget), home / DIAL_JSON)
     draw_progress(log.read(home), home / PROGRESS_PNG, more=[_chart(front, chosen)])
-    _log.info(
-        "realism dial: %g is the largest setting within %.2g %% of the twin's MAE",
-        chosen,
-        100 * budget,
-    )
+    _log.info("realism dial: %g is chosen; %s", chosen, reason)
     return front
 
 
-def choose_setting(front: Mapping[str, Values], budget: float) -> float:
-    """The largest T up to which every setting's MAE stays within the budget."""
-    twin = front["0"]["mae"]
-    assert twin is not None
-    chosen = 0.0
+def choose_setting(front: Mapping[str, Values], budget: float) -> tuple[float, str]:
+    """The largest T before the first setting that costs too much, and what stops the next one.
+
+    A setting costs too much whose MAE exceeds the twin's (T = 0) by more than the budget, whose
+    sharpness exceeds 1.1 and the twin's (texture that is not there), or one of whose figures of
+    plausibility is worse than the twin's by more than the budget.
+
+    Args:
+        front: T as text, ascending from 0 -> metric -> mean over the cases.
+        budget: a share, for example 0.01.
+    """
+    twin, chosen = front["0"], 0.0
     for setting, values in front.items():
-        mae = values["mae"]
-        if mae is None or mae > (1 + budget) * twin:
-            break
+        for name in ("mae", "sharpness", *LOOK):
+            value, first = values.get(name), twin.get(name)
+            if value is None or first is None:
+                continue
+            most = max(MOST_SHARPNESS, first) if name == "sharpness" else (1 + budget) * first
+            if value > most + ROUNDING:
+                return chosen, f"at {setting} {name} is {value:.4g}, at most {most:.4g} is allowed"
         chosen = float(setting)
-    return chosen
+    return chosen, "it is the largest one tried"
 
 
 def as_input(stored: StoredCase) -> Case:
@@ -174,7 +205,7 @@ def _chart(front: Mapping[str, Values], chosen: float) -> Chart:
             name.replace("_", " "),
             [(float(t), (values.get(name) or np.nan) / first) for t, values in front.items()],
         )
-        for name in SHOWN
+        for name in ("mae", *LOOK)
         if (first := front["0"].get(name))
     ]
     points = curves[0].points if curves else []

@@ -8,7 +8,15 @@ import shutil
 import numpy as np
 import pydicom
 import pytest
-from dicoms import SAGITTAL, make_other, save, write_series
+from dicoms import (
+    SAGITTAL,
+    make_other,
+    make_registration,
+    make_structures,
+    save,
+    turned,
+    write_series,
+)
 
 from gdmnet.commands import plan_and_preprocess
 from gdmnet.commands.convert import main
@@ -114,6 +122,7 @@ def test_values_that_no_int16_holds_are_not_cut_off(patients):
 def test_a_mapping_is_written_on_request_only(patients):
     file = patients.parent / "who.json"
     assert call(patients, "--mapping", str(file)) == 0
+    assert file.stat().st_mode & 0o777 == 0o600
     told = json.loads(file.read_text())
     assert {entry["folder"] for entry in told.values()} == set(NAMES)
     assert {entry["patient_id"] for entry in told.values()} == {"SECRET-0", "SECRET-1"}
@@ -142,6 +151,30 @@ def test_several_fitting_series_are_refused_and_a_pattern_decides(patients, caps
         " --source" in said
     )
     assert call(patients, "--source", "mr*T1*") == 0
+    description = json.loads((dataset(patients) / "dataset.json").read_text())
+    assert description["source_series"] == ["mr*T1*"]
+    roots = [f"--{name}={patients.parent / name}" for name in ("raw", "preprocessed", "results")]
+    assert plan_and_preprocess.main(["512", "-np", "1", "--dry-run", *roots]) == 0
+
+
+def test_one_of_two_acquisitions_in_a_series_is_chosen_by_its_attribute(patients, capsys):
+    arrays = {}
+    for name in NAMES:
+        for path in (patients / name / "ct").iterdir():
+            path.unlink()
+        kinds = [(80, 300), (120, 0)]
+        for first, (kvp, add) in enumerate(kinds):
+            _, ct, _ = make_patient(np.random.default_rng(first), SHAPE)
+            arrays[kvp] = np.rint(ct + add)
+            how = {"Modality": "CT", "SeriesDescription": "planning", "KVP": kvp}
+            uids = {"SeriesInstanceUID": f"1.2.3.{len(name)}.{name[-1] == 'a':d}"}
+            write_series(patients / name / "ct", arrays[kvp], first=50 * first, **how, **uids)
+    said = refusal(patients, capsys)
+    assert "2 series fit the target 'CT*' (CT planning KVP=120.0, CT planning KVP=80.0)" in said
+    assert call(patients, "--target", "CT*KVP=80*") == 0
+    case = case_name(only_series_of(patients / "patient_a", "mr"))
+    target = read_volume(dataset(patients) / f"targetsTr/{case}.nii.gz")
+    np.testing.assert_array_equal(target.array[0], arrays[80])
 
 
 def test_no_fitting_series_is_refused_and_what_is_there_is_listed(patients, capsys):
@@ -226,7 +259,125 @@ def test_other_frames_of_reference_cannot_be_resampled(apart, capsys):
     write_series(apart / "patient_a/ct", array, Modality="CT", FrameOfReferenceUID="1.2.3")
     said = refusal(apart, capsys, "--resample", "target")
     assert "different frames of reference and grids" in said
-    assert "register them first" in said
+
+
+BIG, SIDES = (24, 48, 40), (3.0, 1.5, 1.5)
+PLACED = np.array([-30.0, -35.0, 40.0])
+
+
+def two_scanners(folder, degrees=6.0):
+    """An MR, and its CT as a scanner with another frame of reference has it: turned and moved."""
+    (mr,), ct, _ = make_patient(np.random.default_rng(2), BIG)
+    matrix = np.eye(4)
+    matrix[:3, :3], matrix[:3, 3] = turned(degrees, 4.0), (25.0, -140.0, 60.0)
+    write_series(folder / "mr", np.rint(mr), origin=PLACED, spacing=SIDES)
+    own = {"Modality": "CT", "SeriesDescription": "planning", "FrameOfReferenceUID": "1.2.3"}
+    place = {"direction": matrix[:3, :3], "origin": matrix[:3, :3] @ PLACED + matrix[:3, 3]}
+    write_series(folder / "ct", np.rint(ct), spacing=SIDES, **own, **place)
+    return np.rint(ct), matrix
+
+
+def test_a_registration_object_is_applied_and_shown(tmp_path, capsys):
+    ct, matrix = two_scanners(tmp_path / "patients/a")
+    said = refusal(tmp_path / "patients", capsys, "--resample", "target")
+    assert "no REG object says how they lie to each other; add one, or --register rigid" in said
+    frames = {"1.2.3": np.eye(4), "1.2.826.0.1.3680043.9999.2000": matrix}
+    save(tmp_path / "patients/a/reg.dcm", make_registration(frames))
+    assert call(tmp_path / "patients", "--resample", "target") == 0
+    shown = capsys.readouterr().out
+    assert "a: CT planning registered to MR t1 vibe by a REG object, " in shown
+    assert "mm and 7.2 degrees" in shown
+    folder = dataset(tmp_path / "patients")
+    (path,) = (folder / "targetsTr").iterdir()
+    target = read_volume(path)
+    np.testing.assert_allclose(target.array[0], ct, atol=1)  # the same grid: nothing is smoothed
+    case = path.name.removesuffix(".nii.gz")
+    assert list(json.loads((folder / "dataset.json").read_text())["registered"]) == [case]
+    assert (folder / f"registered/{case}.png").stat().st_size > 1000
+    assert check_dataset(folder, n_processes=1) == []
+
+
+@pytest.mark.parametrize("which", ["target", "source"])
+def test_two_scanners_are_registered_by_their_images_on_request(tmp_path, which, capsys):
+    ct, _ = two_scanners(tmp_path / "patients/a")
+    assert call(tmp_path / "patients", "--resample", which, "--register", "rigid") == 0
+    shown = capsys.readouterr().out
+    assert " by their images, " in shown
+    folder = dataset(tmp_path / "patients")
+    mr = read_volume(next((folder / "imagesTr").iterdir()))
+    target = read_volume(next((folder / "targetsTr").iterdir()))
+    assert grid_difference(mr.geometry, target.geometry) is None
+    if which == "target":
+        inside = ct > -500
+        assert np.abs(target.array[0] - ct)[inside].mean() < 60  # half a voxel: 110
+    else:
+        np.testing.assert_array_equal(target.array[0], ct)
+    assert len(list((folder / "registered").iterdir())) == 1
+
+
+def drawn(ct, where):
+    """Contours of all of every slice of a CT but for two voxels at its edges."""
+    n_slices, rows, columns = ct.shape
+    square = np.array(
+        [[1.6, 1.6], [columns - 2.6, 1.6], [columns - 2.6, rows - 2.6], [1.6, rows - 2.6]]
+    )
+    points = [np.column_stack([square * (1.25, 1.5), np.full(4, 3.0 * k)]) for k in range(n_slices)]
+    return [corner + where for corner in points]
+
+
+def test_structures_become_masks_and_label_files(patients, capsys):
+    where = np.array([-20.0, -15.5, 40.25])
+    for seed, name in enumerate(NAMES):
+        contours = drawn(np.zeros(SHAPE), where)
+        structures = {"External": contours, "PTV_60": contours[3:6]}
+        if seed == 0:
+            structures["Bladder"] = contours[8:9]
+        item = make_structures(structures, f"{FRAME}.{seed}")
+        save(patients / name / "rs2.dcm", item)
+    said = refusal(patients, capsys, "--body-roi", "BODY")
+    assert "patient_a: no structures are called 'BODY' (there: Bladder, External, PTV_60)" in said
+    assert call(patients, "--body-roi", "BODY|EXTERNAL", "--regions", "PTV*, bladder") == 0
+    folder = dataset(patients)
+    assert check_dataset(folder, n_processes=1) == []
+    assert json.loads((folder / "dataset.json").read_text())["regions"] == {
+        "1": "PTV*",
+        "2": "bladder",
+    }
+    for name in NAMES:
+        case = case_name(only_series_of(patients / name, "mr"))
+        mask = read_volume(folder / f"masksTr/{case}.nii.gz").array[0]
+        wanted = np.zeros(SHAPE)
+        wanted[:, 2:-2, 2:-2] = 1
+        np.testing.assert_array_equal(mask, wanted)
+        labels = read_volume(folder / f"regionsTr/{case}.nii.gz").array[0]
+        wanted[:3], wanted[6:] = 0, 0
+        wanted[8, 2:-2, 2:-2] = 2 if name == "patient_a" else 0
+        np.testing.assert_array_equal(labels, wanted)
+
+
+def test_structures_drawn_on_the_ct_follow_it_onto_the_mr(tmp_path):
+    _, matrix = two_scanners(tmp_path / "patients/a")
+    frames = {"1.2.826.0.1.3680043.9999.2000": np.eye(4), "1.2.3": np.linalg.inv(matrix)}
+    save(tmp_path / "patients/a/reg.dcm", make_registration(frames))
+    corners = np.array([[6.1, 9.1], [50.9, 9.1], [50.9, 60.9], [6.1, 60.9]])
+    plane = [np.column_stack([corners, np.full(4, 3.0 * k)]) + PLACED for k in range(24)]
+    moved = [points @ matrix[:3, :3].T + matrix[:3, 3] for points in plane]
+    save(tmp_path / "patients/a/rs.dcm", make_structures({"BODY": moved}, "1.2.3"))
+    assert call(tmp_path / "patients", "--resample", "target", "--body-roi", "body") == 0
+    mask = read_volume(next((dataset(tmp_path / "patients") / "masksTr").iterdir())).array[0]
+    wanted = np.zeros(BIG)
+    wanted[:, 7:41, 5:34] = 1
+    np.testing.assert_array_equal(mask, wanted)
+
+
+def test_a_body_that_misses_a_slice_is_refused(patients, capsys):
+    for seed, name in enumerate(NAMES):
+        contours = drawn(np.zeros(SHAPE), np.array([-20.0, -15.5, 40.25]))
+        del contours[5]
+        save(patients / name / "rs2.dcm", make_structures({"Body": contours}, f"{FRAME}.{seed}"))
+    assert "Body has no contour on slice 6 of CT planning" in refusal(
+        patients, capsys, "--body-roi", "body"
+    )
 
 
 def test_images_that_do_not_overlap_are_refused(patients, capsys):
@@ -255,6 +406,37 @@ def test_the_same_patient_id_in_two_folders_is_noted(patients, capsys):
         write_series(patients / name / "ct", np.rint(ct), Modality="CT", PatientID="SECRET-1")
     assert call(patients, "--dry-run") == 0
     assert "2 folders share their PatientID with another one" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("options", [["--test", "patient_b"], ["--test-fraction", "0.5"]])
+def test_test_cases_are_set_apart_by_patient(patients, capsys, options):
+    if options[0] == "--test-fraction":
+        for path in (patients / "patient_b/ct").iterdir():  # a third folder, of patient b
+            item = pydicom.dcmread(path)
+            item.SeriesInstanceUID += ".7"
+            save(patients / "patient_c/ct" / path.name, item)
+        _, mr, _ = make_patient(np.random.default_rng(5), SHAPE)
+        own = {"PatientID": "SECRET-1", "FrameOfReferenceUID": f"{FRAME}.1"}
+        write_series(patients / "patient_c/mr", np.rint(mr) + 1000, **own)
+    assert call(patients, *options) == 0
+    folder = dataset(patients)
+    names = {p.name: case_name(only_series_of(p, "mr")) for p in patients.iterdir()}
+    test = {path.name.removesuffix(".nii.gz") for path in (folder / "targetsTs").iterdir()}
+    assert f"for the test: {min(test)}" in capsys.readouterr().out
+    if options[0] == "--test":
+        assert test == {names["patient_b"]}
+    assert (names["patient_a"] in test) != (names["patient_b"] in test)
+    assert (names.get("patient_c", names["patient_b"]) in test) == (names["patient_b"] in test)
+    count = json.loads((folder / "dataset.json").read_text())["numTraining"]
+    assert count == len(names) - len(test) == len(list((folder / "imagesTr").iterdir()))
+    assert check_dataset(folder, n_processes=1) == []
+
+
+def test_impossible_test_cases_are_refused(patients, capsys):
+    said = refusal(patients, capsys, "--test", "nobody")
+    assert "--test nobody: no training case and no patient has this name" in said
+    assert "no case is left for training" in refusal(patients, capsys, "--test", *NAMES)
+    assert "must lie in [0, 1)" in refusal(patients, capsys, "--test-fraction", "nan")
 
 
 def test_a_copied_patient_is_refused(patients, capsys):
@@ -290,7 +472,7 @@ def test_a_dataset_is_whole_or_not_there(patients):
     found = find_pairs(patients, SeriesChoice())
     path.write_bytes(path.read_bytes()[:-50])
     with pytest.raises(DatasetError, match="truncated"):
-        write_dataset(make_conversion(found.pairs, None), raw / "Dataset512_X")
+        write_dataset(make_conversion(found.pairs, SeriesChoice()), raw / "Dataset512_X")
     assert list(raw.iterdir()) == []
 
 

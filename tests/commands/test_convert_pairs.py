@@ -51,6 +51,19 @@ def test_with_yes_a_sound_dataset_is_written(home, capsys):
     assert "Dataset512_Mine is there already" in capsys.readouterr().err
 
 
+def test_sessions_of_one_subject_stay_together(tmp_path):
+    for name in ("sub-01_ses-1", "sub-01_ses-2", "sub-02_ses-1"):
+        for folder in ("mr", "ct"):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            image = np.random.default_rng(len(folder)).normal(0, 300, (1, *SHAPE))
+            path = tmp_path / folder / f"{name}.nii.gz"
+            write_volume(path, Volume(image.astype(np.float32), GRID), integer=True)
+    assert call(tmp_path, "--yes", "--test", "sub-01") == 0
+    dataset = tmp_path / "raw/Dataset512_MRtoCT"
+    assert [p.name for p in (dataset / "targetsTr").iterdir()] == ["sub-02_ses-1.nii.gz"]
+    assert len(list((dataset / "imagesTs").iterdir())) == 2
+
+
 def test_images_without_a_partner_are_refused(home, capsys):
     assert call(home, "--yes") == 2
     assert "lina_CT.nii.gz: no partner" in capsys.readouterr().err

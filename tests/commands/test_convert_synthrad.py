@@ -55,6 +55,24 @@ def test_the_challenges_data_becomes_a_sound_dataset(data, capsys):
     ]
 
 
+def test_test_cases_take_their_masks_along_and_leave_the_folds(data):
+    assert call(data, "--year", "2025", "--test", "1ABA002") == 0
+    dataset = data / "raw" / "Dataset511_SynthRAD2025Task1all"
+    for part in ("imagesTs/1ABA002_0000", "targetsTs/1ABA002", "masksTs/1ABA002"):
+        assert (dataset / f"{part}.nii.gz").is_file()
+    splits = json.loads((dataset / "splits_final.json").read_text())
+    assert sorted(name for split in splits for name in split["val"]) == [
+        "1ABA001",
+        "1ABB001",
+        "1HNC001",
+    ]
+    assert all(
+        set(split["train"]) | set(split["val"]) < {"1ABA001", "1ABB001", "1HNC001", "x"}
+        for split in splits
+    )
+    assert check_dataset(dataset, n_processes=1) == []
+
+
 def test_one_region_in_the_layout_of_2023(tmp_path, capsys):
     write_patient(tmp_path / "in/Task2/pelvis/2PB042", 0, source="cbct")
     arguments = ["--year", "2023", "--region", "pelvis", "--task", "2", "--name", "Pelvis"]

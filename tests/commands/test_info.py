@@ -41,7 +41,7 @@ def test_finished_models_are_listed_with_folds_size_and_error(tmp_path, models):
     assert found.split() == ["Dataset501_Test", "-", "-", "1"]
     assert row.split()[:6] == ["Dataset501_Test", "regression", "3d_fullres", "0,", "1,", "2"]
     assert f"{n_bytes / 2**20:.1f} MiB" in row
-    assert row.endswith("35 HU")
+    assert row.endswith("35 HU, mask: the body")
 
 
 def test_a_damaged_validation_does_not_hide_the_model(tmp_path, models):

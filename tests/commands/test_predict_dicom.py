@@ -16,6 +16,7 @@ import pytest
 from dicoms import SAGITTAL, make_other, save, turned, write_series
 
 from gdmnet import codec, folders
+from gdmnet.commands import evaluate, report
 from gdmnet.commands.predict import main
 from gdmnet.data.dicom import case_name, find_series, only_series, read_series
 from gdmnet.data.regrid import axial_grid, regrid
@@ -89,7 +90,10 @@ def test_every_fitting_series_of_a_tree_becomes_a_case(place, models, capsys, ca
         shift = (result.array[0] - models.make_ct(SHAPE, seed=seed))[inside].mean()
         assert shift == pytest.approx(50, abs=1)
     said = caplog.text + "".join(capsys.readouterr())
-    assert "3 DICOM series; left aside: RTSTRUCT (1), scouts (3); 1 of another modality" in said
+    assert (
+        "3 DICOM series; left aside: RTSTRUCT (1), scouts (3); 1 that the model does not take"
+        in said
+    )
     assert f"{names['one']}: MR t1 vibe, 11 images in one/mr" in said
     record = (place / "out/predictions.json").read_text()
     for secret in ("Doe", "Jane", "SECRET", "1950", "9999"):
@@ -97,6 +101,9 @@ def test_every_fitting_series_of_a_tree_becomes_a_case(place, models, capsys, ca
         assert secret not in record
     inputs = json.loads(record)["cases"][names["one"]]["inputs"]
     assert list(inputs) == [f"{names['one']}_0000"]
+    (series,) = json.loads(record)["cases"][names["one"]]["series"]
+    assert series["folder"] == str(place / "in/one/mr")
+    assert series["description"] == "MR t1 vibe"
 
 
 def test_what_is_there_is_kept_unless_the_series_has_changed(place, capsys, caplog):
@@ -128,7 +135,7 @@ def test_predictions_become_ct_series(place, grid, capsys):
         source = mr_of(place, patient)
         name = case_name(source)
         written = only_series(place / f"out/{name}_dicom")
-        assert written.label.startswith("CT gdmnet ")
+        assert written.label == "CT sCT of t1 vibe"
         assert (written.study, written.frame, written.patient) == (
             source.study,
             source.frame,
@@ -182,10 +189,88 @@ def test_a_tree_without_a_fitting_series_is_refused(place, models, capsys):
     assert "no series for a model that takes MR (1 DICOM series" in refusal(place, capsys)
 
 
-def test_a_model_of_several_channels_is_refused(place, models, capsys):
+def test_several_series_of_a_study_fail_alone_until_a_pattern_tells_them_apart(
+    place, models, capsys, caplog
+):
+    write_scan(place / "in/one/t2", models, seed=2, SeriesDescription="T2 space", SeriesNumber=8)
+    assert call(place) == 1
+    assert "1 predicted, 0 there already, 2 failed" in capsys.readouterr().out
+    assert "2 series of one study fit the model (MR t1 vibe, MR T2 space); name one" in caplog.text
+    shutil.rmtree(place / "out")
+    assert call(place, "--source", "mr*T2*", "--dicom-out") == 0
+    t2 = only_series(place / "in/one/t2")
+    (written,) = (place / "out").glob("*_dicom")
+    assert written.name == f"{case_name(t2)}_dicom"
+    first = read_slices(written)[0]
+    assert (first.SeriesDescription, first.SeriesNumber) == ("sCT of T2 space", 1008)
+
+
+def test_the_plan_knows_which_series_the_model_was_trained_on(place, models):
+    write_scan(place / "in/one/t2", models, seed=2, SeriesDescription="T2 space")
+    model = make_model(place / "results", models)
+    plan = codec.load(Plan, model / folders.PLAN_JSON)
+    codec.save(replace(plan, source_series=("MR*t1*",)), model / folders.PLAN_JSON)
+    assert call(place) == 0
+    names = {case_name(mr) for mr in (only_series(place / "in/one/mr"), mr_of(place, "two"))}
+    assert {path.name for path in (place / "out").glob("*.nii.gz")} == {
+        f"{n}.nii.gz" for n in names
+    }
+    shutil.rmtree(place / "out")
+    assert call(place, "--source", "*t2*") == 0
+    (path,) = (place / "out").glob("*.nii.gz")
+    assert path.name == f"{case_name(only_series(place / 'in/one/t2'))}.nii.gz"
+
+
+def test_channels_are_told_apart_by_patterns(place, models, capsys, caplog):
     configuration = models.make_configuration(n_sources=2)
     models.make_model(place / "results", configuration=configuration)
     assert "the model takes 2 channels (CT 0, CT 1)" in refusal(place, capsys)
+    write_scan(place / "in/one/t2", models, seed=2, SeriesDescription="T2", spacing=(2.0, 1.0, 1.0))
+    assert call(place, "--source", "*t1*", "*T2") == 1  # patient two has no T2
+    assert "1 predicted, 0 there already, 1 failed" in capsys.readouterr().out
+    assert "no series of its study fits '*T2'; name one by --source" in caplog.text
+
+
+def test_predictions_are_judged_against_the_trees_they_come_from(place, capsys):
+    one, out = place / "in/one", place / "out"
+    assert call(place, "-i", str(one)) == 0
+    assert evaluate.main(["-p", str(out), "-r", str(one), "-np", "1"]) == 0
+    (prediction,) = out.glob("*.nii.gz")
+    said = capsys.readouterr().out
+    assert f"CT planning is resampled onto the grid of {prediction.name}" in said
+    summary = json.loads((out / "summary.json").read_text())
+    name = prediction.name.removesuffix(".nii.gz")
+    write_volume(place / "refs" / prediction.name, moved_ct(one, prediction))
+    assert evaluate.main(["-p", str(out), "-r", str(place / "refs"), "-np", "1"]) == 0
+    again = json.loads((out / "summary.json").read_text())
+    assert summary["cases"][name]["mae"] == pytest.approx(again["cases"][name]["mae"], rel=1e-5)
+    words = ["-p", str(out), "-s", str(one), "-r", str(one), "-np", "1"]
+    assert report.main(words) == 0
+    page = (out / "report.html").read_text()
+    assert "DICOM series" in page
+    assert f"MR t1 vibe in {one / 'mr'}" in page
+
+
+def moved_ct(one, prediction):
+    grid = read_volume(prediction).geometry
+    return regrid(read_series(only_series(one / "ct")), grid, fill=-1024.0)
+
+
+def test_a_reference_that_cannot_be_told_is_refused(place, models, capsys):
+    one, out = place / "in/one", place / "out"
+    assert call(place, "-i", str(one)) == 0
+    write_scan(one / "ct2", models, Modality="CT", SeriesDescription="later")
+    assert evaluate.main(["-p", str(out), "-r", str(one)]) == 2
+    assert "2 series in its frame of reference may be the reference (CT planning" in (
+        capsys.readouterr().err
+    )
+    assert evaluate.main(["-p", str(out), "-r", str(place / "in/two")]) == 2
+    assert "no other series lies in its frame of reference" in capsys.readouterr().err
+    assert report.main(["-p", str(out), "-s", str(place / "in/two")]) == 2
+    assert "its source MR t1 vibe is not here" in capsys.readouterr().err
+    (out / "predictions.json").unlink()
+    assert evaluate.main(["-p", str(out), "-r", str(one)]) == 2
+    assert "names no DICOM series of this case" in capsys.readouterr().err
 
 
 def test_an_output_inside_the_scans_is_refused(place, capsys):

@@ -11,8 +11,7 @@ from report.phantoms import SHAPE, target, write, write_case, write_record
 from gdmnet.commands.report import main
 from gdmnet.geometry import Geometry
 from gdmnet.metrics.conventions import EvaluationSettings
-from gdmnet.metrics.evaluation import evaluate_folders
-from gdmnet.metrics.pairs import EvaluationFolders
+from gdmnet.metrics.evaluation import EvaluationFolders, evaluate_folders
 from gdmnet.report.encode import unpack
 
 ODD = "A&B 'c'"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -83,6 +84,38 @@ def test_a_training_leaves_its_papers(trained):
     summary = json.loads((fold / "summary.json").read_text())
     assert summary["units"] == "HU"
     assert set(summary["cases"]) == set(run["validation_cases"])
+    assert set(summary["cases"]) < {p.name.split(".")[0] for p in targets_of(trained).iterdir()}
+
+
+def targets_of(home):
+    return home / "raw/Dataset999_Phantom/targetsTr"
+
+
+def test_a_training_scores_its_validation_as_gdm_evaluate_does(trained, tmp_path, capsys):
+    (fold,) = (trained / "results").glob("Dataset999_Phantom/gdm__3d_fullres/fold_0")
+    summary = json.loads((fold / "summary.json").read_text())
+    arguments = ["-p", str(fold / "validation"), "-r", str(targets_of(trained))]
+    assert evaluate.main([*arguments, "-o", str(tmp_path / "summary.json"), "-np", "1"]) == 0
+    again = json.loads((tmp_path / "summary.json").read_text())
+    for name in ("cases", "aggregate", "units", "mask", "ranges"):
+        assert summary[name] == again[name]
+    assert "references used" in capsys.readouterr().out
+
+
+def test_without_raw_targets_a_validation_is_predicted_but_not_scored(trained, tmp_path, caplog):
+    home = tmp_path / "home"
+    shutil.copytree(trained, home)
+    (fold,) = (home / "results").glob("Dataset999_Phantom/gdm__3d_fullres/fold_0")
+    before = (fold / "summary.json").read_text()
+    (fold / "summary.json").unlink()
+    (home / "raw").rename(home / "away")
+    again = ["999", "3d_fullres", *SHORT, "--continue", *roots(home)]
+    assert train.main(again) == 0
+    assert "no target of" in caplog.text
+    assert not (fold / "summary.json").exists()
+    (home / "away").rename(home / "raw")
+    assert train.main(again) == 0
+    assert json.loads((fold / "summary.json").read_text()) == json.loads(before)
 
 
 def test_a_model_knows_what_it_was_trained_on(trained):

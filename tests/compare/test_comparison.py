@@ -11,10 +11,10 @@ import pytest
 
 from gdmnet import codec
 from gdmnet.compare.cases import CaseGroup, ComparisonCases
-from gdmnet.compare.charts import scatter_figures
 from gdmnet.compare.comparison import _notes, _put_together
 from gdmnet.compare.costs import CaseCosts
 from gdmnet.compare.methods import ComparedMethod
+from gdmnet.compare.page import scatter_figures
 from gdmnet.compare.record import Comparison, MethodFacts
 from gdmnet.compare.tables import as_html, as_text, methods_table, paired_table
 from gdmnet.compare.verdict import JudgeVerdict
@@ -131,7 +131,7 @@ def test_the_table_marks_winners_and_the_front(compared):
         ("regression", "MAE [HU]"),
         ("regression", "PSNR [dB]"),
         ("flow, 4 steps", "sharpness"),
-        ("flow, 4 steps", "hist. W1"),
+        ("flow, 4 steps", "hist. W1 [HU]"),
         ("flow, 4 steps", "spectrum [dB]"),
         ("flow, 4 steps", "implausibility"),
     }  # in SSIM nobody is better
@@ -157,7 +157,7 @@ def test_tests_say_which_is_better_whatever_the_direction(compared):
     assert row["MAE [HU]"].endswith("(p = 0.031): better")
     assert row["PSNR [dB]"].endswith("(p = 0.031): better")
     assert row["sharpness"].endswith("(p = 0.031): worse")
-    assert row["hist. W1"].endswith("(p = 0.031): worse")
+    assert row["hist. W1 [HU]"].endswith("(p = 0.031): worse")
     assert row["SSIM"].endswith("(no case differs)")
 
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from gdmnet.compare.statistics import add_criteria, find_winners, pareto_front
-from gdmnet.metrics.paired import compare_paired
+from gdmnet.metrics.statistics import compare_paired
 
 
 def values(histogram_w1, gradient_w1, spectrum_distance, edge_width, sharpness, mae=3.0):

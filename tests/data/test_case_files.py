@@ -4,14 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gdmnet.data.case_files import (
-    FORMATS,
-    channels_by_case,
-    ending_of,
-    images_by_case,
-    match_cases,
-    split_channel,
-)
+from gdmnet.data.case_files import FORMATS, ending_of, images_by_case, match_cases, split_channel
 from gdmnet.errors import DatasetError
 
 
@@ -70,7 +63,7 @@ def test_a_missing_folder_and_one_without_images_are_told_apart(tmp_path):
 def test_sources_need_their_channel_number(tmp_path):
     _touch(tmp_path, "a.nii")
     with pytest.raises(DatasetError, match="CASE_0000"):
-        channels_by_case(tmp_path)
+        match_cases({"source": tmp_path}, leading=["source"], with_channels=["source"])
 
 
 def test_a_case_name_may_look_like_a_channel():

@@ -20,6 +20,7 @@ from gdmnet.data.case import CaseFiles
 from gdmnet.data.dicom import (
     case_name,
     find_series,
+    fitting_series,
     grid_of,
     holds_dicom,
     only_series,
@@ -302,32 +303,58 @@ def two_passes(array, attribute, values, n_apart=1):
 
 
 PASSES = pytest.mark.parametrize(
-    ("attribute", "values", "listed"),
+    ("attribute", "values", "texts"),
     [
-        ("AcquisitionNumber", (1, 2), "AcquisitionNumber (and slices): 1 (4), 2 (4)"),
-        ("EchoTime", (2, 90), "EchoTime (and slices): 2.0 (4), 90.0 (4)"),
-        ("EchoNumbers", (1, 2), "EchoNumbers (and slices): 1 (4), 2 (4)"),
-        ("KVP", (120, 80), "KVP (and slices): 120.0 (4), 80.0 (4)"),
+        ("AcquisitionNumber", (1, 2), ["1", "2"]),
+        ("EchoTime", (2, 90), ["2.0", "90.0"]),
+        ("EchoNumbers", (1, 2), ["1", "2"]),
+        ("KVP", (80, 120), ["80.0", "120.0"]),
         (
             "ImageType",
             (["ORIGINAL", "PRIMARY", "M"], ["ORIGINAL", "PRIMARY", "P"]),
-            r"ImageType (and slices): ORIGINAL\PRIMARY\M (4), ORIGINAL\PRIMARY\P (4)",
+            [r"ORIGINAL\PRIMARY\M", r"ORIGINAL\PRIMARY\P"],
         ),
     ],
 )
 
 
 @PASSES
-def test_two_acquisitions_among_each_other_are_refused(tmp_path, rng, attribute, values, listed):
-    for number, item in enumerate(two_passes(rng.integers(0, 9, (8, 6, 7)), attribute, values)):
+def test_acquisitions_among_each_other_are_series_of_their_own(
+    tmp_path, rng, attribute, values, texts
+):
+    array = rng.integers(0, 9, (8, 6, 7))
+    for number, item in enumerate(two_passes(array, attribute, values)):
         save(tmp_path / str(number), item)
-    message = problem_of(tmp_path)
-    assert "holds 2 acquisitions whose slices lie among each other" in message
-    assert listed in message
+    found = {series.acquisition: series for series in find_series(tmp_path).series}
+    assert set(found) == {f"{attribute}={text}" for text in texts}
+    assert len({case_name(series) for series in found.values()}) == 2
+    for number, text in enumerate(texts):
+        one = fitting_series(found.values(), f"mr*{attribute}={text}", "source")
+        np.testing.assert_array_equal(read_series(one).array[0], array[number::2])
+        assert one.geometry.spacing[0] == 6.0
+    with pytest.raises(
+        DatasetError, match=r"2 series fit the source 'MR\*' .*narrow it by --source"
+    ):
+        fitting_series(found.values(), "MR*", "source")
+    with pytest.raises(DatasetError, match=f"one series is needed, but .*{attribute}="):
+        only_series(tmp_path)
+
+
+def test_echoes_at_one_place_with_magnitude_and_phase_are_four_acquisitions(tmp_path, rng):
+    kinds = [(time, kind) for time in (2, 90) for kind in "MP"]
+    arrays = rng.integers(0, 9, (4, 5, 6, 7))
+    for at, ((time, kind), array) in enumerate(zip(kinds, arrays, strict=True)):
+        how = {"EchoTime": time, "ImageType": ["ORIGINAL", "PRIMARY", kind]}
+        write_series(tmp_path, array, first=10 * at, SeriesInstanceUID="1.2.3", **how)
+    found = find_series(tmp_path).series
+    assert len(found) == 4
+    for (time, kind), array in zip(kinds, arrays, strict=True):
+        one = fitting_series(found, rf"*EchoTime={time}.0*\{kind}", "source")
+        np.testing.assert_array_equal(read_series(one).array[0], array)
 
 
 @PASSES
-def test_acquisitions_one_behind_the_other_are_one_volume(tmp_path, rng, attribute, values, listed):
+def test_acquisitions_one_behind_the_other_are_one_volume(tmp_path, rng, attribute, values, texts):
     array = rng.integers(0, 9, (8, 6, 7))
     for number, item in enumerate(two_passes(array, attribute, values, n_apart=4)):
         save(tmp_path / str(number), item)
@@ -385,6 +412,41 @@ def test_a_tilted_gantry_is_refused(tmp_path, array, degrees):
     write_series(tmp_path, array, direction=turned(degrees, 0), step=(0, 0, 3.0))
     message = problem_of(tmp_path)
     assert f"the gantry was tilted by {abs(degrees):.1f} degrees" in message
+    assert "--untilt resamples it to a plain grid" in message
+
+
+@pytest.mark.parametrize(("degrees", "turn"), [(1.5, 0), (15.0, 0), (-15.0, 0), (20.0, 30.0)])
+@pytest.mark.parametrize("step", [(0, 0, 3.0), (0.4, 0, 2.9)])
+def test_a_tilted_gantry_is_resampled_on_request(tmp_path, degrees, turn, step):
+    """A ramp in the patient is a ramp in every slice, and linear interpolation keeps it."""
+    slices = make_series(np.zeros((9, 16, 14)), direction=turned(degrees, turn), step=step)
+    ramp = np.array([4.0, -7.0, 9.0])
+    for number, item in enumerate(slices):
+        along_row, along_column = np.reshape(item.ImageOrientationPatient, (2, 3)).astype(float)
+        row, column = np.mgrid[:16, :14]
+        place = np.array(item.ImagePositionPatient, float)
+        place = place + column[..., None] * 1.25 * along_row + row[..., None] * 1.5 * along_column
+        item.PixelData = np.rint(20 * (place @ ramp)).astype("<i2").tobytes()
+        item.RescaleSlope, item.RescaleIntercept = 0.05, 0
+        save(tmp_path / str(number), item)
+    (series,) = find_series(tmp_path, untilt=True).series
+    volume = read_series(series)
+    assert volume.array.shape[1:] == volume.geometry.shape
+    lowest, n_inside = volume.array.min(), 0
+    for index in np.ndindex(volume.geometry.shape):
+        value, wanted = volume.array[0][index], float(place_of(volume, index) @ ramp)
+        if value > lowest + 40:  # not beside the slices, nor at their rim
+            n_inside += abs(value - wanted) < 0.2
+    assert n_inside > 0.75 * 9 * 16 * 14
+    for item in slices:  # every corner of every slice lies within the grid
+        for row, column in ((0, 0), (0, 13), (15, 0), (15, 13)):
+            along_row, along_column = np.reshape(item.ImageOrientationPatient, (2, 3)).astype(float)
+            corner = np.array(item.ImagePositionPatient, float)
+            corner = corner + column * 1.25 * along_row + row * 1.5 * along_column
+            origin, direction = lps_frame(volume.geometry)
+            voxel = (corner - origin) @ direction / volume.geometry.spacing[::-1]
+            assert (voxel > -0.01).all()
+            assert (voxel < np.array(volume.geometry.shape[::-1]) - 0.99).all()
 
 
 def test_a_tag_of_tilt_alone_does_not_hurt(tmp_path, array):

@@ -78,6 +78,7 @@ OPTIONAL = {
     "BurnedInAnnotation",
     "SliceLocation",
     "SpacingBetweenSlices",
+    "SourceImageSequence",
 }
 SAME_IN_THE_SOURCE = [
     "PatientName",
@@ -211,7 +212,8 @@ def test_the_descriptions_name_gdmnet_model_and_version(tmp_path, rng, hounsfiel
     write_ct_series(tmp_path / "ct", lps(hounsfield, series.geometry), series, MAKER)
     first = read(tmp_path / "ct")[0]
     version = gdmnet.__version__
-    assert first.SeriesDescription == f"gdmnet {version} Dataset510_MRtoCT gdm__3d_fullres"
+    assert first.SeriesDescription == "sCT of t1 vibe"
+    assert first.SeriesNumber == 1005
     for word in ("gdmnet", version, MAKER.model, MAKER.details, "modality MR", "Not for diagnosis"):
         assert word in first.DerivationDescription
     assert "resampled to an axial grid" in first.DerivationDescription  # pixels 1.5 x 1.25 mm
@@ -219,14 +221,28 @@ def test_the_descriptions_name_gdmnet_model_and_version(tmp_path, rng, hounsfiel
 
 
 def test_a_long_name_with_odd_letters_is_cut_to_what_dicom_takes(tmp_path, rng, hounsfield):
-    series = mr(tmp_path / "mr", rng)
+    text = {"SeriesDescription": "Schädel " * 8, "SpecificCharacterSet": "ISO_IR 100"}
+    series = mr(tmp_path / "mr", rng, **text)
     maker = Maker("Dataset510_Größe\\x " + "y" * 99, "z" * 2000)
     write_ct_series(tmp_path / "ct", lps(hounsfield, series.geometry), series, maker)
     first = read(tmp_path / "ct")[0]
-    assert first.SeriesDescription.startswith("gdmnet")
-    assert len(first.SeriesDescription) == 64
-    assert "Gr??e/x" in first.SeriesDescription
+    assert first.SeriesDescription == f"sCT of {'Schädel ' * 8}"[:64].rstrip()
+    assert "Gr??e/x" in first.DerivationDescription
     assert len(first.DerivationDescription) == 1024
+
+
+def test_each_slice_names_the_images_that_it_comes_from(tmp_path, rng):
+    series = mr(tmp_path / "mr", rng, direction=turned(), SeriesNumber=None)
+    images = [pydicom.dcmread(path).SOPInstanceUID for path in series.files]
+    volume = lps(np.zeros(SHAPE, np.float32), series.geometry)
+    for grid in ("source", "axial"):
+        write_ct_series(tmp_path / grid, volume, series, MAKER, grid=grid)
+        slices = read(tmp_path / grid)
+        assert slices[0].SeriesNumber == 1000
+        named = [[i.ReferencedSOPInstanceUID for i in s.SourceImageSequence] for s in slices]
+        assert named == ([[uid] for uid in images] if grid == "source" else [images] * len(slices))
+    kinds = {image.ReferencedSOPClassUID for image in slices[0].SourceImageSequence}
+    assert kinds == {pydicom.uid.MRImageStorage}
 
 
 DIRECTIONS = pytest.mark.parametrize(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from pathlib import Path
 
 import pytest
 
@@ -183,7 +185,39 @@ def test_a_file_without_a_channel_number_is_named_with_the_right_name(dataset):
 
 def test_another_image_format_is_named(dataset):
     _touch(dataset / "imagesTr", "c_0000.nii")
-    assert "not .nii.gz" in _complaints_about(dataset)["", "imagesTr/c_0000.nii"]
+    assert "not .nii.gz" in _complaints_about(dataset)["c", "imagesTr/c_0000.nii"]
+
+
+def test_capital_endings_are_read(dataset):
+    (dataset / "imagesTr/a_0000.nii.gz").rename(dataset / "imagesTr/a_0000.NII.GZ")
+    (dataset / "targetsTr/a.nii.gz").rename(dataset / "targetsTr/a.Nii.gz")
+    cases, complaints = _found(dataset)
+    assert complaints == []
+    assert cases[0].sources[0].name == "a_0000.NII.GZ"
+    assert cases[0].target.name == "a.Nii.gz"
+
+
+def test_what_looks_like_an_image_is_never_passed_over_in_silence(dataset):
+    images = dataset / "imagesTr"
+    _touch(images, "e_0000.hdr", "e_0000.img", "f_0000.mgz", "notes.pdf")
+    (images / "c_0000.nii.gz").symlink_to("/nowhere/c.nii.gz")
+    os.mkfifo(images / "p_0000.nii.gz")
+    (images / os.fsdecode(b"M\xfcller_0000.nii.gz")).touch()
+    complaints = _complaints_about(dataset)
+    assert "a link to a file that is not there" in complaints["c", "imagesTr/c_0000.nii.gz"]
+    assert "is not read; convert it to .nii.gz" in complaints["e", "imagesTr/e_0000.hdr"]
+    assert "is not read" in complaints["f", "imagesTr/f_0000.mgz"]
+    assert "is no file" in complaints["p", "imagesTr/p_0000.nii.gz"]
+    name = "M\\udcfcller_0000.nii.gz"
+    assert "not UTF-8; rename it" in complaints["M\\udcfcller", f"imagesTr/{name}"]
+    assert len(complaints) == 6
+
+
+def test_a_name_in_two_unicode_forms_is_named_as_such(dataset):
+    _touch(dataset / "imagesTr", "M\u00fcller_0000.nii.gz", "M\u00fcller_0001.nii.gz")
+    _touch(dataset / "targetsTr", "Mu\u0308ller.nii.gz")
+    complaints = _complaints_about(dataset)
+    assert "Unicode NFC and NFD" in complaints["Mu\u0308ller", "targetsTr/Mu\u0308ller.nii.gz"]
 
 
 def test_the_wrong_number_of_cases_is_named(dataset):
@@ -231,6 +265,11 @@ def test_inputs_for_prediction_are_sorted_by_name_with_channels_in_order(tmp_pat
         (["a_0000.nii.gz", "a_0001.nii.gz", "a_0002.nii.gz"], "too many"),
         (["a_0000.mha", "a_0001.mha"], r"a_0000.mha: the file ending is not .nii.gz.*1 more"),
         (["a.jpg"], "it holds .jpg files"),
+        (["patient_2021.nii.gz"], "rename it to patient_2021_0000.nii.gz"),
+        (
+            ["a_0000.nii.gz", "a_0001.nii.gz", "b_0000.NII.GZ", "b_0001.nii.gz", "c_0000.mgz"],
+            "in: 2 of 3 cases can be used; c, in/c_0000.mgz: this format is not read",
+        ),
     ],
 )
 def test_inputs_that_do_not_fit_are_refused_in_one_line(tmp_path, names, words):
@@ -238,6 +277,12 @@ def test_inputs_that_do_not_fit_are_refused_in_one_line(tmp_path, names, words):
     with pytest.raises(DatasetError, match=words) as caught:
         input_cases(tmp_path / "in", 2, ".nii.gz")
     assert "\n" not in str(caught.value)
+
+
+def test_the_folder_one_stands_in_has_no_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DatasetError, match=r"^\.: no image CASE_0000.nii.gz here"):
+        input_cases(Path(), 1, ".nii.gz")
 
 
 def test_a_missing_input_folder_is_refused(tmp_path):

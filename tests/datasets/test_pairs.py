@@ -45,6 +45,11 @@ def test_numbers_of_patients_are_no_channel_numbers(tmp_path):
         (("sub-01_T1w", "sub-02_T1w"), ("sub-01_CT", "sub-02_CT"), ["sub-01", "sub-02"]),
         (("MR_7", "MR_12"), ("CT_007", "CT_012"), ["MR_12", "MR_7"]),
         (("anna MR", "otto MR"), ("CT anna", "CT otto"), ["anna", "otto"]),
+        (
+            ("sub-01_T1w", "sub-02_run-2_T1w"),
+            ("sub-01_CT", "sub-02_run-2_CT"),
+            ["sub-01", "sub-02_run-2"],
+        ),
         (("p1_t1_t1", "p2_t1_t1"), ("p1_t2", "p2_t2"), ["p1_t", "p2_t"]),
     ],
 )
@@ -64,6 +69,26 @@ def test_who_belongs_to_whom_is_decided_by_the_word_that_differs(tmp_path):
     t = fill(tmp_path / "t", "CT_012.nii.gz", "CT_007.nii.gz")
     partners = {case.sources[0].name: case.target.name for case in match_folders([s], t).cases}
     assert partners == {"MR_7.nii.gz": "CT_007.nii.gz", "MR_12.nii.gz": "CT_012.nii.gz"}
+
+
+@pytest.mark.parametrize(
+    ("sources", "targets", "pair"),
+    [
+        (
+            ("sub-01_ses-02_T1w", "sub-03_ses-04_T1w"),
+            ("sub-02_ses-01_CT", "sub-03_ses-04_CT"),
+            "03",
+        ),
+        (("1A_MR", "2B_MR"), ("A1_CT", "2B_CT"), "2B"),
+    ],
+)
+def test_the_order_of_words_and_of_letters_against_digits_counts(tmp_path, sources, targets, pair):
+    s = fill(tmp_path / "s", *(f"{name}.nii.gz" for name in sources))
+    t = fill(tmp_path / "t", *(f"{name}.nii.gz" for name in targets))
+    found = match_folders([s], t)
+    assert [case.target.name for case in found.cases] == [f"{targets[1]}.nii.gz"]
+    assert pair in found.cases[0].sources[0].name
+    assert {path.name for path in found.lonely} == {f"{sources[0]}.nii.gz", f"{targets[0]}.nii.gz"}
 
 
 def test_images_without_a_partner_are_told(tmp_path):

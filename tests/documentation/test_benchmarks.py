@@ -8,6 +8,7 @@ import re
 import shlex
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -123,20 +124,38 @@ def test_method_study_makes_rows_of_one_start_and_goes_on(script, tmp_path, caps
     assert study.main([*words, "--rows", "regression"]) == 0
     before = {path: path.read_text("utf-8") for path in home.glob("rows/*/row.json")}
     assert not (home / "front.png").exists()  # two points are no curve
-    assert study.main([*words, "--rows", "dial_0.5"]) == 0  # of regression and pooled
+    made = ["pooled@0.5", "stretch_1", "pooled@0.5+finish_0.25"]
+    assert study.main([*words, "--rows", *made]) == 0  # of regression and pooled
     assert (home / "front.png").stat().st_size > 0
     assert len(before) == 2
     assert before == {path: path.read_text("utf-8") for path in before}
     rows = table(home / "table.md")
     header = rows.pop("Dataset999_Phantom, 2 + 2 steps")
-    assert list(rows) == ["base", "regression", "pooled", "dial_0.5"]
+    assert rows["at equal MAE"] == list(study.JUDGED.values())
+    rows = {name: cells for name, cells in rows.items() if len(cells) == len(header)}
+    assert list(rows) == ["base", "regression", "pooled", "pooled@0.5", made[2], "stretch_1"]
     figures = [cells[: header.index("s/step")] for cells in rows.values()]
-    assert len(set(map(tuple, figures))) == 4
+    assert len(set(map(tuple, figures))) == 6
     assert all("-" not in cells for cells in figures)
-    assert rows["dial_0.5"][header.index("s/step")] == "-"
+    assert rows["pooled@0.5"][header.index("s/step")] == "-"
     capsys.readouterr()
     assert study.main([*words[:-1], "3"]) == 2
     assert "its rows were made with" in capsys.readouterr().err
+
+
+def test_methods_are_compared_where_their_fronts_have_equal_error(script):
+    study = script("method_study")
+    found = {
+        name: {"mae": mae, "frechet_self": distance}
+        for name, mae, distance in (
+            ("regression", 10.0, 4.0), ("a", 9.9, 3.0), ("b", 10.1, 2.0), ("c", 10.3, 1.0),
+        )
+    }  # fmt: skip
+    at = partial(study.at_equal_error, found, ["regression", "a", "b", "c"], "frechet_self")
+    assert at(1.0) == pytest.approx(2.5 / 4)  # between a and b, not at regression itself
+    assert at(1.02) == pytest.approx(1.5 / 4)
+    assert at(1.05) is None  # not extrapolated
+    assert study.at_equal_error(found, ["regression", "d"], "frechet_self", 1.0) is None
 
 
 def test_the_front_never_mixes_matched_and_unmatched(script):

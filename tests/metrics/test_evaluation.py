@@ -10,8 +10,7 @@ from gdmnet.data.volume import read_volume, write_volume
 from gdmnet.errors import DatasetError, SettingError
 from gdmnet.geometry import Geometry
 from gdmnet.metrics.conventions import EvaluationSettings
-from gdmnet.metrics.evaluation import evaluate_folders
-from gdmnet.metrics.pairs import EvaluationFolders
+from gdmnet.metrics.evaluation import EvaluationFolders, evaluate_folders
 from gdmnet.metrics.plausibility import PLAUSIBILITY
 from gdmnet.metrics.score import METRICS, score
 from gdmnet.metrics.structures import score_structures
@@ -121,12 +120,23 @@ def test_all_missing_partners_are_listed_in_one_line(folders):
     (targets / "b.mha").unlink()
     (masks / "a.nrrd").unlink()
     with pytest.raises(DatasetError) as error:
-        evaluate((out, targets, masks))
+        evaluate((out, targets, masks), every_reference=True)
     text = str(error.value)
     assert f"{out}: no image of a" in text
     assert f"{targets}: no image of b" in text
     assert f"{masks}: no image of a" in text
     assert "\n" not in text
+
+
+def test_references_without_a_prediction_are_a_note_unless_all_are_asked_for(folders):
+    whole = evaluate(folders)
+    (folders[0] / "a.nii.gz").unlink()
+    part = evaluate(folders)
+    assert part.note == "1 of 2 references used: the others have no prediction"
+    assert part.cases == {"b": whole.cases["b"]}
+    assert whole.note is None
+    with pytest.raises(DatasetError, match="out: no image of a"):
+        evaluate(folders, every_reference=True)
 
 
 def test_unequal_grids_are_refused_before_anything_is_scored(folders):

@@ -29,3 +29,10 @@ def test_the_direction_is_said_in_words(metric, words):
 
 def test_metrics_without_a_title_are_called_by_their_name():
     assert (title_of("psnr"), title_of("mae_soft")) == ("PSNR [dB]", "mae soft")
+
+
+def test_errors_carry_the_unit_of_the_images():
+    assert title_of("mae", "HU") == "MAE [HU]"
+    assert title_of("bias_bone", "HU") == "bias bone [HU]"
+    assert title_of("gradient_w1", "HU") == "gradient w1 [HU/mm]"
+    assert title_of("ssim", "HU") == "SSIM"

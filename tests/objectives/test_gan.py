@@ -15,6 +15,7 @@ from objectives.small import (
 )
 from torch import nn
 
+from gdmnet.drifting.coordination import inner, norms
 from gdmnet.objectives.base import Batch
 from gdmnet.objectives.gan import Gan, build_gan, critic_loss, critic_rate, judged, square_loss
 from gdmnet.objectives.options import GanOptions
@@ -119,6 +120,23 @@ def test_the_critic_learns_to_tell_and_the_generator_to_please_it():
     moving = adam(generator)
     pleased = [loop_step(generator, gan, moving, 0, batch).metrics for _ in range(15)]
     assert pleased[-1]["adversarial"] < 0.8 * pleased[0]["adversarial"]
+
+
+def test_a_balanced_critic_has_no_norms_and_pulls_as_hard_as_it_is_told():
+    gan = build_gan(make_context(60, balance=0.3, critic_rate=2e-3))
+    kinds = [
+        {type(part).__name__ for part in objective.state.critic.modules()}
+        for objective in (gan, build_gan(make_context()))
+    ]
+    assert ["InstanceNorm" in kind for kind in kinds] == [False, True]
+    fixed, shares = small_generator(), []
+    for step in range(20):
+        batch = make_batch(step)
+        found = gan.descend(fixed, batch, torch.Generator()).cotangent
+        plain = build_regression(make_context()).descend(fixed, batch, torch.Generator()).cotangent
+        assert (inner(found, plain) >= norms(plain) ** 2 * (1 - 1e-4)).all()
+        shares.append(float((norms(found - plain) / norms(plain)).mean()))
+    assert 0.2 < sum(shares) / len(shares) < 0.4
 
 
 def test_the_rate_is_constant_and_then_falls_to_nothing():

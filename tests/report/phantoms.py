@@ -11,8 +11,7 @@ from gdmnet.data.case import Volume
 from gdmnet.data.volume import write_volume
 from gdmnet.geometry import Geometry, Shape
 from gdmnet.metrics.conventions import EvaluationSettings
-from gdmnet.metrics.evaluation import evaluate_folders
-from gdmnet.metrics.pairs import EvaluationFolders
+from gdmnet.metrics.evaluation import EvaluationFolders, evaluate_folders
 from gdmnet.report.cases import ReportCase
 from gdmnet.report.page import ReportPage, render
 from gdmnet.report.provenance import Origin

@@ -43,13 +43,10 @@ def test_places_are_of_the_mean_over_the_methods(view):
 
 def test_the_table_has_a_column_a_method_and_the_charts_one_part(html):
     heads = re.findall(r"<th [^>]+><button [^>]*>([^<]+)</button>", html)
-    assert heads[2:5] == [f"MAE: {m}" for m in ("gdm", "regression &lt;b&gt;", "flow, 4 steps")]
+    names = ["gdm", "regression &lt;b&gt;", "flow, 4 steps"]
+    assert heads[2:5] == [f"MAE [HU]: {name}" for name in names]
     assert html.count("<h4>Histograms</h4>") == 1
-    assert re.findall(r"<summary>(.+?) against the target", html) == [
-        "gdm",
-        "regression &lt;b&gt;",
-        "flow, 4 steps",
-    ]
+    assert re.findall(r"<summary>(.+?) against the target", html) == names
 
 
 def test_the_methods_stand_above_the_pictures_and_are_linked(html):

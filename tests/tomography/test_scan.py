@@ -1,10 +1,11 @@
 import json
+import os
 
 import numpy as np
 import pytest
 
 from gdmnet import codec
-from gdmnet.errors import DatasetError, OutputError
+from gdmnet.errors import DatasetError, GdmnetError, OutputError, SettingError
 from gdmnet.geometry import Geometry
 from gdmnet.tomography.scan import (
     Acquisition,
@@ -19,6 +20,7 @@ from gdmnet.tomography.scan import (
 )
 
 GRID = Grid((20, 30), (2.0, 1.5))
+ACQUISITION = Acquisition(Scan(4, 180.0, Detector(5, 1.0)), Geometry((2, 3, 3), (2.0, 1.0, 1.0)))
 
 
 def test_the_end_of_the_arc_is_no_view():
@@ -91,29 +93,72 @@ def test_a_source_inside_the_slice_is_refused():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"n_views": 0}, "at least one view"),
-        ({"detector": Detector(1, 1.0)}, "two detector bins"),
-        ({"arc": 0.0}, "arc is 0 degrees"),
-        ({"arc": 400.0}, "arc is 400 degrees"),
-        ({"detector": Detector(5, -1.0)}, "must be positive"),
-        ({"source_distance": 0.0}, "must be positive"),
-        ({"detector": Detector(5, 1.0, "round")}, "'round': choose flat or curved"),
+        ({"n_views": 0}, "n_views must be at least 1 and"),
+        ({"n_views": 10**11}, r"n_views must be .* at most 10000, not"),
+        ({"arc": 0.0}, "arc must be above 0"),
+        ({"arc": 400.0}, r"arc must be .* at most 360"),
+        ({"source_distance": 0.0}, "source_distance must be at least 1 "),
         ({"detector": Detector(5, 1.0, "curved")}, "parallel beam has a flat detector"),
         ({"detector_distance": 900.0}, "parallel beam has a flat detector"),
         ({"detector": Detector(999, 1.0, "curved"), "source_distance": 100.0}, "behind the source"),
     ],
 )
 def test_impossible_scans_are_refused_in_words(options, words):
-    with pytest.raises(DatasetError, match=words):
+    with pytest.raises(GdmnetError, match=words):
         Scan(**{"n_views": 4, "arc": 180.0, "detector": Detector(5, 1.0), **options})
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ((1, 1.0), "n_bins must be at least 2 "),
+        ((10**12, 1.0), r"n_bins must be .* at most 10000"),
+        ((5, -1.0), r"pitch must be at least 0\.001 "),
+        ((5, 1e-300), r"pitch must be at least 0\.001"),
+        ((5, float("nan")), "pitch"),
+        ((5, 1.0, "round"), "'round' is unknown; take one of flat, curved"),
+        ((5, 1.0, "flat", float("inf")), "offset"),
+    ],
+)
+def test_impossible_detectors_are_refused_in_words(values, words):
+    with pytest.raises(SettingError, match=words):
+        Detector(*values)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("scan.n_views", 10**11),
+        ("scan.start", 1e300),
+        ("scan.detector.n_bins", 2**31),
+        ("scan.detector.offset", 1e12),
+        ("grid.shape", [1, 2**31, 2]),
+        ("grid.shape", [0, 3, 3]),
+        ("grid.spacing", [1.0, 1e-12, 1.0]),
+        ("grid.spacing", [1.0, 1e12, 1.0]),
+        ("grid.itk_origin", [1e400, 0, 0]),
+        ("grid.itk_direction", [0] * 9),
+        ("grid.itk_direction", [1, 0, 0]),
+        ("grid.axes", [0, 0, 7]),
+        ("mu_water", 1e-40),
+    ],
+)
+def test_a_geometry_that_would_exhaust_or_crash_is_refused_where_it_is_read(tmp_path, path, value):
+    data = codec.encode(ACQUISITION)
+    *parents, key = path.split(".")
+    place = data
+    for name in parents:
+        place = place[name]
+    place[key] = value
+    (tmp_path / "scan.json").write_text(json.dumps(data))
+    with pytest.raises(DatasetError, match=r"scan\.json") as told:
+        load_acquisition(tmp_path / "scan.json")
+    assert "\n" not in str(told.value)
 
 
 def test_a_scan_goes_to_json_and_back():
     scan = Scan(7, 200.0, Detector(9, 1.25, "curved", 0.25), 595.0, 1085.6, 3.0)
     assert codec.decode(Scan, codec.encode(scan)) == scan
-
-
-ACQUISITION = Acquisition(Scan(4, 180.0, Detector(5, 1.0)), Geometry((2, 3, 3), (2.0, 1.0, 1.0)))
 
 
 def test_an_acquisition_comes_back_from_its_file(tmp_path):
@@ -138,7 +183,10 @@ def test_a_short_file_suffices(tmp_path):
     ("change", "words"),
     [
         ({"scan": {"n_views": 4, "arc": 180}}, r"scan\.detector: this key is missing"),
-        ({"scan": {"n_views": 4, "arc": 500, "detector": {"n_bins": 5, "pitch": 1}}}, "500 deg"),
+        (
+            {"scan": {"n_views": 4, "arc": 500, "detector": {"n_bins": 5, "pitch": 1}}},
+            "at most 360",
+        ),
         ({"schema": 9}, "schema 9"),
         ({"speed": 1}, r"\.speed: unknown key"),
     ],
@@ -182,6 +230,7 @@ def test_a_single_slice_may_lack_its_axis(tmp_path, rng):
     [
         (np.zeros((2, 5, 4)), r"\(2, 5, 4\), but its geometry says \(2, 4, 5\)"),
         (np.full((2, 4, 5), np.nan), "NaN"),
+        (np.full((2, 4, 5), 1e300), "no line integral has"),
         (np.array(["a"]), "exactly one array of numbers"),
     ],
 )
@@ -193,6 +242,7 @@ def test_wrong_sinograms_are_refused(tmp_path, array, words):
 
 def test_what_is_no_array_is_refused(tmp_path):
     (tmp_path / "text.npy").write_text("no array")
+    os.mkfifo(tmp_path / "pipe.npy")
     (tmp_path / "broken.npz").write_bytes(b"PK\x03\x04 broken")
     np.savez(tmp_path / "two.npz", a=np.zeros(3), b=np.zeros(3))
     for name, words in (
@@ -200,6 +250,7 @@ def test_what_is_no_array_is_refused(tmp_path):
         ("broken.npz", "not a .npy or .npz"),
         ("two.npz", "exactly one array"),
         ("none.npy", "file not found"),
+        ("pipe.npy", "file not found"),
     ):
         with pytest.raises(DatasetError, match=words):
             load_sinogram(tmp_path / name, ACQUISITION)

@@ -1,0 +1,269 @@
+"""What lies beside DICOM series: contours drawn on them (RTSTRUCT) and registrations (REG)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from skimage.draw import polygon
+
+from gdmnet.data.case import Series, Volume
+from gdmnet.data.dicom_file import quiet_pydicom
+from gdmnet.errors import DatasetError
+from gdmnet.geometry import Geometry, nearest_lps, to_lps
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+_BESIDE = 0.1  # of the slice distance: a contour further from its slice lies on another grid
+_NOT_RIGID = 1e-3  # of a rotation's cosines
+_SAME = 0.1  # mm, by which two registrations of the same frames may differ at the origin
+
+
+@dataclass(frozen=True)
+class Structure:
+    """One drawn structure.
+
+    Attributes:
+        file: of the structure set.
+        name: ROIName.
+        frame: FrameOfReferenceUID, in which the points are.
+        series: SeriesInstanceUIDs of the images that it was drawn on, if the file says so.
+        contours: closed polygons (n, 3) in mm, LPS, each in the plane of one slice.
+    """
+
+    file: Path
+    name: str
+    frame: str
+    series: tuple[str, ...]
+    contours: tuple[NDArray, ...]
+
+
+@dataclass(frozen=True)
+class DrawnRegions:
+    """Regions as an image: labels on the grid of the series that they were drawn on.
+
+    Attributes:
+        files: structure sets.
+        patterns: label 1 has the structures whose names fit the first pattern, and so on; a later
+            label lies above an earlier one.
+        series: on whose slices the contours lie.
+        geometry: of that series, registered where the pair is.
+    """
+
+    files: tuple[Path, ...]
+    patterns: tuple[str, ...]
+    series: Series
+    geometry: Geometry
+
+
+def read_structures(path: Path) -> list[Structure]:
+    """The structures of a structure set that have closed contours.
+
+    Raises:
+        DatasetError: the file cannot be read.
+    """
+    try:
+        item = _read(path)
+        places = {roi.ReferencedROINumber: roi for roi in item.get("ROIContourSequence", ())}
+        found = []
+        for roi in item.get("StructureSetROISequence", ()):
+            contours = [
+                np.array(contour.ContourData, float).reshape(-1, 3)
+                for contour in getattr(places.get(roi.ROINumber), "ContourSequence", ())
+                if contour.ContourGeometricType.startswith("CLOSED_PLANAR")
+            ]
+            frame = str(roi.get("ReferencedFrameOfReferenceUID", ""))
+            if contours:
+                drawn = tuple(_series_of(item, frame))
+                name = str(roi.get("ROIName", ""))
+                found.append(Structure(path, name, frame, drawn, tuple(contours)))
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise DatasetError(f"{path}: a structure set that cannot be read; export it anew") from None
+    return found
+
+
+def is_called(structure: Structure, pattern: str) -> bool:
+    """Whether a structure's name fits a pattern, in any case; "BODY|EXTERNAL" is either."""
+    name = structure.name.strip().casefold()
+    return any(fnmatchcase(name, part.strip().casefold()) for part in pattern.split("|"))
+
+
+def slices_without(structure: Structure, series: Series) -> list[int]:
+    """Numbers, from 1, of the slices between those of its contours that have none."""
+    drawn = {number for number, _ in _indices(structure, series) or ()}
+    return [n + 1 for n in range(min(drawn, default=0), max(drawn, default=0)) if n not in drawn]
+
+
+def series_drawn_on(structure: Structure, candidates: Iterable[Series]) -> Series:
+    """The series on whose slices a structure was drawn.
+
+    Raises:
+        DatasetError: none lies in its frame of reference, or has its slices.
+    """
+    sound = [series for series in candidates if series.geometry is not None]
+    same = [series for series in sound if structure.frame and series.frame == structure.frame]
+    if not same:
+        raise DatasetError(
+            f"{structure.name} of {structure.file.name} was drawn in the frame of reference of none"
+            " of the series"
+        )
+    for series in sorted(same, key=lambda series: series.uid not in structure.series):
+        if _indices(structure, series) is not None:
+            return series
+    raise DatasetError(
+        f"{structure.name} of {structure.file.name} does not lie on the slices of"
+        f" {' or '.join(series.label for series in same)}; export the series that it was drawn on"
+    )
+
+
+def read_regions(regions: DrawnRegions) -> Volume:
+    """Labels, float32 (1, z, y, x) in LPS, 0 where nothing was drawn.
+
+    A voxel is inside where its centre is. Contours of a structure in one slice that lie in each
+    other are its holes; several beside each other are its parts.
+
+    Raises:
+        DatasetError: a file cannot be read, or a contour does not lie on the series' slices.
+    """
+    own = regions.series.geometry
+    assert own is not None
+    structures = [item for path in regions.files for item in read_structures(path)]
+    labels = np.zeros(_stored_shape(own), np.float32)
+    for label, pattern in enumerate(regions.patterns, start=1):
+        for structure in structures:
+            if is_called(structure, pattern):
+                labels[_inside(structure, regions.series)] = label
+    # The stored order is the same on the registered grid; only its place in the patient differs.
+    return Volume(to_lps(labels, regions.geometry)[None], regions.geometry)
+
+
+def registration_between(files: Sequence[Path], moving: Series, fixed: Series) -> NDArray | None:
+    """The rigid registration (4, 4) of points in one series' frame into another's, in mm.
+
+    Args:
+        files: Spatial Registration objects.
+        moving: whose points are mapped.
+        fixed: into whose frame.
+
+    Returns:
+        None where no file links the two frames.
+
+    Raises:
+        DatasetError: a file cannot be read, several contradict each other, or it is not rigid.
+    """
+    found: dict[Path, NDArray] = {}
+    for path in files:
+        frames = _read_registration(path)
+        if moving.frame in frames and fixed.frame in frames:
+            found[path] = np.linalg.inv(frames[fixed.frame]) @ frames[moving.frame]
+    for path, matrix in found.items():
+        turn = matrix[:3, :3]
+        if np.abs(turn @ turn.T - np.eye(3)).max() > _NOT_RIGID or np.linalg.det(turn) < 0:
+            raise DatasetError(f"{path.name}: is no rigid registration; give a rigid one")
+        first = next(iter(found))
+        if np.abs(matrix - found[first]).max() > _SAME:
+            raise DatasetError(
+                f"{first.name} and {path.name} register {moving.label} in two ways; move one away"
+            )
+    return next(iter(found.values()), None)
+
+
+def registered_geometry(old: Geometry, matrix: NDArray) -> Geometry:
+    """A grid at its place in another frame of reference: no voxel is interpolated.
+
+    Args:
+        old: the grid as it is.
+        matrix: (4, 4) rigid, of its points into the other frame, in mm.
+    """
+    direction = matrix[:3, :3] @ np.reshape(old.itk_direction, (3, 3))
+    cosines = tuple(float(cosine) for cosine in direction.ravel())
+    x, y, z = (matrix[:3, :3] @ old.itk_origin + matrix[:3, 3]).tolist()
+    axes, flips = nearest_lps(cosines)
+    shape, spacing = _stored_shape(old), old.itk_spacing[::-1]
+    return Geometry(
+        shape=(shape[axes[0]], shape[axes[1]], shape[axes[2]]),
+        spacing=(spacing[axes[0]], spacing[axes[1]], spacing[axes[2]]),
+        itk_origin=(x, y, z),
+        itk_direction=cosines,
+        axes=axes,
+        flips=flips,
+    )
+
+
+def _read(path: Path) -> Dataset:
+    from pydicom import dcmread
+
+    try:
+        with quiet_pydicom():
+            return dcmread(path, force=True)
+    except Exception:  # noqa: BLE001 - on unsound files pydicom trips over whatever comes
+        raise DatasetError(f"{path}: cannot be read; export it anew") from None
+
+
+def _series_of(item: Dataset, frame: str) -> Iterable[str]:
+    """The series that a structure set refers to in a frame of reference."""
+    for place in item.get("ReferencedFrameOfReferenceSequence", ()):
+        if place.get("FrameOfReferenceUID", "") == frame:
+            for study in place.get("RTReferencedStudySequence", ()):
+                for series in study.get("RTReferencedSeriesSequence", ()):
+                    yield str(series.get("SeriesInstanceUID", ""))
+
+
+def _stored_shape(geometry: Geometry) -> tuple[int, int, int]:
+    """Slices, rows, columns as they lie in the files."""
+    slices, rows, columns = (geometry.shape[axis] for axis in np.argsort(geometry.axes))
+    return slices, rows, columns
+
+
+def _indices(structure: Structure, series: Series) -> list[tuple[int, NDArray]] | None:
+    """Slice number and points (n, 2) in rows and columns of each contour; None if one is beside."""
+    grid = series.geometry
+    assert grid is not None
+    direction = np.reshape(grid.itk_direction, (3, 3))
+    found = []
+    for points in structure.contours:
+        index = (points - grid.itk_origin) @ direction / grid.itk_spacing  # column, row, slice
+        number = round(float(index[:, 2].mean()))
+        is_there = 0 <= number < _stored_shape(grid)[0]
+        if not is_there or np.abs(index[:, 2] - number).max() > _BESIDE:
+            return None
+        found.append((number, index[:, 1::-1]))
+    return found
+
+
+def _inside(structure: Structure, series: Series) -> NDArray:
+    """Where a structure is, bool (slices, rows, columns) as in the files of the series."""
+    assert series.geometry is not None
+    contours = _indices(structure, series)
+    if contours is None:
+        raise DatasetError(
+            f"{structure.file}: {structure.name} does not lie on the slices of {series.label}"
+        )
+    inside = np.zeros(_stored_shape(series.geometry), bool)
+    for number, points in contours:
+        inside[number][polygon(points[:, 0], points[:, 1], inside.shape[1:])] ^= True
+    return inside
+
+
+def _read_registration(path: Path) -> dict[str, NDArray]:
+    """Frame of reference -> matrix (4, 4) of its points into the registered space."""
+    try:
+        item = _read(path)
+        found = {str(item.get("FrameOfReferenceUID", "")): np.eye(4)}
+        for entry in item.get("RegistrationSequence", ()):  # deformable ones have none
+            matrix = np.eye(4)
+            for registration in entry.get("MatrixRegistrationSequence", ()):
+                for step in registration.MatrixSequence:  # applied one after the other
+                    values = np.array(step.FrameOfReferenceTransformationMatrix, float)
+                    matrix = values.reshape(4, 4) @ matrix
+            found[str(entry.get("FrameOfReferenceUID", ""))] = matrix
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise DatasetError(f"{path}: a registration that cannot be read; export it anew") from None
+    found.pop("", None)
+    return found
