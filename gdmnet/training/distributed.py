@@ -203,9 +203,10 @@ def run_together(function: Callable[..., None], n_processes: int, *args: object)
 def _failure(processes: Sequence[BaseProcess], error: Path, problem: Exception) -> GdmnetError:
     """What ended the training: a killed process, rather than what that did to the others."""
     for rank, process in enumerate(processes):
-        if (process.exitcode or 0) < 0 and process.exitcode != -signal.SIGTERM:  # that is ours
+        number = -(process.exitcode or 0)
+        if number > 0 and number != signal.SIGTERM:  # which ends the others
             return TrainingError(
-                f"training process {rank} was killed by signal {-process.exitcode}; most often"
+                f"training process {rank} was killed by signal {number}; most often"
                 " memory ran out: use fewer devices or a smaller patch; go on with --continue"
             )
     if error.is_file():
