@@ -137,3 +137,42 @@ def make_other(sop_class: str, modality: str) -> Dataset:
     item.SOPClassUID, item.SOPInstanceUID, item.Modality = sop_class, new_uid(), modality
     item.PatientName = "Doe^Jane"
     return item
+
+
+def make_structures(structures: dict, frame: str, series: str = "") -> Dataset:
+    """An RTSTRUCT: name -> contours, each a list of points (x, y, z) in mm."""
+    item = make_other("1.2.840.10008.5.1.4.1.1.481.3", "RTSTRUCT")
+    place, study, images = Dataset(), Dataset(), Dataset()
+    place.FrameOfReferenceUID, images.SeriesInstanceUID = frame, series
+    study.RTReferencedSeriesSequence = [images]
+    place.RTReferencedStudySequence = [study]
+    item.ReferencedFrameOfReferenceSequence = [place]
+    item.StructureSetROISequence, item.ROIContourSequence = [], []
+    for number, (name, contours) in enumerate(structures.items(), start=1):
+        roi, drawn = Dataset(), Dataset()
+        roi.ROINumber, roi.ROIName, roi.ReferencedFrameOfReferenceUID = number, name, frame
+        drawn.ReferencedROINumber, drawn.ContourSequence = number, []
+        for points in contours:
+            contour = Dataset()
+            contour.ContourGeometricType = "CLOSED_PLANAR"
+            contour.NumberOfContourPoints = len(points)
+            contour.ContourData = [round(float(value), 3) for value in np.ravel(points)]
+            drawn.ContourSequence.append(contour)
+        item.StructureSetROISequence.append(roi)
+        item.ROIContourSequence.append(drawn)
+    return item
+
+
+def make_registration(frames: dict) -> Dataset:
+    """A REG object: frame of reference -> matrix (4, 4) into the first one's space."""
+    item = make_other("1.2.840.10008.5.1.4.1.1.66.1", "REG")
+    item.FrameOfReferenceUID = next(iter(frames))
+    item.RegistrationSequence = []
+    for frame, matrix in frames.items():
+        entry, registration, step = Dataset(), Dataset(), Dataset()
+        step.FrameOfReferenceTransformationMatrixType = "RIGID"
+        step.FrameOfReferenceTransformationMatrix = [f"{value:.10g}" for value in np.ravel(matrix)]
+        registration.MatrixSequence = [step]
+        entry.FrameOfReferenceUID, entry.MatrixRegistrationSequence = frame, [registration]
+        item.RegistrationSequence.append(entry)
+    return item

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -110,7 +111,9 @@ def run(
     """
     from gdmnet.data.check import check_dataset
     from gdmnet.data.raw import read_description, test_cases, training_cases
-    from gdmnet.datasets.soundness import LIMITS, DatasetCheck, draw_pair, examine_dataset
+    from gdmnet.datasets.pair_picture import draw_pair
+    from gdmnet.datasets.registration import undo
+    from gdmnet.datasets.soundness import LIMITS, DatasetCheck, examine_dataset
     from gdmnet.report.picture import save_picture
 
     name = resolve_dataset(dataset, roots.raw)
@@ -128,7 +131,10 @@ def run(
         picture.unlink()
     for case, found in zip(files, facts, strict=True):
         if found.flags and found.overlap is not None:  # readable
-            save_picture(draw_pair(case, found, description), output / f"{case.identifier}.png")
+            motions = [own.motion for own in found.alignments[:1]]
+            moved = partial(undo, motions[0]) if motions else None
+            drawn = draw_pair(case, description, found.flags[0], moved)
+            save_picture(drawn, output / f"{case.identifier}.png")
     codec.save(check, output / CHECK_JSON)
     return check, files, output
 

@@ -127,6 +127,26 @@ def _dicom_parser() -> CommandParser:
     )
     _add_resample(parser)
     parser.add_argument(
+        "--register",
+        choices=("rigid",),
+        help="find out how series of two frames of reference lie, where no REG object says so",
+    )
+    parser.add_argument(
+        "--untilt", action="store_true", help="resample CTs of a tilted gantry to a plain grid"
+    )
+    parser.add_argument(
+        "--body-roi",
+        metavar="NAME",
+        help="the structure (RTSTRUCT) that becomes the body mask, such as 'BODY|EXTERNAL'",
+    )
+    parser.add_argument(
+        "--regions",
+        type=lambda text: tuple(name.strip() for name in text.split(",") if name.strip()),
+        default=(),
+        metavar="NAME,...",
+        help="structures that become label files, such as 'PTV*,Bladder'",
+    )
+    parser.add_argument(
         "--mapping",
         type=Path,
         metavar="FILE",
@@ -216,8 +236,16 @@ def main(argv: list[str] | None = None) -> int:
 def _find_dicom(args: argparse.Namespace) -> FoundCases:
     from gdmnet.datasets.dicom_pairs import SeriesChoice, find_pairs, make_conversion, mapping
 
-    choice = SeriesChoice(tuple(args.source), args.target, args.resample)
-    found = find_pairs(args.inputs, choice)
+    choice = SeriesChoice(
+        tuple(args.source),
+        args.target,
+        args.resample,
+        register=args.register is not None,
+        untilt=args.untilt,
+        body=args.body_roi,
+        regions=args.regions,
+    )
+    found = find_pairs(args.inputs, choice, n_processes=args.n_processes)
     left = ", ".join(f"{what} ({count})" for what, count in sorted(found.skipped.items()))
     notes = [*([f"left aside: {left}"] if left else []), *found.notes]
     rows = [("case", "folder", "source", "target", "grids"), *map(_dicom_row, found.pairs)]

@@ -36,10 +36,11 @@ def build_parser() -> argparse.ArgumentParser:
     parser = new_parser(__doc__ or "", _EPILOG)
     for option, name, text in (
         ("-p", "predictions", "predictions, one image a case"),
-        ("-r", "references", "references of the same names"),
+        ("-r", "references", "references of the same names; or a tree of DICOM series"),
         ("--masks", "masks", "masks: where errors count (default: the body, computed)"),
         ("--seg-pred", "seg_pred", "segmentations of the predictions: adds Dice and HD95"),
         ("--seg-ref", "seg_ref", "segmentations of the references, same labels"),
+        ("--regions", "regions", "label files: MAE and bias, and depths, of each label"),
     ):
         needed = name in ("predictions", "references")
         parser.add_argument(option, dest=name, type=Path, required=needed, metavar="DIR", help=text)
@@ -82,7 +83,15 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Entry point of gdm_evaluate."""
     args = build_parser().parse_args(argv)
-    return guarded(lambda: _evaluate(args))
+
+    def body() -> int:
+        from gdmnet.data.dicom_partners import partner_folders
+
+        with partner_folders(args.predictions, None, args.references, print) as (_, references):
+            args.references = references
+            return _evaluate(args)
+
+    return guarded(body)
 
 
 def _evaluate(args: argparse.Namespace) -> int:
@@ -90,7 +99,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     from gdmnet.metrics.summary import as_csv
 
     labels = _both(args.seg_pred, args.seg_ref)
-    folders = EvaluationFolders(args.predictions, args.references, args.masks, labels)
+    folders = EvaluationFolders(args.predictions, args.references, args.masks, labels, args.regions)
     settings = make_settings(EvaluationSettings, given_settings(args, EvaluationSettings))
     judge = _judge_settings(args)
     if judge is not None and judge.encoder is not None:

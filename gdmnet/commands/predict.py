@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gdmnet.cluster import chosen_part
 from gdmnet.commands.terminal import (
     add_nifti_option,
     add_root_options,
@@ -30,9 +31,9 @@ _EPILOG = """example:
 One finished model under the results is found by itself; dataset, -c, --objective and -f narrow the
 choice where there are several, and -m names a model's folder directly."""
 _GENERAL = ("device", "overwrite", "uncertainty", "n_threads", "num_parts", "part_id")
-_HOW = ("checkpoint", "step_size", "tta", "ensemble", "realism")
+_HOW = ("checkpoint", "step_size", "tta", "ensemble", "realism", "mixed_folds")
 _SAMPLING = ("steps", "sampler", "seed")
-_DICOM = ("source", "dicom_out", "dicom_grid", "dicom_template")
+_DICOM = ("source", "untilt", "dicom_out", "dicom_grid", "dicom_template")
 _SINOGRAMS = ("data_consistency", "sinograms")
 
 
@@ -46,11 +47,18 @@ class PredictionOptions(Settings):
         False, "write OUT/uncertainty too: how far folds, mirrored copies and windows lie apart"
     )
     n_threads: int = setting(1, "cases to read and prepare ahead", least=1, flag="-np")
-    num_parts: int = setting(1, "processes or machines that share the cases", least=1)
-    part_id: int = setting(0, "which part this one does, from 0 to N - 1", least=0, metavar="K")
+    num_parts: int | None = setting(
+        None,
+        "processes that share the cases (default: of torchrun, srun or a SLURM array)",
+        least=1,
+    )
+    part_id: int | None = setting(
+        None, "which part this one does, from 0 to N - 1", least=0, metavar="K"
+    )
     source: tuple[str, ...] = setting(
         (), "series to take, a pattern a channel, as gdm_convert dicom has", metavar="PATTERN"
     )
+    untilt: bool = setting(False, "resample CTs of a tilted gantry to a plain grid")
     dicom_out: bool = setting(
         False, "write OUT/CASE_dicom too: a CT series of the source's patient, study and frame"
     )
@@ -164,13 +172,14 @@ def run(
     if translator.training is None:
         unknown = "no fingerprint.json in the model: inputs are not compared with the training data"
         print(unknown, file=sys.stderr)
-    cases = find_cases(inputs, translator.plan, options.source)
+    cases = find_cases(inputs, translator.plan, options.source, untilt=options.untilt)
     if any(case.series for case in cases) and output.resolve().is_relative_to(inputs.resolve()):
         raise OutputError(f"{output}: lies among the scans; give another folder by -o")
     if options.data_consistency:
         translator = with_data_consistency(translator, cases, options.sinograms)
     export = Export(options.dicom_grid or "axial", options.dicom_template)
     templates = find_templates(cases, translator, export) if options.dicom_out else {}
+    part_id, n_parts = chosen_part(options.num_parts, options.part_id)
     result = predict_folder(
         translator,
         cases,
@@ -178,8 +187,8 @@ def run(
         overwrite=options.overwrite,
         uncertainty=options.uncertainty,
         n_threads=options.n_threads,
-        n_parts=options.num_parts,
-        part_id=options.part_id,
+        n_parts=n_parts,
+        part_id=part_id,
     )
     if options.dicom_out:
         there = {*result.predicted, *result.skipped}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -72,7 +72,7 @@ def read_structures(path: Path) -> list[Structure]:
         item = _read(path)
         places = {roi.ReferencedROINumber: roi for roi in item.get("ROIContourSequence", ())}
         found = []
-        for roi in item.StructureSetROISequence:
+        for roi in item.get("StructureSetROISequence", ()):
             contours = [
                 np.array(contour.ContourData, float).reshape(-1, 3)
                 for contour in getattr(places.get(roi.ROINumber), "ContourSequence", ())
@@ -92,6 +92,12 @@ def is_called(structure: Structure, pattern: str) -> bool:
     """Whether a structure's name fits a pattern, in any case; "BODY|EXTERNAL" is either."""
     name = structure.name.strip().casefold()
     return any(fnmatchcase(name, part.strip().casefold()) for part in pattern.split("|"))
+
+
+def slices_without(structure: Structure, series: Series) -> list[int]:
+    """Numbers, from 1, of the slices between those of its contours that have none."""
+    drawn = {number for number, _ in _indices(structure, series) or ()}
+    return [n + 1 for n in range(min(drawn, default=0), max(drawn, default=0)) if n not in drawn]
 
 
 def series_drawn_on(structure: Structure, candidates: Iterable[Series]) -> Series:
@@ -168,22 +174,19 @@ def registration_between(files: Sequence[Path], moving: Series, fixed: Series) -
     return next(iter(found.values()), None)
 
 
-def registered(series: Series, matrix: NDArray, frame: str) -> Series:
-    """A sound series at its place in another frame of reference: no voxel is interpolated.
+def registered_geometry(old: Geometry, matrix: NDArray) -> Geometry:
+    """A grid at its place in another frame of reference: no voxel is interpolated.
 
     Args:
-        series: to be moved.
+        old: the grid as it is.
         matrix: (4, 4) rigid, of its points into the other frame, in mm.
-        frame: FrameOfReferenceUID of the other frame.
     """
-    old = series.geometry
-    assert old is not None
     direction = matrix[:3, :3] @ np.reshape(old.itk_direction, (3, 3))
     cosines = tuple(float(cosine) for cosine in direction.ravel())
     x, y, z = (matrix[:3, :3] @ old.itk_origin + matrix[:3, 3]).tolist()
     axes, flips = nearest_lps(cosines)
     shape, spacing = _stored_shape(old), old.itk_spacing[::-1]
-    geometry = Geometry(
+    return Geometry(
         shape=(shape[axes[0]], shape[axes[1]], shape[axes[2]]),
         spacing=(spacing[axes[0]], spacing[axes[1]], spacing[axes[2]]),
         itk_origin=(x, y, z),
@@ -191,7 +194,6 @@ def registered(series: Series, matrix: NDArray, frame: str) -> Series:
         axes=axes,
         flips=flips,
     )
-    return replace(series, geometry=geometry, frame=frame)
 
 
 def _read(path: Path) -> Dataset:
@@ -254,7 +256,7 @@ def _read_registration(path: Path) -> dict[str, NDArray]:
     try:
         item = _read(path)
         found = {str(item.get("FrameOfReferenceUID", "")): np.eye(4)}
-        for entry in item.RegistrationSequence:
+        for entry in item.get("RegistrationSequence", ()):  # deformable ones have none
             matrix = np.eye(4)
             for registration in entry.get("MatrixRegistrationSequence", ()):
                 for step in registration.MatrixSequence:  # applied one after the other

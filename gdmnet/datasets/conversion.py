@@ -17,34 +17,44 @@ from gdmnet import __version__, codec
 from gdmnet.arrays.normalise import scheme_of
 from gdmnet.data.case import Series, Volume
 from gdmnet.data.dicom import grid_of, read_series
+from gdmnet.data.dicom_objects import DrawnRegions, read_regions
 from gdmnet.data.raw import Description, files_to_write, write_description
 from gdmnet.data.regrid import regrid, share_inside
 from gdmnet.data.volume import read_geometry, read_volume, write_volume
+from gdmnet.datasets.pair_picture import draw_pair
 from gdmnet.errors import DatasetError
 from gdmnet.files import lock, whole_folder
 from gdmnet.folders import SPLITS_JSON, dataset_names
 from gdmnet.geometry import Geometry, grid_difference
 from gdmnet.parallel import map_cases
+from gdmnet.report.picture import save_picture
 
 FILE_ENDING = ".nii.gz"
-Image = Path | Series
-"""A file, or a DICOM series."""
+REGIONS = "regions"  # Tr and Ts: label files for the evaluation
+REGISTERED = "registered"  # folder of the pictures
+Image = Path | Series | DrawnRegions
+"""A file, a DICOM series, or contours that were drawn on one."""
 _AIR = -1024.0  # HU outside of a CT
 
 
 @dataclass(frozen=True)
 class CaseImages:
-    """The images of one case: a source a channel, in channel order; test cases have no target."""
+    """The images of one case: a source a channel, in channel order; test cases have no target.
+
+    `regions` are labels for the evaluation, which no training reads.
+    """
 
     identifier: str
     sources: tuple[Image, ...]
     target: Image | None = None
     mask: Image | None = None
+    regions: Image | None = None
 
     @property
     def images(self) -> list[Image]:
         """All that are there."""
-        return [image for image in (*self.sources, self.target, self.mask) if image is not None]
+        every = (*self.sources, self.target, self.mask, self.regions)
+        return [image for image in every if image is not None]
 
 
 @dataclass(frozen=True)
@@ -59,6 +69,7 @@ class Conversion:
         resample: "source" or "target", which goes onto the other's grid; None where the images of
             a case share one.
         splits: the folds, as in splits_final.json; none for gdmnet's own.
+        registered: case -> how its images were registered: of these a picture is drawn.
         source_series: patterns, one a channel, by which prediction finds the sources in DICOM.
         metadata: further keys of dataset.json.
     """
@@ -69,6 +80,7 @@ class Conversion:
     testing: tuple[CaseImages, ...] = ()
     resample: str | None = None
     splits: tuple[dict[str, list[str]], ...] = ()
+    registered: dict[str, str] = field(default_factory=dict)
     source_series: tuple[str, ...] = ()
     metadata: dict[str, Any] = field(default_factory=dict)
 
@@ -217,6 +229,7 @@ def write_dataset(conversion: Conversion, dataset: Path, *, n_processes: int = 1
         metadata={
             "resampled": conversion.resample or "nothing",
             "converted_by": f"gdmnet {__version__}",
+            **({"registered": conversion.registered} if conversion.registered else {}),
             **conversion.metadata,
         },
         source_series=conversion.source_series,
@@ -224,7 +237,7 @@ def write_dataset(conversion: Conversion, dataset: Path, *, n_processes: int = 1
     with own_number(dataset), whole_folder(dataset) as folder:
         for part, cases in (("Tr", conversion.training), ("Ts", conversion.testing)):
             map_cases(
-                partial(_write_case, folder, part, description, conversion.resample),
+                partial(_write_case, folder, part, description, conversion),
                 cases,
                 n_processes=n_processes,
                 name=lambda case: case.identifier,
@@ -236,20 +249,22 @@ def write_dataset(conversion: Conversion, dataset: Path, *, n_processes: int = 1
 
 
 def _write_case(
-    folder: Path, part: str, description: Description, resample: str | None, case: CaseImages
+    folder: Path, part: str, description: Description, conversion: Conversion, case: CaseImages
 ) -> None:
+    resample = conversion.resample
     grid = _grid(case, resample)
     files = files_to_write(folder, part, case.identifier, description)
+    regions = folder / f"{REGIONS}{part}" / f"{case.identifier}{FILE_ENDING}"
     for image, path, name in zip(
-        (*case.sources, case.target, case.mask),
-        (*files.sources, files.target, files.mask),
-        (*description.channel_names, description.target_name, None),
+        (*case.sources, case.target, case.mask, case.regions),
+        (*files.sources, files.target, files.mask, regions),
+        (*description.channel_names, description.target_name, None, None),
         strict=True,
     ):
         if image is None or path is None:
             continue
         volume = read_image(image)
-        if name is None:
+        if image is case.mask:
             volume = Volume((volume.array > 0).astype(np.float32), volume.geometry)
         difference = grid_difference(volume.geometry, grid)
         if difference is not None and resample is None:
@@ -264,12 +279,20 @@ def _write_case(
         is_ct = isinstance(image, Series) and image.modality == "CT"
         values = np.rint(volume.array) if is_ct else volume.array
         write_volume(path, volume, integer=is_whole(values))
+    heading = conversion.registered.get(case.identifier)
+    if heading is not None:
+        picture = draw_pair(files, description, heading)
+        save_picture(picture, folder / REGISTERED / f"{case.identifier}.png")
 
 
 def _regridded(volume: Volume, grid: Geometry, name: str | None) -> Volume:
-    """A channel of this name on another grid; None is the name of a mask, which stays 0 and 1."""
+    """A channel of this name on another grid; None is the name of labels, which stay whole."""
     if name is None:
-        return Volume((regrid(volume, grid, fill=0.0).array >= 0.5).astype(np.float32), grid)
+        labels = np.zeros((1, *grid.shape), np.float32)
+        for label in np.unique(volume.array[volume.array > 0]):
+            one = Volume((volume.array == label).astype(np.float32), volume.geometry)
+            labels[regrid(one, grid, fill=0.0).array >= 0.5] = label
+        return Volume(labels, grid)
     is_ct = scheme_of(name, target=False) == "ct"
     return regrid(volume, grid, fill=_AIR if is_ct else min(0.0, float(volume.array.min())))
 
@@ -301,6 +324,8 @@ def read_image(image: Image) -> Volume:
     Raises:
         DatasetError: it cannot be read.
     """
+    if isinstance(image, DrawnRegions):
+        return read_regions(image)
     return read_series(image) if isinstance(image, Series) else read_volume(image)
 
 
@@ -310,11 +335,15 @@ def grid_of_image(image: Image) -> Geometry:
     Raises:
         DatasetError: it cannot be read.
     """
+    if isinstance(image, DrawnRegions):
+        return image.geometry
     return grid_of(image) if isinstance(image, Series) else read_geometry(image)
 
 
 def name_of_image(image: Image) -> str:
     """The file's name, or modality and description of the series: nothing of the patient."""
+    if isinstance(image, DrawnRegions):
+        return " and ".join(path.name for path in image.files)
     return image.label if isinstance(image, Series) else image.name
 
 

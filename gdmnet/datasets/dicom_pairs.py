@@ -3,16 +3,32 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from gdmnet.data.case import Series
-from gdmnet.data.dicom import case_name, find_series, fitting_series, grid_of
-from gdmnet.data.regrid import share_inside
+from gdmnet.data.dicom import Tree, case_name, find_series, fitting_series, grid_of, read_series
+from gdmnet.data.dicom_file import is_dicom
+from gdmnet.data.dicom_objects import (
+    DrawnRegions,
+    is_called,
+    read_structures,
+    registered_geometry,
+    registration_between,
+    series_drawn_on,
+    slices_without,
+)
+from gdmnet.data.regrid import bounds, share_inside
 from gdmnet.datasets.conversion import CaseImages, Conversion
+from gdmnet.datasets.registration import register_apart
 from gdmnet.errors import DatasetError
 from gdmnet.geometry import grid_difference
+from gdmnet.parallel import map_cases
 
 
 @dataclass(frozen=True)
@@ -23,21 +39,43 @@ class SeriesChoice:
         sources: one pattern a channel on "MODALITY SeriesDescription", any case, * is anything.
         target: the same for the target.
         resample: "source" or "target"; None where both lie on one grid already.
+        register: find out how source and target lie to each other where no frame of reference and
+            no registration object says so.
+        untilt: take CTs of a tilted gantry, resampled to a plain grid.
+        body: pattern of the structure that is the mask, "BODY|EXTERNAL"; None for no masks.
+        regions: patterns of the structures that become labels 1, 2, ...
     """
 
     sources: tuple[str, ...] = ("MR*",)
     target: str = "CT*"
     resample: str | None = None
+    register: bool = False
+    untilt: bool = False
+    body: str | None = None
+    regions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class SeriesPair:
-    """The series of one patient."""
+    """The series of one patient.
+
+    Attributes:
+        case: its name in the dataset.
+        patient: name of the folder, as the user called it.
+        sources: a series a channel.
+        target: series.
+        mask: the drawn body.
+        regions: drawn labels.
+        registered: how series were brought into one frame of reference; "" where they lie in one.
+    """
 
     case: str
-    patient: str  # name of the folder, as the user called it
+    patient: str
     sources: tuple[Series, ...]
     target: Series
+    mask: DrawnRegions | None = None
+    regions: DrawnRegions | None = None
+    registered: str = ""
 
 
 @dataclass(frozen=True)
@@ -50,37 +88,149 @@ class FoundPairs:
     complaints: tuple[str, ...]
 
 
-def find_pairs(folder: Path, choice: SeriesChoice) -> FoundPairs:
+def find_pairs(folder: Path, choice: SeriesChoice, *, n_processes: int = 1) -> FoundPairs:
     """One pair a patient; a patient is a folder in `folder` that holds DICOM at any depth.
 
     Each pattern must fit exactly one series of a patient, a sound one, and source and target must
-    lie on one grid, or in one frame of reference if one of them is to be resampled. Everything
-    else is a complaint, and nothing may be written as long as there is one.
+    lie on one grid, or in one frame of reference if one of them is to be resampled: their own, or
+    that of a registration. Everything else is a complaint, and nothing may be written as long as
+    there is one.
 
     Raises:
         DatasetError: no such folder, no DICOM in it, a damaged image.
     """
     if not folder.is_dir():
         raise DatasetError(f"{folder}: no such folder; give the folder of the patients' folders")
-    pairs: list[SeriesPair] = []
+    found: list[tuple[SeriesPair, Tree]] = []
+    trees: list[Tree] = []
     skipped: Counter[str] = Counter()
     complaints: list[str] = []
     for patient in sorted(path for path in folder.iterdir() if path.is_dir()):
-        tree = find_series(patient)
+        tree = find_series(patient, untilt=choice.untilt)
         skipped.update(tree.skipped)
         if tree.series:
+            trees.append(tree)
             try:
-                pair = _pair(patient.name, tree.series, choice)
-                pairs.append(pair)
-                _require_one_space(pair, choice.resample)
+                found.append((_pair(patient.name, tree.series, choice), tree))
             except DatasetError as problem:
                 complaints.append(f"{patient.name}: {problem}")
-    if not (pairs or complaints):
+    if not (found or complaints):
+        itself = any(is_dicom(path) for path in folder.iterdir())
+        what = "holds DICOM itself" if itself else "no folder in it holds a DICOM series"
+        raise DatasetError(f"{folder}: {what}; give the folder that holds a folder a patient")
+    patients = {series.patient for tree in trees for series in tree.series}
+    if len(trees) > 1 and len(patients) == 1 and not found and "" not in patients:
         raise DatasetError(
-            f"{folder}: no folder in it holds a DICOM series; give each patient a folder there"
+            f"{folder}: its folders hold series of one patient"
+            f" ({', '.join(series.label for tree in trees for series in tree.series)}); give the"
+            " folder that holds a folder a patient"
         )
+    aligned = map_cases(
+        partial(_aligned, choice=choice),
+        found,
+        n_processes=n_processes if choice.register else 1,
+        name=lambda item: item[0].patient,
+        title="registering" if choice.register else "frames",
+    )
+    pairs = [pair for pair, _ in aligned]
+    complaints += [f"{pair.patient}: {problem}" for pair, problem in aligned if problem]
     complaints += _complaints_on_all(pairs)
     return FoundPairs(tuple(pairs), dict(skipped), tuple(_notes(pairs)), tuple(complaints))
+
+
+def _aligned(item: tuple[SeriesPair, Tree], choice: SeriesChoice) -> tuple[SeriesPair, str]:
+    """A pair in one frame of reference, with what was drawn on it; or what stands in the way."""
+    pair, tree = item
+    try:
+        pair, matrices = _in_one_frame(pair, tree, choice)
+        _require_one_space(pair, choice.resample)
+        if choice.body is not None:
+            pair = replace(pair, mask=_drawn((choice.body,), tree, matrices, is_body=True))
+        if choice.regions:
+            pair = replace(pair, regions=_drawn(choice.regions, tree, matrices))
+    except DatasetError as problem:
+        return pair, str(problem)
+    return pair, ""
+
+
+def _in_one_frame(
+    pair: SeriesPair, tree: Tree, choice: SeriesChoice
+) -> tuple[SeriesPair, dict[str, NDArray]]:
+    """Every series at its place in the frame of the one whose grid stays, if that can be known.
+
+    Returns:
+        The pair, and the matrix (4, 4) of each frame of reference of its series.
+    """
+    fixed = pair.target if choice.resample == "source" else pair.sources[0]
+    matrices: dict[str, NDArray] = {fixed.frame: np.eye(4)}
+    said = []
+
+    def placed(series: Series) -> Series:
+        if series.frame in matrices:
+            geometry = registered_geometry(grid_of(series), matrices[series.frame])
+            return series if series.frame == fixed.frame else replace(series, geometry=geometry)
+        matrix, how = registration_between(tree.objects["REG"], series, fixed), "by a REG object"
+        if grid_difference(grid_of(series), grid_of(fixed)) is None:
+            matrices[series.frame] = np.eye(4)  # one grid: registered and resampled before
+            return series
+        if matrix is None and choice.register:
+            how = "by their images"
+            are_ct = series.modality == "CT", fixed.modality == "CT"
+            matrix = register_apart(read_series(series), read_series(fixed), are_ct=are_ct)
+        if matrix is None:
+            return series
+        matrices[series.frame] = matrix
+        said.append(f"{series.label} registered to {fixed.label} {how}, {_size_of(matrix, series)}")
+        geometry = registered_geometry(grid_of(series), matrix)
+        return replace(series, geometry=geometry, frame=fixed.frame)
+
+    sources, target = tuple(map(placed, pair.sources)), placed(pair.target)
+    return replace(pair, sources=sources, target=target, registered="; ".join(said)), matrices
+
+
+def _size_of(matrix: NDArray, series: Series) -> str:
+    """How far a registration moves the middle of a series, and how much it turns it."""
+    middle = np.mean(bounds(grid_of(series)), axis=0)
+    distance = np.linalg.norm(matrix[:3, :3] @ middle + matrix[:3, 3] - middle)
+    angle = np.degrees(np.arccos(np.clip((np.trace(matrix[:3, :3]) - 1) / 2, -1, 1)))
+    return f"{distance:.1f} mm and {angle:.1f} degrees"
+
+
+def _drawn(
+    patterns: tuple[str, ...], tree: Tree, matrices: Mapping[str, NDArray], *, is_body: bool = False
+) -> DrawnRegions | None:
+    """The structures of these names as an image; None where a patient has none of the regions.
+
+    Raises:
+        DatasetError: no body or several, structures on several series or in another frame of
+            reference, or a body that some slices lack.
+    """
+    every = [item for path in tree.objects["RTSTRUCT"] for item in read_structures(path)]
+    found = [item for item in every if any(is_called(item, pattern) for pattern in patterns)]
+    if is_body and len(found) != 1:
+        there = ", ".join(sorted(item.name for item in found or every)) or "no structure"
+        raise DatasetError(
+            f"{len(found) or 'no'} structures are called {patterns[0]!r} (there: {there}); name one"
+            " by --body-roi"
+        )
+    if not found:
+        return None
+    series, *others = (series_drawn_on(item, tree.series) for item in found)
+    if any(other is not series for other in others):
+        raise DatasetError(f"{' and '.join(patterns)} were drawn on several series; give one's")
+    if series.frame not in matrices:
+        raise DatasetError(
+            f"{found[0].name} was drawn on {series.label}, whose frame of reference is not that of"
+            " source and target"
+        )
+    missing = slices_without(found[0], series) if is_body else []
+    if missing:
+        raise DatasetError(
+            f"{found[0].name} has no contour on slice {missing[0]} of {series.label}"
+        )
+    files = tuple(dict.fromkeys(item.file for item in found))
+    geometry = registered_geometry(grid_of(series), matrices[series.frame])
+    return DrawnRegions(files, patterns, series, geometry)
 
 
 def make_conversion(pairs: Sequence[SeriesPair], choice: SeriesChoice) -> Conversion:
@@ -89,10 +239,17 @@ def make_conversion(pairs: Sequence[SeriesPair], choice: SeriesChoice) -> Conver
     return Conversion(
         sources,
         target,
-        tuple(CaseImages(pair.case, pair.sources, pair.target) for pair in pairs),
+        tuple(
+            CaseImages(pair.case, pair.sources, pair.target, pair.mask, pair.regions)
+            for pair in pairs
+        ),
         resample=choice.resample,
         source_series=choice.sources,
-        metadata={"description": "converted from DICOM"},
+        registered={pair.case: pair.registered for pair in pairs if pair.registered},
+        metadata={
+            "description": "converted from DICOM",
+            **({"regions": dict(enumerate(choice.regions, start=1))} if choice.regions else {}),
+        },
     )
 
 
@@ -151,7 +308,7 @@ def _require_one_space(pair: SeriesPair, resample: str | None) -> None:
         if not target.frame or source.frame != target.frame:
             raise DatasetError(
                 f"{target.label} and {source.label} have different frames of reference and grids:"
-                " nothing says how they lie to each other; register them first"
+                " no REG object says how they lie to each other; add one, or --register rigid"
             )
         if share_inside(grid_of(source), grid_of(target)) == 0:
             raise DatasetError(f"{target.label} and {source.label} do not overlap in space")
@@ -188,6 +345,7 @@ def _notes(pairs: Sequence[SeriesPair]) -> list[str]:
             f"{n_repeated} folders share their PatientID with another one: if these are the same"
             " patients, keep each on one side of the splits (splits_final.json)"
         )
+    notes += [f"{pair.patient}: {pair.registered}" for pair in pairs if pair.registered]
     strange = [pair.patient for pair in pairs if pair.target.frame != pair.sources[0].frame]
     if strange:
         notes.append(

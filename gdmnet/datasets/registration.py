@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -16,14 +17,16 @@ import SimpleITK as sitk  # noqa: N813
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from gdmnet.arrays.body import body_mask
 from gdmnet.data.case import CaseFiles, Volume
+from gdmnet.data.dicom_objects import registered_geometry
 from gdmnet.data.raw import read_description, write_description
-from gdmnet.data.regrid import as_image
+from gdmnet.data.regrid import as_image, regrid
 from gdmnet.data.volume import read_volume, write_volume
 from gdmnet.datasets.conversion import is_whole, own_number
 from gdmnet.errors import DatasetError
 from gdmnet.files import whole_folder
-from gdmnet.geometry import Geometry, lps_frame
+from gdmnet.geometry import Geometry, lps_frame, to_lps, to_stored
 from gdmnet.parallel import map_cases
 
 TRANSFORMS = "transforms"
@@ -33,6 +36,9 @@ _GAIN = 1.03  # of information, without which a motion is not believed
 _MIRRORED = 1.15  # times the information: mirrored sound pairs have 0.14 to 0.73 of it
 _COARSE, _FINE = 4.0, 2.0  # mm
 _THINNEST = 4  # slices, below which a motion through the plane cannot be seen
+RELATED = 0.03  # nats: what images of two patients have in common at most
+_HEIGHTS = (0.0, -40.0, 40.0, -80.0, 80.0)  # mm
+_LEAST_COVERED = 0.2  # of the fixed image's body
 _SMALLEST_STEP = 1e-3  # mm
 _N_STEPS = 60
 _N_SAMPLES = 30_000
@@ -204,6 +210,49 @@ def move(
     return np.clip(moved, source.min(), source.max())
 
 
+def undo(motion: RigidMotion, source: Volume) -> NDArray:
+    """The first channel (z, y, x) of a source on its target's place, as `move`."""
+    return move(source.array[0], motion, source.geometry)
+
+
+def register_apart(moving: Volume, fixed: Volume, *, are_ct: tuple[bool, bool]) -> NDArray:
+    """The rigid motion that brings an image of another frame of reference onto a fixed one.
+
+    The bodies' centres are laid on each other, then mutual information is climbed from several
+    heights: one scan may show more of the patient than the other.
+
+    Args:
+        moving: (1, z, y, x) in LPS.
+        fixed: (1, z, y, x) in LPS, at least four voxels along each axis.
+        are_ct: whether moving and fixed image are in HU.
+
+    Returns:
+        The matrix (4, 4) of points of the moving image to points of the fixed one, in mm.
+
+    Raises:
+        DatasetError: too few slices, or the images have hardly anything in common there.
+    """
+    if min(fixed.geometry.shape) < _THINNEST:
+        raise DatasetError(f"less than {_THINNEST} slices cannot be registered")
+    masks = [
+        body_mask(volume.array, volume.geometry.spacing, [is_ct])[0]
+        for volume, is_ct in zip((moving, fixed), are_ct, strict=True)
+    ]
+    centres = [_centre(mask, v.geometry) for mask, v in zip(masks, (moving, fixed), strict=True)]
+    matrix = np.eye(4)
+    matrix[:3, 3] = np.subtract(centres[1], centres[0])
+    steady = _windowed(fixed.array[0], masks[1] != 0)
+    compare = partial(_found, moving, steady, masks[1], fixed.geometry)
+    _, matrix = max((compare(_COARSE, _lifted(matrix, z)) for z in _HEIGHTS), key=itemgetter(0))
+    information, matrix = compare(_FINE, matrix)
+    if information < RELATED:
+        raise DatasetError(
+            "source and target have hardly anything in common once registered; are they of one"
+            " patient?"
+        )
+    return matrix
+
+
 def write_registered(
     folder: Path,
     copy: Path,
@@ -270,6 +319,40 @@ def _move_case(
             whole = Volume(inside[None].astype(np.float32), mask.geometry)
             write_volume(copy / files.mask.relative_to(folder), whole, integer=True)
     return moved
+
+
+def _placed(volume: Volume, matrix: NDArray) -> Volume:
+    """A volume of one channel at its place in another frame of reference."""
+    geometry = registered_geometry(volume.geometry, matrix)
+    return Volume(to_lps(to_stored(volume.array[0], volume.geometry), geometry)[None], geometry)
+
+
+def _lifted(matrix: NDArray, height: float) -> NDArray:
+    lift = np.eye(4)
+    lift[2, 3] = height
+    return lift @ matrix
+
+
+def _found(
+    moving: Volume, fixed: NDArray, mask: NDArray, geometry: Geometry, grain: float, matrix: NDArray
+) -> tuple[float, NDArray]:
+    """Information times the body's share that is covered, and the matrix, from a first guess."""
+    start = _placed(moving, matrix)
+    image = regrid(start, geometry, fill=float(moving.array.min())).array[0]
+    ones = Volume(np.ones_like(start.array), start.geometry)
+    inside = regrid(ones, geometry, fill=0.0).array[0] > 0.5
+    covered = inside & (mask != 0)
+    if covered.sum() < _LEAST_COVERED * np.count_nonzero(mask):
+        return 0.0, matrix
+    try:
+        motion = register(_windowed(image, covered), fixed, covered, geometry, grain=grain)
+    except DatasetError:
+        return 0.0, matrix
+    turn = np.eye(4)
+    turn[:3, :3] = np.reshape(motion.transform.GetMatrix(), (3, 3))
+    turn[:3, 3] = motion.transform.TransformPoint((0.0, 0.0, 0.0))
+    share = float(covered.sum() / np.count_nonzero(mask))
+    return motion.information * share, np.linalg.inv(turn) @ matrix
 
 
 def _register(source: NDArray, target: NDArray, mask: NDArray, geometry: Geometry) -> RigidMotion:

@@ -9,7 +9,6 @@ from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from scipy import ndimage
 
 from gdmnet.arrays.body import NON_ZERO, body_mask
@@ -18,17 +17,13 @@ from gdmnet.data.case import CaseFiles
 from gdmnet.data.raw import Description
 from gdmnet.data.volume import read_channels, read_volume
 from gdmnet.datasets.levels import contrast, look_alikes, outliers, signature, why_not_plausible
-from gdmnet.datasets.registration import LARGEST_SHIFT, LARGEST_TURN, Alignment, align, move
+from gdmnet.datasets.registration import LARGEST_SHIFT, LARGEST_TURN, RELATED, Alignment, align
 from gdmnet.errors import DatasetError
 from gdmnet.geometry import Spacing, grid_difference
 from gdmnet.parallel import map_cases
-from gdmnet.report.picture import Panel, draw_panels
 
 LEAST_OVERLAP = 0.6  # Dice of the bodies; an MR's body ends some mm inside a CT's
 LIMITS = {"mm": LARGEST_SHIFT, "degrees": LARGEST_TURN, "Dice": LEAST_OVERLAP}
-_RELATED = 0.03  # nats
-_SQUARE = 24.0  # mm: a few to each organ in a picture
-_CT_WINDOW = (-200.0, 600.0)  # HU: soft tissue and bone
 _RIM = 6.0  # mm: what a brain extraction cut is the same edge in both images, wherever they lie
 
 
@@ -171,7 +166,7 @@ def _measure(files: CaseFiles, description: Description) -> _Examined:
 
 
 def _alignment_flags(name: str, alignment: Alignment) -> list[str]:
-    if max(alignment.motion.information, alignment.mirrored_information) < _RELATED:
+    if max(alignment.motion.information, alignment.mirrored_information) < RELATED:
         return [f"{name}: has hardly anything in common with the target; are they of one patient?"]
     if alignment.is_mirrored:
         return [f"{name}: mirrored left-right against the target"]
@@ -196,44 +191,3 @@ def _compared(body: NDArray, target_body: NDArray, spacing: Spacing, *, zeroed: 
 def _dice(first: NDArray, second: NDArray) -> float:
     total = int(np.count_nonzero(first)) + int(np.count_nonzero(second))
     return 2 * int(np.count_nonzero((first != 0) & (second != 0))) / total if total else 0.0
-
-
-def draw_pair(files: CaseFiles, facts: CaseFacts, description: Description) -> Image.Image:
-    """A picture of a case's first channel and its target, with the flags above.
-
-    Raises:
-        DatasetError: a file cannot be read.
-    """
-    assert files.target is not None
-    volume, target = read_volume(files.sources[0]), read_volume(files.target)
-    geometry, source = volume.geometry, volume.array[0]
-    low, high = _window(target.array[0], description.target_name, target=True)
-    grey = _grey(target.array[0], low, high)
-    window = _window(source, description.channel_names[0], target=False)
-    panels = [
-        Panel(f"source: {description.channel_names[0]}", source, *window),
-        Panel(f"target: {description.target_name}", target.array[0], low, high),
-        Panel("in squares", _squares(_grey(source, *window), grey, geometry.spacing), 0, 1),
-    ]
-    if facts.alignments:
-        moved = _grey(move(source, facts.alignments[0].motion, geometry), *window)
-        panels.append(Panel("registered", _squares(moved, grey, geometry.spacing), 0, 1))
-    return draw_panels(panels, geometry.spacing, heading=f"{files.identifier}: {facts.flags[0]}")
-
-
-def _window(image: NDArray, name: str, *, target: bool) -> tuple[float, float]:
-    if scheme_of(name, target=target) == "ct":
-        return _CT_WINDOW
-    low, high = np.percentile(image, (1, 99.5))
-    return float(low), float(max(high, low + 1e-6))
-
-
-def _grey(image: NDArray, low: float, high: float) -> NDArray:
-    return np.clip((image - low) / (high - low), 0, 1)
-
-
-def _squares(first: NDArray, second: NDArray, spacing: Spacing) -> NDArray:
-    """Cubes of one image in the other: edges that run on across them lie on each other."""
-    z, y, x = (np.arange(n) * side // _SQUARE for n, side in zip(first.shape, spacing, strict=True))
-    odd = (z[:, None, None] + y[:, None] + x) % 2 == 1
-    return np.where(odd, first, second)

@@ -19,7 +19,7 @@ from gdmnet.data.dicom import case_name, find_series, grid_of
 from gdmnet.data.hounsfield import why_not_hounsfield
 from gdmnet.data.raw import Description, files_to_write, write_description
 from gdmnet.data.volume import write_volume
-from gdmnet.datasets.conversion import FILE_ENDING, Image, drawn_for_test, own_number, read_image
+from gdmnet.datasets.conversion import FILE_ENDING, drawn_for_test, own_number, read_image
 from gdmnet.errors import DatasetError
 from gdmnet.parallel import map_cases
 from gdmnet.tomography.fbp import reconstruct_hounsfield, view_weights
@@ -45,7 +45,7 @@ class CtVolume:
     """One CT: its name in a dataset, and its file or DICOM series."""
 
     name: str
-    source: Image
+    source: Path | Series
 
     @property
     def origin(self) -> str:
@@ -211,11 +211,11 @@ def _generator(name: str, seed: int) -> np.random.Generator:
     return np.random.default_rng([seed, int.from_bytes(digest[:8], "big")])
 
 
-def find_ct_volumes(folder: Path) -> list[CtVolume]:
+def find_ct_volumes(folder: Path, *, untilt: bool = False) -> list[CtVolume]:
     """All CTs of a folder and the folders in it, sorted by name.
 
     Images count first (CASE_0000.nii.gz is the case CASE); where there are none, the CT series
-    among DICOM files, under names that tell nothing of the patient.
+    among DICOM files, under names that tell nothing of the patient; `untilt` as in `find_series`.
 
     Raises:
         DatasetError: no such folder, nothing in it, two of one name, an unsound DICOM series.
@@ -232,7 +232,7 @@ def find_ct_volumes(folder: Path) -> list[CtVolume]:
             raise DatasetError(f"{path}: the case {name} is there twice; rename one of the two")
         found[name] = CtVolume(name, path)
     if not found:
-        for series in find_series(folder).series:
+        for series in find_series(folder, untilt=untilt).series:
             if series.modality == "CT":
                 grid_of(series)  # unsound ones are refused by name
                 if series.acquisition:

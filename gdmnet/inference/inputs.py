@@ -15,11 +15,13 @@ from gdmnet.inference.dicom import dicom_cases
 from gdmnet.plan import Plan
 
 
-def find_cases(inputs: Path, plan: Plan, patterns: Sequence[str] = ()) -> list[CaseFiles]:
+def find_cases(
+    inputs: Path, plan: Plan, patterns: Sequence[str] = (), *, untilt: bool = False
+) -> list[CaseFiles]:
     """The cases of a folder of CASE_0000<ending> files, of a DICOM tree, or of a single file.
 
     The plan's file ending is preferred; a folder in one of the other formats is taken as well.
-    The patterns tell the series of a DICOM tree, as in `dicom_cases`.
+    `patterns` and `untilt` are for a DICOM tree, as in `dicom_cases`.
 
     Raises:
         DatasetError: nothing there, or not what the model needs.
@@ -37,7 +39,7 @@ def find_cases(inputs: Path, plan: Plan, patterns: Sequence[str] = ()) -> list[C
     images = iterate_images(inputs) if inputs.is_dir() else ()
     endings = {ending for _, ending, _ in images}
     if inputs.is_dir() and not endings and holds_dicom(inputs):
-        return dicom_cases(inputs, plan, patterns)
+        return dicom_cases(inputs, plan, patterns, untilt=untilt)
     ending = endings.pop() if len(endings) == 1 else plan.file_ending
     return input_cases(inputs, n_channels, ending)
 
@@ -46,6 +48,20 @@ def output_name(case: CaseFiles, plan: Plan) -> str:
     """File name of a case's prediction: in the format of its source, for DICOM in the plan's."""
     ending = plan.file_ending if case.series else ending_of(case.sources[0])
     return f"{case.identifier}{ending}"
+
+
+def source_states(case: CaseFiles) -> list[tuple[int, ...]]:
+    """What changes with any source file: its number, size and times.
+
+    Raises:
+        DatasetError: a file cannot be read.
+    """
+    paths = (*case.sources, *(path for series in case.series for path in series.files))
+    try:
+        stats = [path.stat() for path in paths]
+    except OSError as problem:
+        raise DatasetError(f"{problem.filename}: cannot be read ({problem.strerror})") from None
+    return [(s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for s in stats]
 
 
 def source_digests(case: CaseFiles) -> dict[str, str]:

@@ -105,8 +105,8 @@ class WeightAverage:
         or statistics, not weights.
         """
         share = 1.0 - min(self.decay, (1.0 + step) / (10.0 + step))
-        weights = list(network.parameters())
-        torch._foreach_lerp_(list(self.network.parameters()), weights, share)
+        averages: list[Tensor] = list(self.network.parameters())
+        torch._foreach_lerp_(averages, list(network.parameters()), share)
         for kept, buffer in zip(self.network.buffers(), network.buffers(), strict=True):
             kept.copy_(buffer)
 
@@ -228,8 +228,3 @@ class RegressionTwin:
         if self.optimizer is None:
             return {}
         return {"generator": self.optimizer.generator, **self.optimizer.parts()}
-
-
-def all_finite(module: nn.Module) -> bool:
-    """True when no weight is nan or infinite."""
-    return all(bool(torch.isfinite(p).all()) for p in module.parameters())

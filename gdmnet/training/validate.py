@@ -34,7 +34,9 @@ from gdmnet.training.progress import PROGRESS_PNG, draw_progress
 FOLDER = "validation"
 ON_TRAINING = "the cases were trained on: this says nothing about new patients"
 SETTINGS = tuple(float(t) for t in np.arange(0.0, MOST_REALISM + 0.01, 0.25))
-SHOWN = ("mae", "histogram_w1", "gradient_w1", "spectrum_distance")  # lower is better in all
+LOOK = ("histogram_w1", "gradient_w1", "spectrum_distance")  # lower is better
+MOST_SHARPNESS = 1.1  # beyond it there is texture that the target does not have
+ROUNDING = 1e-4  # of figures that are 0 but for the arithmetic: HU, dB
 _log = logging.getLogger(__name__)
 
 
@@ -123,7 +125,7 @@ def dial_fold(
 ) -> dict[str, Values]:
     """Score a fold's validation at every setting T and write the chosen one into dial.json.
 
-    Chosen is the largest T whose MAE stays within `budget` of the twin's (T = 0).
+    Chosen is the largest T that costs neither MAE nor plausibility: `choose_setting`.
 
     Args:
         model: the model's folder.
@@ -151,28 +153,35 @@ def dial_fold(
         }
         means = aggregate_cases(scores)
         front[f"{setting:g}"] = {metric: values["mean"] for metric, values in means.items()}
-    chosen = choose_setting(front, budget)
+    chosen, reason = choose_setting(front, budget)
     codec.save(DialChoice(chosen, budget), home / DIAL_JSON)
     draw_progress(log.read(home), home / PROGRESS_PNG, more=[_chart(front, chosen)])
-    _log.info(
-        "realism dial: %g is the largest setting within %.2g %% of the twin's MAE",
-        chosen,
-        100 * budget,
-    )
+    _log.info("realism dial: %g is chosen; %s", chosen, reason)
     return front
 
 
-def choose_setting(front: Mapping[str, Values], budget: float) -> float:
-    """The largest T up to which every setting's MAE stays within the budget."""
-    twin = front["0"]["mae"]
-    assert twin is not None
-    chosen = 0.0
+def choose_setting(front: Mapping[str, Values], budget: float) -> tuple[float, str]:
+    """The largest T before the first setting that costs too much, and what stops the next one.
+
+    A setting costs too much whose MAE exceeds the twin's (T = 0) by more than the budget, whose
+    sharpness exceeds 1.1 and the twin's (texture that is not there), or one of whose figures of
+    plausibility is worse than the twin's by more than the budget.
+
+    Args:
+        front: T as text, ascending from 0 -> metric -> mean over the cases.
+        budget: a share, for example 0.01.
+    """
+    twin, chosen = front["0"], 0.0
     for setting, values in front.items():
-        mae = values["mae"]
-        if mae is None or mae > (1 + budget) * twin:
-            break
+        for name in ("mae", "sharpness", *LOOK):
+            value, first = values.get(name), twin.get(name)
+            if value is None or first is None:
+                continue
+            most = max(MOST_SHARPNESS, first) if name == "sharpness" else (1 + budget) * first
+            if value > most + ROUNDING:
+                return chosen, f"at {setting} {name} is {value:.4g}, at most {most:.4g} is allowed"
         chosen = float(setting)
-    return chosen
+    return chosen, "it is the largest one tried"
 
 
 def as_input(stored: StoredCase) -> Case:
@@ -196,7 +205,7 @@ def _chart(front: Mapping[str, Values], chosen: float) -> Chart:
             name.replace("_", " "),
             [(float(t), (values.get(name) or np.nan) / first) for t, values in front.items()],
         )
-        for name in SHOWN
+        for name in ("mae", *LOOK)
         if (first := front["0"].get(name))
     ]
     points = curves[0].points if curves else []

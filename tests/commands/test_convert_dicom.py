@@ -8,7 +8,15 @@ import shutil
 import numpy as np
 import pydicom
 import pytest
-from dicoms import SAGITTAL, make_other, save, write_series
+from dicoms import (
+    SAGITTAL,
+    make_other,
+    make_registration,
+    make_structures,
+    save,
+    turned,
+    write_series,
+)
 
 from gdmnet.commands import plan_and_preprocess
 from gdmnet.commands.convert import main
@@ -251,7 +259,125 @@ def test_other_frames_of_reference_cannot_be_resampled(apart, capsys):
     write_series(apart / "patient_a/ct", array, Modality="CT", FrameOfReferenceUID="1.2.3")
     said = refusal(apart, capsys, "--resample", "target")
     assert "different frames of reference and grids" in said
-    assert "register them first" in said
+
+
+BIG, SIDES = (24, 48, 40), (3.0, 1.5, 1.5)
+PLACED = np.array([-30.0, -35.0, 40.0])
+
+
+def two_scanners(folder, degrees=6.0):
+    """An MR, and its CT as a scanner with another frame of reference has it: turned and moved."""
+    (mr,), ct, _ = make_patient(np.random.default_rng(2), BIG)
+    matrix = np.eye(4)
+    matrix[:3, :3], matrix[:3, 3] = turned(degrees, 4.0), (25.0, -140.0, 60.0)
+    write_series(folder / "mr", np.rint(mr), origin=PLACED, spacing=SIDES)
+    own = {"Modality": "CT", "SeriesDescription": "planning", "FrameOfReferenceUID": "1.2.3"}
+    place = {"direction": matrix[:3, :3], "origin": matrix[:3, :3] @ PLACED + matrix[:3, 3]}
+    write_series(folder / "ct", np.rint(ct), spacing=SIDES, **own, **place)
+    return np.rint(ct), matrix
+
+
+def test_a_registration_object_is_applied_and_shown(tmp_path, capsys):
+    ct, matrix = two_scanners(tmp_path / "patients/a")
+    said = refusal(tmp_path / "patients", capsys, "--resample", "target")
+    assert "no REG object says how they lie to each other; add one, or --register rigid" in said
+    frames = {"1.2.3": np.eye(4), "1.2.826.0.1.3680043.9999.2000": matrix}
+    save(tmp_path / "patients/a/reg.dcm", make_registration(frames))
+    assert call(tmp_path / "patients", "--resample", "target") == 0
+    shown = capsys.readouterr().out
+    assert "a: CT planning registered to MR t1 vibe by a REG object, " in shown
+    assert "mm and 7.2 degrees" in shown
+    folder = dataset(tmp_path / "patients")
+    (path,) = (folder / "targetsTr").iterdir()
+    target = read_volume(path)
+    np.testing.assert_allclose(target.array[0], ct, atol=1)  # the same grid: nothing is smoothed
+    case = path.name.removesuffix(".nii.gz")
+    assert list(json.loads((folder / "dataset.json").read_text())["registered"]) == [case]
+    assert (folder / f"registered/{case}.png").stat().st_size > 1000
+    assert check_dataset(folder, n_processes=1) == []
+
+
+@pytest.mark.parametrize("which", ["target", "source"])
+def test_two_scanners_are_registered_by_their_images_on_request(tmp_path, which, capsys):
+    ct, _ = two_scanners(tmp_path / "patients/a")
+    assert call(tmp_path / "patients", "--resample", which, "--register", "rigid") == 0
+    shown = capsys.readouterr().out
+    assert " by their images, " in shown
+    folder = dataset(tmp_path / "patients")
+    mr = read_volume(next((folder / "imagesTr").iterdir()))
+    target = read_volume(next((folder / "targetsTr").iterdir()))
+    assert grid_difference(mr.geometry, target.geometry) is None
+    if which == "target":
+        inside = ct > -500
+        assert np.abs(target.array[0] - ct)[inside].mean() < 60  # half a voxel: 110
+    else:
+        np.testing.assert_array_equal(target.array[0], ct)
+    assert len(list((folder / "registered").iterdir())) == 1
+
+
+def drawn(ct, where):
+    """Contours of all of every slice of a CT but for two voxels at its edges."""
+    n_slices, rows, columns = ct.shape
+    square = np.array(
+        [[1.6, 1.6], [columns - 2.6, 1.6], [columns - 2.6, rows - 2.6], [1.6, rows - 2.6]]
+    )
+    points = [np.column_stack([square * (1.25, 1.5), np.full(4, 3.0 * k)]) for k in range(n_slices)]
+    return [corner + where for corner in points]
+
+
+def test_structures_become_masks_and_label_files(patients, capsys):
+    where = np.array([-20.0, -15.5, 40.25])
+    for seed, name in enumerate(NAMES):
+        contours = drawn(np.zeros(SHAPE), where)
+        structures = {"External": contours, "PTV_60": contours[3:6]}
+        if seed == 0:
+            structures["Bladder"] = contours[8:9]
+        item = make_structures(structures, f"{FRAME}.{seed}")
+        save(patients / name / "rs2.dcm", item)
+    said = refusal(patients, capsys, "--body-roi", "BODY")
+    assert "patient_a: no structures are called 'BODY' (there: Bladder, External, PTV_60)" in said
+    assert call(patients, "--body-roi", "BODY|EXTERNAL", "--regions", "PTV*, bladder") == 0
+    folder = dataset(patients)
+    assert check_dataset(folder, n_processes=1) == []
+    assert json.loads((folder / "dataset.json").read_text())["regions"] == {
+        "1": "PTV*",
+        "2": "bladder",
+    }
+    for name in NAMES:
+        case = case_name(only_series_of(patients / name, "mr"))
+        mask = read_volume(folder / f"masksTr/{case}.nii.gz").array[0]
+        wanted = np.zeros(SHAPE)
+        wanted[:, 2:-2, 2:-2] = 1
+        np.testing.assert_array_equal(mask, wanted)
+        labels = read_volume(folder / f"regionsTr/{case}.nii.gz").array[0]
+        wanted[:3], wanted[6:] = 0, 0
+        wanted[8, 2:-2, 2:-2] = 2 if name == "patient_a" else 0
+        np.testing.assert_array_equal(labels, wanted)
+
+
+def test_structures_drawn_on_the_ct_follow_it_onto_the_mr(tmp_path):
+    _, matrix = two_scanners(tmp_path / "patients/a")
+    frames = {"1.2.826.0.1.3680043.9999.2000": np.eye(4), "1.2.3": np.linalg.inv(matrix)}
+    save(tmp_path / "patients/a/reg.dcm", make_registration(frames))
+    corners = np.array([[6.1, 9.1], [50.9, 9.1], [50.9, 60.9], [6.1, 60.9]])
+    plane = [np.column_stack([corners, np.full(4, 3.0 * k)]) + PLACED for k in range(24)]
+    moved = [points @ matrix[:3, :3].T + matrix[:3, 3] for points in plane]
+    save(tmp_path / "patients/a/rs.dcm", make_structures({"BODY": moved}, "1.2.3"))
+    assert call(tmp_path / "patients", "--resample", "target", "--body-roi", "body") == 0
+    mask = read_volume(next((dataset(tmp_path / "patients") / "masksTr").iterdir())).array[0]
+    wanted = np.zeros(BIG)
+    wanted[:, 7:41, 5:34] = 1
+    np.testing.assert_array_equal(mask, wanted)
+
+
+def test_a_body_that_misses_a_slice_is_refused(patients, capsys):
+    for seed, name in enumerate(NAMES):
+        contours = drawn(np.zeros(SHAPE), np.array([-20.0, -15.5, 40.25]))
+        del contours[5]
+        save(patients / name / "rs2.dcm", make_structures({"Body": contours}, f"{FRAME}.{seed}"))
+    assert "Body has no contour on slice 6 of CT planning" in refusal(
+        patients, capsys, "--body-roi", "body"
+    )
 
 
 def test_images_that_do_not_overlap_are_refused(patients, capsys):
@@ -338,6 +464,12 @@ def test_an_empty_folder_and_a_missing_one_are_refused(tmp_path, capsys):
     (tmp_path / "patients").mkdir()
     assert "no folder in it holds a DICOM series" in refusal(tmp_path / "patients", capsys)
     assert "no such folder" in refusal(tmp_path / "none", capsys)
+
+
+def test_a_patients_folder_in_place_of_its_parent_is_named(patients, capsys):
+    said = refusal(patients / "patient_a", capsys)
+    assert "its folders hold series of one patient (CT planning, MR t1 vibe)" in said
+    assert "holds DICOM itself; give the folder" in refusal(patients / "patient_a/mr", capsys)
 
 
 def test_a_dataset_is_whole_or_not_there(patients):

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +17,8 @@ from gdmnet.errors import DatasetError
 from gdmnet.files import file_sha256
 from gdmnet.training import loop, pretrain
 from gdmnet.training.usefulness import EncoderReport, Figure
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def fold_of(home, objective="gdm"):
@@ -162,7 +167,6 @@ def test_continuing_a_finished_training_only_says_so(trained):
         (("--iterations", "7"), "iterations changed from 2 to 7"),
         (("--learning-rate", "7"), "learning_rate changed from 0.003 to 7.0"),
         (("--seed", "0"), "seed changed from 1 to 0"),
-        (("--num-gpus", "2"), "n_devices changed from 1 to 2"),
         (("--drift-ratio", "0.3"), "option drift_ratio changed from 0.2 to 0.3"),
         (("--option", 'levels=["local"]'), "option levels changed from"),
         (("--encoder", "random"), "encoder changed from self to random"),
@@ -366,3 +370,25 @@ def test_good_and_poor_figures_are_told_beside_the_twin():
     assert lines[5].split() == ["gradient", "coverage,", "encoder", "1"]
     assert "masked error: encoder 0.5, zero 1" in lines
     assert lines[-2:] == ["good  x: 0.5 (wanted at most 0.8)", "poor  y: 0.5 (wanted at least 0.8)"]
+
+
+@pytest.mark.slow
+def test_torchrun_trains_one_model_and_only_rank_0_speaks(home):
+    script = "import sys; from gdmnet.commands.train import main; sys.exit(main())"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    (home / "train.py").write_text(script, encoding="utf-8")
+    done = subprocess.run(
+        [*command, str(home / "train.py"), "999", "3d_fullres", *SHORT, *roots(home)],
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("finished:") == 1
+    assert done.stderr.count("epoch 1/2") == 1
+    assert "2 processes train together" in done.stderr
+    run = json.loads((fold_of(home) / "run.json").read_text())
+    assert run["n_devices"] == 2
+    assert (fold_of(home) / "summary.json").is_file()

@@ -110,12 +110,25 @@ def test_a_prepared_case_is_scored_in_hu_and_mm(model, case):
 
 
 @pytest.mark.parametrize(
-    ("errors", "chosen"),
-    [([1.0, 1.009, 1.02], 0.25), ([1.0, 0.9, 0.8], 0.5), ([1.0, 1.2, 0.9], 0.0)],
+    ("metric", "values", "chosen"),
+    [
+        ("mae", [1.0, 1.009, 1.02], 0.25),
+        ("mae", [1.0, 0.9, 0.8], 0.5),
+        ("mae", [1.0, 1.2, 0.9], 0.0),
+        ("sharpness", [0.7, 1.05, 1.97], 0.25),
+        ("sharpness", [1.3, 1.3, 1.31], 0.25),
+        ("sharpness", [0.7, 0.9, 1.1], 0.5),
+        ("spectrum_distance", [4.0, 3.0, 4.1], 0.25),
+        ("gradient_w1", [4.0, 4.1, 3.0], 0.0),
+        ("histogram_w1", [None, 4.1, 3.0], 0.5),
+    ],
 )
-def test_the_choice_stops_at_the_first_setting_beyond_the_budget(errors, chosen):
-    front = {t: {"mae": error} for t, error in zip(("0", "0.25", "0.5"), errors, strict=True)}
-    assert choose_setting(front, 0.01) == chosen
+def test_the_choice_stops_at_the_first_setting_that_costs_too_much(metric, values, chosen):
+    usual = {"mae": 1.0, "sharpness": 0.8, "spectrum_distance": 3.0}
+    pairs = zip(("0", "0.25", "0.5"), values, strict=True)
+    found, reason = choose_setting({t: usual | {metric: value} for t, value in pairs}, 0.01)
+    assert found == chosen
+    assert (metric in reason) == (chosen < 0.5)
 
 
 def test_weights_are_float32_after_the_dial(model):
