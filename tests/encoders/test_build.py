@@ -183,7 +183,7 @@ def test_one_missing_one_more_one_misshapen_or_infinite_tensor_is_refused_by_nam
     def refused(change, *words):
         tensors = dict(whole[level] if level else whole)
         content = {**whole, level: tensors} if level else tensors
-        ends = ("conv2.weight", "conv2.conv.weight", "attn.proj.weight", "double_conv.3.weight")
+        ends = (".conv2.weight", "conv2.conv.weight", "attn.proj.weight", "double_conv.3.weight")
         keys = [k for k in tensors if k.startswith(prefix) and k.endswith(ends)]
         change(tensors, keys[-1])
         with pytest.raises(CheckpointError) as problem:
