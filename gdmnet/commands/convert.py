@@ -132,6 +132,9 @@ def _dicom_parser() -> CommandParser:
         help="find out how series of two frames of reference lie, where no REG object says so",
     )
     parser.add_argument(
+        "--untilt", action="store_true", help="resample CTs of a tilted gantry to a plain grid"
+    )
+    parser.add_argument(
         "--body-roi",
         metavar="NAME",
         help="the structure (RTSTRUCT) that becomes the body mask, such as 'BODY|EXTERNAL'",
@@ -238,6 +241,7 @@ def _find_dicom(args: argparse.Namespace) -> FoundCases:
         args.target,
         args.resample,
         register=args.register is not None,
+        untilt=args.untilt,
         body=args.body_roi,
         regions=args.regions,
     )

@@ -36,7 +36,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = new_parser(__doc__ or "", _EPILOG)
     for option, name, text in (
         ("-p", "predictions", "predictions, one image a case"),
-        ("-r", "references", "references of the same names"),
+        ("-r", "references", "references of the same names; or a tree of DICOM series"),
         ("--masks", "masks", "masks: where errors count (default: the body, computed)"),
         ("--seg-pred", "seg_pred", "segmentations of the predictions: adds Dice and HD95"),
         ("--seg-ref", "seg_ref", "segmentations of the references, same labels"),
@@ -83,7 +83,15 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Entry point of gdm_evaluate."""
     args = build_parser().parse_args(argv)
-    return guarded(lambda: _evaluate(args))
+
+    def body() -> int:
+        from gdmnet.data.dicom_partners import partner_folders
+
+        with partner_folders(args.predictions, None, args.references, print) as (_, references):
+            args.references = references
+            return _evaluate(args)
+
+    return guarded(body)
 
 
 def _evaluate(args: argparse.Namespace) -> int:

@@ -49,7 +49,10 @@ class PlanOptions(Settings):
         None, "size of network and patch (default: by the device)", choices=tuple(PRESETS)
     )
     memory_gb: float | None = setting(
-        None, "GB to plan for (default: this machine's GPU's, else 8)", above=0, flag="--memory"
+        None,
+        "GB to plan for (default: this machine's GPU's, at most 24; else 8)",
+        above=0,
+        flag="--memory",
     )
     bias_correction: str | None = setting(
         None,
@@ -294,11 +297,19 @@ def _refuse_contradictions(
             raise PlanError(
                 f"{path} was made with {option} {made}; add --replan to plan anew with {wanted}"
             )
-    if facts.is_file() and codec.load(Fingerprint, facts) != fingerprint:
+    if facts.is_file() and not _is_same(codec.load(Fingerprint, facts), fingerprint):
         raise PlanError(
             f"{path}: the raw dataset has changed since this plan was made; add --replan to plan"
             " anew (hand-made configurations are kept)"
         )
+
+
+def _is_same(known: Fingerprint, found: Fingerprint) -> bool:
+    """Whether nothing has changed; fingerprints of older versions know no digests of files."""
+    if not any(case.digests for case in known.cases):
+        cases = tuple(dataclasses.replace(case, digests={}) for case in found.cases)
+        found = dataclasses.replace(found, cases=cases)
+    return known == found
 
 
 def _prepare_all(

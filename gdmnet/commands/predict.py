@@ -33,7 +33,7 @@ choice where there are several, and -m names a model's folder directly."""
 _GENERAL = ("device", "overwrite", "uncertainty", "n_threads", "num_parts", "part_id")
 _HOW = ("checkpoint", "step_size", "tta", "ensemble", "realism", "mixed_folds")
 _SAMPLING = ("steps", "sampler", "seed")
-_DICOM = ("source", "dicom_out", "dicom_grid", "dicom_template")
+_DICOM = ("source", "untilt", "dicom_out", "dicom_grid", "dicom_template")
 _SINOGRAMS = ("data_consistency", "sinograms")
 
 
@@ -58,6 +58,7 @@ class PredictionOptions(Settings):
     source: tuple[str, ...] = setting(
         (), "series to take, a pattern a channel, as gdm_convert dicom has", metavar="PATTERN"
     )
+    untilt: bool = setting(False, "resample CTs of a tilted gantry to a plain grid")
     dicom_out: bool = setting(
         False, "write OUT/CASE_dicom too: a CT series of the source's patient, study and frame"
     )
@@ -171,7 +172,7 @@ def run(
     if translator.training is None:
         unknown = "no fingerprint.json in the model: inputs are not compared with the training data"
         print(unknown, file=sys.stderr)
-    cases = find_cases(inputs, translator.plan, options.source)
+    cases = find_cases(inputs, translator.plan, options.source, untilt=options.untilt)
     if any(case.series for case in cases) and output.resolve().is_relative_to(inputs.resolve()):
         raise OutputError(f"{output}: lies among the scans; give another folder by -o")
     if options.data_consistency:

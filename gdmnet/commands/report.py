@@ -25,8 +25,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = new_parser(__doc__ or "", _EPILOG)
     for option, name, text in (
         ("-p", "predictions", "predictions, one image a case (gdm_predict's output folder)"),
-        ("-r", "targets", "what was to be predicted, images of the same names"),
-        ("-s", "sources", "what it was predicted from, CASE_0000<ending>"),
+        ("-r", "targets", "what was to be predicted, images of the same names; or DICOM series"),
+        ("-s", "sources", "what it was predicted from, CASE_0000<ending>; or DICOM series"),
         ("--masks", "masks", "masks: where errors count (default: the body, computed)"),
     ):
         needed = name == "predictions"
@@ -48,10 +48,18 @@ def main(argv: list[str] | None = None) -> int:
     """Entry point of gdm_report."""
     args = build_parser().parse_args(argv)
     typed = shlex.join(["gdm_report", *(sys.argv[1:] if argv is None else argv)])
-    return guarded(lambda: _report(args, typed))
+
+    def body() -> int:
+        from gdmnet.data.dicom_partners import partner_folders
+
+        given = args.sources, args.targets
+        with partner_folders(args.predictions, *given, print) as (args.sources, args.targets):
+            return _report(args, typed, has_files=args.sources == given[0])
+
+    return guarded(body)
 
 
-def _report(args: argparse.Namespace, typed: str) -> int:
+def _report(args: argparse.Namespace, typed: str, *, has_files: bool) -> int:
     from datetime import datetime
     from functools import partial
 
@@ -65,7 +73,8 @@ def _report(args: argparse.Namespace, typed: str) -> int:
     output = args.output or args.predictions / REPORT_HTML
     settings = make_settings(EvaluationSettings, given_settings(args, EvaluationSettings))
     cases = find_cases(ReportFolders(args.predictions, args.targets, args.sources, args.masks))
-    origin = read_origin(args.predictions, {case.identifier: case.sources for case in cases})
+    files = {case.identifier: case.sources for case in cases} if has_files else {}
+    origin = read_origin(args.predictions, files)
     summaries = {}
     if args.targets is not None:
         compared = EvaluationFolders(args.predictions, args.targets, args.masks)

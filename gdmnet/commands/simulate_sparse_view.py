@@ -52,6 +52,7 @@ class SimulationOptions(Settings):
     keep_sinograms: bool = setting(
         False, "also write the noisy line integrals (for gdm_predict --data-consistency)"
     )
+    untilt: bool = setting(False, "resample CTs of a tilted gantry to a plain grid")
     views: tuple[int, ...] = (60,)
     n_processes: int = 1
 
@@ -174,7 +175,10 @@ def run(
         own = f"{name or 'SparseView'}{views}" if name is None or len(options.views) > 1 else name
         folders[views] = new_dataset(raw, number + i, own, may_be_there=True)
     training, testing = choose_test_cases(
-        find_ct_volumes(cts), options.split, options.test_fraction, settings.seed
+        find_ct_volumes(cts, untilt=options.untilt),
+        options.split,
+        options.test_fraction,
+        settings.seed,
     )
     for views, folder in folders.items():
         made = write_sparse_view_dataset(

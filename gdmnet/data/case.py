@@ -38,6 +38,9 @@ class Series:
         problem: why they do not.
         acquisition: which one of several that lie among each other it is, "EchoTime=90"; "" if the
             series has one only.
+        slant: of a tilted gantry: mm by which each slice lies further along columns' numbers and
+            rows' numbers than the one before; None where slices lie straight above each other.
+        upright: the plain grid that holds all slices of a tilted gantry.
     """
 
     uid: str
@@ -50,6 +53,8 @@ class Series:
     geometry: Geometry | None
     problem: str | None = None
     acquisition: str = ""
+    slant: tuple[float, float] | None = None
+    upright: Geometry | None = None
 
     @property
     def label(self) -> str:

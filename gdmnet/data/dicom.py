@@ -7,12 +7,14 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
 from tqdm import tqdm
 
 from gdmnet.data.case import CaseFiles, Series, Volume
@@ -48,7 +50,7 @@ def holds_dicom(folder: Path) -> bool:
     return any(is_dicom(path) for path in _files(folder))
 
 
-def find_series(folder: Path) -> Tree:
+def find_series(folder: Path, *, untilt: bool = False) -> Tree:
     """All series of a tree; only headers are read.
 
     A series is what has one SeriesInstanceUID, wherever its files lie; acquisitions that lie among
@@ -56,6 +58,10 @@ def find_series(folder: Path) -> Tree:
     carries its problem, to be refused when somebody wants it. Scouts, objects without pixels
     (RTSTRUCT, SR, ...), doses, segmentations and files that are not DICOM are counted; but a file
     that cannot be read and is called as the slices beside it is a damaged slice of their series.
+
+    Args:
+        folder: of the tree.
+        untilt: series of a tilted gantry are sound; reading resamples them to a plain grid.
 
     Raises:
         DatasetError: no such folder.
@@ -84,6 +90,8 @@ def find_series(folder: Path) -> Tree:
         for own in slices.values()
         for acquisition, group in split_acquisitions(own).items()
     ]
+    if untilt:
+        series = [replace(s, geometry=s.upright, problem=None) if s.upright else s for s in series]
     key = attrgetter("folder", "uid", "acquisition")
     return Tree(tuple(sorted(series, key=key)), dict(skipped), objects)
 
@@ -137,19 +145,19 @@ def only_series(folder: Path) -> Series:
 def read_series(series: Series) -> Volume:
     """The voxels of a series: float32 (1, z, y, x) in LPS, CT in HU.
 
-    Every slice's own RescaleSlope and RescaleIntercept are applied; see `read_pixels`.
+    Every slice's own RescaleSlope and RescaleIntercept are applied; see `read_pixels`. Slices of a
+    tilted gantry that may be resampled come on their plain grid.
 
     Raises:
         DatasetError: the series is no sound stack, or a file cannot be read.
     """
     geometry = grid_of(series)
     is_ct = series.modality == "CT"
-    shape = [geometry.shape[axis] for axis in np.argsort(geometry.axes)]
-    stored = np.empty(shape, np.float32)
-    for plane, path in zip(stored, series.files, strict=True):
-        plane[...] = read_pixels(path, is_ct=is_ct)
+    stored = np.stack([read_pixels(path, is_ct=is_ct) for path in series.files])
     if not np.isfinite(stored).all():
         raise DatasetError(f"{series.folder}: has NaN or Inf pixels; export the series anew")
+    if series.slant is not None:
+        stored = _straightened(stored, series)
     return Volume(to_lps(stored, geometry)[None], geometry)
 
 
@@ -209,6 +217,31 @@ def case_name(series: Series) -> str:
     return f"case_{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
+def frame_name(series: Series) -> str:
+    """A name of the frame of reference that tells nothing of the patient; "" if it has none."""
+    return hashlib.sha256(series.frame.encode()).hexdigest()[:16] if series.frame else ""
+
+
+def _straightened(stored: NDArray, series: Series) -> NDArray:
+    """The slices (n, rows, columns) of a tilted gantry on their plain grid, linearly in the plane.
+
+    What no slice shows has the lowest value that there is.
+    """
+    grid, slant = series.upright, series.slant
+    assert grid is not None
+    assert slant is not None
+    _, *shape = (grid.shape[axis] for axis in np.argsort(grid.axes))
+    pixels = np.array(slant) / grid.itk_spacing[:2]  # columns and rows a slice
+    first = -np.floor(np.minimum(pixels * (len(stored) - 1), 0))
+    straight = np.full((len(stored), *shape), stored.min(), np.float32)
+    for number, (plane, result) in enumerate(zip(stored, straight, strict=True)):
+        columns, rows = first + pixels * number
+        padded = np.full_like(result, stored.min())
+        padded[: plane.shape[0], : plane.shape[1]] = plane
+        ndimage.shift(padded, (rows, columns), result, order=1, cval=float(stored.min()))
+    return straight
+
+
 def _files(folder: Path) -> Iterator[Path]:
     for parent, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
@@ -226,7 +259,7 @@ def _naming(path: Path) -> tuple[Path, str]:
 def _series(
     acquisition: str, slices: Sequence[Slice], unread: Mapping[tuple[Path, str], Path]
 ) -> Series:
-    geometry, problem = None, None
+    found, problem = None, None
     try:
         for item in slices:
             damaged = unread.get(_naming(item.path))
@@ -235,7 +268,13 @@ def _series(
                     f"{damaged.name} beside its slices cannot be read: empty, cut off or damaged;"
                     " restore it, or move it away if it is no slice"
                 )
-        slices, geometry = stack(slices)
+        found = stack(slices)
+        slices = found.slices
+        if found.slant is not None:
+            problem = (
+                f"the gantry was tilted by {found.tilt:.1f} degrees: the slices are sheared against"
+                " each other; --untilt resamples it to a plain grid"
+            )
     except DatasetError as error:
         problem = str(error)
     first = slices[0]
@@ -247,7 +286,9 @@ def _series(
         modality=first.modality,
         description=first.description,
         files=tuple(item.path for item in slices),
-        geometry=geometry,
+        geometry=None if found is None or found.slant is not None else found.geometry,
         problem=problem,
         acquisition=acquisition,
+        slant=None if found is None else found.slant,
+        upright=None if found is None or found.slant is None else found.geometry,
     )

@@ -98,8 +98,25 @@ def _difference(group: Sequence[Slice], groups: Collection[Sequence[Slice]]) -> 
     )
 
 
-def stack(slices: Sequence[Slice]) -> tuple[list[Slice], Geometry]:
-    """The slices sorted along their normal, and the grid that they make.
+@dataclass(frozen=True)
+class Stack:
+    """The slices of a series, sorted along their normal, and the grid that they make.
+
+    Attributes:
+        slices: sorted.
+        geometry: of the slices, or for a tilted gantry the plain grid that holds them all.
+        slant: as in `Series`.
+        tilt: of the gantry in degrees, 0 where slices lie straight above each other.
+    """
+
+    slices: list[Slice]
+    geometry: Geometry
+    slant: tuple[float, float] | None = None
+    tilt: float = 0.0
+
+
+def stack(slices: Sequence[Slice]) -> Stack:
+    """Sort the slices of a series and find their grid.
 
     The stored axes (z, y, x) are slice, row, column; the slice axis is the cross product of the
     row's and the column's direction, so that the order of the files does not matter.
@@ -118,20 +135,39 @@ def stack(slices: Sequence[Slice]) -> tuple[list[Slice], Geometry]:
     distance = _distance(ordered, heights)
     if not SPACINGS[0] <= distance <= SPACINGS[1]:
         raise DatasetError(f"its slices of {distance:g} mm cannot be; export the series anew")
-    _require_straight(ordered, places - places[0] - np.outer(heights, normal), heights)
+    aside = places - places[0] - np.outer(heights, normal)
+    slope = _slope(ordered, aside, heights)
+    if slope is None:
+        return Stack(
+            ordered, _grid(direction, places[0], (len(slices), *first.shape), distance, first)
+        )
+    # Rows and columns are added, so that the grid holds the slices at both ends.
+    slant = slope @ direction[:, :2] * distance
+    ends = slant * (len(slices) - 1) / first.spacing[::-1]  # columns, rows
+    origin = places[0] + direction[:, :2] @ (np.floor(np.minimum(ends, 0)) * first.spacing[::-1])
+    columns, rows = np.ceil(np.abs(ends)).astype(int)
+    shape = len(slices), first.shape[0] + int(rows), first.shape[1] + int(columns)
+    tilt = float(np.degrees(np.arctan(np.linalg.norm(slope))))
+    geometry = _grid(direction, origin, shape, distance, first)
+    return Stack(ordered, geometry, (float(slant[0]), float(slant[1])), tilt)
+
+
+def _grid(
+    direction: NDArray, origin: NDArray, shape: tuple[int, ...], distance: float, first: Slice
+) -> Geometry:
+    """The grid of stored slices, rows and columns with this shape."""
     cosines = tuple(float(cosine) for cosine in direction.ravel())
     axes, flips = nearest_lps(cosines)
-    stored_shape = (len(slices), *first.shape)
-    stored_spacing = (distance, *first.spacing)
-    geometry = Geometry(
-        shape=(stored_shape[axes[0]], stored_shape[axes[1]], stored_shape[axes[2]]),
-        spacing=(stored_spacing[axes[0]], stored_spacing[axes[1]], stored_spacing[axes[2]]),
-        itk_origin=ordered[0].position,
+    spacing = (distance, *first.spacing)
+    x, y, z = origin.tolist()
+    return Geometry(
+        shape=(shape[axes[0]], shape[axes[1]], shape[axes[2]]),
+        spacing=(spacing[axes[0]], spacing[axes[1]], spacing[axes[2]]),
+        itk_origin=(x, y, z),
         itk_direction=cosines,
         axes=axes,
         flips=flips,
     )
-    return ordered, geometry
 
 
 def _require_alike(slices: Sequence[Slice]) -> None:
@@ -206,23 +242,28 @@ def _distance(ordered: Sequence[Slice], heights: NDArray) -> float:
     )
 
 
-def _require_straight(ordered: Sequence[Slice], aside: NDArray, heights: NDArray) -> None:
-    """Every slice on the first one's normal: `heights` mm (n,) along it, `aside` mm (n, 3) off."""
+def _slope(ordered: Sequence[Slice], aside: NDArray, heights: NDArray) -> NDArray | None:
+    """How far slices lie beside the first one's normal, (3,) mm a mm of height; None for straight.
+
+    Args:
+        ordered: slices.
+        aside: (n, 3) mm beside the normal.
+        heights: (n,) mm along it.
+
+    Raises:
+        DatasetError: a slice lies beside the line of the others.
+    """
     if np.linalg.norm(aside, axis=1).max() <= _ASIDE:
-        return
-    slope = aside[-1] / heights[-1]  # of a tilted stack, mm a mm
+        return None
+    slope: NDArray = aside[-1] / heights[-1]
     if np.linalg.norm(aside - np.outer(heights, slope), axis=1).max() <= _ASIDE:
-        degrees = np.degrees(np.arctan(np.linalg.norm(slope)))
-        raise DatasetError(
-            f"the gantry was tilted by {degrees:.1f} degrees: the slices are sheared against each"
-            " other; resample it to a plain grid first"
-        )
+        return slope
     off = np.linalg.norm(aside - np.median(aside, axis=0), axis=1)
     worst = int(off.argmax())
     raise DatasetError(
         f"its slices are moved sideways: number {worst + 1} of {len(ordered)}"
         f" ({ordered[worst].path.name}) lies {off[worst]:.3g} mm beside the line of the others;"
-        " resample it to a plain grid first"
+        " export the series anew"
     )
 
 

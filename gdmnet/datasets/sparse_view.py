@@ -211,11 +211,11 @@ def _generator(name: str, seed: int) -> np.random.Generator:
     return np.random.default_rng([seed, int.from_bytes(digest[:8], "big")])
 
 
-def find_ct_volumes(folder: Path) -> list[CtVolume]:
+def find_ct_volumes(folder: Path, *, untilt: bool = False) -> list[CtVolume]:
     """All CTs of a folder and the folders in it, sorted by name.
 
     Images count first (CASE_0000.nii.gz is the case CASE); where there are none, the CT series
-    among DICOM files, under names that tell nothing of the patient.
+    among DICOM files, under names that tell nothing of the patient; `untilt` as in `find_series`.
 
     Raises:
         DatasetError: no such folder, nothing in it, two of one name, an unsound DICOM series.
@@ -232,7 +232,7 @@ def find_ct_volumes(folder: Path) -> list[CtVolume]:
             raise DatasetError(f"{path}: the case {name} is there twice; rename one of the two")
         found[name] = CtVolume(name, path)
     if not found:
-        for series in find_series(folder).series:
+        for series in find_series(folder, untilt=untilt).series:
             if series.modality == "CT":
                 grid_of(series)  # unsound ones are refused by name
                 if series.acquisition:

@@ -38,7 +38,9 @@ class Export:
     template: Path | None = None
 
 
-def dicom_cases(folder: Path, plan: Plan, patterns: Sequence[str] = ()) -> list[CaseFiles]:
+def dicom_cases(
+    folder: Path, plan: Plan, patterns: Sequence[str] = (), *, untilt: bool = False
+) -> list[CaseFiles]:
     """One case a study of a tree of DICOM series: the series that the model takes, a channel each.
 
     Which series is which channel say the patterns, or else those by which the training data were
@@ -51,6 +53,7 @@ def dicom_cases(folder: Path, plan: Plan, patterns: Sequence[str] = ()) -> list[
         folder: of the tree.
         plan: of the model.
         patterns: as in `is_fitting`, one a channel; () for the plan's.
+        untilt: as in `find_series`.
 
     Raises:
         DatasetError: nothing says which series is which channel, or nothing fits.
@@ -62,7 +65,7 @@ def dicom_cases(folder: Path, plan: Plan, patterns: Sequence[str] = ()) -> list[
             f" series of each by --source, a pattern a channel (given: {len(patterns)}), or give"
             " CASE_0000.nii.gz, CASE_0001.nii.gz, ..."
         )
-    tree = find_series(folder)
+    tree = find_series(folder, untilt=untilt)
     studies: dict[tuple[str, str], list[Series]] = {}
     for series in tree.series:
         studies.setdefault((series.patient, series.study), []).append(series)

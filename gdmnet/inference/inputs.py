@@ -15,11 +15,13 @@ from gdmnet.inference.dicom import dicom_cases
 from gdmnet.plan import Plan
 
 
-def find_cases(inputs: Path, plan: Plan, patterns: Sequence[str] = ()) -> list[CaseFiles]:
+def find_cases(
+    inputs: Path, plan: Plan, patterns: Sequence[str] = (), *, untilt: bool = False
+) -> list[CaseFiles]:
     """The cases of a folder of CASE_0000<ending> files, of a DICOM tree, or of a single file.
 
     The plan's file ending is preferred; a folder in one of the other formats is taken as well.
-    The patterns tell the series of a DICOM tree, as in `dicom_cases`.
+    `patterns` and `untilt` are for a DICOM tree, as in `dicom_cases`.
 
     Raises:
         DatasetError: nothing there, or not what the model needs.
@@ -37,7 +39,7 @@ def find_cases(inputs: Path, plan: Plan, patterns: Sequence[str] = ()) -> list[C
     images = iterate_images(inputs) if inputs.is_dir() else ()
     endings = {ending for _, ending, _ in images}
     if inputs.is_dir() and not endings and holds_dicom(inputs):
-        return dicom_cases(inputs, plan, patterns)
+        return dicom_cases(inputs, plan, patterns, untilt=untilt)
     ending = endings.pop() if len(endings) == 1 else plan.file_ending
     return input_cases(inputs, n_channels, ending)
 

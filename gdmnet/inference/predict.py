@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from gdmnet import __version__, codec, files
 from gdmnet.data.case import CaseFiles
+from gdmnet.data.dicom import case_name, frame_name
 from gdmnet.errors import DatasetError, OutputError
 from gdmnet.inference.case import UNCERTAINTY, CasePrediction, ReadCase, predict_case, read_case
 from gdmnet.inference.input_check import describe_check
@@ -127,8 +128,11 @@ def _predict(
     with tqdm(total=len(jobs), desc="cases", disable=None) as bar:
         for job, ahead in _ahead(read, jobs, n_threads):
             fate, result = predict_case(translator, job, ahead)
-            series = (SourceSeries(str(own.folder), own.label) for own in job.files.series)
-            result = replace(result, series=tuple(series))
+            series = tuple(
+                SourceSeries(str(own.folder), own.label, case_name(own), frame_name(own))
+                for own in job.files.series
+            )
+            result = replace(result, series=series)
             fates[fate].append(job.files.identifier)
             record = replace(record, cases={**record.cases, job.files.identifier: result})
             codec.save(record, path)

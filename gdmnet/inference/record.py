@@ -34,10 +34,19 @@ class UncertaintyMap:
 
 @dataclass(frozen=True)
 class SourceSeries:
-    """A DICOM series: the folder it lay in, and modality and description."""
+    """A DICOM series: where it lay and what it is called; its UIDs as hashes.
+
+    Attributes:
+        folder: it lay in.
+        description: modality and SeriesDescription.
+        name: as `data.dicom.case_name`.
+        frame: as `data.dicom.frame_name`.
+    """
 
     folder: str
     description: str
+    name: str
+    frame: str
 
 
 @dataclass(frozen=True)

@@ -116,13 +116,17 @@ def _case(result: dict[str, Any], sources: Sequence[Path]) -> CaseOrigin:
     verdicts = {name: _verdict(recorded.get(name), found.get(name)) for name in names}
     warnings = [str(warning) for warning in result.get("warnings") or ()]
     warnings += [f"{name} {verdict}" for name, verdict in verdicts.items() if DIFFERS in verdict]
+    series = [_object(own) for own in result.get("series") or ()]
     error, findings = result.get("error"), result.get("input_check")
     return CaseOrigin(
         warnings=tuple(warnings),
         error=None if error is None else str(error),
-        inputs=tuple(
-            (name, f"SHA-256 {found.get(name) or recorded[name]} ({verdict})")
-            for name, verdict in verdicts.items()
+        inputs=(
+            *(("DICOM series", f"{s.get('description')} in {s.get('folder')}") for s in series),
+            *(
+                (name, f"SHA-256 {found.get(name) or recorded[name]} ({verdict})")
+                for name, verdict in verdicts.items()
+            ),
         ),
         findings=None
         if not isinstance(findings, list)

@@ -229,3 +229,15 @@ def test_a_part_does_not_prepare_by_a_plan_of_other_files(raw_home, capsys):
     said = capsys.readouterr().err
     assert "raw files have changed" in said
     assert "phantom_01" in said
+
+
+def test_a_plan_of_a_version_without_digests_is_kept_and_its_cases_prepared_anew(raw_home, capsys):
+    assert plan(raw_home) == 0
+    path = raw_home / "preprocessed" / DATASET / "fingerprint.json"
+    facts = json.loads(path.read_text())
+    for case in facts["cases"]:
+        del case["digests"]
+    path.write_text(json.dumps(facts))
+    assert plan(raw_home) == 0
+    assert "is kept" in capsys.readouterr().err
+    assert all(case["digests"] for case in json.loads(path.read_text())["cases"])

@@ -16,6 +16,7 @@ import pytest
 from dicoms import SAGITTAL, make_other, save, turned, write_series
 
 from gdmnet import codec, folders
+from gdmnet.commands import evaluate, report
 from gdmnet.commands.predict import main
 from gdmnet.data.dicom import case_name, find_series, only_series, read_series
 from gdmnet.data.regrid import axial_grid, regrid
@@ -101,7 +102,8 @@ def test_every_fitting_series_of_a_tree_becomes_a_case(place, models, capsys, ca
     inputs = json.loads(record)["cases"][names["one"]]["inputs"]
     assert list(inputs) == [f"{names['one']}_0000"]
     (series,) = json.loads(record)["cases"][names["one"]]["series"]
-    assert series == {"folder": str(place / "in/one/mr"), "description": "MR t1 vibe"}
+    assert series["folder"] == str(place / "in/one/mr")
+    assert series["description"] == "MR t1 vibe"
 
 
 def test_what_is_there_is_kept_unless_the_series_has_changed(place, capsys, caplog):
@@ -227,6 +229,48 @@ def test_channels_are_told_apart_by_patterns(place, models, capsys, caplog):
     assert call(place, "--source", "*t1*", "*T2") == 1  # patient two has no T2
     assert "1 predicted, 0 there already, 1 failed" in capsys.readouterr().out
     assert "no series of its study fits '*T2'; name one by --source" in caplog.text
+
+
+def test_predictions_are_judged_against_the_trees_they_come_from(place, capsys):
+    one, out = place / "in/one", place / "out"
+    assert call(place, "-i", str(one)) == 0
+    assert evaluate.main(["-p", str(out), "-r", str(one), "-np", "1"]) == 0
+    (prediction,) = out.glob("*.nii.gz")
+    said = capsys.readouterr().out
+    assert f"CT planning is resampled onto the grid of {prediction.name}" in said
+    summary = json.loads((out / "summary.json").read_text())
+    name = prediction.name.removesuffix(".nii.gz")
+    write_volume(place / "refs" / prediction.name, moved_ct(one, prediction))
+    assert evaluate.main(["-p", str(out), "-r", str(place / "refs"), "-np", "1"]) == 0
+    again = json.loads((out / "summary.json").read_text())
+    assert summary["cases"][name]["mae"] == pytest.approx(again["cases"][name]["mae"], rel=1e-5)
+    words = ["-p", str(out), "-s", str(one), "-r", str(one), "-np", "1"]
+    assert report.main(words) == 0
+    page = (out / "report.html").read_text()
+    assert "DICOM series" in page
+    assert f"MR t1 vibe in {one / 'mr'}" in page
+
+
+def moved_ct(one, prediction):
+    grid = read_volume(prediction).geometry
+    return regrid(read_series(only_series(one / "ct")), grid, fill=-1024.0)
+
+
+def test_a_reference_that_cannot_be_told_is_refused(place, models, capsys):
+    one, out = place / "in/one", place / "out"
+    assert call(place, "-i", str(one)) == 0
+    write_scan(one / "ct2", models, Modality="CT", SeriesDescription="later")
+    assert evaluate.main(["-p", str(out), "-r", str(one)]) == 2
+    assert "2 series in its frame of reference may be the reference (CT planning" in (
+        capsys.readouterr().err
+    )
+    assert evaluate.main(["-p", str(out), "-r", str(place / "in/two")]) == 2
+    assert "no other series lies in its frame of reference" in capsys.readouterr().err
+    assert report.main(["-p", str(out), "-s", str(place / "in/two")]) == 2
+    assert "its source MR t1 vibe is not here" in capsys.readouterr().err
+    (out / "predictions.json").unlink()
+    assert evaluate.main(["-p", str(out), "-r", str(one)]) == 2
+    assert "names no DICOM series of this case" in capsys.readouterr().err
 
 
 def test_an_output_inside_the_scans_is_refused(place, capsys):

@@ -412,6 +412,41 @@ def test_a_tilted_gantry_is_refused(tmp_path, array, degrees):
     write_series(tmp_path, array, direction=turned(degrees, 0), step=(0, 0, 3.0))
     message = problem_of(tmp_path)
     assert f"the gantry was tilted by {abs(degrees):.1f} degrees" in message
+    assert "--untilt resamples it to a plain grid" in message
+
+
+@pytest.mark.parametrize(("degrees", "turn"), [(1.5, 0), (15.0, 0), (-15.0, 0), (20.0, 30.0)])
+@pytest.mark.parametrize("step", [(0, 0, 3.0), (0.4, 0, 2.9)])
+def test_a_tilted_gantry_is_resampled_on_request(tmp_path, degrees, turn, step):
+    """A ramp in the patient is a ramp in every slice, and linear interpolation keeps it."""
+    slices = make_series(np.zeros((9, 16, 14)), direction=turned(degrees, turn), step=step)
+    ramp = np.array([4.0, -7.0, 9.0])
+    for number, item in enumerate(slices):
+        along_row, along_column = np.reshape(item.ImageOrientationPatient, (2, 3)).astype(float)
+        row, column = np.mgrid[:16, :14]
+        place = np.array(item.ImagePositionPatient, float)
+        place = place + column[..., None] * 1.25 * along_row + row[..., None] * 1.5 * along_column
+        item.PixelData = np.rint(20 * (place @ ramp)).astype("<i2").tobytes()
+        item.RescaleSlope, item.RescaleIntercept = 0.05, 0
+        save(tmp_path / str(number), item)
+    (series,) = find_series(tmp_path, untilt=True).series
+    volume = read_series(series)
+    assert volume.array.shape[1:] == volume.geometry.shape
+    lowest, n_inside = volume.array.min(), 0
+    for index in np.ndindex(volume.geometry.shape):
+        value, wanted = volume.array[0][index], float(place_of(volume, index) @ ramp)
+        if value > lowest + 40:  # not beside the slices, nor at their rim
+            n_inside += abs(value - wanted) < 0.2
+    assert n_inside > 0.75 * 9 * 16 * 14
+    for item in slices:  # every corner of every slice lies within the grid
+        for row, column in ((0, 0), (0, 13), (15, 0), (15, 13)):
+            along_row, along_column = np.reshape(item.ImageOrientationPatient, (2, 3)).astype(float)
+            corner = np.array(item.ImagePositionPatient, float)
+            corner = corner + column * 1.25 * along_row + row * 1.5 * along_column
+            origin, direction = lps_frame(volume.geometry)
+            voxel = (corner - origin) @ direction / volume.geometry.spacing[::-1]
+            assert (voxel > -0.01).all()
+            assert (voxel < np.array(volume.geometry.shape[::-1]) - 0.99).all()
 
 
 def test_a_tag_of_tilt_alone_does_not_hurt(tmp_path, array):
