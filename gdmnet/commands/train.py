@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import shlex
+import sys
 from typing import Any
 
 from gdmnet import codec
 from gdmnet.cluster import rank_from_environment
 from gdmnet.commands.encoder_options import add_encoder_options, encoder_settings
+from gdmnet.commands.report import REPORT_HTML, report_validation
 from gdmnet.commands.terminal import (
     CommandParser,
     add_root_options,
@@ -16,6 +19,7 @@ from gdmnet.commands.terminal import (
     roots_from,
 )
 from gdmnet.errors import SettingError
+from gdmnet.folders import SUMMARY_JSON
 from gdmnet.objectives.options import BridgeOptions, GdmOptions, RegressionOptions, parse_option
 from gdmnet.settings import add_settings, given_settings, setting_names
 from gdmnet.training.settings import TrainingSettings
@@ -96,6 +100,10 @@ def _train(args: argparse.Namespace, settings: TrainingSettings) -> int:
         folder, rank = train_fold(*where, settings), rank_from_environment()
         if rank is None or rank.rank == 0:
             print(f"finished: {folder}")
+            report = folder / REPORT_HTML
+            if (folder / SUMMARY_JSON).is_file() and not report.is_file():
+                raw = where[3].raw / folder.parent.parent.name
+                print(f"report: {report_validation(folder, raw, shlex.join(sys.argv))}")
     return 0
 
 
