@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
-from dicoms import SAGITTAL, make_other, save, turned, write_series
+from dicoms import SAGITTAL, make_other, make_structures, save, turned, write_series
 
 from gdmnet import codec, folders
 from gdmnet.commands import evaluate, report
@@ -355,6 +355,11 @@ def test_the_how_to_works(tmp_path, models, monkeypatch):
         write_scan(tmp_path / f"patients/{patient}/mr", models, seed=seed)
         ct = {"Modality": "CT", "SeriesDescription": "planning", "direction": SAGITTAL}
         write_scan(tmp_path / f"patients/{patient}/ct", models, seed=seed, **ct)
+        corners = np.array([[0, 0], [20, 0], [20, 20], [0, 20]])
+        contours = [np.column_stack([corners, np.full(4, 3.0 * k)]) for k in range(SHAPE[0])]
+        placed = [points + (-20.0, -15.5, 40.25) for points in contours]
+        frame = "1.2.826.0.1.3680043.9999.2000"
+        save(tmp_path / f"patients/{patient}/rs", make_structures({"Body": placed}, frame))
     shutil.copytree(tmp_path / "patients/anna/mr", tmp_path / "scans")
     write_volume(tmp_path / "scan_0000.nii.gz", read_series(only_series(tmp_path / "scans")))
     monkeypatch.chdir(tmp_path)
