@@ -24,6 +24,7 @@ from gdmnet.files import whole_file
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
+    from matplotlib.lines import Line2D
 
 Point = tuple[float, float]
 
@@ -217,10 +218,11 @@ def draw_density(axes: Axes, counts: NDArray, box: tuple[float, float, float, fl
 
 
 def draw_dots(axes: Axes, dots: Sequence[Dot]) -> None:
-    """Dots with their names beside them, where they cover neither dots nor names if that can be.
+    """Dots with their names beside them, where they cover no dot, name or line if that can be.
 
     No axis spans less than 5 % of its values: small differences stay small.
     """
+    lines = list(axes.lines)
     for dot in dots:
         axes.plot(
             dot.x,
@@ -236,7 +238,7 @@ def draw_dots(axes: Axes, dots: Sequence[Dot]) -> None:
         low, high = getattr(axes, f"get_{axis}lim")()
         spare = max(0.0, 0.05 * max(map(abs, values)) - (high - low)) / 2
         getattr(axes, f"set_{axis}lim")(low - spare, high + spare)
-    _name_dots(axes, dots)
+    _name_dots(axes, dots, lines)
 
 
 def set_logarithmic(axes: Axes, axis: str) -> None:
@@ -261,7 +263,7 @@ def add_legend(axes: Axes, lines: Sequence[Artist], names: Sequence[str]) -> Non
     axes.legend(lines, shown, loc="best", handlelength=1.4, labelspacing=0.25)
 
 
-def _name_dots(axes: Axes, dots: Sequence[Dot]) -> None:
+def _name_dots(axes: Axes, dots: Sequence[Dot], lines: Sequence[Line2D]) -> None:
     from matplotlib.transforms import Bbox
 
     figure: Any = axes.get_figure()
@@ -270,17 +272,20 @@ def _name_dots(axes: Axes, dots: Sequence[Dot]) -> None:
         Bbox.from_bounds(x - 8, y - 8, 16, 16)
         for x, y in axes.transData.transform([(dot.x, dot.y) for dot in dots])
     ]
+    paths = [line.get_path().transformed(line.get_transform()) for line in lines]
     for dot in dots:
         name = axes.annotate(
             dot.name, (dot.x, dot.y), (0, 0), textcoords="offset points", va="center", fontsize=9
         )
-        places = []  # how much stands in the way there: outside the axes, then on others
+        places = []  # what is in the way there: the end of the axes, then others, then lines
         for shift, side in product(_SHIFTS, ("left", "right")):
             name.xyann = (9 if side == "left" else -9, shift)
             name.set(horizontalalignment=side)
             box = name.get_window_extent()
             outside = box.x0 < axes.bbox.x0 or axes.bbox.x1 < box.x1
-            places.append(((outside, box.count_overlaps(taken)), name.xyann, side, box))
+            crossed = sum(path.intersects_bbox(box, filled=False) for path in paths)
+            obstacles = outside, box.count_overlaps(taken), crossed
+            places.append((obstacles, name.xyann, side, box))
         _, name.xyann, side, box = min(places, key=lambda place: place[0])
         name.set(horizontalalignment=side)
         taken.append(box)

@@ -77,6 +77,21 @@ def part_from_environment(environment: Mapping[str, str] = os.environ) -> tuple[
     return (0, 1) if rank is None else (rank.rank, rank.n_ranks)
 
 
+def chosen_part(num_parts: int | None, part_id: int | None) -> tuple[int, int]:
+    """The part that --num-parts and --part-id name, or else the launcher's.
+
+    Raises:
+        ClusterError: one without the other, or a part that is none of them.
+    """
+    if num_parts is None and part_id is None:
+        return part_from_environment()
+    if num_parts is None or not 0 <= (part_id or 0) < num_parts:
+        raise ClusterError(
+            f"--part-id {part_id}: must be from 0 to N - 1, and --num-parts must say N"
+        )
+    return part_id or 0, num_parts
+
+
 def first_host(nodes: str) -> str:
     """The first machine of a SLURM list: node03 of "node[03-06,9],login1"."""
     first = re.match(r"([^\[,]+)(?:\[(\w+)[^\]]*\])?([^,]*)", nodes)

@@ -35,3 +35,12 @@ class BusyError(GdmnetError):
 
 class SettingError(GdmnetError):
     """A setting has a value that is out of its bounds or of another type."""
+
+
+def is_out_of_memory(problem: BaseException) -> bool:
+    """Whether memory ran out, which torch and ITK tell only by the words of a RuntimeError."""
+    words = str(problem).lower()
+    ran_out = "allocate memory" in words or "out of memory" in words
+    return isinstance(problem, MemoryError) or (
+        isinstance(problem, (RuntimeError, OSError)) and ran_out
+    )

@@ -24,7 +24,8 @@ class Intensity:
     """Intensity statistics of one channel inside the body, in the file's units (CT: HU).
 
     `outside` is the median of the voxels outside the body (the minimum where there are none);
-    `noise` the median absolute Laplacian in the axial plane, None in older fingerprints.
+    `noise` the median absolute Laplacian in the axial plane, `quantiles` the percentiles 10, 25,
+    50, 75 and 90; None and () in older fingerprints.
     """
 
     mean: float
@@ -38,11 +39,16 @@ class Intensity:
     p99_5: float
     outside: float
     noise: float | None = None
+    quantiles: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
 class CaseFingerprint:
-    """Facts about one training case. `shape` is after the crop to where the target counts."""
+    """Facts about one training case.
+
+    `shape` is after the crop to where the target counts; `digests` are the SHA-256 of its raw
+    files by their role, so that a corrected file is noticed.
+    """
 
     identifier: str
     shape: Shape
@@ -51,6 +57,7 @@ class CaseFingerprint:
     mask_rule: str
     sources: tuple[Intensity, ...]
     target: Intensity
+    digests: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ there is a target.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from gdmnet.data.bias_field import without_bias
 from gdmnet.data.body import find_body
 from gdmnet.data.case import Case, CaseFiles, CaseRecord, Volume
 from gdmnet.data.dicom import read_sources
-from gdmnet.data.store import is_stored, remove_case, save_case, stored_identifiers
+from gdmnet.data.store import remove_case, save_case, stored_identifiers
 from gdmnet.data.volume import read_volume
 from gdmnet.errors import DatasetError, PlanError
 from gdmnet.geometry import Shape, grid_difference, shape_of
@@ -164,9 +165,11 @@ def restore(
 
 
 def prepare_and_store(case: CaseFiles, configuration: Configuration, folder: Path) -> None:
-    """Prepare a training case and write it to folder/<identifier>, unless it is there already."""
-    if not is_stored(folder, case.identifier):
-        save_case(folder, prepare(case, configuration), configuration.patch_size)
+    """Prepare a training case and write it to folder/<identifier>, in place of what is there."""
+    digests = case.digests()  # first: of what is changed meanwhile the new bytes are unknown
+    prepared = prepare(case, configuration)
+    record = replace(prepared.record, digests=digests)
+    save_case(folder, replace(prepared, record=record), configuration.patch_size)
 
 
 def ensure_folder(folder: Path, configuration: Configuration, *, overwrite: bool) -> None:

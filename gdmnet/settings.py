@@ -144,10 +144,10 @@ def add_settings(
         if facts.choices and not several:
             common["choices"] = list(facts.choices)
         if several:
-            common["nargs"] = "+"
+            common |= {"nargs": "+", "action": _Several}
         if facts.metavar or not facts.choices:
             common["metavar"] = facts.metavar or _METAVARS.get(item, "X")
-        common["type"] = _argument_type(name, item, facts)
+        common["type"] = _argument_type(name, item, facts, several=several)
         parser.add_argument(facts.flag or f"--{dashed}", **common)
 
 
@@ -196,16 +196,17 @@ _WORDS = {
     str: "a name",
     Path: "a path",
 }
+_LARGEST = {int: 2**63, float: math.inf}
 _METAVARS = {int: "N", float: "X", str: "NAME", Path: "PATH"}
 
 
 def _checked_item(name: str, wanted: Any, facts: _Facts, value: Any) -> Any:  # noqa: ANN401
-    if wanted is float and type(value) is int:
+    if wanted is float and type(value) is int and abs(value) < _LARGEST[int]:
         value = float(value)
     if wanted is Path and isinstance(value, str):
         value = Path(value)
     if not isinstance(value, wanted) or (type(value) is bool and wanted is not bool):
-        raise SettingError(f"{name} must be {_WORDS[wanted]}, not {value!r}")
+        raise SettingError(f"{name} must be {_WORDS[wanted]}, not {value!r:.60}")
     if facts.choices and value not in facts.choices:
         raise SettingError(f"{name} {value!r} is unknown; take one of {', '.join(facts.choices)}")
     if wanted in (int, float):
@@ -221,17 +222,34 @@ def _require_bounds(name: str, value: float, facts: _Facts) -> None:
         bounds.append((value >= facts.least, f"at least {facts.least:g}"))
     if facts.most is not None:
         bounds.append((value <= facts.most, f"at most {facts.most:g}"))
-    if not (math.isfinite(value) and all(holds for holds, _ in bounds)):
+    if not (abs(value) < _LARGEST[type(value)] and all(holds for holds, _ in bounds)):
         said = " and ".join(text for _, text in bounds) or "finite"
-        raise SettingError(f"{name} must be {said}, not {value!r}")
+        raise SettingError(f"{name} must be {said}, not {value!r:.40}")
 
 
-def _argument_type(name: str, wanted: Any, facts: _Facts) -> Callable[[str], Any]:  # noqa: ANN401
+class _Several(argparse.Action):
+    """Values apart by blanks or, numbers, by commas."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option: Any = None) -> None:  # noqa: ANN401
+        del parser, option
+        setattr(namespace, self.dest, [value for group in values for value in group])
+
+
+def _argument_type(
+    name: str,
+    wanted: Any,  # noqa: ANN401
+    facts: _Facts,
+    *,
+    several: bool,
+) -> Callable[[str], Any]:
     def convert(text: str) -> Any:  # noqa: ANN401
+        split = several and wanted in (int, float)
         try:
-            value = parse_value(text, wanted)
-            return value if facts.choices else _checked_item(name, wanted, facts, value)
+            values = [parse_value(part, wanted) for part in (text.split(",") if split else [text])]
+            if not facts.choices:
+                values = [_checked_item(name, wanted, facts, value) for value in values]
         except SettingError as problem:
             raise argparse.ArgumentTypeError(str(problem)) from None
+        return values if several else values[0]
 
     return convert

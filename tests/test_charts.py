@@ -152,6 +152,17 @@ def test_names_of_dots_lie_apart_and_inside():
     assert all(axes.bbox.x0 - 1 <= box.x0 and box.x1 <= axes.bbox.x1 + 1 for box in boxes)
 
 
+def test_no_name_of_a_dot_is_crossed_by_a_line_that_can_be_avoided():
+    def draw(axes):
+        axes.plot([1, 1.6, 1.6, 3, 3], [3, 3, 2, 2, 1], "--")
+        draw_dots(axes, [Dot("first", 1, 3), Dot("second", 1.6, 2), Dot("third", 3, 1)])
+
+    axes, _ = axes_of(draw)
+    path = axes.lines[0].get_path().transformed(axes.transData)
+    for name in axes.texts:
+        assert not path.intersects_bbox(name.get_window_extent(), filled=False)
+
+
 def test_axes_of_dots_do_not_magnify_small_differences():
     dots = [Dot("a", 100.0, -0.8), Dot("b", 100.1, -0.8, filled=False)]
     axes, _ = axes_of(lambda axes: draw_dots(axes, dots))

@@ -3,6 +3,7 @@ import pytest
 from gdmnet.cluster import (
     ClusterError,
     ProcessRank,
+    chosen_part,
     first_host,
     part_from_environment,
     rank_from_environment,
@@ -107,3 +108,15 @@ def test_tasks_of_an_array_or_of_a_step_share_the_cases():
 def test_an_array_with_gaps_would_leave_cases_out():
     with pytest.raises(ClusterError, match="without gaps"):
         part_from_environment(ARRAY | {"SLURM_ARRAY_TASK_MAX": "14"})
+
+
+def test_a_part_is_named_or_the_launchers(monkeypatch):
+    assert chosen_part(4, 3) == (3, 4)
+    assert chosen_part(4, None) == (0, 4)
+    for number, part in ((None, 1), (4, 4), (2, -1)):
+        with pytest.raises(ClusterError, match=f"--part-id {part}"):
+            chosen_part(number, part)
+    for name, value in ARRAY.items():
+        monkeypatch.setenv(name, value)
+    assert chosen_part(None, None) == (2, 4)
+    assert chosen_part(1, None) == (0, 1)

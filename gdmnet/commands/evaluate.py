@@ -40,6 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
         ("--masks", "masks", "masks: where errors count (default: the body, computed)"),
         ("--seg-pred", "seg_pred", "segmentations of the predictions: adds Dice and HD95"),
         ("--seg-ref", "seg_ref", "segmentations of the references, same labels"),
+        ("--regions", "regions", "label files: MAE and bias, and depths, of each label"),
     ):
         needed = name in ("predictions", "references")
         parser.add_argument(option, dest=name, type=Path, required=needed, metavar="DIR", help=text)
@@ -98,7 +99,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     from gdmnet.metrics.summary import as_csv
 
     labels = _both(args.seg_pred, args.seg_ref)
-    folders = EvaluationFolders(args.predictions, args.references, args.masks, labels)
+    folders = EvaluationFolders(args.predictions, args.references, args.masks, labels, args.regions)
     settings = make_settings(EvaluationSettings, given_settings(args, EvaluationSettings))
     judge = _judge_settings(args)
     if judge is not None and judge.encoder is not None:

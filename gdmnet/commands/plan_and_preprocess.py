@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from gdmnet import codec, files, folders
+from gdmnet.cluster import chosen_part
 from gdmnet.commands.terminal import (
     CommandParser,
     add_nifti_option,
@@ -20,16 +23,19 @@ from gdmnet.commands.terminal import (
     new_parser,
     roots_from,
 )
-from gdmnet.errors import DatasetError, PlanError
+from gdmnet.errors import BusyError, DatasetError, PlanError
 from gdmnet.folders import Roots
 from gdmnet.parallel import map_cases
 from gdmnet.plan import BiasCorrection, Configuration, Fingerprint, Plan
 from gdmnet.planning.memory import PRESETS, choose_preset
 from gdmnet.settings import Settings, add_settings, given_settings, setting
+from gdmnet.table import first_names
 
 if TYPE_CHECKING:
     from gdmnet.data.case import CaseFiles
     from gdmnet.data.raw import Description
+
+_LOOK_SECONDS = 2.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +49,10 @@ class PlanOptions(Settings):
         None, "size of network and patch (default: by the device)", choices=tuple(PRESETS)
     )
     memory_gb: float | None = setting(
-        None, "GB to plan for (default: this machine's GPU's, else 8)", above=0, flag="--memory"
+        None,
+        "GB to plan for (default: this machine's GPU's, at most 24; else 8)",
+        above=0,
+        flag="--memory",
     )
     bias_correction: str | None = setting(
         None,
@@ -54,6 +63,14 @@ class PlanOptions(Settings):
     replan: bool = setting(False, "make plan.json anew although there is one")
     overwrite: bool = setting(False, "prepare finished cases once more")
     check: bool = setting(True, "skip the integrity check (not advised)")
+    num_parts: int | None = setting(
+        None,
+        "processes that share the preparation (default: those of srun or of a SLURM array)",
+        least=1,
+    )
+    part_id: int | None = setting(
+        None, "which part this one does, from 0 to N - 1", least=0, metavar="K"
+    )
     n_processes: int = setting(1, "worker processes", least=1, flag="-np")
 
 
@@ -98,32 +115,97 @@ def run(dataset: str | int, roots: Roots, options: PlanOptions | None = None) ->
         DatasetError: the raw dataset is not sound; all complaints are in the text.
         PlanError: an existing plan contradicts the options.
     """
-    from gdmnet.data.splits import choose_splits
-    from gdmnet.planning.table import plan_table
-
     options = options or PlanOptions()
     name = folders.resolve_dataset(dataset, roots.raw)
     raw, folder = roots.raw / name, roots.preprocessed / name
     description, cases = _sound_cases(raw, options)
-    with contextlib.nullcontext() if options.dry_run else files.lock(folder):
-        path = folder / folders.PLAN_JSON
-        existing = codec.load(Plan, path) if path.is_file() else None
-        is_kept = existing is not None and not options.replan
-        correction = options.bias_correction or (_measured_with(folder) if is_kept else "none")
-        fingerprint = _measure(name, description, cases, correction, options.n_processes)
-        plan = _plan(fingerprint, description, folder, existing, options)
-        print(plan_table(plan))
-        chosen = [plan.configuration(n) for n in options.configurations or plan.configurations]
-        if options.dry_run:
-            return plan
+    part, n_parts = chosen_part(options.num_parts, options.part_id)
+    if options.dry_run:
+        return _planned(raw, folder, description, cases, options)[0]
+    if n_parts == 1:
+        with files.lock(folder):
+            plan, fingerprint = _planned(raw, folder, description, cases, options)
+            _prepare_all(cases, fingerprint, plan, folder, options)
+    else:
+        plan, fingerprint = _shared_plan(raw, folder, description, cases, options)
+        with files.lock(folder / f"part_{part}_of_{n_parts}"):
+            _prepare_all(cases[part::n_parts], fingerprint, plan, folder, options)
+    print(f"ready: gdm_train {name[7:10]} {(options.configurations or [*plan.configurations])[0]}")
+    return plan
+
+
+def _planned(
+    raw: Path,
+    folder: Path,
+    description: Description,
+    cases: Sequence[CaseFiles],
+    options: PlanOptions,
+) -> tuple[Plan, Fingerprint]:
+    """The plan and what it was made from, printed and, but for a dry run, written."""
+    from gdmnet.data.splits import choose_splits
+    from gdmnet.planning.table import plan_table
+
+    path = folder / folders.PLAN_JSON
+    existing = codec.load(Plan, path) if path.is_file() else None
+    is_kept = existing is not None and not options.replan
+    correction = options.bias_correction or (_measured_with(folder) if is_kept else "none")
+    fingerprint = _measure(raw.name, description, cases, correction, options.n_processes)
+    plan = _plan(fingerprint, description, folder, existing, options)
+    print(plan_table(plan))
+    if not options.dry_run:
         splits = choose_splits([case.identifier for case in cases], raw / folders.SPLITS_JSON)
         codec.save(fingerprint, folder / folders.FINGERPRINT_JSON)
         codec.save(plan, path)
         codec.save(splits, folder / folders.SPLITS_JSON)
-        for configuration in chosen:
-            _prepare(cases, configuration, folder / configuration.name, options)
-    print(f"ready: gdm_train {name[7:10]} {chosen[0].name}")
-    return plan
+    return plan, fingerprint
+
+
+def _shared_plan(
+    raw: Path,
+    folder: Path,
+    description: Description,
+    cases: Sequence[CaseFiles],
+    options: PlanOptions,
+) -> tuple[Plan, Fingerprint]:
+    """The plan of several processes: the first one makes it, the others wait for that.
+
+    Raises:
+        PlanError: an option that would undo the others' work, or raw files that have changed since.
+    """
+    if options.replan or options.overwrite:
+        raise PlanError(
+            "--replan and --overwrite would undo what the other parts have done: run the command"
+            " once without parts"
+        )
+    with _in_turn(folder):
+        if not (folder / folders.SPLITS_JSON).is_file():  # what is written last
+            return _planned(raw, folder, description, cases, options)
+    fingerprint = codec.load(Fingerprint, folder / folders.FINGERPRINT_JSON)
+    known = {case.identifier: case.digests for case in fingerprint.cases}
+    part, n_parts = chosen_part(options.num_parts, options.part_id)
+    own = cases[part::n_parts]
+    changed = [case.identifier for case in own if known.get(case.identifier) != case.digests()]
+    if changed:
+        raise PlanError(
+            f"{folder / folders.PLAN_JSON}: raw files have changed since it was made, of"
+            f" {first_names(changed, 5)}; run the command once with --replan and without parts"
+        )
+    return codec.load(Plan, folder / folders.PLAN_JSON), fingerprint
+
+
+@contextlib.contextmanager
+def _in_turn(folder: Path) -> Iterator[None]:
+    """Own a folder as soon as the process that owns it lets go."""
+    with contextlib.ExitStack() as held:
+        for attempt in itertools.count():
+            try:
+                held.enter_context(files.lock(folder))
+                break
+            except BusyError as problem:
+                if attempt == 0:
+                    print(f"waiting: {problem}", file=sys.stderr)
+                time.sleep(_LOOK_SECONDS)
+        yield
 
 
 def _sound_cases(raw: Path, options: PlanOptions) -> tuple[Description, list[CaseFiles]]:
@@ -215,21 +297,50 @@ def _refuse_contradictions(
             raise PlanError(
                 f"{path} was made with {option} {made}; add --replan to plan anew with {wanted}"
             )
-    if facts.is_file() and codec.load(Fingerprint, facts) != fingerprint:
+    if facts.is_file() and not _is_same(codec.load(Fingerprint, facts), fingerprint):
         raise PlanError(
             f"{path}: the raw dataset has changed since this plan was made; add --replan to plan"
             " anew (hand-made configurations are kept)"
         )
 
 
-def _prepare(
-    cases: Sequence[CaseFiles], configuration: Configuration, folder: Path, options: PlanOptions
+def _is_same(known: Fingerprint, found: Fingerprint) -> bool:
+    """Whether nothing has changed; fingerprints of older versions know no digests of files."""
+    if not any(case.digests for case in known.cases):
+        cases = tuple(dataclasses.replace(case, digests={}) for case in found.cases)
+        found = dataclasses.replace(found, cases=cases)
+    return known == found
+
+
+def _prepare_all(
+    cases: Sequence[CaseFiles],
+    fingerprint: Fingerprint,
+    plan: Plan,
+    folder: Path,
+    options: PlanOptions,
 ) -> None:
-    from gdmnet.data.store import is_stored
+    for configuration in map(plan.configuration, options.configurations or plan.configurations):
+        _prepare(cases, fingerprint, configuration, folder / configuration.name, options)
+
+
+def _prepare(
+    cases: Sequence[CaseFiles],
+    fingerprint: Fingerprint,
+    configuration: Configuration,
+    folder: Path,
+    options: PlanOptions,
+) -> None:
+    """Prepare the cases that are not there yet, or were prepared from other raw files."""
+    from gdmnet.data.store import stored_digests
     from gdmnet.preprocessing import ensure_folder, prepare_and_store
 
     ensure_folder(folder, configuration, overwrite=options.overwrite)
-    missing = [case for case in cases if not is_stored(folder, case.identifier)]
+    digests = {case.identifier: case.digests for case in fingerprint.cases}
+    missing = [
+        case
+        for case in cases
+        if stored_digests(folder, case.identifier) != digests[case.identifier]
+    ]
     if len(missing) < len(cases):
         n_done = len(cases) - len(missing)
         print(f"{configuration.name}: {n_done} of {len(cases)} cases are ready already")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gdmnet.cluster import part_from_environment
+from gdmnet.cluster import chosen_part
 from gdmnet.commands.terminal import (
     add_nifti_option,
     add_root_options,
@@ -31,7 +31,7 @@ _EPILOG = """example:
 One finished model under the results is found by itself; dataset, -c, --objective and -f narrow the
 choice where there are several, and -m names a model's folder directly."""
 _GENERAL = ("device", "overwrite", "uncertainty", "n_threads", "num_parts", "part_id")
-_HOW = ("checkpoint", "step_size", "tta", "ensemble", "realism")
+_HOW = ("checkpoint", "step_size", "tta", "ensemble", "realism", "mixed_folds")
 _SAMPLING = ("steps", "sampler", "seed")
 _DICOM = ("source", "untilt", "dicom_out", "dicom_grid", "dicom_template")
 _SINOGRAMS = ("data_consistency", "sinograms")
@@ -81,15 +81,6 @@ class PredictionOptions(Settings):
             raise SettingError("--dicom-grid and --dicom-template need --dicom-out; add it")
         if self.sinograms and not self.data_consistency:
             raise SettingError("--sinograms needs --data-consistency; add it")
-
-
-def _part(options: PredictionOptions) -> tuple[int, int]:
-    """Which part of the cases this process does, and of how many."""
-    if options.num_parts is None:
-        if options.part_id is not None:
-            raise SettingError("--part-id says which of --num-parts; give both or none")
-        return part_from_environment()
-    return options.part_id or 0, options.num_parts
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -188,7 +179,7 @@ def run(
         translator = with_data_consistency(translator, cases, options.sinograms)
     export = Export(options.dicom_grid or "axial", options.dicom_template)
     templates = find_templates(cases, translator, export) if options.dicom_out else {}
-    part_id, n_parts = _part(options)
+    part_id, n_parts = chosen_part(options.num_parts, options.part_id)
     result = predict_folder(
         translator,
         cases,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import logging
+import os
 import signal
 import sys
 import threading
@@ -233,6 +234,15 @@ def _stop(number: int, _: FrameType | None) -> None:
     raise _Stopped(number)
 
 
+def _ask_again(ignored: sys.UnraisableHookArgs) -> None:
+    """Stop once more: Python swallows what is raised while an object is collected."""
+    if not isinstance(ignored.exc_value, KeyboardInterrupt):
+        sys.__unraisablehook__(ignored)
+        return
+    number = ignored.exc_value.args[0] if ignored.exc_value.args else signal.SIGINT
+    threading.Timer(0.1, os.kill, (os.getpid(), number)).start()
+
+
 def guarded(run: Callable[[], int]) -> int:
     """Run a command's body and turn what the user can fix into one line on stderr and status 2.
 
@@ -246,6 +256,7 @@ def guarded(run: Callable[[], int]) -> int:
     if threading.current_thread() is not threading.main_thread():
         numbers = []  # only the main thread may ask for signals
     before = {number: signal.signal(number, _stop) for number in numbers}
+    ignored, sys.unraisablehook = sys.unraisablehook, _ask_again
     try:
         return run()
     except GdmnetError as error:
@@ -264,5 +275,6 @@ def guarded(run: Callable[[], int]) -> int:
         )
         return 2
     finally:
+        sys.unraisablehook = ignored
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -12,8 +12,13 @@ from statistics import fmean
 
 from gdmnet import __version__, codec
 from gdmnet.compare.cases import ComparisonCases, find_validated
-from gdmnet.compare.methods import ComparedMethod, find_summaries, find_verdicts
-from gdmnet.compare.models import common_cases, find_models
+from gdmnet.compare.methods import (
+    ComparedMethod,
+    common_cases,
+    find_models,
+    find_summaries,
+    find_verdicts,
+)
 from gdmnet.compare.page import comparison_page
 from gdmnet.compare.record import COMPARED, CRITERIA, Comparison, MethodFigures
 from gdmnet.compare.settings import ComparisonSettings, JudgeSettings, JudgingSettings

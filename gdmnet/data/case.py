@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from numpy.typing import NDArray
 
 from gdmnet.arrays.crop import Box
+from gdmnet.errors import DatasetError
+from gdmnet.files import file_sha256
 from gdmnet.geometry import Geometry, Shape
 from gdmnet.plan import Normalisation
 
@@ -78,6 +80,20 @@ class CaseFiles:
     mask: Path | None = None
     series: tuple[Series, ...] = ()
 
+    def digests(self) -> dict[str, str]:
+        """SHA-256 of each file by its role: "0000" for the first channel, "target", "mask".
+
+        Raises:
+            DatasetError: a file cannot be read.
+        """
+        roles = {f"{channel:04d}": path for channel, path in enumerate(self.sources)}
+        others = {"target": self.target, "mask": self.mask}
+        roles |= {role: path for role, path in others.items() if path is not None}
+        try:
+            return {role: file_sha256(path) for role, path in roles.items()}
+        except OSError as problem:
+            raise DatasetError(f"{problem.filename}: cannot be read ({problem.strerror})") from None
+
 
 @dataclass(frozen=True)
 class CaseRecord:
@@ -92,6 +108,7 @@ class CaseRecord:
         mask_rule: how the body mask came about ("given", "non-zero", "above -500 HU", "otsu").
         target: the target's normalisation with this case's own numbers (a dataset-level scheme
             gives the plan's); None where the case has no target.
+        digests: of the raw files that a training case was prepared from, `CaseFiles.digests`.
     """
 
     identifier: str
@@ -101,6 +118,7 @@ class CaseRecord:
     shape: Shape
     mask_rule: str
     target: Normalisation | None
+    digests: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,20 @@
 """Prepared cases on disk: compressed, chunked for patch reads, memory-mapped, never half-written.
 
-A case is the folder <identifier>/ with source.b2nd, target.b2nd, body.b2nd, centres.npy and
-case.json.
+A case is the folder <identifier>/ with source.b2nd, target.b2nd, body.b2nd, case.json, and in
+index.npz voxels of the patient and checksums of the record and of every chunk of the arrays.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import shutil
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
 
 import blosc2
 import numpy as np
@@ -24,8 +28,58 @@ from gdmnet.geometry import Shape, shape_of
 
 CASE_JSON = "case.json"
 N_CENTRES = 4096  # enough that patches differ over a whole training; 48 KiB a case
-_CENTRES = "centres.npy"
+_INDEX = "index.npz"
+_ARRAYS = ("source", "target", "body")
+_EMPTY_CHUNK = 32  # bytes that stand for a chunk of zeros
+_BAD = (BadZipFile, PlanError)
 _BLOCK = 16  # measured: a random 48^3 patch reads fastest (0.3 ms) with 16^3 of 8, 16, 24, 32
+
+
+class CheckedArray:
+    """A compressed array on disk; each chunk is compared with its checksum when it is first read.
+
+    Args:
+        path: of the array.
+        sums: of `_checksums`.
+
+    Raises:
+        DatasetError: what is around the chunks is not what was written.
+    """
+
+    def __init__(self, path: Path, sums: NDArray) -> None:
+        begin, end, around, *chunks = sums.tolist()
+        with path.open("rb") as handle:
+            found = zlib.crc32(handle.read(begin))
+            handle.seek(end)
+            found = zlib.crc32(handle.read(), found)
+        if found != around:
+            raise _damaged(path.parent, f"{path.name} is not what was written")
+        # Memory-mapped files are not possible in blosc2 on Windows; there blocks are read instead.
+        mode = None if os.name == "nt" else "r"
+        cores = blosc2.DParams(nthreads=1)
+        self._array = blosc2.open(str(path), mode="r", mmap_mode=mode, dparams=cores)
+        self._path, self._sums, self._known = path, chunks, [False] * len(chunks)
+        self.shape: tuple[int, ...] = self._array.shape
+        self.chunks: tuple[int, ...] = self._array.chunks
+
+    def __getitem__(self, index: Any) -> NDArray:  # noqa: ANN401 (as numpy's, slices or all)
+        for chunk in self._chunks_of(index):
+            if not self._known[chunk]:
+                if _checksum(self._array.schunk.get_chunk(chunk)) != self._sums[chunk]:
+                    raise _damaged(self._path.parent, f"chunk {chunk} of {self._path.name}")
+                self._known[chunk] = True
+        part: NDArray = self._array[index]
+        return part
+
+    def _chunks_of(self, index: Any) -> list[int]:  # noqa: ANN401
+        """The numbers of the chunks that hold any voxel of an index of slices, or of all."""
+        parts = list(index) if isinstance(index, tuple) else [index]
+        at = parts.index(...) if ... in parts else len(parts)
+        parts[at : at + 1] = [slice(None)] * (len(self.shape) - len(parts) + parts.count(...))
+        axes = list(zip(parts, self.shape, self.chunks, strict=True))
+        touched = [sorted({n // chunk for n in range(size)[part]}) for part, size, chunk in axes]
+        grid = [-(-size // chunk) for _, size, chunk in axes]
+        return [int(np.ravel_multi_index(place, grid)) for place in itertools.product(*touched)]
 
 
 @dataclass(frozen=True)
@@ -41,9 +95,9 @@ class StoredCase:
     """
 
     record: CaseRecord
-    source: blosc2.NDArray
-    target: blosc2.NDArray
-    body: blosc2.NDArray
+    source: CheckedArray | NDArray
+    target: CheckedArray | NDArray
+    body: CheckedArray | NDArray
     centres: NDArray
 
 
@@ -61,13 +115,18 @@ def save_case(folder: Path, case: Case, patch_size: Shape) -> None:
     if case.target is None:
         raise ValueError(f"case {case.record.identifier} has no target to store")
     identifier = case.record.identifier
-    arrays = {"source": case.source, "target": case.target, "body": case.body}
+    patient = case.body if case.patient is None else case.patient
+    index: dict[str, Any] = {"centres": _centres(identifier, patient)}
     with whole_folder(folder / identifier, overwrite=True) as aside:
-        for name, array in arrays.items():
-            (aside / f"{name}.b2nd").write_bytes(_compressed(array, patch_size))
-        patient = case.body if case.patient is None else case.patient
-        np.save(aside / _CENTRES, _centres(identifier, patient))
+        for name, array in zip(_ARRAYS, (case.source, case.target, case.body), strict=True):
+            compressed = _compressed(array, patch_size)
+            frame = compressed.to_cframe()
+            index[name] = _checksums(compressed, frame)
+            # By Python, so that a full disk is an OSError like any other.
+            (aside / f"{name}.b2nd").write_bytes(frame)
         codec.save(case.record, aside / CASE_JSON)
+        index["record"] = np.array(zlib.crc32((aside / CASE_JSON).read_bytes()))
+        np.savez(aside / _INDEX, **index)  # whose entries have checksums of their own
 
 
 def remove_case(folder: Path, identifier: str) -> None:
@@ -80,6 +139,14 @@ def remove_case(folder: Path, identifier: str) -> None:
 def is_stored(folder: Path, identifier: str) -> bool:
     """True for a finished case."""
     return (folder / identifier / CASE_JSON).is_file()
+
+
+def stored_digests(folder: Path, identifier: str) -> dict[str, str] | None:
+    """The digests of the raw files that a finished case was prepared from; None if it is not."""
+    try:
+        return codec.load(CaseRecord, folder / identifier / CASE_JSON).digests
+    except PlanError:  # missing, damaged or of another version
+        return None
 
 
 def stored_identifiers(folder: Path) -> list[str]:
@@ -95,45 +162,56 @@ def open_case(folder: Path, identifier: str) -> StoredCase:
         DatasetError: the case is not there or damaged.
     """
     place = folder / identifier
-    again = "run gdm_plan_and_preprocess again"
     if not is_stored(folder, identifier):
-        raise DatasetError(f"{place}: no such preprocessed case; {again}")
+        raise DatasetError(f"{place}: no such preprocessed case; run gdm_plan_and_preprocess again")
     try:
         record = codec.load(CaseRecord, place / CASE_JSON)
-        source, target, body = (
-            _open_array(place / f"{name}.b2nd") for name in ("source", "target", "body")
-        )
-        centres = np.load(place / _CENTRES)
-    except (OSError, ValueError, EOFError, RuntimeError, PlanError) as problem:
-        raise DatasetError(
-            f"{place}: damaged ({problem}); delete this folder and {again}"
-        ) from None
+        with np.load(place / _INDEX) as index:
+            if index["record"] != zlib.crc32((place / CASE_JSON).read_bytes()):
+                raise _damaged(place, f"{CASE_JSON} is not what was written")
+            centres = index["centres"]
+            source, target, body = (
+                CheckedArray(place / f"{name}.b2nd", index[name]) for name in _ARRAYS
+            )
+    except (OSError, EOFError, LookupError, ValueError, RuntimeError, *_BAD) as problem:
+        raise _damaged(place, str(problem)) from None
     if any(array.shape[-3:] != record.shape for array in (source, target, body)):
-        raise DatasetError(f"{place}: arrays of another shape; delete this folder and {again}")
+        raise _damaged(place, "arrays of another shape")
     return StoredCase(record, source, target, body, centres)
 
 
-def _compressed(array: NDArray, patch_size: Shape) -> bytes:
+def _damaged(place: Path, what: str) -> DatasetError:
+    return DatasetError(
+        f"{place}: damaged ({what}); delete this folder and run gdm_plan_and_preprocess again"
+    )
+
+
+def _compressed(array: NDArray, patch_size: Shape) -> blosc2.NDArray:
     chunk = [
         min(size, -(-patch // _BLOCK) * _BLOCK)
         for size, patch in zip(shape_of(array), patch_size, strict=True)
     ]
     lead = (1,) * (array.ndim - 3)
-    # In memory, to be written by Python: a full disk is then an OSError like any other.
-    compressed = blosc2.asarray(
+    return blosc2.asarray(
         np.ascontiguousarray(array),
         chunks=(*lead, *chunk),
         blocks=(*lead, *(min(size, _BLOCK) for size in chunk)),
         cparams=blosc2.CParams(codec=blosc2.Codec.LZ4, clevel=5, nthreads=1),
     )
-    frame: bytes = compressed.to_cframe()
-    return frame
 
 
-def _open_array(path: Path) -> blosc2.NDArray:
-    # Memory-mapped files are not possible in blosc2 on Windows; there blocks are read instead.
-    mmap_mode = None if os.name == "nt" else "r"
-    return blosc2.open(str(path), mode="r", mmap_mode=mmap_mode, dparams=blosc2.DParams(nthreads=1))
+def _checksums(array: blosc2.NDArray, frame: bytes) -> NDArray:
+    """Begin and end of the chunks in a frame in bytes, CRC-32 of what is around, and of each."""
+    chunks = [array.schunk.get_chunk(number) for number in range(array.schunk.nchunks)]
+    begin = int.from_bytes(frame[11:15], "big")
+    end = begin + sum(len(chunk) for chunk in chunks if _checksum(chunk))
+    around = zlib.crc32(frame[end:], zlib.crc32(frame[:begin]))
+    return np.array([begin, end, around, *map(_checksum, chunks)], dtype=np.int64)
+
+
+def _checksum(chunk: bytes) -> int:
+    """CRC-32 of a chunk; 0 of one that is all zeros, which has no bytes in a frame."""
+    return zlib.crc32(chunk) if len(chunk) > _EMPTY_CHUNK else 0
 
 
 def _centres(identifier: str, body: NDArray) -> NDArray:

@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import logging
 import time
+import traceback
 from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from gdmnet.data.case import Case, CaseFiles
 from gdmnet.data.dicom import read_sources
 from gdmnet.data.volume import write_volume
-from gdmnet.errors import DatasetError, GdmnetError, OutputError
+from gdmnet.errors import DatasetError, GdmnetError, OutputError, is_out_of_memory
 from gdmnet.geometry import placement_note
-from gdmnet.inference.input_check import Finding, check_input, measure_input, warning
-from gdmnet.inference.inputs import source_digests
+from gdmnet.inference.input_check import (
+    Finding,
+    check_input,
+    measure_input,
+    require_content,
+    warning,
+)
+from gdmnet.inference.inputs import source_digests, source_states
 from gdmnet.inference.record import OUTDATED, CaseResult, UncertaintyMap
 from gdmnet.inference.translator import Translator
 from gdmnet.preprocessing import prepare_volumes
@@ -85,6 +91,7 @@ def read_case(job: CasePrediction, translator: Translator) -> ReadCase:
         DatasetError: a file cannot be read or does not fit, or the prediction that is there was
             made from other files.
     """
+    state = source_states(job.files)
     inputs = source_digests(job.files)
     known = None if job.before is None or job.is_outdated else job.before.inputs
     if job.output.exists() and known and known != inputs:
@@ -95,7 +102,13 @@ def read_case(job: CasePrediction, translator: Translator) -> ReadCase:
     if job.is_done:
         return ReadCase(None, inputs)
     volume = read_sources(job.files)
+    if source_states(job.files) != state:
+        raise DatasetError(
+            f"case {job.files.identifier}: its files changed while they were read; predict it again"
+            " once they are written"
+        )
     case, corrected = prepare_volumes(job.files.identifier, volume, translator.configuration)
+    require_content(case, volume, translator.configuration)
     if translator.training is None:
         return ReadCase(case, inputs)
     return ReadCase(case, inputs, check_input(measure_input(case, corrected), translator.training))
@@ -119,24 +132,30 @@ def predict_case(
         return "predicted", _predicted(translator, job, read.case, read)
     except OutputError:
         raise
-    except GdmnetError as problem:
-        error = str(problem)
-    except (MemoryError, torch.OutOfMemoryError):
+    except Exception as problem:  # noqa: BLE001 (no odd file may end the other cases)
+        failed = _failed(job, problem)
+    _log.error("case %s failed: %s", job.files.identifier, failed.error)
+    return "failed", failed
+
+
+def _failed(job: CasePrediction, problem: Exception) -> CaseResult:
+    error, trace = str(problem).removeprefix(f"case {job.files.identifier}: "), None
+    if is_out_of_memory(problem):
         error = "not enough memory for this case; use --device cpu, a smaller -np or more memory"
-    _log.error("case %s failed: %s", job.files.identifier, error)
-    return "failed", _failed(job, error)
-
-
-def _failed(job: CasePrediction, error: str) -> CaseResult:
+    elif not isinstance(problem, GdmnetError):
+        first = error.strip().split("\n")[0]
+        error = f"{type(problem).__name__}: {first} (not foreseen; the record has its traceback)"
+        trace = "".join(traceback.format_exception(problem))
     if job.before is None or not job.output.exists():
-        return CaseResult("failed", job.output.name, {}, error=error)
+        return CaseResult("failed", job.output.name, {}, error=error, traceback=trace)
     # What is there stays, and so does what it was made from.
-    return replace(job.before, status=OUTDATED if job.is_outdated else "failed", error=error)
+    status = OUTDATED if job.is_outdated else "failed"
+    return replace(job.before, status=status, error=error, traceback=trace)
 
 
 def _kept(job: CasePrediction, inputs: dict[str, str]) -> CaseResult:
     if job.before is not None and job.before.inputs == inputs:
-        return replace(job.before, status="done", error=None)
+        return replace(job.before, status="done", error=None, traceback=None)
     unknown = "the prediction was there already and no record says what made it"
     return CaseResult("done", job.output.name, inputs, warnings=(unknown,))
 

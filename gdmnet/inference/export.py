@@ -72,7 +72,7 @@ def export_model(
                 place = replace(known, path=stage).checkpoint(fold, kind)
                 _write_weights(model.checkpoint(fold, kind), place)
             # refuses what does not fit together
-            settings = PredictionSettings(checkpoint=kind)
+            settings = PredictionSettings(checkpoint=kind, mixed_folds=True)
             load_model(stage, settings, folds=list(known.runs), device="cpu")
         codec.write_text(stage / MODEL_CARD, describe_model(manifest, known, summaries))
         manifest = replace(manifest, files=_entries(stage))

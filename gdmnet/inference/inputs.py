@@ -50,6 +50,20 @@ def output_name(case: CaseFiles, plan: Plan) -> str:
     return f"{case.identifier}{ending}"
 
 
+def source_states(case: CaseFiles) -> list[tuple[int, ...]]:
+    """What changes with any source file: its number, size and times.
+
+    Raises:
+        DatasetError: a file cannot be read.
+    """
+    paths = (*case.sources, *(path for series in case.series for path in series.files))
+    try:
+        stats = [path.stat() for path in paths]
+    except OSError as problem:
+        raise DatasetError(f"{problem.filename}: cannot be read ({problem.strerror})") from None
+    return [(s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for s in stats]
+
+
 def source_digests(case: CaseFiles) -> dict[str, str]:
     """Name -> SHA-256 of each source; a series is called as the file of its channel would be.
 

@@ -136,7 +136,7 @@ def _require_working(model: Path, manifest: Manifest, archive: Path) -> None:
             if found != named:
                 raise CheckpointError(f"the manifest names the model {named}, but it is {found}")
         for kind in manifest.checkpoints:
-            settings = PredictionSettings(checkpoint=kind)
+            settings = PredictionSettings(checkpoint=kind, mixed_folds=True)
             load_model(model, settings, folds=manifest.folds, device="cpu")
     except (CheckpointError, PlanError) as problem:
         text = str(problem).replace(f"{model}/", "")

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from gdmnet.errors import CheckpointError
+from gdmnet.errors import CheckpointError, PlanError
 from gdmnet.files import file_sha256
 from gdmnet.folders import PLAN_JSON
 from gdmnet.inference.sampling import choose_sampler
@@ -18,7 +18,7 @@ from gdmnet.models import checkpoint
 from gdmnet.models.card import ModelCard, PredictionSettings
 from gdmnet.models.checkpoint import between
 from gdmnet.models.device import find_device
-from gdmnet.models.folder import read_model
+from gdmnet.models.folder import ModelFolder, read_model, require_alike
 from gdmnet.models.precision import cpu_has_bf16
 from gdmnet.objectives.base import Inputs
 from gdmnet.objectives.build import OBJECTIVES, generator_of
@@ -41,8 +41,9 @@ def load_model(
         device: "auto", "cpu", "cuda", "cuda:1".
 
     Raises:
-        CheckpointError: not a model folder, an unfinished fold, a damaged checkpoint, a realism
-            is asked of a model without a twin, or steps of an objective without a sampler.
+        CheckpointError: not a model folder, an unfinished fold, a damaged checkpoint, weights that
+            are not finite, folds that were trained differently, a realism is asked of a model
+            without a twin, or steps of an objective without a sampler.
         DeviceError: no such device.
         PlanError: the folder was written by another version of gdmnet.
     """
@@ -50,6 +51,8 @@ def load_model(
     model = read_model(Path(folder), None if folds is None else [str(fold) for fold in folds])
     place = find_device(device)
     runs = list(model.runs.values())
+    if not settings.mixed_folds:
+        require_alike(model.runs)
     _require_known(runs[0].objective, model.path)
     sampler = choose_sampler(runs, model.configuration, settings)
     digests, members, realism = {}, [], {}
@@ -58,9 +61,7 @@ def load_model(
         dialled = run.realism if settings.realism is None else settings.realism
         if dialled is not None:
             realism[fold] = dialled
-        generator = generator_of(
-            model.configuration, Inputs() if sampler is None else sampler.objective.inputs
-        )
+        generator = _build(model, Inputs() if sampler is None else sampler.objective.inputs)
         members.append(_with_weights(generator, path, 1.0 if dialled is None else dialled))
         digests[fold] = file_sha256(path)
     if sampler is not None:
@@ -91,8 +92,21 @@ def _require_known(objective: str, path: Path) -> None:
         )
 
 
+def _build(model: ModelFolder, inputs: Inputs) -> nn.Module:
+    try:
+        return generator_of(model.configuration, inputs)
+    except (ValueError, TypeError, RuntimeError, OverflowError, MemoryError) as problem:
+        reason = str(problem).split("\n")[0]
+        raise PlanError(
+            f"{model.path / PLAN_JSON}: no network can be built of {model.configuration.name}"
+            f" ({reason:.200}); copy the whole model folder again"
+        ) from None
+
+
 def _with_weights(generator: nn.Module, path: Path, realism: float) -> nn.Module:
     state = checkpoint.load(path)
+    for name in ("ema", "twin"):
+        checkpoint.require_finite(state.get(name, {}), path)
     if realism != 1.0 and "twin" not in state:
         raise CheckpointError(
             f"{path}: has no regression twin, so its realism cannot be dialled to {realism:g};"

@@ -62,6 +62,7 @@ class CaseResult:
         mask_rule: how the body was found.
         warnings: what a person should know before using the result.
         error: why it is not done.
+        traceback: of an error that nobody foresaw.
         input_check: each way in which the input is unlike the training data, () if it is not;
             None where the model's folder does not say what it was trained on.
         uncertainty: None if it was not asked for.
@@ -75,6 +76,7 @@ class CaseResult:
     mask_rule: str | None = None
     warnings: tuple[str, ...] = ()
     error: str | None = None
+    traceback: str | None = None
     input_check: tuple[Finding, ...] | None = None
     uncertainty: UncertaintyMap | None = None
     series: tuple[SourceSeries, ...] = ()

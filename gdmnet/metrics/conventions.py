@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType
 
 from gdmnet.settings import Settings, setting
@@ -85,6 +86,14 @@ class EvaluationSettings(Settings):
     )
     every_reference: bool = setting(
         False, "insist on a prediction of every reference", flag="--all"
+    )
+    wepl: tuple[float, ...] = setting(
+        (),
+        "gantry angles in degrees: errors in depth of beams from there, in mm of water (CT in HU)",
+        metavar="ANGLE",
+    )
+    density_table: Path | None = setting(
+        None, "CSV of HU and density relative to water (default: of electrons)", metavar="FILE"
     )
 
 

@@ -16,6 +16,7 @@ from gdmnet.data.case import Volume
 from gdmnet.data.case_files import MatchedCase, images_by_case, match_cases
 from gdmnet.data.volume import grid_complaints, read_volume
 from gdmnet.errors import DatasetError
+from gdmnet.geometry import Spacing
 from gdmnet.metrics.conventions import CONVENTIONS, EvaluationSettings
 from gdmnet.metrics.image import match_linear, match_mean_and_std
 from gdmnet.metrics.score import is_ct_like, score
@@ -23,6 +24,7 @@ from gdmnet.metrics.statistics import Values
 from gdmnet.metrics.structures import score_structures
 from gdmnet.metrics.summary import HU, Summary, summarise
 from gdmnet.parallel import map_cases
+from gdmnet.tomography.water_equivalent import ELECTRON_DENSITY, depth_errors, read_density_table
 
 _LEADING = ("prediction", "reference")  # their images say which cases there are
 _ADVICE = "resample neither: predict on the right grid"
@@ -37,12 +39,14 @@ class EvaluationFolders:
         references: the same cases, on the same grids.
         masks: at least these cases; None computes them by the convention's rule.
         segmentations: label maps of predictions and of references, at least these cases.
+        regions: label maps, each of whose labels is scored by itself, at least these cases.
     """
 
     predictions: Path
     references: Path
     masks: Path | None = None
     segmentations: tuple[Path, Path] | None = None
+    regions: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,7 @@ class ImagePair:
     reference: Path
     mask: Path | None = None
     segmentations: tuple[Path, Path] | None = None
+    regions: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -117,6 +122,7 @@ def sound_pairs(
             "mask": folders.masks,
             "predicted labels": predicted,
             "reference labels": segmented,
+            "regions": folders.regions,
         },
         leading=_LEADING if every_reference else _LEADING[:1],
     )
@@ -206,11 +212,50 @@ def evaluate_pair(settings: EvaluationSettings, pair: ImagePair) -> EvaluatedCas
         look=look,
     )
     ct_like = is_ct_like(reference)
+    regions = None if pair.regions is None else _labels(pair.regions)
+    if regions is not None:
+        scores |= score_regions(prediction, reference, regions)
+    if settings.wepl:
+        if not ct_like:
+            raise DatasetError(f"{pair.reference}: is no CT in HU: depths (--wepl) need one")
+        scores |= _depths(prediction, reference, mask, spacing, settings, regions)
     del prediction, look, reference, volume
     if pair.segmentations is not None:
         predicted, segmented = map(_labels, pair.segmentations)
         scores |= score_structures(predicted, segmented, spacing)
     return EvaluatedCase({**scores, **matched}, mask_rule, ct_like)
+
+
+def score_regions(prediction: NDArray, reference: NDArray, labels: NDArray) -> Values:
+    """MAE and bias within every label above 0: mae_region_<label> and bias_region_<label>."""
+    values: Values = {}
+    for label in (int(number) for number in np.unique(labels) if number > 0):
+        errors = (prediction[labels == label] - reference[labels == label]).astype(np.float64)
+        values[f"mae_region_{label}"] = float(np.abs(errors).mean())
+        values[f"bias_region_{label}"] = float(errors.mean())
+    return values
+
+
+def _depths(
+    prediction: NDArray,
+    reference: NDArray,
+    body: NDArray,
+    spacing: Spacing,
+    settings: EvaluationSettings,
+    regions: NDArray | None,
+) -> Values:
+    """wepl_p95, the mean over the angles; for each wepl_p95_<angle>, wepl_bias_<angle>; regions."""
+    path = settings.density_table
+    table = ELECTRON_DENSITY if path is None else read_density_table(path)
+    found = depth_errors(
+        prediction, reference, body, spacing, settings.wepl, table=table, regions=regions
+    )
+    values: Values = {"wepl_p95": float(np.mean([errors.p95 for errors in found.values()]))}
+    for angle, errors in found.items():
+        values |= {f"wepl_bias_{angle:g}": errors.mean, f"wepl_p95_{angle:g}": errors.p95}
+        for label, error in errors.to_centre.items():
+            values[f"wepl_region_{label}_{angle:g}"] = error
+    return values
 
 
 def find_mask(path: Path | None, reference: Volume, convention: str) -> tuple[NDArray, str]:
@@ -269,7 +314,8 @@ def _pair(case: MatchedCase) -> ImagePair:
     assert prediction is not None
     assert reference is not None
     labels = None if predicted is None or segmented is None else (predicted, segmented)
-    return ImagePair(case.identifier, prediction, reference, case.one("mask"), labels)
+    mask, regions = case.one("mask"), case.one("regions")
+    return ImagePair(case.identifier, prediction, reference, mask, labels, regions)
 
 
 def _grid_complaints(case: MatchedCase) -> list[str]:

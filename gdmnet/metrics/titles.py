@@ -15,6 +15,7 @@ TITLES = {
     "sharpness": "sharpness",
     "histogram_w1": "hist. W1",
     "spectrum_distance": "spectrum [dB]",
+    "wepl_p95": "depth p95 [mm]",
 }
 """The most important metrics first."""
 _HIGHER_IS_BETTER = ("psnr", "ssim", "ms_ssim", "dice")

@@ -37,6 +37,7 @@ class PredictionSettings(Settings):
         None, "flow: euler, heun, rk4; bridge: sde, ode; diffusion: ddim, ancestral"
     )
     seed: int | None = setting(None, "of each case's noise (default: 0)")
+    mixed_folds: bool = setting(False, "combine folds that were trained differently, too")
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,8 @@ class ModelCard:
         for name in ("checkpoints", "realism", "data_consistency"):
             if getattr(self, name) != getattr(other, name):
                 return name
-        ours, theirs = (replace(card.settings, realism=None) for card in (self, other))
+        ours, theirs = (
+            replace(card.settings, realism=None, mixed_folds=False) for card in (self, other)
+        )
         names = [entry.name for entry in fields(PredictionSettings)]
         return next((name for name in names if getattr(ours, name) != getattr(theirs, name)), None)

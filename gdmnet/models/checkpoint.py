@@ -7,7 +7,6 @@ Every checkpoint holds `epoch` (finished epochs) and `ema` (the generator's aver
 from __future__ import annotations
 
 import hashlib
-import pickle
 import zipfile
 from collections.abc import Iterable, Mapping
 from functools import partial
@@ -18,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from gdmnet import files
-from gdmnet.errors import CheckpointError
+from gdmnet.errors import CheckpointError, is_out_of_memory
+from gdmnet.objectives.fidelity import all_finite
 from gdmnet.table import first_names
 
 SCHEMA = 1
@@ -66,14 +66,39 @@ def load(path: Path) -> dict[str, Any]:
         if broken is not None:
             raise CheckpointError(_damaged(path, f"{broken} fails its checksum"))
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, zipfile.BadZipFile, RuntimeError, pickle.UnpicklingError) as problem:
-        raise CheckpointError(_damaged(path, str(problem).splitlines()[0])) from None
+    except CheckpointError:
+        raise
+    except Exception as problem:  # noqa: BLE001 (a damaged pickle can raise anything)
+        if is_out_of_memory(problem):
+            raise CheckpointError(
+                f"{path}: not enough memory to read it; end other programs, or take a machine with"
+                " more"
+            ) from None
+        reason = (str(problem) or type(problem).__name__).splitlines()[0]
+        raise CheckpointError(_damaged(path, reason)) from None
     if not isinstance(state, dict) or state.get("schema") != SCHEMA or "ema" not in state:
         raise CheckpointError(
             f"{path}: not a checkpoint of this version of gdmnet; train again, or use the version"
             " that wrote it"
         )
+    epoch = state.get("epoch")
+    if type(epoch) is not int or epoch < 0 or not isinstance(state["ema"], dict):
+        raise CheckpointError(_damaged(path, "no weights, or no number of epochs"))
     return state
+
+
+def require_finite(weights: Mapping[str, Any], path: Path) -> None:
+    """Refuse weights that would make every prediction NaN.
+
+    Raises:
+        CheckpointError: a value is no tensor, or not finite.
+    """
+    odd = [n for n, w in weights.items() if not (isinstance(w, Tensor) and all_finite(w))]
+    if odd:
+        raise CheckpointError(
+            f"{path}: weights that are not finite ({_few(odd)}): the training went wrong or the"
+            " file is damaged; use another checkpoint, or train again"
+        )
 
 
 def capture(parts: Mapping[str, Stateful]) -> dict[str, Any]:
@@ -110,7 +135,7 @@ def restore(parts: Mapping[str, Stateful], state: Mapping[str, Any], path: Path)
     for name, part in parts.items():
         try:
             part.load_state_dict(state[name])
-        except (RuntimeError, ValueError, KeyError, TypeError) as problem:
+        except Exception as problem:  # noqa: BLE001 (a damaged state can raise anything)
             reason = " ".join(str(problem).split())[:200]
             raise CheckpointError(f"{path}: {name} does not fit: {reason}") from None
 

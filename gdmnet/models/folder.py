@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import MISSING, asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from gdmnet import codec, folders
-from gdmnet.errors import CheckpointError, PlanError
+from gdmnet.errors import CheckpointError, PlanError, SettingError
 from gdmnet.metrics.summary import Summary
+from gdmnet.models.card import MOST_REALISM
 from gdmnet.models.select import choose_folds
+from gdmnet.objectives.options import read_objective_options
 from gdmnet.plan import Configuration, Fingerprint, Plan, Run
+from gdmnet.settings import Settings, setting
 
 CONTINUED_JSON, DIAL_JSON = "continued.json", "dial.json"
 
 
 @dataclass(frozen=True)
-class Computation:
+class Computation(Settings):
     """What a continued training may do otherwise than it began: how it computes."""
 
-    precision: str
-    device: str
-    n_threads: int
-    n_workers: int
-    n_devices: int = 1
+    precision: str = setting("fp32", "of the arithmetic", choices=("fp32", "bf16", "fp16"))
+    device: str = setting("cpu", "kind of device")
+    n_threads: int = setting(1, "of the CPU", least=1)
+    n_workers: int = setting(0, "processes that make patches", least=0)
+    n_devices: int = setting(1, "that train together", least=1)
 
     @classmethod
     def of(cls, run: Run) -> Computation:
@@ -33,11 +37,11 @@ class Computation:
 
 
 @dataclass(frozen=True)
-class DialChoice:
+class DialChoice(Settings):
     """The dial's setting T that a validation chose, and the share of the twin's MAE it may cost."""
 
-    realism: float
-    fidelity_budget: float
+    realism: float = setting(MISSING, "T", least=0, most=MOST_REALISM)
+    fidelity_budget: float = setting(MISSING, "share of the twin's MAE", least=0)
 
 
 def read_run(fold: Path) -> Run:
@@ -118,6 +122,46 @@ def read_model(path: Path, folds: Sequence[str] | None = None) -> ModelFolder:
     return ModelFolder(path, plan, runs, _read_fingerprint(path, plan))
 
 
+def require_alike(runs: Mapping[str, Run]) -> None:
+    """Refuse folds that were trained differently: their mean is no model that was validated.
+
+    Cases, seeds, devices and precisions may differ.
+
+    Args:
+        runs: fold -> its training.
+
+    Raises:
+        CheckpointError: what differs is named with its value in every fold.
+    """
+    how = {fold: _how_trained(run) for fold, run in runs.items()}
+    names = dict.fromkeys(name for values in how.values() for name in values)
+    for name in names:
+        values = {fold: str(found.get(name)) for fold, found in how.items()}
+        if len(set(values.values())) > 1:
+            each = ", ".join(f"{value:.40} in fold {fold}" for fold, value in values.items())
+            raise CheckpointError(
+                f"the folds were trained differently: {name} is {each}; choose folds by -f, or"
+                " average them all the same with --mixed-folds"
+            )
+
+
+def _how_trained(run: Run) -> dict[str, Any]:
+    """Everything that makes a fold another model than its neighbour, by name."""
+    options: dict[str, Any] = run.options
+    with contextlib.suppress(SettingError):  # options of another version stay as they are
+        options = codec.encode(read_objective_options(run.objective, run.options))
+    return {
+        **codec.encode(run.recipe) | {"seed": None, "precision": None},
+        **{f"option {name}": value for name, value in options.items()},
+        **{f"encoder {name}": value for name, value in run.encoder_options.items()},
+        "configuration": run.configuration,
+        "objective": run.objective,
+        "encoder": run.encoder,
+        "pretrained": run.pretrained_sha256 is not None,
+        "realism dial": run.realism is not None,
+    }
+
+
 def _read_fingerprint(path: Path, plan: Plan) -> Fingerprint | None:
     file = path / folders.FINGERPRINT_JSON
     if not file.is_file():
@@ -173,7 +217,7 @@ def anonymised(
         )
         for fold, run in model.runs.items()
     }
-    cases = tuple(replace(case, identifier=alias[case.identifier]) for case in described)
+    cases = tuple(replace(c, identifier=alias[c.identifier], digests={}) for c in described)
     fingerprint = model.fingerprint and replace(model.fingerprint, cases=cases)
     return replace(model, runs=runs, fingerprint=fingerprint), {
         fold: replace(summary, cases={alias[n]: v for n, v in summary.cases.items()}, failed={})

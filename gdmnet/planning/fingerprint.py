@@ -19,6 +19,7 @@ from gdmnet.geometry import grid_difference
 from gdmnet.plan import BiasCorrection, CaseFingerprint, Fingerprint, Intensity, Region
 
 _PERCENTILES = (0.5, 1, 50, 99, 99.5)
+_SHAPE = (10, 25, 50, 75, 90)  # percentiles that an input's histogram is known by
 
 
 def measure_case(
@@ -60,13 +61,15 @@ def measure_case(
         mask_rule=body.rule,
         sources=tuple(measure_intensity(channel, inside) for channel in corrected),
         target=measure_intensity(target.array[0], inside),
+        digests=files.digests(),
     )
 
 
 def measure_intensity(image: NDArray, inside: NDArray) -> Intensity:
     """Statistics of (z, y, x) in file units where the boolean `inside` is true."""
     values = image[inside]
-    p00_5, p01, p50, p99, p99_5 = (float(p) for p in np.percentile(values, _PERCENTILES))
+    percentiles = map(float, np.percentile(values, (*_PERCENTILES, *_SHAPE)))
+    p00_5, p01, p50, p99, p99_5, *quantiles = percentiles
     outside = image[~inside]
     return Intensity(
         mean=float(values.mean(dtype=np.float64)),
@@ -80,6 +83,7 @@ def measure_intensity(image: NDArray, inside: NDArray) -> Intensity:
         p99_5=p99_5,
         outside=float(np.median(outside)) if outside.size else float(image.min()),
         noise=_noise(image, inside),
+        quantiles=tuple(quantiles),
     )
 
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gdmnet.data.case_files import MatchedCase, match_cases
-from gdmnet.data.volume import read_geometry, read_volume
+from gdmnet.data.case_files import match_cases
+from gdmnet.data.volume import grid_complaints, read_volume
 from gdmnet.errors import DatasetError
-from gdmnet.geometry import Geometry, grid_difference, lps_frame
+from gdmnet.geometry import Geometry, lps_frame
 from gdmnet.metrics.conventions import GDMNET
 from gdmnet.metrics.evaluation import find_mask
 from gdmnet.metrics.score import is_ct_like
@@ -143,7 +143,11 @@ def find_cases(folders: ReportFolders) -> list[ReportCase]:
     complaints = [f"{folder}: no image of {', '.join(names)}" for folder, names in missing.items()]
     if complaints:
         raise DatasetError("; ".join(complaints) + "; add what is missing, or leave the folder out")
-    complaints = [complaint for case in matched for complaint in _grid_complaints(case)]
+    complaints = [
+        complaint
+        for case in matched
+        for complaint in grid_complaints(case.images[PREDICTION][0], case.others(PREDICTION))
+    ]
     if complaints:
         raise DatasetError("; ".join(complaints) + "; give images on the grid of the prediction")
     return [
@@ -229,12 +233,3 @@ def _source_titles(case: ReportCase, channel_names: Sequence[str]) -> list[str]:
     if len(channel_names) != n or len(set(channel_names)) != n:  # not these sources' names
         return [f"source {number}" for number in range(n)] if n > 1 else ["source"] * n
     return [f"source {name}" for name in channel_names]
-
-
-def _grid_complaints(case: MatchedCase) -> Iterator[str]:
-    first = case.images[PREDICTION][0]
-    grid = read_geometry(first)
-    for path in case.others(PREDICTION):
-        difference = grid_difference(read_geometry(path), grid)
-        if difference is not None:
-            yield f"{path} is not on the grid of {first}: {difference}"

@@ -12,14 +12,8 @@ const AXES = ["z", "y", "x"];
 const COLOURS = {
   grey: (t) => [255 * t, 255 * t, 255 * t],
   signed: (t) => (t < 0.5 ? [70, 150, 255] : [255, 130, 30]).map((c) => c * Math.abs(2 * t - 1)),
-  spread: (t) => mix([[0, 0, 0], [128, 32, 32], [224, 120, 24], [255, 255, 144]], t),
+  spread: (t) => [255 * t, 190 * t, 80 * t],
 };
-
-function mix(stops, t) {
-  const at = Math.min(stops.length - 2, Math.floor(t * (stops.length - 1)));
-  const rest = t * (stops.length - 1) - at;
-  return stops[at].map((c, i) => c + rest * (stops[at + 1][i] - c));
-}
 
 // A table of 256 colours as 32-bit pixels.
 function lookup(name) {

@@ -1,13 +1,13 @@
 """How a prediction agrees with its target, voxel by voxel inside a mask.
 
-Volumes are (z, y, x) in file units (CT: HU). They are read slab by slab: a large case needs hardly
-more memory than its volumes.
+Volumes are (z, y, x) in file units (CT: HU).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,6 @@ from gdmnet.geometry import Shape, Spacing
 from gdmnet.report.encode import reduce
 
 N_BINS = 128
-_SLAB_VOXELS = 4_000_000
 _SAMPLE = 500_000  # voxels from which percentiles are taken
 CUBE_MM, APART_MM, N_WORST = 10.0, 30.0, 3
 
@@ -80,12 +79,9 @@ def histograms(
 
     The range holds percentiles 0.1 to 99.9 of every volume; what lies beyond counts at the ends.
     """
-    low, high = _ends(volumes.values(), mask)
-    counts = {
-        name: np.bincount(_bins(volume[mask != 0], low, high), minlength=N_BINS)
-        for name, volume in volumes.items()
-    }
-    return counts, (low, high)
+    ends = _ends(volumes.values(), mask)
+    values = {name: np.clip(volume[mask != 0], *ends) for name, volume in volumes.items()}
+    return {name: np.histogram(v, N_BINS, ends)[0] for name, v in values.items()}, ends
 
 
 def agreement(
@@ -93,23 +89,19 @@ def agreement(
 ) -> Agreement:
     """Counts and errors of one case; `edges` are the target values that part the bands."""
     low, high = _ends((prediction, target), mask)
-    limit = percentiles(np.abs(prediction - target), mask, (99.5,))[0] or 1.0
-    differences = np.zeros((N_BINS, N_BINS), np.int64)
-    sums = np.zeros((4, len(edges) + 1))
-    for guess, truth in _inside(mask, prediction, target):
-        error = guess - truth
-        flat = N_BINS * _bins((guess + truth) / 2, low, high) + _bins(error, -limit, limit)
-        differences += np.bincount(flat, minlength=N_BINS**2).reshape(N_BINS, N_BINS)
-        band = np.digitize(truth, edges)
-        for total, values in zip(sums, (None, error, error**2, np.abs(error)), strict=True):
-            total += np.bincount(band, values, len(edges) + 1)
+    guess, truth = prediction[mask != 0], target[mask != 0]
+    error = guess - truth
+    limit = percentiles(np.abs(error), np.ones_like(error), (99.5,))[0] or 1.0
+    differences, _, _ = np.histogram2d(
+        np.clip((guess + truth) / 2, low, high),
+        np.clip(error, -limit, limit),
+        N_BINS,
+        ((low, high), (-limit, limit)),
+    )
     limits = (None, *edges, None)
-    bands = [
-        _band(low_, high_, column)
-        for low_, high_, column in zip(limits[:-1], limits[1:], sums.T, strict=True)
-    ]
-    whole = _band(None, None, sums.sum(axis=1))
-    return Agreement(low, high, limit, differences, whole, tuple(bands))
+    band = np.digitize(truth, edges)
+    bands = (_band(*ends, error[band == i]) for i, ends in enumerate(pairwise(limits)))
+    return Agreement(low, high, limit, differences, _band(None, None, error), tuple(bands))
 
 
 def worst_places(
@@ -144,24 +136,9 @@ def _ends(volumes: Iterable[NDArray], mask: NDArray) -> tuple[float, float]:
     return low, high if high > low else low + 1
 
 
-def _inside(mask: NDArray, *volumes: NDArray) -> Iterator[list[NDArray]]:
-    """The voxels inside the mask, float64, of some slices at a time."""
-    depth = max(1, _SLAB_VOXELS // max(1, mask[0].size))
-    for first in range(0, len(mask), depth):
-        slab = slice(first, first + depth)
-        inside = mask[slab] != 0
-        yield [volume[slab][inside].astype(np.float64) for volume in volumes]
-
-
-def _bins(values: NDArray, low: float, high: float) -> NDArray:
-    share = (values - low) / max(high - low, 1e-12)
-    return np.clip((share * N_BINS).astype(np.int64), 0, N_BINS - 1)
-
-
-def _band(low: float | None, high: float | None, sums: NDArray) -> Band:
-    n, error, squared, size = sums
-    if n == 0:
+def _band(low: float | None, high: float | None, errors: NDArray) -> Band:
+    if errors.size == 0:
         return Band(low, high, 0, None, None, None)
-    bias = error / n
-    sd = np.sqrt(max(0.0, squared / n - bias**2))
-    return Band(low, high, int(n), float(bias), float(sd), float(size / n))
+    errors = errors.astype(np.float64)
+    found = errors.mean(), errors.std(), np.abs(errors).mean()
+    return Band(low, high, errors.size, *map(float, found))

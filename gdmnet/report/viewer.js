@@ -39,7 +39,7 @@ async function openCase(number) {
   const volumes = [];
   for (const picture of view.pictures) {
     await new Promise((done) => setTimeout(done));  // lets the page breathe between volumes
-    volumes.push(await decodeVolume(picture, view.shape));
+    volumes.push(await decodeVolume(picture.packed, view.shape));
     if (ticket !== opening) return;
   }
   const mask = await decodeMask(view.mask, view.shape);
@@ -232,7 +232,6 @@ function refresh() {
     document.querySelectorAll(".travel").forEach(updateTravel);
     updateTools();
     showValues(shown.at);
-    showCube();
     Object.assign($("viewer").dataset, { at: shown.at.join(), image: shown.windows.image.join() });
   });
 }
@@ -305,29 +304,6 @@ function showValues(voxel) {
     words.push(make("span", {}, `${shortTitle(panel)} `, number, ` ${panel.unit}`));
   }
   $("readout").replaceChildren(...words);
-}
-
-// Mean and standard deviation over a cube of 1 cm around the crosshair: less at the mercy of noise.
-function showCube() {
-  const { shape, spacing } = shown.view;
-  const half = spacing.map((mm) => Math.max(0, Math.round((10 / mm - 1) / 2)));
-  const [z, y, x] = shown.at.map((at, axis) => [Math.max(0, at - half[axis]), Math.min(shape[axis] - 1, at + half[axis])]);
-  const words = readPanels().map((panel) => {
-    let n = 0, sum = 0, squares = 0;
-    for (let k = z[0]; k <= z[1]; k++) {
-      for (let j = y[0]; j <= y[1]; j++) {
-        for (let i = x[0]; i <= x[1]; i++) {
-          const value = valueAt(panel, (k * shape[1] + j) * shape[2] + i);
-          n++;
-          sum += value;
-          squares += value * value;
-        }
-      }
-    }
-    const spread = Math.sqrt(Math.max(0, squares / n - (sum / n) ** 2));
-    return `${shortTitle(panel)} ${digits(sum / n, panel.unit)} \u00b1 ${digits(spread, panel.unit)} ${panel.unit}`;
-  });
-  $("cube").replaceChildren(...["1 cm around the crosshair (mean \u00b1 SD)", ...words].map((text) => make("span", {}, text)));
 }
 
 function showMessage(text) {

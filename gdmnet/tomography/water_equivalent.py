@@ -16,11 +16,15 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from gdmnet.errors import DatasetError
 from gdmnet.geometry import Spacing
 from gdmnet.tomography.projection import project
 from gdmnet.tomography.scan import Detector, Grid, Scan, covering_scan
+
+Centre = tuple[int, float, float]
+"""A slice, and y and x in mm from the middle of the slice."""
 
 SHORTEST_PATH = 10.0  # mm of water: rays that only graze the body are left out
 
@@ -102,12 +106,12 @@ class DepthErrors:
     Attributes:
         mean: over all rays that cross the body, entry to exit.
         p95: 95th percentile of the absolute error over them.
-        to_centre: of the ray to the centre of a region, from entry to there; nan without region.
+        to_centre: of the ray to the centre of each region, from entry to there, by its label.
     """
 
     mean: float
     p95: float
-    to_centre: float = math.nan
+    to_centre: Mapping[int, float]
 
 
 def depth_errors(
@@ -118,7 +122,7 @@ def depth_errors(
     angles: Sequence[float],
     *,
     table: DensityTable = ELECTRON_DENSITY,
-    region: NDArray | None = None,
+    regions: NDArray | None = None,
 ) -> Mapping[float, DepthErrors]:
     """Errors of the water-equivalent path length for parallel beams in axial planes.
 
@@ -132,7 +136,8 @@ def depth_errors(
         spacing: mm (z, y, x).
         angles: of the gantry in degrees.
         table: density over HU.
-        region: to whose centre of mass the depth is measured, too; in the slice nearest to it.
+        regions: labels (z, y, x), 0 is none: to each one's centre of mass the depth is measured,
+            too, in the slice nearest to it.
 
     Raises:
         DatasetError: no ray crosses 10 mm of water.
@@ -140,18 +145,12 @@ def depth_errors(
     inside = body > 0
     density = [np.where(inside, table.of(image), 0.0) for image in (prediction, reference)]
     grid = Grid(prediction.shape[1:], spacing[1:])
-    return {
-        angle: _errors_along(density[0], density[1], grid, angle, _centre(region, grid))
-        for angle in angles
-    }
+    centres = {} if regions is None else _centres(regions, grid)
+    return {angle: _errors_along(density[0], density[1], grid, angle, centres) for angle in angles}
 
 
 def _errors_along(
-    predicted: NDArray,
-    true: NDArray,
-    grid: Grid,
-    angle: float,
-    centre: tuple[int, float, float] | None,
+    predicted: NDArray, true: NDArray, grid: Grid, angle: float, centres: Mapping[int, Centre]
 ) -> DepthErrors:
     scan = Scan(1, 180.0, covering_scan(grid, 1, arc=180.0).detector, start=angle)
     paths = project(true, grid, scan)  # [z,1,bins], mm of water
@@ -162,32 +161,27 @@ def _errors_along(
     return DepthErrors(
         float(errors.mean()),
         float(np.percentile(np.abs(errors), 95)),
-        _error_to(predicted, true, grid, angle, centre),
+        {label: _error_to(predicted, true, grid, angle, at) for label, at in centres.items()},
     )
 
 
-def _centre(region: NDArray | None, grid: Grid) -> tuple[int, float, float] | None:
-    """The slice and the place (y, x) in mm of a region's centre of mass; None where it is empty."""
-    if region is None or not region.any():
-        return None
-    z, *places = (float(index.mean()) for index in np.nonzero(region))
-    y, x = (
-        (place - (n - 1) / 2) * side
-        for place, n, side in zip(places, grid.shape, grid.spacing, strict=True)
-    )
-    return round(z), y, x
+def _centres(labels: NDArray, grid: Grid) -> dict[int, Centre]:
+    """Of every region the slice and the place (y, x) in mm of its centre of mass."""
+    names = [int(label) for label in np.unique(labels) if label > 0]
+    found = {}
+    for label, (z, *place) in zip(
+        names, ndimage.center_of_mass(labels > 0, labels, names), strict=True
+    ):
+        y, x = (
+            (index - (n - 1) / 2) * side
+            for index, n, side in zip(place, grid.shape, grid.spacing, strict=True)
+        )
+        found[label] = (round(z), float(y), float(x))
+    return found
 
 
-def _error_to(
-    predicted: NDArray,
-    true: NDArray,
-    grid: Grid,
-    angle: float,
-    centre: tuple[int, float, float] | None,
-) -> float:
+def _error_to(predicted: NDArray, true: NDArray, grid: Grid, angle: float, centre: Centre) -> float:
     """The error of the path from the entry to a point, mm of water."""
-    if centre is None:
-        return math.nan
     number, y, x = centre
     cosine, sine = math.cos(math.radians(angle)), math.sin(math.radians(angle))
     rows, columns = grid.coordinates()

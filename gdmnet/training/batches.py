@@ -96,7 +96,7 @@ class Batches:
         case = self._case(epoch, number, rank)
         patch = self.configuration.patch_size
         centre = case.centres[int(rng.integers(len(case.centres)))]
-        start = patch_start(centre, patch, case.body.shape)
+        start = patch_start(centre, patch, case.record.shape)
         if not self.augment:
             return self._read(case, start, patch)
         coordinates = augmentation.draw_coordinates(patch, self.configuration.spacing, rng)

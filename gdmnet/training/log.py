@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gdmnet import codec
+from gdmnet.errors import PlanError
 from gdmnet.files import output_errors
 
 LOG_JSONL, LOG_TXT = "log.jsonl", "log.txt"
@@ -28,7 +28,7 @@ READABLE = {  # of a record's numbers, those for people; log.jsonl has all
     "learning_rate": "learning rate {:.2e}",
     "seconds": "{:.1f} s",
 }
-_log = logging.getLogger(__name__)
+_LARGEST = 1e300  # a float holds less, and NaN is not less
 _EPOCH_LINE = re.compile(r"epoch +(\d+)")
 
 
@@ -41,13 +41,16 @@ def means(records: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {name: sum(v) / len(v) if v else math.nan for name, v in found.items()}
 
 
-def append(folder: Path, record: dict[str, Any]) -> None:
-    """Write one epoch's record to both files and to the terminal.
+def append(folder: Path, record: dict[str, Any]) -> str:
+    """Write one epoch's record to both files.
 
     Args:
         folder: of the fold.
         record: JSON values with at least `epoch` (from 1) and `epochs`; numbers that are not
             finite become null.
+
+    Returns:
+        The line for people.
 
     Raises:
         OutputError: the folder is not writable or the disk is full.
@@ -59,7 +62,7 @@ def append(folder: Path, record: dict[str, Any]) -> None:
     line = readable(finite)
     _append(folder / LOG_JSONL, json.dumps(finite, allow_nan=False))
     _append(folder / LOG_TXT, line)
-    _log.info("%s", line)
+    return line
 
 
 def append_note(folder: Path, text: str) -> None:
@@ -72,17 +75,39 @@ def append_note(folder: Path, text: str) -> None:
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
-    """The records of log.jsonl; a last line that was cut off is left out."""
+    """The records of log.jsonl; a last line that was cut off is left out.
+
+    Raises:
+        PlanError: a line is no record of an epoch.
+    """
     path = folder / LOG_JSONL
     if not path.is_file():
         return []
-    records = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    lines, records = path.read_text(encoding="utf-8", errors="replace").splitlines(), []
+    for number, line in enumerate(lines, 1):
         try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
+            records.append(_record_of(line))
+        except (ValueError, RecursionError) as problem:
+            if number == len(lines) and not line.endswith("}"):
+                break
+            raise PlanError(
+                f"{path}, line {number}: no record of an epoch ({problem}); move the file away: a"
+                " training goes on without it, only its curves are lost"
+            ) from None
     return records
+
+
+def _record_of(line: str) -> dict[str, Any]:
+    record = json.loads(line)
+    if not isinstance(record, dict):
+        raise ValueError("no names and values")
+    for name in ("epoch", "epochs"):
+        if type(record.get(name)) is not int or record[name] < 1:
+            raise ValueError(f"{name} is {record.get(name)!r:.40}")
+    for name, value in record.items():
+        if value is not None and not (isinstance(value, (int, float)) and abs(value) < _LARGEST):
+            raise ValueError(f"{name} is {value!r:.40}")
+    return record
 
 
 def truncate(folder: Path, epoch: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 import time
 from contextlib import AbstractContextManager, ExitStack, closing
@@ -17,6 +18,7 @@ from gdmnet.errors import TrainingError
 from gdmnet.folders import BEST, FINAL, LATEST
 from gdmnet.models import checkpoint, precision, seeds
 from gdmnet.objectives.base import Batch, Objective
+from gdmnet.objectives.fidelity import all_finite
 from gdmnet.plan import Recipe
 from gdmnet.training import log
 from gdmnet.training.batches import Batches, prefetched
@@ -24,9 +26,10 @@ from gdmnet.training.distributed import from_leader, gathered
 from gdmnet.training.patch_validation import PatchQuality, validate_patches
 from gdmnet.training.progress import PROGRESS_PNG, draw_progress
 from gdmnet.training.state import MOST_IN_A_ROW, Training, restore_latest, save_latest, save_weights
-from gdmnet.training.step import all_finite, learning_rate
+from gdmnet.training.step import learning_rate
 
 DRAW_SECONDS = 10.0  # short epochs would be spent on drawing
+_log = logging.getLogger(__name__)
 _STEP = 3  # a stream of random numbers beside those of the batches
 
 
@@ -69,9 +72,11 @@ def fit(
             started = time.perf_counter()
             means = _train_epoch(training, train_batches, epoch)
             quality = _validate(training, validation_batches)
-            _finish_epoch(training, means, quality, epoch + 1, started)
+            line = _finish_epoch(training, means, quality, epoch + 1, started)
             beginning.close()
             training.folder = folder
+            if training.process.is_leader:  # what is told is on the disk and cannot be lost
+                _log.info("%s", line)
             _draw(training, epoch + 1)
     if training.process.is_leader:
         save_weights(training, recipe.epochs, FINAL)
@@ -133,10 +138,14 @@ def _validate(training: Training, batches: Batches) -> PatchQuality:
 
 def _finish_epoch(
     training: Training, means: dict[str, float], quality: PatchQuality, epoch: int, started: float
-) -> None:
-    """Judge, log, save: the log first, so that a resume can only find too much in it."""
+) -> str:
+    """Judge, log, save: the log first, so that a resume can only find too much in it.
+
+    Returns:
+        What to tell people of the epoch.
+    """
     folder, counts, recipe = training.folder, training.counts, training.recipe
-    if not all_finite(training.generator):
+    if not all_finite(*training.generator.parameters()):
         raise TrainingError(f"epoch {epoch}: weights are no longer finite; {_what_is_left(folder)}")
     is_best = counts.is_best(quality.mae, epoch)
     metrics = dataclasses.asdict(quality)
@@ -151,15 +160,17 @@ def _finish_epoch(
         "validation_mae_smoothed": counts.smoothed_mae,
         **{f"validation_{name}": value for name, value in metrics.items()},
         "best": is_best,
+        **training.peak_memory.measured(),
         "seconds": time.perf_counter() - started,
     }
     ranks = gathered(checkpoint.on_cpu(checkpoint.capture(training.rank_parts())))
     if not training.process.is_leader:
-        return
-    log.append(folder, record)
+        return ""
+    line = log.append(folder, record)
     if is_best:
         save_weights(training, epoch, BEST)
     save_latest(training, epoch, ranks)
+    return line
 
 
 def _draw(training: Training, epoch: int) -> None:

@@ -302,10 +302,9 @@ def _settings(
 
 
 def _content(case: StoredCase) -> str:
-    """SHA-256 of a case's record, its centres and sixteen blocks of its target.
+    """SHA-256 of a case's record, with the digests of its raw files, its centres and some blocks.
 
-    Blocks, because the whole targets of a large dataset take long to read: a change that misses
-    all of them, in a case of the same shape, body and intensities, goes unseen.
+    Sixteen blocks of the target, because those of a large dataset take long to read.
     """
     digest = hashlib.sha256(json.dumps(codec.encode(case.record), sort_keys=True).encode())
     digest.update(np.ascontiguousarray(case.centres).tobytes())

@@ -121,8 +121,8 @@ def _heading(records: list[Record]) -> str:
         return "no epoch is finished yet"
     last, best = records[-1], _best(records)
     seconds = timedelta(seconds=round(sum(record.get("seconds") or 0 for record in records)))
-    words = [f"epoch {last['epoch']} of {last['epochs']}", f"step {last['step']}"]
-    words += [f"skipped steps {last['skipped']}", str(seconds)]
+    words = [f"epoch {last['epoch']} of {last['epochs']}", f"step {last.get('step')}"]
+    words += [f"skipped steps {last.get('skipped')}", str(seconds)]
     if best is not None:
         words.append(f"best epoch {best[0]:.0f}: smoothed MAE {best[1]:.4g}")
     return "   ".join(words)

@@ -16,7 +16,7 @@ from torch import nn
 from gdmnet import codec, folders
 from gdmnet.data.splits import Split, split_for
 from gdmnet.data.store import StoredCase, open_case
-from gdmnet.errors import CheckpointError, SettingError, TrainingError
+from gdmnet.errors import CheckpointError, DatasetError, SettingError, TrainingError
 from gdmnet.files import file_sha256
 from gdmnet.folders import Roots
 from gdmnet.models import precision
@@ -72,11 +72,22 @@ class FoldTraining:
         """The prepared training and validation cases.
 
         Raises:
-            DatasetError: one is missing or damaged.
+            DatasetError: one is missing, damaged, or older than the raw files of the plan.
         """
-        folder, split = self.dataset / self.configuration.name, self.split
-        training = [open_case(folder, case) for case in split.training]
-        return training, [open_case(folder, case) for case in split.validation]
+        fingerprint = self.fingerprint()
+        known = {} if fingerprint is None else {c.identifier: c.digests for c in fingerprint.cases}
+
+        def opened(identifier: str) -> StoredCase:
+            case = open_case(self.dataset / self.configuration.name, identifier)
+            if known.get(identifier, case.record.digests) != case.record.digests:
+                raise DatasetError(
+                    f"case {identifier}: {self.configuration.name} was prepared from other raw"
+                    " files than the plan was made from; run gdm_plan_and_preprocess again"
+                )
+            return case
+
+        split = self.split
+        return [opened(case) for case in split.training], [opened(c) for c in split.validation]
 
     def fingerprint(self) -> Fingerprint | None:
         """What was measured on the dataset, if it is there."""

@@ -18,6 +18,7 @@ from gdmnet.objectives.base import Objective
 from gdmnet.plan import Recipe
 from gdmnet.training import log
 from gdmnet.training.distributed import this_process
+from gdmnet.training.memory import PeakMemory
 from gdmnet.training.step import GeneratorOptimizer, RegressionTwin
 
 SMOOTHING = 0.5  # light: the patches are fixed and the weights are averages already
@@ -67,9 +68,17 @@ class TrainingCounts:
         return asdict(self)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take the numbers back; a missing one raises KeyError."""
+        """Take the numbers back.
+
+        Raises:
+            KeyError: one is missing.
+            ValueError: one is none, or below 0.
+        """
         for entry in fields(self):
-            setattr(self, entry.name, state[entry.name])
+            value = state[entry.name]
+            if type(value) is not type(getattr(self, entry.name)) or not value >= 0:
+                raise ValueError(f"{entry.name} is {value!r:.40}")
+            setattr(self, entry.name, value)
 
 
 class Training:
@@ -80,6 +89,7 @@ class Training:
         twin: of the generator, where the objective asks for one.
         process: this one among those that train together.
         counts: of steps, and the best validation.
+        peak_memory: of the device.
         folder: where files are written; at first not yet the fold's own.
     """
 
@@ -100,6 +110,7 @@ class Training:
         self.twin = None if twin is None else RegressionTwin(*twin)
         self.process = this_process()
         self.counts = TrainingCounts()
+        self.peak_memory = PeakMemory(device)
 
     def parts(self) -> dict[str, checkpoint.Stateful]:
         """Everything that is the same on all ranks, by its name in the checkpoint."""
@@ -151,14 +162,15 @@ def restore_latest(training: Training) -> int:
     path = training.folder / LATEST
     state = checkpoint.load(path)
     del state["schema"]
-    epoch, recipe = int(state.pop("epoch")), state.pop("recipe", {})
+    epoch, recipe, ranks = (state.pop(name, None) for name in ("epoch", "recipe", "ranks"))
+    if not isinstance(recipe, dict) or not isinstance(ranks, list):
+        raise CheckpointError(f"{path}: damaged (no recipe, or no ranks); train anew")
     for name, value in codec.encode(training.recipe).items():
         if recipe.get(name) != value and name != "precision":
             raise CheckpointError(
                 f"{path}: was trained with {name} {recipe.get(name)}, now {value} is asked;"
                 " go on with the old one, or start anew"
             )
-    ranks = state.pop("ranks", [])
     if not ranks:
         raise CheckpointError(f"{path}: says nothing of its processes; start anew with --overwrite")
     if training.twin is not None and state.get("twin"):
@@ -166,6 +178,12 @@ def restore_latest(training: Training) -> int:
     checkpoint.restore(training.parts(), state, path)
     own = ranks[training.process.rank % len(ranks)]  # of more ranks than before some share one
     checkpoint.restore(training.rank_parts(), own, path)
+    counts, n_steps = training.counts, training.recipe.iterations
+    if counts.step != epoch * n_steps or epoch > training.recipe.epochs:
+        raise CheckpointError(
+            f"{path}: damaged ({counts.step} steps in {epoch} epochs of {n_steps}); train anew"
+        )
+    checkpoint.require_finite(training.generator.state_dict(), path)
     if training.process.is_leader:
         log.truncate(training.folder, epoch)
     return epoch

@@ -228,8 +228,3 @@ class RegressionTwin:
         if self.optimizer is None:
             return {}
         return {"generator": self.optimizer.generator, **self.optimizer.parts()}
-
-
-def all_finite(module: nn.Module) -> bool:
-    """True when no weight is nan or infinite."""
-    return all(bool(torch.isfinite(p).all()) for p in module.parameters())

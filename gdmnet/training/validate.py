@@ -28,13 +28,16 @@ from gdmnet.metrics.summary import Summary
 from gdmnet.models import checkpoint
 from gdmnet.models.card import MOST_REALISM, PredictionSettings
 from gdmnet.models.folder import DIAL_JSON, DialChoice
+from gdmnet.preprocessing import prepare
 from gdmnet.training import log
 from gdmnet.training.progress import PROGRESS_PNG, draw_progress
 
 FOLDER = "validation"
 ON_TRAINING = "the cases were trained on: this says nothing about new patients"
 SETTINGS = tuple(float(t) for t in np.arange(0.0, MOST_REALISM + 0.01, 0.25))
-SHOWN = ("mae", "histogram_w1", "gradient_w1", "spectrum_distance")  # lower is better in all
+LOOK = ("histogram_w1", "gradient_w1", "spectrum_distance")  # lower is better
+MOST_SHARPNESS = 1.1  # beyond it there is texture that the target does not have
+ROUNDING = 1e-4  # of figures that are 0 but for the arithmetic: HU, dB
 _log = logging.getLogger(__name__)
 
 
@@ -58,7 +61,8 @@ def validate_fold(
         model: the model's folder.
         fold: "0", "1", ... or "all".
         cases: of the fold's validation, with targets.
-        raw: folder of the raw dataset. Where it lacks a target nothing is scored, and said so.
+        raw: folder of the raw dataset, whose sources are predicted; those of the prepared cases
+            where it is not there. Where it lacks a target nothing is scored, and said so.
         device: as for `load_model`.
         on_training: the cases were trained on; the summary says so.
         fidelity_budget: share of the MAE that a realism dial's setting may cost; see `dial_fold`.
@@ -70,9 +74,13 @@ def validate_fold(
     front = dial_fold(model, fold, cases, device=device, budget=fidelity_budget)
     translator = load_model(model, folds=[fold], device=device)
     (home / FOLDER).mkdir(parents=True, exist_ok=True)
-    predictions = {}
+    known, predictions = _raw_cases(raw), {}
     for stored in tqdm(cases, desc="validation", disable=None, leave=False):
-        name, case = stored.record.identifier, as_input(stored)
+        name = stored.record.identifier
+        case = as_input(stored)
+        if name in known:  # as at prediction: no mask is given, and the source's own grid is known
+            files = CaseFiles(name, known[name].sources)
+            case = prepare(files, translator.configuration)
         predictions[name] = home / FOLDER / f"{name}{translator.plan.file_ending}"
         volume = translator.restore(translator.predict(case), case)
         write_volume(predictions[name], volume, integer=translator.plan.integer_output)
@@ -80,31 +88,34 @@ def validate_fold(
         match_intensity=None if translator.configuration.target.scheme == "ct" else "linear",
         allow_constant=True,
     )
-    return _score(predictions, raw, home, settings, front, ON_TRAINING if on_training else None)
-
-
-def _score(
-    predictions: Mapping[str, Path],
-    raw: Path,
-    home: Path,
-    settings: EvaluationSettings,
-    front: dict[str, Values],
-    note: str | None,
-) -> Summary | None:
-    """Score predictions against the raw targets, and write summary.json."""
-    cases: list[CaseFiles] = []
-    if (raw / folders.DATASET_JSON).is_file():
-        cases, _ = training_cases(raw, read_description(raw))
     pairs = [
-        ImagePair(case.identifier, predictions[case.identifier], case.target, case.mask)
-        for case in cases
-        if case.identifier in predictions and case.target is not None
+        ImagePair(name, prediction, target, known[name].mask)
+        for name, prediction in predictions.items()
+        if name in known and (target := known[name].target) is not None
     ]
     if len(pairs) < len(predictions):
         lacking = ", ".join(sorted(set(predictions) - {pair.identifier for pair in pairs}))
         text = f"{raw}: no target of {lacking}, so that {home / FOLDER} is not scored"
         _log.warning("warning: %s; name its place by --raw, and add --continue", text)
         return None
+    return _score(pairs, home, settings, front, ON_TRAINING if on_training else None)
+
+
+def _raw_cases(raw: Path) -> dict[str, CaseFiles]:
+    if not (raw / folders.DATASET_JSON).is_file():
+        return {}
+    cases, _ = training_cases(raw, read_description(raw))
+    return {case.identifier: case for case in cases}
+
+
+def _score(
+    pairs: Sequence[ImagePair],
+    home: Path,
+    settings: EvaluationSettings,
+    front: dict[str, Values],
+    note: str | None,
+) -> Summary:
+    """Score predictions against the raw targets, and write summary.json."""
     scored = evaluate_pairs(pairs, settings)
     names = [pair.identifier for pair in pairs]
     summary = summarise_cases(dict(zip(names, scored, strict=True)), settings)
@@ -123,7 +134,7 @@ def dial_fold(
 ) -> dict[str, Values]:
     """Score a fold's validation at every setting T and write the chosen one into dial.json.
 
-    Chosen is the largest T whose MAE stays within `budget` of the twin's (T = 0).
+    Chosen is the largest T that costs neither MAE nor plausibility: `choose_setting`.
 
     Args:
         model: the model's folder.
@@ -151,28 +162,35 @@ def dial_fold(
         }
         means = aggregate_cases(scores)
         front[f"{setting:g}"] = {metric: values["mean"] for metric, values in means.items()}
-    chosen = choose_setting(front, budget)
+    chosen, reason = choose_setting(front, budget)
     codec.save(DialChoice(chosen, budget), home / DIAL_JSON)
     draw_progress(log.read(home), home / PROGRESS_PNG, more=[_chart(front, chosen)])
-    _log.info(
-        "realism dial: %g is the largest setting within %.2g %% of the twin's MAE",
-        chosen,
-        100 * budget,
-    )
+    _log.info("realism dial: %g is chosen; %s", chosen, reason)
     return front
 
 
-def choose_setting(front: Mapping[str, Values], budget: float) -> float:
-    """The largest T up to which every setting's MAE stays within the budget."""
-    twin = front["0"]["mae"]
-    assert twin is not None
-    chosen = 0.0
+def choose_setting(front: Mapping[str, Values], budget: float) -> tuple[float, str]:
+    """The largest T before the first setting that costs too much, and what stops the next one.
+
+    A setting costs too much whose MAE exceeds the twin's (T = 0) by more than the budget, whose
+    sharpness exceeds 1.1 and the twin's (texture that is not there), or one of whose figures of
+    plausibility is worse than the twin's by more than the budget.
+
+    Args:
+        front: T as text, ascending from 0 -> metric -> mean over the cases.
+        budget: a share, for example 0.01.
+    """
+    twin, chosen = front["0"], 0.0
     for setting, values in front.items():
-        mae = values["mae"]
-        if mae is None or mae > (1 + budget) * twin:
-            break
+        for name in ("mae", "sharpness", *LOOK):
+            value, first = values.get(name), twin.get(name)
+            if value is None or first is None:
+                continue
+            most = max(MOST_SHARPNESS, first) if name == "sharpness" else (1 + budget) * first
+            if value > most + ROUNDING:
+                return chosen, f"at {setting} {name} is {value:.4g}, at most {most:.4g} is allowed"
         chosen = float(setting)
-    return chosen
+    return chosen, "it is the largest one tried"
 
 
 def as_input(stored: StoredCase) -> Case:
@@ -196,7 +214,7 @@ def _chart(front: Mapping[str, Values], chosen: float) -> Chart:
             name.replace("_", " "),
             [(float(t), (values.get(name) or np.nan) / first) for t, values in front.items()],
         )
-        for name in SHOWN
+        for name in ("mae", *LOOK)
         if (first := front["0"].get(name))
     ]
     points = curves[0].points if curves else []

@@ -144,3 +144,39 @@ def test_it_keeps_going_and_says_so_with_status_one(folders, capsys):
     assert list(data["cases"]) == ["b"]
     assert "alpha" in data["failed"]["alpha"]
     assert call(folders, "--allow-constant") == 0
+
+
+def test_depths_and_regions_of_a_ct(folders, capsys):
+    """A slab of water 40 mm thick; where label 2 lies the prediction is 5 % denser."""
+    shape, spacing = (3, 60, 50), (3.0, 1.0, 1.5)
+    reference = np.full(shape, -1000.0, dtype=np.float32)
+    reference[:, 10:50] = 0.0
+    labels = np.zeros(shape, dtype=np.float32)
+    labels[1, 20:30, 5:45] = 2
+    prediction = reference + np.where(labels == 2, 50.0, 0.0).astype(np.float32)
+    table = folders / "scanner.csv"
+    table.write_text("HU,density\n-1000,0\n0,1\n1000,2\n", encoding="utf-8")
+    for folder, array in (("out", prediction), ("targets", reference), ("labels", labels)):
+        (folders / folder).mkdir(exist_ok=True)
+        (folders / folder / "b.nii.gz").unlink(missing_ok=True)
+        volume = Volume(array[None], Geometry(shape, spacing))
+        write_volume(folders / folder / "alpha.nii.gz", volume)
+    options = ("--regions", str(folders / "labels"), "--density-table", str(table))
+    assert call(folders, *options, "--wepl", "0,90", "--no-plausibility") == 0
+    values = json.loads((folders / "out" / "summary.json").read_text())["cases"]["alpha"]
+    assert values["mae_region_2"] == values["bias_region_2"] == pytest.approx(50.0)
+    # From the front: 10 of 40 rows are 5 % too dense under 40 of 50 columns of one slice of three.
+    assert values["wepl_p95_0"] == pytest.approx(0.5, abs=1e-3)
+    assert values["wepl_bias_0"] == pytest.approx(0.5 * 40 / 50 / 3, abs=1e-3)
+    # To the middle of the region at row 24.5: rows 20 to 24.5 of it lie before.
+    assert values["wepl_region_2_0"] == pytest.approx(0.05 * 5.0, abs=0.03)
+    assert values["wepl_region_2_90"] == pytest.approx(0.05 * 20 * 1.5, abs=0.05)
+    assert "depth p95 [mm]" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="2"):
+        call(folders, "--wepl", "0,x")
+    assert "'x' is not a number" in capsys.readouterr().err
+
+
+def test_depths_need_hounsfield_units(folders, capsys):
+    assert call(folders, "--wepl", "0") == 2
+    assert "is no CT in HU" in capsys.readouterr().err

@@ -2,11 +2,15 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 from arguments import roots
 
 from gdmnet import files
 from gdmnet.commands import plan_and_preprocess
+from gdmnet.data.case import Volume
+from gdmnet.data.store import open_case
+from gdmnet.data.volume import read_volume, write_volume
 from gdmnet.datasets.phantom import write_phantom_dataset
 
 DATASET = "Dataset999_Phantom"
@@ -93,6 +97,47 @@ def test_a_changed_dataset_asks_for_a_new_plan(raw_home, capsys):
     assert plan(raw_home, "--replan") == 0
 
 
+def target_of(home, name):
+    """The prepared target of a case in file units, without its background."""
+    case = open_case(home / "preprocessed" / DATASET / "3d_fullres", name)
+    values = case.target[:] * case.record.target.scale + case.record.target.centre
+    return values[case.body[:][None] != 0]
+
+
+def test_a_corrected_raw_file_is_prepared_anew(raw_home, capsys):
+    raw = raw_home / "raw" / DATASET / "targetsTr/phantom_02.nii.gz"
+    good = raw.read_bytes()
+    assert plan(raw_home) == 0
+    right = target_of(raw_home, "phantom_02")
+    volume = read_volume(raw)
+    middle = volume.array[0, 4:6, 9:11, 9:11]
+    middle[...] = np.random.default_rng(0).permutation(middle.ravel()).reshape(middle.shape)
+    middle[0, 0, 0], middle[1, 1, 1] = middle[1, 1, 1] + 500, middle[0, 0, 0] - 500  # the same mean
+    write_volume(raw, volume, integer=True)
+    assert plan(raw_home) == 2
+    assert "the raw dataset has changed" in capsys.readouterr().err
+    assert plan(raw_home, "--replan") == 0
+    assert np.abs(target_of(raw_home, "phantom_02") - right).max() > 100
+    raw.write_bytes(good)
+    assert plan(raw_home, "--replan") == 0
+    np.testing.assert_array_equal(target_of(raw_home, "phantom_02"), right)
+
+
+def test_an_added_mask_is_prepared_with(raw_home, capsys):
+    assert plan(raw_home) == 0
+    raw = raw_home / "raw" / DATASET
+    for path in sorted((raw / "targetsTr").iterdir()):
+        volume = read_volume(path)
+        mask = np.zeros_like(volume.array)
+        mask[:, 2:8, 4:16, 4:16] = 1
+        write_volume(raw / "masksTr" / path.name, Volume(mask, volume.geometry))
+    assert plan(raw_home, "--replan") == 0
+    assert "ready already" not in capsys.readouterr().out
+    case = open_case(raw_home / "preprocessed" / DATASET / "3d_fullres", "phantom_01")
+    assert case.record.mask_rule == "given"
+    assert set(case.record.digests) == {"0000", "target", "mask"}
+
+
 def test_a_contradicting_preset_and_an_unknown_name_are_refused(raw_home, capsys):
     assert plan(raw_home, "--preset", "cpu") == 0
     assert plan(raw_home, "--preset", "M") == 2
@@ -152,3 +197,47 @@ def test_a_whole_field_of_view_is_planned_as_the_dataset_says(raw_home, capsys):
     assert configuration["region"] == "circle"
     record = json.loads((folder / "3d_fullres/phantom_01/case.json").read_text())
     assert record["mask_rule"] == "circle"
+
+
+def test_parts_share_one_plan_and_their_cases(raw_home, tmp_path, capsys):
+    shared = raw_home
+    assert plan(shared) == 0
+    (shared / "preprocessed" / DATASET).rename(tmp_path / "alone")
+    home = shared / "preprocessed" / DATASET
+    assert plan(shared, "--num-parts", "2", "--part-id", "1") == 0  # it plans, being the first
+    assert [path.name for path in home.glob("3d_fullres/phantom*")] == ["phantom_02"]
+    made = (home / "plan.json").stat().st_mtime_ns
+    assert plan(shared, "--num-parts", "2", "--part-id", "0") == 0
+    assert (home / "plan.json").stat().st_mtime_ns == made
+    for case in (f"phantom_{number:02d}" for number in (1, 2, 3)):
+        stored = [open_case(folder / "3d_fullres", case) for folder in (tmp_path / "alone", home)]
+        assert np.array_equal(*(case.target[:] for case in stored))
+    assert not list(home.rglob(".*"))
+    capsys.readouterr()
+    for option in ("--replan", "--overwrite"):
+        assert plan(shared, option, "--num-parts", "2", "--part-id", "0") == 2
+        assert "without parts" in capsys.readouterr().err
+
+
+def test_a_part_does_not_prepare_by_a_plan_of_other_files(raw_home, capsys):
+    assert plan(raw_home) == 0
+    first = sorted((raw_home / "raw" / DATASET / "targetsTr").iterdir())[0]
+    volume = read_volume(first)
+    write_volume(first, Volume(volume.array + 5, volume.geometry), integer=True)
+    assert plan(raw_home, "--num-parts", "2", "--part-id", "1") == 0
+    assert plan(raw_home, "--num-parts", "2", "--part-id", "0") == 2
+    said = capsys.readouterr().err
+    assert "raw files have changed" in said
+    assert "phantom_01" in said
+
+
+def test_a_plan_of_a_version_without_digests_is_kept_and_its_cases_prepared_anew(raw_home, capsys):
+    assert plan(raw_home) == 0
+    path = raw_home / "preprocessed" / DATASET / "fingerprint.json"
+    facts = json.loads(path.read_text())
+    for case in facts["cases"]:
+        del case["digests"]
+    path.write_text(json.dumps(facts))
+    assert plan(raw_home) == 0
+    assert "is kept" in capsys.readouterr().err
+    assert all(case["digests"] for case in json.loads(path.read_text())["cases"])

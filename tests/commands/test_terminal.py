@@ -97,6 +97,24 @@ def test_a_signal_stops_a_command_as_ctrl_c_does(name):
     assert process.returncode == 128 + number
 
 
+SWALLOWED = """
+import os, signal, sys, time, weakref
+from gdmnet.commands.terminal import guarded
+class Thing: pass
+def body():
+    thing = Thing()
+    link = weakref.ref(thing, lambda _: os.kill(os.getpid(), signal.SIGTERM))
+    del thing  # Python ignores what is raised in the callback
+    time.sleep(60)
+sys.exit(guarded(body))
+"""
+
+
+def test_a_signal_that_arrives_while_an_object_is_collected_is_not_lost():
+    done = subprocess.run([sys.executable, "-c", SWALLOWED], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (143, "", "stopped\n")
+
+
 def test_a_command_of_its_own_has_its_own_parser(capsys):
     parser, own = new_parser("gdm_some: a command."), new_parser("takes a dataset")
     own.add_dataset_arguments("dataset", required=1)

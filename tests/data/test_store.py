@@ -151,7 +151,7 @@ def test_a_missing_case_is_refused(tmp_path):
         open_case(tmp_path, "a")
 
 
-@pytest.mark.parametrize("name", ["source.b2nd", "target.b2nd", "body.b2nd", "centres.npy"])
+@pytest.mark.parametrize("name", ["source.b2nd", "target.b2nd", "body.b2nd", "index.npz"])
 @pytest.mark.parametrize("damage", ["missing", "truncated", "empty"])
 def test_a_damaged_case_is_refused(tmp_path, name, damage):
     save_case(tmp_path, make_case("a"), PATCH)
@@ -164,11 +164,46 @@ def test_a_damaged_case_is_refused(tmp_path, name, damage):
         open_case(tmp_path, "a")
 
 
+def test_one_flipped_bit_anywhere_is_never_trained_on(tmp_path):
+    case = make_case("a", n_channels=1)
+    flat = case.source.copy()
+    flat[:, :, :24] = 0  # whole chunks of zeros
+    case = Case(case.record, flat, case.target, case.body)
+    save_case(tmp_path, case, PATCH)
+    rng = np.random.default_rng(0)
+    for path in sorted((tmp_path / "a").iterdir()):
+        whole = path.read_bytes()
+        ends = (0, 20, 60, 150, len(whole) - 1, len(whole) - 40)
+        for place in (*ends, *rng.integers(len(whole), size=15)):
+            broken = bytearray(whole)
+            broken[place] ^= 1 << int(rng.integers(8))
+            path.write_bytes(broken)
+            with contextlib.suppress(DatasetError):  # some bits are padding, and no matter
+                stored = open_case(tmp_path, "a")
+                assert stored.record == case.record
+                for name in ("source", "target", "body"):
+                    np.testing.assert_array_equal(getattr(stored, name)[:], getattr(case, name))
+        path.write_bytes(whole)
+
+
+def test_only_the_chunks_that_are_read_are_checked(tmp_path):
+    case = make_case("a", n_channels=1)
+    save_case(tmp_path, case, PATCH)
+    path = tmp_path / "a" / "source.b2nd"
+    broken = bytearray(path.read_bytes())
+    broken[300] ^= 4  # in the first chunk
+    path.write_bytes(broken)
+    stored = open_case(tmp_path, "a")
+    np.testing.assert_array_equal(stored.source[..., 32:], case.source[..., 32:])
+    with pytest.raises(DatasetError, match=r"a: damaged \(chunk 0 of source.b2nd\)"):
+        stored.source[:, 2:3, 1:2, :5]
+
+
 def test_a_damaged_record_or_arrays_of_another_shape_are_refused(tmp_path):
     save_case(tmp_path, make_case("a"), PATCH)
     save_case(tmp_path, make_case("b", shape=(5, 6, 7)), PATCH)
     (tmp_path / "b" / "body.b2nd").replace(tmp_path / "a" / "body.b2nd")
-    with pytest.raises(DatasetError, match="another shape"):
+    with pytest.raises(DatasetError, match=r"body.b2nd is not what was written"):
         open_case(tmp_path, "a")
     (tmp_path / "b" / "case.json").write_text('{"identifier": "b"}')
     with pytest.raises(DatasetError, match=r"damaged .*geometry"):

@@ -50,7 +50,7 @@ def facts(**changes):
 
 
 def facts_of(measured):
-    return ImageFacts(measured.shape, measured.spacing, measured.sources)
+    return ImageFacts(measured.shape, measured.spacing, measured.body_fraction, measured.sources)
 
 
 def names(findings):
@@ -179,6 +179,41 @@ def test_ct_with_other_noise_is_noticed():
 @pytest.mark.parametrize(("channel", "known"), [("T1", 40.0), ("CT", None)])
 def test_noise_counts_neither_in_mr_nor_where_the_training_cases_do_not_tell(channel, known):
     assert check(facts_of(noisy(400.0)), noisy(known), noisy(40.0), channels=(channel,)) == ()
+
+
+SHAPES = {"usual": (40, 120, 400, 560, 720), "alike": (50, 140, 420, 580, 700)}
+
+
+def test_an_mr_of_inverted_contrast_is_noticed_by_its_histogram():
+    known = [case(sources=(replace(mr(), quantiles=SHAPES[name]),)) for name in SHAPES]
+    inverted = tuple(840.0 - q for q in reversed(SHAPES["usual"]))
+    given = facts(sources=(replace(mr(3), quantiles=tuple(3 * q for q in inverted)),))
+    (finding,) = check(given, *known, channels=("T1",))
+    assert finding.what.startswith("histogram of T1 in the body")
+    distances = [np.abs(np.subtract(inverted, SHAPES[name])).mean() / 800 for name in SHAPES]
+    assert finding.value == pytest.approx(min(distances))
+    assert finding.training == pytest.approx((18 / 800,) * 2)
+    assert finding.accepted == (0.0, 0.1)
+    assert check(given, *known, channels=("CT",)) != (finding,)  # CT is compared in HU
+    older = [replace(one, sources=(mr(),)) for one in known]
+    assert check(given, *older, channels=("T1",)) == ()
+
+
+def test_training_cases_that_differ_widen_what_their_histograms_allow():
+    far = tuple(q + 160.0 for q in SHAPES["usual"])
+    known = [case(sources=(replace(mr(), quantiles=q),)) for q in (SHAPES["usual"], far)]
+    farther = facts(sources=(replace(mr(), quantiles=tuple(q + 160 + 230.0 for q in far)),))
+    (finding,) = check(farther, *known, channels=("T1",))
+    assert finding.accepted[1] == pytest.approx(1.5 * 0.2)
+    nearer = facts(sources=(replace(mr(), quantiles=tuple(q + 230.0 for q in far)),))
+    assert check(nearer, *known, channels=("T1",)) == ()
+
+
+@pytest.mark.parametrize(("fraction", "n"), [(0.24, 1), (0.26, 0), (0.98, 0), (0.2, 1)])
+def test_the_bodys_share_of_the_image_is_compared(fraction, n):
+    given = replace(facts(), body_fraction=fraction)
+    found = check(given, case())
+    assert names(found) == ["share of the image that is body"] * n
 
 
 def test_every_channel_is_looked_at():

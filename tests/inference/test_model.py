@@ -1,5 +1,9 @@
+import hashlib
 import json
+import math
+import random
 import textwrap
+import zipfile
 from dataclasses import replace
 
 import numpy as np
@@ -20,7 +24,10 @@ from gdmnet.errors import (
     SettingError,
 )
 from gdmnet.inference import PredictionSettings, load_model
+from gdmnet.inference.export import export_model
+from gdmnet.inference.install import install_model
 from gdmnet.inference.translator import Ensemble
+from gdmnet.models import checkpoint
 from gdmnet.preprocessing import prepare_volumes
 
 
@@ -218,7 +225,8 @@ def test_half_precision_is_used_only_where_the_device_has_it(tmp_path, models, m
 
 
 def test_a_network_that_overflows_is_an_error_of_the_case(tmp_path, models):
-    translator = load_model(models.make_model(tmp_path, {"0": float("inf")}), device="cpu")
+    translator = load_model(models.make_model(tmp_path), device="cpu")
+    torch.nn.init.constant_(translator.network.members[0].head.bias, torch.inf)
     with pytest.raises(DatasetError, match="not finite") as error:
         translator.translate_array(models.make_ct(), models.SPACING)
     assert is_one_line(error)
@@ -237,6 +245,99 @@ def test_a_damaged_checkpoint_is_refused(tmp_path, models):
         with pytest.raises(CheckpointError, match=r"checkpoint_final\.pt") as error:
             load_model(folder, device="cpu")
         assert is_one_line(error)
+
+
+@pytest.mark.parametrize("name", ["ema", "twin"])
+def test_weights_that_are_not_finite_are_refused_at_load_export_and_install(tmp_path, models, name):
+    folder = models.make_model(tmp_path / "results")
+    export_model(folder, tmp_path / "model.zip")
+    path = folder / "fold_0" / "checkpoint_final.pt"
+    state = checkpoint.load(path)
+    twin = {"twin": {n: w.clone() for n, w in state["ema"].items()}} | state
+    twin[name]["head.bias"][0] = float("nan")
+    checkpoint.save(path, {n: part for n, part in twin.items() if n != "schema"})
+    with pytest.raises(CheckpointError, match=r"not finite \(head\.bias\)"):
+        load_model(folder, device="cpu")
+    with pytest.raises(CheckpointError, match="not finite"):
+        export_model(folder, tmp_path / "spoilt.zip")
+    assert not (tmp_path / "spoilt.zip").exists()
+    spoilt = replaced(tmp_path / "model.zip", "fold_0/checkpoint_final.pt", path.read_bytes())
+    with pytest.raises(CheckpointError, match=r"does not work here: .*not finite"):
+        install_model(spoilt, tmp_path / "elsewhere")
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+def replaced(archive, name, data):
+    """The archive with other bytes for one file, and a manifest that agrees."""
+    with zipfile.ZipFile(archive) as opened:
+        files = {entry: opened.read(entry) for entry in opened.namelist()} | {name: data}
+    manifest = json.loads(files["manifest.json"])
+    manifest["files"][name] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    files["manifest.json"] = json.dumps(manifest).encode()
+    with zipfile.ZipFile(archive, "w") as opened:
+        for entry, content in files.items():
+            opened.writestr(entry, content)
+    return archive
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"recipe": {"epochs": 9}}, "epochs is 1 in fold 0, 9 in fold 1"),
+        ({"options": {"perceptual": 0.5}}, "option perceptual is 0.0 in fold 0, 0.5 in fold 1"),
+        ({"realism": 0.5}, "realism dial is False in fold 0, True in fold 1"),
+        ({"pretrained_sha256": "a"}, "pretrained is False in fold 0, True in fold 1"),
+    ],
+)
+def test_folds_trained_differently_are_not_averaged_unasked(tmp_path, models, change, words):
+    folder = models.make_model(tmp_path, {"0": 0.0, "1": 60.0})
+    run = codec.read_json(folder / "fold_1" / "run.json")
+    recipe = run["recipe"] | change.pop("recipe", {}) | {"seed": 5}  # another seed is no difference
+    codec.save(run | change | {"recipe": recipe}, folder / "fold_1" / "run.json")
+    with pytest.raises(CheckpointError, match=words):
+        load_model(folder, device="cpu")
+    assert load_model(folder, device="cpu", folds=["0"]).card.checkpoints.keys() == {"0"}
+    if "realism" not in change:  # which a model without a twin cannot have
+        mixed = load_model(folder, PredictionSettings(mixed_folds=True), device="cpu")
+        assert len(mixed.card.checkpoints) == 2
+
+
+def places(data, path=()):
+    """Where a value lies in JSON data: the keys that lead to it."""
+    children = data.items() if isinstance(data, dict) else enumerate(data)
+    for key, value in children:
+        yield (*path, key)
+        if isinstance(value, (dict, list)):
+            yield from places(value, (*path, key))
+
+
+ODD = [None, True, -1, 0, 3, 0.5, 1e300, 10**400, math.nan, math.inf, "", "../x", [], [1, 2, 3], {}]
+
+
+@pytest.mark.parametrize("name", ["plan.json", "fingerprint.json", "fold_0/run.json"])
+def test_a_model_folder_with_an_odd_number_anywhere_is_loaded_or_refused_in_a_line(
+    tmp_path, models, name
+):
+    folder = models.make_model(tmp_path)
+    codec.save(models.make_fingerprint(), folder / "fingerprint.json")
+    whole, rng = (folder / name).read_text(), random.Random(name)
+    where, refused = list(places(json.loads(whole))), []
+    for _ in range(80):
+        *path, last = rng.choice(where)
+        data = at = json.loads(whole)
+        for key in path:
+            at = at[key]
+        if rng.random() < 0.2:
+            del at[last]
+        else:
+            at[last] = rng.choice(ODD)
+        (folder / name).write_text(json.dumps(data))
+        try:
+            load_model(folder, device="cpu")
+        except GdmnetError as problem:
+            refused.append(str(problem))
+    assert len(refused) > 30
+    assert [text for text in refused if "\n" in text] == []
 
 
 def test_weights_of_another_network_are_refused(tmp_path, models):

@@ -57,6 +57,8 @@ def test_every_case_is_predicted_and_noted(tmp_path, models, translator, inputs)
         np.testing.assert_array_equal(result[models.core()], ct[models.core()])
         assert set(result[ct == -1000]) <= {-1024, -1000}
     noted = record(tmp_path / "out")
+    if os.name == "posix":
+        assert (tmp_path / "out" / "predictions.json").stat().st_mode & 0o777 == 0o600
     assert noted.model == translator.card
     assert {"gdmnet", "torch", "numpy", "SimpleITK"} <= set(noted.versions)
     assert datetime.fromisoformat(noted.date).tzinfo is not None
@@ -329,14 +331,24 @@ def test_a_full_disk_stops_everything(tmp_path, translator, inputs, monkeypatch)
         predict_folder(translator, inputs, tmp_path / "out", n_threads=2)
 
 
-def test_memory_that_runs_out_is_an_error_of_the_case(tmp_path, translator, inputs, monkeypatch):
+@pytest.mark.parametrize(
+    "problem",
+    [
+        MemoryError(),
+        RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
+        OSError(12, "Cannot allocate memory"),
+    ],
+)
+def test_memory_that_runs_out_is_an_error_of_the_case(
+    tmp_path, translator, inputs, monkeypatch, problem
+):
     def greedy(*_):
-        raise MemoryError
+        raise problem
 
     monkeypatch.setattr(case, "prepare_volumes", greedy)
     outcome = predict_folder(translator, inputs, tmp_path / "out")
     assert outcome.failed == ("a", "b", "c")
-    assert "memory" in str(record(tmp_path / "out").cases["a"].error)
+    assert record(tmp_path / "out").cases["a"].error.startswith("not enough memory for this case")
 
 
 def test_an_input_that_vanishes_is_an_error_of_the_case(tmp_path, translator, inputs, monkeypatch):
@@ -405,8 +417,76 @@ def test_a_single_file_of_an_unknown_format_is_refused(tmp_path, models):
         find_cases(tmp_path / "scan.png", models.make_plan(models.make_configuration()))
 
 
-def test_unusual_cases_carry_warnings(tmp_path, models, translator):
-    air = np.full((4, 8, 8), -1000, dtype=np.float32)
+def test_an_exception_that_nobody_foresaw_fails_its_case_alone(
+    tmp_path, translator, inputs, monkeypatch, caplog
+):
+    whole = case.prepare_volumes
+
+    def odd(identifier, *rest):
+        if identifier == "b":
+            raise ZeroDivisionError("division of\nsomething by zero")
+        return whole(identifier, *rest)
+
+    monkeypatch.setattr(case, "prepare_volumes", odd)
+    outcome = predict_folder(translator, inputs, tmp_path / "out")
+    assert (outcome.predicted, outcome.failed) == (("a", "c"), ("b",))
+    failed = record(tmp_path / "out").cases["b"]
+    assert failed.error == (
+        "ZeroDivisionError: division of (not foreseen; the record has its traceback)"
+    )
+    assert "in odd" in failed.traceback
+    assert [r.getMessage() for r in caplog.records] == [f"case b failed: {failed.error}"]
+    monkeypatch.undo()
+    assert predict_folder(translator, inputs, tmp_path / "out").predicted == ("b",)
+    assert record(tmp_path / "out").cases["b"].traceback is None
+
+
+def test_a_case_is_named_once(tmp_path, translator, inputs, monkeypatch, caplog):
+    def refuse(*_):
+        raise DatasetError("case a: its header lies")
+
+    monkeypatch.setattr(case, "prepare_volumes", refuse)
+    predict_folder(translator, inputs / "a_0000.nii.gz", tmp_path / "out")
+    assert [r.getMessage() for r in caplog.records] == ["case a failed: its header lies"]
+
+
+def test_files_that_change_while_they_are_read_fail(
+    tmp_path, models, translator, inputs, monkeypatch
+):
+    whole = case.read_sources
+
+    def slow(files):
+        volume = whole(files)
+        if files.identifier == "a":
+            models.write_ct(inputs / "a_0000.nii.gz", seed=7)
+        return volume
+
+    monkeypatch.setattr(case, "read_sources", slow)
+    outcome = predict_folder(translator, inputs, tmp_path / "out")
+    assert (outcome.predicted, outcome.failed) == (("b", "c"), ("a",))
+    assert "changed while they were read" in record(tmp_path / "out").cases["a"].error
+
+
+@pytest.mark.parametrize(
+    ("scheme", "values", "where"), [("ct", (0, 0), ""), ("zscore", (0, 7), " inside the body")]
+)
+def test_a_blank_image_fails(tmp_path, models, scheme, values, where):
+    source = replace(models.CT, scheme=scheme, low=None, high=None, background=0.0)
+    configuration = replace(models.make_configuration(), sources=(source,))
+    folder = models.make_model(tmp_path / "results", configuration=configuration)
+    image = np.full((11, 21, 25), values[0], dtype=np.float32)
+    image[models.core()] = values[1]
+    (tmp_path / "in").mkdir()
+    volume = Volume(image[None], models.make_geometry(image.shape))
+    write_volume(tmp_path / "in" / "x_0000.mha", volume)
+    outcome = predict_folder(load_model(folder, device="cpu"), tmp_path / "in", tmp_path / "out")
+    assert outcome.failed == ("x",)
+    error = record(tmp_path / "out").cases["x"].error
+    assert error.startswith(f"channel 0 is blank: all voxels{where} have the same value")
+
+
+def test_unusual_cases_carry_warnings(tmp_path, models, translator, rng):
+    air = rng.normal(-1000, 5, (4, 8, 8)).astype(np.float32)
     geometry = models.make_geometry(air.shape, spacing=(9.0, 1.0, 1.0))
     (tmp_path / "in").mkdir()
     write_volume(tmp_path / "in" / "air_0000.mha", Volume(air[None], geometry))

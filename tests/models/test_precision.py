@@ -65,7 +65,9 @@ def test_autocast_computes_in_the_precision():
         ((8, 96, 96), (1, 2, 2), False),
         ((16, 96, 72), (2, 2, 2), False),  # flat from the second stage on
         ((1, 24, 24), (1, 2, 2), False),  # a single slice is never safe
-        ((2, 24, 24), (1, 2, 2), True),
+        ((2, 24, 24), (1, 2, 2), False),  # nor are two
+        ((4, 24, 24), (2, 2, 2), False),
+        ((3, 24, 24), (1, 2, 2), True),
     ],
 )
 def test_flat_patches_are_not_trained_in_bf16_on_a_cpu(patch, strides, safe, monkeypatch):
@@ -77,3 +79,16 @@ def test_flat_patches_are_not_trained_in_bf16_on_a_cpu(patch, strides, safe, mon
     if not safe:
         with pytest.raises(TrainingError, match="flat patch"):
             precision.choose_for("bf16", cpu, configuration)
+
+
+@pytest.mark.skipif(not precision.cpu_has_bf16(), reason="a CPU without bf16 is not asked for it")
+@pytest.mark.parametrize("shape", [(3, 3, 3), (3, 24, 24), (4, 4, 4), (8, 2, 8), (8, 8, 2)])
+def test_what_is_called_safe_has_the_right_gradients(shape):
+    layer = torch.nn.Conv3d(16, 16, 3, padding=1)
+    x = torch.randn(2, 16, *shape)
+    found = []
+    for name in ("bf16", "fp32"):
+        with precision.autocast(name, CPU):
+            loss = layer(x).float().square().mean()
+        found.append(torch.autograd.grad(loss, layer.weight)[0])
+    assert float((found[0] - found[1]).norm() / found[1].norm()) < 0.05

@@ -90,8 +90,9 @@ def pixel(browser, plane, voxel, panel="prediction"):
 
 def stored(browser, title):
     """A volume of the open case as Python unpacks it."""
-    picture = browser.run("return shown.view.pictures.find(p => p.title === arguments[0])", title)
-    return unpack(picture["text"], picture["step"], SHAPE)
+    find = "return shown.view.pictures.find(p => p.title === arguments[0]).packed"
+    packed = browser.run(find, title)
+    return unpack(packed["text"], packed["step"], SHAPE)
 
 
 def show_raw_voxels(browser):

@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 
-from gdmnet.report import statistics
 from gdmnet.report.statistics import N_BINS, agreement, worst_places
 
 SHAPE = (6, 20, 30)
@@ -67,14 +66,6 @@ def test_differences_are_counted_at_the_mean_of_both():
     rows, columns = np.nonzero(found.differences)
     middle = N_BINS / 2
     assert columns[np.argmax(rows)] > middle > columns[np.argmin(rows)]
-
-
-def test_slabs_change_nothing(case, monkeypatch):
-    whole = agreement(*case, (0.0,))
-    monkeypatch.setattr(statistics, "_SLAB_VOXELS", 700)
-    parts = agreement(*case, (0.0,))
-    assert np.array_equal(whole.differences, parts.differences)
-    assert parts.whole.bias == pytest.approx(whole.whole.bias)
 
 
 def test_the_worst_place_is_found_and_the_second_lies_apart():

@@ -41,9 +41,9 @@ def test_channels_without_distinct_names_are_numbered(home):
 def test_what_the_page_shows_is_the_target(home):
     found = view_of(home)
     picture = found.pictures[2]
-    shown = encode.unpack(picture.text, picture.step, found.shape)
-    assert np.abs(shown - target(0)).max() < 5 * picture.step
-    assert picture.rms < 5
+    shown = encode.unpack(picture.packed.text, picture.packed.step, found.shape)
+    assert np.abs(shown - target(0)).max() < 5 * picture.packed.step
+    assert picture.packed.rms < 5
     assert (picture.hounsfield, found.pictures[0].hounsfield) == (True, False)
 
 

@@ -3,7 +3,7 @@ import math
 
 import pytest
 
-from gdmnet.errors import OutputError
+from gdmnet.errors import OutputError, PlanError
 from gdmnet.training import log
 
 
@@ -53,6 +53,30 @@ def test_truncating_forgets_later_epochs_and_a_line_that_was_cut_off(tmp_path):
     for epoch in (10, 11):
         log.append(tmp_path, _record(epoch))
     assert ((tmp_path / log.LOG_JSONL).read_text(), (tmp_path / log.LOG_TXT).read_text()) == whole
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("{", "Expecting"),
+        ("[1]", "no names and values"),
+        ('{"epoch": 0, "epochs": 9}', "epoch is 0"),
+        ('{"epoch": 1.5, "epochs": 9}', "epoch is 1.5"),
+        ('{"epoch": 1}', "epochs is None"),
+        ('{"epoch": 2, "epochs": 9, "loss": NaN}', "loss is nan"),
+        ('{"epoch": 2, "epochs": 9, "loss": "low"}', "loss is 'low'"),
+        ('{"epoch": 2, "epochs": 9, "loss": %s}' % ("9" * 400), "loss is 999"),
+        ('{"epoch": 2, "epochs": 9, "loss": %s}' % ("9" * 9000), "digits"),
+        ("[" * 100_000, "recursion"),
+    ],
+)
+def test_a_line_that_is_no_record_is_named_by_its_number(tmp_path, line, words):
+    log.append(tmp_path, _record(1))
+    with (tmp_path / log.LOG_JSONL).open("a") as handle:
+        handle.write(line + "\n" + json.dumps(_record(3)) + "\n")
+    with pytest.raises(PlanError, match=f"line 2: .*{words}.*move the file away") as error:
+        log.read(tmp_path)
+    assert "\n" not in str(error.value)
 
 
 def test_a_folder_without_a_log_has_no_records(tmp_path):

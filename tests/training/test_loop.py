@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import logging
 import math
 
 import pytest
@@ -373,6 +374,51 @@ def test_a_scalar_loss_is_logged_and_descended(start, tmp_path):
     records = _records(tmp_path / "run")
     assert all(record["loss"] > 0 for record in records)
     assert records[-1]["validation_mae"] < records[0]["validation_mae"]
+
+
+def test_an_epoch_is_told_once_its_checkpoint_is_on_the_disk(start, tmp_path, caplog):
+    kept = []
+
+    class Watch(logging.Handler):
+        def emit(self, record):
+            if record.getMessage().startswith("epoch"):
+                latest = checkpoint.load(tmp_path / "run" / LATEST)
+                kept.append((record.getMessage().split()[1], latest["epoch"]))
+
+    with caplog.at_level(logging.INFO, logger="gdmnet"):
+        logging.getLogger("gdmnet").addHandler(watch := Watch())
+        try:
+            start()
+        finally:
+            logging.getLogger("gdmnet").removeHandler(watch)
+    n_epochs = RECIPE.epochs
+    assert kept == [(f"{epoch}/{n_epochs}", epoch) for epoch in range(1, n_epochs + 1)]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"epoch": 99}, "steps in 99 epochs"),
+        ({"epoch": -1}, "no number of epochs"),
+        ({"epoch": "two"}, "no number of epochs"),
+        ({"recipe": [1]}, "no recipe"),
+        ({"ranks": None}, "no recipe, or no ranks"),
+        ({"ranks": []}, "says nothing of its processes"),
+        ({"tally": {"step": "x"}}, "tally does not fit"),
+        ({"optimizer": {"state": 5}}, "optimizer does not fit"),
+        ({"generator": 7}, "generator does not fit"),
+        ({"ema": "weights"}, "no weights"),
+    ],
+)
+def test_a_checkpoint_whose_numbers_cannot_be_is_refused(start, tmp_path, change, words):
+    start(recipe=dataclasses.replace(RECIPE, epochs=2))
+    path = tmp_path / "run" / LATEST
+    state = checkpoint.load(path)
+    del state["schema"]
+    checkpoint.save(path, state | change)
+    with pytest.raises(CheckpointError, match=words) as error:
+        start(recipe=dataclasses.replace(RECIPE, epochs=2), resume=True)
+    assert "\n" not in str(error.value)
 
 
 def test_the_log_is_plain_json(start, tmp_path):

@@ -35,3 +35,6 @@ def test_counts_come_back_as_it_was():
     assert other == counts
     with pytest.raises(KeyError):
         other.load_state_dict({"step": 1})
+    for name, value in (("step", -1), ("skipped", 1.5), ("best_mae", math.nan), ("step", True)):
+        with pytest.raises(ValueError, match=name):
+            other.load_state_dict(counts.state_dict() | {name: value})

@@ -8,15 +8,23 @@ import small_models
 import torch
 
 from gdmnet import codec, folders
-from gdmnet.data.store import StoredCase
+from gdmnet.data.raw import Description, read_description, training_cases, write_description
+from gdmnet.data.store import StoredCase, open_case
+from gdmnet.data.volume import read_volume
 from gdmnet.errors import CheckpointError
 from gdmnet.inference import PredictionSettings, load_model
 from gdmnet.metrics.score import score
 from gdmnet.models import checkpoint
 from gdmnet.models.folder import DIAL_JSON, DialChoice, read_run
 from gdmnet.plan import Run
-from gdmnet.preprocessing import prepare_volumes
-from gdmnet.training.validate import SETTINGS, choose_setting, dial_fold, score_prepared
+from gdmnet.preprocessing import prepare_and_store, prepare_volumes
+from gdmnet.training.validate import (
+    SETTINGS,
+    choose_setting,
+    dial_fold,
+    score_prepared,
+    validate_fold,
+)
 
 
 @pytest.fixture
@@ -110,14 +118,45 @@ def test_a_prepared_case_is_scored_in_hu_and_mm(model, case):
 
 
 @pytest.mark.parametrize(
-    ("errors", "chosen"),
-    [([1.0, 1.009, 1.02], 0.25), ([1.0, 0.9, 0.8], 0.5), ([1.0, 1.2, 0.9], 0.0)],
+    ("metric", "values", "chosen"),
+    [
+        ("mae", [1.0, 1.009, 1.02], 0.25),
+        ("mae", [1.0, 0.9, 0.8], 0.5),
+        ("mae", [1.0, 1.2, 0.9], 0.0),
+        ("sharpness", [0.7, 1.05, 1.97], 0.25),
+        ("sharpness", [1.3, 1.3, 1.31], 0.25),
+        ("sharpness", [0.7, 0.9, 1.1], 0.5),
+        ("spectrum_distance", [4.0, 3.0, 4.1], 0.25),
+        ("gradient_w1", [4.0, 4.1, 3.0], 0.0),
+        ("histogram_w1", [None, 4.1, 3.0], 0.5),
+    ],
 )
-def test_the_choice_stops_at_the_first_setting_beyond_the_budget(errors, chosen):
-    front = {t: {"mae": error} for t, error in zip(("0", "0.25", "0.5"), errors, strict=True)}
-    assert choose_setting(front, 0.01) == chosen
+def test_the_choice_stops_at_the_first_setting_that_costs_too_much(metric, values, chosen):
+    usual = {"mae": 1.0, "sharpness": 0.8, "spectrum_distance": 3.0}
+    pairs = zip(("0", "0.25", "0.5"), values, strict=True)
+    found, reason = choose_setting({t: usual | {metric: value} for t, value in pairs}, 0.01)
+    assert found == chosen
+    assert (metric in reason) == (chosen < 0.5)
 
 
 def test_weights_are_float32_after_the_dial(model):
     network = load_model(model, PredictionSettings(realism=0.3), device="cpu").network
     assert all(p.dtype == torch.float32 for p in network.parameters())
+
+
+def test_validation_predicts_what_gdm_predict_does_on_the_sources_own_grid(tmp_path):
+    raw, prepared = tmp_path / "Dataset501_Test", tmp_path / "prepared"
+    for place in ("imagesTr/a_0000", "targetsTr/a"):
+        small_models.write_ct(raw / f"{place}.nii.gz")
+    write_description(raw, Description(("CT 0",), "CT", ".nii.gz", 1))
+    configuration = small_models.make_configuration(spacing=(3.0, 2.2, 0.8))
+    folder = small_models.make_model(tmp_path / "results", configuration=configuration)
+    (files,), _ = training_cases(raw, read_description(raw))
+    prepare_and_store(files, configuration, prepared)
+    cases = [open_case(prepared, "a")]
+    summary = validate_fold(folder, "0", cases, raw, device="cpu", on_training=False)
+    load_model(folder, device="cpu").translate_files(files.sources[0], tmp_path / "a.nii.gz")
+    (made,) = folder.rglob("validation/a.nii.gz")
+    theirs = read_volume(tmp_path / "a.nii.gz").array
+    np.testing.assert_array_equal(read_volume(made).array, theirs)
+    assert summary.cases["a"]["mae"] == pytest.approx(0, abs=0.51)  # HU, the source's own
