@@ -138,6 +138,7 @@ def _validate(training: FoldTraining, settings: TrainingSettings, raw: Path) -> 
         device=settings.device,
         on_training=training.split.validates_on_training,
         fidelity_budget=settings.fidelity_budget,
+        finishes=settings.finish,
     )
 
 
