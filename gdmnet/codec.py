@@ -121,7 +121,10 @@ def _decode_scalar(kind: Any, data: Any, where: str) -> Any:  # noqa: ANN401
     if kind is Any:
         return data
     if kind is float and isinstance(data, (int, float)) and not isinstance(data, bool):
-        return float(data)
+        try:
+            return float(data)
+        except OverflowError:
+            raise _wrong(where, "a number that a float can hold", data) from None
     if kind is Path and isinstance(data, str):
         return Path(data)
     if isinstance(data, bool) and kind is not bool:

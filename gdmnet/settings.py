@@ -196,16 +196,17 @@ _WORDS = {
     str: "a name",
     Path: "a path",
 }
+_LARGEST = {int: 2**63, float: math.inf}
 _METAVARS = {int: "N", float: "X", str: "NAME", Path: "PATH"}
 
 
 def _checked_item(name: str, wanted: Any, facts: _Facts, value: Any) -> Any:  # noqa: ANN401
-    if wanted is float and type(value) is int:
+    if wanted is float and type(value) is int and abs(value) < _LARGEST[int]:
         value = float(value)
     if wanted is Path and isinstance(value, str):
         value = Path(value)
     if not isinstance(value, wanted) or (type(value) is bool and wanted is not bool):
-        raise SettingError(f"{name} must be {_WORDS[wanted]}, not {value!r}")
+        raise SettingError(f"{name} must be {_WORDS[wanted]}, not {value!r:.60}")
     if facts.choices and value not in facts.choices:
         raise SettingError(f"{name} {value!r} is unknown; take one of {', '.join(facts.choices)}")
     if wanted in (int, float):
@@ -221,9 +222,9 @@ def _require_bounds(name: str, value: float, facts: _Facts) -> None:
         bounds.append((value >= facts.least, f"at least {facts.least:g}"))
     if facts.most is not None:
         bounds.append((value <= facts.most, f"at most {facts.most:g}"))
-    if not (math.isfinite(value) and all(holds for holds, _ in bounds)):
+    if not (abs(value) < _LARGEST[type(value)] and all(holds for holds, _ in bounds)):
         said = " and ".join(text for _, text in bounds) or "finite"
-        raise SettingError(f"{name} must be {said}, not {value!r}")
+        raise SettingError(f"{name} must be {said}, not {value!r:.40}")
 
 
 class _Several(argparse.Action):

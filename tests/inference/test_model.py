@@ -1,5 +1,7 @@
 import hashlib
 import json
+import math
+import random
 import textwrap
 import zipfile
 from dataclasses import replace
@@ -298,6 +300,44 @@ def test_folds_trained_differently_are_not_averaged_unasked(tmp_path, models, ch
     if "realism" not in change:  # which a model without a twin cannot have
         mixed = load_model(folder, PredictionSettings(mixed_folds=True), device="cpu")
         assert len(mixed.card.checkpoints) == 2
+
+
+def places(data, path=()):
+    """Where a value lies in JSON data: the keys that lead to it."""
+    children = data.items() if isinstance(data, dict) else enumerate(data)
+    for key, value in children:
+        yield (*path, key)
+        if isinstance(value, (dict, list)):
+            yield from places(value, (*path, key))
+
+
+ODD = [None, True, -1, 0, 3, 0.5, 1e300, 10**400, math.nan, math.inf, "", "../x", [], [1, 2, 3], {}]
+
+
+@pytest.mark.parametrize("name", ["plan.json", "fingerprint.json", "fold_0/run.json"])
+def test_a_model_folder_with_an_odd_number_anywhere_is_loaded_or_refused_in_a_line(
+    tmp_path, models, name
+):
+    folder = models.make_model(tmp_path)
+    codec.save(models.make_fingerprint(), folder / "fingerprint.json")
+    whole, rng = (folder / name).read_text(), random.Random(name)
+    where, refused = list(places(json.loads(whole))), []
+    for _ in range(80):
+        *path, last = rng.choice(where)
+        data = at = json.loads(whole)
+        for key in path:
+            at = at[key]
+        if rng.random() < 0.2:
+            del at[last]
+        else:
+            at[last] = rng.choice(ODD)
+        (folder / name).write_text(json.dumps(data))
+        try:
+            load_model(folder, device="cpu")
+        except GdmnetError as problem:
+            refused.append(str(problem))
+    assert len(refused) > 30
+    assert [text for text in refused if "\n" in text] == []
 
 
 def test_weights_of_another_network_are_refused(tmp_path, models):
