@@ -7,8 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from gdmnet.errors import SettingError
+
 Shape = tuple[int, int, int]
 Spacing = tuple[float, float, float]
+SPACINGS = (0.02, 60.0)  # mm that a voxel of a patient's image may measure
 
 
 def shape_of(array: NDArray) -> Shape:
@@ -35,6 +38,10 @@ class NiftiForms:
     sform: tuple[float, ...]
     decided: str | None = None
 
+    def __post_init__(self) -> None:
+        lengths = {"qform": len(self.qform) == 6, "sform": len(self.sform) == 12}
+        _refuse_unless(codes=all(0 <= code < 1 << 15 for code in self.codes), **lengths)
+
 
 @dataclass(frozen=True)
 class Geometry:
@@ -58,6 +65,14 @@ class Geometry:
     flips: tuple[bool, bool, bool] = (False, False, False)
     forms: NiftiForms | None = None
 
+    def __post_init__(self) -> None:
+        _refuse_unless(
+            shape=min(self.shape) >= 1,
+            spacing=all(0 < width < 1e5 for width in self.spacing),
+            itk_direction=len(self.itk_direction) == 9,
+            axes=sorted(self.axes) == [0, 1, 2],
+        )
+
     @property
     def stored_shape(self) -> Shape:
         """Voxels along the axes (z, y, x) of the stored file."""
@@ -69,6 +84,13 @@ class Geometry:
         """Spacing (x, y, z) of the stored file."""
         z, y, x = (self.spacing[axis] for axis in np.argsort(self.axes))
         return x, y, z
+
+
+def _refuse_unless(**fields: bool) -> None:
+    """Raise a SettingError that names the first field that cannot be."""
+    for name, can_be in fields.items():
+        if not can_be:
+            raise SettingError(f"{name} is none that a grid can have")
 
 
 def placement_note(geometry: Geometry) -> str | None:
