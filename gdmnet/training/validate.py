@@ -31,6 +31,7 @@ from gdmnet.models import checkpoint
 from gdmnet.models.card import MOST_REALISM, PredictionSettings
 from gdmnet.models.folder import DIAL_JSON, FINISH_JSON, DialChoice
 from gdmnet.plan import SpectralFinish
+from gdmnet.preprocessing import prepare
 from gdmnet.training import log
 from gdmnet.training.progress import PROGRESS_PNG, draw_progress
 
@@ -65,7 +66,8 @@ def validate_fold(
         model: the model's folder.
         fold: "0", "1", ... or "all".
         cases: of the fold's validation, with targets.
-        raw: folder of the raw dataset. Where it lacks a target nothing is scored, and said so.
+        raw: folder of the raw dataset, whose sources are predicted; those of the prepared cases
+            where it is not there. Where it lacks a target nothing is scored, and said so.
         device: as for `load_model`.
         on_training: the cases were trained on; the summary says so.
         fidelity_budget: share of the MAE that a realism dial's setting may cost, see `dial_fold`,
@@ -82,9 +84,13 @@ def validate_fold(
         finish_fold(model, fold, cases, device=device, budget=fidelity_budget, front=front)
     translator = load_model(model, folds=[fold], device=device)
     (home / FOLDER).mkdir(parents=True, exist_ok=True)
-    predictions = {}
+    known, predictions = _raw_cases(raw), {}
     for stored in tqdm(cases, desc="validation", disable=None, leave=False):
-        name, case = stored.record.identifier, as_input(stored)
+        name = stored.record.identifier
+        case = as_input(stored)
+        if name in known:  # as at prediction: no mask is given, and the source's own grid is known
+            files = CaseFiles(name, known[name].sources)
+            case = prepare(files, translator.configuration)
         predictions[name] = home / FOLDER / f"{name}{translator.plan.file_ending}"
         volume = translator.restore(translator.predict(case), case)
         write_volume(predictions[name], volume, integer=translator.plan.integer_output)
@@ -92,31 +98,34 @@ def validate_fold(
         match_intensity=None if translator.configuration.target.scheme == "ct" else "linear",
         allow_constant=True,
     )
-    return _score(predictions, raw, home, settings, front, ON_TRAINING if on_training else None)
-
-
-def _score(
-    predictions: Mapping[str, Path],
-    raw: Path,
-    home: Path,
-    settings: EvaluationSettings,
-    front: dict[str, Values],
-    note: str | None,
-) -> Summary | None:
-    """Score predictions against the raw targets, and write summary.json."""
-    cases: list[CaseFiles] = []
-    if (raw / folders.DATASET_JSON).is_file():
-        cases, _ = training_cases(raw, read_description(raw))
     pairs = [
-        ImagePair(case.identifier, predictions[case.identifier], case.target, case.mask)
-        for case in cases
-        if case.identifier in predictions and case.target is not None
+        ImagePair(name, prediction, target, known[name].mask)
+        for name, prediction in predictions.items()
+        if name in known and (target := known[name].target) is not None
     ]
     if len(pairs) < len(predictions):
         lacking = ", ".join(sorted(set(predictions) - {pair.identifier for pair in pairs}))
         text = f"{raw}: no target of {lacking}, so that {home / FOLDER} is not scored"
         _log.warning("warning: %s; name its place by --raw, and add --continue", text)
         return None
+    return _score(pairs, home, settings, front, ON_TRAINING if on_training else None)
+
+
+def _raw_cases(raw: Path) -> dict[str, CaseFiles]:
+    if not (raw / folders.DATASET_JSON).is_file():
+        return {}
+    cases, _ = training_cases(raw, read_description(raw))
+    return {case.identifier: case for case in cases}
+
+
+def _score(
+    pairs: Sequence[ImagePair],
+    home: Path,
+    settings: EvaluationSettings,
+    front: dict[str, Values],
+    note: str | None,
+) -> Summary:
+    """Score predictions against the raw targets, and write summary.json."""
     scored = evaluate_pairs(pairs, settings)
     names = [pair.identifier for pair in pairs]
     summary = summarise_cases(dict(zip(names, scored, strict=True)), settings)

@@ -9,14 +9,16 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from gdmnet import codec, folders
-from gdmnet.data.store import StoredCase
+from gdmnet.data.raw import Description, read_description, training_cases, write_description
+from gdmnet.data.store import StoredCase, open_case
+from gdmnet.data.volume import read_volume
 from gdmnet.errors import CheckpointError
 from gdmnet.inference import PredictionSettings, load_model
 from gdmnet.metrics.score import score
 from gdmnet.models import checkpoint
 from gdmnet.models.folder import DIAL_JSON, FINISH_JSON, DialChoice, read_run
 from gdmnet.plan import Run
-from gdmnet.preprocessing import prepare_volumes
+from gdmnet.preprocessing import prepare_and_store, prepare_volumes
 from gdmnet.training.validate import (
     SETTINGS,
     as_input,
@@ -24,6 +26,7 @@ from gdmnet.training.validate import (
     dial_fold,
     finish_fold,
     score_prepared,
+    validate_fold,
 )
 
 
@@ -200,3 +203,21 @@ def test_the_choice_stops_at_the_first_setting_that_costs_too_much(metric, value
 def test_weights_are_float32_after_the_dial(model):
     network = load_model(model, PredictionSettings(realism=0.3), device="cpu").network
     assert all(p.dtype == torch.float32 for p in network.parameters())
+
+
+def test_validation_predicts_what_gdm_predict_does_on_the_sources_own_grid(tmp_path):
+    raw, prepared = tmp_path / "Dataset501_Test", tmp_path / "prepared"
+    for place in ("imagesTr/a_0000", "targetsTr/a"):
+        small_models.write_ct(raw / f"{place}.nii.gz")
+    write_description(raw, Description(("CT 0",), "CT", ".nii.gz", 1))
+    configuration = small_models.make_configuration(spacing=(3.0, 2.2, 0.8))
+    folder = small_models.make_model(tmp_path / "results", configuration=configuration)
+    (files,), _ = training_cases(raw, read_description(raw))
+    prepare_and_store(files, configuration, prepared)
+    cases = [open_case(prepared, "a")]
+    summary = validate_fold(folder, "0", cases, raw, device="cpu", on_training=False)
+    load_model(folder, device="cpu").translate_files(files.sources[0], tmp_path / "a.nii.gz")
+    (made,) = folder.rglob("validation/a.nii.gz")
+    theirs = read_volume(tmp_path / "a.nii.gz").array
+    np.testing.assert_array_equal(read_volume(made).array, theirs)
+    assert summary.cases["a"]["mae"] == pytest.approx(0, abs=0.51)  # HU, the source's own
