@@ -187,12 +187,26 @@ class Recipe(Settings):
 
 
 @dataclass(frozen=True)
+class SpectralFinish(Settings):
+    """A filter for predictions, fitted on validation cases; see `inference.finish`.
+
+    `gains` of the amplitudes at the frequencies of `metrics.spectrum.radial_power`, lowest first;
+    `largest` is where a voxel's full change is cut, in network units.
+    """
+
+    gains: tuple[float, ...] = setting(MISSING, "of each frequency", least=0)
+    largest: float = setting(MISSING, "change of a voxel", least=0)
+    strength: float = setting(0.0, "share of the full change; 0 is off", least=0, most=1)
+
+
+@dataclass(frozen=True)
 class Run(Settings):
     """What one training is: written before its first step, and never again.
 
-    `realism`, the realism dial's setting unless asked otherwise, is None where there is no dial;
-    it lies in dial.json (`models.run.read_run`), and in run.json only of older and of exported
-    models. `options` are the objective's, by name; those that are left out are as by default.
+    `realism`, the realism dial's setting unless asked otherwise, is None where there is no dial,
+    and `finish` where none was fitted; they lie in dial.json and finish.json
+    (`models.folder.read_run`), and in run.json only of older and of exported models. `options` are
+    the objective's, by name; those that are left out are as by default.
     """
 
     SCHEMA: ClassVar[int] = 1
@@ -216,3 +230,4 @@ class Run(Settings):
     encoder_options: dict[str, Any] = field(default_factory=dict)
     n_devices: int = setting(1, "that train together", least=1)
     realism: float | None = setting(None, "T of the realism dial", least=0)
+    finish: SpectralFinish | None = None

@@ -259,6 +259,7 @@ _SCRIPT_WORDS: dict[str, Any] = {
     "collections.OrderedDict": OrderedDict,
     "torch._utils._rebuild_tensor_v2": _strided,
     **{f"torch.{name}Storage": kind for name, kind in _STORAGES.items()},
+    **{f"torch.jit._pickle.build_{kind}list": list for kind in ("int", "bool", "double", "tensor")},
 }
 
 

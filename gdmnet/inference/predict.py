@@ -119,7 +119,7 @@ def _predict(
     path: Path,
     n_threads: int,
 ) -> FolderResult:
-    codec.save(record, path)
+    codec.save(record, path, private=True)
     fates: dict[str, list[str]] = {"predicted": [], "skipped": [], "failed": []}
 
     def read(job: CasePrediction) -> ReadCase:
@@ -135,7 +135,7 @@ def _predict(
             result = replace(result, series=series)
             fates[fate].append(job.files.identifier)
             record = replace(record, cases={**record.cases, job.files.identifier: result})
-            codec.save(record, path)
+            codec.save(record, path, private=True)
             bar.update()
     predicted, skipped, failed = map(tuple, fates.values())
     return FolderResult(predicted, skipped, failed, path)

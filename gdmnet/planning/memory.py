@@ -24,12 +24,13 @@ MAP_BYTES = {
     "regression": 5.2,
     "gan": 5.9,
     "gdm": 5.95,
-    "flow": 5.9,
-    "bridge": 5.9,
-    "diffusion": 5.9,
+    "flow": 6.0,
+    "bridge": 6.0,
+    "diffusion": 6.0,
 }
 """a of each objective: bytes a feature-map voxel and sample at the peak of a step in bfloat16."""
 
+_FLOAT32_BYTES = 4.7  # a voxel more than in bfloat16
 _CONTEXT_GB = 0.6  # of the CUDA context and cuDNN
 _FRAGMENTS = 1.1  # what the allocator holds, of what is asked of it
 _USABLE = 0.95  # of a device: drivers, and a desktop
@@ -97,9 +98,15 @@ def choose_preset(
 
 
 def step_gb(
-    architecture: Architecture, patch: Shape, batch_size: int, objective: str, *, twin: bool = False
+    architecture: Architecture,
+    patch: Shape,
+    batch_size: int,
+    objective: str,
+    *,
+    twin: bool = False,
+    precision: str = "bf16",
 ) -> float:
-    """GB (2^30 bytes) that tensors hold at the peak of a training step in bfloat16.
+    """GB (2^30 bytes) that tensors hold at the peak of a training step.
 
     Args:
         architecture: of the generator.
@@ -107,9 +114,11 @@ def step_gb(
         batch_size: samples.
         objective: a key of `MAP_BYTES`.
         twin: a regression twin is trained beside it.
+        precision: of the arithmetic: fp32, bf16 or fp16.
     """
+    per_voxel = MAP_BYTES[objective] + (_FLOAT32_BYTES if precision == "fp32" else 0.0)
     state = _STATE_BYTES * n_parameters(architecture) * (2 if twin else 1)
-    maps = MAP_BYTES[objective] * feature_map_voxels(architecture, patch) * batch_size
+    maps = per_voxel * feature_map_voxels(architecture, patch) * batch_size
     return (state + maps) / _GIB
 
 

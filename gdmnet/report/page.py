@@ -15,6 +15,7 @@ from gdmnet.metrics.titles import best_value, penalty, title_of
 from gdmnet.report.figures import charts, folded, number
 from gdmnet.report.provenance import DIFFERS, CaseOrigin, Origin, Rows
 from gdmnet.report.view import CasePage
+from gdmnet.table import cell_text
 
 _SCRIPTS = ("decode.js", "paint.js", "viewer.js", "table.js", "control.js")
 _METHODS = """<section id="methods" aria-labelledby="methods-title">
@@ -99,7 +100,6 @@ def render(report: ReportPage) -> str:
         case_notes=_each(report.cases, lambda p: _case_notes(p, origins[p.identifier])),
         charts=_each(report.cases, lambda p: charts(p.figures)),
         provenance=_rows_table([*report.made, *report.origin.rows, *_inputs(origins)]),
-        footer=escape(", ".join(f"{name} {value}" for name, value in report.made)),
         data="".join(
             f'<script type="application/json" id="case-{i}">{p.view}</script>\n'
             for i, p in enumerate(report.cases)
@@ -280,7 +280,8 @@ def _rules(summary: Summary) -> str:
     match = summary.match_intensity
     matched = f" Intensities are matched first ({escape(match)})." if match else ""
     note = f" {escape(summary.note)}." if summary.note else ""
+    span = escape(cell_text(summary.data_range))
     return (
         f"<p>As gdm_evaluate scores them: convention {escape(summary.convention)}, data range"
-        f" {escape(str(summary.data_range))}, mask: {escape(summary.mask)}.{matched}{note}</p>"
+        f" {span}, mask: {escape(summary.mask)}.{matched}{note}</p>"
     )

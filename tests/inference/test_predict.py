@@ -57,6 +57,8 @@ def test_every_case_is_predicted_and_noted(tmp_path, models, translator, inputs)
         np.testing.assert_array_equal(result[models.core()], ct[models.core()])
         assert set(result[ct == -1000]) <= {-1024, -1000}
     noted = record(tmp_path / "out")
+    if os.name == "posix":
+        assert (tmp_path / "out" / "predictions.json").stat().st_mode & 0o777 == 0o600
     assert noted.model == translator.card
     assert {"gdmnet", "torch", "numpy", "SimpleITK"} <= set(noted.versions)
     assert datetime.fromisoformat(noted.date).tzinfo is not None
