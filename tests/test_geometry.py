@@ -108,11 +108,7 @@ def test_the_rounding_of_a_float32_header_is_no_difference():
 
 
 def test_the_rounding_of_a_quaternion_does_not_move_a_volume_that_is_stored_reversed():
-<<<<<<< HEAD
     angle = 4e-4  # the root of float32's epsilon, to which half a turn leaves its scalar part
-=======
-    angle = 4e-4  # about the root of float32's epsilon: half a turn leaves the scalar part to it
->>>>>>> harness
     turned = (-1.0, 0.0, 0.0, 0.0, np.cos(angle), -np.sin(angle), 0.0, np.sin(angle), np.cos(angle))
     straight = (-1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
     (axes, flips), shape = nearest_lps(straight), (400, 500, 500)
