@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -103,28 +103,42 @@ def dataset_names(root: Path) -> list[str]:
     return sorted(p.name for p in root.iterdir() if p.is_dir() and _DATASET.fullmatch(p.name))
 
 
-def resolve_dataset(dataset: str | int, root: Path) -> str:
+def resolve_dataset(dataset: str | int, root: Path, *, raw: Path | None = None) -> str:
     """The full name of a dataset given as 501, "501" or "Dataset501_Name".
+
+    Args:
+        dataset: its number or name.
+        root: the folder that must hold it.
+        raw: of the raw datasets, where the dataset may lie and not be planned yet.
 
     Raises:
         DatasetError: no such dataset in the root, or two with the same number.
     """
-    names = dataset_names(root)
-    text = str(dataset)
-    if text in names:
-        return text
-    found = [n for n in names if text.isdecimal() and int(n[7:10]) == int(text)]
+    text, names = str(dataset), dataset_names(root)
+    found = _called(text, names)
     if len(found) == 1:
         return found[0]
     if found:
         raise DatasetError(
             f"{root}: the number {text} is used by {', '.join(found)}; give one of them another"
         )
+    if raw is not None and _called(text, dataset_names(raw)):
+        raise DatasetError(
+            f"{root}: dataset {text} lies among the raw ones, but is not planned and prepared yet;"
+            f" gdm_plan_and_preprocess -d {text} does that"
+        )
     there = ", ".join(names) if names else "none"
     raise DatasetError(
         f"{root}: no dataset {text} (there: {there}); check the number, or name the right folder"
         " with --raw, --preprocessed or --results"
     )
+
+
+def _called(text: str, names: Sequence[str]) -> list[str]:
+    """The datasets of this name, else those of this number."""
+    if text in names:
+        return [text]
+    return [n for n in names if text.isdecimal() and int(n[7:10]) == int(text)]
 
 
 def model_folder(results: Path, dataset: str, objective: str, configuration: str) -> Path:

@@ -63,6 +63,15 @@ def test_an_empty_root_says_none(tmp_path):
         resolve_dataset(501, tmp_path)
 
 
+@pytest.mark.parametrize("given", [520, "520", "Dataset520_New"])
+def test_a_dataset_that_is_raw_only_names_the_command_that_plans_it(root, tmp_path, given):
+    (tmp_path / "raw/Dataset520_New").mkdir(parents=True)
+    with pytest.raises(DatasetError, match=f"not planned .* gdm_plan_and_preprocess -d {given} do"):
+        resolve_dataset(given, root, raw=tmp_path / "raw")
+    with pytest.raises(DatasetError, match="no dataset 521"):
+        resolve_dataset(521, root, raw=tmp_path / "raw")
+
+
 def test_a_number_used_twice_is_refused(root):
     (root / "Dataset501_Knee").mkdir()
     with pytest.raises(DatasetError, match="501 is used by Dataset501_Brain, Dataset501_Knee"):

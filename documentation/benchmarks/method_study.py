@@ -45,7 +45,7 @@ from gdmnet.data.volume import write_volume
 from gdmnet.errors import OutputError
 from gdmnet.folders import Roots
 from gdmnet.geometry import Spacing
-from gdmnet.inference.finish import FinishCase, SpectralFinish, fit_finish
+from gdmnet.inference.finish import FinishCase, apply_finish, fit_finish
 from gdmnet.inference.model import load_model
 from gdmnet.inference.sliding import Estimate
 from gdmnet.inference.translator import Translator
@@ -270,6 +270,7 @@ class Study:
         how, base = self.settings, _of_seed("base", row.seed)
         is_base = name == base
         steps = how.base_steps if is_base else how.steps
+        begun = (self._fold(name) / folders.LATEST).is_file()
         settings = TrainingSettings(
             objective=row.objective,
             objective_options=(FINE_TUNING if row.objective == "gdm" else {}) | dict(row.options),
@@ -280,11 +281,14 @@ class Study:
             pretrained=None if is_base else self._fold(base) / folders.FINAL,
             encoder=EncoderSettings(row.encoder, iterations=how.encoder_steps),
             encoder_root=self.home / "encoders" / f"seed_{row.seed}",
-            overwrite=True,  # what was interrupted
+            resume=begun,
+            overwrite=not begun,
             validates=False,
         )
         roots = dataclasses.replace(self.roots, results=self.home / "rows" / name)
-        fold = train_fold(self.dataset, CONFIGURATION, FOLD, roots, settings)
+        fold = self._fold(name)
+        if not (fold / folders.FINAL).is_file():
+            train_fold(self.dataset, CONFIGURATION, FOLD, roots, settings)
         return median(record["seconds"] for record in log.read(fold)) / settings.iterations
 
     def _model(self, name: str) -> Path:
@@ -325,9 +329,9 @@ def fit_stretch(cases: Iterable[FinishCase], strength: float) -> Adaptation:
     return stretch
 
 
-def fit_filter(cases: Iterable[FinishCase], strength: float) -> SpectralFinish:
+def fit_filter(cases: Iterable[FinishCase], strength: float) -> Adaptation:
     """The spectral finish at one strength."""
-    return dataclasses.replace(fit_finish(cases), strength=strength)
+    return partial(apply_finish, dataclasses.replace(fit_finish(cases), strength=strength))
 
 
 AFTER: dict[str, Callable[[Iterable[FinishCase], float], Adaptation]] = {

@@ -24,19 +24,24 @@ _SKIN = 3.0  # mm: Otsu cuts through the dark rim of the skin
 _GAPS = 6.0  # mm: sinuses, cortical bone and metal leave gaps of this size
 _BIAS = 40.0  # mm: the bias field of a coil varies more slowly than anatomy
 _COARSE = 8.0  # mm: grid on which the bias field is found
+_BEYOND = 0.1  # of the range of values: what lies further below its end counts as lying there
+_FAR_BELOW = 0.2  # of the range of values: padding lies so far below its end
+_RIM = 6.0  # mm: fluid around a brain is dark, and no noise
+_DARK = 0.45  # of the root of the body's median: 0.2 of the intensity
+_MOST_NOISE = 0.1  # of what is not 0
 
 
 def body_mask(sources: NDArray, spacing: Spacing, is_ct: Sequence[bool]) -> tuple[NDArray, str]:
     """The patient's voxels, by the first rule that the kinds of the channels allow.
 
-    1. "non-zero": channels other than CT whose background is exactly zero (brain-extracted or
+    1. "non-zero": channels other than CT of which all air is exactly zero (brain-extracted or
        masked scans): any of these channels is not 0.
     2. "above -500 HU": the CT channels.
     3. "otsu": a threshold after a rough bias correction, of the first channel.
 
-    Each is then freed of small islands and filled slice by slice, because cerebrospinal fluid is 0
-    in some T1 scans and lungs are open at the end of the volume. Every hole that is closed in 3D is
-    closed in each axial slice as well, so that filling the slices is enough.
+    Padding is outside. Each is freed of small islands and filled slice by slice, because fluid is
+    0 in some T1 scans and lungs are open at the end of the volume. Every hole that is closed in 3D
+    is closed in each axial slice as well, so that filling the slices is enough.
 
     Args:
         sources: (c, z, y, x) in file units, LPS.
@@ -47,17 +52,54 @@ def body_mask(sources: NDArray, spacing: Spacing, is_ct: Sequence[bool]) -> tupl
         uint8 (z, y, x), never empty, and the name of the rule.
     """
     pairs = list(zip(sources, is_ct, strict=True))
-    zeroed = [channel for channel, ct in pairs if not ct and has_zero_background(channel)]
+    zeroed = [channel for channel, ct in pairs if not ct and is_masked(channel, spacing)]
     if zeroed:
         inside = np.logical_or.reduce([channel != 0 for channel in zeroed])
         rule, mask = NON_ZERO, filled_slices(_without_islands(inside, 0.01))
     elif any(is_ct):
         rule, mask = CT, _ct_body([channel for channel, ct in pairs if ct], spacing)
     else:
-        rule, mask = OTSU, _otsu_body(sources[0], spacing)
+        rule, mask = OTSU, _otsu_body(_without_bias(sources[0], spacing), spacing)
+    if not any(is_ct):
+        mask &= ~np.logical_and.reduce([padding(channel) for channel in sources])
     if not mask.any():
         return np.ones(mask.shape, dtype=np.uint8), WHOLE
     return mask.astype(np.uint8), rule
+
+
+def padding(image: NDArray) -> NDArray:
+    """Voxels (z, y, x) that a resampling filled: one value below 0, far below all others, outside.
+
+    They are joined to the border of the volume, and lie lower than the rest by at least a fifth of
+    its range (percentiles 1 to 99).
+    """
+    lowest = image.min()
+    filled = image == lowest
+    low, high, _ = _range(image)
+    if lowest >= 0 or low - lowest < _FAR_BELOW * (high - low):
+        return np.zeros(image.shape, dtype=bool)
+    return joined_to_border(filled)
+
+
+def is_masked(image: NDArray, spacing: Spacing) -> bool:
+    """Whether all air of an image (z, y, x) is 0, and not only corners or a frame of it.
+
+    What is not 0 may then be more than what a threshold finds, but not by much that is dark and
+    joined to the outside: that is noise.
+    """
+    if not has_zero_background(image):
+        return False
+    steps = [max(1, int(_COARSE / 2 / side)) for side in spacing]  # a look is enough
+    image = image[tuple(slice(None, None, step) for step in steps)]
+    z, y, x = (side * step for side, step in zip(spacing, steps, strict=True))
+    spacing, inside = (z, y, x), image != 0
+    flat = _without_bias(image, spacing)
+    bright = _otsu_body(flat, spacing)
+    if not bright.any():
+        return True
+    dark = inside & ~_dilated(bright, spacing, _RIM) & (flat < _DARK * np.median(flat[bright]))
+    noise = joined_to_border(dark | ~inside) & dark
+    return bool(noise.sum() <= _MOST_NOISE * inside.sum())
 
 
 def has_zero_background(image: NDArray) -> bool:
@@ -68,7 +110,7 @@ def has_zero_background(image: NDArray) -> bool:
     its zeros are scattered among other values.
     """
     zero = image == 0
-    outside = _joined_to_border(zero)
+    outside = joined_to_border(zero)
     if outside.mean() < 0.02:
         return False
     prevails = ndimage.uniform_filter(outside.astype(np.float32), 5, mode="nearest") > 0.5
@@ -113,10 +155,9 @@ def _ct_body(channels: list[NDArray], spacing: Spacing) -> NDArray:
     return _filled_from_all_sides(_without_islands((tissue & near) | core, 0.1))
 
 
-def _otsu_body(image: NDArray, spacing: Spacing) -> NDArray:
-    flat = _without_bias(image, spacing)
+def _otsu_body(flat: NDArray, spacing: Spacing) -> NDArray:
     if flat.min() == flat.max():
-        return np.zeros(image.shape, dtype=bool)
+        return np.zeros(flat.shape, dtype=bool)
     tissue = flat > threshold_otsu(flat)
     closed = _without_islands(_closed(tissue, spacing, _GAPS), 0.1)
     return _dilated(_filled_from_all_sides(closed), spacing, _SKIN)
@@ -128,6 +169,9 @@ def _without_bias(image: NDArray, spacing: Spacing) -> NDArray:
     Homomorphic: the field is the smoothed logarithm of the brighter voxels, by normalised
     convolution on a coarse grid, so that air does not pull it down; far from them it levels off.
     """
+    low, high, highest = _range(image)
+    # Single voxels and padding must not decide what is dark, or how wide the histogram is.
+    image = np.clip(image, low - _BEYOND * (high - low), highest + 2 * (highest - low))
     lifted = image - image.min()
     shape = resampled_shape(image.shape, spacing, (_COARSE, _COARSE, _COARSE))
     small = resample(lifted[None], shape, order=1)[0]
@@ -141,6 +185,15 @@ def _without_bias(image: NDArray, spacing: Spacing) -> NDArray:
     excess = ndimage.gaussian_filter(np.where(bright, logarithm - level, 0), sigma, mode="nearest")
     field = np.exp(level + excess / (weight + 1e-2))
     return np.sqrt(lifted / resample(field[None], image.shape, order=1)[0])
+
+
+def _range(image: NDArray) -> tuple[float, float, float]:
+    """Percentiles 1, 99 and 99.9 of the values above the lowest, or that value of a constant."""
+    values = image[image > image.min()]
+    if not values.size:
+        values = image[:1]
+    low, high, highest = (float(value) for value in np.percentile(values, (1, 99, 99.9)))
+    return low, high, highest
 
 
 def _filled_from_all_sides(mask: NDArray) -> NDArray:
@@ -158,11 +211,11 @@ def filled_slices(mask: NDArray, axis: int | None = None) -> NDArray:
     slices = np.moveaxis(mask, axis, 0)
     if 1 in slices.shape[1:]:  # slices that are lines: every dent would be a hole
         return mask
-    filled = np.stack([~_joined_to_border(~image) for image in slices])
+    filled = np.stack([~joined_to_border(~image) for image in slices])
     return np.moveaxis(filled, 0, axis)
 
 
-def _joined_to_border(mask: NDArray) -> NDArray:
+def joined_to_border(mask: NDArray) -> NDArray:
     """The components of a mask of two or three axes that touch the end of an axis.
 
     An axis of length 1 has no end: all of a single slice would lie on it.

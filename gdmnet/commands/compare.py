@@ -112,7 +112,7 @@ def _compare_trained(args: argparse.Namespace) -> tuple[Comparison | None, Path]
     if args.models is not None:
         raise SettingError("-m chooses among models that are there: leave the configuration out")
     roots = roots_from(args)
-    dataset = folders.resolve_dataset(args.dataset, roots.preprocessed)
+    dataset = folders.resolve_dataset(args.dataset, roots.preprocessed, raw=roots.raw)
     home = args.output or roots.results / dataset / f"compare_{args.configuration}"
     judging = make_settings(JudgingSettings, given_settings(args, JudgingSettings))
     wanted = make_settings(MethodSettings, given_settings(args, MethodSettings))

@@ -49,7 +49,10 @@ class PlanOptions(Settings):
         None, "size of network and patch (default: by the device)", choices=tuple(PRESETS)
     )
     memory_gb: float | None = setting(
-        None, "GB to plan for (default: this machine's GPU's, else 8)", above=0, flag="--memory"
+        None,
+        "GB to plan for (default: this machine's GPU's, at most 24; else 8)",
+        above=0,
+        flag="--memory",
     )
     bias_correction: str | None = setting(
         None,

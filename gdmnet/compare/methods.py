@@ -1,4 +1,4 @@
-"""Methods as they are compared: what each is, its predictions, scores and a judge's verdicts."""
+"""Methods as they are compared: what each is, its predictions, costs, scores and verdicts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from statistics import fmean
 
 from gdmnet import codec, folders
 from gdmnet.compare.cases import ComparisonCases
-from gdmnet.compare.costs import CaseCosts
 from gdmnet.compare.judge import Subjects, describe_judge, make_judge
 from gdmnet.compare.record import MethodFacts
 from gdmnet.compare.settings import JUDGE_JSON, JudgeSettings
@@ -27,7 +26,26 @@ from gdmnet.plan import Normalisation, Plan, Run
 from gdmnet.training import log
 
 VALIDATION = "validation"
+COSTS_JSON = "costs.json"
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class CaseCosts:
+    """One volume; costs.json holds those of a folder by case.
+
+    Attributes:
+        seconds: from prepared source to written file.
+        calls: of the network, all windows and folds.
+        peak_mb: of the device's memory on a GPU, else of the whole process, in 2^20 bytes; None
+            where the system does not say.
+        parameters: of one fold's network.
+    """
+
+    seconds: float
+    calls: int
+    peak_mb: float | None
+    parameters: int
 
 
 @dataclass(frozen=True)
@@ -107,6 +125,16 @@ def common_cases(methods: Sequence[ComparedMethod]) -> tuple[list[str], list[str
         if len(cases) > len(common)
     ]
     return common, notes
+
+
+def read_costs(folder: Path) -> dict[str, CaseCosts]:
+    """Case -> what its prediction in a folder cost.
+
+    Raises:
+        PlanError: costs.json is damaged.
+    """
+    path = folder / COSTS_JSON
+    return codec.load(dict[str, CaseCosts], path) if path.is_file() else {}
 
 
 def facts_of(

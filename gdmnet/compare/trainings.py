@@ -8,19 +8,25 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from gdmnet import codec, folders
 from gdmnet.compare.cases import ComparisonCases, find_held_out
-from gdmnet.compare.costs import CaseCosts, predict_with_costs, read_costs
-from gdmnet.compare.methods import ComparedMethod, facts_of
+from gdmnet.compare.methods import COSTS_JSON, CaseCosts, ComparedMethod, facts_of, read_costs
 from gdmnet.compare.settings import ComparisonSettings, MethodSettings
 from gdmnet.compare.variant import Method, Variant, make_methods, parse_steps, parse_variants
+from gdmnet.data.case import CaseFiles
 from gdmnet.data.splits import split_for
-from gdmnet.errors import OutputError
+from gdmnet.errors import DatasetError, OutputError
 from gdmnet.folders import Roots
 from gdmnet.inference.inputs import output_name
 from gdmnet.inference.model import load_model
+from gdmnet.inference.predict import predict_folder
+from gdmnet.inference.record import Predictions
+from gdmnet.inference.translator import Translator
 from gdmnet.models.card import PredictionSettings
 from gdmnet.models.device import find_device
+from gdmnet.networks.unet import CountCalls
 from gdmnet.objectives.options import OPTIONS
 from gdmnet.plan import Plan
 from gdmnet.training.fold import train_fold
@@ -33,6 +39,7 @@ from gdmnet.training.settings import (
 )
 
 SETTINGS_JSON = "settings.json"
+_CLEAR, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")  # Linux only
 _log = logging.getLogger(__name__)
 
 
@@ -217,6 +224,7 @@ def _training_options(trainings: ComparedTrainings, variant: Variant) -> Trainin
 
 
 def _predict(trainings: ComparedTrainings, method: Method) -> None:
+    """Predict one case after the other; those whose costs a killed run knew are kept."""
     _log.info("predicting %s", method.name)
     home = trainings.predictions(method)
     (home / folders.SUMMARY_JSON).unlink(missing_ok=True)
@@ -227,7 +235,50 @@ def _predict(trainings: ComparedTrainings, method: Method) -> None:
             folds=group.folds,
             device=trainings.device,
         )
-        predict_with_costs(translator, group.cases, home / group.folder)
+        output = home / group.folder
+        costs = read_costs(output)
+        for case in group.cases:
+            path = output / output_name(case, translator.plan)
+            if not (path.exists() and case.identifier in costs):
+                path.unlink(missing_ok=True)
+                costs[case.identifier] = _predict_case(translator, case, output)
+                codec.save(costs, output / COSTS_JSON)
+
+
+def _predict_case(translator: Translator, case: CaseFiles, output: Path) -> CaseCosts:
+    card, network = translator.card, translator.network
+    device = torch.device(card.device)
+    is_measurable = _forget_peak(device)
+    with CountCalls(network) as calls:
+        outcome = predict_folder(translator, [case], output)
+    result = codec.load(Predictions, outcome.record).cases[case.identifier]
+    if outcome.failed or result.seconds is None:
+        raise DatasetError(
+            f"{output}: case {case.identifier} could not be predicted: {result.error}"
+        )
+    peak = _peak_mb(device) if is_measurable else None
+    n_parameters = sum(weight.numel() for weight in network.parameters())
+    return CaseCosts(result.seconds, calls.count, peak, n_parameters // len(card.checkpoints))
+
+
+def _forget_peak(device: torch.device) -> bool:
+    """Begin to measure the peak anew; False where the system cannot."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return True
+    try:
+        _CLEAR.write_text("5", encoding="ascii")  # proc(5): the peak becomes what is used now
+    except OSError:
+        return False
+    return True
+
+
+def _peak_mb(device: torch.device) -> float:
+    if device.type == "cuda":
+        return round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
+    lines = _STATUS.read_text(encoding="ascii").splitlines()
+    (peak,) = [line.split()[1] for line in lines if line.startswith("VmHWM:")]
+    return round(int(peak) / 2**10, 1)
 
 
 def _compared(trainings: ComparedTrainings, method: Method) -> ComparedMethod:

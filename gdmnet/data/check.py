@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from gdmnet.arrays.body import body_mask
+from gdmnet.arrays.body import body_mask, padding
 from gdmnet.arrays.normalise import scheme_of
 from gdmnet.codec import read_json
 from gdmnet.data.case import CaseFiles, Volume
-from gdmnet.data.hounsfield import why_not_hounsfield
+from gdmnet.data.hounsfield import core, filled, why_filled, why_not_hounsfield
 from gdmnet.data.raw import (
     Complaint,
     Description,
@@ -34,6 +34,7 @@ from gdmnet.parallel import map_cases
 from gdmnet.table import first_names
 
 _log = logging.getLogger(__name__)
+_MOST_FILLED = 0.02  # of the body, without a note
 
 
 @dataclass(frozen=True)
@@ -120,32 +121,60 @@ def _check_case(files: CaseFiles, description: Description) -> _Finding:
         if difference is not None:
             text = f"another grid than {place_of(first)}: {difference}; resample the files of a"
             complain(path, f"{text} case to one grid")
+    named = zip(files.sources, description.channel_names, strict=False)
+    in_hu = {path for path, name in named if scheme_of(name, target=False) == "ct"}
+    if scheme_of(description.target_name, target=True) == "ct":
+        in_hu |= {path for path in volumes if path == files.target}
+    notes = {placement_note(volume.geometry) for volume in volumes.values()} - {None}
     for path, volume in volumes.items():
         if path == files.mask:
-            sources = [volumes.get(source) for source in files.sources]
-            texts = _mask_complaints(volume.array[0], sources, description)
+            texts = _mask_complaints(volume.array[0], _sources_body(files, volumes, description))
         else:
-            is_ct = path == files.target and scheme_of(description.target_name, target=True) == "ct"
-            texts = _image_complaints(volume.array[0], is_ct=is_ct)
+            texts = _image_complaints(volume, is_ct=path in in_hu)
+            if not texts:
+                notes |= set(_image_notes(path, files, volumes, description))
         for text in texts:
             complain(path, text)
-    notes = {placement_note(volume.geometry) for volume in volumes.values()} - {None}
     shown = volumes.get(files.sources[0]) if files.sources else None
     digest = None if shown is None else hashlib.sha256(shown.array.data).hexdigest()
     return _Finding(files.identifier, complaints, sorted(filter(None, notes)), digest)
 
 
-def _image_complaints(image: NDArray, *, is_ct: bool) -> list[str]:
+def _image_complaints(volume: Volume, *, is_ct: bool) -> list[str]:
+    image = volume.array[0]
     low, high = float(image.min()), float(image.max())
     if low == high:
         return [f"the image is empty: every voxel is {low:g}; export it again, or remove the case"]
     reason = why_not_hounsfield(image) if is_ct else None
+    if is_ct and reason is None and (found := filled(image, volume.geometry.spacing)):
+        reason = why_filled(*found)
     return [] if reason is None else [reason]
 
 
-def _mask_complaints(
-    mask: NDArray, sources: Sequence[Volume | None], description: Description
-) -> list[str]:
+def _image_notes(
+    path: Path, files: CaseFiles, volumes: Mapping[Path, Volume], description: Description
+) -> Iterator[str]:
+    """What is odd in an image without a complaint: padding, and a target that ends in the body."""
+    image, spacing = volumes[path].array[0], volumes[path].geometry.spacing
+    if padding(image).any():
+        yield f"filled with {image.min():g} in part, far below the rest: this part is no body"
+    found = filled(image, spacing) if path == files.target else None
+    if found is None:
+        return
+    mask = volumes.get(files.mask) if files.mask else None
+    body = _sources_body(files, volumes, description) if mask is None else mask.array[0]
+    if body is None or body.shape != image.shape:
+        return
+    value, region = found
+    inside = region & (body != 0)
+    if inside.sum() > _MOST_FILLED * (body != 0).sum() and core(inside, spacing).any():
+        yield (
+            f"more than {_MOST_FILLED:.0%} of the body in the source is filled with {value:g} in"
+            " the target: it ends there; leave this part out by masks (masksTr)"
+        )
+
+
+def _mask_complaints(mask: NDArray, body: NDArray | None) -> list[str]:
     values = np.unique(mask)
     if not mask.any():
         return ["the mask is empty; mark the body, or remove the masks of all cases"]
@@ -153,7 +182,7 @@ def _mask_complaints(
     if not np.isin(values, (0, 1)).all():
         shown = ", ".join(f"{value:g}" for value in values[:5]) + ", ..." * (values.size > 5)
         complaints.append(f"a mask holds 0 and 1 only, this one {shown}; set 1 inside the body")
-    if _is_beside_the_body(mask, sources, description):
+    if body is not None and body.shape == mask.shape and not ((body != 0) & (mask != 0)).any():
         complaints.append(
             "the mask lies wholly outside the body that the images show; check that it belongs to"
             " this case and is not mirrored"
@@ -161,19 +190,18 @@ def _mask_complaints(
     return complaints
 
 
-def _is_beside_the_body(
-    mask: NDArray, sources: Sequence[Volume | None], description: Description
-) -> bool:
-    usable = [
-        (volume, scheme_of(name, target=False) == "ct")
-        for volume, name in zip(sources, description.channel_names, strict=False)
-        if volume is not None and volume.geometry.shape == mask.shape
-    ]
+def _sources_body(
+    files: CaseFiles, volumes: Mapping[Path, Volume], description: Description
+) -> NDArray | None:
+    """The body as the readable sources on one grid show it; None if there are none."""
+    named = zip(files.sources, description.channel_names, strict=False)
+    kinds = [(path, scheme_of(name, target=False) == "ct") for path, name in named]
+    usable = [(volumes[path], is_ct) for path, is_ct in kinds if path in volumes]
+    usable = [(v, is_ct) for v, is_ct in usable if v.array.shape == usable[0][0].array.shape]
     if not usable:
-        return False
+        return None
     stacked = np.concatenate([volume.array for volume, _ in usable])
-    body, _ = body_mask(stacked, usable[0][0].geometry.spacing, [is_ct for _, is_ct in usable])
-    return not ((body != 0) & (mask != 0)).any()
+    return body_mask(stacked, usable[0][0].geometry.spacing, [is_ct for _, is_ct in usable])[0]
 
 
 def _duplicates(findings: Sequence[_Finding]) -> list[Complaint]:

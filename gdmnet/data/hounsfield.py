@@ -1,12 +1,19 @@
-"""Does a CT hold Hounsfield units? Air -1000, water 0; files often hold something else."""
+"""Does a CT hold Hounsfield units? Air -1000, water 0; files often hold something else, or fill."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
+
+from gdmnet.arrays.body import joined_to_border
+from gdmnet.geometry import Spacing
 
 _AIR_BELOW = -200  # even an image without air has fat (-100) with noise around it
 _SHIFT = 1024  # what scanners add to store unsigned numbers
+_MOST_AIR = -500  # HU; what is filled with more is taken for tissue
+_THICK = 5.0  # mm to each side: noise, skin and its rounding are never one value so far
+_LEAST_FILLED = 0.01  # of the image
 
 
 def why_not_hounsfield(image: NDArray) -> str | None:
@@ -46,6 +53,49 @@ def _is_shifted(image: NDArray) -> bool:
     peak = int(np.count_nonzero((image >= _SHIFT - 50) & (image < _SHIFT + 100)))
     if peak <= 2 * slope or peak <= 0.01 * image.size:
         return False
-    sides = np.concatenate([image[:, (0, -1), :].ravel(), image[:, :, (0, -1)].ravel()])
+    sides = _sides(image)
     imaged = sides[sides > image.min()]
     return imaged.size > 0 and float(np.median(imaged)) > _AIR_BELOW
+
+
+def filled(image: NDArray, spacing: Spacing) -> tuple[float, NDArray] | None:
+    """What a resampling or a field of view filled: the value, and boolean voxels (z, y, x).
+
+    It is one exact value from the sides of the slices on, thicker than anything that was measured.
+
+    Args:
+        image: (z, y, x).
+        spacing: mm (z, y, x).
+    """
+    values, counts = np.unique(_sides(image), return_counts=True)
+    if not values.size:
+        return None
+    value = values[counts.argmax()]
+    region = joined_to_border(image == value)
+    if region.mean() < _LEAST_FILLED or not core(region, spacing).any():
+        return None
+    return float(value), region
+
+
+def core(region: NDArray, spacing: Spacing) -> NDArray:
+    """The voxels of a region (z, y, x) that lie 5 mm deep in it, along every axis."""
+    size = [2 * max(1, round(_THICK / side)) + 1 for side in spacing]
+    deep: NDArray = ndimage.minimum_filter(region, size, mode="nearest")
+    return deep
+
+
+def why_filled(value: float, region: NDArray) -> str | None:
+    """Why a CT must not be filled so, with advice; None where it is filled with air."""
+    if value <= _MOST_AIR:
+        return None
+    return (
+        f"{region.mean():.0%} of the image is filled with exactly {value:g} HU from its side on,"
+        " which is tissue; fill what lies outside the field of view with -1000"
+    )
+
+
+def _sides(image: NDArray) -> NDArray:
+    """What borders the axial slices; an axis of one voxel has no ends."""
+    y, x = (n > 1 for n in image.shape[1:])
+    ends = [image[:, (0, -1), :].ravel()] * y + [image[:, :, (0, -1)].ravel()] * x
+    return np.concatenate([image[:0].ravel(), *ends])

@@ -113,7 +113,7 @@ def _geometry(path: Path, sides: list[int], forms: NiftiForms, wanted: str | Non
             f"{path}: its qform and its sform place it differently: {difference}; decide with"
             " --nifti-form qform or --nifti-form sform"
         )
-    chosen = grids[wanted] if difference and wanted else next(iter(grids.values()))
+    chosen = grids[wanted] if difference and wanted else grids[list(grids)[-1]]  # sform: exact
     kept = _finite(forms, chosen)
     return replace(chosen, forms=replace(kept, decided=wanted) if difference else kept)
 

@@ -10,15 +10,9 @@ from typing import Any, TypeVar, get_args
 
 from gdmnet.codec import read_json, save
 from gdmnet.data.case import CaseFiles
-from gdmnet.data.case_files import (
-    FORMATS,
-    in_order,
-    iterate_images,
-    printable,
-    split_channel,
-    stray_images,
-)
+from gdmnet.data.case_files import FORMATS, in_order, iterate_images, split_channel, stray_images
 from gdmnet.errors import DatasetError
+from gdmnet.files import printable
 from gdmnet.folders import DATASET_JSON
 from gdmnet.plan import Region
 
@@ -67,6 +61,11 @@ def read_description(dataset_folder: Path) -> Description:
     if not isinstance(data, dict):
         raise DatasetError(f"{path}: expected an object with the keys {', '.join(_KEYS)}")
     missing = [key for key in _KEYS if key not in data]
+    if "target_name" in missing and "labels" in data:
+        raise DatasetError(
+            f'{path}: is nnU-Net\'s; write "target_name": "CT" in place of "labels", and rename'
+            " labelsTr to targetsTr (labelsTs to targetsTs)"
+        )
     if missing:
         raise DatasetError(f"{path}: the key {missing[0]} is missing; add it")
     read = (*_KEYS, REGION, SOURCE_SERIES)

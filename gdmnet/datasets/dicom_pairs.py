@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from gdmnet.data.case import Series
 from gdmnet.data.dicom import Tree, case_name, find_series, fitting_series, grid_of, read_series
+from gdmnet.data.dicom_file import is_dicom
 from gdmnet.data.dicom_objects import (
     DrawnRegions,
     is_called,
@@ -101,19 +102,28 @@ def find_pairs(folder: Path, choice: SeriesChoice, *, n_processes: int = 1) -> F
     if not folder.is_dir():
         raise DatasetError(f"{folder}: no such folder; give the folder of the patients' folders")
     found: list[tuple[SeriesPair, Tree]] = []
+    trees: list[Tree] = []
     skipped: Counter[str] = Counter()
     complaints: list[str] = []
     for patient in sorted(path for path in folder.iterdir() if path.is_dir()):
         tree = find_series(patient, untilt=choice.untilt)
         skipped.update(tree.skipped)
         if tree.series:
+            trees.append(tree)
             try:
                 found.append((_pair(patient.name, tree.series, choice), tree))
             except DatasetError as problem:
                 complaints.append(f"{patient.name}: {problem}")
     if not (found or complaints):
+        itself = any(is_dicom(path) for path in folder.iterdir())
+        what = "holds DICOM itself" if itself else "no folder in it holds a DICOM series"
+        raise DatasetError(f"{folder}: {what}; give the folder that holds a folder a patient")
+    patients = {series.patient for tree in trees for series in tree.series}
+    if len(trees) > 1 and len(patients) == 1 and not found and "" not in patients:
         raise DatasetError(
-            f"{folder}: no folder in it holds a DICOM series; give each patient a folder there"
+            f"{folder}: its folders hold series of one patient"
+            f" ({', '.join(series.label for tree in trees for series in tree.series)}); give the"
+            " folder that holds a folder a patient"
         )
     aligned = map_cases(
         partial(_aligned, choice=choice),

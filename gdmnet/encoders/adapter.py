@@ -44,9 +44,14 @@ class HuWindow:
 
 @dataclass(frozen=True)
 class ZScore:
-    """An encoder of any modality with mean 0, deviation 1 of the `whole` volume, else the body."""
+    """An encoder of any modality that knows the mean and deviation of what it sees.
+
+    `whole` says whether of the whole volume or of the body, `mean` and `std` what they become.
+    """
 
     whole: bool = True
+    mean: float = 0.0
+    std: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -172,7 +177,8 @@ def intensity_map(
                 " gdm_plan_and_preprocess"
             )
         mean, std = moments(fingerprint, target, whole=expects.whole)
-        return IntensityMap(1 / std, -mean / std)
+        factor = expects.std / std
+        return IntensityMap(factor, expects.mean - factor * mean)
     if target.scheme != "ct":
         raise PlanError(
             f"encoder {name}: was trained on CT in HU, and this target ({target.scheme}) has none;"

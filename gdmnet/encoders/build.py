@@ -71,7 +71,7 @@ def build_encoder(
         family, file = nnunet_family(weights)
     else:
         family = FAMILIES[kind]
-        file = find_file(kind, weights, family.filename, needs=family.source)
+        file = find_file(kind, weights, family.filename, needs=family.source, wheel=family.wheel)
     layout, strides = family.layout, family.network.strides
     intensities = intensity_map(family.expects, configuration.target, fingerprint, name=kind)
     zoom = zoom_to(layout.reordered(configuration.spacing), family.spacing if resample else None)

@@ -19,6 +19,7 @@ from gdmnet.encoders.networks import (
     StagedNetwork,
     UNetStages,
     cubes,
+    linknet,
     medicalnet,
     segresnet,
     swin,
@@ -45,13 +46,15 @@ class EncoderCard:
 class EncoderFamily(EncoderCard):
     """One kind of checkpoint, the network that reads it, and the images that it was trained on.
 
-    `spacing` is in mm along the network's axes, None for any; `layout` that of its axes.
+    `spacing` is in mm along the network's axes, None for any; `layout` that of its axes; `wheel`
+    the path of the weights in the Python package of the encoder's name, which may be installed.
     """
 
     network: StagedNetwork
     expects: HuWindow | ZScore
     spacing: Spacing | None = None
     layout: AxisLayout = SPL
+    wheel: str = ""
 
 
 RESENC_L = UNetStages(
@@ -91,6 +94,17 @@ FAMILIES: dict[str, EncoderFamily] = {
         HuWindow(-963.8247715525971, 1053.678477684517),
         ONE_AND_A_HALF,
         RAS,
+    ),
+    "deepbet": EncoderFamily(
+        "model.pt",
+        "the PyPI package deepbet (pip install --no-deps deepbet)",
+        "MIT",
+        "brain MR; it was trained to find brains in T1",
+        linknet(16, 16, 32, 64, 128),
+        ZScore(whole=True, mean=0.449, std=0.226),
+        (0.7, 0.8, 0.7),  # of a brain and a fifth around it in 256 x 256 x 256 voxels
+        RAS,
+        "data/models/model.pt",
     ),
     "swinvit_ssl": EncoderFamily(
         "model_swinvit.pt",

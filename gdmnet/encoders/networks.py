@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor, nn
@@ -146,6 +146,60 @@ class _Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return functional.leaky_relu(self.conv2(self.conv1(x)) + self.skip(x), self.slope)
+
+
+def linknet(*features: int) -> StagedNetwork:
+    """The encoder of deepbet's LinkNet with so many channels a stage."""
+    return StagedNetwork(
+        partial(LinkNetEncoder, features),
+        anchor="init.0.weight",
+        channels=features,
+        strides=cubes(2, 4, 8, 16, 32),
+        heads=("up", "tp_conv", "conv."),
+    )
+
+
+class LinkNetEncoder(nn.Module):
+    """The first n stages of deepbet's LinkNet (Fisch et al. 2024), a ResNet-18 with instance norms.
+
+    Its stem of stride 2 is the first stage; a pooling and down0, down1, ... are the further ones.
+    """
+
+    def __init__(self, features: tuple[int, ...], n: int) -> None:
+        super().__init__()
+        stem = nn.Conv3d(1, features[0], 7, 2, 3, bias=False)
+        self.init = nn.Sequential(stem, nn.InstanceNorm3d(features[0]), nn.ReLU())
+        for stage, (c_in, c_out) in enumerate(pairwise(features[:n])):
+            first = _LinkNetBlock(c_in, c_out, 2 if stage else 1)
+            self.add_module(
+                f"down{stage}", _named(block1=first, block2=_LinkNetBlock(c_out, c_out))
+            )
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """(b, 1, d, h, w) -> the map of every stage, finest first."""
+        stem, *downs = self.children()
+        first = stem(x)
+        pooled = functional.max_pool3d(first, 3, 2, 1)
+        return [first, *list(accumulate(downs, lambda x, down: down(x), initial=pooled))[1:]]
+
+
+class _LinkNetBlock(nn.Module):
+    def __init__(self, c_in: int, c_out: int, stride: int = 1) -> None:
+        super().__init__()
+        self.double_conv = nn.Sequential(
+            nn.Conv3d(c_in, c_out, 3, stride, 1, bias=False),
+            nn.InstanceNorm3d(c_out),
+            nn.ReLU(),
+            nn.Conv3d(c_out, c_out, 3, 1, 1, bias=False),
+            nn.InstanceNorm3d(c_out),
+        )
+        self.downsample = nn.Sequential()
+        if stride != 1:
+            shortcut = nn.Conv3d(c_in, c_out, 1, stride, bias=False)
+            self.downsample.extend([shortcut, nn.InstanceNorm3d(c_out)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.relu(self.double_conv(x) + self.downsample(x))
 
 
 def segresnet(width: int, *, norm: str) -> StagedNetwork:

@@ -8,8 +8,11 @@ every file of a family has; then every tensor must be there with its shape, and 
 from __future__ import annotations
 
 import _codecs
+import importlib.metadata
+import io
 import pickle
 import zipfile
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -32,6 +35,8 @@ ALIASES = ".all_modules."  # nnU-Net's blocks hold every tensor once more under 
 _first_of = partial(first_names, limit=6)  # names of a kind in a refusal
 REMEDY = "get another file, or save its state_dict alone with torch.save"
 
+_DAMAGED = (OSError, EOFError, RuntimeError, ValueError, LookupError, TypeError, AttributeError)
+
 # nnU-Net's logs lie beside its weights as numpy numbers: plain values, nothing that could act.
 _scalar = np.float64(0).__reduce__()[0]
 _HARMLESS: list[Any] = [
@@ -41,6 +46,10 @@ _HARMLESS: list[Any] = [
     *(type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i4", "i8", "u1", "?")),
     _codecs.encode,
 ]
+
+
+_STORAGES = {"Float": torch.float32, "Half": torch.float16, "Double": torch.float64}
+_STORAGES |= {"BFloat16": torch.bfloat16, "Long": torch.int64, "Int": torch.int32}
 
 
 @dataclass(frozen=True)
@@ -55,14 +64,17 @@ class EncoderTensors:
     n_others: int = 0
 
 
-def find_file(name: str, given: Path | None, filename: str, *, needs: str) -> Path:
+def find_file(name: str, given: Path | None, filename: str, *, needs: str, wheel: str = "") -> Path:
     """The file of an encoder's weights: the one given, else $gdmnet_encoders/NAME/FILENAME.
+
+    Some lie in an installed package, NAME, which is looked at last and never imported.
 
     Args:
         name: of the encoder.
         given: a file, or a folder that holds `filename` or a single file of weights.
         filename: under which the weights are published.
         needs: where they come from, for the complaint.
+        wheel: the file's path in the package of the encoder's name; "" where there is none.
 
     Raises:
         CheckpointError: there is no such file; gdmnet downloads nothing.
@@ -72,6 +84,8 @@ def find_file(name: str, given: Path | None, filename: str, *, needs: str) -> Pa
     if place is not None and place.is_dir():
         files = [path for path in place.iterdir() if path.suffix in SUFFIXES]
         place = files[0] if len(files) == 1 else place / filename
+    if place is None and wheel:
+        place = _installed(name, wheel)
     if place is not None and place.is_file():
         return place
     tried = place if place is not None else "gdmnet_encoders is not set"
@@ -79,6 +93,13 @@ def find_file(name: str, given: Path | None, filename: str, *, needs: str) -> Pa
         f"encoder {name}: no weights ({tried}); get {filename} from {needs} and name it with"
         f" --encoder-weights FILE or put it into $gdmnet_encoders/{name}/; gdmnet downloads nothing"
     )
+
+
+def _installed(package: str, path: str) -> Path | None:
+    try:
+        return Path(str(importlib.metadata.distribution(package).locate_file(path)))
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def read_tensors(file: Path) -> dict[str, Tensor]:
@@ -162,8 +183,10 @@ def read_plain(file: Path, *, remedy: str = REMEDY) -> Mapping[str, Any]:
         if zipfile.is_zipfile(file):  # older files are bare pickles
             with zipfile.ZipFile(file) as archive:
                 broken = archive.testzip()  # torch itself does not compare the checksums
-            if broken is not None:
-                raise ValueError(f"{broken} fails its checksum")
+                if broken is not None:
+                    raise ValueError(f"{broken} fails its checksum")
+                if pickles := [n for n in archive.namelist() if n.endswith("constants.pkl")]:
+                    return read_script(archive, pickles[0].removesuffix("constants.pkl"))
         with torch.serialization.safe_globals(_HARMLESS):
             content = torch.load(file, map_location="cpu", weights_only=True)
         if not isinstance(content, Mapping):
@@ -172,9 +195,72 @@ def read_plain(file: Path, *, remedy: str = REMEDY) -> Mapping[str, Any]:
     except pickle.UnpicklingError as problem:
         detail = str(problem).rpartition("WeightsUnpickler error: ")[2].partition(". ")[0]
         reason = f"it holds more than tensors and plain values, or is damaged: {detail}"
-    except (OSError, EOFError, RuntimeError, ValueError, zipfile.BadZipFile) as problem:
+    except (
+        OSError,
+        EOFError,
+        RuntimeError,
+        ValueError,
+        LookupError,
+        zipfile.BadZipFile,
+    ) as problem:
         reason = f"damaged: {str(problem) or type(problem).__name__}"
     raise CheckpointError(f"{file}: not read ({' '.join(reason.split())}); {remedy}")
+
+
+def read_script(archive: zipfile.ZipFile, folder: str) -> dict[str, Tensor]:
+    """The tensors of a TorchScript archive by their modules' names; its code is not looked at.
+
+    Raises:
+        UnpicklingError: it holds anything but modules, tensors and plain values.
+    """
+    found: dict[str, Tensor] = {}
+
+    def add(module: _ScriptModule, prefix: str) -> None:
+        for name, value in vars(module).items():
+            if isinstance(value, Tensor):
+                found[prefix + name] = value
+            elif isinstance(value, _ScriptModule):
+                add(value, f"{prefix}{name}.")
+
+    add(_ScriptReader(archive, folder).load(), "")
+    return found
+
+
+class _ScriptModule:
+    """A module of any class: the attributes that were saved with it."""
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+
+
+class _ScriptReader(pickle.Unpickler):
+    def __init__(self, archive: zipfile.ZipFile, folder: str) -> None:
+        super().__init__(io.BytesIO(archive.read(f"{folder}data.pkl")))
+        self._archive, self._folder = archive, folder
+
+    def find_class(self, module: str, name: str) -> Any:  # noqa: ANN401
+        if module.partition(".")[0] == "__torch__":
+            return _ScriptModule
+        if (known := _SCRIPT_WORDS.get(f"{module}.{name}")) is None:
+            raise pickle.UnpicklingError(f"{module}.{name}")
+        return known
+
+    def persistent_load(self, pid: Any) -> Tensor:  # noqa: ANN401
+        _, kind, key, *_ = pid
+        stored = bytearray(self._archive.read(f"{self._folder}data/{key}"))
+        return torch.frombuffer(stored, dtype=kind)
+
+
+def _strided(storage: Tensor, offset: int, size: Any, stride: Any, *_: object) -> Tensor:  # noqa: ANN401
+    return storage.as_strided(size, stride, offset).clone()
+
+
+_SCRIPT_WORDS: dict[str, Any] = {
+    "collections.OrderedDict": OrderedDict,
+    "torch._utils._rebuild_tensor_v2": _strided,
+    **{f"torch.{name}Storage": kind for name, kind in _STORAGES.items()},
+    **{f"torch.jit._pickle.build_{kind}list": list for kind in ("int", "bool", "double", "tensor")},
+}
 
 
 def _read_safetensors(file: Path) -> Mapping[str, Any]:

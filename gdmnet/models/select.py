@@ -70,7 +70,11 @@ def choose_folds(folder: Path, wanted: Sequence[str] | None) -> tuple[str, ...]:
     """
     if not (folder / folders.PLAN_JSON).is_file():
         inner = (folder.parent / folders.PLAN_JSON).is_file()
-        advice = f"give {folder.parent} and the fold by -f" if inner else "give a model's folder"
+        models = sorted(path.parent.name for path in folder.glob(f"*/{folders.PLAN_JSON}"))
+        advice = (
+            f"give one of its models: {', '.join(models)}" if models else "give a model's folder"
+        )
+        advice = f"give {folder.parent} and the fold by -f" if inner else advice
         raise CheckpointError(f"{folder}: not a model folder (no {folders.PLAN_JSON}); {advice}")
     finished = folders.finished_folds(folder)
     there = f"finished are: {', '.join(finished) or 'none'}"

@@ -1,4 +1,13 @@
-"""How much memory a training step takes, in voxels of feature maps, and the presets' budgets."""
+"""How much memory a training step takes, and the presets' limits.
+
+At its peak, where the backward begins, a step holds the state of every parameter and what the
+forward keeps for the backward, which goes with the voxels of the feature maps:
+
+    peak = 16 P + a F b     bytes, bfloat16 maps; P parameters, F feature-map voxels, b samples
+
+a was measured for each objective on fake CUDA tensors (documentation/benchmarks, and the test
+tests/fakecuda). A regression twin, for the realism dial, keeps another 16 P.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +15,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, prod
 
-import numpy as np
-
 from gdmnet.geometry import Shape
 from gdmnet.plan import Architecture
 
-_BUDGET_GB = (0.0, 8.0, 24.0, 40.0)
-_BUDGET_VOXELS = (0.0, 680e6, 2100e6, 3600e6)
-"""Feature-map voxels that fit, measured for nnU-Net's presets ResEnc M, L and XL at batch 2."""
+_GIB = 2**30
+_STATE_BYTES = 16  # of a parameter: weight, two moments, average, all float32
+MAP_BYTES = {
+    "regression": 5.2,
+    "gan": 5.9,
+    "gdm": 5.95,
+    "flow": 6.0,
+    "bridge": 6.0,
+    "diffusion": 6.0,
+}
+"""a of each objective: bytes a feature-map voxel and sample at the peak of a step in bfloat16."""
+
+_FLOAT32_BYTES = 4.7  # a voxel more than in bfloat16
+_CONTEXT_GB = 0.6  # of the CUDA context and cuDNN
+_FRAGMENTS = 1.1  # what the allocator holds, of what is asked of it
+_USABLE = 0.95  # of a device: drivers, and a desktop
+MOST_UNASKED_GB = 24.0
 
 
 @dataclass(frozen=True)
@@ -57,24 +78,67 @@ def choose_preset(
         memory_gb: asked for.
         device_gb: of this machine's CUDA device.
     """
-    memory = memory_gb or device_gb or 8.0
+    memory = memory_gb or min(device_gb or 8.0, MOST_UNASKED_GB)
     if preset is not None:
         return preset, memory, f"--preset {preset} was given"
     if device_gb is None:
         return "cpu", memory, "no CUDA device on this machine, so that a laptop can train it"
     source = "--memory" if memory_gb else "the CUDA device"
     preset = "S" if memory < 7.5 else "M" if memory < 20 else "L"
+    if memory_gb is None and device_gb > memory:
+        return (
+            preset,
+            memory,
+            (
+                f"{memory:g} of the {device_gb:.1f} GB of the CUDA device: more make a step longer;"
+                " --memory plans for them"
+            ),
+        )
     return preset, memory, f"{memory:.1f} GB by {source}"
 
 
-def budget_voxels(memory_gb: float) -> float:
-    """Feature-map voxels of one training sample that a device of this memory affords at batch 2.
+def step_gb(
+    architecture: Architecture,
+    patch: Shape,
+    batch_size: int,
+    objective: str,
+    *,
+    twin: bool = False,
+    precision: str = "bf16",
+) -> float:
+    """GB (2^30 bytes) that tensors hold at the peak of a training step.
 
-    Linear between the anchors 8, 24 and 40 GB, in proportion below the first and above the last.
+    Args:
+        architecture: of the generator.
+        patch: voxels (z, y, x).
+        batch_size: samples.
+        objective: a key of `MAP_BYTES`.
+        twin: a regression twin is trained beside it.
+        precision: of the arithmetic: fp32, bf16 or fp16.
     """
-    if memory_gb > _BUDGET_GB[-1]:
-        return _BUDGET_VOXELS[-1] * memory_gb / _BUDGET_GB[-1]
-    return float(np.interp(memory_gb, _BUDGET_GB, _BUDGET_VOXELS))
+    per_voxel = MAP_BYTES[objective] + (_FLOAT32_BYTES if precision == "fp32" else 0.0)
+    state = _STATE_BYTES * n_parameters(architecture) * (2 if twin else 1)
+    maps = per_voxel * feature_map_voxels(architecture, patch) * batch_size
+    return (state + maps) / _GIB
+
+
+def largest_step_gb(architecture: Architecture, patch: Shape, batch_size: int) -> float:
+    """The largest peak of all that a plan may be trained with: any objective, and gdm's dial."""
+    peaks = [step_gb(architecture, patch, batch_size, name) for name in MAP_BYTES]
+    return max(*peaks, step_gb(architecture, patch, batch_size, "gdm", twin=True))
+
+
+def device_gb_for(peak_gb: float) -> float:
+    """GB that a CUDA device must have for a step of this peak: .6 + 1.1 peak <= .95 memory."""
+    return (_CONTEXT_GB + _FRAGMENTS * peak_gb) / _USABLE
+
+
+def most_samples(architecture: Architecture, patch: Shape, memory_gb: float) -> int:
+    """Samples of a batch with which all that may be trained fits a device of this memory."""
+    room = (_USABLE * memory_gb - _CONTEXT_GB) / _FRAGMENTS * _GIB
+    state = _STATE_BYTES * n_parameters(architecture)
+    voxels = min((room - state) / max(MAP_BYTES.values()), (room - 2 * state) / MAP_BYTES["gdm"])
+    return max(0, int(voxels / feature_map_voxels(architecture, patch)))
 
 
 def make_architecture(
@@ -116,4 +180,18 @@ def feature_map_voxels(architecture: Architecture, patch: Shape) -> int:
         total += (2 * blocks + projected) * features[i] * prod(shape)
     for i in range(len(features) - 1):
         total += (2 * features[i] + 1) * sizes[i]
+    return total
+
+
+def n_parameters(architecture: Architecture) -> int:
+    """Parameters of the generator of one source channel without time; more hardly count."""
+    features, kernels = architecture.features, architecture.kernels
+    total = features[0] * (prod(kernels[0]) + 2) + features[0] + 1  # stem and head
+    for i, blocks in enumerate(architecture.blocks):
+        n_in, n_out, size = features[max(i - 1, 0)], features[i], prod(kernels[i])
+        total += (n_in + (2 * blocks - 1) * n_out) * n_out * size + 4 * blocks * n_out
+        total += (n_in + 2) * n_out if n_in != n_out else 0  # the shortcut's projection
+    for i in range(len(features) - 1):
+        total += (features[i + 1] + 1) * features[i]  # to the finer stage's features
+        total += 2 * features[i] ** 2 * prod(kernels[i]) + 2 * features[i]
     return total

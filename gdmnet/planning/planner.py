@@ -14,11 +14,19 @@ import numpy as np
 from gdmnet import __version__
 from gdmnet.arrays.resample import resampled_shape
 from gdmnet.data.bias_field import CORRECTED
+from gdmnet.data.body import GIVEN
 from gdmnet.errors import PlanError
 from gdmnet.geometry import Shape, Spacing
-from gdmnet.plan import Configuration, Fingerprint, Normalisation, Plan
+from gdmnet.plan import Configuration, Fingerprint, Normalisation, Plan, Region
 from gdmnet.planning.intensities import choose_normalisations, residual_channel
-from gdmnet.planning.memory import PRESETS, Preset, budget_voxels
+from gdmnet.planning.memory import (
+    PRESETS,
+    Preset,
+    device_gb_for,
+    largest_step_gb,
+    most_samples,
+    step_gb,
+)
 from gdmnet.planning.table import times
 from gdmnet.planning.topology import THIN, Network, as_shape, fit_network, total_stride
 
@@ -117,13 +125,13 @@ def _configuration(
     spacing_reason: str,
 ) -> Configuration:
     median_shape = _median_shape(fingerprint, spacing)
-    budget = budget_voxels(memory_gb)
-    network = fit_network(spacing, median_shape, preset, budget)
+    network = _network(spacing, median_shape, preset, memory_gb)
     batch_size, batch_reason = _batch_size(
-        network, median_shape, len(fingerprint.cases), preset, budget
+        network, median_shape, len(fingerprint.cases), preset, memory_gb
     )
     sources, target, normalisation_reason = choose_normalisations(fingerprint)
     residual = residual_channel(fingerprint.channel_names, fingerprint.target_name)
+    region, region_reason = _region(fingerprint)
     return Configuration(
         name=name,
         spacing=spacing,
@@ -139,14 +147,15 @@ def _configuration(
             "spacing": spacing_reason,
             "patch_size": _patch_reason(network, median_shape, preset, memory_gb),
             "batch_size": batch_reason,
+            **_memory_reason(network, batch_size, preset, memory_gb),
             "depth": _depth_reason(network, preset),
             "normalisation": normalisation_reason,
             "residual": _residual_reason(fingerprint, residual),
             **_bias_reason(fingerprint, sources),
-            **_region_reason(fingerprint),
+            **region_reason,
         },
         bias_correction=fingerprint.bias_correction,
-        region=fingerprint.region,
+        region=region,
     )
 
 
@@ -159,12 +168,11 @@ def _lowres(
     seen = f"A 3d_fullres patch shows {coverage:.0%} of the median volume"
     if coverage >= _LOWRES_COVERAGE:
         return None, f"{seen}: enough, so there is no 3d_lowres."
-    spacing, budget = fullres.spacing, budget_voxels(memory_gb)
-    shape, patch = fullres.median_shape, fullres.patch_size
+    spacing, shape, patch = fullres.spacing, fullres.median_shape, fullres.patch_size
     while prod(patch) < _LOWRES_COVERAGE * prod(shape):
         spacing = _coarser(spacing, fullres.median_shape)
         shape = _median_shape(fingerprint, spacing)
-        patch = fit_network(spacing, shape, preset, budget).patch
+        patch = _network(spacing, shape, preset, memory_gb).patch
     if prod(shape) * _LOWRES_GAIN > voxels:
         return None, f"{seen}; a 3d_lowres would be hardly coarser, so there is none."
     reason = (
@@ -196,13 +204,20 @@ def _median_shape(fingerprint: Fingerprint, spacing: Spacing) -> Shape:
     return as_shape(max(1, round(float(median))) for median in np.median(shapes, axis=0))
 
 
+def _network(spacing: Spacing, median_shape: Shape, preset: Preset, memory_gb: float) -> Network:
+    def affords(network: Network) -> bool:
+        return most_samples(network.architecture, network.patch, memory_gb) >= _SMALLEST_BATCH
+
+    return fit_network(spacing, median_shape, preset, affords)
+
+
 def _batch_size(
-    network: Network, median_shape: Shape, n_cases: int, preset: Preset, budget: float
+    network: Network, median_shape: Shape, n_cases: int, preset: Preset, memory_gb: float
 ) -> tuple[int, str]:
     """Samples of a batch: what fits the memory, at most 5 % of the dataset's voxels, at least 2."""
     if preset.max_voxels is not None:
         return _SMALLEST_BATCH, "The least that a batch holds, to keep a step short on a CPU."
-    fitting = round(budget / network.feature_map_voxels * _SMALLEST_BATCH)
+    fitting = most_samples(network.architecture, network.patch, memory_gb)
     share = round(_DATASET_SHARE * n_cases * prod(median_shape) / prod(network.patch))
     if min(fitting, share) <= _SMALLEST_BATCH:
         return _SMALLEST_BATCH, "The least that a batch holds; memory goes into a large patch."
@@ -221,15 +236,29 @@ def _patch_reason(network: Network, median_shape: Shape, preset: Preset, memory_
     elif network.patch == median_shape:
         limit = "all of the median image"
     else:
-        used, budget = network.feature_map_voxels / 1e6, budget_voxels(memory_gb) / 1e6
-        limit = (
-            f"{used:.0f} of the {budget:.0f} million feature-map voxels that a device of"
-            f" {memory_gb:g} GB affords"
-        )
+        limit = f"the largest that a device of {memory_gb:g} GB affords"
     return (
         f"As near to a cube in mm as the median image {times(median_shape)} lets it be; {limit};"
         f" divisible by the total stride {times(stride)}."
     )
+
+
+def _memory_reason(
+    network: Network, batch_size: int, preset: Preset, memory_gb: float
+) -> dict[str, str]:
+    """What a step takes by each objective, where the plan goes by memory."""
+    if preset.max_voxels is not None:
+        return {}
+    size = (network.architecture, network.patch, batch_size)
+    peaks = {name: step_gb(*size, name) for name in ("regression", "gan", "gdm")}
+    peaks["gdm with its realism dial"] = step_gb(*size, "gdm", twin=True)
+    named = ", ".join(f"{name} {peak:.1f}" for name, peak in peaks.items())
+    most = largest_step_gb(*size)
+    return {
+        "memory": f"GB at the peak of a step in bf16, predicted: {named}; with what CUDA itself and"
+        f" its allocator take, the largest of all objectives, {most:.1f}, needs a device of"
+        f" {device_gb_for(most):.1f} GB, planned for {memory_gb:g}."
+    }
 
 
 def _depth_reason(network: Network, preset: Preset) -> str:
@@ -265,11 +294,16 @@ def _bias_reason(fingerprint: Fingerprint, sources: tuple[Normalisation, ...]) -
     return {"bias_correction": f"{text}." if names else "No source is on an arbitrary scale."}
 
 
-def _region_reason(fingerprint: Fingerprint) -> dict[str, str]:
-    """Why more than the body counts, where it does."""
+def _region(fingerprint: Fingerprint) -> tuple[Region, dict[str, str]]:
+    """Where the target counts, and why it is more than the body, or not although asked for."""
     if fingerprint.region == "body":
-        return {}
-    return {
+        return "body", {}
+    if any(case.mask_rule == GIVEN for case in fingerprint.cases):
+        return "body", {
+            "region": "Masks were given, and what lies outside was never seen: where none is given,"
+            f" the body counts, not {fingerprint.region}, and all else is background."
+        }
+    return fingerprint.region, {
         "region": "dataset.json says so: the target counts there, outside the patient, too; patches"
         " in training lie around voxels of the patient."
     }

@@ -5,7 +5,7 @@ The rules are nnU-Net's (Isensee et al., Nature Methods 2021, supplementary note
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from math import ceil, prod
 
@@ -99,7 +99,9 @@ class Network:
     feature_map_voxels: int
 
 
-def fit_network(spacing: Spacing, median_shape: Shape, preset: Preset, budget: float) -> Network:
+def fit_network(
+    spacing: Spacing, median_shape: Shape, preset: Preset, affords: Callable[[Network], bool]
+) -> Network:
     """The patch and network for images of this spacing and size.
 
     The patch begins as a cube in mm, cut to the median shape, and loses its total stride on the
@@ -109,7 +111,7 @@ def fit_network(spacing: Spacing, median_shape: Shape, preset: Preset, budget: f
         spacing: mm (z, y, x).
         median_shape: voxels (z, y, x) of the median image at this spacing.
         preset: limits on voxels and stages.
-        budget: feature-map voxels at most; a preset with `max_voxels` goes by those instead.
+        affords: whether the memory holds a network; a preset with `max_voxels` goes by those.
     """
     voxels = preset.max_voxels or _LARGE_PATCH
     # Else nnU-Net's rule: what is cut off goes to the batch, and its golden plans hold.
@@ -123,7 +125,12 @@ def fit_network(spacing: Spacing, median_shape: Shape, preset: Preset, budget: f
         patch, kernels, strides = topology(spacing, wished, max_stages=preset.max_stages)
         architecture = make_architecture(preset, kernels, strides)
         network = Network(patch, architecture, feature_map_voxels(architecture, patch))
-        if _fits(network, median_shape, preset, budget) or max(wished) == 1:
+        fits = (
+            _is_small(network, median_shape, preset.max_voxels)
+            if preset.max_voxels
+            else affords(network)
+        )
+        if fits or max(wished) == 1:
             return network
         wished = _shrunk(wished, patch, spacing, median_shape, preset)
 
@@ -152,11 +159,9 @@ def first_patch(spacing: Spacing, median_shape: Shape, voxels: int, *, spread: b
     return as_shape(sizes)
 
 
-def _fits(network: Network, median_shape: Shape, preset: Preset, budget: float) -> bool:
-    if preset.max_voxels is None:
-        return network.feature_map_voxels <= budget
+def _is_small(network: Network, median_shape: Shape, max_voxels: int) -> bool:
     within = all(n <= m for n, m in zip(network.patch, median_shape, strict=True))
-    return within and prod(network.patch) <= preset.max_voxels
+    return within and prod(network.patch) <= max_voxels
 
 
 def _shrunk(

@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gdmnet import codec
-from gdmnet.geometry import Shape, Spacing
+from gdmnet.geometry import Shape, Spacing, lps_frame
 from gdmnet.metrics.calibration import calibrate
 from gdmnet.metrics.conventions import GDMNET
 from gdmnet.metrics.edges import AIR_BELOW, BONE_ABOVE
 from gdmnet.metrics.summary import Summary
 from gdmnet.report.cases import CaseImages, CaseVolume, ReportCase, describe, read_images, times
-from gdmnet.report.encode import pack, pack_mask, reduce, reduction
+from gdmnet.report.encode import Packed, pack, pack_mask, reduce, reduction
 from gdmnet.report.figures import (
     agreement_figures,
     calibration_figure,
@@ -65,9 +65,7 @@ class Picture:
         hounsfield: whether HU windows make sense.
         low: of the window "auto": percentile 0.5 inside the mask.
         high: its other end: percentile 99.5.
-        step: of the numbers in `text`.
-        rms: difference between what is shown and the file, on the stored grid.
-        text: see `encode.Packed`.
+        packed: its voxels.
     """
 
     kind: str
@@ -76,9 +74,7 @@ class Picture:
     hounsfield: bool
     low: float
     high: float
-    step: float
-    rms: float
-    text: str
+    packed: Packed
 
 
 @dataclass(frozen=True)
@@ -97,6 +93,8 @@ class CaseView:
         middle: mm from the first voxel's outer corner to the middle of the mask.
         extent: mm around it that are shown at first: the mask and a little air.
         worst: where errors are largest; of several methods their mean absolute error.
+        origin: DICOM patient coordinates (x, y, z), mm, of the first stored voxel's middle.
+        steps: mm (x, y, z) from one stored voxel to the next along z, y and x.
     """
 
     identifier: str
@@ -110,6 +108,8 @@ class CaseView:
     middle: tuple[float, ...]
     extent: tuple[float, ...]
     worst: tuple[Place, ...]
+    origin: tuple[float, ...]
+    steps: tuple[tuple[float, ...], ...]
 
 
 def case_page(
@@ -167,6 +167,9 @@ def case_view(identifier: str, images: CaseImages, n_bytes: int) -> CaseView:
         worst = worst_places(size, images.mask, factors, (z, y, x))
     text = pack_mask(mask)
     middle, extent = _box(mask, (z, y, x))
+    corner, direction = lps_frame(images.geometry)
+    fine = direction[:, ::-1] * images.geometry.spacing  # columns: a file voxel along z, y, x
+    first = corner + fine @ ((np.array(factors) - 1) / 2)
     return CaseView(
         identifier=identifier,
         unit=images.unit,
@@ -179,6 +182,8 @@ def case_view(identifier: str, images: CaseImages, n_bytes: int) -> CaseView:
         middle=middle,
         extent=extent,
         worst=worst,
+        origin=tuple(first.tolist()),
+        steps=tuple(map(tuple, (fine * factors).T.tolist())),
     )
 
 
@@ -191,7 +196,7 @@ def describe_storage(view: CaseView) -> list[str]:
             f" {times(reversed(view.spacing))} mm, means over {times(reversed(view.factors))}"
             " voxels of the files; figures and charts are of the files"
         )
-    differences = ", ".join(f"{p.title} {times([p.rms])}" for p in view.pictures)
+    differences = ", ".join(f"{p.title} {times([p.packed.rms])}" for p in view.pictures)
     facts.append(
         "pictures are packed with loss; difference to the files (RMS):"
         f" {differences} {view.unit}".rstrip()
@@ -237,35 +242,37 @@ def _error_limit(images: CaseImages) -> float:
 
 
 def _pictures(images: CaseImages, factors: Shape, n_bytes: int) -> tuple[Picture, ...]:
-    volumes = images.volumes
-    ends = _windows(volumes, images.mask)
+    windows = _windows(images)
     scales = [
-        _visible(volume, low, high) * _COARSER.get(volume.kind, 1.0)
-        for volume, (low, high) in zip(volumes, ends, strict=True)
+        _visible(volume, *window) * _COARSER.get(volume.kind, 1.0)
+        for volume, window in zip(images.volumes, windows, strict=True)
     ]
-    packed = pack([reduce(volume.array, factors) for volume in volumes], scales, n_bytes)
+    packed = pack([reduce(volume.array, factors) for volume in images.volumes], scales, n_bytes)
     return tuple(
-        Picture(v.kind, v.title, v.method, v.hounsfield, low, high, p.step, p.rms, p.text)
-        for v, (low, high), p in zip(volumes, ends, packed, strict=True)
+        Picture(volume.kind, volume.title, volume.method, volume.hounsfield, *window, one)
+        for volume, window, one in zip(images.volumes, windows, packed, strict=True)
     )
 
 
-def _windows(volumes: Sequence[CaseVolume], mask: NDArray) -> list[tuple[float, float]]:
+def _windows(images: CaseImages) -> list[tuple[float, float]]:
     """The window of each volume: one for all predictions and the target, one for all uncertainties.
 
     The first is the target's, or without a target what holds all predictions.
     """
-    ends: list[tuple[float, float]] = []
-    shared: dict[str, tuple[float, float]] = {}
-    for volume in volumes:
-        low, high = percentiles(volume.array, mask, (0.5, 99.5))
-        ends.append((low, high))
-        before = shared.get(volume.kind, (low, high))
-        shared[volume.kind] = (min(low, before[0]), max(high, before[1]))
-    shared["prediction"] = shared.get("target", shared["prediction"])
+    ends = [percentiles(volume.array, images.mask, (0.5, 99.5)) for volume in images.volumes]
+
+    def window(kind: str) -> tuple[float, float]:
+        own = [end for volume, end in zip(images.volumes, ends, strict=True) if volume.kind == kind]
+        return min(low for low, _ in own), max(high for _, high in own)
+
+    shown = window("prediction" if images.target is None else "target")
     return [
-        end if volume.kind == "source" else shared[volume.kind]
-        for volume, end in zip(volumes, ends, strict=True)
+        (low, high)
+        if volume.kind == "source"
+        else window("uncertainty")
+        if volume.kind == "uncertainty"
+        else shown
+        for volume, (low, high) in zip(images.volumes, ends, strict=True)
     ]
 
 

@@ -11,9 +11,10 @@ import contextlib
 import dataclasses
 import logging
 import os
+import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import timedelta
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -194,14 +195,23 @@ def run_together(function: Callable[..., None], n_processes: int, *args: object)
             while not together.join():
                 pass
         except (ProcessRaisedException, ProcessExitedException) as problem:
-            error = Path(f"{meeting}.error")
-            if error.is_file():
-                raise GdmnetError(error.read_text(encoding="utf-8")) from None
-            memory = "; most often memory ran out: use fewer devices or a smaller patch"
-            died = memory if isinstance(problem, ProcessExitedException) else ""
-            raise TrainingError(f"a training process ended: {problem}{died}") from None
+            raise _failure(together.processes, Path(f"{meeting}.error"), problem) from None
         finally:
             _stop(together.processes)
+
+
+def _failure(processes: Sequence[BaseProcess], error: Path, problem: Exception) -> GdmnetError:
+    """What ended the training: a killed process, rather than what that did to the others."""
+    for rank, process in enumerate(processes):
+        number = -(process.exitcode or 0)
+        if number > 0 and number != signal.SIGTERM:  # which ends the others
+            return TrainingError(
+                f"training process {rank} was killed by signal {number}; most often"
+                " memory ran out: use fewer devices or a smaller patch; go on with --continue"
+            )
+    if error.is_file():
+        return GdmnetError(error.read_text(encoding="utf-8"))
+    return TrainingError(f"a training process ended: {problem}")
 
 
 def _stop(processes: Iterable[BaseProcess]) -> None:

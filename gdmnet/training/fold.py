@@ -30,6 +30,7 @@ from gdmnet.training.distributed import (
 )
 from gdmnet.training.feature_encoder import prepare_encoder
 from gdmnet.training.loop import fit
+from gdmnet.training.memory import compare_with_device, memory_errors, predicted_gb
 from gdmnet.training.progress import PROGRESS_PNG
 from gdmnet.training.run import (
     FoldTraining,
@@ -156,6 +157,7 @@ def _validate(training: FoldTraining, settings: TrainingSettings, raw: Path) -> 
         device=settings.device,
         on_training=training.split.validates_on_training,
         fidelity_budget=settings.fidelity_budget,
+        finishes=settings.finish,
     )
 
 
@@ -292,12 +294,16 @@ def build_objective(training: FoldTraining) -> tuple[Objective, str | None]:
 
 
 def _train(training: FoldTraining, objective: Objective) -> None:
-    fit(
-        build_generator(training),
-        objective,
-        *patch_batches(training),
-        training.run.recipe,
-        training.folder,
-        training.process_device(),
-        new=None if training.resume else _new_fold(training),
-    )
+    device = training.process_device()
+    predicted = predicted_gb(training.run, training.configuration)
+    compare_with_device(predicted, device)
+    with memory_errors(predicted, device):
+        fit(
+            build_generator(training),
+            objective,
+            *patch_batches(training),
+            training.run.recipe,
+            training.folder,
+            device,
+            new=None if training.resume else _new_fold(training),
+        )

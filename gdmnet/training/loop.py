@@ -172,6 +172,7 @@ def _finish_epoch(
         "validation_mae_smoothed": counts.smoothed_mae,
         **{f"validation_{name}": value for name, value in metrics.items()},
         "best": is_best,
+        **training.peak_memory.measured(),
         "seconds": time.perf_counter() - started,
     }
     ranks = gathered(checkpoint.on_cpu(checkpoint.capture(training.rank_parts())))

@@ -107,7 +107,7 @@ def describe_training(
     Raises:
         GdmnetError: an unknown dataset, configuration, fold or device.
     """
-    name = folders.resolve_dataset(dataset, roots.preprocessed)
+    name = folders.resolve_dataset(dataset, roots.preprocessed, raw=roots.raw)
     home = roots.preprocessed / name
     plan = codec.load(Plan, home / folders.PLAN_JSON)
     chosen = plan.configuration(configuration)

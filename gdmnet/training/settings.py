@@ -79,6 +79,11 @@ class TrainingSettings(Settings):
     fidelity_budget: float = setting(
         0.01, "MAE that the dial's default may cost against the twin", least=0, metavar="SHARE"
     )
+    finish: bool = setting(
+        False,
+        "fit a filter to the validation's spectra, as strong as the fidelity budget allows",
+        flag="--spectral-finish",
+    )
     n_devices: int | None = setting(
         None, "devices that train together (default: 1)", least=1, flag="--num-gpus"
     )

@@ -18,6 +18,7 @@ from gdmnet.objectives.base import Objective
 from gdmnet.plan import Recipe
 from gdmnet.training import log
 from gdmnet.training.distributed import this_process
+from gdmnet.training.memory import PeakMemory
 from gdmnet.training.step import GeneratorOptimizer, RegressionTwin
 
 SMOOTHING = 0.5  # light: the patches are fixed and the weights are averages already
@@ -88,6 +89,7 @@ class Training:
         twin: of the generator, where the objective asks for one.
         process: this one among those that train together.
         counts: of steps, and the best validation.
+        peak_memory: of the device.
         folder: where files are written; at first not yet the fold's own.
     """
 
@@ -108,6 +110,7 @@ class Training:
         self.twin = None if twin is None else RegressionTwin(*twin)
         self.process = this_process()
         self.counts = TrainingCounts()
+        self.peak_memory = PeakMemory(device)
 
     def parts(self) -> dict[str, checkpoint.Stateful]:
         """Everything that is the same on all ranks, by its name in the checkpoint."""

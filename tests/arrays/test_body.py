@@ -2,7 +2,14 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from gdmnet.arrays.body import body_mask, has_zero_background, inscribed_circle, region_of
+from gdmnet.arrays.body import (
+    body_mask,
+    has_zero_background,
+    inscribed_circle,
+    is_masked,
+    padding,
+    region_of,
+)
 
 SHAPE = (12, 60, 50)
 SPACING = (3.0, 3.0, 3.0)
@@ -127,6 +134,68 @@ def test_noise_that_is_rounded_to_zero_here_and_there_is_no_zero_background(pati
         noise = rng.normal(0, sigma, (2, *SHAPE))
         image = np.rint(np.hypot(np.where(patient, 300, 0) + noise[0], noise[1]))
         assert not has_zero_background(image)
+
+
+@pytest.fixture
+def noisy(patient, rng):
+    """MR of the patient: tissue of 300 in Rician noise."""
+    noise = rng.normal(0, 8, (2, *SHAPE))
+    image = np.hypot(np.where(patient, 300, 0) + noise[0], noise[1])
+    return np.rint(image).astype(np.float32)
+
+
+def strip(image):
+    image[:, -8:] = -1024  # the fill of a CT
+
+
+def frame(image):
+    y, x = np.mgrid[: SHAPE[1], : SHAPE[2]]
+    image[:, abs(y - 30) * 0.94 + abs(x - 25) * 0.34 > 29] = -1000
+
+
+def spike(image):
+    image[6, 30, 25], image[6, 5, 5] = -32767, 32516
+
+
+def pixel(image):
+    image[6, 3, 3] = -1000
+
+
+@pytest.mark.parametrize("spoil", [strip, frame, spike, pixel])
+def test_fill_values_and_single_voxels_do_not_decide_what_is_body(noisy, spoil):
+    before, _ = body_mask(noisy[None], SPACING, [False])
+    spoil(noisy)
+    mask, rule = body_mask(noisy[None], SPACING, [False])
+    assert rule == "otsu"
+    filled = noisy <= -1000
+    assert not mask[filled & (noisy > -2000) & padding(noisy)].any()
+    assert dice(mask, (before != 0) & ~padding(noisy)) > 0.99
+    assert padding(noisy).sum() == (filled.sum() if spoil in (strip, frame) else 0)
+
+
+def test_a_masked_image_in_deviations_has_no_padding_in_its_body(brain, patient):
+    scores = (brain - brain.mean()) / brain.std()
+    mask, _ = body_mask(scores[None], SPACING, [False])
+    assert dice(mask, patient) > 0.93  # the rim of skin
+
+
+@pytest.mark.parametrize("where", ["corners", "sides", "all round"])
+def test_zeros_in_a_part_of_the_air_are_no_zero_background(noisy, patient, where):
+    y, x = np.mgrid[: SHAPE[1], : SHAPE[2]]
+    zeros = {
+        "corners": abs(y - 29.5) / SHAPE[1] + abs(x - 24.5) / SHAPE[2] > 0.75,
+        "sides": (x < 3) | (x > 46),
+        "all round": (x < 2) | (x > 47) | (y < 4) | (y > 55),
+    }[where]
+    whole, _ = body_mask(noisy[None], SPACING, [False])
+    noisy[:, zeros] = 0
+    assert has_zero_background(noisy)
+    assert not is_masked(noisy, SPACING)
+    mask, rule = body_mask(noisy[None], SPACING, [False])
+    assert rule == "otsu"
+    assert dice(mask, whole) > 0.97
+    assert dice(mask, patient) > 0.93
+    assert is_masked(np.where(patient, noisy, 0), SPACING)
 
 
 def test_zeros_inside_alone_are_no_background(brain, patient):

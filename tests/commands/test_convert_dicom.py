@@ -466,6 +466,12 @@ def test_an_empty_folder_and_a_missing_one_are_refused(tmp_path, capsys):
     assert "no such folder" in refusal(tmp_path / "none", capsys)
 
 
+def test_a_patients_folder_in_place_of_its_parent_is_named(patients, capsys):
+    said = refusal(patients / "patient_a", capsys)
+    assert "its folders hold series of one patient (CT planning, MR t1 vibe)" in said
+    assert "holds DICOM itself; give the folder" in refusal(patients / "patient_a/mr", capsys)
+
+
 def test_a_dataset_is_whole_or_not_there(patients):
     path = patients / "patient_b/ct/IM0003"
     raw = patients.parent / "raw"

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
-from dicoms import SAGITTAL, make_other, save, turned, write_series
+from dicoms import SAGITTAL, make_other, make_structures, save, turned, write_series
 
 from gdmnet import codec, folders
 from gdmnet.commands import evaluate, report
@@ -348,6 +348,23 @@ def test_python_translates_a_series(place, models):
     assert (result.array - source.array)[0][inside].mean() == pytest.approx(50, abs=1)
 
 
+def box_on(series):
+    """Structures on every slice of a series: one box for all names of the how-to."""
+    direction = np.reshape(series.geometry.itk_direction, (3, 3))
+    heights, rows, columns = series.geometry.stored_shape
+    spacing = series.geometry.itk_spacing
+    corners = np.array([[2, 2], [columns - 3, 2], [columns - 3, rows - 3], [2, rows - 3]])
+    contours = [
+        [
+            np.array([*corner, height]) * spacing @ direction.T + series.geometry.itk_origin
+            for corner in corners
+        ]
+        for height in range(heights)
+    ]
+    names = dict.fromkeys(("BODY", "PTV1", "Bladder"), contours)
+    return make_structures(names, series.frame, series.uid)
+
+
 def test_the_how_to_works(tmp_path, models, monkeypatch):
     """Its commands as they stand, in a folder with patients, scans and a model."""
     make_model(tmp_path / "gdmnet_results", models)
@@ -355,6 +372,8 @@ def test_the_how_to_works(tmp_path, models, monkeypatch):
         write_scan(tmp_path / f"patients/{patient}/mr", models, seed=seed)
         ct = {"Modality": "CT", "SeriesDescription": "planning", "direction": SAGITTAL}
         write_scan(tmp_path / f"patients/{patient}/ct", models, seed=seed, **ct)
+        drawn = box_on(only_series(tmp_path / f"patients/{patient}/ct"))
+        save(tmp_path / f"patients/{patient}/rs.dcm", drawn)
     shutil.copytree(tmp_path / "patients/anna/mr", tmp_path / "scans")
     write_volume(tmp_path / "scan_0000.nii.gz", read_series(only_series(tmp_path / "scans")))
     monkeypatch.chdir(tmp_path)

@@ -56,8 +56,8 @@ def test_the_table_is_that_of_gdm_evaluate(made):
 def test_the_report_holds_the_images(made):
     view = views_of(html_of(made))[0]
     assert view["identifier"] == ODD
-    picture = view["pictures"][2]
-    shown = unpack(picture["text"], picture["step"], tuple(view["shape"]))
+    packed = view["pictures"][2]["packed"]
+    shown = unpack(packed["text"], packed["step"], tuple(view["shape"]))
     assert shown.shape == SHAPE
     assert shown[4, 7, 17] == pytest.approx(900, abs=40)
 
@@ -86,7 +86,8 @@ def test_a_match_is_applied_to_pictures_and_table(tmp_path):
     write(tmp_path / "out/a.nii.gz", 2 * target(0))
     assert call(tmp_path, "--match-intensity", "linear") == 0
     (view,) = views_of(html_of(tmp_path))
-    prediction = unpack(view["pictures"][1]["text"], view["pictures"][1]["step"], SHAPE)
+    packed = view["pictures"][1]["packed"]
+    prediction = unpack(packed["text"], packed["step"], SHAPE)
     assert prediction[4, 7, 17] == pytest.approx(900, abs=40)
     assert "matched first (linear)" in html_of(tmp_path)
 

@@ -234,6 +234,57 @@ def test_a_shift_behind_padding_is_found():
     assert why_not_hounsfield(in_units) is None
 
 
+@pytest.mark.parametrize("axis", [1, 2])
+def test_a_single_slice_of_any_orientation_is_judged_by_the_ends_that_it_has(axis):
+    slab = [slice(None)] * 3
+    slab[axis] = slice(SHAPE[axis] // 2, SHAPE[axis] // 2 + 1)
+    assert why_not_hounsfield(_ct(noise=40)[tuple(slab)]) is None
+    filling = np.where(_ct()[tuple(slab)] > -500, 1040.0, -1000.0)  # bone all through
+    filling += np.random.default_rng(0).normal(0, 20, filling.shape)
+    assert why_not_hounsfield(filling) is None
+
+
+def fill(folder, value, n_rows=9):
+    """Fill rows at the back of case a, as a resampling does."""
+
+    def function(array):
+        array[:, -n_rows:] = value
+        return array
+
+    change(folder, function)
+
+
+def test_what_a_resampling_filled_is_named(dataset, caplog):
+    fill(dataset / "targetsTr" / "a.mha", 0)
+    assert "filled with exactly 0 HU" in complaints_about(dataset)["a", "targetsTr/a.mha"]
+    (dataset / "masksTr" / "a.mha").unlink()
+    fill(dataset / "targetsTr" / "a.mha", -1024, n_rows=12)
+    fill(dataset / "imagesTr" / "b_0000.mha", -1000, n_rows=6)
+    (dataset / "masksTr" / "b.mha").unlink()
+    (dataset / "masksTs" / "t.mha").unlink()
+    caplog.clear()
+    assert check_dataset(dataset, n_processes=1) == []
+    assert [record.getMessage()[:60] for record in caplog.records] == [
+        "a: more than 2% of the body in the source is filled with -10",
+        "b: filled with -1000 in part, far below the rest: this part ",
+    ]
+
+
+def test_hounsfield_units_are_asked_of_every_ct_channel(dataset):
+    text = (dataset / "dataset.json").read_text().replace('"MR"', '"CT"')
+    (dataset / "dataset.json").write_text(text)
+    for name in ("Tr/a", "Tr/b", "Ts/t"):
+        _, ct, _ = make_patient(5 + ord(name[-1]))
+        write(dataset / f"images{name}_0000.mha", ct, integer=True)
+    assert complaints_about(dataset) == {}
+    change(dataset / "imagesTr" / "a_0000.mha", lambda array: array + 1024)
+    fill(dataset / "imagesTr" / "b_0000.mha", 0)
+    complaints = complaints_about(dataset)
+    assert "subtract 1024" in complaints["a", "imagesTr/a_0000.mha"]
+    assert "filled with exactly 0 HU" in complaints["b", "imagesTr/b_0000.mha"]
+    assert len(complaints) == 2
+
+
 @pytest.mark.real
 @pytest.mark.parametrize("dataset", ["501_BrainT1toT2", "503_BrainT1FlairToT2"])
 def test_the_shared_datasets_are_sound(shared, dataset):

@@ -9,7 +9,14 @@ from pathlib import Path
 import pytest
 
 from gdmnet.data import raw
-from gdmnet.data.raw import Complaint, input_cases, read_description, training_cases
+from gdmnet.data.raw import (
+    Complaint,
+    Description,
+    input_cases,
+    read_description,
+    training_cases,
+    write_description,
+)
 from gdmnet.errors import DatasetError
 
 SOUND = {
@@ -288,3 +295,22 @@ def test_the_folder_one_stands_in_has_no_name(tmp_path, monkeypatch):
 def test_a_missing_input_folder_is_refused(tmp_path):
     with pytest.raises(DatasetError, match="no such folder"):
         input_cases(tmp_path / "in", 1, ".nii.gz")
+
+
+def test_nnunets_dataset_is_told_what_to_rename(tmp_path):
+    data = {"channel_names": {"0": "MR"}, "labels": {"background": 0}, "file_ending": ".nii.gz"}
+    (tmp_path / "dataset.json").write_text(json.dumps({**data, "numTraining": 1}))
+    with pytest.raises(DatasetError, match=r"is nnU-Net's; .* rename labelsTr to targetsTr"):
+        read_description(tmp_path)
+
+
+def test_source_series_are_one_pattern_a_channel(tmp_path):
+    description = Description(("A", "B"), "CT", ".nii.gz", 1, source_series=("MR*t1*", "MR*t2*"))
+    write_description(tmp_path, description)
+    assert read_description(tmp_path) == description
+    path = tmp_path / "dataset.json"
+    data = json.loads(path.read_text())
+    for wrong in (["MR*"], "MR*", ["MR*", 3], ["MR*", ""]):
+        path.write_text(json.dumps({**data, "source_series": wrong}))
+        with pytest.raises(DatasetError, match="source_series must"):
+            read_description(tmp_path)

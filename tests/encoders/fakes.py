@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from gdmnet.encoders import build_encoder
 from gdmnet.encoders.catalogue import FAMILIES, RESENC_L
-from gdmnet.encoders.networks import medicalnet, segresnet, swin, unet_encoder
+from gdmnet.encoders.networks import linknet, medicalnet, segresnet, swin, unet_encoder
 from gdmnet.plan import (
     Architecture,
     CaseFingerprint,
@@ -41,6 +41,7 @@ LAYOUTS = {
     "ctfm_lightning.ckpt": ("ctfm", "model.backbone.", 135),
     "nnssl_resencl.pth": ("nnssl_resencl", "encoder.", 224),
     "vista3d.pt": ("vista3d", "image_encoder.encoder.", 83),
+    "deepbet.pt": ("deepbet", "", 20),
     "medicalnet10.pth": ("medicalnet_resnet10", "module.", 60),
     "medicalnet18.pth": ("medicalnet_resnet18", "module.", 85),
     "medicalnet50.pth": ("medicalnet_resnet50", "module.", 265),
@@ -51,9 +52,9 @@ LAYOUTS = {
 
 
 def layouts(*names):
-    """Test parameters; all but nnU-Net's networks are MONAI's."""
+    """Test parameters; all but nnU-Net's networks and deepbet's are MONAI's."""
     return [
-        name if name.startswith("nn") else pytest.param(name, marks=needs_extra)
+        name if name.startswith(("nn", "deepbet")) else pytest.param(name, marks=needs_extra)
         for name in names or LAYOUTS
     ]
 
@@ -119,6 +120,7 @@ def write_safetensors(file, tensors):
 def narrow(name):
     """A family with an eighth of the channels."""
     families = {"ctfm": segresnet(4, norm="batch"), "vista3d": segresnet(6, norm="instance")}
+    families["deepbet"] = linknet(2, 2, 4, 8, 16)
     families |= {"swinvit_ssl": swin(6), "suprem_swin": swin(6), "voco_b": swin(6, residual=True)}
     if name == "nnssl_resencl":
         network = unet_encoder(replace(RESENC_L, features=(4, 8, 16, 32, 40, 40)))
@@ -178,7 +180,7 @@ def conv(tensors, key, x, stride=1, dilation=1):
 
 
 def norm(tensors, key, x):
-    weight, bias = tensors[key + ".weight"], tensors[key + ".bias"]
+    weight, bias = tensors.get(key + ".weight"), tensors.get(key + ".bias")
     if key + ".running_mean" in tensors:
         mean, variance = tensors[key + ".running_mean"], tensors[key + ".running_var"]
         return functional.batch_norm(x, mean, variance, weight, bias)
@@ -260,6 +262,21 @@ def medicalnet_maps(tensors, x):
     return maps
 
 
+def linknet_maps(tensors, x):
+    x = norm(tensors, "init.1", conv(tensors, "init.0", x, stride=2)).relu()
+    maps = [x]
+    x = functional.max_pool3d(x, 3, 2, 1)
+    for stage in range(4):
+        for block in ("block1", "block2"):
+            key, step = f"down{stage}.{block}", 2 if stage and block == "block1" else 1
+            y = norm(tensors, "", conv(tensors, f"{key}.double_conv.0", x, step)).relu()
+            y = norm(tensors, "", conv(tensors, f"{key}.double_conv.3", y))
+            short = conv(tensors, f"{key}.downsample.0", x, step) if step == 2 else None
+            x = (y + (x if short is None else norm(tensors, "", short))).relu()
+        maps.append(x)
+    return maps
+
+
 def swin_maps(tensors, x):
     from monai.networks.nets.swin_unetr import PatchMerging, SwinTransformer
 
@@ -273,6 +290,7 @@ def swin_maps(tensors, x):
 ORACLES = {
     "ctfm": segresnet_maps,
     "vista3d": segresnet_maps,
+    "deepbet": linknet_maps,
     "nnssl_resencl": residual_maps,
     "medicalnet_resnet10": medicalnet_maps,
     "medicalnet_resnet18": medicalnet_maps,

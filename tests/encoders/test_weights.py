@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -187,3 +188,48 @@ def test_weights_are_found_where_they_are_said_to_be(tmp_path, monkeypatch):
     assert find(other) == other
     with pytest.raises(CheckpointError, match="gone"):
         find(tmp_path / "gone.pth")
+
+
+class Scripted(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first = torch.nn.Sequential(torch.nn.Conv3d(1, 4, 3, bias=False), torch.nn.ReLU())
+        self.last = torch.nn.Conv3d(4, 2, 1)
+
+    def forward(self, x):
+        return self.last(self.first(x))
+
+
+@pytest.mark.filterwarnings("ignore")  # torch would rather have its new format
+def test_a_torchscript_archive_gives_its_tensors_and_nothing_else(tmp_path):
+    network = Scripted().half()
+    torch.jit.script(network).save(str(tmp_path / "model.pt"))
+    found = read_tensors(tmp_path / "model.pt")
+    assert found.keys() == network.state_dict().keys()
+    assert all(torch.equal(found[key], value) for key, value in network.state_dict().items())
+    with zipfile.ZipFile(tmp_path / "model.pt") as archive:
+        content = {name: archive.read(name) for name in archive.namelist()}
+    place = next(name for name in content if name.endswith("/data.pkl"))
+    for damage, words in (
+        ({place: pickle.dumps(Evil(), protocol=2)}, "holds more than"),
+        ({place: content[place][:-40]}, "not read"),
+        ({place.replace("data.pkl", "data/0"): b"short"}, "not read"),
+    ):
+        with zipfile.ZipFile(tmp_path / "other.pt", "w") as archive:
+            for name, value in (content | damage).items():
+                archive.writestr(name, value)
+        with pytest.raises(CheckpointError, match=words):
+            read_tensors(tmp_path / "other.pt")
+
+
+def test_weights_of_an_installed_package_are_found_without_importing_it(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "wheeled-1.0.dist-info").mkdir()
+    (tmp_path / "wheeled-1.0.dist-info/METADATA").write_text("Name: wheeled\nVersion: 1.0\n")
+    (tmp_path / "data").mkdir()
+    torch.save(TENSORS, tmp_path / "data/model.pt")
+    monkeypatch.delenv("gdmnet_encoders", raising=False)
+    where = {"needs": "a package", "wheel": "data/model.pt"}
+    assert find_file("wheeled", None, "model.pt", **where) == tmp_path / "data/model.pt"
+    with pytest.raises(CheckpointError, match="encoder absent: no weights"):
+        find_file("absent", None, "model.pt", **where)

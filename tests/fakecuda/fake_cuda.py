@@ -13,7 +13,39 @@ from typing import Any
 
 import torch
 
+from gdmnet import codec
+from gdmnet.plan import CaseFingerprint, Configuration, Fingerprint, Intensity
+from gdmnet.planning.memory import choose_preset
+from gdmnet.planning.planner import make_plan
+
 HERE = Path(__file__).parent
+PATIENTS = {  # spacing in mm, median image in voxels, cases
+    "brain": ((1.0, 1.0, 1.0), (160, 192, 160), 200),
+    "thorax": ((1.0, 1.0, 1.0), (350, 400, 500), 100),
+    "pelvis": ((2.5, 1.0, 1.0), (88, 340, 480), 60),
+}
+_SOME = Intensity(300.0, 200.0, -1024.0, 1700.0, 3.0, 10.0, 330.0, 790.0, 840.0, 0.0)
+
+
+def planned(patient: str, memory_gb: float) -> Configuration:
+    """The 3d_fullres of such patients, MR to CT, for a device of this memory."""
+    spacing, shape, n = PATIENTS[patient]
+    cases = [
+        CaseFingerprint(f"case{i}", shape, spacing, 0.5, "otsu", (_SOME,), _SOME) for i in range(n)
+    ]
+    facts = Fingerprint(1, "Dataset001_X", ("MR",), "CT", tuple(cases), (_SOME,), _SOME)
+    preset, memory_gb, reason = choose_preset(None, memory_gb, memory_gb)
+    plan = make_plan(
+        facts, file_ending=".nii.gz", preset=preset, memory_gb=memory_gb, preset_reason=reason
+    )
+    return plan.configurations["3d_fullres"]
+
+
+def job(configuration: Configuration, objective: str, **options: Any) -> dict[str, Any]:
+    """What `fake_step` is to measure: a step of this training."""
+    network = codec.encode(configuration.architecture)
+    sizes = {"patch": configuration.patch_size, "batch": configuration.batch_size}
+    return {"objective": objective, "options": options, **sizes, **network}
 
 
 def build(folder: Path) -> Path | None:

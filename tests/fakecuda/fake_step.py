@@ -164,7 +164,6 @@ def measured(job: Job) -> dict[str, Any]:
     with FakeGpu() as gpu:
         architecture = job.architecture()
         with DEVICE:
-            generator = Generator(architecture, n_sources=job.n_sources)
             context = Context(
                 total_steps=10_000,
                 patch_size=job.patch,
@@ -175,6 +174,10 @@ def measured(job: Job) -> dict[str, Any]:
                 architecture=architecture,
             )
             objective = OBJECTIVES[job.objective](context)
+            extra, time = objective.inputs.extra_channels, objective.inputs.time
+            generator = Generator(
+                architecture, n_sources=job.n_sources, extra_channels=extra, time=time
+            )
             recipe = Recipe(epochs=40, iterations=250, precision=job.precision)
             optimizers = {objective: GeneratorOptimizer(generator, recipe, DEVICE)}
             twin = objective.twin()

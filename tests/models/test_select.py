@@ -77,5 +77,7 @@ def test_a_fold_in_place_of_its_model_is_explained(tmp_path, models):
     folder = models.make_model(tmp_path)
     with pytest.raises(CheckpointError, match="and the fold by -f"):
         choose_folds(folder / "fold_0", None)
-    with pytest.raises(CheckpointError, match="not a model folder"):
+    with pytest.raises(CheckpointError, match=f"not a model folder.* its models: {folder.name}"):
+        choose_folds(folder.parent, None)
+    with pytest.raises(CheckpointError, match="give a model's folder"):
         choose_folds(tmp_path, None)

@@ -5,11 +5,16 @@ from torch import nn
 from gdmnet.networks.unet import Generator
 from gdmnet.plan import Architecture
 from gdmnet.planning.memory import (
+    MAP_BYTES,
     PRESETS,
-    budget_voxels,
     choose_preset,
+    device_gb_for,
     feature_map_voxels,
+    largest_step_gb,
     make_architecture,
+    most_samples,
+    n_parameters,
+    step_gb,
 )
 from gdmnet.planning.topology import topology
 
@@ -23,7 +28,7 @@ SLICES = ((5.0, 0.7, 0.7), (24, 256, 256))
 @pytest.mark.parametrize(
     ("patient", "voxels"), [(HEAD, 553525760), (PELVIS, 1924063040), (SLICES, 675442560)]
 )
-def test_the_estimate_is_the_one_that_the_budgets_were_measured_with(patient, voxels):
+def test_the_estimate_of_feature_maps_is_nnunets(patient, voxels):
     patch, kernels, strides = topology(*patient)
     architecture = make_architecture(PRESETS["M"], kernels, strides)
     assert feature_map_voxels(architecture, patch) == voxels
@@ -48,13 +53,36 @@ def test_the_estimate_counts_the_maps_of_the_real_network():
     assert feature_map_voxels(architecture, patch) == sum(counted) + raised + side_output
 
 
-def test_the_budget_meets_its_anchors_and_is_linear_between():
-    assert budget_voxels(8) == 680e6
-    assert budget_voxels(24) == 2100e6
-    assert budget_voxels(40) == 3600e6
-    assert budget_voxels(16) == pytest.approx((680e6 + 2100e6) / 2)
-    assert budget_voxels(4) == pytest.approx(340e6)
-    assert budget_voxels(80) == pytest.approx(7200e6)
+@pytest.mark.parametrize("patient", [HEAD, PELVIS, SLICES])
+def test_parameters_are_those_of_the_real_network(patient):
+    _, kernels, strides = topology(*patient)
+    for preset in ("cpu", "M"):
+        architecture = make_architecture(PRESETS[preset], kernels, strides)
+        with torch.device("meta"):
+            net = Generator(architecture, n_sources=1)
+        assert n_parameters(architecture) == sum(p.numel() for p in net.parameters())
+
+
+def test_a_step_holds_the_state_and_the_maps():
+    patch, kernels, strides = topology(*HEAD)
+    architecture = make_architecture(PRESETS["M"], kernels, strides)
+    state = 16 * n_parameters(architecture) / 2**30
+    one, two = (step_gb(architecture, patch, n, "gdm") for n in (1, 2))
+    maps = MAP_BYTES["gdm"] * feature_map_voxels(architecture, patch) / 2**30
+    assert one == pytest.approx(state + maps)
+    assert two == pytest.approx(state + 2 * maps)
+    assert step_gb(architecture, patch, 1, "gdm", twin=True) == pytest.approx(one + state)
+
+
+@pytest.mark.parametrize("memory", [2, 4, 8, 24, 80])
+def test_the_largest_training_of_a_batch_fits_and_that_of_one_more_sample_does_not(memory):
+    patch, kernels, strides = topology((1.0, 1.0, 1.0), (32, 32, 32))
+    architecture = make_architecture(PRESETS["M"], kernels, strides)
+    n = most_samples(architecture, patch, memory)
+    assert n > 0
+    needs = [device_gb_for(largest_step_gb(architecture, patch, m)) for m in (n, n + 1)]
+    assert needs[0] <= memory < needs[1]
+    assert 0.6 + 1.1 * largest_step_gb(architecture, patch, n) <= 0.95 * memory
 
 
 def test_presets_double_their_features_up_to_a_limit():
@@ -85,6 +113,8 @@ def test_every_preset_knows_the_memory_it_is_meant_for():
         (None, None, 7.5, ("M", 7.5, "7.5 GB by the CUDA device")),
         (None, None, 20.0, ("L", 20.0, "20.0 GB by the CUDA device")),
         (None, 10.0, 80.0, ("M", 10.0, "10.0 GB by --memory")),
+        (None, None, 139.8, ("L", 24.0, "24 of the 139.8 GB of the CUDA device")),
+        (None, 80.0, 139.8, ("L", 80.0, "80.0 GB by --memory")),
     ],
 )
 def test_the_preset_goes_by_the_device_and_by_what_is_asked_for(

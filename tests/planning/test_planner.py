@@ -1,3 +1,4 @@
+from dataclasses import replace
 from math import prod
 
 import pytest
@@ -7,6 +8,7 @@ from hypothesis import strategies as st
 from gdmnet import __version__, codec
 from gdmnet.errors import PlanError
 from gdmnet.plan import CaseFingerprint, Fingerprint, Intensity, Plan
+from gdmnet.planning.memory import most_samples
 from gdmnet.planning.planner import PLANNED, choose_spacing, make_plan
 from gdmnet.planning.table import plan_table
 
@@ -70,10 +72,10 @@ def test_a_plan_says_what_was_decided_and_why():
     assert (plan.version, plan.preset, plan.memory_gb) == (__version__, "M", 8.0)
     assert plan.integer_output
     assert fullres.name == "3d_fullres"
-    assert fullres.patch_size == (48, 160, 224)
+    assert fullres.patch_size == (32, 128, 192)
     assert fullres.batch_size == 2
     assert fullres.residual_channel is None
-    keys = {"spacing", "patch_size", "batch_size", "depth", "normalisation", "residual"}
+    keys = {"spacing", "patch_size", "batch_size", "memory", "depth", "normalisation", "residual"}
     assert set(fullres.reasons) == keys
     assert all(reason.endswith(".") for reason in fullres.reasons.values())
     assert plan.reasons["preset"] == "M: for this test."
@@ -90,12 +92,14 @@ def test_targets_without_a_unit_are_written_as_float():
     assert not planned(alike((60, 60, 60), (1.0, 1.0, 1.0), target="T2")).integer_output
 
 
-@pytest.mark.parametrize(("n_cases", "batch"), [(2, 2), (60, 3), (1000, 5)])
+@pytest.mark.parametrize(("n_cases", "batch"), [(2, 2), (60, 3), (1000, None)])
 def test_a_batch_is_what_fits_but_a_twentieth_of_the_dataset_at_most(n_cases, batch):
-    plan = planned(alike((128, 160, 160), (1.6, 1.6, 1.6), n=n_cases), "L", 24.0)
+    plan = planned(alike((128, 160, 160), (1.6, 1.6, 1.6), n=n_cases), "L", 40.0)
     fullres = plan.configurations["3d_fullres"]
     assert fullres.patch_size == (128, 160, 160)
-    assert fullres.batch_size == batch
+    fitting = most_samples(fullres.architecture, fullres.patch_size, 40.0)
+    assert fitting > 3
+    assert fullres.batch_size == (batch or fitting)
 
 
 def test_a_lowres_shows_a_quarter_of_the_patient():
@@ -140,6 +144,16 @@ def test_thin_volumes_get_kernels_and_strides_of_one(slices, preset):
         assert configuration.patch_size[0] <= slices
         assert {kernel[0] for kernel in configuration.architecture.kernels} == {1}
         assert {stride[0] for stride in configuration.architecture.strides} == {1}
+
+
+@pytest.mark.parametrize(("rule", "region"), [("given", "body"), ("circle", "circle")])
+def test_a_model_that_saw_masks_only_shows_the_body_only(rule, region):
+    fingerprint = alike((64, 64, 64), (1.0, 1.0, 1.0))
+    cases = tuple(replace(case, mask_rule=rule) for case in fingerprint.cases)
+    plan = planned(replace(fingerprint, cases=cases, region="circle"))
+    fullres = plan.configuration("3d_fullres")
+    assert fullres.region == region
+    assert ("never seen" in fullres.reasons["region"]) == (rule == "given")
 
 
 def test_an_unknown_preset_and_an_empty_dataset_are_refused():

@@ -4,7 +4,7 @@ import re
 import pytest
 
 from gdmnet.metrics.summary import summarise
-from gdmnet.report.overview import overview
+from gdmnet.report.page import overview
 from gdmnet.report.view import CasePage
 
 VALUES = {

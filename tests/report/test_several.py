@@ -29,8 +29,8 @@ def test_every_method_has_its_own_volume_and_all_share_the_targets_window(view):
         (images["target"]["low"], images["target"]["high"])
     }
     for i, method in enumerate(METHODS):
-        picture = images[method]
-        shown = encode.unpack(picture["text"], picture["step"], tuple(view["shape"]))
+        packed = images[method]["packed"]
+        shown = encode.unpack(packed["text"], packed["step"], tuple(view["shape"]))
         bone = target(0) > 300
         assert np.mean(shown[bone] - target(0)[bone]) == pytest.approx(50 * (i + 1), abs=10)
 

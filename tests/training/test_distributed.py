@@ -26,7 +26,7 @@ def test_what_the_user_can_mend_comes_through_as_one_line(tmp_path):
 
 
 def test_a_killed_process_is_told_and_hangs_nobody(tmp_path):
-    with pytest.raises(TrainingError, match="a training process"):
+    with pytest.raises(TrainingError, match="training process 1 was killed by signal 9"):
         run_together(killed, 2, tmp_path)
 
 

@@ -1,0 +1,85 @@
+"""What a training step takes of a CUDA device: predicted, compared, measured, and run out of."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from gdmnet.errors import TrainingError
+from gdmnet.models.device import memory_gb
+from gdmnet.objectives.options import GdmOptions, read_objective_options
+from gdmnet.plan import Configuration, Run
+from gdmnet.planning.memory import device_gb_for, step_gb
+
+_RISE = 1.05  # a peak that has risen less is not told again
+_log = logging.getLogger(__name__)
+
+
+def predicted_gb(run: Run, configuration: Configuration) -> float:
+    """GB (2^30 bytes) that tensors are predicted to hold at the peak of a run's step."""
+    options = read_objective_options(run.objective, run.options)
+    return step_gb(
+        configuration.architecture,
+        configuration.patch_size,
+        configuration.batch_size,
+        run.objective,
+        twin=isinstance(options, GdmOptions) and options.realism_dial,
+        precision=run.recipe.precision,
+    )
+
+
+def compare_with_device(predicted: float, device: torch.device) -> None:
+    """Warn in one line where a CUDA device is smaller than a step of this peak (GB) needs."""
+    there, needed = memory_gb(device), device_gb_for(predicted)
+    if there is not None and there < needed:
+        _log.warning(
+            "warning: a step of this training is predicted to need a device of %.1f GB, and %s has"
+            " %.1f; if memory runs out, plan with --memory %.0f",
+            needed,
+            device,
+            there,
+            there,
+        )
+
+
+class PeakMemory:
+    """The most that the steps of this process have held of a CUDA device; elsewhere nothing."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.told_gb = 0.0
+
+    def measured(self) -> dict[str, float]:
+        """`peak_gb` for the log; told to people after the first epoch, and where it has risen.
+
+        The drift and its twin begin later than the first step.
+        """
+        if self.device.type != "cuda":
+            return {}
+        peak = torch.cuda.max_memory_allocated(self.device) / 2**30
+        if peak > _RISE * self.told_gb:
+            held = torch.cuda.max_memory_reserved(self.device) / 2**30
+            _log.info("memory: steps hold %.1f GB at their peak, the allocator %.1f", peak, held)
+            self.told_gb = peak
+        return {"peak_gb": peak}
+
+
+@contextmanager
+def memory_errors(predicted: float, device: torch.device) -> Iterator[None]:
+    """Turn a CUDA device's running out of memory into one line.
+
+    Raises:
+        TrainingError: it did.
+    """
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError:
+        there, held = memory_gb(device) or 0.0, torch.cuda.max_memory_allocated(device) / 2**30
+        raise TrainingError(
+            f"{device} ran out of memory: it has {there:.1f} GB, this training held {held:.1f} and"
+            f" was predicted to hold {predicted:.1f} at its peak; end other programs on the device,"
+            f" or plan with a smaller --memory than {there:.0f} and train anew"
+        ) from None
