@@ -18,7 +18,7 @@ from gdmnet.commands.terminal import (
     roots_from,
 )
 from gdmnet.errors import SettingError
-from gdmnet.folders import RUN_JSON, SUMMARY_JSON, fold_folder
+from gdmnet.folders import RUN_JSON, SUMMARY_JSON, fold_folder, n_default_processes
 from gdmnet.metrics.conventions import EvaluationSettings
 from gdmnet.models.select import ModelChoice, choose_folds, find_model
 from gdmnet.settings import add_settings, given_settings, make_settings
@@ -181,7 +181,14 @@ def report_validation(fold: Path, raw: Path, typed: str) -> Path:
     summary = codec.load(Summary, fold / SUMMARY_JSON)
     settings = EvaluationSettings(summary.convention, summary.match_intensity)
     output = fold / REPORT_HTML
-    write_report(validation_folders(fold, raw), output, settings, typed, summary=summary)
+    write_report(
+        validation_folders(fold, raw),
+        output,
+        settings,
+        typed,
+        summary=summary,
+        n_processes=min(n_default_processes(), 1 + len(summary.cases) // 4),
+    )
     return output
 
 

@@ -346,7 +346,12 @@ def _notes(pairs: Sequence[SeriesPair]) -> list[str]:
             " patients, keep each on one side of the splits (splits_final.json)"
         )
     notes += [f"{pair.patient}: {pair.registered}" for pair in pairs if pair.registered]
-    strange = [pair.patient for pair in pairs if pair.target.frame != pair.sources[0].frame]
+    strange = [
+        pair.patient
+        for pair in pairs
+        if pair.target.frame != pair.sources[0].frame
+        and grid_difference(grid_of(pair.target), grid_of(pair.sources[0])) is None
+    ]
     if strange:
         notes.append(
             f"{len(strange)} pairs have one grid but different frames of reference"

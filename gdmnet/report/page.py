@@ -27,7 +27,6 @@ _NO_UNIT = (
 _STATISTICS = {"ci95_low": "mean: 95 % from", "ci95_high": "mean: 95 % to"}
 _FIRST = ("mae", "bias", "psnr", "ssim", "ms_ssim", "sharpness", "dice", "hd95")
 _FIRST_OF_SEVERAL = ("mae", "sharpness")  # a column a method
-_WORST_ON_TOP = {"lower is better": "descending", "higher is better": "ascending"}
 _TABLE = """<p>Press a title to sort by it, the worst on top; press a case to see it.{more}</p>
 <div class="scroll"><table id="cases"><thead><tr>{heads}</tr></thead>
 <tbody>{rows}</tbody><tfoot>{foot}</tfoot></table></div>{rules}"""
@@ -243,7 +242,7 @@ def _columns(summaries: Mapping[str, Summary]) -> list[_Column]:
 
 
 def _head(column: _Column, *, chosen: bool) -> str:
-    worst = _WORST_ON_TOP.get(best_value(column.metric), "other")
+    worst = "ascending" if best_value(column.metric) == "higher is better" else "descending"
     order = f' data-order="worst" aria-sort="{worst}"' if chosen else ""
     return (
         f'<th scope="col"{column.css} data-worst="{worst}"{order}>'

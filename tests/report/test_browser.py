@@ -5,10 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from report.browser import Browser, missing_browser
-from report.phantoms import GEOMETRY, SHAPE, several_methods, target, write_case, write_record
+from report.phantoms import (
+    GEOMETRY,
+    SHAPE,
+    several_methods,
+    target,
+    unpack,
+    write_case,
+    write_record,
+)
 
 from gdmnet.commands.report import main
-from gdmnet.report.encode import unpack
 
 pytestmark = pytest.mark.browser
 READY = 'return document.getElementById("viewer").dataset.ready'

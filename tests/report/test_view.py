@@ -3,10 +3,10 @@ import json
 import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813 (everyone calls it so)
-from report.phantoms import SHAPE, target, write, write_case
+from report.phantoms import SHAPE, target, unpack, write, write_case
 
 from gdmnet.geometry import Geometry
-from gdmnet.report import encode, view
+from gdmnet.report import view
 from gdmnet.report.cases import ReportFolders, find_cases, read_images
 from gdmnet.report.view import case_page, case_view, describe_storage
 
@@ -42,7 +42,7 @@ def test_channels_without_distinct_names_are_numbered(home):
 def test_what_the_page_shows_is_the_target(home):
     found = view_of(home)
     picture = found.pictures[2]
-    shown = encode.unpack(picture.packed.text, picture.packed.step, found.shape)
+    shown = unpack(picture.packed.text, picture.packed.step, found.shape)
     assert np.abs(shown - target(0)).max() < 5 * picture.packed.step
     assert picture.packed.rms < 5
     assert (picture.hounsfield, found.pictures[0].hounsfield) == (True, False)
