@@ -45,7 +45,7 @@ from gdmnet.data.volume import write_volume
 from gdmnet.errors import OutputError
 from gdmnet.folders import Roots
 from gdmnet.geometry import Spacing
-from gdmnet.inference.finish import FinishCase, SpectralFinish, fit_finish
+from gdmnet.inference.finish import FinishCase, apply_finish, fit_finish
 from gdmnet.inference.model import load_model
 from gdmnet.inference.sliding import Estimate
 from gdmnet.inference.translator import Translator
@@ -329,9 +329,9 @@ def fit_stretch(cases: Iterable[FinishCase], strength: float) -> Adaptation:
     return stretch
 
 
-def fit_filter(cases: Iterable[FinishCase], strength: float) -> SpectralFinish:
+def fit_filter(cases: Iterable[FinishCase], strength: float) -> Adaptation:
     """The spectral finish at one strength."""
-    return dataclasses.replace(fit_finish(cases), strength=strength)
+    return partial(apply_finish, dataclasses.replace(fit_finish(cases), strength=strength))
 
 
 AFTER: dict[str, Callable[[Iterable[FinishCase], float], Adaptation]] = {

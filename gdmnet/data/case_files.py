@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from gdmnet.errors import DatasetError
+from gdmnet.files import printable
 
 FORMATS = (".nii.gz", ".nii", ".nrrd", ".mha")
 """File endings that can be read and written."""
@@ -166,11 +166,6 @@ def require_file(path: Path) -> None:
     except (OSError, ValueError) as problem:  # a name too long, or with a zero byte
         what = f"cannot be a file ({problem})"
     raise DatasetError(f"{printable(path)}: {what}")
-
-
-def printable(path: Path | str) -> str:
-    """A path that any terminal and any file can hold: bytes that are no UTF-8 as escapes."""
-    return os.fspath(path).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def split_channel(stem: str) -> tuple[str, int | None]:

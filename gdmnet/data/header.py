@@ -16,9 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from gdmnet.errors import DatasetError
-from gdmnet.geometry import Geometry, NiftiForms, nearest_lps
+from gdmnet.geometry import SPACINGS, Geometry, NiftiForms, nearest_lps
 
-SPACINGS = (0.02, 60.0)  # mm that a voxel of a patient's image may measure
 _FARTHEST = 1e5  # mm from the origin of the patient: 100 m
 _SKEWED = 1e-3  # of the cosine between two axes: less is the rounding of a float32 header
 _DEFLATED = 1032  # times smaller than its contents a zlib stream may be

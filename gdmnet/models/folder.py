@@ -14,10 +14,10 @@ from gdmnet.metrics.summary import Summary
 from gdmnet.models.card import MOST_REALISM
 from gdmnet.models.select import choose_folds
 from gdmnet.objectives.options import read_objective_options
-from gdmnet.plan import Configuration, Fingerprint, Plan, Run
+from gdmnet.plan import Configuration, Fingerprint, Plan, Run, SpectralFinish
 from gdmnet.settings import Settings, setting
 
-CONTINUED_JSON, DIAL_JSON = "continued.json", "dial.json"
+CONTINUED_JSON, DIAL_JSON, FINISH_JSON = "continued.json", "dial.json", "finish.json"
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def read_run(fold: Path) -> Run:
     Args:
         fold: its folder, with run.json; with continued.json if it was continued otherwise than it
             began; with dial.json if its validation chose a setting of the realism dial (models of
-            before have that in run.json).
+            before have that in run.json), with finish.json if a spectral finish was fitted.
 
     Raises:
         PlanError: a file is missing, damaged or of another version.
@@ -62,6 +62,8 @@ def read_run(fold: Path) -> Run:
         run = replace(run, recipe=recipe, **now)
     if (fold / DIAL_JSON).is_file():
         run = replace(run, realism=codec.load(DialChoice, fold / DIAL_JSON).realism)
+    if (fold / FINISH_JSON).is_file():
+        run = replace(run, finish=codec.load(SpectralFinish, fold / FINISH_JSON))
     return run
 
 
@@ -159,6 +161,7 @@ def _how_trained(run: Run) -> dict[str, Any]:
         "encoder": run.encoder,
         "pretrained": run.pretrained_sha256 is not None,
         "realism dial": run.realism is not None,
+        "spectral finish": run.finish is not None,
     }
 
 
