@@ -54,12 +54,14 @@ class DrawnRegions:
             label lies above an earlier one.
         series: on whose slices the contours lie.
         geometry: of that series, registered where the pair is.
+        lacking: patterns that no structure fits.
     """
 
     files: tuple[Path, ...]
     patterns: tuple[str, ...]
     series: Series
     geometry: Geometry
+    lacking: tuple[str, ...] = ()
 
 
 def read_structures(path: Path) -> list[Structure]:
