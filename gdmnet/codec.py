@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import types
 import typing
 import zipfile
@@ -14,6 +15,7 @@ from gdmnet.errors import GdmnetError, PlanError, SettingError
 from gdmnet.files import whole_file
 
 T = TypeVar("T")
+_MOST_DIGITS = 18  # of a whole number: it then fits 64 bits
 
 
 def encode(value: Any) -> Any:  # noqa: ANN401 (JSON is untyped by nature)
@@ -138,17 +140,44 @@ def _wrong(where: str, wanted: str, data: Any) -> PlanError:  # noqa: ANN401
 
 
 def read_json(path: Path | zipfile.Path, error: type[GdmnetError] = PlanError) -> Any:  # noqa: ANN401
-    """The JSON values of a file; a missing or broken file raises `error` and names the line."""
+    """The JSON values of a file; a missing or broken file raises `error` and names the line.
+
+    A byte order mark is read over; numbers that are none, too large or endless nesting are refused.
+    """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        if path.exists() and not path.is_file():
+            raise error(f"{path}: is no plain file")
+        text = path.read_text(encoding="utf-8-sig")
+        data = json.loads(text, parse_constant=_no_number, parse_float=_real, parse_int=_whole)
+        json.dumps(data, ensure_ascii=False).encode()  # half a character cannot be written again
     except FileNotFoundError:
         raise error(f"{path}: file not found") from None
-    except (OSError, UnicodeDecodeError) as problem:
+    except (OSError, UnicodeError) as problem:
         raise error(f"{path}: cannot be read: {problem}") from None
     except json.JSONDecodeError as problem:
         raise error(
             f"{path}: not valid JSON, line {problem.lineno} column {problem.colno}: {problem.msg}"
         ) from None
+    except (ValueError, RecursionError) as problem:
+        what = "nested too deeply" if isinstance(problem, RecursionError) else problem
+        raise error(f"{path}: not valid JSON: {what}") from None
+    return data
+
+
+def _no_number(word: str) -> None:
+    raise ValueError(f"{word} is no number")
+
+
+def _real(word: str) -> float:
+    if not math.isfinite(float(word)):
+        raise ValueError(f"{word[:20]} is too large a number")
+    return float(word)
+
+
+def _whole(word: str) -> int:
+    if len(word) > _MOST_DIGITS:
+        raise ValueError(f"{word[:20]}... is too large a number")
+    return int(word)
 
 
 def load(kind: type[T], path: Path | zipfile.Path) -> T:

@@ -202,6 +202,11 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+def printable(path: Path | str) -> str:
+    """A path that any terminal and any file can hold: bytes that are no UTF-8 as escapes."""
+    return os.fspath(path).encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def _locked(path: Path) -> int | None:
     """The descriptor of a lock file that is now ours; None if it is another's."""
     while True:

@@ -7,8 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from gdmnet.errors import SettingError
+
 Shape = tuple[int, int, int]
 Spacing = tuple[float, float, float]
+SPACINGS = (0.02, 60.0)  # mm that a voxel of a patient's image may measure
 
 
 def shape_of(array: NDArray) -> Shape:
@@ -35,6 +38,10 @@ class NiftiForms:
     sform: tuple[float, ...]
     decided: str | None = None
 
+    def __post_init__(self) -> None:
+        lengths = {"qform": len(self.qform) == 6, "sform": len(self.sform) == 12}
+        _refuse_unless(codes=all(0 <= code < 1 << 15 for code in self.codes), **lengths)
+
 
 @dataclass(frozen=True)
 class Geometry:
@@ -58,6 +65,14 @@ class Geometry:
     flips: tuple[bool, bool, bool] = (False, False, False)
     forms: NiftiForms | None = None
 
+    def __post_init__(self) -> None:
+        _refuse_unless(
+            shape=min(self.shape) >= 1,
+            spacing=all(0 < width < 1e5 for width in self.spacing),
+            itk_direction=len(self.itk_direction) == 9,
+            axes=sorted(self.axes) == [0, 1, 2],
+        )
+
     @property
     def stored_shape(self) -> Shape:
         """Voxels along the axes (z, y, x) of the stored file."""
@@ -69,6 +84,13 @@ class Geometry:
         """Spacing (x, y, z) of the stored file."""
         z, y, x = (self.spacing[axis] for axis in np.argsort(self.axes))
         return x, y, z
+
+
+def _refuse_unless(**fields: bool) -> None:
+    """Raise a SettingError that names the first field that cannot be."""
+    for name, can_be in fields.items():
+        if not can_be:
+            raise SettingError(f"{name} is none that a grid can have")
 
 
 def placement_note(geometry: Geometry) -> str | None:
@@ -145,7 +167,8 @@ def grid_difference(first: Geometry, second: Geometry) -> str | None:
     """The first way in which two grids differ, in words with both values; None if they agree.
 
     Tolerances allow for NIfTI's float32 header: 1e-3 of the spacing, 1e-3 of a direction cosine,
-    and 1 % of the smallest spacing (at least 1e-3 mm) for the origin.
+    and 1 % of the smallest spacing (at least 1e-3 mm) for the origin: of the file, where both are
+    stored alike. A quaternion in float32 turns a volume by up to 5e-4, which moves its far corner.
     """
     if first.shape != second.shape:
         return f"shape {first.shape} against {second.shape} (z, y, x)"
@@ -156,6 +179,8 @@ def grid_difference(first: Geometry, second: Geometry) -> str | None:
     if not np.allclose(first_direction, second_direction, rtol=0, atol=1e-3):
         cosines = _words(first_direction.ravel()), _words(second_direction.ravel())
         return f"direction {cosines[0]} against {cosines[1]}"
+    if (first.axes, first.flips) == (second.axes, second.flips):
+        first_origin, second_origin = np.array(first.itk_origin), np.array(second.itk_origin)
     tolerance = max(1e-3, 0.01 * min(first.spacing))
     if not np.allclose(first_origin, second_origin, rtol=0, atol=tolerance):
         return f"origin {_words(first_origin)} against {_words(second_origin)} mm (x, y, z)"

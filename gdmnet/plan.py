@@ -5,15 +5,19 @@ All are frozen dataclasses that travel through `codec`; spatial tuples are (z, y
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import MISSING, dataclass, field
+from math import prod
 from typing import Any, ClassVar, Literal
 
-from gdmnet.errors import PlanError
-from gdmnet.geometry import Shape, Spacing
+from gdmnet.errors import PlanError, SettingError
+from gdmnet.geometry import SPACINGS, Shape, Spacing
 from gdmnet.settings import Settings, setting
 
 BiasCorrection = Literal["none", "n4"]
 """How the bias field of sources without a physical unit is taken out before all else."""
+
+_LARGEST_PATCH = 512**3  # voxels
 
 Region = Literal["body", "circle", "everything"]
 """Where the target counts: in the body, in the circle that fits into each axial slice, or all."""
@@ -59,6 +63,13 @@ class CaseFingerprint:
     target: Intensity
     digests: dict[str, str] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        _require(
+            (min(self.shape) >= 1, f"shape {self.shape} must be at least 1"),
+            _spacing_rule(self.spacing),
+            (0 <= self.body_fraction <= 1, f"body_fraction {self.body_fraction} is no share"),
+        )
+
 
 @dataclass(frozen=True)
 class Fingerprint:
@@ -79,12 +90,16 @@ class Fingerprint:
     region: Region = "body"
 
 
+SCHEMES = ("ct", "percentiles", "zscore", "none")
+"""Of normalisation; `arrays.normalise` has what each does."""
+
+
 @dataclass(frozen=True)
 class Normalisation:
     """File units to network units and back: y = (clip(t, low, high) - centre) / scale.
 
     Attributes:
-        scheme: a name in `arrays.normalise.SCHEMES` ("ct", "percentiles", "zscore", "none").
+        scheme: a name in `SCHEMES`.
         centre: file units; for per-case schemes the median over the training cases.
         scale: file units per network unit; for per-case schemes the median over the training cases.
         low: lower clip in file units, None for no clip.
@@ -98,6 +113,14 @@ class Normalisation:
     low: float | None
     high: float | None
     background: float
+
+    def __post_init__(self) -> None:
+        low, high = (self.low, self.high)
+        _require(
+            (self.scheme in SCHEMES, f"scheme {self.scheme!r} is none of {', '.join(SCHEMES)}"),
+            (self.scale > 0, f"scale {self.scale} must be above 0"),
+            (low is None or high is None or low <= high, f"low {low} is above high {high}"),
+        )
 
 
 @dataclass(frozen=True)
@@ -128,6 +151,46 @@ class Configuration:
     bias_correction: BiasCorrection = "none"
     region: Region = "body"
 
+    def __post_init__(self) -> None:
+        network, patch = self.architecture, self.patch_size
+        lists = (network.kernels, network.strides, network.blocks)
+        n_stages = len(network.features)
+        whole = tuple(prod(stride[axis] for stride in network.strides) for axis in range(3))
+        _require(
+            _spacing_rule(self.spacing),
+            (min(self.median_shape) >= 1, f"median_shape {self.median_shape} must be at least 1"),
+            (1 <= self.batch_size <= 1024, f"batch_size {self.batch_size} is not in 1 to 1024"),
+            (len(self.sources) >= 1, "sources must name at least one channel"),
+            (self.feature_map_voxels >= 0, "feature_map_voxels must not be below 0"),
+            (
+                self.residual_channel in (None, *range(len(self.sources))),
+                f"residual_channel {self.residual_channel} is none of {len(self.sources)} sources",
+            ),
+            (
+                all(len(entries) == n_stages for entries in lists) and 1 <= n_stages <= 12,
+                "architecture: features, kernels, strides and blocks must have as many entries",
+            ),
+            (_lie(network.features, 1, 4096), "architecture.features must lie in 1 to 4096"),
+            (_lie(network.blocks, 1, 32), "architecture.blocks must lie in 1 to 32"),
+            (
+                all(size in range(1, 10, 2) for kernel in network.kernels for size in kernel),
+                "architecture.kernels must be odd and lie in 1 to 9",
+            ),
+            (
+                all(_lie(stride, 1, 4) for stride in network.strides),
+                "architecture.strides must lie in 1 to 4",
+            ),
+            (set(network.strides[0]) == {1}, "architecture.strides must begin with 1, 1, 1"),
+            (
+                min(whole) >= 1 and all(n % m == 0 for n, m in zip(patch, whole, strict=True)),
+                f"patch_size {patch} is no multiple of the strides' product {whole}",
+            ),
+            (
+                min(patch) >= 1 and prod(patch) <= _LARGEST_PATCH,
+                f"patch_size {patch} must have 1 to {_LARGEST_PATCH} voxels",
+            ),
+        )
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -151,6 +214,20 @@ class Plan:
     configurations: dict[str, Configuration]
     source_series: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        n_channels = len(self.channel_names)
+        _require(
+            (self.memory_gb > 0, f"memory_gb {self.memory_gb} must be above 0"),
+            (bool(self.configurations), "configurations must hold at least one"),
+            *(
+                (
+                    len(found.sources) == n_channels,
+                    f"configurations.{name}: {len(found.sources)} sources, {n_channels} channels",
+                )
+                for name, found in self.configurations.items()
+            ),
+        )
+
     def configuration(self, name: str) -> Configuration:
         """The configuration of that name.
 
@@ -163,6 +240,21 @@ class Plan:
                 f" {', '.join(self.configurations)})"
             )
         return self.configurations[name]
+
+
+def _require(*rules: tuple[bool, str]) -> None:
+    """Raise a SettingError with the text of the first rule that does not hold."""
+    for holds, text in rules:
+        if not holds:
+            raise SettingError(text)
+
+
+def _lie(values: Iterable[float], least: float, most: float) -> bool:
+    return all(least <= value <= most for value in values)
+
+
+def _spacing_rule(spacing: Spacing) -> tuple[bool, str]:
+    return _lie(spacing, *SPACINGS), f"spacing {spacing} must lie in {SPACINGS} mm"
 
 
 @dataclass(frozen=True)
@@ -187,12 +279,26 @@ class Recipe(Settings):
 
 
 @dataclass(frozen=True)
+class SpectralFinish(Settings):
+    """A filter for predictions, fitted on validation cases; see `inference.finish`.
+
+    `gains` of the amplitudes at the frequencies of `metrics.spectrum.radial_power`, lowest first;
+    `largest` is where a voxel's full change is cut, in network units.
+    """
+
+    gains: tuple[float, ...] = setting(MISSING, "of each frequency", least=0)
+    largest: float = setting(MISSING, "change of a voxel", least=0)
+    strength: float = setting(0.0, "share of the full change; 0 is off", least=0, most=1)
+
+
+@dataclass(frozen=True)
 class Run(Settings):
     """What one training is: written before its first step, and never again.
 
-    `realism`, the realism dial's setting unless asked otherwise, is None where there is no dial;
-    it lies in dial.json (`models.run.read_run`), and in run.json only of older and of exported
-    models. `options` are the objective's, by name; those that are left out are as by default.
+    `realism`, the realism dial's setting unless asked otherwise, is None where there is no dial,
+    and `finish` where none was fitted; they lie in dial.json and finish.json
+    (`models.folder.read_run`), and in run.json only of older and of exported models. `options` are
+    the objective's, by name; those that are left out are as by default.
     """
 
     SCHEMA: ClassVar[int] = 1
@@ -216,3 +322,4 @@ class Run(Settings):
     encoder_options: dict[str, Any] = field(default_factory=dict)
     n_devices: int = setting(1, "that train together", least=1)
     realism: float | None = setting(None, "T of the realism dial", least=0)
+    finish: SpectralFinish | None = None

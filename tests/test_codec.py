@@ -1,4 +1,5 @@
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -8,7 +9,17 @@ from hypothesis import strategies as st
 
 from gdmnet import codec
 from gdmnet.errors import DatasetError, OutputError, PlanError
-from gdmnet.plan import Architecture, Configuration, Fingerprint, Normalisation, Plan, Recipe, Run
+from gdmnet.plan import (
+    SCHEMES,
+    Architecture,
+    CaseFingerprint,
+    Configuration,
+    Fingerprint,
+    Normalisation,
+    Plan,
+    Recipe,
+    Run,
+)
 
 
 @dataclass(frozen=True)
@@ -29,19 +40,55 @@ class Tree:
 
 
 FLOATS = st.floats(allow_nan=False, allow_infinity=False)
-SIDES = st.tuples(*[st.integers(1, 512)] * 3)
 JSON_VALUES = st.none() | st.booleans() | st.integers() | FLOATS | st.text(max_size=5)
 st.register_type_strategy(float, FLOATS)
 
 
-def plans():
-    normalisation = st.builds(Normalisation)
+COUNTS = st.integers(1, 32)
+SPACINGS = st.tuples(*[st.floats(0.02, 60)] * 3)
+SHAPES = st.tuples(*[st.integers(1, 600)] * 3)
+CASES = st.builds(CaseFingerprint, shape=SHAPES, spacing=SPACINGS, body_fraction=st.floats(0, 1))
+
+
+@st.composite
+def plans(draw):
+    normalisation = st.builds(
+        Normalisation,
+        scheme=st.sampled_from(SCHEMES),
+        scale=st.floats(1e-9, 1e9),
+        low=st.none() | st.floats(-1e9, 0),
+        high=st.none() | st.floats(0, 1e9),
+    )
+    n_stages, n_channels = draw(st.integers(1, 3)), draw(st.integers(1, 2))
+
+    def stages(values):
+        return st.tuples(*[values] * n_stages)
+
+    architecture = st.builds(
+        Architecture,
+        features=stages(COUNTS),
+        kernels=stages(st.tuples(*[st.sampled_from((1, 3, 5))] * 3)),
+        strides=st.just(((1, 1, 1), (1, 2, 2), (2, 2, 2))[:n_stages]),
+        blocks=stages(COUNTS),
+    )
     configuration = st.builds(
         Configuration,
-        sources=st.lists(normalisation, max_size=2).map(tuple),
-        architecture=st.builds(Architecture, kernels=st.lists(SIDES, max_size=3).map(tuple)),
+        spacing=SPACINGS,
+        median_shape=SHAPES,
+        patch_size=st.tuples(*[COUNTS.map(lambda n: 4 * n)] * 3),
+        batch_size=COUNTS,
+        architecture=architecture,
+        sources=st.tuples(*[normalisation] * n_channels),
+        target=normalisation,
+        residual_channel=st.none() | st.integers(0, n_channels - 1),
+        feature_map_voxels=COUNTS,
     )
-    return st.builds(Plan, configurations=st.dictionaries(st.text(), configuration, max_size=2))
+    configurations = st.dictionaries(st.text(), configuration, min_size=1, max_size=2)
+    names = st.tuples(*[st.text()] * n_channels)
+    memory = st.floats(1, 100)
+    return draw(
+        st.builds(Plan, configurations=configurations, channel_names=names, memory_gb=memory)
+    )
 
 
 @settings(deadline=None, max_examples=25)
@@ -51,7 +98,7 @@ def test_a_plan_comes_back_from_json_as_it_was(plan):
 
 
 @settings(deadline=None, max_examples=25)
-@given(st.builds(Fingerprint))
+@given(st.builds(Fingerprint, cases=st.lists(CASES, max_size=2).map(tuple)))
 def test_a_fingerprint_comes_back_from_json_as_it_was(fingerprint):
     text = json.dumps(codec.encode(fingerprint))
     assert codec.decode(Fingerprint, json.loads(text)) == fingerprint
@@ -151,14 +198,32 @@ def test_another_schema_is_refused_with_what_to_do(tmp_path):
         (None, "file not found"),
         (b'{"a": 1,\n oops}', "not valid JSON, line 2 column 2"),
         (b"\xff\xfe\x00", "cannot be read"),
+        (b'{"a": NaN}', "not valid JSON: NaN is no number"),
+        (b'{"a": [-Infinity]}', "not valid JSON: -Infinity is no number"),
+        (b'{"a": 1e999}', "1e999 is too large a number"),
+        (b'{"a": ' + b"9" * 6000 + b"}", "is too large a number"),
+        (b"[" * 100_000, "not valid JSON"),
+        (b'{"a":' * 50_000 + b"1" + b"}" * 50_000, "nested too deeply"),
+        (b'{"a": "\\ud800"}', "cannot be read"),
     ],
 )
 def test_a_broken_file_raises_the_error_that_was_asked_for(tmp_path, content, complaint):
     path = tmp_path / "dataset.json"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(DatasetError, match=complaint):
+    with pytest.raises(DatasetError, match=complaint) as caught:
         codec.read_json(path, DatasetError)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_byte_order_mark_is_read_over_and_a_pipe_is_no_file(tmp_path):
+    (tmp_path / "a.json").write_bytes(b'\xef\xbb\xbf{"a": 1}')
+    assert codec.read_json(tmp_path / "a.json") == {"a": 1}
+    os.mkfifo(tmp_path / "pipe.json")
+    with pytest.raises(PlanError, match="is no plain file"):
+        codec.read_json(tmp_path / "pipe.json")
+    with pytest.raises(PlanError, match="cannot be read"):
+        codec.read_json(tmp_path / ("n" * 5000))
 
 
 def test_a_file_that_cannot_be_written_leaves_nothing_and_is_one_line(tmp_path):

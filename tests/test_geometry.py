@@ -105,3 +105,18 @@ def test_the_rounding_of_a_float32_header_is_no_difference():
         itk_origin=tuple(float(np.float32(o)) for o in grid.itk_origin),
     )
     assert grid_difference(grid, rounded) is None
+
+
+def test_the_rounding_of_a_quaternion_does_not_move_a_volume_that_is_stored_reversed():
+    angle = 4e-4  # the root of float32's epsilon, to which half a turn leaves its scalar part
+    turned = (-1.0, 0.0, 0.0, 0.0, np.cos(angle), -np.sin(angle), 0.0, np.sin(angle), np.cos(angle))
+    straight = (-1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
+    (axes, flips), shape = nearest_lps(straight), (400, 500, 500)
+    first, second = (
+        Geometry(shape, (1.0, 0.5, 0.5), (3.0, -40.0, 12.5), direction, axes, flips)
+        for direction in (straight, turned)
+    )
+    assert flips[2]
+    assert grid_difference(first, second) is None
+    moved = replace(second, itk_origin=(3.0, -40.0, 12.52))
+    assert "origin (3, -40, 12.5) against (3, -40, 12.52)" in grid_difference(first, moved)

@@ -39,10 +39,8 @@ def fit(normalisation: Normalisation, image: NDArray, body: NDArray) -> Normalis
         body: (z, y, x), non-zero inside the body; only these voxels count.
 
     Raises:
-        ValueError: the scheme is unknown, or it needs a body and the body is empty.
+        ValueError: the scheme needs a body and the body is empty.
     """
-    if normalisation.scheme not in SCHEMES:
-        raise ValueError(f"unknown scheme {normalisation.scheme!r}; known: {', '.join(SCHEMES)}")
     fit_scheme = SCHEMES[normalisation.scheme]
     if fit_scheme is None:
         return normalisation

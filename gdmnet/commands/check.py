@@ -112,7 +112,7 @@ def run(
     from gdmnet.data.check import check_dataset
     from gdmnet.data.raw import read_description, test_cases, training_cases
     from gdmnet.datasets.pair_picture import draw_pair
-    from gdmnet.datasets.registration import undo
+    from gdmnet.datasets.registration import move
     from gdmnet.datasets.soundness import LIMITS, DatasetCheck, examine_dataset
     from gdmnet.report.picture import save_picture
 
@@ -132,7 +132,7 @@ def run(
     for case, found in zip(files, facts, strict=True):
         if found.flags and found.overlap is not None:  # readable
             motions = [own.motion for own in found.alignments[:1]]
-            moved = partial(undo, motions[0]) if motions else None
+            moved = partial(move, motions[0]) if motions else None
             drawn = draw_pair(case, description, found.flags[0], moved)
             save_picture(drawn, output / f"{case.identifier}.png")
     codec.save(check, output / CHECK_JSON)

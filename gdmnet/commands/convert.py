@@ -249,7 +249,7 @@ def _find_dicom(args: argparse.Namespace) -> FoundCases:
     left = ", ".join(f"{what} ({count})" for what, count in sorted(found.skipped.items()))
     notes = [*([f"left aside: {left}"] if left else []), *found.notes]
     rows = [("case", "folder", "source", "target", "grids"), *map(_dicom_row, found.pairs)]
-    _show([*text_table(rows, n_left=None), *notes], found.complaints)
+    _show([*(text_table(rows, n_left=None) if found.pairs else ()), *notes], found.complaints)
     conversion = make_conversion(found.pairs, choice)
     first: dict[str, str] = {}  # case of each patient's first folder
     return FoundCases(

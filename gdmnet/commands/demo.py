@@ -221,8 +221,10 @@ def describe(result: DemoResult) -> str:
 
 
 def _draw(raw: Path, predictions: Path, path: Path) -> None:
+    import numpy as np
+
     from gdmnet.data.volume import read_volume
-    from gdmnet.report.picture import draw_panels, save_picture, translation_panels
+    from gdmnet.report.picture import Panel, draw_panels, save_picture
 
     target = min((raw / "targetsTs").iterdir())
     name = target.name.removesuffix(".nii.gz")
@@ -231,6 +233,17 @@ def _draw(raw: Path, predictions: Path, path: Path) -> None:
         method: read_volume(predictions / method / target.name).array[0]
         for method in reversed(METHODS)
     }
-    panels = translation_panels(source.array[0], images, read_volume(target).array[0], unit="HU")
+    image, truth = source.array[0], read_volume(target).array[0]
+    low, high = (float(end) for end in np.percentile(truth, (0.5, 99.5)))
+    limit = (high - low) / 5
+    panels = [
+        Panel("source", image, *np.percentile(image, (0.5, 99.5))),
+        *(Panel(title, guess, low, high, unit="HU") for title, guess in images.items()),
+        Panel("target", truth, low, high, unit="HU"),
+        *(
+            Panel(f"{title} - target", guess - truth, -limit, limit, signed=True, unit="HU")
+            for title, guess in images.items()
+        ),
+    ]
     heading = f"{name}, not seen in training: MR to CT"
     save_picture(draw_panels(panels, source.geometry.spacing, heading=heading), path)

@@ -1,4 +1,4 @@
-"""gdm_export_model: a trained model as one file to send."""
+"""gdm_export_model: a trained model as one file to send, or as a container."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gdmnet.commands.terminal import add_root_options, guarded, new_parser, roots_from
+from gdmnet.errors import OutputError
 from gdmnet.folders import Roots
 from gdmnet.models.select import ModelChoice, find_model
 from gdmnet.settings import Settings, add_settings, given_settings, setting
@@ -34,11 +35,18 @@ class ExportOptions(Settings):
 def build_parser() -> argparse.ArgumentParser:
     """The command's parser."""
     parser = new_parser(__doc__ or "", _EPILOG)
-    parser.add_argument(
-        "-o", dest="output", type=Path, required=True, metavar="FILE", help="the archive, model.zip"
+    place = parser.add_mutually_exclusive_group(required=True)
+    place.add_argument(
+        "-o", dest="output", type=Path, metavar="FILE", help="the archive, model.zip"
+    )
+    place.add_argument(
+        "--container",
+        type=Path,
+        metavar="DIR",
+        help="a folder for docker build: reads /input/images/*/*.mha, writes /output",
     )
     parser.add_dataset_arguments("dataset", "configuration", required=0)
-    parser.usage = "%(prog)s -o FILE [DATASET] [CONFIGURATION] [options]"
+    parser.usage = "%(prog)s (-o FILE | --container DIR) [DATASET] [CONFIGURATION] [options]"
     add_settings(parser, ModelChoice, ("objective", "folds", "model"))
     add_settings(parser, ExportOptions)
     add_root_options(parser)
@@ -50,6 +58,8 @@ def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
 
     def body() -> int:
+        if args.container is not None:
+            return _container(args)
         manifest = run(
             args.output,
             roots_from(args),
@@ -64,6 +74,20 @@ def main(argv: list[str] | None = None) -> int:
     return guarded(body)
 
 
+def _container(args: argparse.Namespace) -> int:
+    from gdmnet.inference.container import export_container
+
+    choice = ModelChoice(**given_settings(args, ModelChoice))
+    options = ExportOptions(**given_settings(args, ExportOptions))
+    if options.overwrite or options.with_best or choice.folds is not None:
+        raise OutputError("--container takes all folds' last weights into a new folder")
+    export_container(
+        find_model(choice, roots_from(args).results), args.container, licence=options.licence
+    )
+    print(f"written: {args.container} (docker build --tag translate {args.container})")
+    return 0
+
+
 def run(
     output: Path,
     roots: Roots,
@@ -71,7 +95,7 @@ def run(
     options: ExportOptions | None = None,
 ) -> Manifest:
     """Find the model that is meant and export it; see `find_model` and `export_model`."""
-    from gdmnet.inference.export import export_model
+    from gdmnet.inference.archive import export_model
 
     choice, options = choice or ModelChoice(), options or ExportOptions()
     return export_model(

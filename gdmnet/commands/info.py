@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import ast
 import contextlib
+import csv
+import io
 import re
 from collections.abc import Mapping, Sequence
 from importlib import metadata
@@ -12,7 +14,7 @@ from pathlib import Path
 
 from gdmnet import codec, folders
 from gdmnet.commands.terminal import add_root_options, guarded, new_parser
-from gdmnet.errors import PlanError
+from gdmnet.errors import CheckpointError, PlanError
 from gdmnet.folders import Roots, find_roots
 from gdmnet.table import Cell, text_table
 
@@ -34,6 +36,12 @@ def build_parser() -> argparse.ArgumentParser:
     instead.add_argument(
         "--encoders", action="store_true", help="the feature encoders and what each needs, instead"
     )
+    instead.add_argument(
+        "--log",
+        type=Path,
+        metavar="FOLD",
+        help="a training's figures as CSV, an epoch a row, instead",
+    )
     add_root_options(parser)
     return parser
 
@@ -47,6 +55,8 @@ def main(argv: list[str] | None = None) -> int:
             print(devices())
         elif args.encoders:
             print(encoders())
+        elif args.log is not None:
+            print(log_as_csv(args.log), end="")
         else:
             print(run(find_roots(args.raw, args.preprocessed, args.results)))
         return 0
@@ -93,6 +103,26 @@ def encoders() -> str:
             facts.append(("weights", f"{place} (not there) or --encoder-weights PATH"))
         blocks[name] = facts
     return _sections(blocks)
+
+
+def log_as_csv(fold: Path) -> str:
+    """What `gdm_info --log` prints: the records of a fold's log.jsonl, and their names above.
+
+    Raises:
+        CheckpointError: nothing was logged there.
+        PlanError: a line is no record of an epoch.
+    """
+    from gdmnet.training import log
+
+    records = log.read(fold)
+    if not records:
+        raise CheckpointError(f"{fold}: no {log.LOG_JSONL} here; name the folder of a fold")
+    text = io.StringIO()
+    names = dict.fromkeys(name for record in records for name in record)
+    table = csv.DictWriter(text, [*names], lineterminator="\n")
+    table.writeheader()
+    table.writerows(records)
+    return text.getvalue()
 
 
 def _sections(sections: Mapping[str, Sequence[Sequence[Cell]]]) -> str:

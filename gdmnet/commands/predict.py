@@ -6,7 +6,7 @@ import argparse
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from gdmnet.cluster import chosen_part
 from gdmnet.commands.terminal import (
@@ -16,7 +16,7 @@ from gdmnet.commands.terminal import (
     new_parser,
     roots_from,
 )
-from gdmnet.errors import OutputError, SettingError
+from gdmnet.errors import DatasetError, OutputError, SettingError
 from gdmnet.folders import Roots
 from gdmnet.models.card import PredictionSettings
 from gdmnet.models.select import ModelChoice, find_model
@@ -24,6 +24,7 @@ from gdmnet.settings import Settings, add_settings, given_settings, setting
 
 if TYPE_CHECKING:
     from gdmnet.inference.predict import FolderResult
+    from gdmnet.inference.translator import Translator
 
 _EPILOG = """example:
   gdm_predict -i in/ -o out/
@@ -31,7 +32,7 @@ _EPILOG = """example:
 One finished model under the results is found by itself; dataset, -c, --objective and -f narrow the
 choice where there are several, and -m names a model's folder directly."""
 _GENERAL = ("device", "overwrite", "uncertainty", "n_threads", "num_parts", "part_id")
-_HOW = ("checkpoint", "step_size", "tta", "ensemble", "realism", "mixed_folds")
+_HOW = ("checkpoint", "step_size", "tta", "ensemble", "realism", "finish", "mixed_folds")
 _SAMPLING = ("steps", "sampler", "seed")
 _DICOM = ("source", "untilt", "dicom_out", "dicom_grid", "dicom_template")
 _SINOGRAMS = ("data_consistency", "sinograms")
@@ -86,19 +87,25 @@ class PredictionOptions(Settings):
 def build_parser() -> argparse.ArgumentParser:
     """The command's parser."""
     parser = new_parser(__doc__ or "", _EPILOG)
-    parser.add_argument(
+    scans = parser.add_mutually_exclusive_group(required=True)
+    scans.add_argument(
         "-i",
         dest="inputs",
         type=Path,
-        required=True,
         metavar="IN",
         help="folder of CASE_0000.nii.gz (one file a channel), one file, or a tree of DICOM series",
+    )
+    scans.add_argument(
+        "--watch",
+        type=Path,
+        metavar="DIR",
+        help="predict for ever what others put into this folder, once it is half a minute old",
     )
     parser.add_argument(
         "-o", dest="output", type=Path, required=True, metavar="OUT", help="output folder"
     )
     parser.add_dataset_arguments("dataset", "configuration", required=0)
-    parser.usage = "%(prog)s -i IN -o OUT [DATASET] [CONFIGURATION] [options]"
+    parser.usage = "%(prog)s (-i IN | --watch DIR) -o OUT [DATASET] [CONFIGURATION] [options]"
     add_settings(parser, ModelChoice, ("objective", "folds", "model"))
     add_settings(parser, PredictionSettings, _HOW)
     add_settings(parser, PredictionOptions, _GENERAL)
@@ -116,14 +123,12 @@ def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
 
     def body() -> int:
-        result = run(
-            args.inputs,
-            args.output,
-            roots_from(args),
-            ModelChoice(**given_settings(args, ModelChoice)),
-            PredictionSettings(**given_settings(args, PredictionSettings)),
-            PredictionOptions(**given_settings(args, PredictionOptions)),
-        )
+        choice = ModelChoice(**given_settings(args, ModelChoice))
+        settings = PredictionSettings(**given_settings(args, PredictionSettings))
+        options = PredictionOptions(**given_settings(args, PredictionOptions))
+        if args.watch is not None:
+            watch_folder(args.watch, args.output, roots_from(args), choice, settings, options)
+        result = run(args.inputs, args.output, roots_from(args), choice, settings, options)
         n_done, n_kept, n_failed = map(len, (result.predicted, result.skipped, result.failed))
         print(f"{n_done} predicted, {n_kept} there already, {n_failed} failed: {args.output}")
         if not n_failed:
@@ -159,19 +164,71 @@ def run(
         GdmnetError: no model or several, bad inputs, no such device, an output folder that cannot
             be written.
     """
-    from gdmnet.inference.consistency import with_data_consistency
-    from gdmnet.inference.dicom import SUFFIX, Export, find_templates, write_series
-    from gdmnet.inference.inputs import find_cases, output_name
-    from gdmnet.inference.model import load_model
-    from gdmnet.inference.predict import predict_folder
+    options = options or PredictionOptions()
+    translator = _translator(choice or ModelChoice(), settings, options, roots)
+    return _translate(translator, inputs, output, options)
 
-    choice, options = choice or ModelChoice(), options or PredictionOptions()
+
+def watch_folder(
+    watched: Path,
+    output: Path,
+    roots: Roots,
+    choice: ModelChoice | None = None,
+    settings: PredictionSettings | None = None,
+    options: PredictionOptions | None = None,
+) -> NoReturn:
+    """Predict what arrives in a folder until the process is stopped; arguments as for `run`.
+
+    Predictions that are there are kept, so that a restart does nothing twice.
+
+    Raises:
+        DatasetError: the watched folder is not there.
+        GdmnetError: no model or several, no such device.
+    """
+    from gdmnet.inference.watch import watch
+
+    options = options or PredictionOptions()
+    if options.overwrite or options.data_consistency:
+        raise SettingError("--watch takes neither --overwrite nor --data-consistency")
+    if not watched.is_dir() or output.resolve().is_relative_to(watched.resolve()):
+        raise DatasetError(f"--watch {watched}: must be a folder, and the output elsewhere")
+    translator = _translator(choice or ModelChoice(), settings, options, roots)
+
+    def take(place: Path) -> None:
+        result = _translate(translator, place, output, options)
+        for word in ("predicted", "failed"):
+            for case in getattr(result, word):
+                print(f"{place.name}: {case} {word}", flush=True)
+
+    print(f"watching {watched}", flush=True)
+    watch(watched, take)
+
+
+def _translator(
+    choice: ModelChoice,
+    settings: PredictionSettings | None,
+    options: PredictionOptions,
+    roots: Roots,
+) -> Translator:
+    from gdmnet.inference.model import load_model
+
     folder = find_model(choice, roots.results)
     translator = load_model(folder, settings, folds=choice.folds, device=options.device)
     print(f"model: {translator.card}", file=sys.stderr)
     if translator.training is None:
         unknown = "no fingerprint.json in the model: inputs are not compared with the training data"
         print(unknown, file=sys.stderr)
+    return translator
+
+
+def _translate(
+    translator: Translator, inputs: Path, output: Path, options: PredictionOptions
+) -> FolderResult:
+    from gdmnet.inference.consistency import with_data_consistency
+    from gdmnet.inference.dicom import SUFFIX, Export, find_templates, write_series
+    from gdmnet.inference.inputs import find_cases, output_name
+    from gdmnet.inference.predict import predict_folder
+
     cases = find_cases(inputs, translator.plan, options.source, untilt=options.untilt)
     if any(case.series for case in cases) and output.resolve().is_relative_to(inputs.resolve()):
         raise OutputError(f"{output}: lies among the scans; give another folder by -o")

@@ -6,16 +6,33 @@ import argparse
 import shlex
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from gdmnet import __version__, codec
-from gdmnet.commands.terminal import add_nifti_option, add_processes_option, guarded, new_parser
+from gdmnet.commands.terminal import (
+    add_nifti_option,
+    add_processes_option,
+    add_root_options,
+    guarded,
+    new_parser,
+    roots_from,
+)
+from gdmnet.errors import SettingError
+from gdmnet.folders import RUN_JSON, SUMMARY_JSON, fold_folder, n_default_processes
 from gdmnet.metrics.conventions import EvaluationSettings
+from gdmnet.models.select import ModelChoice, choose_folds, find_model
 from gdmnet.settings import add_settings, given_settings, make_settings
 
-REPORT_HTML = "report.html"
-_EPILOG = """example:
-  gdm_report -p out/ -r targets/ -s in/
+if TYPE_CHECKING:
+    from gdmnet.metrics.summary import Summary
+    from gdmnet.report.cases import ReportFolders
 
+REPORT_HTML = "report.html"
+_EPILOG = """examples:
+  gdm_report -p out/ -r targets/ -s in/
+  gdm_report 501 3d_fullres
+
+The second one is about the validation of a trained fold, with the dataset's targets and sources.
 The file needs no network and no other file: open it in any browser, keep it, send it. It holds the
 images at no more than 2 MB a case: treat it as patient data."""
 
@@ -29,18 +46,21 @@ def build_parser() -> argparse.ArgumentParser:
         ("-s", "sources", "what it was predicted from, CASE_0000<ending>; or DICOM series"),
         ("--masks", "masks", "masks: where errors count (default: the body, computed)"),
     ):
-        needed = name == "predictions"
-        parser.add_argument(option, dest=name, type=Path, required=needed, metavar="DIR", help=text)
+        parser.add_argument(option, dest=name, type=Path, metavar="DIR", help=text)
     parser.add_argument(
         "-o",
         dest="output",
         type=Path,
         metavar="FILE",
-        help="the report to write (default: report.html among the predictions)",
+        help="the report to write (default: report.html among the predictions, or in the fold)",
     )
     add_settings(parser, EvaluationSettings, ("convention", "match_intensity", "every_reference"))
     add_processes_option(parser)
     add_nifti_option(parser)
+    parser.add_dataset_arguments("dataset", "configuration", "fold", required=0, fold="0")
+    parser.usage = "%(prog)s -p DIR [options], or %(prog)s [DATASET] [CONFIGURATION] [FOLD]"
+    add_settings(parser, ModelChoice, ("objective", "model"))
+    add_root_options(parser, "raw", "results")
     return parser
 
 
@@ -51,35 +71,69 @@ def main(argv: list[str] | None = None) -> int:
 
     def body() -> int:
         from gdmnet.data.dicom_partners import partner_folders
+        from gdmnet.report.cases import ReportFolders
 
-        given = args.sources, args.targets
-        with partner_folders(args.predictions, *given, print) as (args.sources, args.targets):
-            return _report(args, typed, has_files=args.sources == given[0])
+        given = given_settings(args, EvaluationSettings)
+        if args.predictions is None:
+            given = _find_validation(args) | given
+        places = args.sources, args.targets
+        output = args.output or args.predictions / REPORT_HTML
+        with partner_folders(args.predictions, *places, print) as (sources, targets):
+            write_report(
+                ReportFolders(args.predictions, targets, sources, args.masks),
+                output,
+                make_settings(EvaluationSettings, given),
+                typed,
+                has_files=sources == places[0],
+                n_processes=args.n_processes,
+            )
+        print(f"written: {output} ({output.stat().st_size / 1e6:.1f} MB)")
+        return 0
 
     return guarded(body)
 
 
-def _report(args: argparse.Namespace, typed: str, *, has_files: bool) -> int:
+def write_report(
+    folders: ReportFolders,
+    output: Path,
+    settings: EvaluationSettings,
+    typed: str,
+    *,
+    summary: Summary | None = None,
+    has_files: bool = True,
+    n_processes: int = 1,
+) -> None:
+    """Evaluate predictions, pack their images, and write the page.
+
+    Args:
+        folders: where the images lie.
+        output: the file.
+        settings: of the evaluation.
+        typed: the command line, for the page.
+        summary: of an evaluation by these settings that was done already.
+        has_files: the sources are the files that were translated, whose checksums are recorded.
+        n_processes: that evaluate and pack.
+
+    Raises:
+        GdmnetError: an image is missing or cannot be read; the page cannot be written.
+    """
     from datetime import datetime
     from functools import partial
 
     from gdmnet.metrics.evaluation import EvaluationFolders, evaluate_folders
     from gdmnet.parallel import map_cases
-    from gdmnet.report.cases import PREDICTION, ReportFolders, find_cases
+    from gdmnet.report.cases import PREDICTION, find_cases
     from gdmnet.report.page import ReportPage, render
     from gdmnet.report.provenance import read_origin
     from gdmnet.report.view import case_page
 
-    output = args.output or args.predictions / REPORT_HTML
-    settings = make_settings(EvaluationSettings, given_settings(args, EvaluationSettings))
-    cases = find_cases(ReportFolders(args.predictions, args.targets, args.sources, args.masks))
-    files = {case.identifier: case.sources for case in cases} if has_files else {}
-    origin = read_origin(args.predictions, files)
-    summaries = {}
-    if args.targets is not None:
-        compared = EvaluationFolders(args.predictions, args.targets, args.masks)
-        summary = evaluate_folders(compared, settings, n_processes=args.n_processes)
-        summaries[PREDICTION] = summary
+    cases = find_cases(folders)
+    sources = {case.identifier: case.sources for case in cases} if has_files else {}
+    origin = read_origin(folders.predictions, sources)
+    if summary is None and folders.targets is not None:
+        compared = EvaluationFolders(folders.predictions, folders.targets, folders.masks)
+        summary = evaluate_folders(compared, settings, n_processes=n_processes)
+    summaries = {} if summary is None else {PREDICTION: summary}
     pages = map_cases(
         partial(
             case_page,
@@ -88,12 +142,14 @@ def _report(args: argparse.Namespace, typed: str, *, has_files: bool) -> int:
             convention=settings.convention,
         ),
         cases,
-        n_processes=args.n_processes,
+        n_processes=n_processes,
         name=lambda case: case.identifier,
         title="packing",
     )
+    place = folders.predictions.resolve()
+    depth = 3 if (place.parent / RUN_JSON).is_file() else 1  # a validation's model and fold, too
     report = ReportPage(
-        title=f"Predictions in {args.predictions.resolve().name}",
+        title=f"Predictions in {'/'.join(place.parts[-depth:])}",
         cases=tuple(pages),
         summaries=summaries,
         origin=origin,
@@ -104,5 +160,65 @@ def _report(args: argparse.Namespace, typed: str, *, has_files: bool) -> int:
         ),
     )
     codec.write_text(output, render(report), private=True)
-    print(f"written: {output} ({output.stat().st_size / 1e6:.1f} MB)")
-    return 0
+
+
+def report_validation(fold: Path, raw: Path, typed: str) -> Path:
+    """Write report.html of a fold's validation, as the training's end has scored it.
+
+    Args:
+        fold: its folder, with validation/ and summary.json.
+        raw: folder of the raw dataset.
+        typed: the command line, for the page.
+
+    Returns:
+        The report.
+
+    Raises:
+        GdmnetError: an image is missing or cannot be read; the page cannot be written.
+    """
+    from gdmnet.metrics.summary import Summary
+
+    summary = codec.load(Summary, fold / SUMMARY_JSON)
+    settings = EvaluationSettings(summary.convention, summary.match_intensity)
+    output = fold / REPORT_HTML
+    write_report(
+        validation_folders(fold, raw),
+        output,
+        settings,
+        typed,
+        summary=summary,
+        n_processes=min(n_default_processes(), 1 + len(summary.cases) // 4),
+    )
+    return output
+
+
+def validation_folders(fold: Path, raw: Path) -> ReportFolders:
+    """Where the images of a fold's validation lie: in its folder and in the raw dataset."""
+    from gdmnet.report.cases import ReportFolders
+
+    masks = raw / "masksTr"
+    has_masks = masks.is_dir() and any(masks.iterdir())
+    images = raw / "targetsTr", raw / "imagesTr", masks if has_masks else None
+    return ReportFolders(fold / "validation", *images)
+
+
+def _find_validation(args: argparse.Namespace) -> dict[str, Any]:
+    """Put the folders of a fold's validation into the arguments; the settings it was scored by.
+
+    Raises:
+        GdmnetError: no such model or fold; folders were given.
+    """
+    from gdmnet.metrics.summary import Summary
+
+    if args.targets or args.sources or args.masks:
+        raise SettingError("-r, -s and --masks belong to predictions: give their folder by -p")
+    roots = roots_from(args)
+    model = find_model(ModelChoice(**given_settings(args, ModelChoice)), roots.results)
+    fold = fold_folder(model, *choose_folds(model, [args.fold]))
+    found = validation_folders(fold, roots.raw / model.parent.name)
+    args.predictions, args.targets = found.predictions, found.targets
+    args.sources, args.masks = found.sources, found.masks
+    args.output = args.output or fold / REPORT_HTML
+    if not (fold / SUMMARY_JSON).is_file():
+        return {}
+    return {"match_intensity": codec.load(Summary, fold / SUMMARY_JSON).match_intensity}

@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 from gdmnet import __version__
 from gdmnet.errors import GdmnetError
+from gdmnet.files import printable
 from gdmnet.folders import NIFTI_FORMS, Roots, find_roots, n_default_processes, use_nifti_form
 
 _DATASET_OPTIONS = {
@@ -23,6 +24,7 @@ _DATASET_OPTIONS = {
     "configuration": ("-c", "NAME", "3d_fullres, 3d_lowres, ..."),
     "fold": ("-f", "FOLD", "0, 1, ... or all"),
 }
+_LONGEST_PATH, _LONGEST_NAME = 4096, 255  # bytes, of Linux and most others
 _ROOTS = ("raw", "preprocessed", "results")
 _NNUNET = {
     "--npz": "--uncertainty",
@@ -121,6 +123,7 @@ class CommandParser(argparse.ArgumentParser):
             found = super().parse_args(given[:1], namespace)
             return self.commands[found.command].parse_args(given[1:], found)
         self._refuse_nnunet(given)
+        self._refuse_names(given)
         if not self._words:
             return super().parse_args(given, namespace)
         found = self.parse_intermixed_args(given, namespace)
@@ -147,6 +150,15 @@ class CommandParser(argparse.ArgumentParser):
         for word in (word.split("=")[0] for word in given):
             if word in _NNUNET and word not in self._option_string_actions:
                 self.error(f"{word} is nnU-Net's; here: {_NNUNET[word]}")
+
+    def _refuse_names(self, given: Sequence[str]) -> None:
+        """Refuse what no file can be called before anything is done."""
+        for word in given:
+            path = os.fsencode(word)
+            if len(path) >= _LONGEST_PATH or max(map(len, path.split(b"/"))) > _LONGEST_NAME:
+                self.error(f"{word[:40]}...: {len(path)} bytes are too long for a path")
+            if printable(word) != word:
+                self.error(f"{printable(word)}: the name is not UTF-8; rename it")
 
 
 def new_parser(description: str, epilog: str | None = None) -> CommandParser:

@@ -1,13 +1,16 @@
-"""gdm_train: train one fold of one configuration, then validate it on whole volumes."""
+"""gdm_train: train one fold, or all of a dataset, and validate on whole volumes."""
 
 from __future__ import annotations
 
 import argparse
+import shlex
+import sys
 from typing import Any
 
 from gdmnet import codec
 from gdmnet.cluster import rank_from_environment
 from gdmnet.commands.encoder_options import add_encoder_options, encoder_settings
+from gdmnet.commands.report import REPORT_HTML, report_validation
 from gdmnet.commands.terminal import (
     CommandParser,
     add_root_options,
@@ -16,6 +19,7 @@ from gdmnet.commands.terminal import (
     roots_from,
 )
 from gdmnet.errors import SettingError
+from gdmnet.folders import SUMMARY_JSON
 from gdmnet.objectives.options import BridgeOptions, GdmOptions, RegressionOptions, parse_option
 from gdmnet.settings import add_settings, given_settings, setting_names
 from gdmnet.training.settings import TrainingSettings
@@ -23,10 +27,12 @@ from gdmnet.training.settings import TrainingSettings
 _EPILOG = """examples:
   gdm_train 501 3d_fullres
   gdm_train 501 3d_fullres --continue
+  gdm_train 501
   gdm_train 501 3d_fullres --encoder-only
 
-The last one trains the embedded feature encoder alone and says how useful it is; a training then
-takes it as it lies."""
+The third one trains all folds of the planned configuration, one on each GPU, and shows their
+cross-validation; begun again after any stop it goes on. The last one trains the embedded feature
+encoder alone and says how useful it is; a training then takes it as it lies."""
 _WHEN_THERE = ("resume", "overwrite")
 _OBJECTIVE_OPTIONS = {
     GdmOptions: ("drift_ratio", "adapt_drift", "realism_dial"),
@@ -39,7 +45,7 @@ _OBJECTIVE_OPTIONS = {
 def build_parser() -> CommandParser:
     """The command's parser."""
     parser = new_parser(__doc__ or "", _EPILOG)
-    parser.add_dataset_arguments("dataset", "configuration", "fold", required=2, fold="0")
+    parser.add_dataset_arguments("dataset", "configuration", "fold", required=1)
     state = parser.add_mutually_exclusive_group()
     add_settings(state, TrainingSettings, _WHEN_THERE)
     state.add_argument(
@@ -83,7 +89,9 @@ def _train(args: argparse.Namespace, settings: TrainingSettings) -> int:
     from gdmnet.training.pretrain import ENCODER_FILE, REPORT_FILE
     from gdmnet.training.usefulness import EncoderReport
 
-    where = (args.dataset, args.configuration, args.fold, roots_from(args))
+    if args.configuration is None:
+        return _train_all(args, settings)
+    where = (args.dataset, args.configuration, args.fold or "0", roots_from(args))
     if args.encoder_only:
         folder = train_fold_encoder(*where, settings)
         print(codec.load(EncoderReport, folder / REPORT_FILE))
@@ -92,6 +100,25 @@ def _train(args: argparse.Namespace, settings: TrainingSettings) -> int:
         folder, rank = train_fold(*where, settings), rank_from_environment()
         if rank is None or rank.rank == 0:
             print(f"finished: {folder}")
+            report = folder / REPORT_HTML
+            if (folder / SUMMARY_JSON).is_file() and not report.is_file():
+                raw = where[3].raw / folder.parent.parent.name
+                print(f"report: {report_validation(folder, raw, shlex.join(sys.argv))}")
+    return 0
+
+
+def _train_all(args: argparse.Namespace, settings: TrainingSettings) -> int:
+    """Every fold of the planned configuration, and the table of all cases."""
+    from gdmnet.commands.evaluate import table
+    from gdmnet.training.study import train_study
+
+    if args.encoder_only or args.fold is not None:
+        raise SettingError("--encoder-only and -f need the configuration, too: gdm_train 501 NAME")
+    model, summary = train_study(args.dataset, roots_from(args), settings)
+    rank = rank_from_environment()
+    if rank is None or rank.rank == 0:
+        print("\n".join(table(summary)))
+        print(f"finished: {model}\npredict with: gdm_predict -i in/ -o out/ -m {model}")
     return 0
 
 

@@ -70,29 +70,28 @@ class Subject:
     prediction: NDArray | None = None
 
 
+@dataclass(frozen=True)
 class Subjects(Sequence[Subject]):
     """Subjects that are read when they are asked for, so that one at a time is in memory.
 
-    Args:
+    Attributes:
         cases: with targets; without a mask the body is computed from the target.
         predictions: case -> file; None for real images alone.
     """
 
-    def __init__(
-        self, cases: Sequence[CaseFiles], predictions: Mapping[str, Path] | None = None
-    ) -> None:
-        self._cases, self._predictions = cases, predictions
+    cases: Sequence[CaseFiles]
+    predictions: Mapping[str, Path] | None = None
 
     def __len__(self) -> int:
-        return len(self._cases)
+        return len(self.cases)
 
     def __getitem__(self, index: int) -> Subject:  # type: ignore[override]
-        case, prediction = self._cases[index], None
+        case, prediction = self.cases[index], None
         assert case.target is not None
         real = read_volume(case.target)
         mask, _ = find_mask(case.mask, real, GDMNET)
-        if self._predictions is not None:
-            prediction = read_volume(self._predictions[case.identifier]).array[0]
+        if self.predictions is not None:
+            prediction = read_volume(self.predictions[case.identifier]).array[0]
         return Subject(case.identifier, real.array[0], mask, real.geometry.spacing, prediction)
 
 

@@ -117,16 +117,13 @@ def pareto_front(points: Mapping[str, Sequence[float | None]]) -> tuple[str, ...
     Args:
         points: name -> coordinates, equally many each.
     """
-    known: dict[str, tuple[float, ...]] = {}
-    for name, point in points.items():
-        values = [value for value in point if value is not None]
-        if len(values) == len(point):
-            known[name] = tuple(values)
-    return tuple(
-        name
-        for name, own in known.items()
-        if not any(_dominates(other, own) for other in known.values())
-    )
+    known = {name: point for name, point in points.items() if None not in point}
+    all_points = np.array(list(known.values()), dtype=np.float64)  # (n, axes)
+    is_beaten = [
+        ((all_points <= own).all(axis=1) & (all_points < own).any(axis=1)).any()
+        for own in all_points
+    ]
+    return tuple(name for name, beaten in zip(known, is_beaten, strict=True) if not beaten)
 
 
 def _is_less(first: Sequence[float | None], second: Sequence[float | None]) -> bool:
@@ -134,8 +131,3 @@ def _is_less(first: Sequence[float | None], second: Sequence[float | None]) -> b
     known = [a - b for a, b in pairs if a is not None and b is not None and isfinite(a - b)]
     _, high = bootstrap_interval(np.array(known, dtype=np.float64))
     return high is not None and high < 0
-
-
-def _dominates(first: Sequence[float], second: Sequence[float]) -> bool:
-    pairs = list(zip(first, second, strict=True))
-    return all(a <= b for a, b in pairs) and any(a < b for a, b in pairs)

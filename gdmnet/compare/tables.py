@@ -213,23 +213,13 @@ _COSTS: Sequence[tuple[str, str, _Measure, Callable[[float], str]]] = (
     (
         "Frechet",
         "distance to real images in the judge's features; lower is better",
-        lambda figures, _: figures.verdict.prediction.frechet.value,
+        lambda found, _: found.verdict.prediction.frechet.value,
         lambda value: f"{value:.3g}",
     ),
-    ("s a volume", "prediction, the mean", lambda figures, _: figures.seconds, _brief),
-    ("network calls", "a volume, all windows and folds", lambda figures, _: figures.calls, _whole),
-    (
-        "memory [GiB]",
-        "peak of prediction",
-        lambda figures, _: figures.peak_mb,
-        lambda value: f"{value / 1024:.2f}",
-    ),
-    (
-        "weights [M]",
-        "parameters of one network, in millions",
-        lambda figures, _: figures.parameters,
-        lambda value: f"{value / 1e6:.3g}",
-    ),
+    ("s a volume", "prediction, the mean", lambda found, _: found.seconds, _brief),
+    ("network calls", "a volume, all windows and folds", lambda found, _: found.calls, _whole),
+    ("memory [GiB]", "peak", lambda found, _: found.peak_mb, lambda mb: f"{mb / 1024:.2f}"),
+    ("weights [M]", "of one network", lambda f, _: f.parameters, lambda n: f"{n / 1e6:.3g}"),
     ("training steps", "of a fold", lambda _, facts: facts.training_steps, _whole),
     ("training s", "of a fold", lambda _, facts: facts.training_seconds, _brief),
 )

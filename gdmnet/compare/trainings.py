@@ -14,7 +14,7 @@ from gdmnet import codec, folders
 from gdmnet.compare.cases import ComparisonCases, find_held_out
 from gdmnet.compare.methods import COSTS_JSON, CaseCosts, ComparedMethod, facts_of, read_costs
 from gdmnet.compare.settings import ComparisonSettings, MethodSettings
-from gdmnet.compare.variant import Method, Variant, make_methods, parse_steps, parse_variants
+from gdmnet.compare.variant import Method, Variant, make_methods, parse_steps, parse_variant
 from gdmnet.data.case import CaseFiles
 from gdmnet.data.splits import split_for
 from gdmnet.errors import DatasetError, OutputError
@@ -127,7 +127,7 @@ def plan_trainings(
     prepared = roots.preprocessed / dataset
     plan = codec.load(Plan, prepared / folders.PLAN_JSON)
     plan.configuration(configuration)
-    variants = parse_variants(wanted.objectives or list(OPTIONS))
+    variants = list(dict.fromkeys(map(parse_variant, wanted.objectives or OPTIONS)))
     methods = make_methods(variants, parse_steps(wanted.steps))
     device, splits = find_device(wanted.device), prepared / folders.SPLITS_JSON
     begun = _begun_settings({"dataset": dataset, "configuration": configuration, **given}, home)

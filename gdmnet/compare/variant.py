@@ -73,15 +73,6 @@ def parse_variant(text: str) -> Variant:
     return Variant(objective, dict(pairs))
 
 
-def parse_variants(texts: Sequence[str]) -> list[Variant]:
-    """Variants from their texts, each once.
-
-    Raises:
-        SettingError: as of `parse_variant`.
-    """
-    return list(dict.fromkeys(map(parse_variant, texts)))
-
-
 def parse_steps(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
     """Numbers of steps by objective or variant, from NAME=1,4,16.
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from gdmnet.errors import DatasetError
+from gdmnet.files import printable
 
 FORMATS = (".nii.gz", ".nii", ".nrrd", ".mha")
 """File endings that can be read and written."""
@@ -118,7 +118,9 @@ def _channels_by_case(folder: Path) -> dict[str, tuple[Path, ...]]:
             f"{folder}: no image called CASE_0000<ending> ({', '.join(FORMATS)}); sources carry"
             " their channel's number"
         )
-    return {case: in_order(files) for case, files in channels.items()}
+    return {
+        case: tuple(path for _, path in sorted(files.items())) for case, files in channels.items()
+    }
 
 
 def iterate_images(folder: Path) -> Iterator[tuple[str, str, Path]]:
@@ -168,20 +170,10 @@ def require_file(path: Path) -> None:
     raise DatasetError(f"{printable(path)}: {what}")
 
 
-def printable(path: Path | str) -> str:
-    """A path that any terminal and any file can hold: bytes that are no UTF-8 as escapes."""
-    return os.fspath(path).encode("utf-8", "backslashreplace").decode("utf-8")
-
-
 def split_channel(stem: str) -> tuple[str, int | None]:
     """Case and channel number of a file name without ending; None where it carries no number."""
     match = _CHANNEL.fullmatch(stem)
     return (stem, None) if match is None else (match[1], int(match[2]))
-
-
-def in_order(channels: Mapping[int, Path]) -> tuple[Path, ...]:
-    """The files of numbered channels, in the order of their numbers."""
-    return tuple(channels[number] for number in sorted(channels))
 
 
 def ending_of(path: Path) -> str:

@@ -230,7 +230,7 @@ def _straightened(stored: NDArray, series: Series) -> NDArray:
     grid, slant = series.upright, series.slant
     assert grid is not None
     assert slant is not None
-    _, *shape = (grid.shape[axis] for axis in np.argsort(grid.axes))
+    shape = grid.stored_shape[1:]
     pixels = np.array(slant) / grid.itk_spacing[:2]  # columns and rows a slice
     first = -np.floor(np.minimum(pixels * (len(stored) - 1), 0))
     straight = np.full((len(stored), *shape), stored.min(), np.float32)

@@ -54,12 +54,14 @@ class DrawnRegions:
             label lies above an earlier one.
         series: on whose slices the contours lie.
         geometry: of that series, registered where the pair is.
+        lacking: patterns that no structure fits.
     """
 
     files: tuple[Path, ...]
     patterns: tuple[str, ...]
     series: Series
     geometry: Geometry
+    lacking: tuple[str, ...] = ()
 
 
 def read_structures(path: Path) -> list[Structure]:
@@ -134,7 +136,7 @@ def read_regions(regions: DrawnRegions) -> Volume:
     own = regions.series.geometry
     assert own is not None
     structures = [item for path in regions.files for item in read_structures(path)]
-    labels = np.zeros(_stored_shape(own), np.float32)
+    labels = np.zeros(own.stored_shape, np.float32)
     for label, pattern in enumerate(regions.patterns, start=1):
         for structure in structures:
             if is_called(structure, pattern):
@@ -185,7 +187,7 @@ def registered_geometry(old: Geometry, matrix: NDArray) -> Geometry:
     cosines = tuple(float(cosine) for cosine in direction.ravel())
     x, y, z = (matrix[:3, :3] @ old.itk_origin + matrix[:3, 3]).tolist()
     axes, flips = nearest_lps(cosines)
-    shape, spacing = _stored_shape(old), old.itk_spacing[::-1]
+    shape, spacing = old.stored_shape, old.itk_spacing[::-1]
     return Geometry(
         shape=(shape[axes[0]], shape[axes[1]], shape[axes[2]]),
         spacing=(spacing[axes[0]], spacing[axes[1]], spacing[axes[2]]),
@@ -215,12 +217,6 @@ def _series_of(item: Dataset, frame: str) -> Iterable[str]:
                     yield str(series.get("SeriesInstanceUID", ""))
 
 
-def _stored_shape(geometry: Geometry) -> tuple[int, int, int]:
-    """Slices, rows, columns as they lie in the files."""
-    slices, rows, columns = (geometry.shape[axis] for axis in np.argsort(geometry.axes))
-    return slices, rows, columns
-
-
 def _indices(structure: Structure, series: Series) -> list[tuple[int, NDArray]] | None:
     """Slice number and points (n, 2) in rows and columns of each contour; None if one is beside."""
     grid = series.geometry
@@ -230,7 +226,7 @@ def _indices(structure: Structure, series: Series) -> list[tuple[int, NDArray]] 
     for points in structure.contours:
         index = (points - grid.itk_origin) @ direction / grid.itk_spacing  # column, row, slice
         number = round(float(index[:, 2].mean()))
-        is_there = 0 <= number < _stored_shape(grid)[0]
+        is_there = 0 <= number < grid.stored_shape[0]
         if not is_there or np.abs(index[:, 2] - number).max() > _BESIDE:
             return None
         found.append((number, index[:, 1::-1]))
@@ -245,7 +241,7 @@ def _inside(structure: Structure, series: Series) -> NDArray:
         raise DatasetError(
             f"{structure.file}: {structure.name} does not lie on the slices of {series.label}"
         )
-    inside = np.zeros(_stored_shape(series.geometry), bool)
+    inside = np.zeros(series.geometry.stored_shape, bool)
     for number, points in contours:
         inside[number][polygon(points[:, 0], points[:, 1], inside.shape[1:])] ^= True
     return inside

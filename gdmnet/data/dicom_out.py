@@ -205,7 +205,7 @@ def _pixel_format(geometry: Geometry) -> dict[str, Any]:
     """Grid and values: all that is the same for every slice."""
     direction = np.reshape(geometry.itk_direction, (3, 3))
     x, y, z = geometry.itk_spacing
-    _, rows, columns = (geometry.shape[axis] for axis in np.argsort(geometry.axes))
+    _, rows, columns = geometry.stored_shape
     return {
         "SliceThickness": _decimals([z]),
         "SpacingBetweenSlices": _decimals([z]),

@@ -21,7 +21,6 @@ from gdmnet.geometry import Geometry, NiftiForms, grid_difference
 _HEADER, _FIRST_VOXEL = 348, 352  # bytes
 _TYPES = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8"}
 _TYPES |= {256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8"}
-_QUATERNION_ERROR = 1e-3
 _TO_LPS = np.array([-1.0, -1.0, 1.0])
 _MM = 2  # xyzt_units
 _SCANNER = 1  # code of a form
@@ -106,7 +105,7 @@ def _geometry(path: Path, sides: list[int], forms: NiftiForms, wanted: str | Non
     if not grids:
         raise problems[0]
     difference = str(problems[0]).removeprefix(f"{path}: ") if problems else None
-    if len(grids) == 2 and (difference := _forms_difference(grids["qform"], grids["sform"])):
+    if len(grids) == 2 and (difference := grid_difference(*grids.values())):
         origins = " and ".join(shown(grid.itk_origin) for grid in grids.values())
         difference += f"; origins {origins} mm (x, y, z)"
     if difference and wanted not in grids:
@@ -117,16 +116,6 @@ def _geometry(path: Path, sides: list[int], forms: NiftiForms, wanted: str | Non
     chosen = grids[wanted] if difference and wanted else grids[list(grids)[-1]]  # sform: exact
     kept = _finite(forms, chosen)
     return replace(chosen, forms=replace(kept, decided=wanted) if difference else kept)
-
-
-def _forms_difference(qform: Geometry, sform: Geometry) -> str | None:
-    """How the grids of two forms differ, beyond what float32 does to a quaternion.
-
-    Its first component is sqrt(1 - b^2 - c^2 - d^2): near half a turn it loses half the digits.
-    """
-    exact = replace(qform, itk_direction=sform.itk_direction)
-    near = np.allclose(qform.itk_direction, sform.itk_direction, rtol=0, atol=_QUATERNION_ERROR)
-    return grid_difference(exact if near else qform, sform)
 
 
 def _grid(

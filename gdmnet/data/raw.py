@@ -10,15 +10,9 @@ from typing import Any, TypeVar, get_args
 
 from gdmnet.codec import read_json, save
 from gdmnet.data.case import CaseFiles
-from gdmnet.data.case_files import (
-    FORMATS,
-    in_order,
-    iterate_images,
-    printable,
-    split_channel,
-    stray_images,
-)
+from gdmnet.data.case_files import FORMATS, iterate_images, split_channel, stray_images
 from gdmnet.errors import DatasetError
+from gdmnet.files import printable
 from gdmnet.folders import DATASET_JSON
 from gdmnet.plan import Region
 
@@ -300,7 +294,10 @@ def _sources(
                 " file, or name the channel in dataset.json"
             )
             complaints.append(Complaint(case, place_of(files[number]), text))
-    return {case: in_order(files) for case, files in sorted(cases.items())}, complaints
+    return {
+        case: tuple(path for _, path in sorted(files.items()))
+        for case, files in sorted(cases.items())
+    }, complaints
 
 
 def _partners(

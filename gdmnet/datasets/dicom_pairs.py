@@ -135,7 +135,7 @@ def find_pairs(folder: Path, choice: SeriesChoice, *, n_processes: int = 1) -> F
     pairs = [pair for pair, _ in aligned]
     complaints += [f"{pair.patient}: {problem}" for pair, problem in aligned if problem]
     complaints += _complaints_on_all(pairs)
-    return FoundPairs(tuple(pairs), dict(skipped), tuple(_notes(pairs)), tuple(complaints))
+    return FoundPairs(tuple(pairs), dict(skipped), tuple(_notes(pairs, choice)), tuple(complaints))
 
 
 def _aligned(item: tuple[SeriesPair, Tree], choice: SeriesChoice) -> tuple[SeriesPair, str]:
@@ -166,26 +166,36 @@ def _in_one_frame(
     said = []
 
     def placed(series: Series) -> Series:
-        if series.frame in matrices:
-            geometry = registered_geometry(grid_of(series), matrices[series.frame])
-            return series if series.frame == fixed.frame else replace(series, geometry=geometry)
-        matrix, how = registration_between(tree.objects["REG"], series, fixed), "by a REG object"
-        if grid_difference(grid_of(series), grid_of(fixed)) is None:
-            matrices[series.frame] = np.eye(4)  # one grid: registered and resampled before
+        if series.frame not in matrices:
+            matrix, how = _registration(series, fixed, tree, choice)
+            if matrix is None:
+                return series
+            matrices[series.frame] = matrix
+            if how:
+                size = _size_of(matrix, series)
+                said.append(f"{series.label} registered to {fixed.label} {how}, {size}")
+        matrix = matrices[series.frame]
+        if np.array_equal(matrix, np.eye(4)):
             return series
-        if matrix is None and choice.register:
-            how = "by their images"
-            are_ct = series.modality == "CT", fixed.modality == "CT"
-            matrix = register_apart(read_series(series), read_series(fixed), are_ct=are_ct)
-        if matrix is None:
-            return series
-        matrices[series.frame] = matrix
-        said.append(f"{series.label} registered to {fixed.label} {how}, {_size_of(matrix, series)}")
         geometry = registered_geometry(grid_of(series), matrix)
         return replace(series, geometry=geometry, frame=fixed.frame)
 
     sources, target = tuple(map(placed, pair.sources)), placed(pair.target)
     return replace(pair, sources=sources, target=target, registered="; ".join(said)), matrices
+
+
+def _registration(
+    series: Series, fixed: Series, tree: Tree, choice: SeriesChoice
+) -> tuple[NDArray | None, str]:
+    """The matrix (4, 4) of a series' points into the fixed one's frame, and how it was found."""
+    if grid_difference(grid_of(series), grid_of(fixed)) is None:
+        return np.eye(4), ""  # one grid: registered and resampled before
+    matrix = registration_between(tree.objects["REG"], series, fixed)
+    if matrix is not None or not choice.register:
+        return matrix, "by a REG object"
+    are_ct = series.modality == "CT", fixed.modality == "CT"
+    volumes = read_series(series), read_series(fixed)
+    return register_apart(*volumes, are_ct=are_ct), "by their images"
 
 
 def _size_of(matrix: NDArray, series: Series) -> str:
@@ -230,7 +240,8 @@ def _drawn(
         )
     files = tuple(dict.fromkeys(item.file for item in found))
     geometry = registered_geometry(grid_of(series), matrices[series.frame])
-    return DrawnRegions(files, patterns, series, geometry)
+    lacking = tuple(p for p in patterns if not any(is_called(item, p) for item in found))
+    return DrawnRegions(files, patterns, series, geometry, lacking)
 
 
 def make_conversion(pairs: Sequence[SeriesPair], choice: SeriesChoice) -> Conversion:
@@ -336,7 +347,7 @@ def _kinds(pair: SeriesPair) -> str:
     return f"{', '.join(sources)} to {target}"
 
 
-def _notes(pairs: Sequence[SeriesPair]) -> list[str]:
+def _notes(pairs: Sequence[SeriesPair], choice: SeriesChoice) -> list[str]:
     notes = []
     seen: Counter[str] = Counter(pair.target.patient for pair in pairs if pair.target.patient)
     n_repeated = sum(count for count in seen.values() if count > 1)
@@ -346,7 +357,15 @@ def _notes(pairs: Sequence[SeriesPair]) -> list[str]:
             " patients, keep each on one side of the splits (splits_final.json)"
         )
     notes += [f"{pair.patient}: {pair.registered}" for pair in pairs if pair.registered]
-    strange = [pair.patient for pair in pairs if pair.target.frame != pair.sources[0].frame]
+    for pair in pairs:
+        lacking = choice.regions if pair.regions is None else pair.regions.lacking
+        notes += [f"{pair.patient}: no structure is called {name!r}" for name in lacking]
+    strange = [
+        pair.patient
+        for pair in pairs
+        if pair.target.frame != pair.sources[0].frame
+        and grid_difference(grid_of(pair.target), grid_of(pair.sources[0])) is None
+    ]
     if strange:
         notes.append(
             f"{len(strange)} pairs have one grid but different frames of reference"

@@ -193,26 +193,20 @@ def register(
     return RigidMotion(motion.GetTranslation(), (x, y, z), motion.GetCenter(), after, before)
 
 
-def move(
-    source: NDArray, motion: RigidMotion, geometry: Geometry, *, linear: bool = False
-) -> NDArray:
-    """A source (z, y, x) brought onto its target's place: the motion undone, on the same grid.
+def move(motion: RigidMotion, source: Volume, *, linear: bool = False) -> NDArray:
+    """The first channel (z, y, x) of a source on its target's place: the motion undone, same grid.
 
     Cubic B-splines within the range of the image, or linear. What lay outside continues the image's
     edge: any constant could be taken for a background that somebody masked.
     """
-    image = as_image(source, geometry)
+    array = source.array[0]
+    image = as_image(array, source.geometry)
     kind = sitk.sitkLinear if linear else sitk.sitkBSpline
     resampled = sitk.Resample(
         image, image, motion.transform, kind, useNearestNeighborExtrapolator=True
     )
     moved = sitk.GetArrayFromImage(resampled)  # a view would dangle
-    return np.clip(moved, source.min(), source.max())
-
-
-def undo(motion: RigidMotion, source: Volume) -> NDArray:
-    """The first channel (z, y, x) of a source on its target's place, as `move`."""
-    return move(source.array[0], motion, source.geometry)
+    return np.clip(moved, array.min(), array.max())
 
 
 def register_apart(moving: Volume, fixed: Volume, *, are_ct: tuple[bool, bool]) -> NDArray:
@@ -307,7 +301,7 @@ def _move_case(
         if not alignment.is_movable:
             continue
         volume = read_volume(path)
-        image = move(volume.array[0], alignment.motion, volume.geometry)
+        image = move(alignment.motion, volume)
         place = copy / path.relative_to(folder)
         write_volume(place, Volume(image[None], volume.geometry), integer=is_whole(volume.array))
         name = f"{files.identifier}_{channel:04d}"
@@ -315,7 +309,7 @@ def _move_case(
         moved.append(name)
         if channel == 0 and files.mask is not None:
             mask = read_volume(files.mask)
-            inside = move(mask.array[0], alignment.motion, mask.geometry, linear=True) >= 0.5
+            inside = move(alignment.motion, mask, linear=True) >= 0.5
             whole = Volume(inside[None].astype(np.float32), mask.geometry)
             write_volume(copy / files.mask.relative_to(folder), whole, integer=True)
     return moved

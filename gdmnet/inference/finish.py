@@ -18,6 +18,7 @@ from scipy import fft, signal
 
 from gdmnet.geometry import Spacing
 from gdmnet.metrics.spectrum import FEWEST_VOXELS, N_BINS, WINDOW, finest_spacing, radial_power
+from gdmnet.plan import SpectralFinish
 
 STRENGTHS = (0.0, 0.06, 0.12, 0.25, 0.5)  # that a fit may choose
 LEAST_GAIN, MOST_GAIN = 0.5, 8.0
@@ -25,33 +26,24 @@ SIDE = 15  # voxels of the kernel along an axis; 1 where the image has few
 USUAL = 95.0  # percentile of the corrections inside validation bodies: none may be larger
 
 
-@dataclass(frozen=True)
-class SpectralFinish:
-    """A fitted filter, for images of one spacing.
+def apply_finish(
+    finish: SpectralFinish, image: NDArray, body: NDArray, spacing: Spacing
+) -> NDArray:
+    """The image as x + a (h * x - x) inside the body; float32 (z, y, x), outside as it was.
 
-    Attributes:
-        gains: g at the shells of `radial_power`, lowest frequency first.
-        largest: |h * x - x| is cut there, in units of the images, so that an edge gets no more than
-            the texture beside it and does not ring.
-        strength: a, from 0 (off) to 1.
+    The full change h * x - x is cut at `finish.largest`, so that an edge gets no more than the
+    texture beside it and does not ring.
+
+    Args:
+        finish: the filter h and its strength a.
+        image: x (z, y, x), in the units that the filter was fitted in.
+        body: (z, y, x), true inside.
+        spacing: mm (z, y, x).
     """
-
-    gains: tuple[float, ...]
-    largest: float
-    strength: float = 0.0
-
-    def __call__(self, image: NDArray, body: NDArray, spacing: Spacing) -> NDArray:
-        """The image as x + a (h * x - x) inside the body; float32 (z, y, x), outside as it was.
-
-        Args:
-            image: x (z, y, x).
-            body: (z, y, x), true inside.
-            spacing: mm (z, y, x).
-        """
-        if self.strength == 0:
-            return image
-        found = correction(image, body, spacing, self.gains)
-        return image + np.float32(self.strength) * found.clip(-self.largest, self.largest)
+    if finish.strength == 0:
+        return image
+    change = correction(image, body, spacing, finish.gains)
+    return image + np.float32(finish.strength) * change.clip(-finish.largest, finish.largest)
 
 
 def correction(image: NDArray, body: NDArray, spacing: Spacing, gains: Sequence[float]) -> NDArray:

@@ -12,6 +12,7 @@ from torch import nn
 from gdmnet.errors import CheckpointError, PlanError
 from gdmnet.files import file_sha256
 from gdmnet.folders import PLAN_JSON
+from gdmnet.inference.finish import mean_finish
 from gdmnet.inference.sampling import choose_sampler
 from gdmnet.inference.translator import Ensemble, Translator
 from gdmnet.models import checkpoint
@@ -22,6 +23,7 @@ from gdmnet.models.folder import ModelFolder, read_model, require_alike
 from gdmnet.models.precision import cpu_has_bf16
 from gdmnet.objectives.base import Inputs
 from gdmnet.objectives.build import OBJECTIVES, generator_of
+from gdmnet.plan import Run, SpectralFinish
 
 
 def load_model(
@@ -64,6 +66,7 @@ def load_model(
         generator = _build(model, Inputs() if sampler is None else sampler.objective.inputs)
         members.append(_with_weights(generator, path, 1.0 if dialled is None else dialled))
         digests[fold] = file_sha256(path)
+    finish = _finish_of(runs, settings)
     if sampler is not None:
         how = sampler.sampling
         settings = replace(settings, steps=how.steps, sampler=how.sampler, seed=sampler.seed)
@@ -77,10 +80,17 @@ def load_model(
         settings=settings,
         realism=realism,
         network_calls=1 if sampler is None else sampler.network_calls,
+        finish=0.0 if finish is None else finish.strength,
     )
     network = Ensemble(members).eval().requires_grad_(False).to(place)
     return Translator(
-        model.plan, model.configuration, card, network, model.fingerprint, sampler=sampler
+        model.plan,
+        model.configuration,
+        card,
+        network,
+        model.fingerprint,
+        sampler=sampler,
+        finish=finish,
     )
 
 
@@ -90,6 +100,17 @@ def _require_known(objective: str, path: Path) -> None:
             f"{path}: trained with the objective {objective}, which this gdmnet does not know"
             f" (it knows {', '.join(OBJECTIVES)}); use the version that trained it"
         )
+
+
+def _finish_of(runs: Sequence[Run], settings: PredictionSettings) -> SpectralFinish | None:
+    """The folds' filter; None where one has none, or other weights than it was fitted with."""
+    found = [
+        run.finish
+        for run in runs
+        if run.finish is not None and settings.realism in (None, run.realism)
+    ]
+    wanted = settings.finish and settings.checkpoint == "final" and len(found) == len(runs)
+    return mean_finish(found) if wanted else None
 
 
 def _build(model: ModelFolder, inputs: Inputs) -> nn.Module:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,12 @@ from gdmnet.data.dicom import case_of
 from gdmnet.data.volume import write_volume
 from gdmnet.errors import CheckpointError, DatasetError
 from gdmnet.geometry import Geometry, Spacing, shape_of
+from gdmnet.inference.finish import apply_finish
 from gdmnet.inference.sampling import Sampler, sample_volume
 from gdmnet.inference.sliding import BodyRegion, Estimate, predict_volume
 from gdmnet.models.card import ModelCard
 from gdmnet.models.precision import autocast
-from gdmnet.plan import Configuration, Fingerprint, Normalisation, Plan
+from gdmnet.plan import Configuration, Fingerprint, Normalisation, Plan, SpectralFinish
 from gdmnet.preprocessing import prepare, prepare_volumes, restore, source_normalisations
 
 
@@ -41,6 +42,7 @@ class Translator:
         training: what the training cases looked like; None where the folder does not say.
         sampler: how the network is called several times; None calls it once.
         finishing: what `predict_folder` does with a case's prediction before it is written.
+        finish: the filter that `predict` ends with; None for none.
     """
 
     plan: Plan
@@ -50,6 +52,7 @@ class Translator:
     training: Fingerprint | None = None
     finishing: Callable[[CaseFiles, Volume], Volume] | None = None
     sampler: Sampler | None = None
+    finish: SpectralFinish | None = None
 
     def translate_array(self, array: NDArray, spacing: Spacing) -> NDArray:
         """Translate an image in memory.
@@ -137,7 +140,11 @@ class Translator:
                 f"case {case.record.identifier}: the network's output is not finite; look at the"
                 " input's intensities"
             )
-        return estimate
+        if self.finish is None:
+            return estimate
+        body, spacing = case.body > 0, case.record.spacing
+        mean = apply_finish(self.finish, estimate.mean[0], body, spacing)
+        return replace(estimate, mean=mean[None])
 
     def restore(self, estimate: Estimate, case: Case) -> Volume:
         """A prediction in the target's units, on the sources' grid: float32 (1, z, y, x)."""

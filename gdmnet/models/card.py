@@ -32,6 +32,9 @@ class PredictionSettings(Settings):
         most=MOST_REALISM,
         metavar="T",
     )
+    finish: bool = setting(
+        True, "leave out the spectral finish of a model that has one", flag="--no-finish"
+    )
     steps: int | None = setting(None, "of the sampler (default: as trained)", least=1)
     sampler: str | None = setting(
         None, "flow: euler, heun, rk4; bridge: sde, ode; diffusion: ddim, ancestral"
@@ -54,6 +57,7 @@ class ModelCard:
         settings: as they are used: with the sampler's own steps, name and seed; these are None
             where the network is called once.
         realism: fold -> T of the realism dial; empty without one.
+        finish: strength of the spectral finish; 0 without one.
         data_consistency: True if predictions are made to agree with measured line integrals.
         network_calls: evaluations of each fold's network for a window, without mirrored copies.
     """
@@ -68,12 +72,15 @@ class ModelCard:
     realism: dict[str, float] = field(default_factory=dict)
     data_consistency: bool = False
     network_calls: int = 1
+    finish: float = 0.0
 
     def __str__(self) -> str:
         how = self.settings
         used = f"{how.checkpoint} checkpoint, folds {', '.join(self.checkpoints)}"
         if self.realism:
             used += f", realism {', '.join(f'{value:g}' for value in self.realism.values())}"
+        if self.finish:
+            used += f", spectral finish {self.finish:g}"
         if how.sampler:
             used += f", {how.sampler} of {how.steps} steps"
         return f"{self.folder} ({used}) on {self.device}, {self.precision}"
@@ -81,13 +88,15 @@ class ModelCard:
     def difference(self, other: ModelCard) -> str | None:
         """The first thing that makes the predictions of another card other ones; None if none.
 
-        A realism that was asked for is no difference from the same one chosen by the validation.
+        A realism that was asked for is no difference from the same one chosen by the validation,
+        nor is a finish that was refused from one that is not there.
         """
-        for name in ("checkpoints", "realism", "data_consistency"):
+        for name in ("checkpoints", "realism", "finish", "data_consistency"):
             if getattr(self, name) != getattr(other, name):
                 return name
         ours, theirs = (
-            replace(card.settings, realism=None, mixed_folds=False) for card in (self, other)
+            replace(card.settings, realism=None, finish=True, mixed_folds=False)
+            for card in (self, other)
         )
         names = [entry.name for entry in fields(PredictionSettings)]
         return next((name for name in names if getattr(ours, name) != getattr(theirs, name)), None)

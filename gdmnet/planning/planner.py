@@ -14,9 +14,10 @@ import numpy as np
 from gdmnet import __version__
 from gdmnet.arrays.resample import resampled_shape
 from gdmnet.data.bias_field import CORRECTED
+from gdmnet.data.body import GIVEN
 from gdmnet.errors import PlanError
 from gdmnet.geometry import Shape, Spacing
-from gdmnet.plan import Configuration, Fingerprint, Normalisation, Plan
+from gdmnet.plan import Configuration, Fingerprint, Normalisation, Plan, Region
 from gdmnet.planning.intensities import choose_normalisations, residual_channel
 from gdmnet.planning.memory import (
     PRESETS,
@@ -130,6 +131,7 @@ def _configuration(
     )
     sources, target, normalisation_reason = choose_normalisations(fingerprint)
     residual = residual_channel(fingerprint.channel_names, fingerprint.target_name)
+    region, region_reason = _region(fingerprint)
     return Configuration(
         name=name,
         spacing=spacing,
@@ -150,10 +152,10 @@ def _configuration(
             "normalisation": normalisation_reason,
             "residual": _residual_reason(fingerprint, residual),
             **_bias_reason(fingerprint, sources),
-            **_region_reason(fingerprint),
+            **region_reason,
         },
         bias_correction=fingerprint.bias_correction,
-        region=fingerprint.region,
+        region=region,
     )
 
 
@@ -292,11 +294,16 @@ def _bias_reason(fingerprint: Fingerprint, sources: tuple[Normalisation, ...]) -
     return {"bias_correction": f"{text}." if names else "No source is on an arbitrary scale."}
 
 
-def _region_reason(fingerprint: Fingerprint) -> dict[str, str]:
-    """Why more than the body counts, where it does."""
+def _region(fingerprint: Fingerprint) -> tuple[Region, dict[str, str]]:
+    """Where the target counts, and why it is more than the body, or not although asked for."""
     if fingerprint.region == "body":
-        return {}
-    return {
+        return "body", {}
+    if any(case.mask_rule == GIVEN for case in fingerprint.cases):
+        return "body", {
+            "region": "Masks were given, and what lies outside was never seen: where none is given,"
+            f" the body counts, not {fingerprint.region}, and all else is background."
+        }
+    return fingerprint.region, {
         "region": "dataset.json says so: the target counts there, outside the patient, too; patches"
         " in training lie around voxels of the patient."
     }

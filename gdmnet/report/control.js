@@ -148,6 +148,11 @@ function applyPreset(window_) {
   refresh();
 }
 
+function isWindow(window_) {
+  return shown.panels.filter((panel) => panel.colours === "grey" && (!window_ || panel.window === "image"))
+    .every((panel) => shown.windows[panel.window].join() === (window_ || panel.fitted).join());
+}
+
 function showPlane(name) {
   if (!chosen.planes.delete(name)) chosen.planes.add(name);
   if (!chosen.planes.size) chosen.planes.add(name);
@@ -166,7 +171,7 @@ function buildTools() {
     planes: Object.keys(PLANES).map((name) => press(name, () => showPlane(name), { isPressed: () => chosen.planes.has(name) })),
     panels: [...new Set(panels.flatMap((panel) => panel.buttons))].map((name) =>
       press(name, () => showPanel(name), { isPressed: () => isPressed(name) })),
-    presets: presets().map(([name, window_], i) => press(name, () => applyPreset(window_), { title: `key ${i + 1}` })),
+    presets: presets().map(([name, window_], i) => press(name, () => applyPreset(window_), { title: `key ${i + 1}`, isPressed: () => isWindow(window_) })),
     options: Object.entries(labels).map(([name, label]) => press(name, () => flip(name), { label, isPressed: () => chosen[name] }))
       .concat(press("reset", reset, { title: "zoom, position and windows as at first (r)" })),
     places: view.worst.map(({ error }, i) => press(`worst-${i}`, () => goTo(i),
@@ -255,4 +260,6 @@ $("previous").addEventListener("click", () => neighbour(-1));
 $("next").addEventListener("click", () => neighbour(1));
 addEventListener("resize", () => shown && buildStage());
 
+$("tools").open = innerWidth >= 600;
+$("viewer").focus({ preventScroll: true });  // keys work without a click
 if (caseOrder().length) openCase(caseOrder()[0]);

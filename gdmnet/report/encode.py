@@ -121,15 +121,6 @@ def pack_mask(mask: NDArray) -> str:
     return base64.b64encode(zlib.compress(np.packbits(mask != 0).tobytes(), 9)).decode("ascii")
 
 
-def unpack(text: str, step: float, shape: Shape) -> NDArray:
-    """The volume (z, y, x), float32, that the page shows."""
-    blocks = [-(-n // _SIDE) for n in shape]
-    stream = np.frombuffer(zlib.decompress(base64.b64decode(text)), np.uint8)
-    low, high = stream.astype(np.int32).reshape(2, _SIDE, _SIDE, _SIDE, *blocks)
-    folded = low + 256 * high
-    return _invert(np.where(folded & 1, -(folded + 1) // 2, folded // 2) * np.float32(step), shape)
-
-
 def _transform(volume: NDArray) -> NDArray:
     """(4, 4, 4, blocks z, y, x): the details of each kind of all blocks side by side."""
     filled = np.pad(volume, [(0, -n % _SIDE) for n in volume.shape], mode="edge")

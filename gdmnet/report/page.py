@@ -15,6 +15,7 @@ from gdmnet.metrics.titles import best_value, penalty, title_of
 from gdmnet.report.figures import charts, folded, number
 from gdmnet.report.provenance import DIFFERS, CaseOrigin, Origin, Rows
 from gdmnet.report.view import CasePage
+from gdmnet.table import cell_text
 
 _SCRIPTS = ("decode.js", "paint.js", "viewer.js", "table.js", "control.js")
 _METHODS = """<section id="methods" aria-labelledby="methods-title">
@@ -26,7 +27,6 @@ _NO_UNIT = (
 _STATISTICS = {"ci95_low": "mean: 95 % from", "ci95_high": "mean: 95 % to"}
 _FIRST = ("mae", "bias", "psnr", "ssim", "ms_ssim", "sharpness", "dice", "hd95")
 _FIRST_OF_SEVERAL = ("mae", "sharpness")  # a column a method
-_WORST_ON_TOP = {"lower is better": "descending", "higher is better": "ascending"}
 _TABLE = """<p>Press a title to sort by it, the worst on top; press a case to see it.{more}</p>
 <div class="scroll"><table id="cases"><thead><tr>{heads}</tr></thead>
 <tbody>{rows}</tbody><tfoot>{foot}</tfoot></table></div>{rules}"""
@@ -99,7 +99,6 @@ def render(report: ReportPage) -> str:
         case_notes=_each(report.cases, lambda p: _case_notes(p, origins[p.identifier])),
         charts=_each(report.cases, lambda p: charts(p.figures)),
         provenance=_rows_table([*report.made, *report.origin.rows, *_inputs(origins)]),
-        footer=escape(", ".join(f"{name} {value}" for name, value in report.made)),
         data="".join(
             f'<script type="application/json" id="case-{i}">{p.view}</script>\n'
             for i, p in enumerate(report.cases)
@@ -243,7 +242,7 @@ def _columns(summaries: Mapping[str, Summary]) -> list[_Column]:
 
 
 def _head(column: _Column, *, chosen: bool) -> str:
-    worst = _WORST_ON_TOP.get(best_value(column.metric), "other")
+    worst = "ascending" if best_value(column.metric) == "higher is better" else "descending"
     order = f' data-order="worst" aria-sort="{worst}"' if chosen else ""
     return (
         f'<th scope="col"{column.css} data-worst="{worst}"{order}>'
@@ -280,7 +279,8 @@ def _rules(summary: Summary) -> str:
     match = summary.match_intensity
     matched = f" Intensities are matched first ({escape(match)})." if match else ""
     note = f" {escape(summary.note)}." if summary.note else ""
+    span = escape(cell_text(summary.data_range))
     return (
         f"<p>As gdm_evaluate scores them: convention {escape(summary.convention)}, data range"
-        f" {escape(str(summary.data_range))}, mask: {escape(summary.mask)}.{matched}{note}</p>"
+        f" {span}, mask: {escape(summary.mask)}.{matched}{note}</p>"
     )

@@ -12,6 +12,7 @@ const AXES = ["z", "y", "x"];
 const COLOURS = {
   grey: (t) => [255 * t, 255 * t, 255 * t],
   signed: (t) => (t < 0.5 ? [70, 150, 255] : [255, 130, 30]).map((c) => c * Math.abs(2 * t - 1)),
+  dimmed: (t) => COLOURS.signed(t).map((c) => 0.35 * c),  // errors outside the mask
   spread: (t) => [255 * t, 190 * t, 80 * t],
 };
 
@@ -31,8 +32,9 @@ function fitCanvas(canvas) {
   return canvas;
 }
 
-// One slice as a picture of its own, a pixel a voxel. `minus` is taken away from `volume` if given.
-function sliceCanvas(volume, minus, shape, plane, at, window_, colours) {
+// One slice as a picture of its own, a pixel a voxel. `minus` is taken away from `volume` if given; what
+// lies outside of `mask`, if given, is dimmed.
+function sliceCanvas(volume, minus, mask, shape, plane, at, window_, colours) {
   const { through, down, right, flip } = PLANES[plane];
   const strides = [shape[1] * shape[2], shape[2], 1];
   const height = shape[down], width = shape[right];
@@ -44,7 +46,7 @@ function sliceCanvas(volume, minus, shape, plane, at, window_, colours) {
     let from = at * strides[through] + (flip ? height - 1 - j : j) * strides[down];
     for (let i = 0; i < width; i++, from += strides[right]) {
       const value = minus ? volume[from] - minus[from] : volume[from];
-      pixels[j * width + i] = table[Math.round(Math.min(255, Math.max(0, (value - low) * scale)))];
+      pixels[j * width + i] = (mask && !mask[from] ? LOOKUPS.dimmed : table)[Math.round(Math.min(255, Math.max(0, (value - low) * scale)))];
     }
   }
   canvas.getContext("2d").putImageData(picture, 0, 0);

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -44,30 +43,6 @@ class Panel:
     high: float
     signed: bool = False
     unit: str = ""
-
-
-def translation_panels(
-    source: NDArray, predictions: Mapping[str, NDArray], target: NDArray, *, unit: str = ""
-) -> list[Panel]:
-    """Panels source | predictions | target | errors; predictions and target share one grey scale.
-
-    Args:
-        source: (z, y, x), any unit.
-        predictions: by title, (z, y, x) in the target's unit.
-        target: (z, y, x).
-        unit: of the target, "HU" or "".
-    """
-    low, high = _window(target)
-    limit = (high - low) / 5  # errors are smaller than what they are errors of
-    return [
-        Panel("source", source, *_window(source)),
-        *(Panel(title, image, low, high, unit=unit) for title, image in predictions.items()),
-        Panel("target", target, low, high, unit=unit),
-        *(
-            Panel(f"{title} - target", image - target, -limit, limit, signed=True, unit=unit)
-            for title, image in predictions.items()
-        ),
-    ]
 
 
 def draw_panels(panels: Sequence[Panel], spacing: Spacing, *, heading: str = "") -> Image.Image:
@@ -151,8 +126,3 @@ def _colours(panel: Panel) -> Colormap:
 
 def _number(value: float) -> str:
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
-
-
-def _window(image: NDArray) -> tuple[float, float]:
-    low, high = np.percentile(image, (0.5, 99.5))
-    return float(low), float(max(high, low + 1e-6))

@@ -13,7 +13,7 @@ from typing import Any
 
 from gdmnet.codec import read_json
 from gdmnet.files import file_sha256
-from gdmnet.folders import PLAN_JSON, fold_folder
+from gdmnet.folders import PLAN_JSON, RUN_JSON, fold_folder
 
 DIFFERS = "DIFFERS"  # stands in verdicts that must not be overlooked
 Rows = tuple[tuple[str, str], ...]
@@ -75,6 +75,13 @@ def read_origin(predictions: Path, sources: Mapping[str, Sequence[Path]] | None 
         rows += [(name, text) for name, text in _rows(path.name, record, model, folder) if text]
         for name, result in _object(record.get("cases")).items():
             cases[name] = _case(_object(result), (sources or {}).get(name, ()))
+    fold = predictions.resolve().parent
+    if not rows and (fold / RUN_JSON).is_file():  # the validation of a training
+        plan = _object(read_json(fold.parent / PLAN_JSON))
+        names = tuple(str(name) for name in plan.get("channel_names") or ())
+        run = _object(read_json(fold / RUN_JSON))
+        about = {key: value for key, value in run.items() if not key.endswith("_cases")}
+        rows = [("model", str(fold.parent)), ("training", _text(about))]
     return Origin(tuple(rows), cases, names)
 
 

@@ -20,9 +20,8 @@ function sortBy(head, order) {
     delete other.dataset.order;
   }
   head.dataset.order = order;
-  const opposite = { ascending: "descending", descending: "ascending", other: "other" };
-  const worst = head.dataset.worst;
-  head.setAttribute("aria-sort", order === "worst" ? worst : opposite[worst]);
+  const isUp = (head.dataset.worst === "ascending") === (order === "worst");
+  head.setAttribute("aria-sort", isUp ? "ascending" : "descending");
   body.append(...rows);
 }
 

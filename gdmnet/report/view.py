@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gdmnet import codec
-from gdmnet.geometry import Shape, Spacing
+from gdmnet.geometry import Shape, Spacing, lps_frame
 from gdmnet.metrics.calibration import calibrate
 from gdmnet.metrics.conventions import GDMNET
 from gdmnet.metrics.edges import AIR_BELOW, BONE_ABOVE
@@ -93,6 +93,8 @@ class CaseView:
         middle: mm from the first voxel's outer corner to the middle of the mask.
         extent: mm around it that are shown at first: the mask and a little air.
         worst: where errors are largest; of several methods their mean absolute error.
+        origin: DICOM patient coordinates (x, y, z), mm, of the first stored voxel's middle.
+        steps: mm (x, y, z) from one stored voxel to the next along z, y and x.
     """
 
     identifier: str
@@ -106,6 +108,8 @@ class CaseView:
     middle: tuple[float, ...]
     extent: tuple[float, ...]
     worst: tuple[Place, ...]
+    origin: tuple[float, ...]
+    steps: tuple[tuple[float, ...], ...]
 
 
 def case_page(
@@ -163,6 +167,9 @@ def case_view(identifier: str, images: CaseImages, n_bytes: int) -> CaseView:
         worst = worst_places(size, images.mask, factors, (z, y, x))
     text = pack_mask(mask)
     middle, extent = _box(mask, (z, y, x))
+    corner, direction = lps_frame(images.geometry)
+    fine = direction[:, ::-1] * images.geometry.spacing  # columns: a file voxel along z, y, x
+    first = corner + fine @ ((np.array(factors) - 1) / 2)
     return CaseView(
         identifier=identifier,
         unit=images.unit,
@@ -175,6 +182,8 @@ def case_view(identifier: str, images: CaseImages, n_bytes: int) -> CaseView:
         middle=middle,
         extent=extent,
         worst=worst,
+        origin=tuple(first.tolist()),
+        steps=tuple(map(tuple, (fine * factors).T.tolist())),
     )
 
 

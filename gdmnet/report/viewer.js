@@ -155,32 +155,35 @@ function columnsOf(panels, width) {
   return [...stacks.values()];
 }
 
-// Lay canvases out: for each plane as many rows as the highest stack has panels.
+// Lay canvases out: for each plane as many rows as the highest stack has panels; the planes of a
+// single panel side by side.
 function buildStage() {
   const stage = $("stage"), planes = visiblePlanes(), { extent } = shown.view;
   const columns = columnsOf(visiblePanels(), stage.clientWidth);
   const n = columns.length, lines = Math.max(...columns.map((stack) => stack.length));
-  const wide = Math.max(stage.clientWidth / n, NARROWEST) - 8;
+  const across = n * lines === 1 && stage.clientWidth >= planes.length * NARROWEST;
+  const wide = Math.max(stage.clientWidth / (across ? planes.length : n), NARROWEST) - 8;
   const above = stage.getBoundingClientRect().top - $("viewer").getBoundingClientRect().top;
   const heads = lines > 1 ? lines * planes.length : 1;
   const room = innerHeight - above - 44 * planes.length - 44 * heads;
   shown.fit = Math.min(
     wide / Math.max(...planes.map((plane) => extent[PLANES[plane].right])),
     Math.max(330, 110 * planes.length * lines, room) / lines
-      / planes.reduce((sum, plane) => sum + extent[PLANES[plane].down], 0));
+      / planes.map((plane) => extent[PLANES[plane].down]).reduce((a, b) => (across ? Math.max(a, b) : a + b)));
   const { panel: focused, plane: focusedPlane } = document.activeElement.dataset;
   stage.replaceChildren();
   pointers.clear();  // what was pressed on the old canvases
-  stage.style.gridTemplateColumns = `repeat(${n}, minmax(${NARROWEST - 8}px, 1fr))`;
+  stage.className = across ? "across" : "";
+  stage.style.gridTemplateColumns = `repeat(${across ? planes.length : n}, minmax(${NARROWEST - 8}px, 1fr))`;
   cells = [];
   for (const plane of planes) {
     const height = Math.max(90, extent[PLANES[plane].down] * shown.fit);
     for (let line = 0; line < lines; line++) {
       const row = columns.map((stack) => stack[line]);
-      if (plane === planes[0] || lines > 1) stage.append(...row.map(headOf));
-      stage.append(...row.map((panel, i) => cellOf(panel, plane, height, i === 0)));
+      if (plane === planes[0] || lines > 1 || across) stage.append(...row.map(headOf));
+      stage.append(...row.map((panel, i) => cellOf(panel, plane, height, i === 0 && !across)));
     }
-    stage.append(travelOf(plane, stage.clientWidth));
+    stage.append(travelOf(plane, across ? wide : stage.clientWidth));
   }
   const again = cells.find(({ panel, plane }) => panel.title === focused && plane === focusedPlane);
   if (again) again.canvas.focus({ preventScroll: true });
@@ -243,7 +246,8 @@ function drawCell(cell) {
   const context = canvas.getContext("2d");
   const { values, minus } = swapped(panel) || panel;
   const at = shown.at[PLANES[plane].through];
-  const slice = sliceCanvas(values, minus, view.shape, plane, at, shown.windows[panel.window], panel.colours);
+  const mask = panel.kind === "error" && shown.mask;  // what lies outside does not count
+  const slice = sliceCanvas(values, minus, mask, view.shape, plane, at, shown.windows[panel.window], panel.colours);
   cell.place = placement(canvas, plane, view.shape, view.spacing, scale, shown.centre);
   const { left, top, across, below } = cell.place;
   context.imageSmoothingEnabled = chosen.smooth;
@@ -292,12 +296,19 @@ function valueAt({ values, minus }, index) {
   return values[index] - (minus ? minus[index] : 0);
 }
 
+// DICOM patient coordinates (x, y, z) of a voxel's middle: to the left, the back, the head.
+function patientPlace(voxel) {
+  const { origin, steps } = shown.view;
+  return origin.map((mm, i) => (mm + voxel.reduce((sum, at, axis) => sum + at * steps[axis][i], 0)).toFixed(1)).join(", ");
+}
+
 // What stands under the pointer, or at the crosshair.
 function showValues(voxel) {
   const [z, y, x] = voxel, { view } = shown;
   const index = (z * view.shape[1] + y) * view.shape[2] + x;
   const place = [2, 1, 0].map((axis) => `${AXES[axis]} ${fileVoxel(axis, voxel[axis])}`).join(" ");
-  const words = [make("span", {}, `voxel ${place}${shown.mask[index] ? "" : " (outside the mask)"}`)];
+  const outside = shown.mask[index] ? "" : " (outside the mask)";
+  const words = [make("span", {}, `voxel ${place}, at (${patientPlace(voxel)}) mm${outside}`)];
   for (const panel of readPanels()) {
     const value = valueAt(panel, index), sign = panel.kind === "error" && value > 0 ? "+" : "";
     const number = make("b", {}, sign + digits(value, panel.unit));

@@ -30,6 +30,8 @@ FOLDER = "simulation"
 _MOST_PIXELS = 4096  # along an axis of the grid
 _MOST_INTEGRAL = 1e6  # -log of a transmission; a metre of iron has 800
 _SPACINGS = (0.02, 60.0)  # mm
+_FARTHEST = 1e6  # mm
+_MOST_CODE = 5  # of a NIfTI form
 _WIDEST_FAN = 0.98  # of the source's distance: the field must end before the source
 
 
@@ -224,17 +226,7 @@ class Acquisition(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not all(1 <= n <= _MOST_PIXELS for n in self.grid.shape):
-            raise DatasetError(f"grid: a shape of {self.grid.shape} voxels cannot be")
-        if not all(_SPACINGS[0] <= side <= _SPACINGS[1] for side in self.grid.spacing):
-            raise DatasetError(f"grid: a spacing of {self.grid.spacing} mm cannot be")
-        frame = (*self.grid.itk_origin, *self.grid.itk_direction)
-        cosines = np.reshape(self.grid.itk_direction, -1)
-        is_frame = cosines.size == 9 and np.allclose(
-            cosines.reshape(3, 3) @ cosines.reshape(3, 3).T, np.eye(3), atol=1e-3
-        )
-        if not (is_frame and np.isfinite(frame).all() and sorted(self.grid.axes) == [0, 1, 2]):
-            raise DatasetError("grid: origin, direction and axes are not those of an image")
+        _require_grid(self.grid)
 
     @property
     def slice_grid(self) -> Grid:
@@ -245,6 +237,28 @@ class Acquisition(Settings):
     def sinogram_shape(self) -> tuple[int, int, int]:
         """Slices, views, bins."""
         return self.grid.shape[0], self.scan.n_views, self.scan.detector.n_bins
+
+
+def _require_grid(grid: Geometry) -> None:
+    """Refuse a grid that no image has: it would exhaust the memory, or crash what computes on it.
+
+    Raises:
+        DatasetError: the first thing that cannot be.
+    """
+    if not all(1 <= n <= _MOST_PIXELS for n in grid.shape):
+        raise DatasetError(f"grid: a shape of {grid.shape} voxels cannot be")
+    if not all(_SPACINGS[0] <= side <= _SPACINGS[1] for side in grid.spacing):
+        raise DatasetError(f"grid: a spacing of {grid.spacing} mm cannot be")
+    numbers = [*grid.itk_origin, *grid.itk_direction]
+    sizes = [len(grid.itk_direction) == 9, sorted(grid.axes) == [0, 1, 2]]
+    if grid.forms is not None:
+        numbers += [*grid.forms.pixdim, *grid.forms.qform, *grid.forms.sform]
+        sizes += [len(grid.forms.qform) == 6, len(grid.forms.sform) == 12]
+        sizes += [0 <= code <= _MOST_CODE for code in grid.forms.codes]
+    is_sound = all(sizes) and all(abs(number) < _FARTHEST for number in numbers)
+    cosines = np.reshape(grid.itk_direction, (3, 3)) if is_sound else np.zeros((3, 3))
+    if not np.allclose(cosines @ cosines.T, np.eye(3), atol=1e-3):
+        raise DatasetError("grid: origin, direction, axes or forms are not those of an image")
 
 
 def load_acquisition(path: Path) -> Acquisition:

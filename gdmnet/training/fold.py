@@ -16,6 +16,7 @@ from gdmnet.cluster import ProcessRank, rank_from_environment
 from gdmnet.errors import CheckpointError, PlanError, TrainingError
 from gdmnet.folders import Roots
 from gdmnet.models.checkpoint import weights_sha256
+from gdmnet.models.device import describe_devices
 from gdmnet.objectives.base import Inputs, Objective
 from gdmnet.objectives.build import OBJECTIVES, SAMPLED, context_of
 from gdmnet.plan import Plan
@@ -30,6 +31,7 @@ from gdmnet.training.distributed import (
 from gdmnet.training.feature_encoder import prepare_encoder
 from gdmnet.training.loop import fit
 from gdmnet.training.memory import compare_with_device, memory_errors, predicted_gb
+from gdmnet.training.progress import PROGRESS_PNG
 from gdmnet.training.run import (
     FoldTraining,
     build_generator,
@@ -106,6 +108,8 @@ def _claimed(
         build_generator(training)  # do its weights fit?
     held.enter_context(files.lock(training.folder))
     training = _new_or_continued(training, settings)
+    if not _is_finished(training):
+        _announce(training)
     if (n := training.run.n_devices) > 1:
         recipe = training.run.recipe
         _log.info(
@@ -115,6 +119,21 @@ def _claimed(
             recipe.learning_rate,
         )
     return training if _is_finished(training) else _with_encoder(training)
+
+
+def _announce(training: FoldTraining) -> None:
+    """What is going to happen, where, and what to look at."""
+    run, split = training.run, training.split
+    device = f"{training.device} ({describe_devices().get(training.device, '')})"
+    _log.info("%s on %s in %s", run.objective, device.removesuffix(" ()"), run.recipe.precision)
+    _log.info(
+        "%d cases to train on, %d to validate by; %d epochs of %d steps",
+        len(split.training),
+        len(split.validation),
+        run.recipe.epochs,
+        run.recipe.iterations,
+    )
+    _log.info("results: %s (look at %s)", training.folder, PROGRESS_PNG)
 
 
 def _train_and_validate(training: FoldTraining, settings: TrainingSettings, raw: Path) -> None:
@@ -138,6 +157,7 @@ def _validate(training: FoldTraining, settings: TrainingSettings, raw: Path) -> 
         device=settings.device,
         on_training=training.split.validates_on_training,
         fidelity_budget=settings.fidelity_budget,
+        finishes=settings.finish,
     )
 
 

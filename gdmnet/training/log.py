@@ -6,7 +6,7 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,8 @@ READABLE = {  # of a record's numbers, those for people; log.jsonl has all
     "adversarial": "adversarial {:.3f}",
     "critic": "critic {:.3f}",
     "ratio": "drift ratio {:.3g}",
-    "validation_mae": "validation MAE {:.4g}",
+    "validation_mae_hu": "validation MAE {:.1f} HU",
+    "validation_mae": "validation MAE {:.4f}",
     "validation_sharpness": "sharpness {:.3f}",
     "validation_spectrum_distance": "spectrum {:.1f} dB",
     "learning_rate": "learning rate {:.2e}",
@@ -165,16 +166,24 @@ def readable(record: dict[str, Any]) -> str:
     width = len(str(record["epochs"]))
     words = [f"epoch {record['epoch']:>{width}}/{record['epochs']}"]
     for name, shown in READABLE.items():
-        if record.get(name) is not None:
+        in_hu = name == "validation_mae" and record.get("validation_mae_hu") is not None
+        if record.get(name) is not None and not in_hu:
             words.append(shown.format(record[name]))
     if record.get("skipped"):
         words.append(f"skipped {record['skipped']}")
     if record.get("best"):
         words.append("best so far")
     left = record["epochs"] - record["epoch"]
-    if record["epoch"] == 1 and left and record.get("seconds"):
-        words.append(f"about {timedelta(seconds=round(left * record['seconds']))} to go")
+    if left and record.get("seconds"):
+        words.append(time_left(left * record["seconds"]))
     return "  ".join(words)
+
+
+def time_left(seconds: float) -> str:
+    """How long something still takes, and when it is over by this machine's clock."""
+    left = timedelta(seconds=round(seconds))
+    over = datetime.now().astimezone() + left
+    return f"{left} to go, until {over.strftime('%a %H:%M' if left.days else '%H:%M')}"
 
 
 def _epoch_of(line: str) -> int:

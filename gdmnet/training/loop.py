@@ -29,6 +29,7 @@ from gdmnet.training.state import MOST_IN_A_ROW, Training, restore_latest, save_
 from gdmnet.training.step import learning_rate
 
 DRAW_SECONDS = 10.0  # short epochs would be spent on drawing
+_TIMED = (3, 10)  # steps between which the first estimate of a training's length is measured
 _log = logging.getLogger(__name__)
 _STEP = 3  # a stream of random numbers beside those of the batches
 
@@ -70,7 +71,7 @@ def fit(
             training.folder = beginning.enter_context(new)
         for epoch in range(first, recipe.epochs):
             started = time.perf_counter()
-            means = _train_epoch(training, train_batches, epoch)
+            means = _train_epoch(training, train_batches, epoch, estimate=epoch == first)
             quality = _validate(training, validation_batches)
             line = _finish_epoch(training, means, quality, epoch + 1, started)
             beginning.close()
@@ -82,8 +83,13 @@ def fit(
         save_weights(training, recipe.epochs, FINAL)
 
 
-def _train_epoch(training: Training, batches: Batches, epoch: int) -> dict[str, float]:
-    """All steps of one epoch (from 0); the means of its metrics."""
+def _train_epoch(
+    training: Training, batches: Batches, epoch: int, *, estimate: bool
+) -> dict[str, float]:
+    """All steps of one epoch (from 0); the means of its metrics.
+
+    With `estimate`, the end of the training is foretold after its first steps.
+    """
     recipe, process = training.recipe, training.process
     steps, epoch_metrics = range(recipe.iterations), log.StepMetrics()
     title = f"epoch {epoch + 1}/{recipe.epochs}"
@@ -99,6 +105,12 @@ def _train_epoch(training: Training, batches: Batches, epoch: int) -> dict[str, 
             if finite and epoch_metrics.add(metrics):
                 name, value = next(iter(epoch_metrics.last().items()))
                 bar.set_postfix_str(f"{name} {value:.3g}", refresh=False)
+            if step + 1 == _TIMED[0]:
+                begun = time.perf_counter()
+            if step + 1 == _TIMED[1] and estimate and process.is_leader:
+                seconds = (time.perf_counter() - begun) / (_TIMED[1] - _TIMED[0])
+                left = recipe.total_steps - training.counts.step
+                _log.info("about %s", log.time_left(seconds * left))
     return log.means(epoch_metrics.read())
 
 

@@ -38,6 +38,7 @@ class PatchQuality:
         histogram_w1: how far the intensities are from the targets', network units.
         gradient_w1: the same of the gradient magnitudes, per mm.
         spectrum_distance: of the radial power spectra, dB.
+        mae_hu: mae in HU, of CT; NaN of other targets.
     """
 
     mae: float = math.nan
@@ -45,6 +46,7 @@ class PatchQuality:
     histogram_w1: float = math.nan
     gradient_w1: float = math.nan
     spectrum_distance: float = math.nan
+    mae_hu: float = math.nan
 
 
 @torch.no_grad()
@@ -62,7 +64,9 @@ def validate_patches(
         device: of the network.
     """
     patches = _predicted_patches(objective, network, batches, recipe, device)
-    return judge_patches(patches, batches.configuration.spacing)
+    quality = judge_patches(patches, batches.configuration.spacing)
+    target = batches.configuration.target
+    return replace(quality, mae_hu=quality.mae * target.scale) if target.scheme == "ct" else quality
 
 
 def _predicted_patches(

@@ -63,9 +63,13 @@ class TrainingSettings(Settings):
     """
 
     objective: str = setting("gdm", "how the generator is trained", choices=OPTIONS)
-    epochs: int | None = setting(None, "(default: by the preset)", least=1)
-    iterations: int | None = setting(None, "steps an epoch (default: by the preset)", least=1)
-    learning_rate: float | None = setting(None, "(default: by the preset)", above=0, metavar="RATE")
+    epochs: int | None = setting(None, "(default: 80 of the preset cpu, else 400)", least=1)
+    iterations: int | None = setting(
+        None, "steps an epoch (default: 50 of the preset cpu, else 250)", least=1
+    )
+    learning_rate: float | None = setting(
+        None, "(default: 3e-3 of the preset cpu, else 1e-3)", above=0, metavar="RATE"
+    )
     seed: int | None = setting(None, "of weights, patches and noise (default: 0)")
     device: str = setting("auto", "auto, cpu, cuda, cuda:1", metavar="DEVICE")
     precision: str = setting(
@@ -78,6 +82,11 @@ class TrainingSettings(Settings):
     pretrained: Path | None = setting(None, "start from this checkpoint's weights", metavar="FILE")
     fidelity_budget: float = setting(
         0.01, "MAE that the dial's default may cost against the twin", least=0, metavar="SHARE"
+    )
+    finish: bool = setting(
+        False,
+        "fit a filter to the validation's spectra, as strong as the fidelity budget allows",
+        flag="--spectral-finish",
     )
     n_devices: int | None = setting(
         None, "devices that train together (default: 1)", least=1, flag="--num-gpus"

@@ -144,8 +144,14 @@ def judge(
     errors = masked_mse(encoder, decoder, held_out)
     figures = _figures(errors, ours, theirs)
     failed = [figure for figure in figures if not figure.passed]
-    for figure in failed:
-        _log.warning("warning: feature encoder: %s", figure)
+    if failed:
+        _log.warning(
+            "warning: feature encoder: %d of %d figures are poor (%s): the drift may see little;"
+            " compare with --encoder random",
+            len(failed),
+            len(figures),
+            "; ".join(map(str, failed)),
+        )
     names = tuple(figure.name for figure in failed)
     n_patches = len(held_out.images)
     return EncoderReport(held_out.cases, n_patches, errors, ours, theirs, figures, names)

@@ -1,9 +1,10 @@
-"""The end of a training: whole validation cases predicted and scored, and the realism dial set."""
+"""The end of a training: whole validation cases predicted and scored, dial and finish set."""
 
 from __future__ import annotations
 
 import dataclasses
 import logging
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from gdmnet.data.case import Case, CaseFiles
 from gdmnet.data.raw import read_description, training_cases
 from gdmnet.data.store import StoredCase
 from gdmnet.data.volume import write_volume
+from gdmnet.inference.finish import STRENGTHS, FinishCase, apply_finish, fit_finish
 from gdmnet.inference.model import load_model
 from gdmnet.inference.translator import Translator
 from gdmnet.metrics.conventions import EvaluationSettings
@@ -27,7 +29,8 @@ from gdmnet.metrics.statistics import Values, aggregate_cases
 from gdmnet.metrics.summary import Summary
 from gdmnet.models import checkpoint
 from gdmnet.models.card import MOST_REALISM, PredictionSettings
-from gdmnet.models.folder import DIAL_JSON, DialChoice
+from gdmnet.models.folder import DIAL_JSON, FINISH_JSON, DialChoice
+from gdmnet.plan import SpectralFinish
 from gdmnet.preprocessing import prepare
 from gdmnet.training import log
 from gdmnet.training.progress import PROGRESS_PNG, draw_progress
@@ -36,6 +39,7 @@ FOLDER = "validation"
 ON_TRAINING = "the cases were trained on: this says nothing about new patients"
 SETTINGS = tuple(float(t) for t in np.arange(0.0, MOST_REALISM + 0.01, 0.25))
 LOOK = ("histogram_w1", "gradient_w1", "spectrum_distance")  # lower is better
+MOST_FINISHED = 8  # cases that a finish is fitted to
 MOST_SHARPNESS = 1.1  # beyond it there is texture that the target does not have
 ROUNDING = 1e-4  # of figures that are 0 but for the arithmetic: HU, dB
 _log = logging.getLogger(__name__)
@@ -50,6 +54,7 @@ def validate_fold(
     device: str,
     on_training: bool,
     fidelity_budget: float = 0.01,
+    finishes: bool = False,
 ) -> Summary | None:
     """Predict every case of a fold with its final weights and score it as gdm_evaluate does.
 
@@ -65,13 +70,18 @@ def validate_fold(
             where it is not there. Where it lacks a target nothing is scored, and said so.
         device: as for `load_model`.
         on_training: the cases were trained on; the summary says so.
-        fidelity_budget: share of the MAE that a realism dial's setting may cost; see `dial_fold`.
+        fidelity_budget: share of the MAE that a realism dial's setting may cost, see `dial_fold`,
+            and a finish on top of it.
+        finishes: fit a spectral finish, see `finish_fold`.
 
     Returns:
         What was written to summary.json; None where nothing is scored.
     """
     home = folders.fold_folder(model, fold)
     front = dial_fold(model, fold, cases, device=device, budget=fidelity_budget)
+    (home / FINISH_JSON).unlink(missing_ok=True)
+    if finishes:
+        finish_fold(model, fold, cases, device=device, budget=fidelity_budget, front=front)
     translator = load_model(model, folds=[fold], device=device)
     (home / FOLDER).mkdir(parents=True, exist_ok=True)
     known, predictions = _raw_cases(raw), {}
@@ -152,7 +162,7 @@ def dial_fold(
     front: dict[str, Values] = {}
     for setting in tqdm(SETTINGS, desc="realism dial", disable=None, leave=False):
         translator = load_model(
-            model, PredictionSettings(realism=setting), folds=[fold], device=device
+            model, PredictionSettings(realism=setting, finish=False), folds=[fold], device=device
         )
         scores = {
             case.record.identifier: score_prepared(
@@ -167,6 +177,59 @@ def dial_fold(
     draw_progress(log.read(home), home / PROGRESS_PNG, more=[_chart(front, chosen)])
     _log.info("realism dial: %g is chosen; %s", chosen, reason)
     return front
+
+
+def finish_fold(
+    model: Path,
+    fold: str,
+    cases: Sequence[StoredCase],
+    *,
+    device: str,
+    budget: float,
+    front: Mapping[str, Values],
+) -> SpectralFinish:
+    """Fit a fold's spectral finish to its validation, and write it to finish.json.
+
+    Its strength is the largest that costs neither MAE nor plausibility (`choose_setting`), of at
+    most eight cases; 0 leaves predictions as they are.
+
+    Args:
+        model: the model's folder.
+        fold: "0", "1", ... or "all".
+        cases: of the fold's validation, with targets.
+        device: as for `load_model`.
+        budget: a share of the MAE without the filter, or of the twin's, where there is a dial.
+        front: of the dial; empty without one.
+    """
+    home = folders.fold_folder(model, fold)
+    translator = load_model(model, folds=[fold], device=device)
+    few = cases[:MOST_FINISHED]
+    with tempfile.TemporaryDirectory(dir=home) as scratch:
+        places = [Path(scratch) / f"{number}.npy" for number in range(len(few))]
+        for case, place in zip(few, places, strict=True):
+            np.save(place, translator.predict(as_input(case)).mean[0])
+        finish = fit_finish(map(_finish_case, few, places))
+        tried: dict[str, Values] = {}
+        for strength in STRENGTHS:
+            attempt = dataclasses.replace(finish, strength=strength)
+            scores = {}
+            for case, place in zip(few, places, strict=True):
+                image = apply_finish(attempt, np.load(place), case.body[:] > 0, case.record.spacing)
+                scores[case.record.identifier] = score_prepared(translator, case, image[None])
+            means = aggregate_cases(scores)
+            tried[f"{strength:g}"] = {name: values["mean"] for name, values in means.items()}
+    if front:
+        tried["0"]["mae"] = front["0"]["mae"]  # the budget is one, of dial and finish together
+    strength, reason = choose_setting(tried, budget)
+    finish = dataclasses.replace(finish, strength=strength)
+    codec.save(finish, home / FINISH_JSON)
+    _log.info("spectral finish: strength %g is chosen; %s", strength, reason)
+    return finish
+
+
+def _finish_case(stored: StoredCase, place: Path) -> FinishCase:
+    target, body = stored.target[:][0], stored.body[:] > 0
+    return FinishCase(np.load(place), target, body, stored.record.spacing)
 
 
 def choose_setting(front: Mapping[str, Values], budget: float) -> tuple[float, str]:

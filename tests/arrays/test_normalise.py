@@ -5,7 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gdmnet import plan
 from gdmnet.arrays.normalise import SCHEMES, apply, background_value, fit, invert, scheme_of
+from gdmnet.errors import SettingError
 from gdmnet.plan import Normalisation
 
 CT = Normalisation("ct", centre=-40.0, scale=350.0, low=-1024.0, high=3071.0, background=-1024.0)
@@ -122,8 +124,10 @@ def test_the_original_is_never_changed(image, body):
     np.testing.assert_array_equal(image, before)
 
 
-def test_an_unknown_scheme_and_an_empty_body_are_refused(image):
-    with pytest.raises(ValueError, match="unknown scheme 'rank'; known: ct"):
-        fit(replace(CT, scheme="rank"), image, image)
+def test_what_cannot_be_and_an_empty_body_are_refused(image):
+    assert set(SCHEMES) == set(plan.SCHEMES)
+    for wrong in ({"scheme": "rank"}, {"scale": 0.0}, {"low": 3.0, "high": 2.0}):
+        with pytest.raises(SettingError, match=next(iter(wrong))):
+            replace(CT, **wrong)
     with pytest.raises(ValueError, match="the body is empty"):
         fit(ZSCORE, image, np.zeros(image.shape))

@@ -297,6 +297,22 @@ def test_a_registration_object_is_applied_and_shown(tmp_path, capsys):
     assert check_dataset(folder, n_processes=1) == []
 
 
+def test_all_channels_of_a_frame_are_moved(tmp_path):
+    ct, matrix = two_scanners(tmp_path / "patients/a")
+    t2 = np.arange(np.prod(BIG)).reshape(BIG) % 500
+    write_series(
+        tmp_path / "patients/a/t2", t2, origin=PLACED, spacing=SIDES, SeriesDescription="T2"
+    )
+    frames = {"1.2.3": np.eye(4), "1.2.826.0.1.3680043.9999.2000": matrix}
+    save(tmp_path / "patients/a/reg.dcm", make_registration(frames))
+    patterns = ["--source", "*t1*", "*T2", "--name", "Two"]
+    assert call(tmp_path / "patients", "--resample", "source", *patterns) == 0
+    folder = dataset(tmp_path / "patients", "Two")
+    second = read_volume(next((folder / "imagesTr").glob("*_0001.nii.gz")))
+    np.testing.assert_allclose(second.array[0], t2, atol=1)
+    np.testing.assert_array_equal(read_volume(next((folder / "targetsTr").iterdir())).array[0], ct)
+
+
 @pytest.mark.parametrize("which", ["target", "source"])
 def test_two_scanners_are_registered_by_their_images_on_request(tmp_path, which, capsys):
     ct, _ = two_scanners(tmp_path / "patients/a")
@@ -337,6 +353,9 @@ def test_structures_become_masks_and_label_files(patients, capsys):
     said = refusal(patients, capsys, "--body-roi", "BODY")
     assert "patient_a: no structures are called 'BODY' (there: Bladder, External, PTV_60)" in said
     assert call(patients, "--body-roi", "BODY|EXTERNAL", "--regions", "PTV*, bladder") == 0
+    shown = capsys.readouterr().out
+    assert "patient_b: no structure is called 'bladder'" in shown
+    assert "patient_a: no structure" not in shown
     folder = dataset(patients)
     assert check_dataset(folder, n_processes=1) == []
     assert json.loads((folder / "dataset.json").read_text())["regions"] == {

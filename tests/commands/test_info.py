@@ -1,3 +1,5 @@
+import csv
+import io
 import json
 import subprocess
 import sys
@@ -98,3 +100,15 @@ def test_versions_and_the_cpu_are_shown(capsys):
     shown = capsys.readouterr().out
     assert lines(shown, "gdmnet ")[0].split() == ["gdmnet", gdmnet.__version__]
     assert lines(shown, "  cpu ")[0].split("threads")[0].split()[-1] == "1"
+
+
+def test_a_log_is_printed_as_csv(trained, capsys, tmp_path):
+    fold = trained / "results/Dataset999_Phantom/gdm__3d_fullres/fold_0"
+    assert main(["--log", str(fold)]) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    records = [json.loads(line) for line in (fold / "log.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    assert float(rows[1]["validation_mae"]) == records[1]["validation_mae"]
+    assert set(rows[0]) == {name for record in records for name in record}
+    assert main(["--log", str(tmp_path)]) == 2
+    assert "no log.jsonl here" in capsys.readouterr().err

@@ -6,13 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from report.phantoms import SHAPE, target, write, write_case, write_record
+from report.phantoms import SHAPE, target, unpack, write, write_case, write_record
 
 from gdmnet.commands.report import main
 from gdmnet.geometry import Geometry
 from gdmnet.metrics.conventions import EvaluationSettings
 from gdmnet.metrics.evaluation import EvaluationFolders, evaluate_folders
-from gdmnet.report.encode import unpack
 
 ODD = "A&B 'c'"
 

@@ -119,7 +119,17 @@ def test_a_number_that_is_taken_is_refused(home, capsys):
 
 
 @pytest.mark.parametrize(
-    "option", ["--views=0", "--views=20,20", "--views=a", "--views=-3", "--photons=-5", "--scan=x"]
+    "option",
+    [
+        "--views=100000000000",
+        "--pitch=1e-9",
+        "--views=0",
+        "--views=20,20",
+        "--views=a",
+        "--views=-3",
+        "--photons=-5",
+        "--scan=x",
+    ],
 )
 def test_impossible_options_are_refused(home, option, capsys):
     with pytest.raises(SystemExit) as stopped:

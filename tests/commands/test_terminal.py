@@ -1,10 +1,14 @@
+import os
 import signal
 import subprocess
 import sys
 
 import pytest
 
-from gdmnet.commands.terminal import add_processes_option, new_parser
+from gdmnet.commands import plan_and_preprocess
+from gdmnet.commands.terminal import add_processes_option, add_root_options, new_parser
+from gdmnet.errors import DatasetError
+from gdmnet.folders import nifti_form
 
 
 @pytest.fixture
@@ -113,6 +117,40 @@ sys.exit(guarded(body))
 def test_a_signal_that_arrives_while_an_object_is_collected_is_not_lost():
     done = subprocess.run([sys.executable, "-c", SWALLOWED], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (143, "", "stopped\n")
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("x/" * 2500, "5000 bytes are too long for a path"),
+        ("/tmp/" + "n" * 300, "305 bytes are too long for a path"),
+        (os.fsdecode(b"M\xfcller"), "M\\udcfcller: the name is not UTF-8; rename it"),
+    ],
+)
+def test_what_no_file_can_be_called_is_refused_at_once(word, said, capsys):
+    parser = new_parser("it does nothing")
+    add_root_options(parser)
+    with pytest.raises(SystemExit) as caught:
+        parser.parse_args(["--raw", word])
+    assert caught.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["-np", "-1"], ["-np", "0"], ["--memory", "nan"]])
+def test_numbers_out_of_their_bounds_are_refused_at_once(words, capsys):
+    with pytest.raises(SystemExit):
+        plan_and_preprocess.build_parser().parse_args(["501", *words])
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_the_form_that_is_typed_reaches_every_process(monkeypatch):
+    monkeypatch.setenv("gdmnet_nifti_form", "")  # so that it is taken back
+    assert nifti_form() is None
+    plan_and_preprocess.build_parser().parse_args(["501", "--nifti-form", "sform"])
+    assert nifti_form() == "sform"
+    monkeypatch.setenv("gdmnet_nifti_form", "both")
+    with pytest.raises(DatasetError, match="set it to sform or qform"):
+        nifti_form()
 
 
 def test_a_command_of_its_own_has_its_own_parser(capsys):

@@ -291,7 +291,8 @@ def test_python_users_get_the_error_itself(home):
 
 
 def test_a_realism_dial_is_trained_chosen_and_turned(home, tmp_path, capsys):
-    options = [*SHORT, "--realism-dial", "--option", "pairing=pooled", "--option", "bank=64"]
+    options = [*SHORT, "--realism-dial", "--spectral-finish"]
+    options += ["--option", "pairing=pooled", "--option", "bank=64"]
     assert train.main(["999", "3d_fullres", *options, *roots(home)]) == 0
     fold = fold_of(home)
     run = json.loads((fold / "run.json").read_text(encoding="utf-8"))
@@ -303,6 +304,8 @@ def test_a_realism_dial_is_trained_chosen_and_turned(home, tmp_path, capsys):
     assert f"{chosen['realism']:g}" in front
     assert chosen["fidelity_budget"] == 0.01
     assert run["realism"] is None
+    finish = json.loads((fold / "finish.json").read_text(encoding="utf-8"))
+    assert len(finish["gains"]) == 16
     inputs = home / "raw" / "Dataset999_Phantom" / "imagesTs"
     for realism in ("0", "1.5"):
         out = tmp_path / realism

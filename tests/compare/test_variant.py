@@ -2,14 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from gdmnet.compare.variant import (
-    Method,
-    Variant,
-    make_methods,
-    parse_steps,
-    parse_variant,
-    parse_variants,
-)
+from gdmnet.compare.variant import Method, Variant, make_methods, parse_steps, parse_variant
 from gdmnet.errors import SettingError
 
 
@@ -52,7 +45,7 @@ def test_what_is_no_variant_is_refused(text, words):
 
 def test_variants_have_folders_of_their_own_and_come_once():
     texts = ["regression", "regression:perceptual=0.1", "regression:perceptual=0.10", "gdm"]
-    variants = parse_variants([*texts, "gdm:drift_ratio=0.3"])
+    variants = list(dict.fromkeys(map(parse_variant, [*texts, "gdm:drift_ratio=0.3"])))
     assert [v.name for v in variants] == [texts[0], texts[1], "gdm", "gdm:drift_ratio=0.3"]
     assert len({v.folder for v in variants}) == 4
     assert all(":" not in v.folder and "/" not in v.folder for v in variants)

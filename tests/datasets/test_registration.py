@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
 
+from gdmnet.data.case import Volume
 from gdmnet.data.regrid import as_image
 from gdmnet.datasets.phantom import make_patient, oblique_direction
 from gdmnet.datasets.registration import RigidMotion, move, register
@@ -80,7 +81,7 @@ def test_moving_undoes_the_motion(pair):
     grid = geometry(oblique_direction())
     pushed = displaced(source, grid, (3.0, -3.0, 6.0))
     motion = both(pushed, target, body, grid)
-    moved = move(pushed, motion, grid)
+    moved = move(motion, Volume(pushed[None], grid))
     inside = body != 0
     before = np.abs(pushed - source)[inside].mean()
     assert np.abs(moved - source)[inside].mean() < 0.35 * before
@@ -93,7 +94,7 @@ def test_a_whole_voxel_is_moved_exactly():
     image = np.zeros(SHAPE, dtype=np.float32)
     image[10, 20, 15] = 7.0
     motion = RigidMotion((1.5, -3.0, 3.0), (0.0, 0.0, 0.0), (0.0, 0.0, 0.0), 1.0, 0.5)
-    moved = move(image, motion, grid, linear=True)
+    moved = move(motion, Volume(image[None], grid), linear=True)
     assert moved[9, 22, 14] == pytest.approx(7.0, abs=1e-3)  # back: against the displacement
 
 
@@ -101,7 +102,7 @@ def test_no_background_is_made_up_where_the_image_ends():
     grid = geometry()
     noise = np.random.default_rng(0).uniform(5, 20, SHAPE)
     motion = RigidMotion((0.0, 0.0, 9.0), (0.0, 0.0, 0.0), (0.0, 0.0, 0.0), 1.0, 0.5)
-    moved = move(noise, motion, grid, linear=True)
+    moved = move(motion, Volume(noise[None], grid), linear=True)
     np.testing.assert_allclose(moved[-3:], noise[-1:].repeat(3, axis=0), atol=1e-3)
     np.testing.assert_allclose(moved[:-3], noise[3:], atol=1e-3)
 

@@ -6,16 +6,17 @@ from scipy.ndimage import gaussian_filter
 
 from gdmnet.inference.finish import (
     FinishCase,
-    SpectralFinish,
+    apply_finish,
     correction,
     fit_finish,
     kernel_of,
     mean_finish,
 )
 from gdmnet.metrics.spectrum import N_BINS, WINDOW, log_distance, radial_power
+from gdmnet.plan import SpectralFinish
 
 SHAPE, SPACING = (40, 44, 48), (1.0, 1.0, 1.0)
-SHARPENING = tuple(np.linspace(1.0, 4.0, N_BINS))
+SHARPENING = tuple(np.linspace(1.0, 4.0, N_BINS).tolist())
 EVERYWHERE = np.ones(SHAPE, bool)
 
 
@@ -46,12 +47,12 @@ def test_the_fit_finds_the_blur_and_the_finish_takes_it_back():
     assert np.allclose(finish.gains[:8], wanted[:8], rtol=0.06)
     assert max(finish.gains) <= 8
     assert finish.strength == 0
-    whole = SpectralFinish(finish.gains, np.inf, 1.0)
+    whole = SpectralFinish(finish.gains, 1e9, 1.0)
     unseen = noise(9, 0.7)
     blurred = gaussian_filter(unseen, 0.6)
     power, real, before = (
         radial_power(image, EVERYWHERE, SPACING)
-        for image in (whole(blurred, EVERYWHERE, SPACING), unseen, blurred)
+        for image in (apply_finish(whole, blurred, EVERYWHERE, SPACING), unseen, blurred)
     )
     floor = 1e-4 * real.max()
     assert log_distance(power, real, floor) < 0.25 * log_distance(before, real, floor)
@@ -59,7 +60,7 @@ def test_the_fit_finds_the_blur_and_the_finish_takes_it_back():
 
 def test_without_strength_or_gain_nothing_changes():
     x = noise()
-    assert SpectralFinish(SHARPENING, 1.0)(x, EVERYWHERE, SPACING) is x
+    assert apply_finish(SpectralFinish(SHARPENING, 1.0), x, EVERYWHERE, SPACING) is x
     assert np.abs(correction(x, EVERYWHERE, SPACING, (1.0,) * N_BINS)).max() < 1e-5
 
 
@@ -75,7 +76,7 @@ def test_neither_the_bodys_edge_nor_the_volumes_end_is_seen():
         correction(moved, body, SPACING, SHARPENING),
         atol=1e-3,
     )
-    out = SpectralFinish(SHARPENING, 1.0, 0.5)(moved, body, SPACING)
+    out = apply_finish(SpectralFinish(SHARPENING, 1.0, 0.5), moved, body, SPACING)
     assert np.array_equal(out[~body], moved[~body])
     assert out.dtype == np.float32
 
@@ -85,7 +86,7 @@ def test_a_step_overshoots_by_no_more_than_the_texture_and_nowhere_far_away():
     x = 0.01 * noise()
     x[:, :, 24:] += 10.0
     finish = SpectralFinish(SHARPENING, 0.05, 0.5)
-    change = finish(x, EVERYWHERE, SPACING) - x
+    change = apply_finish(finish, x, EVERYWHERE, SPACING) - x
     assert np.abs(change).max() <= 0.5 * 0.05 + 1e-5
     far = (slice(None), slice(None), slice(0, 24 - 8))
     texture = correction(0.01 * noise(), EVERYWHERE, SPACING, SHARPENING)

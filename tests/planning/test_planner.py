@@ -1,3 +1,4 @@
+from dataclasses import replace
 from math import prod
 
 import pytest
@@ -143,6 +144,16 @@ def test_thin_volumes_get_kernels_and_strides_of_one(slices, preset):
         assert configuration.patch_size[0] <= slices
         assert {kernel[0] for kernel in configuration.architecture.kernels} == {1}
         assert {stride[0] for stride in configuration.architecture.strides} == {1}
+
+
+@pytest.mark.parametrize(("rule", "region"), [("given", "body"), ("circle", "circle")])
+def test_a_model_that_saw_masks_only_shows_the_body_only(rule, region):
+    fingerprint = alike((64, 64, 64), (1.0, 1.0, 1.0))
+    cases = tuple(replace(case, mask_rule=rule) for case in fingerprint.cases)
+    plan = planned(replace(fingerprint, cases=cases, region="circle"))
+    fullres = plan.configuration("3d_fullres")
+    assert fullres.region == region
+    assert ("never seen" in fullres.reasons["region"]) == (rule == "given")
 
 
 def test_an_unknown_preset_and_an_empty_dataset_are_refused():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +67,21 @@ def write_record(home: Path, cases: dict, model: str = "") -> None:
         "cases": cases,
     }
     (home / "out/predictions.json").write_text(json.dumps(record))
+
+
+def unpack(text: str, step: float, shape: Shape) -> np.ndarray:
+    """The volume (z, y, x) that the page shows: an own way back from blocks of 4 x 4 x 4."""
+    stream = np.frombuffer(zlib.decompress(base64.b64decode(text)), np.uint8)
+    low, high = stream.astype(int).reshape(2, -1)
+    folded = low + 256 * high
+    steps = np.where(folded % 2, -(folded + 1) // 2, folded // 2)
+    blocks = [-(-n // 4) for n in shape]
+    details = step * steps.reshape(4, 4, 4, *blocks)
+    k, i = np.mgrid[:4, :4]
+    waves = np.where(k, np.sqrt(0.5), 0.5) * np.cos(np.pi * (2 * i + 1) * k / 8)
+    voxels = np.einsum("abczyx,ai,bj,ck->ziyjxk", details, waves, waves, waves)
+    filled = voxels.reshape([4 * n for n in blocks])
+    return filled[: shape[0], : shape[1], : shape[2]]
 
 
 def several_methods(home: Path, methods: list[str]) -> str:

@@ -5,10 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from report.browser import Browser, missing_browser
-from report.phantoms import GEOMETRY, SHAPE, several_methods, target, write_case, write_record
+from report.phantoms import (
+    GEOMETRY,
+    SHAPE,
+    several_methods,
+    target,
+    unpack,
+    write_case,
+    write_record,
+)
 
 from gdmnet.commands.report import main
-from gdmnet.report.encode import unpack
 
 pytestmark = pytest.mark.browser
 READY = 'return document.getElementById("viewer").dataset.ready'
@@ -192,6 +199,48 @@ def test_windows_change_what_is_grey(browser):
     assert sum(state(browser)[1]) == 100
 
 
+def test_the_window_in_use_is_marked(browser):
+    pressed = "[...document.querySelectorAll('#presets [aria-pressed=true]')]"
+    marked = f"return {pressed}.map(button => button.dataset.name)"
+    state(browser)
+    assert browser.run(marked) == ["soft tissue"]
+    browser.click('[data-name="bone"]')
+    state(browser)
+    assert browser.run(marked) == ["bone"]
+    browser.run("setWindow('image', 1, 2)")
+    state(browser)
+    assert browser.run(marked) == []
+
+
+def test_errors_outside_the_mask_are_dimmed(browser):
+    show_raw_voxels(browser)
+    browser.run("moveTo(0, 4); shown.mask.fill(0, 4 * 520, 5 * 520)")
+    state(browser)
+    inside = np.array([255, 130, 30])
+    assert pixel(browser, "axial", [4, 7, 17], "error") == pytest.approx(0.35 * inside, abs=3)
+    assert pixel(browser, "axial", [4, 7, 17]) == [255, 255, 255]
+
+
+def test_keys_work_without_a_click(browser):
+    z, y, x = state(browser)[0]
+    browser.run(
+        "document.activeElement.dispatchEvent("
+        "new KeyboardEvent('keydown', {key: 'ArrowUp', bubbles: true}))"
+    )
+    assert state(browser)[0] == [z + 1, y, x]
+
+
+def test_the_planes_of_a_single_panel_stand_side_by_side(browser):
+    for panel in ("source", "target", "error", "uncertainty (SD)"):
+        browser.click(f'#panels [data-name="{panel}"]')
+    places = browser.run(
+        "return cells.map(c => [Math.round(c.canvas.offsetTop), Math.round(c.canvas.offsetLeft)])"
+    )
+    assert len(places) == 3
+    assert len({top for top, _ in places}) == 1
+    assert len({left for _, left in places}) == 3
+
+
 def test_dragging_the_mouse_changes_window_and_level(browser):
     start = place(browser, "axial", [4, 10, 13])
     before, at = state(browser)[1], state(browser)[0]
@@ -226,7 +275,7 @@ def test_the_readout_tells_values_and_voxel_under_the_pointer(browser):
     browser.hover(*place(browser, "axial", [at[0], 11, 9], "target"))
     text = browser.run("return document.getElementById('readout').textContent")
     truth, guess = (stored(browser, title)[at[0], 11, 9] for title in ("target", "prediction"))
-    assert f"x 9 y 11 z {at[0]}" in text
+    assert f"x 9 y 11 z {at[0]}, at (9.0, 16.5, {3 * at[0]}.0) mm" in text
     assert f"target {round(float(truth))} HU" in text
     assert f"error +{round(float(guess - truth))} HU" in text
 

@@ -3,8 +3,9 @@ import zlib
 
 import numpy as np
 import pytest
+from report.phantoms import unpack
 
-from gdmnet.report.encode import FINEST_STEP, pack, pack_mask, reduce, reduction, unpack
+from gdmnet.report.encode import FINEST_STEP, pack, pack_mask, reduce, reduction
 
 
 def size(packed):

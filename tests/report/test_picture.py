@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 
 from gdmnet.errors import OutputError
-from gdmnet.report.picture import Panel, draw_panels, save_picture, translation_panels
+from gdmnet.report.picture import Panel, draw_panels, save_picture
 
 SPACING = (2.0, 1.0, 1.0)
 
@@ -80,15 +80,6 @@ def test_no_error_is_black():
         draw_panels([Panel("", np.zeros((4, 4, 4)), -1, 1, signed=True)], (1.0, 1.0, 1.0))
     )[100, 100]
     assert (colour < 8).all()
-
-
-def test_predictions_share_the_targets_window_and_errors_are_differences(rng):
-    source, target = rng.random((2, 6, 8, 8))
-    panels = translation_panels(source, {"a": target + 1, "b": target}, target, unit="HU")
-    assert [p.title for p in panels] == ["source", "a", "b", "target", "a - target", "b - target"]
-    assert {(p.low, p.high) for p in panels[1:4]} == {(panels[3].low, panels[3].high)}
-    assert np.allclose(panels[4].image, 1)
-    assert panels[5].low == -panels[5].high
 
 
 def test_panels_of_two_shapes_are_refused():

@@ -5,9 +5,7 @@ import re
 
 import numpy as np
 import pytest
-from report.phantoms import several_methods, target
-
-from gdmnet.report import encode
+from report.phantoms import several_methods, target, unpack
 
 METHODS = ["gdm", "regression <b>", "flow, 4 steps"]
 
@@ -30,7 +28,7 @@ def test_every_method_has_its_own_volume_and_all_share_the_targets_window(view):
     }
     for i, method in enumerate(METHODS):
         packed = images[method]["packed"]
-        shown = encode.unpack(packed["text"], packed["step"], tuple(view["shape"]))
+        shown = unpack(packed["text"], packed["step"], tuple(view["shape"]))
         bone = target(0) > 300
         assert np.mean(shown[bone] - target(0)[bone]) == pytest.approx(50 * (i + 1), abs=10)
 

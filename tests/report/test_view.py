@@ -2,10 +2,11 @@ import json
 
 import numpy as np
 import pytest
-from report.phantoms import SHAPE, target, write, write_case
+import SimpleITK as sitk  # noqa: N813 (everyone calls it so)
+from report.phantoms import SHAPE, target, unpack, write, write_case
 
 from gdmnet.geometry import Geometry
-from gdmnet.report import encode, view
+from gdmnet.report import view
 from gdmnet.report.cases import ReportFolders, find_cases, read_images
 from gdmnet.report.view import case_page, case_view, describe_storage
 
@@ -41,7 +42,7 @@ def test_channels_without_distinct_names_are_numbered(home):
 def test_what_the_page_shows_is_the_target(home):
     found = view_of(home)
     picture = found.pictures[2]
-    shown = encode.unpack(picture.packed.text, picture.packed.step, found.shape)
+    shown = unpack(picture.packed.text, picture.packed.step, found.shape)
     assert np.abs(shown - target(0)).max() < 5 * picture.packed.step
     assert picture.packed.rms < 5
     assert (picture.hounsfield, found.pictures[0].hounsfield) == (True, False)
@@ -60,6 +61,20 @@ def test_the_worst_place_is_in_the_bone(tmp_path, error):
     assert 2 <= z <= 6
     assert 4 <= y <= 9
     assert 13 <= x <= 20
+
+
+def test_the_viewer_knows_where_voxels_lie_in_the_patient(tmp_path, monkeypatch):
+    monkeypatch.setattr(view, "reduction", lambda shape, spacing: (1, 2, 2))
+    c, s = np.cos(0.3), np.sin(0.3)
+    oblique = Geometry(SHAPE, (3.0, 1.5, 1.0), (5.0, -7.0, 11.0), (1, 0, 0, 0, c, -s, 0, s, c))
+    write(tmp_path / "out/a.nii.gz", target(0), oblique)
+    write(tmp_path / "targets/a.nii.gz", target(0), oblique)
+    (case,) = find_cases(ReportFolders(tmp_path / "out", tmp_path / "targets"))
+    found = case_view("a", read_images(case), ROOM)
+    at = np.array(found.origin) + np.array([2, 3, 4]) @ np.array(found.steps)  # z, y, x
+    file = sitk.ReadImage(str(tmp_path / "out/a.nii.gz"))
+    wanted = file.TransformContinuousIndexToPhysicalPoint((8.5, 6.5, 2.0))  # the block's middle
+    assert at == pytest.approx(wanted, abs=1e-4)
 
 
 def test_large_cases_are_reduced_and_say_so(home, monkeypatch):

@@ -19,6 +19,7 @@ from gdmnet.tomography.scan import (
     save_sinogram,
 )
 
+FORMS = {"codes": [1, 0], "pixdim": [1, 1, 1, 1], "qform": [0] * 6, "sform": [0] * 12}
 GRID = Grid((20, 30), (2.0, 1.5))
 ACQUISITION = Acquisition(Scan(4, 180.0, Detector(5, 1.0)), Geometry((2, 3, 3), (2.0, 1.0, 1.0)))
 
@@ -140,6 +141,9 @@ def test_impossible_detectors_are_refused_in_words(values, words):
         ("grid.itk_direction", [0] * 9),
         ("grid.itk_direction", [1, 0, 0]),
         ("grid.axes", [0, 0, 7]),
+        ("grid.forms", {**FORMS, "codes": [70000, 1]}),
+        ("grid.forms", {**FORMS, "qform": [0]}),
+        ("grid.forms", {**FORMS, "sform": [1e300] * 12}),
         ("mu_water", 1e-40),
     ],
 )

@@ -1,5 +1,6 @@
 import json
 import math
+from datetime import datetime, timedelta
 
 import pytest
 import torch
@@ -10,6 +11,10 @@ from gdmnet.training import log
 
 def _record(epoch, **values):
     return {"epoch": epoch, "epochs": 12, "fidelity": 0.5, "skipped": 0, "best": False} | values
+
+
+def clock(seconds):
+    return (datetime.now().astimezone() + timedelta(seconds=seconds)).strftime("%H:%M")
 
 
 def test_what_is_logged_is_read(tmp_path):
@@ -33,13 +38,17 @@ def test_the_readable_line_tells_what_matters():
     )
     assert line == (
         "epoch  3/12  fidelity 0.5  validation MAE 0.1235  sharpness 0.800  2.0 s  best so far"
+        f"  0:00:18 to go, until {clock(18)}"
     )
+    in_hu = log.readable(_record(12, validation_mae=0.1234567, validation_mae_hu=61.72))
+    assert in_hu == "epoch 12/12  fidelity 0.5  validation MAE 61.7 HU"
     assert "skipped 4" in log.readable(_record(3, skipped=4))
 
 
-def test_the_first_epoch_tells_how_long_the_others_will_take():
-    assert log.readable(_record(1, seconds=30.0)).endswith("30.0 s  about 0:05:30 to go")
-    assert "to go" not in log.readable(_record(2, seconds=30.0))
+def test_every_epoch_tells_how_long_the_others_will_take():
+    assert log.readable(_record(1, seconds=30.0)).endswith(f"0:05:30 to go, until {clock(330)}")
+    assert "to go" not in log.readable(_record(12, seconds=30.0))
+    assert log.time_left(3 * 86400).startswith("3 days, 0:00:00 to go, until ")
 
 
 def test_truncating_forgets_later_epochs_and_a_line_that_was_cut_off(tmp_path):

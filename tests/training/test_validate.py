@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import small_models
 import torch
+from scipy.ndimage import gaussian_filter
 
 from gdmnet import codec, folders
 from gdmnet.data.raw import Description, read_description, training_cases, write_description
@@ -15,13 +16,15 @@ from gdmnet.errors import CheckpointError
 from gdmnet.inference import PredictionSettings, load_model
 from gdmnet.metrics.score import score
 from gdmnet.models import checkpoint
-from gdmnet.models.folder import DIAL_JSON, DialChoice, read_run
+from gdmnet.models.folder import DIAL_JSON, FINISH_JSON, DialChoice, read_run
 from gdmnet.plan import Run
 from gdmnet.preprocessing import prepare_and_store, prepare_volumes
 from gdmnet.training.validate import (
     SETTINGS,
+    as_input,
     choose_setting,
     dial_fold,
+    finish_fold,
     score_prepared,
     validate_fold,
 )
@@ -101,6 +104,64 @@ def test_the_largest_setting_within_the_budget_is_chosen(model, case):
     assert read_run(home).realism == 0.5  # 10 HU, as far as the twin
     assert codec.load(Run, home / folders.RUN_JSON).realism is None
     assert (home / "progress.png").is_file()
+
+
+@pytest.fixture
+def blurred(tmp_path):
+    """A model that gives its source, and a case whose source is its target, blurred."""
+    folder = small_models.make_model(tmp_path, shifts={"0": 0.0})
+    configuration = load_model(folder, device="cpu").configuration
+    noise = np.random.default_rng(0).normal(40, 100, (32, 32, 32)).astype(np.float32)
+    volume = small_models.Volume(noise[None], small_models.Geometry((32,) * 3, (2.0, 1.0, 1.0)))
+    ready, _ = prepare_volumes("case", volume, configuration)
+    source = gaussian_filter(ready.source, (0, 0.3, 0.6, 0.6)).astype(np.float32)
+    record = dataclasses.replace(ready.record, target=configuration.target)
+    centres = np.argwhere(ready.body).astype(np.int32)
+    return folder, StoredCase(record, source, ready.source, ready.body, centres)
+
+
+def test_a_finish_is_as_strong_as_validation_allows_and_can_be_left_out(blurred):
+    folder, case = blurred
+    home = folders.fold_folder(folder, "0")
+    plain = load_model(folder, device="cpu").predict(as_input(case)).mean
+    finish = finish_fold(folder, "0", [case], device="cpu", budget=0.01, front={})
+    assert finish.strength == 0.5
+    assert not list(home.glob("tmp*"))
+    assert read_run(home).finish == finish
+    assert codec.load(Run, home / folders.RUN_JSON).finish is None
+    finished = load_model(folder, device="cpu")
+    assert finished.card.finish == 0.5
+    assert "spectral finish 0.5" in str(finished.card)
+    after = finished.predict(as_input(case)).mean
+    errors = [np.abs(image - case.target).mean() for image in (plain, after)]
+    assert errors[1] < 0.9 * errors[0]
+    left_out = load_model(folder, PredictionSettings(finish=False), device="cpu")
+    assert np.array_equal(left_out.predict(as_input(case)).mean, plain)
+    assert finished.card.difference(left_out.card) == "finish"
+    # an exported model has it in run.json
+    codec.save(read_run(home), home / folders.RUN_JSON)
+    (home / FINISH_JSON).unlink()
+    assert load_model(folder, device="cpu").card.finish == 0.5
+
+
+def test_a_finish_spends_what_the_dial_has_left_of_the_budget(blurred):
+    folder, case = blurred
+    front = {"0": {"mae": 0.0}}  # a perfect twin: nothing is left
+    finish = finish_fold(folder, "0", [case], device="cpu", budget=0.01, front=front)
+    assert finish.strength == 0
+    assert load_model(folder, device="cpu").card.finish == 0
+
+
+def test_a_finish_belongs_to_the_weights_that_it_was_fitted_with(model, case):
+    finish_fold(model, "0", [case], device="cpu", budget=1.0, front={})
+    home = folders.fold_folder(model, "0")
+    codec.save(dataclasses.replace(read_run(home).finish, strength=0.25), home / FINISH_JSON)
+    codec.save(DialChoice(1.0, 0.01), home / DIAL_JSON)
+    finishes = [
+        load_model(model, PredictionSettings(realism=t), device="cpu").card.finish
+        for t in (None, 1.0, 0.5)
+    ]
+    assert finishes == [0.25, 0.25, 0.0]
 
 
 def test_a_prepared_case_is_scored_in_hu_and_mm(model, case):

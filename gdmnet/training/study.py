@@ -1,0 +1,150 @@
+"""All folds of a configuration, one after the other or one a GPU, and what they say together."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import queue
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from gdmnet import codec, folders
+from gdmnet.cluster import rank_from_environment
+from gdmnet.data.splits import read_splits
+from gdmnet.errors import GdmnetError, TrainingError
+from gdmnet.folders import Roots
+from gdmnet.metrics.summary import Summary, summarise
+from gdmnet.parallel import end_with_parent
+from gdmnet.plan import Plan
+from gdmnet.training.fold import train_fold
+from gdmnet.training.settings import TrainingSettings
+
+CROSS_VALIDATION_JSON = "cross_validation.json"
+_log = logging.getLogger(__name__)
+
+
+def train_study(
+    dataset: str | int, roots: Roots, settings: TrainingSettings | None = None
+) -> tuple[Path, Summary]:
+    """Train and validate every fold of the planned configuration, and pool their cases.
+
+    What is finished stays, what was begun goes on: after any kill the same call goes on.
+
+    Args:
+        dataset: 501 or "Dataset501_Name"; planned and prepared.
+        roots: the folders.
+        settings: of each fold's training.
+
+    Returns:
+        The model's folder, which gdm_predict takes, and the cross-validation over all cases, which
+        is in its cross_validation.json, too.
+
+    Raises:
+        TrainingError: --overwrite, which would begin anew after every kill.
+        GdmnetError: as `train_fold`.
+    """
+    settings = settings or TrainingSettings()
+    if settings.overwrite:
+        raise TrainingError(
+            "--overwrite throws one fold away: name configuration and fold, or delete the model's"
+            " folder to train all anew"
+        )
+    name = folders.resolve_dataset(dataset, roots.preprocessed)
+    home = roots.preprocessed / name
+    configuration = next(iter(codec.load(Plan, home / folders.PLAN_JSON).configurations))
+    folds = [str(number) for number in range(len(read_splits(home / folders.SPLITS_JSON)))]
+    model = folders.model_folder(roots.results, name, settings.objective, configuration)
+    devices = _free_devices(settings)
+    _log.info(
+        "%s, %s: folds %s%s",
+        name,
+        configuration,
+        ", ".join(folds),
+        f", one on each of {', '.join(devices)}" if len(devices) > 1 else "",
+    )
+    where = (name, configuration, roots, replace(settings, resume=True))
+    if len(devices) > 1:
+        _train_side_by_side(folds, devices, where)
+    else:
+        for fold in folds:
+            train_fold(name, configuration, fold, roots, replace(settings, resume=True))
+    summary = pooled([folders.fold_folder(model, fold) for fold in folds])
+    codec.save(summary, model / CROSS_VALIDATION_JSON, private=True)
+    return model, summary
+
+
+def pooled(folds: Sequence[Path]) -> Summary:
+    """The summaries of several folds as one: every case was judged by the fold that did not see it.
+
+    Raises:
+        PlanError: a summary is missing or damaged.
+    """
+    parts = [codec.load(Summary, fold / folders.SUMMARY_JSON) for fold in folds]
+    masks = sorted({part.mask for part in parts})
+    notes = sorted({part.note for part in parts if part.note is not None})
+    return summarise(
+        {case: values for part in parts for case, values in part.cases.items()},
+        units=parts[0].units,
+        mask="; ".join(masks),
+        note="; ".join([f"cross-validation of {len(parts)} folds", *notes]),
+    )
+
+
+def _free_devices(settings: TrainingSettings) -> list[str]:
+    """Where folds can train side by side: every GPU, unless devices or a launcher were named."""
+    alone = settings.n_devices is None and rank_from_environment() is None
+    if alone and settings.device in ("auto", "cuda") and torch.cuda.is_available():
+        return [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+    return [settings.device]
+
+
+_Where = tuple[str, str, Roots, TrainingSettings]
+
+
+def _train_side_by_side(folds: Sequence[str], devices: Sequence[str], where: _Where) -> None:
+    """A process a fold, one at a time on each device; all are ended when one of them fails."""
+    free: queue.SimpleQueue[str] = queue.SimpleQueue()
+    for device in devices:
+        free.put(device)
+    context = multiprocessing.get_context("spawn")
+    running: list[multiprocessing.process.BaseProcess] = []
+
+    def train(fold: str) -> None:
+        device = free.get()
+        answers = context.SimpleQueue()
+        process = context.Process(target=_train_one, args=(fold, device, where, answers))
+        process.start()
+        running.append(process)
+        process.join()
+        free.put(device)
+        if process.exitcode != 0:
+            reason = (
+                f"its process ended with {process.exitcode}" if answers.empty() else answers.get()
+            )
+            raise TrainingError(f"fold {fold}: {reason}; the same command goes on")
+
+    with ThreadPoolExecutor(len(devices)) as pool:
+        try:
+            for done in [pool.submit(train, fold) for fold in folds]:
+                done.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in running:
+                process.terminate()
+
+
+def _train_one(fold: str, device: str, where: _Where, answers: multiprocessing.SimpleQueue) -> None:
+    end_with_parent()
+    logging.basicConfig(format=f"fold {fold}: %(message)s", stream=sys.stderr)
+    logging.getLogger("gdmnet").setLevel(logging.INFO)
+    dataset, configuration, roots, settings = where
+    try:
+        train_fold(dataset, configuration, fold, roots, replace(settings, device=device))
+    except GdmnetError as problem:
+        answers.put(str(problem))
+        sys.exit(2)

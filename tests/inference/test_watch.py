@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+from gdmnet.commands import predict
+from gdmnet.data.case import Volume
+from gdmnet.data.volume import write_volume
+from gdmnet.errors import DatasetError
+from gdmnet.geometry import Geometry
+from gdmnet.inference import watch
+
+
+class Clock:
+    """Time that passes only while the watcher sleeps, and what happens meanwhile."""
+
+    def __init__(self, *events):
+        self.now, self.events = 0.0, list(events)
+
+    def monotonic(self):
+        return self.now
+
+    def sleep(self, seconds):
+        self.now += seconds
+        if not self.events:
+            raise KeyboardInterrupt
+        event = self.events.pop(0)
+        if event is not None:
+            event()
+
+
+def watched(monkeypatch, folder, clock, take):
+    monkeypatch.setattr(watch, "time", clock)
+    with pytest.raises(KeyboardInterrupt):
+        watch.watch(folder, take)
+
+
+def test_a_delivery_is_taken_when_it_is_quiet_and_again_when_it_has_changed(tmp_path, monkeypatch):
+    place, calls = tmp_path / "anna", []
+    place.mkdir()
+
+    def slice_arrives(number):
+        return lambda: (place / f"{number}.dcm").write_bytes(b"x" * number)
+
+    clock = Clock(slice_arrives(1), None, slice_arrives(2), *[None] * 6)
+    clock.events += [slice_arrives(3), *[None] * 7]
+    watched(monkeypatch, tmp_path, clock, lambda path: calls.append((path.name, clock.now)))
+    assert calls == [("anna", 45.0), ("anna", 80.0)]  # half a minute after 15 s and after 50 s
+
+
+def test_what_cannot_be_predicted_stops_nothing(tmp_path, monkeypatch, caplog):
+    for name in ("bad", "good"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "1.dcm").touch()
+    taken = []
+
+    def take(path):
+        taken.append(path.name)
+        if path.name == "bad":
+            raise DatasetError("bad: no series")
+
+    watched(monkeypatch, tmp_path, Clock(*[None] * 20), take)
+    assert taken == ["bad", "good"]
+    assert [record.getMessage() for record in caplog.records] == ["error: bad: no series"]
+
+
+def test_the_command_predicts_what_arrives_and_nothing_twice(tmp_path, models, monkeypatch, capsys):
+    model = models.make_model(tmp_path)
+    (tmp_path / "in").mkdir()
+    grid = Geometry((7, 19, 22), (3.0, 1.5, 1.25))
+    write_volume(
+        tmp_path / "ward" / "a_0000.nii.gz", Volume(models.make_ct(grid.shape)[None], grid)
+    )
+    arrival = lambda: shutil.copytree(tmp_path / "ward", tmp_path / "in/ward")  # noqa: E731
+    for said in ("ward: a predicted", None):
+        monkeypatch.setattr(watch, "time", Clock(arrival if said else None, *[None] * 8))
+        arguments = ["--watch", str(tmp_path / "in"), "-o", str(tmp_path / "out")]
+        assert predict.main([*arguments, "--device", "cpu", "-m", str(model)]) == 130
+        lines = capsys.readouterr().out.splitlines()
+        assert lines == [f"watching {tmp_path / 'in'}", *([said] if said else [])]
+    assert (tmp_path / "out/a.nii.gz").is_file()
+    assert predict.main([*arguments, "--overwrite", "-m", str(model)]) == 2
