@@ -78,6 +78,8 @@ def main(argv: list[str] | None = None) -> int:
         if args.predictions is None:
             title, scored_by = _find_validation(args)
             given = scored_by | given
+        elif args.dataset is not None:
+            raise SettingError(f"-p says where predictions lie: leave {args.dataset} out")
         else:
             title = f"Predictions in {args.predictions.resolve().name}"
         places = args.sources, args.targets
