@@ -128,8 +128,7 @@ def iterate_images(folder: Path) -> Iterator[tuple[str, str, Path]]:
     """Name without ending, ending and path of each image file, sorted; hidden ones are left out."""
     for path in _visible(folder):
         if path.name.lower().endswith(FORMATS) and _why_not(path) is None:
-            ending = ending_of(path)
-            yield path.name[: -len(ending)], ending, path
+            yield stem_of(path), ending_of(path), path
 
 
 def stray_images(folder: Path) -> Iterator[tuple[str, Path, str]]:
@@ -189,3 +188,12 @@ def ending_of(path: Path) -> str:
         if path.name.lower().endswith(ending):
             return ending
     raise DatasetError(f"{printable(path)}: unknown file ending; known are {', '.join(FORMATS)}")
+
+
+def stem_of(path: Path) -> str:
+    """The name of an image file without its ending.
+
+    Raises:
+        DatasetError: the ending is not one of an image.
+    """
+    return path.name[: -len(ending_of(path))]
