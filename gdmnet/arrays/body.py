@@ -55,7 +55,8 @@ def body_mask(sources: NDArray, spacing: Spacing, is_ct: Sequence[bool]) -> tupl
     Returns:
         uint8 (z, y, x), never empty, and the name of the rule.
     """
-    steps = [max(1, int(_FINE / side)) for side in spacing]
+    sides = zip(spacing, sources.shape[1:], strict=True)
+    steps = [max(1, min(n, int(_FINE / side))) for side, n in sides]
     every = (slice(None), *(slice(step // 2, None, step) for step in steps))
     z, y, x = (side * step for side, step in zip(spacing, steps, strict=True))
     look, coarse = sources[every], (z, y, x)

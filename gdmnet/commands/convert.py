@@ -19,7 +19,9 @@ from gdmnet.commands.terminal import (
     new_parser,
     roots_from,
 )
+from gdmnet.datasets.settings import RESAMPLE, SeriesChoice
 from gdmnet.errors import DatasetError
+from gdmnet.settings import add_settings, given_settings
 from gdmnet.table import text_table
 
 if TYPE_CHECKING:
@@ -27,7 +29,6 @@ if TYPE_CHECKING:
     from gdmnet.datasets.conversion import Conversion
     from gdmnet.datasets.dicom_pairs import SeriesPair
 
-_RESAMPLE = ("source", "target")
 _DICOM = """example:
   gdm_convert dicom 512 -i patients/ --source "MR*t1*" --target "CT*plan*" --resample target
 
@@ -109,43 +110,13 @@ def _new_parser(
 
 def _add_resample(parser: CommandParser) -> None:
     parser.add_argument(
-        "--resample", choices=_RESAMPLE, help="put this one onto the other's grid (default: none)"
+        "--resample", choices=RESAMPLE, help="put this one onto the other's grid (default: none)"
     )
 
 
 def _dicom_parser() -> CommandParser:
     parser = _new_parser("folders of patients in DICOM", _DICOM, "folder of patients' folders")
-    parser.add_argument(
-        "--source",
-        nargs="+",
-        default=["MR*"],
-        metavar="PATTERN",
-        help="the source's series, one pattern a channel (default: MR*)",
-    )
-    parser.add_argument(
-        "--target", default="CT*", metavar="PATTERN", help="the target's series (default: CT*)"
-    )
-    _add_resample(parser)
-    parser.add_argument(
-        "--register",
-        choices=("rigid",),
-        help="find out how series of two frames of reference lie, where no REG object says so",
-    )
-    parser.add_argument(
-        "--untilt", action="store_true", help="resample CTs of a tilted gantry to a plain grid"
-    )
-    parser.add_argument(
-        "--body-roi",
-        metavar="NAME",
-        help="the structure (RTSTRUCT) that becomes the body mask, such as 'BODY|EXTERNAL'",
-    )
-    parser.add_argument(
-        "--regions",
-        type=lambda text: tuple(name.strip() for name in text.split(",") if name.strip()),
-        default=(),
-        metavar="NAME,...",
-        help="structures that become label files, such as 'PTV*,Bladder'",
-    )
+    add_settings(parser, SeriesChoice)
     parser.add_argument(
         "--mapping",
         type=Path,
@@ -234,17 +205,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _find_dicom(args: argparse.Namespace) -> FoundCases:
-    from gdmnet.datasets.dicom_pairs import SeriesChoice, find_pairs, make_conversion, mapping
+    from gdmnet.datasets.dicom_pairs import find_pairs, make_conversion, mapping
 
-    choice = SeriesChoice(
-        tuple(args.source),
-        args.target,
-        args.resample,
-        register=args.register is not None,
-        untilt=args.untilt,
-        body=args.body_roi,
-        regions=args.regions,
-    )
+    choice = SeriesChoice(**given_settings(args, SeriesChoice))
     found = find_pairs(args.inputs, choice, n_processes=args.n_processes)
     left = ", ".join(f"{what} ({count})" for what, count in sorted(found.skipped.items()))
     notes = [*([f"left aside: {left}"] if left else []), *found.notes]

@@ -109,6 +109,7 @@ class CaseRecord:
         target: the target's normalisation with this case's own numbers (a dataset-level scheme
             gives the plan's); None where the case has no target.
         digests: of the raw files that a training case was prepared from, `CaseFiles.digests`.
+        decided_by: SHA-256 of what in the configuration decides a training case.
     """
 
     identifier: str
@@ -119,6 +120,7 @@ class CaseRecord:
     mask_rule: str
     target: Normalisation | None
     digests: dict[str, str] = field(default_factory=dict)
+    decided_by: str = ""
 
 
 @dataclass(frozen=True)
@@ -135,8 +137,8 @@ class Case:
         outline: uint8 (z, y, x), `body` in the crop of the source's own grid, at prediction; None
             where there is a target.
         detail: float32 (1, z, y, x) in the crop of the source's own grid: what the source of the
-            target's quantity loses on its way to the prepared grid and back, at prediction; None
-            where there is no such source or the grid is the same.
+            target's quantity shows beyond the prepared grid's resolution, at prediction; None
+            where there is no such source or no axis became coarser.
     """
 
     record: CaseRecord

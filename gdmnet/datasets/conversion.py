@@ -34,6 +34,7 @@ REGIONS = "regions"  # Tr and Ts: label files for the evaluation
 REGISTERED = "registered"  # folder of the pictures
 Image = Path | Series | DrawnRegions
 """A file, a DICOM series, or contours that were drawn on one."""
+_LONGEST_NAME = 100  # bytes: models and comparisons of the dataset have it in their names
 _AIR = -1024.0  # HU outside of a CT
 
 
@@ -111,8 +112,12 @@ def new_dataset(raw: Path, dataset: str | int, name: str, *, may_be_there: bool 
     """
     number, own_name = number_and_name(dataset)
     name = own_name or name
-    if not re.fullmatch(r"\w[\w.+-]*", name):
-        raise DatasetError(f"{name!r} is no name for a dataset: use letters, digits and _ - . +")
+    if not re.fullmatch(r"\w[\w.+-]*", name) or len(name.encode()) > _LONGEST_NAME:
+        shown = name if len(name) <= _LONGEST_NAME else f"{name[:20]}..."
+        raise DatasetError(
+            f"{shown!r} is no name for a dataset: use letters, digits and _ - . +, at most"
+            f" {_LONGEST_NAME} bytes"
+        )
     folder = raw / f"Dataset{number:03d}_{name}"
     for there in dataset_names(raw):
         if int(there[7:10]) == number and not (may_be_there and there == folder.name):

@@ -26,33 +26,10 @@ from gdmnet.data.dicom_objects import (
 from gdmnet.data.regrid import bounds, share_inside
 from gdmnet.datasets.conversion import CaseImages, Conversion
 from gdmnet.datasets.registration import register_apart
+from gdmnet.datasets.settings import SeriesChoice
 from gdmnet.errors import DatasetError
 from gdmnet.geometry import grid_difference
 from gdmnet.parallel import map_cases
-
-
-@dataclass(frozen=True)
-class SeriesChoice:
-    """Which series are meant.
-
-    Attributes:
-        sources: one pattern a channel on "MODALITY SeriesDescription", any case, * is anything.
-        target: the same for the target.
-        resample: "source" or "target"; None where both lie on one grid already.
-        register: find out how source and target lie to each other where no frame of reference and
-            no registration object says so.
-        untilt: take CTs of a tilted gantry, resampled to a plain grid.
-        body: pattern of the structure that is the mask, "BODY|EXTERNAL"; None for no masks.
-        regions: patterns of the structures that become labels 1, 2, ...
-    """
-
-    sources: tuple[str, ...] = ("MR*",)
-    target: str = "CT*"
-    resample: str | None = None
-    register: bool = False
-    untilt: bool = False
-    body: str | None = None
-    regions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -144,10 +121,10 @@ def _aligned(item: tuple[SeriesPair, Tree], choice: SeriesChoice) -> tuple[Serie
     try:
         pair, matrices = _in_one_frame(pair, tree, choice)
         _require_one_space(pair, choice.resample)
-        if choice.body is not None:
-            pair = replace(pair, mask=_drawn((choice.body,), tree, matrices, is_body=True))
-        if choice.regions:
-            pair = replace(pair, regions=_drawn(choice.regions, tree, matrices))
+        if choice.body_roi is not None:
+            pair = replace(pair, mask=_drawn((choice.body_roi,), tree, matrices, is_body=True))
+        if choice.labels:
+            pair = replace(pair, regions=_drawn(choice.labels, tree, matrices))
     except DatasetError as problem:
         return pair, str(problem)
     return pair, ""
@@ -259,7 +236,7 @@ def make_conversion(pairs: Sequence[SeriesPair], choice: SeriesChoice) -> Conver
         registered={pair.case: pair.registered for pair in pairs if pair.registered},
         metadata={
             "description": "converted from DICOM",
-            **({"regions": dict(enumerate(choice.regions, start=1))} if choice.regions else {}),
+            **({"regions": dict(enumerate(choice.labels, start=1))} if choice.labels else {}),
         },
     )
 
@@ -358,7 +335,7 @@ def _notes(pairs: Sequence[SeriesPair], choice: SeriesChoice) -> list[str]:
         )
     notes += [f"{pair.patient}: {pair.registered}" for pair in pairs if pair.registered]
     for pair in pairs:
-        lacking = choice.regions if pair.regions is None else pair.regions.lacking
+        lacking = choice.labels if pair.regions is None else pair.regions.lacking
         notes += [f"{pair.patient}: no structure is called {name!r}" for name in lacking]
     strange = [
         pair.patient

@@ -312,3 +312,11 @@ def test_fine_grids_are_looked_at_in_steps_and_their_rim_voxel_by_voxel(rule, rn
     assert 2 * (found & whole).sum() / (found.sum() + whole.sum()) > least
     if rule != body.OTSU:
         np.testing.assert_array_equal(found != 0, inside)
+
+
+@pytest.mark.parametrize("shape", [(1, 30, 30), (30, 1, 30), (2, 3, 1), (1, 1, 1)])
+def test_a_grid_that_is_fine_along_an_axis_of_few_voxels_is_not_stepped_over(shape):
+    image = np.where(ellipsoid(shape, (0.8, 0.8, 0.8)), 40, -1000).astype(np.float32)
+    mask, _ = body_mask(image[None], (0.3, 0.3, 0.3), [True])
+    assert mask.shape == shape
+    assert mask[image > 0].all()

@@ -76,7 +76,15 @@ def test_single_slices_and_thin_stacks_go_through_without_special_flags(tmp_path
 def test_a_training_leaves_its_papers(trained):
     (fold,) = (trained / "results").glob("Dataset999_Phantom/gdm__3d_fullres/fold_0")
     names = {path.name for path in fold.iterdir()}
-    papers = {"run.json", "log.jsonl", "log.txt", "progress.png", "summary.json", "report.html"}
+    papers = {
+        "run.json",
+        "log.jsonl",
+        "log.txt",
+        "progress.png",
+        "internals.png",
+        "summary.json",
+        "report.html",
+    }
     assert papers | {"validation"} <= names
     assert len((fold / "log.jsonl").read_text().splitlines()) == 2
     run = json.loads((fold / "run.json").read_text())

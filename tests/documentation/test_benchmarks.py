@@ -202,8 +202,8 @@ def test_rivals_starts_in_an_environment_without_gdmnet(script):
 def test_commands_of_the_page_are_understood(script):
     page = (DOCUMENTATION / "benchmarks.md").read_text("utf-8")
     lines = re.findall(r"^python documentation/benchmarks/(\w+)\.py (.*)$", page, re.M)
-    assert {name for name, _ in lines} == {"method_study", "rivals", "task_chains"}
+    assert {name for name, _ in lines} >= {"method_study", "rivals", "task_chains"}
     for name, arguments in lines:
         script(name).build_parser().parse_args(shlex.split(arguments, comments=True))
     scripts = {path.stem for path in (DOCUMENTATION / "benchmarks").glob("*.py")}
-    assert scripts == {"judging", "method_study", "rivals", "task_chains"}
+    assert scripts == {"judging", "method_study", "rivals", "simulated_memory", "task_chains"}
