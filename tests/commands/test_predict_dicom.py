@@ -13,7 +13,15 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
-from dicoms import SAGITTAL, make_other, make_structures, save, turned, write_series
+from dicoms import (
+    SAGITTAL,
+    make_other,
+    make_registration,
+    make_structures,
+    save,
+    turned,
+    write_series,
+)
 
 from gdmnet import codec, folders
 from gdmnet.commands import evaluate, report
@@ -249,6 +257,24 @@ def test_predictions_are_judged_against_the_trees_they_come_from(place, capsys):
     page = (out / "report.html").read_text()
     assert "DICOM series" in page
     assert f"MR t1 vibe in {one / 'mr'}" in page
+
+
+def test_a_reference_of_another_scanner_is_registered(place, models, capsys):
+    one, out = place / "in/one", place / "out"
+    assert call(place, "-i", str(one)) == 0
+    matrix = np.eye(4)
+    matrix[:3, :3], matrix[:3, 3] = turned(5.0, 4.0), (80.0, -30.0, 12.0)
+    shutil.rmtree(one / "ct")
+    origin = matrix[:3, :3] @ (-20.0, -15.5, 40.25) + matrix[:3, 3]
+    there = {"direction": matrix[:3, :3], "origin": origin, "spacing": (2.0, 1.0, 1.0)}
+    write_scan(one / "ct", models, Modality="CT", FrameOfReferenceUID="1.2.3", **there)
+    assert evaluate.main(["-p", str(out), "-r", str(one), "-np", "1"]) == 2
+    assert "no REG object beside its source links one" in capsys.readouterr().err
+    frames = {"1.2.3": np.eye(4), "1.2.826.0.1.3680043.9999.2000": matrix}
+    save(one / "reg", make_registration(frames))
+    assert evaluate.main(["-p", str(out), "-r", str(one), "-np", "1"]) == 0
+    (values,) = json.loads((out / "summary.json").read_text())["cases"].values()
+    assert values["bias"] == pytest.approx(50, abs=3)  # the model adds 50 HU to the same voxels
 
 
 def moved_ct(one, prediction):
