@@ -11,6 +11,7 @@ from gdmnet.errors import SettingError
 
 Shape = tuple[int, int, int]
 Spacing = tuple[float, float, float]
+_LARGEST = 3e38  # that a float32 in a header holds
 SPACINGS = (0.02, 60.0)  # mm that a voxel of a patient's image may measure
 
 
@@ -39,8 +40,13 @@ class NiftiForms:
     decided: str | None = None
 
     def __post_init__(self) -> None:
-        lengths = {"qform": len(self.qform) == 6, "sform": len(self.sform) == 12}
-        _refuse_unless(codes=all(0 <= code < 1 << 15 for code in self.codes), **lengths)
+        numbers = (*self.pixdim, *self.qform, *self.sform)
+        _refuse_unless(
+            codes=all(0 <= code < 1 << 15 for code in self.codes),
+            qform=len(self.qform) == 6,
+            sform=len(self.sform) == 12,
+            pixdim=not any(abs(number) > _LARGEST for number in numbers),
+        )
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from gdmnet import codec, files
 from gdmnet.arrays import normalise
 from gdmnet.arrays.crop import bounding_box, box_shape, crop, uncrop
-from gdmnet.arrays.resample import resample, resample_mask, resampled_shape
+from gdmnet.arrays.resample import lost_detail, resample, resample_mask, resampled_shape
 from gdmnet.data.bias_field import without_bias
 from gdmnet.data.body import find_body
 from gdmnet.data.case import Case, CaseFiles, CaseRecord, Volume
@@ -87,11 +87,10 @@ def prepare_volumes(
             crop(corrected, box), source_normalisations(configuration), strict=True
         )
     ]
-    prepared = resample(np.stack(channels), shape)
     units, prepared_target, detail = None, None, None
     residual = configuration.residual_channel
     if target is None and residual is not None and configuration.target.scheme == "ct":
-        detail = _lost_detail(channels[residual][None], prepared[residual][None])
+        detail = lost_detail(channels[residual][None], shape)
     if target is not None:
         image = crop(target.array, box)[0]
         units = normalise.fit(configuration.target, image, patient)
@@ -104,7 +103,7 @@ def prepare_volumes(
     small_patient = None if body.patient is body.counted else resample_mask(patient, shape)
     case = Case(
         record,
-        prepared,
+        resample(np.stack(channels), shape),
         prepared_target,
         small_inside,
         small_patient,
@@ -112,13 +111,6 @@ def prepare_volumes(
         detail,
     )
     return case, Volume(corrected, source.geometry)
-
-
-def _lost_detail(image: NDArray, prepared: NDArray) -> NDArray | None:
-    """What an image (1, z, y, x) loses on its way to the prepared grid and back, if anything."""
-    if image.shape == prepared.shape:
-        return None
-    return np.asarray(image - resample(prepared, shape_of(image)))
 
 
 def source_normalisations(configuration: Configuration) -> tuple[Normalisation, ...]:

@@ -7,7 +7,16 @@ import SimpleITK as sitk  # noqa: N813
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gdmnet.geometry import Geometry, grid_difference, lps_frame, nearest_lps, to_lps, to_stored
+from gdmnet.errors import SettingError
+from gdmnet.geometry import (
+    Geometry,
+    NiftiForms,
+    grid_difference,
+    lps_frame,
+    nearest_lps,
+    to_lps,
+    to_stored,
+)
 
 ORIENTATIONS = ["LPS", "RAS", "PIR", "ASL", "RSP", "SAR", "LIP", "PSR"]
 
@@ -120,3 +129,32 @@ def test_the_rounding_of_a_quaternion_does_not_move_a_volume_that_is_stored_reve
     assert grid_difference(first, second) is None
     moved = replace(second, itk_origin=(3.0, -40.0, 12.52))
     assert "origin (3, -40, 12.5) against (3, -40, 12.52)" in grid_difference(first, moved)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "field"),
+    [
+        ({"shape": (0, 2, 3)}, "shape"),
+        ({"spacing": (1.0, float("nan"), 1.0)}, "spacing"),
+        ({"axes": (0, 0, 1)}, "axes"),
+        ({"itk_direction": (1.0, 0.0)}, "itk_direction"),
+    ],
+)
+def test_what_is_no_grid_is_refused_by_its_field(wrong, field):
+    with pytest.raises(SettingError, match=rf"^{field} is none that a grid can have"):
+        Geometry(**({"shape": (1, 2, 3), "spacing": (1.0, 1.0, 1.0)} | wrong))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "field"),
+    [
+        ({"codes": (1, 1_000_000)}, "codes"),
+        ({"qform": ()}, "qform"),
+        ({"sform": (1.0,) * 26}, "sform"),
+        ({"pixdim": (1.0, 1e300, 1.0, 1.0)}, "pixdim"),
+    ],
+)
+def test_forms_that_no_header_holds_are_refused_by_their_field(wrong, field):
+    forms = {"codes": (1, 1), "pixdim": (1.0,) * 4, "qform": (0.0,) * 6, "sform": (0.0,) * 12}
+    with pytest.raises(SettingError, match=rf"^{field} "):
+        NiftiForms(**(forms | wrong))

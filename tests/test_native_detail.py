@@ -1,4 +1,4 @@
-"""Where source and target are the same quantity, another grid costs the source nothing."""
+"""Where source and target are the same quantity, a coarser grid costs the source nothing."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from gdmnet.geometry import Geometry
 from gdmnet.preprocessing import prepare_volumes, restore
 
 COARSE = (3.0, 2.2, 2.6)
-FINE = (1.5, 1.0, 1.2)
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +26,7 @@ def restored(case):
     return array[0][tuple(slice(*side) for side in case.record.box)]
 
 
-@pytest.mark.parametrize("spacing", [COARSE, (6.0, 1.1, 1.3), SPACING, FINE, (1.5, 2.2, 1.3)])
+@pytest.mark.parametrize("spacing", [COARSE, (6.0, 1.1, 1.3), SPACING])
 def test_without_a_correction_the_source_comes_back_voxel_by_voxel(ct, spacing):
     case, _ = prepare_volumes("a", ct, configure((CT,), spacing=spacing, residual_channel=0))
     here = ct.array[0][tuple(slice(*side) for side in case.record.box)].clip(CT.low, CT.high)
@@ -42,11 +41,14 @@ def test_the_body_ends_where_it_ends_in_the_source(ct):
     assert prepare_volumes("a", ct, configuration, target=ct)[0].outline is None
 
 
+def test_a_finer_grid_has_no_detail_to_give_back(ct):
+    configuration = configure((CT,), spacing=(1.5, 1.0, 1.2), residual_channel=0)
+    assert prepare_volumes("a", ct, configuration)[0].detail is None
+
+
 def test_only_a_source_of_the_same_quantity_gives_detail_and_only_at_prediction(ct):
     other = configure((ZSCORE,), spacing=COARSE)
     assert prepare_volumes("a", ct, other)[0].detail is None
     same = configure((CT,), spacing=COARSE, residual_channel=0)
     assert prepare_volumes("a", ct, same)[0].detail is not None
     assert prepare_volumes("a", ct, same, target=ct)[0].detail is None
-    as_it_is = configure((CT,), spacing=SPACING, residual_channel=0)
-    assert prepare_volumes("a", ct, as_it_is)[0].detail is None

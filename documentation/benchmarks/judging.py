@@ -1,9 +1,9 @@
 """How the scripts judge predictions of held-out cases, and the table that they write.
 
-Errors are those of `gdm_evaluate`, also after the linear match; contrast is the ratio of standard
-deviations inside the mask. How real images look is judged by two encoders that no training has
-seen, one without normalisation and one with GroupNorm, made once a run of a script. Bodies are
-computed from the targets, unless the dataset has masksTs.
+Errors are those of `gdm_evaluate`, also after the linear match where targets have no HU; contrast
+is the ratio of standard deviations inside the mask. How real images look is judged by two encoders
+that no training has seen, one without normalisation and one with GroupNorm, made once a run of a
+script. Bodies are computed from the targets, unless the dataset has masksTs.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from gdmnet.compare.verdict import give_verdict
 from gdmnet.data.case_files import images_by_case
 from gdmnet.data.raw import read_description, test_cases, training_cases
 from gdmnet.inference.record import read_records
-from gdmnet.metrics.conventions import EvaluationSettings
+from gdmnet.metrics.conventions import CT_LIKE_MINIMUM, EvaluationSettings
 from gdmnet.metrics.evaluation import EvaluationFolders, evaluate_folders
 
 COLUMNS = {
@@ -84,10 +84,7 @@ class HeldOut:
             predictions, self.raw / "targetsTs", masks if masks.is_dir() else None
         )
         plain = evaluate_folders(pairs, EvaluationSettings()).aggregate
-        how = EvaluationSettings(match_intensity="linear", plausibility=False)
-        matched = evaluate_folders(pairs, how).aggregate
         figures = {name: values["mean"] for name, values in plain.items()}
-        figures["mae_matched"] = matched["mae"]["mean"]
         subjects = Subjects(self.cases, images_by_case(predictions))
         figures["contrast"] = fmean(contrast(subject) for subject in subjects)
         for kind, judge in self.judges.items():
@@ -97,8 +94,11 @@ class HeldOut:
             if floors and verdict.floor is not None:
                 figures[f"floor_{kind}"] = verdict.floor.frechet.value
                 figures[f"blurred_{kind}"] = verdict.ceiling.frechet.value
-        again = give_verdict(self.judges["self"], subjects, match=True)
-        figures["frechet_matched"] = again.prediction.frechet.value
+        if float(subjects[0].real.min()) > CT_LIKE_MINIMUM:  # HU need no match
+            how = EvaluationSettings(match_intensity="linear", plausibility=False)
+            figures["mae_matched"] = evaluate_folders(pairs, how).aggregate["mae"]["mean"]
+            again = give_verdict(self.judges["self"], subjects, match=True)
+            figures["frechet_matched"] = again.prediction.frechet.value
         return figures
 
 

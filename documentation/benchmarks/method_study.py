@@ -206,9 +206,8 @@ class Study:
     def _before(self, name: str) -> list[str]:
         """The rows that a row is made of."""
         row = self.rows[name]
-        base = _of_seed("base", row.seed)
         others = [] if row.realism is None else [_of_seed("regression", row.seed)]
-        return [base, *others, *([row.of] if row.of else [])]
+        return [*others, *([row.of] if row.of else [])]
 
     def _prepare(self) -> None:
         """Plan and prepare, once."""
@@ -287,6 +286,8 @@ class Study:
         )
         roots = dataclasses.replace(self.roots, results=self.home / "rows" / name)
         fold = self._fold(name)
+        if not is_base and not (self._fold(base) / folders.FINAL).is_file():
+            self._train(base, self.rows[base])
         if not (fold / folders.FINAL).is_file():
             train_fold(self.dataset, CONFIGURATION, FOLD, roots, settings)
         return median(record["seconds"] for record in log.read(fold)) / settings.iterations
@@ -417,7 +418,8 @@ def draw_fronts(found: Figures, path: Path) -> None:
     for title, (error, distance) in PANELS.items():
         curves = []
         for name, names in fronts().items():
-            points = [(found[row][distance], found[row][error]) for row in names if row in found]
+            known = [found[row] for row in names if row in found and error in found[row]]
+            points = [(row[distance], row[error]) for row in known]
             if len(points) > 2:
                 curves.append(Curve(name, points))
         axis = f"Frechet distance, plain judge, {title}"

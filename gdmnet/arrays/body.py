@@ -19,6 +19,7 @@ NON_ZERO, CT, OTSU, WHOLE = "non-zero", "above -500 HU", "otsu", "whole volume"
 """The rules; their names are written beside every mask that they made."""
 
 _BETWEEN_AIR_AND_TISSUE = -500.0  # HU; lung is below, and comes back when holes are filled
+_FINE = 1.5  # mm: what a mask is found on; its rim is finer
 _COUCH = 5.0  # mm: opening by this much parts the shell of a couch from the back on it
 _SKIN = 3.0  # mm: Otsu cuts through the dark rim of the skin
 _GAPS = 6.0  # mm: sinuses, cortical bone and metal leave gaps of this size
@@ -43,6 +44,9 @@ def body_mask(sources: NDArray, spacing: Spacing, is_ct: Sequence[bool]) -> tupl
     0 in some T1 scans and lungs are open at the end of the volume. Every hole that is closed in 3D
     is closed in each axial slice as well, so that filling the slices is enough.
 
+    Grids that are finer are looked at in steps of up to 1.5 mm; only the rim is then decided voxel
+    by voxel.
+
     Args:
         sources: (c, z, y, x) in file units, LPS.
         spacing: mm (z, y, x).
@@ -51,20 +55,62 @@ def body_mask(sources: NDArray, spacing: Spacing, is_ct: Sequence[bool]) -> tupl
     Returns:
         uint8 (z, y, x), never empty, and the name of the rule.
     """
-    pairs = list(zip(sources, is_ct, strict=True))
-    zeroed = [channel for channel, ct in pairs if not ct and is_masked(channel, spacing)]
-    if zeroed:
-        inside = np.logical_or.reduce([channel != 0 for channel in zeroed])
-        rule, mask = NON_ZERO, filled_slices(_without_islands(inside, 0.01))
-    elif any(is_ct):
-        rule, mask = CT, _ct_body([channel for channel, ct in pairs if ct], spacing)
+    sides = zip(spacing, sources.shape[1:], strict=True)
+    steps = [max(1, min(n, int(_FINE / side))) for side, n in sides]
+    every = (slice(None), *(slice(step // 2, None, step) for step in steps))
+    z, y, x = (side * step for side, step in zip(spacing, steps, strict=True))
+    look, coarse = sources[every], (z, y, x)
+    rule, chosen = _rule_for(look, coarse, is_ct)
+    if rule == OTSU:
+        mask = _otsu_body(_without_bias(look[0], coarse), coarse)
+    elif rule == CT:
+        mask = _ct_body(_tissue(look[chosen], rule), coarse)
     else:
-        rule, mask = OTSU, _otsu_body(_without_bias(sources[0], spacing), spacing)
+        mask = filled_slices(_without_islands(_tissue(look[chosen], rule), 0.01))
+    if max(steps) > 1:
+        tissue = None if rule == OTSU else _tissue(sources[chosen], rule)
+        mask = _refined(mask, steps, sources.shape[1:], tissue)
+    if rule == OTSU:
+        mask = _dilated(mask, spacing, _SKIN)
     if not any(is_ct):
         mask &= ~np.logical_and.reduce([padding(channel) for channel in sources])
     if not mask.any():
         return np.ones(mask.shape, dtype=np.uint8), WHOLE
     return mask.astype(np.uint8), rule
+
+
+def _rule_for(sources: NDArray, spacing: Spacing, is_ct: Sequence[bool]) -> tuple[str, list[int]]:
+    """The rule for these channels, and which of them it looks at."""
+    zeroed = [i for i, ct in enumerate(is_ct) if not ct and is_masked(sources[i], spacing)]
+    if zeroed:
+        return NON_ZERO, zeroed
+    scans = [i for i, ct in enumerate(is_ct) if ct]
+    return (CT, scans) if scans else (OTSU, [0])
+
+
+def _tissue(channels: NDArray, rule: str) -> NDArray:
+    """Where any channel (c, z, y, x) is no air by the rule, bool (z, y, x)."""
+    tissue = channels != 0 if rule == NON_ZERO else channels > _BETWEEN_AIR_AND_TISSUE
+    return np.logical_or.reduce(tissue)
+
+
+def _refined(
+    coarse: NDArray, steps: Sequence[int], shape: Sequence[int], tissue: NDArray | None
+) -> NDArray:
+    """A mask of every `step`-th voxel on the full grid; its rim is tissue, or else interpolated."""
+    core = ndimage.minimum_filter(coarse, 3, mode="nearest")
+    rim = ndimage.maximum_filter(coarse, 3, mode="nearest") & ~core
+    for axis, (step, n) in enumerate(zip(steps, shape, strict=True)):
+        nearest = np.minimum(np.arange(n) // step, coarse.shape[axis] - 1)
+        core, rim = core.take(nearest, axis), rim.take(nearest, axis)
+    if tissue is not None:
+        return filled_slices(core | (rim & tissue))
+    places = np.nonzero(rim)
+    at = [(index - step // 2) / step for index, step in zip(places, steps, strict=True)]
+    core[places] = (
+        ndimage.map_coordinates(coarse.astype(np.float32), at, order=1, mode="nearest") > 0.5
+    )
+    return core
 
 
 def padding(image: NDArray) -> NDArray:
@@ -74,11 +120,11 @@ def padding(image: NDArray) -> NDArray:
     its range (percentiles 1 to 99).
     """
     lowest = image.min()
-    filled = image == lowest
-    low, high, _ = _range(image)
-    if lowest >= 0 or low - lowest < _FAR_BELOW * (high - low):
-        return np.zeros(image.shape, dtype=bool)
-    return joined_to_border(filled)
+    if lowest < 0:
+        low, high, _ = _range(image)
+        if low - lowest >= _FAR_BELOW * (high - low):
+            return joined_to_border(image == lowest)
+    return np.zeros(image.shape, dtype=bool)
 
 
 def is_masked(image: NDArray, spacing: Spacing) -> bool:
@@ -94,7 +140,7 @@ def is_masked(image: NDArray, spacing: Spacing) -> bool:
     z, y, x = (side * step for side, step in zip(spacing, steps, strict=True))
     spacing, inside = (z, y, x), image != 0
     flat = _without_bias(image, spacing)
-    bright = _otsu_body(flat, spacing)
+    bright = _dilated(_otsu_body(flat, spacing), spacing, _SKIN)
     if not bright.any():
         return True
     dark = inside & ~_dilated(bright, spacing, _RIM) & (flat < _DARK * np.median(flat[bright]))
@@ -147,8 +193,7 @@ def inscribed_circle(shape: Shape, spacing: Spacing) -> NDArray:
     return np.repeat(circle[None].astype(np.uint8), shape[0], axis=0)
 
 
-def _ct_body(channels: list[NDArray], spacing: Spacing) -> NDArray:
-    tissue = np.logical_or.reduce([channel > _BETWEEN_AIR_AND_TISSUE for channel in channels])
+def _ct_body(tissue: NDArray, spacing: Spacing) -> NDArray:
     core = _without_islands(_opened(filled_slices(tissue), spacing, _COUCH), 0.1)
     # What the opening cut off: ears, noses, chins, and the small end slices of a head or a chin.
     near = ndimage.maximum_filter(core, _box(spacing, _COUCH, axial=False), mode="nearest")
@@ -160,7 +205,7 @@ def _otsu_body(flat: NDArray, spacing: Spacing) -> NDArray:
         return np.zeros(flat.shape, dtype=bool)
     tissue = flat > threshold_otsu(flat)
     closed = _without_islands(_closed(tissue, spacing, _GAPS), 0.1)
-    return _dilated(_filled_from_all_sides(closed), spacing, _SKIN)
+    return _filled_from_all_sides(closed)
 
 
 def _without_bias(image: NDArray, spacing: Spacing) -> NDArray:

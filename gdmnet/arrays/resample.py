@@ -9,6 +9,7 @@ from scipy import ndimage
 from gdmnet.geometry import Shape, Spacing
 
 _NEGLIGIBLE = 1e-9  # weights below would be denormal float32 far from the voxel, and very slow
+_FINER = 1.01  # times as many voxels along an axis: less than that is the rounding of sizes
 
 
 def resampled_shape(shape: Shape, spacing: Spacing, new_spacing: Spacing) -> Shape:
@@ -53,6 +54,26 @@ def resample_mask(mask: NDArray, shape: Shape) -> NDArray:
     """Resample a mask (z, y, x) to uint8 0 and 1: linear, inside from one half on."""
     soft = resample((mask != 0)[None].astype(np.float32), shape, order=1)[0]
     return (soft >= 0.5 - 1e-4).astype(np.uint8)  # float32 rounding must not decide a tie
+
+
+def lost_detail(image: NDArray, coarse_shape: Shape) -> NDArray | None:
+    """An image minus what is left of it on a grid with fewer voxels.
+
+    Only the axes that get coarser count: along the others the grid holds all of the image.
+
+    Args:
+        image: float32 (c, z, y, x).
+        coarse_shape: voxels (z, y, x) of a grid over the same field of view.
+
+    Returns:
+        float32 (c, z, y, x); None where no axis gets coarser.
+    """
+    shape = image.shape[1:]
+    sides = zip(shape, coarse_shape, strict=True)
+    z, y, x = (few if many > _FINER * few else many for many, few in sides)
+    if (z, y, x) == shape:
+        return None
+    return np.asarray(image - resample(resample(image, (z, y, x)), shape), dtype=np.float32)
 
 
 def _weights(old: int, new: int, order: int) -> NDArray:

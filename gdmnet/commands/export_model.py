@@ -95,7 +95,7 @@ def run(
     options: ExportOptions | None = None,
 ) -> Manifest:
     """Find the model that is meant and export it; see `find_model` and `export_model`."""
-    from gdmnet.inference.export import export_model
+    from gdmnet.inference.archive import export_model
 
     choice, options = choice or ModelChoice(), options or ExportOptions()
     return export_model(

@@ -11,7 +11,7 @@ from gdmnet.commands.terminal import add_root_options, guarded, new_parser, root
 from gdmnet.folders import Roots
 
 if TYPE_CHECKING:
-    from gdmnet.inference.install import InstalledModel
+    from gdmnet.inference.archive import InstalledModel
 
 _EPILOG = """example:
   gdm_install_model model.zip
@@ -48,6 +48,6 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(archive: Path, roots: Roots, *, overwrite: bool = False) -> InstalledModel:
     """Install an archive among the results; see `install_model`."""
-    from gdmnet.inference.install import install_model
+    from gdmnet.inference.archive import install_model
 
     return install_model(archive, roots.results, overwrite=overwrite)

@@ -151,6 +151,8 @@ def _planned(
     correction = options.bias_correction or (_measured_with(folder) if is_kept else "none")
     fingerprint = _measure(raw.name, description, cases, correction, options.n_processes)
     plan = _plan(fingerprint, description, folder, existing, options)
+    for configuration in options.configurations or ():
+        plan.configuration(configuration)  # an unknown one is refused before anything is written
     print(plan_table(plan))
     if not options.dry_run:
         splits = choose_splits([case.identifier for case in cases], raw / folders.SPLITS_JSON)

@@ -135,8 +135,8 @@ class Case:
         outline: uint8 (z, y, x), `body` in the crop of the source's own grid, at prediction; None
             where there is a target.
         detail: float32 (1, z, y, x) in the crop of the source's own grid: what the source of the
-            target's quantity loses on its way to the prepared grid and back, at prediction; None
-            where there is no such source or the grid is the same.
+            target's quantity shows beyond the prepared grid's resolution, at prediction; None
+            where there is no such source or no axis became coarser.
     """
 
     record: CaseRecord

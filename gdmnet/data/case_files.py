@@ -118,7 +118,9 @@ def _channels_by_case(folder: Path) -> dict[str, tuple[Path, ...]]:
             f"{folder}: no image called CASE_0000<ending> ({', '.join(FORMATS)}); sources carry"
             " their channel's number"
         )
-    return {case: in_order(files) for case, files in channels.items()}
+    return {
+        case: tuple(path for _, path in sorted(files.items())) for case, files in channels.items()
+    }
 
 
 def iterate_images(folder: Path) -> Iterator[tuple[str, str, Path]]:
@@ -172,11 +174,6 @@ def split_channel(stem: str) -> tuple[str, int | None]:
     """Case and channel number of a file name without ending; None where it carries no number."""
     match = _CHANNEL.fullmatch(stem)
     return (stem, None) if match is None else (match[1], int(match[2]))
-
-
-def in_order(channels: Mapping[int, Path]) -> tuple[Path, ...]:
-    """The files of numbered channels, in the order of their numbers."""
-    return tuple(channels[number] for number in sorted(channels))
 
 
 def ending_of(path: Path) -> str:

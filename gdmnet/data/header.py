@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from gdmnet.errors import DatasetError
-from gdmnet.geometry import SPACINGS, Geometry, NiftiForms, nearest_lps
+from gdmnet.geometry import SPACINGS, Geometry, nearest_lps
 
 _FARTHEST = 1e5  # mm from the origin of the patient: 100 m
 _SKEWED = 1e-3  # of the cosine between two axes: less is the rounding of a float32 header
@@ -84,7 +84,6 @@ def make_geometry(
     spacing: Sequence[float],
     origin: Sequence[float],
     direction: np.ndarray,
-    forms: NiftiForms | None = None,
 ) -> Geometry:
     """The grid that a header gives, or the complaint that there can be no such grid.
 
@@ -94,7 +93,6 @@ def make_geometry(
         spacing: mm along the axes that the header has; a missing third is 1 mm thick.
         origin: mm (x, y, z) in LPS; what is missing is 0.
         direction: the cosines (n, n) of n axes, a column each.
-        forms: of a NIfTI file.
 
     Raises:
         DatasetError: impossible sizes, spacings, origins or axes, or several volumes.
@@ -124,7 +122,6 @@ def make_geometry(
         itk_direction=tuple(float(cosine) for cosine in cosines.ravel()),
         axes=axes,
         flips=flips,
-        forms=forms,
     )
 
 

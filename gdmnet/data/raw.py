@@ -10,7 +10,7 @@ from typing import Any, TypeVar, get_args
 
 from gdmnet.codec import read_json, save
 from gdmnet.data.case import CaseFiles
-from gdmnet.data.case_files import FORMATS, in_order, iterate_images, split_channel, stray_images
+from gdmnet.data.case_files import FORMATS, iterate_images, split_channel, stray_images
 from gdmnet.errors import DatasetError
 from gdmnet.files import printable
 from gdmnet.folders import DATASET_JSON
@@ -133,8 +133,8 @@ def _channel_names(value: object) -> tuple[str, ...]:
         value = [value[number] for number in numbers]
     if not isinstance(value, list) or not value:
         raise DatasetError(f"channel_names must name at least one channel; {advice}")
-    if not all(isinstance(name, str) and name.strip() for name in value):
-        raise DatasetError(f"channel_names must hold non-empty names; {advice}")
+    if not all(map(_is_name, value)):
+        raise DatasetError(f"channel_names must hold short names of one line; {advice}")
     return tuple(value)
 
 
@@ -145,9 +145,13 @@ def _target_name(value: object) -> str:
             ' one target channel is supported; write one name, for example "CT", and make a dataset'
             " for each target"
         )
-    if not isinstance(value, str) or not value.strip():
-        raise DatasetError('target_name must be a name, for example "CT"')
-    return value
+    if not _is_name(value):
+        raise DatasetError('target_name must be a short name of one line, for example "CT"')
+    return str(value)
+
+
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and 0 < len(value.strip()) <= 100 and value.isprintable()
 
 
 def _one_of(key: str, value: object, names: Sequence[T]) -> T:
@@ -294,7 +298,10 @@ def _sources(
                 " file, or name the channel in dataset.json"
             )
             complaints.append(Complaint(case, place_of(files[number]), text))
-    return {case: in_order(files) for case, files in sorted(cases.items())}, complaints
+    return {
+        case: tuple(path for _, path in sorted(files.items()))
+        for case, files in sorted(cases.items())
+    }, complaints
 
 
 def _partners(

@@ -3,35 +3,38 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from gdmnet.drifting.numbers import NumbersModule, on_device
 
 
-class RingBank(nn.Module):
-    """The last `capacity` rows, float32, in buffers, so that saving and loading is exact.
+class RingBank(NumbersModule):
+    """The last `capacity` rows, float32, in a buffer, so that saving and loading is exact.
 
     Features are kept, not images: the encoder is frozen, so real rows never go stale.
     """
 
     rows: Tensor
-    pushed: Tensor
+    pushed: int
 
     def __init__(self, capacity: int, dim: int) -> None:
-        super().__init__()
+        super().__init__(pushed=0)
         self.register_buffer("rows", torch.zeros(capacity, dim))
-        self.register_buffer("pushed", torch.zeros((), dtype=torch.int64))
 
     def __len__(self) -> int:
         """Rows that are there."""
-        return min(int(self.pushed), self.rows.shape[0])
+        return min(self.pushed, self.rows.shape[0])
 
     @torch.no_grad()
     def push(self, rows: Tensor) -> None:
         """Store rows [n, dim] over the oldest ones."""
         capacity = self.rows.shape[0]
-        kept = rows[-capacity:]
-        start = int(self.pushed) + rows.shape[0] - kept.shape[0]
-        places = (torch.arange(kept.shape[0], device=self.rows.device) + start) % capacity
-        self.rows[places] = kept.detach().to(self.rows)
+        kept = rows[-capacity:].detach().to(self.rows)
+        start = (self.pushed + rows.shape[0] - kept.shape[0]) % capacity
+        to_end, over_end = kept[: capacity - start], kept[capacity - start :]
+        self.rows[start : start + to_end.shape[0]] = to_end
+        if over_end.shape[0] > 0:
+            self.rows[: over_end.shape[0]] = over_end
         self.pushed += rows.shape[0]
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
@@ -42,4 +45,4 @@ class RingBank(nn.Module):
             generator: on the CPU.
         """
         picks = torch.randperm(len(self), generator=generator)[:n]
-        return self.rows[picks.to(self.rows.device)]
+        return self.rows[on_device(picks, self.rows.device)]

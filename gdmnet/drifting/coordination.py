@@ -8,34 +8,35 @@ the output alone, so the output is the shared representation of MGDA-UB (Sener a
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from gdmnet.drifting.numbers import NumbersModule
 
 TINY = 1e-12
 OUTLIER = 3.0  # a sample's balanced drift gradient is clipped to this multiple of N_f
 
 
-class MeanNorm(nn.Module):
+class MeanNorm(NumbersModule):
     """N = S / W with S <- beta S + mean_b |g_b|, W <- beta W + 1 (encodec's averager)."""
 
     total: Tensor
-    weight: Tensor
+    weight: float
 
     def __init__(self, decay: float = 0.99) -> None:
-        super().__init__()
+        super().__init__(weight=0.0)
         self.decay = decay
         self.register_buffer("total", torch.zeros(()))
-        self.register_buffer("weight", torch.zeros(()))
 
     @torch.no_grad()
     def update(self, gradient: Tensor) -> None:
         """Take one more gradient (b, ...) into the mean."""
         self.total.mul_(self.decay).add_(norms(gradient).mean())
-        self.weight.mul_(self.decay).add_(1.0)
+        self.weight = self.weight * self.decay + 1.0
 
     @property
     def value(self) -> Tensor:
         """N, a scalar; 0 before the first update."""
-        return self.total / self.weight.clamp(min=TINY)
+        return self.total / max(self.weight, TINY)
 
 
 def norms(gradient: Tensor) -> Tensor:

@@ -12,7 +12,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gdmnet.drifting.field import MIN_SCALE, MIN_SQUARED_FORCE, centred, distances, loss_towards
+from gdmnet.drifting.field import (
+    MIN_SCALE,
+    MIN_SQUARED_FORCE,
+    SET,
+    centred,
+    distances,
+    loss_towards,
+    over_set,
+)
 
 EPSILON = 0.05  # of the mean cost
 ITERATIONS = 25
@@ -25,28 +33,31 @@ def coupled_loss(gen: Tensor, pos: Tensor, neg: Tensor) -> tuple[Tensor, dict[st
     loss_q = mean_{i,s} (gen / s - stop_gradient(gen / s + V))^2, as in `field.drift_loss`.
 
     Args:
-        gen: generated points x [Q,N,S]; the gradient flows to them alone.
-        pos: real points [Q,P,S].
-        neg: past generated points [Q,M,S]; M may be 0.
+        gen: generated points x [...,Q,N,S], all finite; the gradient flows to them alone.
+        pos: real points [...,Q,P,S].
+        neg: past generated points [...,Q,M,S]; M may be 0.
 
     Returns:
-        The losses [Q], float32, and what to watch, detached scalars: `scale` (mean distance),
-        `force` (mean squared raw force) and `v_rms`.
+        The losses [...,Q], float32, and what to watch, a detached number a set of problems:
+        `scale` (mean distance), `force` (mean squared raw force) and `v_rms`.
 
     Raises:
-        ValueError: NaN or Inf among the points, or more than `field.MOST_DISTANCES` pairs of them.
+        ValueError: more than `field.MOST_DISTANCES` pairs of points.
     """
     with torch.no_grad(), torch.autocast(gen.device.type, enabled=False):
-        x, (negatives, positives) = centred(gen, (torch.cat([gen, neg], dim=1), pos))
+        x, (negatives, positives) = centred(gen, (torch.cat([gen, neg], dim=-2), pos))
         apart = [distances(x, side) for side in (negatives, positives)]  # [Q,N,N+M] and [Q,N,P]
-        sigma = torch.cat(apart, dim=2).mean()  # mean distance                           scalar
+        sigma = torch.cat(apart, dim=-1).mean(dim=SET)  # mean distance                    [...]
         scale = (sigma / x.shape[-1] ** 0.5).clamp(min=MIN_SCALE)  # s = sigma / sqrt(S)
         towards = partners(apart[1], positives)  # b+                                    [Q,N,S]
         away = partners(apart[0], negatives)  # b-                                       [Q,N,S]
-        force = (towards - away) / scale  # b+ - b-                                      [Q,N,S]
-        squared = force.square().mean()  # rms^2                                          scalar
-        field = force / squared.clamp(min=MIN_SQUARED_FORCE).sqrt()  # V / rms V         [Q,N,S]
-    watch = {"scale": sigma, "force": squared, "v_rms": field.square().mean().sqrt()}
+        force = (towards - away) / over_set(
+            scale
+        )  # b+ - b-                                      [Q,N,S]
+        squared = force.square().mean(dim=SET)  # rms^2                                    [...]
+        rms = squared.clamp(min=MIN_SQUARED_FORCE).sqrt()
+        field = force / over_set(rms)  # V / rms V                                        [Q,N,S]
+    watch = {"scale": sigma, "force": squared, "v_rms": field.square().mean(dim=SET).sqrt()}
     return loss_towards(gen, field, scale), watch
 
 
@@ -58,7 +69,7 @@ def partners(apart: Tensor, points: Tensor) -> Tensor:
         points: t [Q,R,S].
     """
     plan = coupling(apart.double().square())
-    return (plan / plan.sum(2, keepdim=True) @ points.double()).to(points.dtype)
+    return (plan / plan.sum(-1, keepdim=True) @ points.double()).to(points.dtype)
 
 
 def coupling(cost: Tensor) -> Tensor:
@@ -66,10 +77,10 @@ def coupling(cost: Tensor) -> Tensor:
 
     Sinkhorn's iteration, 25 times; the columns are exact, the rows nearly so.
     """
-    n, r = cost.shape[1:]
-    mean = cost.mean(dim=(1, 2), keepdim=True)  # c                                [Q,1,1]
+    n, r = cost.shape[-2:]
+    mean = cost.mean(dim=(-2, -1), keepdim=True)  # c                                [Q,1,1]
     kernel = (cost / (-EPSILON * mean)).exp().clamp(min=LEAST_KERNEL)  # K_ij              [Q,N,R]
-    v = torch.ones_like(cost[:, :1].mT)  # [Q,R,1]
+    v = torch.ones_like(cost[..., :1, :].mT)  # [Q,R,1]
     for _ in range(ITERATIONS):
         u = 1 / (n * (kernel @ v))  # u_i = (1/N) / sum_j K_ij v_j                        [Q,N,1]
         v = 1 / (r * (kernel.mT @ u))  # v_j = (1/R) / sum_i u_i K_ij                     [Q,R,1]

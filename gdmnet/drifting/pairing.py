@@ -21,7 +21,7 @@ from gdmnet.drifting.representations import Rows
 FLOOR_POSITIVES = 64  # the affinity floor was made for problems of 64 x 64 points
 
 Watched = tuple[Tensor, dict[str, Tensor]]
-"""The losses [Q] of Q drift problems, and what to watch."""
+"""The losses [...,Q] of Q drift problems, and what to watch, [...]."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class Pairing:
     """One way to compare.
 
     Attributes:
-        loss: of the paired rows of a map, n of length S; past rows of the same map, real [P,S] and
-            generated [M,S]; and temperatures, in mean distances.
+        loss: of the paired rows [...,n,S] of a map, or of several alike at once; past rows of the
+            same maps, real [...,P,S] and generated [...,M,S]; and temperatures, in mean distances.
         with_past: the levels at which past rows take part, so that they are worth keeping.
     """
 
@@ -40,22 +40,25 @@ class Pairing:
 
 def _pooled(rows: Rows, targets: Tensor, generated: Tensor, taus: Sequence[float]) -> Watched:
     """Q = 1: all n rows against all targets, those of the batch and past ones."""
-    positives = torch.cat([rows.target, targets])[None]  # [1,n+P,S]
-    floor = scaled_floor(positives.shape[1])
-    return drift_loss(
-        rows.generated[None], positives, generated[None], temperatures=taus, affinity_floor=floor
-    )
+    points = _one_problem(rows, targets, generated)
+    floor = scaled_floor(points[1].shape[-2])
+    return drift_loss(*points, temperatures=taus, affinity_floor=floor)
 
 
 def _coupled(rows: Rows, targets: Tensor, generated: Tensor, taus: Sequence[float]) -> Watched:
     """Q = 1: the same rows, coupled; a coupling has no temperature."""
-    positives = torch.cat([rows.target, targets])[None]  # [1,n+P,S]
-    return coupled_loss(rows.generated[None], positives, generated[None])
+    return coupled_loss(*_one_problem(rows, targets, generated))
+
+
+def _one_problem(rows: Rows, targets: Tensor, generated: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Generated points [...,1,n,S], positives [...,1,n+P,S] and negatives [...,1,M,S]."""
+    positives = torch.cat([rows.target, targets], dim=-2)
+    return rows.generated.unsqueeze(-3), positives.unsqueeze(-3), generated.unsqueeze(-3)
 
 
 def _paired(rows: Rows, targets: Tensor, generated: Tensor, taus: Sequence[float]) -> Watched:
     """Q = n: each row against its own target."""
-    pairs = rows.generated[:, None], rows.target[:, None]  # [n,1,S] each
+    pairs = rows.generated.unsqueeze(-2), rows.target.unsqueeze(-2)  # [...,n,1,S] each
     return drift_loss(*pairs, temperatures=taus, affinity_floor=AFFINITY_FLOOR)
 
 

@@ -10,15 +10,33 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import BackwardCFunction, FunctionCtx
 
+from gdmnet.drifting.numbers import on_device
+
 Size = tuple[int, int, int]
 
+POINT: Size = (1, 1, 1)
 BLOCK = 4  # locations along an axis of a local block
 VARIANCE_FLOOR = 1e-6  # inside the square root: its slope at 0 is infinite
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Where the rows of one map may lie.
+
+    Attributes:
+        valid: [b, L] true where a block of locations lies in the mask, row-major.
+        counts: of these in each sample.
+    """
+
+    valid: Tensor
+    counts: list[int]
 
 
 @dataclass(frozen=True)
@@ -40,6 +58,20 @@ class Views:
         for stage, pair in enumerate(zip(self.generated, self.target, strict=True)):
             yield stage, *pair
 
+    @cached_property
+    def candidates(self) -> dict[tuple[int, Size], Candidates]:
+        """Of each stage its locations and blocks in the mask, by their window; counted at once."""
+        valid = {}
+        for stage, maps, _ in self.stages():
+            shape = maps.shape[2:]
+            covered = coverage(self.mask, shape)  # (b,1,z,y,x)
+            for window in (POINT, block_window(shape)):
+                blocks = nn.functional.avg_pool3d(covered, window, window)
+                valid[stage, window] = blocks.flatten(1) > 0.5
+        counts = torch.stack([places.sum(dim=1) for places in valid.values()]).tolist()
+        pairs = zip(valid.items(), counts, strict=True)
+        return {key: Candidates(places, count) for (key, places), count in pairs}
+
 
 @dataclass(frozen=True)
 class Draw:
@@ -58,7 +90,10 @@ class Draw:
 
 @dataclass(frozen=True)
 class Rows:
-    """Paired rows [n, S], float32: the i-th generated and the i-th target lie at one place."""
+    """Paired rows [n, S], float32: the i-th generated and the i-th target lie at one place.
+
+    Rows of several maps of one size may be stacked, [..., n, S].
+    """
 
     name: str
     generated: Tensor
@@ -88,13 +123,15 @@ def global_rows(views: Views, draw: Draw) -> list[Rows]:
     """Mean and standard deviation over the mask, one row a sample."""
     rows = []
     for stage, generated, target in views.stages():
-        valid = coverage(views.mask, generated.shape[2:]) > 0.5  # (b,1,z,y,x)
-        inside = valid.flatten(1).any(dim=1)  # [b]
-        if not bool(inside.any()):
+        found = views.candidates[stage, POINT]
+        inside = [sample for sample, count in enumerate(found.counts) if count > 0]
+        if not inside:
             continue
-        pairs = zip(masked_moments(generated, valid), masked_moments(target, valid), strict=True)
-        for name, (mine, real) in zip(("mean", "std"), pairs, strict=True):  # each [b,c]
-            rows.append(Rows(f"global_{name}_{stage}", mine[inside], real[inside]))
+        weights = sample_weights(found.valid)
+        pairs = zip(*(masked_moments(maps, weights) for maps in (generated, target)), strict=True)
+        for name, pair in zip(("mean", "std"), pairs, strict=True):  # each [b,c]
+            mine, real = (p if len(inside) == p.shape[0] else p[inside] for p in pair)
+            rows.append(Rows(f"global_{name}_{stage}", mine, real))
     return rows
 
 
@@ -102,9 +139,10 @@ def local_rows(views: Views, draw: Draw) -> list[Rows]:
     """Mean and standard deviation over non-overlapping blocks, at drawn places."""
     rows = []
     for stage, mine, real in _drawn_blocks(views, draw, block_window):  # each [n,l,c]
-        rows.append(Rows(f"local_mean_{stage}", mine.mean(dim=1), real.mean(dim=1)))
+        spreads, means = zip(*(_moments(block) for block in (mine, real)), strict=True)
+        rows.append(Rows(f"local_mean_{stage}", *means))
         if mine.shape[1] > 1:
-            rows.append(Rows(f"local_std_{stage}", _deviation(mine), _deviation(real)))
+            rows.append(Rows(f"local_std_{stage}", *spreads))
     return rows
 
 
@@ -112,7 +150,7 @@ def spatial_rows(views: Views, draw: Draw) -> list[Rows]:
     """The feature vectors at drawn locations."""
     return [
         Rows(f"spatial_{stage}", mine[:, 0], real[:, 0])
-        for stage, mine, real in _drawn_blocks(views, draw, lambda shape: (1, 1, 1))
+        for stage, mine, real in _drawn_blocks(views, draw, lambda shape: POINT)
     ]
 
 
@@ -130,10 +168,12 @@ def _drawn_blocks(
     for stage, generated, target in views.stages():
         shape = generated.shape[2:]
         window = window_of(shape)
-        covered = nn.functional.avg_pool3d(coverage(views.mask, shape), window, window)
-        places = draw_places(covered.flatten(1) > 0.5, draw)  # [n,2]
+        places = draw_places(views.candidates[stage, window], draw)  # [n,2]
         if places is not None:
-            mine, real = (gather_blocks(maps, window, places) for maps in (generated, target))
+            index = block_locations(shape, window, places[:, 1])  # [n,l]
+            mine, real = (
+                maps.flatten(2)[places[:, :1], :, index].float() for maps in (generated, target)
+            )  # [n,l,c]
             yield stage, mine, real
 
 
@@ -151,18 +191,21 @@ def coverage(mask: Tensor, shape: Sequence[int]) -> Tensor:
     return nn.functional.adaptive_avg_pool3d(mask, (z, y, x))
 
 
-def masked_moments(maps: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and sqrt(variance + 1e-6) [b, c], float32, over the valid locations of each sample.
+def sample_weights(valid: Tensor) -> Tensor:
+    """Equal weights float32 [b, L] of each sample's valid locations: their sum is 1, 0 of none."""
+    counted = valid.float()
+    return counted / counted.sum(dim=1, keepdim=True).clamp(min=1.0)
+
+
+def masked_moments(maps: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and sqrt(variance + 1e-6) [b, c], float32, over the weighted locations of each sample.
 
     Args:
         maps: (b, c, z, y, x).
-        valid: (b, 1, z, y, x), true where counted; a sample without any has mean 0.
+        weights: w [b, L], L = z y x, of sum 1, or all 0: then the mean is 0.
     """
     with torch.autocast(maps.device.type, enabled=False):
-        features = maps.float().flatten(2)  # f                                          [b,c,L]
-        counted = valid.float().flatten(2)  # [b,1,L]
-        weights = (counted / counted.sum(dim=2, keepdim=True).clamp(min=1.0)).mT  # w     [b,L,1]
-        mean, variance = _Moments.apply(features, weights)  # each [b,c,1]
+        mean, variance = _Moments.apply(maps.flatten(2), weights[:, :, None])  # each [b,c,1]
         return mean[:, :, 0], (variance[:, :, 0] + VARIANCE_FLOOR).sqrt()
 
 
@@ -170,75 +213,83 @@ class _Moments(torch.autograd.Function):
     """Weighted mean and biased variance [b, c, 1] of [b, c, L]; weights [b, L, 1] sum to 1 or 0.
 
     d mean / d f_l = w_l and d variance / d f_l = 2 w_l (f_l - mean), in one pass over the finest
-    maps, the largest tensors of a step, where autograd makes five.
+    maps, the largest tensors of a step, where autograd makes five. Computed in float32, sample by
+    sample, so that maps in half precision are kept and raised one at a time.
     """
 
     @staticmethod
     def forward(ctx: FunctionCtx, features: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-        mean = features @ weights  # sum_l w_l f_l                                        [b,c,1]
-        variance = (features - mean).square_() @ weights  # sum_l w_l (f_l - mean)^2      [b,c,1]
+        means, variances = [], []
+        for sample, w in zip(features, weights, strict=True):
+            f = sample.float()  # [c,L]
+            means.append(f @ w)  # sum_l w_l f_l                                            [c,1]
+            variances.append((f - means[-1]).square_() @ w)  # sum_l w_l (f_l - mean)^2     [c,1]
+        mean = torch.stack(means)
         ctx.save_for_backward(features, weights, mean)
-        return mean, variance
+        return mean, torch.stack(variances)
 
     @staticmethod
     def backward(ctx: BackwardCFunction, *slopes: Tensor) -> tuple[Tensor, None]:
         saved: Sequence[Tensor] = ctx.saved_tensors
-        features, weights, mean = saved
-        of_mean, of_variance = slopes  # each [b,c,1]
-        slope = (features - mean).mul_(2 * of_variance).add_(of_mean).mul_(weights.mT)  # [b,c,L]
+        slope = torch.empty_like(saved[0])  # [b,c,L]
+        parts = (slope, *saved, *slopes)
+        for out, f, w, mean, of_mean, of_variance in zip(*parts, strict=True):
+            apart = f.float() - mean  # f_l - mean                                          [c,L]
+            out.copy_(apart.mul_(2 * of_variance).add_(of_mean).mul_(w.mT))
         return slope, None
 
 
-def gather_blocks(maps: Tensor, window: Size, places: Tensor) -> Tensor:
-    """The locations of chosen blocks of a map, float32 [n, locations of a block, c].
+def block_locations(shape: Sequence[int], window: Size, blocks: Tensor) -> Tensor:
+    """The locations of chosen blocks of a map, row-major indices [n, locations of a block].
 
     Args:
-        maps: (b, c, z, y, x); blocks lie side by side from its first corner, the rest is cropped.
+        shape: of the map (z, y, x); blocks lie side by side from its first corner.
         window: locations (z, y, x) of a block.
-        places: [n, 2] sample and index (row-major) of the block.
+        blocks: [n] row-major indices of blocks.
     """
-    shape = maps.shape[2:]
+    if window == POINT:
+        return blocks[:, None]
     n_y, n_x = shape[1] // window[1], shape[2] // window[2]  # blocks along y and x
-    block = places[:, 1]
-    corner = torch.stack([block // (n_y * n_x), block // n_x % n_y, block % n_x], dim=1)  # [n,3]
-    within = torch.cartesian_prod(*(torch.arange(w, device=places.device) for w in window))  # [l,3]
-    z, y, x = (
-        corner[:, axis, None] * window[axis] + within[None, :, axis] for axis in range(3)
-    )  # each [n,l]
-    index = (z * shape[1] + y) * shape[2] + x  # row-major in the map                      [n,l]
-    return maps.flatten(2)[places[:, :1], :, index].float()  # [n,l,c]
+    steps = (shape[1] * shape[2], shape[2], 1)  # from one location to the next along z, y, x
+    corner = (blocks // (n_y * n_x)) * (window[0] * steps[0])  # [n]
+    corner += (blocks // n_x % n_y) * (window[1] * steps[1]) + (blocks % n_x) * window[2]
+    z, y, x = (torch.arange(n) * step for n, step in zip(window, steps, strict=True))
+    within = (z[:, None, None] + y[:, None] + x).flatten()  # [l]
+    return corner[:, None] + on_device(within, blocks.device)
 
 
-def draw_places(valid: Tensor, draw: Draw) -> Tensor | None:
+def draw_places(candidates: Candidates, draw: Draw) -> Tensor | None:
     """Distinct places, an equal number a sample as far as its mask allows.
 
     Args:
-        valid: [b, L] true where a row may lie.
+        candidates: where a row may lie.
         draw: how many, and with which generator.
 
     Returns:
         [n, 2] sample and index, or None with fewer than `draw.minimum` places.
     """
-    n_each = max(1, draw.locations // valid.shape[0])
-    chosen = []
-    for sample, of_sample in enumerate(valid):
-        order = _permuted(of_sample.nonzero()[:, 0], n_each, draw.generator)
-        chosen.append(torch.stack([torch.full_like(order, sample), order], dim=1))
-    places = torch.cat(chosen)
-    return places if places.shape[0] >= max(1, draw.minimum) else None
+    valid, counts = candidates.valid, candidates.counts
+    n_each = max(1, draw.locations // len(counts))
+    picks = [_permuted(count, n_each, draw.generator) for count in counts]
+    if sum(map(len, picks)) < max(1, draw.minimum):
+        return None
+    before = accumulate(counts, initial=0)
+    ranks = torch.cat([own + first for own, first in zip(picks, before, strict=False)])  # [n]
+    # The r-th true place without a list of all: the host need not learn how many there are.
+    order = valid.flatten().cumsum(dim=0)
+    found = torch.searchsorted(order, on_device(ranks + 1, valid.device))  # [n]
+    return torch.stack([found // valid.shape[1], found % valid.shape[1]], dim=1)
 
 
-def _permuted(candidates: Tensor, n: int, generator: torch.Generator) -> Tensor:
-    """At most n distinct candidates in random order."""
-    count = candidates.numel()
+def _permuted(count: int, n: int, generator: torch.Generator) -> Tensor:
+    """At most n distinct numbers below `count` in random order."""
     if count > 64 * n:  # a permutation of a whole fine map costs more than the field itself
         picks = torch.unique(torch.randint(count, (2 * n,), generator=generator))
-        picks = picks[torch.randperm(picks.numel(), generator=generator)[:n]]
-    else:
-        picks = torch.randperm(count, generator=generator)[:n]
-    return candidates[picks.to(candidates.device)]
+        return picks[torch.randperm(picks.numel(), generator=generator)[:n]]
+    return torch.randperm(count, generator=generator)[:n]
 
 
-def _deviation(block: Tensor) -> Tensor:
-    """sqrt(biased variance + 1e-6) over the locations of each block: [n, l, c] -> [n, c]."""
-    return (block.var(dim=1, correction=0) + VARIANCE_FLOOR).sqrt()
+def _moments(block: Tensor) -> tuple[Tensor, Tensor]:
+    """sqrt(biased variance + 1e-6) and mean over the locations of blocks: [n, l, c] -> [n, c]."""
+    variance, mean = torch.var_mean(block, dim=1, correction=0)
+    return (variance + VARIANCE_FLOOR).sqrt(), mean

@@ -84,6 +84,7 @@ class ReadCase:
     findings: tuple[Finding, ...] | None = None
 
 
+@np.errstate(over="ignore", invalid="ignore")  # what is not finite in the end is refused
 def read_case(job: CasePrediction, translator: Translator) -> ReadCase:
     """Read, prepare and check a case, unless it is done.
 
@@ -114,6 +115,7 @@ def read_case(job: CasePrediction, translator: Translator) -> ReadCase:
     return ReadCase(case, inputs, check_input(measure_input(case, corrected), translator.training))
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def predict_case(
     translator: Translator, job: CasePrediction, ahead: Future[ReadCase]
 ) -> tuple[str, CaseResult]:

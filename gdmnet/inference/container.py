@@ -19,8 +19,7 @@ from gdmnet.data.case import CaseFiles
 from gdmnet.data.case_files import images_by_case
 from gdmnet.data.volume import write_volume
 from gdmnet.errors import DatasetError, GdmnetError, OutputError
-from gdmnet.inference.export import export_model
-from gdmnet.inference.install import install_model
+from gdmnet.inference.archive import export_model, install_model
 from gdmnet.inference.model import load_model
 
 PACKAGE = Path(__file__).resolve().parents[1]

@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +33,6 @@ _HALF = WINDOW // 2
 _SIZE = WINDOW**3
 
 _Planes = Callable[[int, slice, slice], NDArray]
-_Rows = tuple[NDArray, NDArray, NDArray]
 
 
 @dataclass(frozen=True)
@@ -41,13 +41,11 @@ class _Level:
 
     Attributes:
         planes: (z, rows, columns) -> float64 (2, y, x), prediction and reference.
-        mask: bool (z, y, x), on a grid of its own.
-        rows: for every plane, row and column of the level the one of the mask it is judged by.
+        mask: bool (z, y, x).
     """
 
     planes: _Planes
     mask: NDArray
-    rows: _Rows
 
 
 def ssim(prediction: NDArray, reference: NDArray, mask: NDArray, span: DataRange) -> float | None:
@@ -66,13 +64,10 @@ def ssim(prediction: NDArray, reference: NDArray, mask: NDArray, span: DataRange
     box = bounding_box(mask, (_HALF, _HALF, _HALF))  # no voxel farther away enters a window
     inside, truth = crop(mask, box) != 0, crop(reference, box)
     guess = np.where(inside, crop(prediction, box), truth)
-    missing = [max(0, WINDOW - size) for size in inside.shape]
-    if any(missing):
-        pads = [(n // 2, n - n // 2) for n in missing]
-        inside = np.pad(inside, pads)
-        guess, truth = np.pad(guess, pads, mode="edge"), np.pad(truth, pads, mode="edge")
-    z, y, x = (np.pad(np.arange(size), _HALF, mode="symmetric") for size in inside.shape)
-    return _mean(_finest(guess, truth, inside, span, (z, y, x), masked=False), span.width, None)
+    inside, guess, truth = _widened(WINDOW, inside, guess, truth, mask_mode="constant")
+    guess, truth = (np.pad(image, _HALF, mode="symmetric") for image in (guess, truth))
+    level = _finest(guess, truth, np.pad(inside, _HALF), span, masked=False)
+    return _mean(level, span.width, None)
 
 
 def masked_ssim(
@@ -87,8 +82,7 @@ def masked_ssim(
     """
     if span.width <= 0:
         return None
-    z, y, x = (np.arange(size) for size in mask.shape)
-    level = _finest(prediction, reference, mask != 0, span, (z, y, x), masked=True)
+    level = _finest(prediction, reference, mask != 0, span, masked=True)
     return _mean(level, span.width, None)
 
 
@@ -113,8 +107,8 @@ def ms_ssim(
     """
     if span.width <= 0:
         return None
-    z, y, x = (_edge_padded(size) for size in mask.shape)
-    level = _finest(prediction, reference, mask != 0, span, (z, y, x), masked=True)
+    inside, guess, truth = _widened(SMALLEST, mask != 0, prediction, reference, mask_mode="edge")
+    level = _finest(guess, truth, inside, span, masked=True)
     product = 1.0
     for scale, weight in enumerate(SCALE_WEIGHTS, start=1):
         value = _mean(level, span.width, weight)
@@ -126,43 +120,36 @@ def ms_ssim(
     return product
 
 
-def _edge_padded(size: int) -> NDArray:
-    """The stored index of each of at least 97 voxels of an axis."""
-    missing = max(0, SMALLEST - size)
-    return np.pad(np.arange(size), (missing // 2, missing - missing // 2), mode="edge")
+def _widened(
+    size: int, mask: NDArray, *images: NDArray, mask_mode: Literal["constant", "edge"]
+) -> tuple[NDArray, ...]:
+    """Mask and images, each axis continued on both sides to `size` voxels; images by their edge."""
+    missing = [max(0, size - n) for n in mask.shape]
+    pads = [(n // 2, n - n // 2) for n in missing]
+    if not any(missing):
+        return mask, *images
+    return np.pad(mask, pads, mode=mask_mode), *(np.pad(i, pads, mode="edge") for i in images)
 
 
 def _finest(
-    prediction: NDArray,
-    reference: NDArray,
-    mask: NDArray,
-    span: DataRange,
-    rows: _Rows,
-    *,
-    masked: bool,
+    prediction: NDArray, reference: NDArray, mask: NDArray, span: DataRange, *, masked: bool
 ) -> _Level:
     """The images as they are stored, counted from the low end; masked: clipped, and 0 outside."""
-    z, y, x = rows
 
-    def planes(plane: int, ys: slice, xs: slice) -> NDArray:
-        at = z[plane], y[ys], x[xs]
-        pair = np.stack([_part(prediction, *at), _part(reference, *at)]).astype(np.float64)
+    def planes(z: int, ys: slice, xs: slice) -> NDArray:
+        pair = np.stack([prediction[z, ys, xs], reference[z, ys, xs]]).astype(np.float64)
         pair -= span.low
         if masked:
             np.clip(pair, 0, span.width, out=pair)
-            pair *= _part(mask, *at)
+            pair *= mask[z, ys, xs]
         return pair
 
-    return _Level(planes, mask, rows)
-
-
-def _part(volume: NDArray, z: int, ys: NDArray, xs: NDArray) -> NDArray:
-    return volume[z].take(ys, axis=0).take(xs, axis=1)
+    return _Level(planes, mask)
 
 
 def _halved(level: _Level) -> _Level:
     """The next scale; voxel k is the mean of the voxels 2k - 1 and 2k along each axis."""
-    n_planes, n_rows, n_columns = (len(rows) for rows in level.rows)
+    n_planes, n_rows, n_columns = level.mask.shape
     every = slice(0, n_rows), slice(0, n_columns)
     half = np.zeros((2, -(-n_planes // 2), -(-n_rows // 2), -(-n_columns // 2)))
     for z in range(n_planes if n_planes % 2 else n_planes - 1):  # no pair has an even last one
@@ -172,8 +159,7 @@ def _halved(level: _Level) -> _Level:
     def planes(z: int, ys: slice, xs: slice) -> NDArray:
         return half[:, z, ys, xs]
 
-    z_rows, y_rows, x_rows = (rows[::2] for rows in level.rows)
-    return _Level(planes, level.mask, (z_rows, y_rows, x_rows))
+    return _Level(planes, level.mask[::2, ::2, ::2])
 
 
 def _paired(pair: NDArray, axis: int) -> NDArray:
@@ -199,7 +185,7 @@ def _mean(level: _Level, width: float, exponent: float | None) -> float | None:
         sums = sums + window[-1]
         if len(window) < WINDOW:
             continue
-        chosen = _part(level.mask, level.rows[0][z - _HALF], level.rows[1][ys], level.rows[2][xs])
+        chosen = level.mask[z - _HALF, ys, xs]
         values = _similarity([one[chosen] for one in sums], width)
         if exponent is not None:
             values = np.maximum(values, 0) ** exponent
@@ -212,7 +198,7 @@ def _mean(level: _Level, width: float, exponent: float | None) -> float | None:
 def _centres(level: _Level, axis: int) -> NDArray:
     """Places along an axis where the mask has voxels and a window has room."""
     others = tuple(other for other in range(3) if other != axis)
-    occupied = np.logical_or.reduce(level.mask, axis=others)[level.rows[axis]]
+    occupied = np.logical_or.reduce(level.mask, axis=others)
     return np.flatnonzero(occupied[_HALF : len(occupied) - _HALF]) + _HALF
 
 

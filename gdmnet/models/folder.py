@@ -17,6 +17,12 @@ from gdmnet.objectives.options import read_objective_options
 from gdmnet.plan import Configuration, Fingerprint, Plan, Run, SpectralFinish
 from gdmnet.settings import Settings, setting
 
+# What may differ between folds that are averaged, and what must only be there in all or none.
+_EACH_FOLDS_OWN = (
+    *("schema", "version", "versions", "dataset", "fold", "training_cases", "validation_cases"),
+    *("seed", "precision", "device", "n_threads", "n_workers", "n_devices", "encoder_sha256"),
+)
+_THERE_OR_NOT = ("pretrained_sha256", "realism", "finish")
 CONTINUED_JSON, DIAL_JSON, FINISH_JSON = "continued.json", "dial.json", "finish.json"
 
 
@@ -135,10 +141,9 @@ def require_alike(runs: Mapping[str, Run]) -> None:
     Raises:
         CheckpointError: what differs is named with its value in every fold.
     """
-    how = {fold: _how_trained(run) for fold, run in runs.items()}
-    names = dict.fromkeys(name for values in how.values() for name in values)
-    for name in names:
-        values = {fold: str(found.get(name)) for fold, found in how.items()}
+    how = {fold: named_settings(run) for fold, run in runs.items()}
+    for name in dict.fromkeys(name for values in how.values() for name in values):
+        values = {fold: str(_compared(name, found.get(name))) for fold, found in how.items()}
         if len(set(values.values())) > 1:
             each = ", ".join(f"{value:.40} in fold {fold}" for fold, value in values.items())
             raise CheckpointError(
@@ -147,22 +152,20 @@ def require_alike(runs: Mapping[str, Run]) -> None:
             )
 
 
-def _how_trained(run: Run) -> dict[str, Any]:
-    """Everything that makes a fold another model than its neighbour, by name."""
+def named_settings(run: Run) -> dict[str, Any]:
+    """All that a run says by name, the recipe's and the objective's own settings included."""
     options: dict[str, Any] = run.options
     with contextlib.suppress(SettingError):  # options of another version stay as they are
         options = codec.encode(read_objective_options(run.objective, run.options))
-    return {
-        **codec.encode(run.recipe) | {"seed": None, "precision": None},
-        **{f"option {name}": value for name, value in options.items()},
-        **{f"encoder {name}": value for name, value in run.encoder_options.items()},
-        "configuration": run.configuration,
-        "objective": run.objective,
-        "encoder": run.encoder,
-        "pretrained": run.pretrained_sha256 is not None,
-        "realism dial": run.realism is not None,
-        "spectral finish": run.finish is not None,
-    }
+    fields = codec.encode(run) | codec.encode(run.recipe)
+    fields |= {f"option {name}": value for name, value in options.items()}
+    return {name: value for name, value in fields.items() if name not in ("recipe", "options")}
+
+
+def _compared(name: str, value: Any) -> Any:  # noqa: ANN401 (settings are JSON values)
+    if name in _EACH_FOLDS_OWN:
+        return None
+    return value is not None if name in _THERE_OR_NOT else value
 
 
 def _read_fingerprint(path: Path, plan: Plan) -> Fingerprint | None:

@@ -51,6 +51,9 @@ class Batch:
         return Batch(*(part.to(device, non_blocking=True) for part in parts))
 
 
+Metrics = dict[str, "float | Tensor"]
+
+
 @dataclass(frozen=True)
 class Descent:
     """Where an objective ends and the loop begins.
@@ -58,13 +61,13 @@ class Descent:
     Attributes:
         tensor: a scalar loss, or the generator's output with its graph.
         cotangent: None for a scalar loss; else dL/d(output), float32, shaped like the output.
-        metrics: numbers for the log.
+        metrics: numbers for the log; a detached scalar tensor is read when the log needs it.
         finite: False asks the loop to skip and count this step.
     """
 
     tensor: Tensor
     cotangent: Tensor | None
-    metrics: dict[str, float] = field(default_factory=dict)
+    metrics: Metrics = field(default_factory=dict)
     finite: bool = True
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -69,4 +70,5 @@ def fidelity_gradient(
 
 def all_finite(*tensors: Tensor) -> bool:
     """Whether no number of these tensors is NaN or Inf."""
-    return bool(torch.stack([torch.isfinite(tensor).all() for tensor in tensors]).all())
+    largest = torch._foreach_norm([tensor.detach() for tensor in tensors], math.inf)
+    return all(map(math.isfinite, torch.stack(largest).tolist()))

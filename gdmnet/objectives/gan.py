@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
 from gdmnet.drifting.coordination import MeanNorm, balance, norms, remove_conflict
+from gdmnet.drifting.numbers import NumbersModule
 from gdmnet.drifting.representations import coverage
 from gdmnet.networks.critic import Critic
 from gdmnet.objectives.base import Batch, Context, Descent, Objective
@@ -23,16 +24,15 @@ from gdmnet.objectives.ranks import mean_over_ranks, on_all_ranks, shared_norms
 BETAS = (0.5, 0.999)  # of the critic's Adam, as in pix2pix
 
 
-class GanState(nn.Module):
+class GanState(NumbersModule):
     """The critic, the number of steps begun, and mean norms where there is a balance."""
 
-    step: Tensor
+    step: int
 
     def __init__(self, critic: nn.Module, *, balanced: bool) -> None:
-        super().__init__()
+        super().__init__(step=0)
         self.critic = critic
         self.averages = nn.ModuleList([MeanNorm(), MeanNorm()] if balanced else [])
-        self.register_buffer("step", torch.zeros((), dtype=torch.int64))
 
 
 class Gan(Objective):
@@ -60,10 +60,10 @@ class Gan(Objective):
         """One forward of the generator, the gradient at its output, then the critic's own step."""
         output = generator(batch.source)
         leaf, fidelity, gradient = fidelity_gradient(output, batch, name=self.options.fidelity)
-        step = int(self.state.step)
+        step = self.state.step
         self.state.step += 1
         if not on_all_ranks(condition=all_finite(fidelity, gradient), device=leaf.device):
-            return Descent(output, gradient, {"fidelity": float(fidelity)}, finite=False)
+            return Descent(output, gradient, {"fidelity": fidelity}, finite=False)
         with torch.enable_grad(), torch.autocast(leaf.device.type, enabled=False):
             fake = judged(self.state.critic, batch, leaf)
             real = judged(self.state.critic, batch, batch.target)
@@ -76,10 +76,8 @@ class Gan(Objective):
         if self.options.balance:
             weighted = self.options.balance * self._coordinated(push, gradient)
         cotangent = gradient + weighted
-        names = ("fidelity", "adversarial", "critic")
-        values = torch.stack([fidelity, adversarial.detach(), loss.detach()]).tolist()
-        metrics = dict(zip(names, values, strict=True))
-        return Descent(output, cotangent, metrics, all_finite(cotangent))
+        losses = {"adversarial": adversarial.detach(), "critic": loss.detach()}
+        return Descent(output, cotangent, {"fidelity": fidelity, **losses}, all_finite(cotangent))
 
     def _coordinated(self, push: Tensor, fidelity: Tensor) -> Tensor:
         """The critic's gradient as strong as the fidelity's, without its part against it."""

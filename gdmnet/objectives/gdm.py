@@ -16,7 +16,7 @@ from gdmnet.drifting.coordination import COORDINATIONS, balance
 from gdmnet.drifting.representations import Draw, look
 from gdmnet.errors import TrainingError
 from gdmnet.geometry import Shape
-from gdmnet.objectives.base import Batch, Context, Descent, Objective
+from gdmnet.objectives.base import Batch, Context, Descent, Metrics, Objective
 from gdmnet.objectives.fidelity import all_finite, fidelity_gradient
 from gdmnet.objectives.gdm_levels import (
     draw_rows,
@@ -55,11 +55,11 @@ class Gdm(Objective):
         x, y, m: prediction, target, mask; f: the frozen encoder; all gradients are (b,1,z,y,x).
         """
         options, state, step = self.options, self.state, self.state.begin_step()
-        ratio = self.schedule.ratio_at(step, float(state.ratio_factor))  # r
+        ratio = self.schedule.ratio_at(step, state.ratio_factor)  # r
         output = generator(batch.source)  # x
         leaf, loss, g_f = fidelity_gradient(output, batch, name=options.fidelity)  # d|m (x - y)|/dx
         if not on_all_ranks(condition=all_finite(loss, g_f), device=leaf.device):
-            return Descent(output, g_f, {"fidelity": float(loss)}, finite=False)
+            return Descent(output, g_f, {"fidelity": loss}, finite=False)
         if not self.schedule.drifts(step):
             return Descent(output, g_f, self._metrics(loss, ratio, {}))
         views = look(self.encoder, leaf, batch.target, batch.mask)  # f(x), f(y)
@@ -69,7 +69,7 @@ class Gdm(Objective):
             found = level_losses(rows, draw, state, options)  # L_l: the field, a loss a level
             push_rows(rows, state)
             g_d = drift_gradient(found, leaf, g_f, state)  # sum_l dL_l/dx / N_l
-            n_f, n_d = state.mean_norms(g_f, g_d, counts=found.due)  # N_f, N_d
+            n_f, n_d = state.mean_norms(g_f, g_d, due=found.due, drifts=found.drifts)  # N_f, N_d
             h = balance(g_d, n_f, n_d)  # g_d N_f / N_d
             h = COORDINATIONS[options.coordination](h, g_f)  # h - min(<h, g_f>, 0) / |g_f|^2 g_f
             g = g_f + ratio * h
@@ -90,11 +90,9 @@ class Gdm(Objective):
         """The step's own generator: a resumed training draws what the unbroken one draws."""
         return torch.Generator().manual_seed((self.seed * 1_000_003 + step) % 2**63)
 
-    def _metrics(self, loss: Tensor, ratio: float, watch: dict[str, Tensor]) -> dict[str, float]:
+    def _metrics(self, loss: Tensor, ratio: float, watch: dict[str, Tensor]) -> Metrics:
         skipped = self.state.skipped_in_a_row > 0  # its mean over an epoch is the skipped share
-        watch = {"fidelity": loss, "drift_skipped": skipped, **watch}
-        values = torch.stack([value.float() for value in watch.values()]).tolist()
-        return dict(zip(watch, values, strict=True)) | {"ratio": ratio}
+        return {"fidelity": loss, "drift_skipped": float(skipped), **watch, "ratio": ratio}
 
 
 def empty_state(options: GdmOptions, patch_size: Shape, encoder: nn.Module) -> DriftState:

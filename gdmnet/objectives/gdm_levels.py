@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from gdmnet.drifting.coordination import TINY, cosine, norms
+from gdmnet.drifting.field import MOST_DISTANCES
 from gdmnet.drifting.pairing import PAIRINGS
 from gdmnet.drifting.representations import LEVELS, Draw, Rows, Views
 from gdmnet.objectives.fidelity import all_finite
@@ -29,6 +31,9 @@ START_WEIGHT = 1024.0  # of a level not yet measured: keeps float16 gradients fr
 LevelRows = Mapping[str, Sequence[Rows]]
 """Of each level the rows of its maps."""
 
+Problem = tuple[str, tuple[Tensor, Tensor, Tensor, Tensor]]
+"""A level, and of one of its maps the generated, target, past target and past generated rows."""
+
 
 @dataclass
 class LevelLosses:
@@ -38,11 +43,13 @@ class LevelLosses:
         losses: for each level that has rows, its drift loss, a scalar with its graph.
         watch: numbers for the log.
         waiting: whether a level only waits for its rings.
+        drifts: whether their gradient is finite and not 0; known once there is one.
     """
 
     losses: dict[str, Tensor] = field(default_factory=dict)
     watch: dict[str, Tensor] = field(default_factory=dict)
     waiting: bool = False
+    drifts: bool = False
 
     @property
     def due(self) -> bool:
@@ -80,16 +87,19 @@ def level_losses(
     rows: LevelRows, draw: Draw, state: DriftState, options: GdmOptions
 ) -> LevelLosses:
     """The drift loss of every level: the mean over its maps. The rings are only read."""
-    found = LevelLosses()
+    found, problems = LevelLosses(), []
     for level, group in rows.items():
         if level == "global" and _waits(group, state):
             found.waiting = True
-        elif group:
-            each = [_map_loss(level, entry, draw, state, options) for entry in group]
+        else:
+            problems += [_with_past(level, entry, draw, state, options) for entry in group]
+    names, solved = _solved(problems, options)
+    for level in rows:
+        each = solved.get(level, [])
+        if each:
             found.losses[level] = torch.stack([loss for loss, _ in each]).mean()
-            for name in each[0][1]:
-                mean = torch.stack([info[name] for _, info in each]).mean()
-                found.watch[f"{name}_{level}"] = mean
+            means = torch.stack([watch for _, watch in each]).mean(dim=0).unbind()
+            found.watch |= {f"{n}_{level}": mean for n, mean in zip(names, means, strict=True)}
     return found
 
 
@@ -115,32 +125,45 @@ def drift_gradient(found: LevelLosses, leaf: Tensor, fidelity: Tensor, state: Dr
         state: its level norms are updated.
     """
     losses = found.losses
-    total = torch.zeros_like(leaf)
-    active = int(state.active)
-    new = any(float(state.level_norm(level).weight) == 0 for level in losses)
-    if losses and active >= MEASURED_FIRST and active % MEASURED_EVERY and not new:
+    new = any(state.level_norm(level).weight == 0 for level in losses)
+    if not losses:
+        return torch.zeros_like(leaf)
+    if state.active >= MEASURED_FIRST and state.active % MEASURED_EVERY and not new:
         weighted = [loss / state.level_norm(level).value for level, loss in losses.items()]
         total = _backward(torch.stack(weighted).sum(), leaf, keep=False)  # d(sum_l L_l / N_l)/dx
     else:
-        for place, (level, loss) in enumerate(losses.items(), start=1):
-            norm = state.level_norm(level)
-            weight = 1.0 / norm.value if float(norm.weight) > 0 else norm.value + START_WEIGHT
-            gradient = _backward(loss * weight, leaf, keep=place < len(losses)) / weight  # g_l
-            size = norms(gradient).mean()  # mean_b |g_l|
-            if bool(torch.isfinite(size) & (size > 0)):
-                norm.update(gradient)
-                gradient = gradient / norm.value  # g_l / N_l
-            total = total + gradient
-            found.watch[f"norm_{level}"] = norm.value
-            found.watch[f"cos_{level}"] = cosine(gradient, fidelity).mean()
-    return total if bool(torch.isfinite(norms(total).mean())) else torch.zeros_like(leaf)
+        total = _measured(found, leaf, fidelity, state)
+    size = float(norms(total).mean())  # mean_b |g_d|
+    found.drifts = 0 < size < math.inf
+    return total if found.drifts else torch.zeros_like(leaf)
+
+
+def _measured(found: LevelLosses, leaf: Tensor, fidelity: Tensor, state: DriftState) -> Tensor:
+    """sum_l g_l / N_l by a backward a level; the mean norms N_l take their g_l in."""
+    gradients = {}
+    for place, (level, loss) in enumerate(found.losses.items(), start=1):
+        norm = state.level_norm(level)
+        weight = 1.0 / norm.value if norm.weight > 0 else norm.value + START_WEIGHT
+        keep = place < len(found.losses)
+        gradients[level] = _backward(loss * weight, leaf, keep=keep) / weight  # g_l
+    sizes = torch.stack([norms(g).mean() for g in gradients.values()]).tolist()  # mean_b |g_l|
+    total = torch.zeros_like(leaf)
+    for (level, gradient), size in zip(gradients.items(), sizes, strict=True):
+        norm, scaled = state.level_norm(level), gradient
+        if 0 < size < math.inf:
+            norm.update(gradient)
+            scaled = gradient / norm.value  # g_l / N_l
+        total = total + scaled
+        found.watch[f"norm_{level}"] = norm.value
+        found.watch[f"cos_{level}"] = cosine(scaled, fidelity).mean()
+    return total
 
 
 def watched(
     found: LevelLosses, drift: Tensor, fidelity: Tensor, n_f: Tensor, n_d: Tensor
 ) -> dict[str, Tensor]:
     """What the log says of a drift, scalars; nothing where there is none."""
-    if not bool(norms(drift).mean() > 0):
+    if not found.drifts:
         return {}
     angle = cosine(drift, fidelity)  # [b]
     return found.watch | {
@@ -162,14 +185,45 @@ def _waits(group: Sequence[Rows], state: DriftState) -> bool:
     return any(len(ring) < GLOBAL_MINIMUM for ring in rings)
 
 
-def _map_loss(
+def _with_past(
     level: str, rows: Rows, draw: Draw, state: DriftState, options: GdmOptions
-) -> tuple[Tensor, dict[str, Tensor]]:
+) -> Problem:
     n_past = GLOBAL_RING_ROWS if level == "global" else options.bank
     past_targets, past_generated = (
         state.ring(name).sample(n_past, draw.generator) if name in state.rings else rows.target[:0]
         for name in (rows.name, rows.name + GENERATED)
     )
-    pairing = PAIRINGS[options.pairing]
-    losses, info = pairing.loss(rows, past_targets, past_generated, options.temperatures)
-    return losses.mean(), info
+    return level, (rows.generated, rows.target, past_targets, past_generated)
+
+
+def _solved(
+    problems: Sequence[Problem], options: GdmOptions
+) -> tuple[list[str], dict[str, list[tuple[Tensor, Tensor]]]]:
+    """Of each level its maps' losses, scalars, and what to watch of them, in the order of names.
+
+    Maps whose points are as many and as long are solved at once: a GPU is kept busy by few large
+    problems, not by many small ones. Rows half as long as the longest are made as long: [x, x] /
+    sqrt(2) has the distances, forces and loss of x.
+    """
+    longest = max((points[0].shape[1] for _, points in problems), default=0)
+    alike: dict[tuple[torch.Size, ...], list[Problem]] = {}
+    for level, points in problems:
+        if 2 * points[0].shape[1] == longest:
+            points = tuple(part.repeat(1, 2) * 0.5**0.5 for part in points)
+        alike.setdefault(tuple(part.shape for part in points), []).append((level, points))
+    names: list[str] = []
+    solved: dict[str, list[tuple[Tensor, Tensor]]] = {}
+    for shapes, group in alike.items():
+        n_points = sum(shape[0] for shape in shapes) + shapes[0][0]
+        at_once = max(1, MOST_DISTANCES // (shapes[0][0] * n_points))
+        for first in range(0, len(group), at_once):
+            part = group[first : first + at_once]
+            stacked = [torch.stack(points) for points in zip(*(p for _, p in part), strict=True)]
+            generated, target, *past = stacked
+            pairing, rows = PAIRINGS[options.pairing], Rows("", generated, target)
+            losses, watch = pairing.loss(rows, past[0], past[1], options.temperatures)
+            names = list(watch)
+            watched = torch.stack(list(watch.values()), dim=-1)  # [maps, names]
+            for (level, _), *of_map in zip(part, losses.mean(dim=-1), watched, strict=True):
+                solved.setdefault(level, []).append((of_map[0], of_map[1]))
+    return names, solved

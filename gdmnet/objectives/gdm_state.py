@@ -7,11 +7,11 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from gdmnet.drifting.bank import RingBank
-from gdmnet.drifting.coordination import MeanNorm, norms
+from gdmnet.drifting.coordination import MeanNorm
+from gdmnet.drifting.numbers import NumbersModule
 from gdmnet.objectives.options import GdmOptions
 from gdmnet.objectives.ranks import shared_norms
 
@@ -24,7 +24,7 @@ MAE_ALARM = 1.05  # of the least validation MAE before the drift began
 LEAST_FACTOR = 1 / 8
 
 
-class DriftState(nn.Module):
+class DriftState(NumbersModule):
     """Counters, mean norms and rings: saved and loaded, a training goes on to the bit.
 
     Attributes:
@@ -38,13 +38,13 @@ class DriftState(nn.Module):
         named: levels whose absence stands in the log; not saved.
     """
 
-    step: Tensor
-    active: Tensor
-    skipped: Tensor
-    skipped_in_a_row: Tensor
-    ratio_factor: Tensor
-    best_regression_mae: Tensor
-    lowest_sharpness: Tensor
+    step: int
+    active: int
+    skipped: int
+    skipped_in_a_row: int
+    ratio_factor: float
+    best_regression_mae: float
+    lowest_sharpness: float
 
     def __init__(self, levels: Iterable[str], rings: Mapping[str, tuple[int, int]]) -> None:
         """Empty.
@@ -53,12 +53,15 @@ class DriftState(nn.Module):
             levels: names, each with a mean norm.
             rings: for each ring its name, capacity and row length.
         """
-        super().__init__()
-        for name in ("step", "active", "skipped", "skipped_in_a_row"):
-            self.register_buffer(name, torch.zeros((), dtype=torch.int64))
-        self.register_buffer("ratio_factor", torch.ones(()))
-        self.register_buffer("best_regression_mae", torch.full((), torch.inf))
-        self.register_buffer("lowest_sharpness", torch.zeros(()))
+        super().__init__(
+            step=0,
+            active=0,
+            skipped=0,
+            skipped_in_a_row=0,
+            ratio_factor=1.0,
+            best_regression_mae=math.inf,
+            lowest_sharpness=0.0,
+        )
         self.fidelity_norm = MeanNorm()
         self.drift_norm = MeanNorm()
         self.level_norms = nn.ModuleDict({level: MeanNorm() for level in levels})
@@ -81,24 +84,26 @@ class DriftState(nn.Module):
 
     def begin_step(self) -> int:
         """The number of the step that begins, from 0."""
-        step = int(self.step)
         self.step += 1
-        return step
+        return self.step - 1
 
-    def mean_norms(self, fidelity: Tensor, drift: Tensor, *, counts: bool) -> tuple[Tensor, Tensor]:
+    def mean_norms(
+        self, fidelity: Tensor, drift: Tensor, *, due: bool, drifts: bool
+    ) -> tuple[Tensor, Tensor]:
         """N_f and N_d, scalars, with both gradients of this step in them.
 
         They are equal on all ranks: the means over those that have measured any.
 
         Args:
             fidelity: g_f (b, 1, z, y, x).
-            drift: g_d, finite; a step without any is counted as skipped.
-            counts: False for a step in which no drift was to be had yet.
+            drift: g_d, finite.
+            due: False for a step in which no drift was to be had yet.
+            drifts: whether there is any; a step in which it was due, but is not, is skipped.
         """
-        if counts:
+        if due:
             self.fidelity_norm.update(fidelity)
-            if bool(norms(drift).mean() > 0):
-                self.skipped_in_a_row.zero_()
+            if drifts:
+                self.skipped_in_a_row = 0
                 self.active += 1
                 self.drift_norm.update(drift)
             else:
@@ -164,20 +169,20 @@ def watch_validation(
         schedule: says when the drift begins.
         adapts: False only logs the alarm.
     """
-    mae, sharpness = metrics.get("mae", torch.inf), metrics.get("sharpness", 0.0)
-    best = float(state.best_regression_mae)
-    if int(state.step) <= schedule.start or schedule.ratio == 0:
-        state.best_regression_mae.fill_(min(best, mae))
-        state.lowest_sharpness.fill_(sharpness)
+    mae, sharpness = metrics.get("mae", math.inf), metrics.get("sharpness", 0.0)
+    best = state.best_regression_mae
+    if state.step <= schedule.start or schedule.ratio == 0:
+        state.best_regression_mae = min(best, mae)
+        state.lowest_sharpness = sharpness
         return
-    lowest = float(state.lowest_sharpness)
-    state.lowest_sharpness.fill_(min(lowest, sharpness))
+    lowest = state.lowest_sharpness
+    state.lowest_sharpness = min(lowest, sharpness)
     sharpest = max(SHARPNESS_ALARM, lowest)
     if sharpness <= sharpest and ("mae" not in metrics or mae <= MAE_ALARM * best):
         return
-    before = float(state.ratio_factor)
+    before = state.ratio_factor
     if adapts and before > LEAST_FACTOR:
-        state.ratio_factor.fill_(before / 2)
+        state.ratio_factor = before / 2
     logger.warning(
         "drift alarm: sharpness %.3f (at most %.2f), validation MAE %.4g (at most %.4g); "
         "drift ratio %.4g -> %.4g",
@@ -186,5 +191,5 @@ def watch_validation(
         mae,
         MAE_ALARM * best,
         schedule.ratio * before,
-        schedule.ratio * float(state.ratio_factor),
+        schedule.ratio * state.ratio_factor,
     )

@@ -30,9 +30,11 @@ def mean_over_ranks(values: Tensor) -> Tensor:
 
 def shared_norms(*averages: MeanNorm) -> list[Tensor]:
     """The value of each average, a scalar: the mean over those ranks that have measured any."""
-    known = [(average.weight > 0).float() for average in averages]
-    packed = torch.stack([average.value for average in averages] + known)
-    sums, shares = mean_over_ranks(packed).chunk(2)
+    values = [average.value for average in averages]
+    if n_ranks() == 1:
+        return values
+    known = [values[0].new_tensor(float(average.weight > 0)) for average in averages]
+    sums, shares = mean_over_ranks(torch.stack(values + known)).chunk(2)
     return list(sums / shares.clamp(min=TINY))
 
 

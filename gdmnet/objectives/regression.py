@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from gdmnet.drifting.representations import coverage, look
 from gdmnet.errors import TrainingError
-from gdmnet.objectives.base import Batch, Context, Descent, Objective
+from gdmnet.objectives.base import Batch, Context, Descent, Metrics, Objective
 from gdmnet.objectives.fidelity import all_finite, fidelity_gradient, masked_mean
 from gdmnet.objectives.options import RegressionOptions, read_options
 
@@ -34,11 +34,11 @@ class Regression(Objective):
         """One forward of the generator and the fidelity's gradient at its output."""
         output = generator(batch.source)
         leaf, loss, gradient = fidelity_gradient(output, batch, name=self.options.fidelity)
-        metrics = {"fidelity": float(loss)}
+        metrics: Metrics = {"fidelity": loss}
         if self.encoder is not None:
             distance, pull = perceptual_gradient(self.encoder, leaf, batch)
             gradient = gradient + self.options.perceptual * pull
-            metrics["perceptual"] = float(distance)
+            metrics["perceptual"] = distance
         return Descent(output, gradient, metrics, all_finite(loss, gradient))
 
 

@@ -110,8 +110,7 @@ class Sampled(Objective):
         output = generator(network_input(batch.source, state, batch.mask, self.state_width), time)
         wanted = replace(batch, target=label)
         _, loss, gradient = fidelity_gradient(output, wanted, name=self.fidelity)
-        metrics = {"fidelity": float(loss)}
-        return Descent(output, gradient, metrics, all_finite(loss, gradient))
+        return Descent(output, gradient, {"fidelity": loss}, all_finite(loss, gradient))
 
     def translate(
         self,

@@ -112,11 +112,12 @@ def step_gb(
         architecture: of the generator.
         patch: voxels (z, y, x).
         batch_size: samples.
-        objective: a key of `MAP_BYTES`.
+        objective: its name; one that is not in `MAP_BYTES` counts as the largest that is.
         twin: a regression twin is trained beside it.
         precision: of the arithmetic: fp32, bf16 or fp16.
     """
-    per_voxel = MAP_BYTES[objective] + (_FLOAT32_BYTES if precision == "fp32" else 0.0)
+    per_voxel = MAP_BYTES.get(objective, max(MAP_BYTES.values()))
+    per_voxel += _FLOAT32_BYTES if precision == "fp32" else 0.0
     state = _STATE_BYTES * n_parameters(architecture) * (2 if twin else 1)
     maps = per_voxel * feature_map_voxels(architecture, patch) * batch_size
     return (state + maps) / _GIB

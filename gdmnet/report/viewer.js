@@ -15,6 +15,7 @@ const HU_WINDOWS = {  // low and high; the usual widths and levels
 
 const COLUMN_ORDER = ["source", "prediction", "target", "error", "uncertainty"];
 const STACK_ORDER = ["target", "prediction", "source", "error", "uncertainty"];
+const BONE = "bone beside";  // button and window of the second look at CTs
 const NARROWEST = 170;  // pixels of a column
 
 // What the user has chosen; it stays from case to case.
@@ -90,16 +91,21 @@ function panelsOf(view, volumes) {
       unit: view.unit, colours: "signed", window: "error", auto: fitted, fitted,
     });
   }
+  for (const panel of panels.filter((one) => one.window === "image" && one.kind !== "source" && view.unit === "HU")) {
+    const bone = HU_WINDOWS.bone;  // a second window beside the first, on request
+    panels.push({ ...panel, title: `${panel.title}, bone`, window: BONE, auto: bone, fitted: bone });
+  }
   panels.sort((a, b) => COLUMN_ORDER.indexOf(a.kind) - COLUMN_ORDER.indexOf(b.kind));
   const all = { error: "errors", uncertainty: "uncertainties" };
   for (const panel of panels) {  // a method has one button, and so have all errors
-    panel.buttons = several && panel.method ? [panel.method, all[panel.kind]].filter(Boolean) : [panel.title];
+    const own = panel.window === BONE ? BONE : several && panel.method ? all[panel.kind] : panel.title;
+    panel.buttons = [several && panel.method, own].filter(Boolean);
   }
   return panels;
 }
 
 function methodsOf(panels) {
-  return panels.filter((panel) => panel.kind === "prediction").map((panel) => panel.method);
+  return [...new Set(panels.filter((panel) => panel.kind === "prediction").map((panel) => panel.method))];
 }
 
 function resetPlace() {
@@ -116,11 +122,11 @@ function swapped(panel) {
   return chosen.flicker && other && shown.panels.find((one) => one.kind === other);
 }
 
-// At first all buttons are pressed but those of further sources and of several methods' uncertainties.
+// At first all buttons are pressed but those of further sources, several methods' uncertainties, bone.
 function isPressed(name) {
   if (name in chosen.panels) return chosen.panels[name];
   const sources = shown.panels.filter((panel) => panel.kind === "source").map((panel) => panel.title);
-  return name !== "uncertainties" && !sources.slice(1).includes(name);
+  return name !== "uncertainties" && name !== BONE && !sources.slice(1).includes(name);
 }
 
 function isVisible(panel) {
@@ -285,15 +291,8 @@ function fileVoxel(axis, index) {
 
 // The panels whose values stand above the stage: of one method all, of several those that are shown.
 function readPanels() {
-  return columnsOf(shown.several ? visiblePanels() : shown.panels, Infinity).flat();
-}
-
-function shortTitle(panel) {
-  return panel.kind === "error" ? "error" : panel.title;
-}
-
-function valueAt({ values, minus }, index) {
-  return values[index] - (minus ? minus[index] : 0);
+  const panels = shown.several ? visiblePanels() : shown.panels;
+  return columnsOf(panels.filter((panel) => panel.window !== BONE), Infinity).flat();
 }
 
 // DICOM patient coordinates (x, y, z) of a voxel's middle: to the left, the back, the head.
@@ -310,9 +309,9 @@ function showValues(voxel) {
   const outside = shown.mask[index] ? "" : " (outside the mask)";
   const words = [make("span", {}, `voxel ${place}, at (${patientPlace(voxel)}) mm${outside}`)];
   for (const panel of readPanels()) {
-    const value = valueAt(panel, index), sign = panel.kind === "error" && value > 0 ? "+" : "";
-    const number = make("b", {}, sign + digits(value, panel.unit));
-    words.push(make("span", {}, `${shortTitle(panel)} `, number, ` ${panel.unit}`));
+    const { kind, title, values, minus, unit } = panel, value = values[index] - (minus ? minus[index] : 0);
+    const number = make("b", {}, (kind === "error" && value > 0 ? "+" : "") + digits(value, unit));
+    words.push(make("span", {}, `${kind === "error" ? kind : title} `, number, ` ${unit}`));
   }
   $("readout").replaceChildren(...words);
 }

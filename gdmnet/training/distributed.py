@@ -158,17 +158,29 @@ def made_by_leader(make: Callable[[], R]) -> R:
     """
     if n_ranks() == 1:
         return make()
-    patient = distributed.new_group(backend="gloo", timeout=PATIENCE)
     box: list[Any] = [None, None]
     if _process.is_leader:
         try:
             box[0] = make()
         except GdmnetError as error:
             box[1] = error
-    distributed.broadcast_object_list(box, src=0, group=patient)
+    distributed.broadcast_object_list(box, src=0, group=_patient_group())
     if box[1] is None:
         return box[0]
     raise box[1] if _process.is_leader else SystemExit(2)
+
+
+def collected(value: R) -> list[R]:
+    """Every rank's value, in order, on every rank; they wait for the slowest one."""
+    if n_ranks() == 1:
+        return [value]
+    values: list[Any] = [None] * n_ranks()
+    distributed.all_gather_object(values, value, group=_patient_group())
+    return values
+
+
+def _patient_group() -> Any:  # noqa: ANN401
+    return distributed.new_group(backend="gloo", timeout=PATIENCE)
 
 
 def run_together(function: Callable[..., None], n_processes: int, *args: object) -> None:

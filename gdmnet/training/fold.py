@@ -141,7 +141,7 @@ def _train_and_validate(training: FoldTraining, settings: TrainingSettings, raw:
     if not _is_finished(training):
         _train(training, build_objective(training)[0])
     if settings.validates and not (training.folder / folders.SUMMARY_JSON).is_file():
-        made_by_leader(lambda: _validate(training, settings, raw))
+        _validate(training, settings, raw)
 
 
 def _is_finished(training: FoldTraining) -> bool:
@@ -154,7 +154,7 @@ def _validate(training: FoldTraining, settings: TrainingSettings, raw: Path) -> 
         training.run.fold,
         training.cases()[1],
         raw / training.run.dataset,
-        device=settings.device,
+        device=str(training.process_device()),
         on_training=training.split.validates_on_training,
         fidelity_budget=settings.fidelity_budget,
         finishes=settings.finish,

@@ -10,10 +10,14 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from gdmnet import codec
 from gdmnet.errors import PlanError
 from gdmnet.files import output_errors
 
+STEPS_A_READ = 10
 LOG_JSONL, LOG_TXT = "log.jsonl", "log.txt"
 READABLE = {  # of a record's numbers, those for people; log.jsonl has all
     "fidelity": "fidelity {:.4g}",
@@ -31,6 +35,40 @@ READABLE = {  # of a record's numbers, those for people; log.jsonl has all
 }
 _LARGEST = 1e300  # a float holds less, and NaN is not less
 _EPOCH_LINE = re.compile(r"epoch +(\d+)")
+
+
+class StepMetrics:
+    """The numbers of an epoch's steps; those that lie on a device are read ten steps at a time."""
+
+    def __init__(self) -> None:
+        self._records: list[dict[str, float]] = []
+        self._waiting: list[Mapping[str, float | Tensor]] = []
+
+    def add(self, metrics: Mapping[str, float | Tensor]) -> bool:
+        """Take one step's numbers in; True where what was waiting has been read."""
+        self._waiting.append(metrics)
+        if len(self._waiting) < STEPS_A_READ:
+            return False
+        self.read()
+        return True
+
+    def read(self) -> list[dict[str, float]]:
+        """The numbers of all steps so far, by their names."""
+        waiting = [
+            v for metrics in self._waiting for v in metrics.values() if isinstance(v, Tensor)
+        ]
+        numbers = iter(torch.stack(waiting).tolist() if waiting else ())
+        for metrics in self._waiting:
+            values = (
+                (n, next(numbers) if isinstance(v, Tensor) else v) for n, v in metrics.items()
+            )
+            self._records.append(dict(values))
+        self._waiting.clear()
+        return self._records
+
+    def last(self) -> dict[str, float]:
+        """The numbers of the last step that was read."""
+        return self._records[-1]
 
 
 def means(records: Sequence[Mapping[str, float]]) -> dict[str, float]:

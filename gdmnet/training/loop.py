@@ -17,7 +17,7 @@ from tqdm import tqdm
 from gdmnet.errors import TrainingError
 from gdmnet.folders import BEST, FINAL, LATEST
 from gdmnet.models import checkpoint, precision, seeds
-from gdmnet.objectives.base import Batch, Objective
+from gdmnet.objectives.base import Batch, Metrics, Objective
 from gdmnet.objectives.fidelity import all_finite
 from gdmnet.plan import Recipe
 from gdmnet.training import log
@@ -91,7 +91,7 @@ def _train_epoch(
     With `estimate`, the end of the training is foretold after its first steps.
     """
     recipe, process = training.recipe, training.process
-    steps, all_metrics = range(recipe.iterations), []
+    steps, epoch_metrics = range(recipe.iterations), log.StepMetrics()
     title = f"epoch {epoch + 1}/{recipe.epochs}"
     hidden = None if process.is_leader else True
     with (
@@ -102,26 +102,25 @@ def _train_epoch(
             metrics, finite = _step(training, batch.to(training.device), epoch, step)
             if training.counts.count_step(finite=finite):
                 raise TrainingError(_too_many(training.folder, epoch + 1, step + 1, metrics))
-            if finite:
-                all_metrics.append(metrics)
+            if finite and epoch_metrics.add(metrics):
+                name, value = next(iter(epoch_metrics.last().items()))
+                bar.set_postfix_str(f"{name} {value:.3g}", refresh=False)
             if step + 1 == _TIMED[0]:
                 begun = time.perf_counter()
             if step + 1 == _TIMED[1] and estimate and process.is_leader:
                 seconds = (time.perf_counter() - begun) / (_TIMED[1] - _TIMED[0])
                 left = recipe.total_steps - training.counts.step
                 _log.info("about %s", log.time_left(seconds * left))
-            name, value = next(iter(metrics.items()))
-            bar.set_postfix_str(f"{name} {value:.3g}", refresh=False)
-    return log.means(all_metrics)
+    return log.means(epoch_metrics.read())
 
 
-def _step(training: Training, batch: Batch, epoch: int, step: int) -> tuple[dict[str, float], bool]:
+def _step(training: Training, batch: Batch, epoch: int, step: int) -> tuple[Metrics, bool]:
     """One step of the generator, and of its twin; metrics, and whether all was finite."""
     recipe, device, twin = training.recipe, training.device, training.twin
     number = training.counts.step
     rng = torch.Generator(device=device)
     seeds.reseed(rng, recipe.seed, epoch, step, training.process.rank, _STEP)
-    twin_metrics: dict[str, float] = {}
+    twin_metrics: Metrics = {}
     if twin is not None and number >= twin.start:
         optimizer = twin.optimizer or twin.begin(training.optimizer)
         with precision.autocast(recipe.precision, device):
@@ -132,7 +131,7 @@ def _step(training: Training, batch: Batch, epoch: int, step: int) -> tuple[dict
         descent = training.objective.descend(training.optimizer.trained, batch, rng)
     metrics = dict(descent.metrics) | twin_metrics
     if descent.cotangent is None:
-        metrics.setdefault("loss", float(descent.tensor.detach()))
+        metrics.setdefault("loss", descent.tensor.detach())
     metrics["gradient_norm"], finite = training.optimizer.step(descent, number)
     return metrics, finite
 
@@ -193,7 +192,7 @@ def _draw(training: Training, epoch: int) -> None:
         draw_progress(log.read(training.folder), path)
 
 
-def _too_many(folder: Path, epoch: int, step: int, metrics: dict[str, float]) -> str:
+def _too_many(folder: Path, epoch: int, step: int, metrics: Metrics) -> str:
     numbers = ", ".join(f"{name} {value:.3g}" for name, value in metrics.items())
     return (
         f"epoch {epoch}, step {step}: {MOST_IN_A_ROW} steps in a row were not finite ({numbers});"

@@ -1,4 +1,4 @@
-"""progress.png: the curves of a training."""
+"""progress.png: the curves of a training that tell what to do; internals.png: the others."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from gdmnet.charts import Chart, Curve, save_charts
 
-PROGRESS_PNG = "progress.png"
+PROGRESS_PNG, INTERNALS_PNG = "progress.png", "internals.png"
 _MOST_CURVES = 6  # of a chart: more cannot be told apart
 Record = dict[str, Any]
 
@@ -57,6 +57,8 @@ PANELS = (
         },
         logarithmic=True,
     ),
+)
+INTERNALS = (
     Panel(
         "Gradient norms",
         {"gradient_norm": "weights", "norm_fidelity": "fidelity", "norm_drift": "drift"},
@@ -75,24 +77,24 @@ PANELS = (
 
 
 def draw_progress(records: list[Record], path: Path, *, more: Sequence[Chart] = ()) -> None:
-    """Draw the log's curves; panels without numbers are left out.
+    """Draw the log's curves, what a user can act on apart from the rest; empty panels are left out.
 
     Args:
         records: of `log.read`, one an epoch.
-        path: of the picture.
-        more: charts that come after them.
+        path: of the picture; `INTERNALS_PNG` beside it holds the rest, where there is any.
+        more: charts that come after the first ones.
 
     Raises:
         OutputError: the folder is not writable or the disk is full.
     """
-    charts = [*progress_charts(records), *more]
-    save_charts(charts, path, heading=_heading(records), n_columns=4 if len(charts) > 6 else 3)
-
-
-def progress_charts(records: list[Record]) -> list[Chart]:
-    """The panels of which the log has numbers, one point an epoch."""
-    charts = [_panel_chart(panel, records) for panel in PANELS]
-    return [chart for chart in charts if chart.curves]
+    heading = _heading(records)
+    shown, internal = (
+        [chart for panel in panels if (chart := _panel_chart(panel, records)).curves]
+        for panels in (PANELS, INTERNALS)
+    )
+    save_charts([*shown, *more], path, heading=heading, n_columns=2)
+    if internal:
+        save_charts(internal, path.with_name(INTERNALS_PNG), heading=heading, n_columns=3)
 
 
 def _panel_chart(panel: Panel, records: list[Record]) -> Chart:

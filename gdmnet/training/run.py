@@ -22,7 +22,7 @@ from gdmnet.folders import Roots
 from gdmnet.models import precision
 from gdmnet.models.checkpoint import load_pretrained
 from gdmnet.models.device import find_device, versions
-from gdmnet.models.folder import CONTINUED_JSON, Computation, read_run
+from gdmnet.models.folder import CONTINUED_JSON, Computation, named_settings, read_run
 from gdmnet.objectives.base import Inputs
 from gdmnet.objectives.build import SAMPLED, context_of, generator_of
 from gdmnet.objectives.options import needs_encoder, read_objective_options
@@ -292,9 +292,7 @@ def _with_unasked(asked: Run, before: Run, settings: TrainingSettings) -> Run:
 def _comparable(run: Run, path: Path) -> dict[str, Any]:
     """Every field that may be asked for, those of the recipe and of the objective by name."""
     try:
-        options = codec.encode(read_objective_options(run.objective, run.options))
+        read_objective_options(run.objective, run.options)
     except SettingError as problem:
         raise TrainingError(f"{path}: {problem}; train anew with --overwrite") from None
-    fields = codec.encode(run) | codec.encode(run.recipe)
-    fields |= {f"option {name}": value for name, value in options.items()}
-    return {n: v for n, v in fields.items() if n not in (*_NOT_ASKED, "recipe", "options")}
+    return {n: v for n, v in named_settings(run).items() if n not in _NOT_ASKED}

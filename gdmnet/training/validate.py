@@ -33,6 +33,7 @@ from gdmnet.models.folder import DIAL_JSON, FINISH_JSON, DialChoice
 from gdmnet.plan import SpectralFinish
 from gdmnet.preprocessing import prepare
 from gdmnet.training import log
+from gdmnet.training.distributed import collected, made_by_leader, this_process
 from gdmnet.training.progress import PROGRESS_PNG, draw_progress
 
 FOLDER = "validation"
@@ -58,6 +59,8 @@ def validate_fold(
 ) -> Summary | None:
     """Predict every case of a fold with its final weights and score it as gdm_evaluate does.
 
+    Processes that train together share the cases; rank 0 tunes and scores.
+
     Predictions are written to the fold's validation folder, on the source's own grid, as
     gdm_predict would write them, and scored against the raw targets: inside the dataset's masks,
     or the body; in HU for CT. Targets without a physical unit are matched linearly first.
@@ -78,29 +81,22 @@ def validate_fold(
         What was written to summary.json; None where nothing is scored.
     """
     home = folders.fold_folder(model, fold)
-    front = dial_fold(model, fold, cases, device=device, budget=fidelity_budget)
-    (home / FINISH_JSON).unlink(missing_ok=True)
-    if finishes:
-        finish_fold(model, fold, cases, device=device, budget=fidelity_budget, front=front)
+
+    def tuned() -> dict[str, Values]:
+        front = dial_fold(model, fold, cases, device=device, budget=fidelity_budget)
+        (home / FINISH_JSON).unlink(missing_ok=True)
+        if finishes:
+            finish_fold(model, fold, cases, device=device, budget=fidelity_budget, front=front)
+        return front
+
+    front = made_by_leader(tuned)
     translator = load_model(model, folds=[fold], device=device)
-    (home / FOLDER).mkdir(parents=True, exist_ok=True)
-    known, predictions = _raw_cases(raw), {}
-    for stored in tqdm(cases, desc="validation", disable=None, leave=False):
-        name = stored.record.identifier
-        case = as_input(stored)
-        if name in known:  # as at prediction: no mask is given, and the source's own grid is known
-            files = CaseFiles(name, known[name].sources)
-            case = prepare(files, translator.configuration)
-        predictions[name] = home / FOLDER / f"{name}{translator.plan.file_ending}"
-        volume = translator.restore(translator.predict(case), case)
-        write_volume(predictions[name], volume, integer=translator.plan.integer_output)
-    settings = EvaluationSettings(
-        match_intensity=None if translator.configuration.target.scheme == "ct" else "linear",
-        allow_constant=True,
-    )
+    known, process = _raw_cases(raw), this_process()
+    own = _predict(translator, cases[process.rank :: process.n_processes], known, home / FOLDER)
+    predictions = {name: path for part in collected(own) for name, path in part.items()}
     pairs = [
         ImagePair(name, prediction, target, known[name].mask)
-        for name, prediction in predictions.items()
+        for name, prediction in sorted(predictions.items())
         if name in known and (target := known[name].target) is not None
     ]
     if len(pairs) < len(predictions):
@@ -108,7 +104,33 @@ def validate_fold(
         text = f"{raw}: no target of {lacking}, so that {home / FOLDER} is not scored"
         _log.warning("warning: %s; name its place by --raw, and add --continue", text)
         return None
-    return _score(pairs, home, settings, front, ON_TRAINING if on_training else None)
+    settings = EvaluationSettings(
+        match_intensity=None if translator.configuration.target.scheme == "ct" else "linear",
+        allow_constant=True,
+    )
+    note = ON_TRAINING if on_training else None
+    return made_by_leader(lambda: _score(pairs, home, settings, front, note))
+
+
+def _predict(
+    translator: Translator,
+    cases: Sequence[StoredCase],
+    known: Mapping[str, CaseFiles],
+    folder: Path,
+) -> dict[str, Path]:
+    """Predict cases from their raw sources, where those are there, as gdm_predict does."""
+    folder.mkdir(parents=True, exist_ok=True)
+    predictions = {}
+    for stored in tqdm(cases, desc="validation", disable=None, leave=False):
+        name = stored.record.identifier
+        case = as_input(stored)
+        if name in known:  # as at prediction: no mask is given, and the source's own grid is known
+            files = CaseFiles(name, known[name].sources)
+            case = prepare(files, translator.configuration)
+        predictions[name] = folder / f"{name}{translator.plan.file_ending}"
+        volume = translator.restore(translator.predict(case), case)
+        write_volume(predictions[name], volume, integer=translator.plan.integer_output)
+    return predictions
 
 
 def _raw_cases(raw: Path) -> dict[str, CaseFiles]:

@@ -139,11 +139,12 @@ def test_an_added_mask_is_prepared_with(raw_home, capsys):
 
 
 def test_a_contradicting_preset_and_an_unknown_name_are_refused(raw_home, capsys):
+    assert plan(raw_home, "-c", "2d") == 2
+    assert "no configuration 2d" in capsys.readouterr().err
+    assert not list((raw_home / "preprocessed").glob("*/*"))
     assert plan(raw_home, "--preset", "cpu") == 0
     assert plan(raw_home, "--preset", "M") == 2
     assert "--replan" in capsys.readouterr().err
-    assert plan(raw_home, "-c", "2d") == 2
-    assert "no configuration 2d" in capsys.readouterr().err
 
 
 def test_an_unknown_dataset_lists_what_is_there(raw_home, capsys):

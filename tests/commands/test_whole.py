@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from arguments import SHORT, roots
 
-from gdmnet.commands import evaluate, plan_and_preprocess, predict, report, train
+from gdmnet.commands import compare, evaluate, info, plan_and_preprocess, predict, report, train
+from gdmnet.compare import verdict
 from gdmnet.data.volume import read_geometry, read_volume
 from gdmnet.datasets.phantom import Scanner, oblique_direction, write_phantom_dataset
 
@@ -75,7 +76,15 @@ def test_single_slices_and_thin_stacks_go_through_without_special_flags(tmp_path
 def test_a_training_leaves_its_papers(trained):
     (fold,) = (trained / "results").glob("Dataset999_Phantom/gdm__3d_fullres/fold_0")
     names = {path.name for path in fold.iterdir()}
-    papers = {"run.json", "log.jsonl", "log.txt", "progress.png", "summary.json", "report.html"}
+    papers = {
+        "run.json",
+        "log.jsonl",
+        "log.txt",
+        "progress.png",
+        "internals.png",
+        "summary.json",
+        "report.html",
+    }
     assert papers | {"validation"} <= names
     assert len((fold / "log.jsonl").read_text().splitlines()) == 2
     run = json.loads((fold / "run.json").read_text())
@@ -100,6 +109,21 @@ def test_a_training_scores_its_validation_as_gdm_evaluate_does(trained, tmp_path
     for name in ("cases", "aggregate", "units", "mask", "ranges"):
         assert summary[name] == again[name]
     assert "references used" in capsys.readouterr().out
+
+
+def test_gdm_compare_and_gdm_info_tell_the_error_of_the_training(
+    trained, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(verdict, "N_PATCHES", 32)
+    monkeypatch.setattr(verdict, "FEWEST_A_SUBJECT", 16)
+    (fold,) = (trained / "results").glob("Dataset999_Phantom/gdm__3d_fullres/fold_0")
+    mae = json.loads((fold / "summary.json").read_text())["aggregate"]["mae"]
+    quick = ["--judge-iterations", "2", "-np", "1", "-o", str(tmp_path)]
+    assert compare.main(["999", *quick, *roots(trained)]) == 0
+    (figures,) = json.loads((tmp_path / "compare.json").read_text())["figures"].values()
+    assert figures["aggregate"]["mae"] == mae
+    assert info.main(roots(trained)) == 0
+    assert f"{mae['mean']:.4g} HU, mask: the body" in capsys.readouterr().out
 
 
 def test_the_validation_has_its_report_which_finds_all_paths_by_itself(trained, tmp_path):

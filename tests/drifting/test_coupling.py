@@ -123,9 +123,12 @@ def test_what_to_watch_means_what_it_says():
     assert float(coupled_loss(x, x + 0.01, NONE)[1]["force"]) < float(watch["force"])
 
 
-@pytest.mark.parametrize("which", [0, 1, 2])
-def test_points_that_are_not_finite_are_refused(which):
-    parts = [waves(6, 0.1), waves(6, 0.2), waves(2, 0.3)]
-    parts[which][0, 1, 1] = float("nan")
-    with pytest.raises(ValueError, match="NaN or Inf"):
-        coupled_loss(*parts)
+def test_sets_of_problems_at_once_are_each_as_if_alone():
+    sets = [
+        [waves(n, shift) * size for n, shift in ((6, 0.1), (8, 0.5), (3, 0.9))] for size in (1, 9)
+    ]
+    losses, watch = coupled_loss(*(torch.stack(parts) for parts in zip(*sets, strict=True)))
+    for number, parts in enumerate(sets):
+        alone, of_it = coupled_loss(*parts)
+        assert torch.allclose(losses[number], alone)
+        assert torch.allclose(watch["scale"][number], of_it["scale"])

@@ -266,15 +266,17 @@ def test_no_further_negatives_and_none_of_them_are_the_same():
     assert torch.equal(empty[1], gradient(gen, pos)[1])
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-@pytest.mark.parametrize("which", [0, 1, 2])
-def test_points_that_are_not_finite_are_refused(value, which):
-    parts = points(12, 6, 9, 4)
-    parts[which][0, 2, 1] = value
-    with pytest.raises(ValueError, match="NaN or Inf"):
-        drift_loss(*parts)
-    with pytest.raises(ValueError, match="NaN or Inf"):
-        drift_field(*parts)
+def test_sets_of_problems_at_once_are_each_as_if_alone():
+    apart = [points(seed, 6, 9, 4, q=2) for seed in (12, 13)]
+    at_once = [torch.stack(parts) for parts in zip(*apart, strict=True)]
+    at_once[1][1] *= 50  # another scale
+    losses, watch = drift_loss(*at_once, temperatures=TAUS)
+    assert losses.shape == (2, 2)
+    for number in range(2):
+        alone, of_it = drift_loss(*(part[number] for part in at_once), temperatures=TAUS)
+        assert torch.allclose(losses[number], alone, rtol=1e-5)
+        for name, value in of_it.items():
+            assert torch.allclose(watch[name][number], value, rtol=1e-5), name
 
 
 def test_what_to_watch_means_what_it_says():

@@ -10,14 +10,16 @@ from torch import nn
 
 from gdmnet.drifting.representations import (
     LEVELS,
+    Candidates,
     Draw,
     Views,
+    block_locations,
     block_window,
     coverage,
     draw_places,
-    gather_blocks,
     look,
     masked_moments,
+    sample_weights,
 )
 
 SHAPE = (8, 12, 16)
@@ -59,19 +61,17 @@ def located(shape=SHAPE) -> torch.Tensor:
 def test_blocks_are_where_a_plain_loop_finds_them(shape, window, data):
     maps = located(shape)
     counts = [side // size for side, size in zip(shape, window, strict=True)]
-    sample = data.draw(st.integers(0, 1))
     corner = [data.draw(st.integers(0, n - 1)) for n in counts]
     index = (corner[0] * counts[1] + corner[1]) * counts[2] + corner[2]
-    found = gather_blocks(maps, window, torch.tensor([[sample, index]]))
+    (found,) = block_locations(shape, window, torch.tensor([index]))
     z, y, x = (slice(c * size, (c + 1) * size) for c, size in zip(corner, window, strict=True))
-    expected = maps[sample, :, z, y, x].reshape(3, -1).T
-    assert torch.equal(found[0], expected)
+    assert torch.equal(maps[0].flatten(1)[:, found], maps[0, :, z, y, x].reshape(3, -1))
 
 
 def test_moments_count_only_what_is_valid():
     maps = torch.randn(2, 3, *SHAPE, generator=rng()) * 5 + 40
     valid = torch.rand(2, 1, *SHAPE, generator=rng(1)) > 0.3
-    mean, std = masked_moments(maps, valid)
+    mean, std = masked_moments(maps, sample_weights(valid.flatten(1)))
     for b in range(2):
         for c in range(3):
             inside = maps[b, c][valid[b, 0]].double()
@@ -87,7 +87,8 @@ def test_the_slope_of_moments_is_the_numerical_one():
     weights = torch.randn(2, 2, 2, generator=rng(2))
 
     def total(maps):
-        return sum((w * m).sum() for w, m in zip(weights, masked_moments(maps, valid), strict=True))
+        moments = masked_moments(maps, sample_weights(valid.flatten(1)))
+        return sum((w * m).sum() for w, m in zip(weights, moments, strict=True))
 
     (slope,) = torch.autograd.grad(total(maps), maps)
     for index in [(0, 0, 1, 1, 2), (0, 1, 0, 0, 0), (1, 1, 2, 0, 3)]:
@@ -239,21 +240,37 @@ def test_blocks_of_one_location_have_no_deviation():
 def test_places_are_distinct_seeded_and_valid(count):
     valid = torch.zeros(3, count, dtype=torch.bool)
     valid[:, ::2] = True
-    places = draw_places(valid, draw(30, minimum=1))
+    candidates = Candidates(valid, valid.sum(dim=1).tolist())
+    places = draw_places(candidates, draw(30, minimum=1))
     assert places.shape == (30, 2)
     assert torch.equal(places[:, 0], torch.arange(3).repeat_interleave(10))
     assert len({tuple(place) for place in places.tolist()}) == 30
     assert bool(valid[places[:, 0], places[:, 1]].all())
-    assert torch.equal(places, draw_places(valid, draw(30, minimum=1)))
-    assert not torch.equal(places, draw_places(valid, draw(30, seed=1, minimum=1)))
+    assert torch.equal(places, draw_places(candidates, draw(30, minimum=1)))
+    assert not torch.equal(places, draw_places(candidates, draw(30, seed=1, minimum=1)))
 
 
 def test_places_cover_the_whole_map_evenly():
     valid = torch.ones(1, 100_000, dtype=torch.bool)
-    places = draw_places(valid, draw(1000))[:, 1].double()
+    places = draw_places(Candidates(valid, [100_000]), draw(1000))[:, 1].double()
     assert places.shape == (1000,)
     assert float(places.mean()) == pytest.approx(50_000, rel=0.06)
     assert float(places.std()) == pytest.approx(100_000 / 12**0.5, rel=0.06)
+
+
+def test_moments_of_half_precision_are_those_of_its_numbers():
+    maps = (torch.randn(2, 3, *SHAPE, generator=rng()) + 4).bfloat16().requires_grad_()
+    weights = sample_weights(torch.ones(2, math.prod(SHAPE), dtype=torch.bool))
+    raised = maps.detach().float().requires_grad_()
+    for found, expected in zip(
+        masked_moments(maps, weights), masked_moments(raised, weights), strict=True
+    ):
+        assert torch.equal(found, expected)
+    slopes = [
+        torch.autograd.grad(masked_moments(m, weights)[1].sum(), m)[0] for m in (maps, raised)
+    ]
+    assert slopes[0].dtype is torch.bfloat16
+    assert torch.allclose(slopes[0].float(), slopes[1], rtol=0.01)
 
 
 class Itself(nn.Module):

@@ -2,7 +2,7 @@
 
 Nothing is computed, but devices, types, allocations, kernels and reads by the host are a GPU's.
 Takes a JSON list of jobs (fields of `Job`) and prints one JSON object a job: `reads` (file:line ->
-numbers that the host waits for), `kernels`, and `peak` (bytes, in blocks of 512 as torch's
+how often the host waits there), `kernels`, and `peak` (bytes, in blocks of 512 as torch's
 allocator hands them out), of a step in the midst of a training.
 """
 
@@ -26,6 +26,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from gdmnet import codec
+from gdmnet.drifting.numbers import NumbersModule
 from gdmnet.encoders.self_supervised import random_encoder
 from gdmnet.geometry import Shape, Spacing
 from gdmnet.models import precision
@@ -100,9 +101,8 @@ class FakeGpu(TorchDispatchMode):
             return args[0], args[0], args[0]
         out = func(*args, **kwargs)
         results = [t for t in tree_leaves(out) if isinstance(t, torch.Tensor)]
-        if func in (aten._to_copy.default, aten.copy_.default) and on_gpu:
-            source = args[1] if func is aten.copy_.default else args[0]
-            self._read(source.device.type == "cuda" and results[0].device.type == "cpu")
+        if func in (aten._to_copy.default, aten.copy_.default):
+            self._read(_waits(func, args, kwargs, results[0]))
         if on_gpu or any(t.device.type == "cuda" for t in results):
             name = func._schema.name.removeprefix("aten::").lstrip("_")
             if not (func.is_view or name.startswith(NO_KERNEL)):
@@ -133,6 +133,19 @@ class FakeGpu(TorchDispatchMode):
         self.allocated -= size
 
 
+def _waits(func, args, kwargs, result: torch.Tensor) -> bool:
+    """Whether the host waits for a copy: always for one to it, and for one that is not told not to.
+
+    To the GPU only non-blocking copies of pinned memory let the host go on.
+    """
+    is_copy = func is aten.copy_.default
+    source = args[1] if is_copy else args[0]
+    if {source.device.type, result.device.type} != {"cpu", "cuda"}:
+        return False
+    lets_go = kwargs.get("non_blocking", False) or (is_copy and len(args) > 2 and args[2])
+    return result.device.type == "cpu" or not lets_go
+
+
 def _plausible(tensor: torch.Tensor) -> bool | int | float:
     """A number that lets a training in full swing go on: flags are true, counters are large."""
     if tensor.dtype is torch.bool:
@@ -147,9 +160,18 @@ def pretend() -> None:
     _foreach_utils._foreach_supported_types.append(FakeTensor)
     sys.modules["torch.optim.optimizer"]._foreach_supported_types.append(FakeTensor)
     torch.Tensor.__deepcopy__ = nn.Parameter.__deepcopy__ = _copied
-    FakeTensor.tolist = lambda self: [_plausible(value) for value in self.cpu()]  # one read
+    FakeTensor.tolist = _listed
+    torch.Tensor.pin_memory = lambda self, *_: self
     nn.Module.to = lambda self, *_, **__: self
     nn.utils.skip_init = lambda kind, *args, **options: kind(*args, **options)
+
+
+def _listed(tensor: torch.Tensor) -> Any:
+    """The numbers of a tensor, for one read."""
+    tensor = tensor.cpu()
+    if tensor.ndim == 0:
+        return _plausible(tensor)
+    return [_listed(part) for part in tensor]
 
 
 def _copied(tensor: torch.Tensor, memo: dict[int, Any]) -> torch.Tensor:
@@ -157,6 +179,15 @@ def _copied(tensor: torch.Tensor, memo: dict[int, Any]) -> torch.Tensor:
     copy = torch.empty_like(tensor.detach())
     is_parameter = isinstance(tensor, nn.Parameter)
     return nn.Parameter(copy, requires_grad=tensor.requires_grad) if is_parameter else copy
+
+
+def _in_full_swing(module: nn.Module) -> None:
+    """Numbers on the host as in the midst of a training."""
+    for part in module.modules():
+        if isinstance(part, NumbersModule):
+            for name, kind in part._numbers.items():
+                value = getattr(part, name)
+                setattr(part, name, 5001 if kind is int else value or 1.0)
 
 
 def measured(job: Job) -> dict[str, Any]:
@@ -174,6 +205,8 @@ def measured(job: Job) -> dict[str, Any]:
                 architecture=architecture,
             )
             objective = OBJECTIVES[job.objective](context)
+            for module in objective.modules().values():
+                _in_full_swing(module)
             extra, time = objective.inputs.extra_channels, objective.inputs.time
             generator = Generator(
                 architecture, n_sources=job.n_sources, extra_channels=extra, time=time

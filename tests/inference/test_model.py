@@ -24,8 +24,7 @@ from gdmnet.errors import (
     SettingError,
 )
 from gdmnet.inference import PredictionSettings, load_model
-from gdmnet.inference.export import export_model
-from gdmnet.inference.install import install_model
+from gdmnet.inference.archive import export_model, install_model
 from gdmnet.inference.translator import Ensemble
 from gdmnet.models import checkpoint
 from gdmnet.preprocessing import prepare_volumes
@@ -285,8 +284,8 @@ def replaced(archive, name, data):
     [
         ({"recipe": {"epochs": 9}}, "epochs is 1 in fold 0, 9 in fold 1"),
         ({"options": {"perceptual": 0.5}}, "option perceptual is 0.0 in fold 0, 0.5 in fold 1"),
-        ({"realism": 0.5}, "realism dial is False in fold 0, True in fold 1"),
-        ({"pretrained_sha256": "a"}, "pretrained is False in fold 0, True in fold 1"),
+        ({"realism": 0.5}, "realism is False in fold 0, True in fold 1"),
+        ({"pretrained_sha256": "a"}, "pretrained_sha256 is False in fold 0, True in fold 1"),
     ],
 )
 def test_folds_trained_differently_are_not_averaged_unasked(tmp_path, models, change, words):

@@ -237,6 +237,7 @@ def test_a_record_of_before_settings_were_one_is_continued(tmp_path, models, tra
     data = json.loads(path.read_text())
     settings = data["model"].pop("settings")
     del settings["realism"]  # the card's own tells it by fold
+    del settings["finish"], data["model"]["finish"]  # was not known
     path.write_text(json.dumps({**data, "schema": 1, "model": {**data["model"], **settings}}))
     assert predict_folder(translator, inputs, out).skipped == ("a", "b", "c")
     assert record(out).model == translator.card
@@ -448,6 +449,26 @@ def test_a_case_is_named_once(tmp_path, translator, inputs, monkeypatch, caplog)
     monkeypatch.setattr(case, "prepare_volumes", refuse)
     predict_folder(translator, inputs / "a_0000.nii.gz", tmp_path / "out")
     assert [r.getMessage() for r in caplog.records] == ["case a failed: its header lies"]
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("scheme", ["ct", "zscore"])
+@pytest.mark.parametrize("value", [3e38, -3e38, 1e20])
+def test_absurd_voxels_fail_their_case_in_one_line(tmp_path, models, scheme, value):
+    source = replace(models.CT, scheme=scheme, low=None, high=None, background=0.0)
+    configuration = replace(models.make_configuration(), sources=(source,))
+    folder = models.make_model(tmp_path / "results", configuration=configuration)
+    ct = models.make_ct()
+    ct[4:6, 8:12, 8:12] = value
+    (tmp_path / "in").mkdir()
+    write_volume(tmp_path / "in" / "x_0000.mha", Volume(ct[None], models.make_geometry(ct.shape)))
+    outcome = predict_folder(load_model(folder, device="cpu"), tmp_path / "in", tmp_path / "out")
+    noted = record(tmp_path / "out").cases["x"]
+    assert noted.traceback is None
+    if outcome.failed:
+        assert "\n" not in noted.error
+    else:
+        assert np.isfinite(read_volume(tmp_path / "out" / "x.mha").array).all()
 
 
 def test_files_that_change_while_they_are_read_fail(

@@ -72,8 +72,8 @@ def write_record(home: Path, cases: dict, model: str = "") -> None:
 def unpack(text: str, step: float, shape: Shape) -> np.ndarray:
     """The volume (z, y, x) that the page shows: an own way back from blocks of 4 x 4 x 4."""
     stream = np.frombuffer(zlib.decompress(base64.b64decode(text)), np.uint8)
-    low, high = stream.reshape(2, -1)
-    folded = low.astype(int) + 256 * high
+    low, high = stream.astype(int).reshape(2, -1)
+    folded = low + 256 * high
     steps = np.where(folded % 2, -(folded + 1) // 2, folded // 2)
     blocks = [-(-n // 4) for n in shape]
     details = step * steps.reshape(4, 4, 4, *blocks)

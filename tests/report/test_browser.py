@@ -212,6 +212,21 @@ def test_the_window_in_use_is_marked(browser):
     assert browser.run(marked) == []
 
 
+def test_a_bone_window_stands_beside_the_first_on_request(browser):
+    show_raw_voxels(browser)
+    heads = "return [...document.querySelectorAll('.head')].map(h => h.dataset.title)"
+    assert not any("bone" in title for title in browser.run(heads))
+    browser.click('[data-name="bone beside"]')
+    assert browser.run(heads)[1:5] == ["prediction", "prediction, bone", "target", "target, bone"]
+    browser.run("moveTo(0, 4); moveTo(1, 7); moveTo(2, 17)")
+    assert state(browser)[1] == [-160, 240]
+    expected = 255 * (stored(browser, "target")[4, 7, 17] + 500) / 1800
+    assert pixel(browser, "axial", [4, 7, 17], "target") == [255, 255, 255]
+    assert pixel(browser, "axial", [4, 7, 17], "target, bone")[0] == pytest.approx(expected, abs=2)
+    text = browser.run("return document.getElementById('readout').textContent")
+    assert text.count("target") == 1
+
+
 def test_errors_outside_the_mask_are_dimmed(browser):
     show_raw_voxels(browser)
     browser.run("moveTo(0, 4); shown.mask.fill(0, 4 * 520, 5 * 520)")

@@ -3,6 +3,7 @@ import math
 from datetime import datetime, timedelta
 
 import pytest
+import torch
 
 from gdmnet.errors import OutputError, PlanError
 from gdmnet.training import log
@@ -103,3 +104,12 @@ def test_means_leave_out_what_is_not_finite():
     result = log.means([{"a": 1.0, "b": math.nan}, {"a": 3.0, "b": 5.0, "c": math.inf}])
     assert (result["a"], result["b"]) == (2.0, 5.0)
     assert math.isnan(result["c"])
+
+
+def test_numbers_on_a_device_are_read_ten_steps_at_a_time():
+    metrics = log.StepMetrics()
+    read = [metrics.add({"a": torch.tensor(float(step)), "b": 2.0 * step}) for step in range(12)]
+    assert read == [False] * 9 + [True, False, False]
+    assert metrics.last() == {"a": 9.0, "b": 18.0}
+    assert metrics.read() == [{"a": float(step), "b": 2.0 * step} for step in range(12)]
+    assert metrics.read() == metrics.read()

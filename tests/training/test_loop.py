@@ -17,7 +17,7 @@ from gdmnet.training import log, loop
 from gdmnet.training.batches import Batches
 from gdmnet.training.loop import fit
 from gdmnet.training.patch_validation import PatchQuality, judge_patches
-from gdmnet.training.progress import PROGRESS_PNG
+from gdmnet.training.progress import INTERNALS_PNG, PROGRESS_PNG
 
 CPU = torch.device("cpu")
 RECIPE = Recipe(epochs=4, iterations=3, validation_patches=4, learning_rate=1e-2, seed=5)
@@ -114,7 +114,7 @@ def _assert_equal_runs(first, second):
 def test_a_training_leaves_everything_it_should(start, tmp_path):
     _, generator = start()
     folder = tmp_path / "run"
-    names = {LATEST, BEST, FINAL, log.LOG_JSONL, log.LOG_TXT, PROGRESS_PNG}
+    names = {LATEST, BEST, FINAL, log.LOG_JSONL, log.LOG_TXT, PROGRESS_PNG, INTERNALS_PNG}
     assert {path.name for path in folder.iterdir()} == names
     records = _records(folder)
     assert [record["epoch"] for record in records] == [1, 2, 3, 4]
@@ -224,7 +224,7 @@ def test_an_older_training_stays_until_the_first_checkpoint_of_the_new_one(start
     with pytest.raises(KeyboardInterrupt):
         start(objective=_Interrupting(3))
     names = {path.name for path in (tmp_path / "run").iterdir()}
-    assert names == {LATEST, BEST, log.LOG_JSONL, log.LOG_TXT, PROGRESS_PNG}
+    assert names == {LATEST, BEST, log.LOG_JSONL, log.LOG_TXT, PROGRESS_PNG, INTERNALS_PNG}
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 

@@ -40,7 +40,8 @@ def test_the_gradient_sum_counts_pairs_inside_the_mask(shape, rng):
 class _Batches:
     """Batches whose targets are twice their sources."""
 
-    configuration = SimpleNamespace(spacing=SPACING, batch_size=2)
+    target = SimpleNamespace(scheme="ct", scale=500.0)
+    configuration = SimpleNamespace(spacing=SPACING, batch_size=2, target=target)
 
     def __init__(self):
         self.steps = []
@@ -73,6 +74,7 @@ def test_validation_pools_voxels_of_fixed_patches():
     errors = [(1.5 * b.source + 0.1 - b.target).abs() for b in found]
     inside = torch.cat([e[b.mask > 0] for e, b in zip(errors, found, strict=True)])
     assert quality.mae == pytest.approx(float(inside.mean()), rel=1e-5)
+    assert quality.mae_hu == pytest.approx(500 * quality.mae)
     assert quality.sharpness == pytest.approx(0.75, rel=1e-5)
 
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gdmnet.training.progress import PROGRESS_PNG, draw_progress
+from gdmnet.training.progress import INTERNALS_PNG, PROGRESS_PNG, draw_progress
 
 
 def _records(n, **more):
@@ -26,18 +26,21 @@ def _records(n, **more):
     ]
 
 
-def _size(tmp_path, records):
+def _size(tmp_path, records, name=PROGRESS_PNG):
     draw_progress(records, tmp_path / PROGRESS_PNG)
-    with Image.open(tmp_path / PROGRESS_PNG) as image:
+    with Image.open(tmp_path / name) as image:
         assert np.asarray(image.convert("L")).std() > 1  # something is drawn
         return image.size
 
 
-def test_panels_appear_as_their_numbers_do(tmp_path):
+def test_panels_appear_as_their_numbers_do_and_internals_in_a_picture_of_their_own(tmp_path):
     width, height = _size(tmp_path, _records(3))
-    wide = _size(tmp_path, _records(3, cos=-0.1, cos_local=0.1, conflict=0.8, norm_drift=0.1))
-    assert wide[0] > width
-    assert wide[1] == height
+    drift = _records(3, cos=-0.1, cos_local=0.1, conflict=0.8, force_local=0.1)
+    assert _size(tmp_path, drift) == (width, height)
+    look = _records(3, validation_spectrum_distance=2.0)  # the fourth of two rows of two
+    assert _size(tmp_path, look) == (width, height)
+    few = _size(tmp_path, _records(3), INTERNALS_PNG)
+    assert few[1] < _size(tmp_path, drift, INTERNALS_PNG)[1]
 
 
 @pytest.mark.parametrize("n", [0, 1, 2, 40])
@@ -53,4 +56,4 @@ def test_numbers_that_are_missing_are_left_out(tmp_path):
 
 def test_only_the_picture_is_left_behind(tmp_path):
     _size(tmp_path, _records(1))
-    assert [path.name for path in tmp_path.iterdir()] == [PROGRESS_PNG]
+    assert {path.name for path in tmp_path.iterdir()} == {PROGRESS_PNG, INTERNALS_PNG}

@@ -210,7 +210,7 @@ def test_validation_predicts_what_gdm_predict_does_on_the_sources_own_grid(tmp_p
     for place in ("imagesTr/a_0000", "targetsTr/a"):
         small_models.write_ct(raw / f"{place}.nii.gz")
     write_description(raw, Description(("CT 0",), "CT", ".nii.gz", 1))
-    configuration = small_models.make_configuration(spacing=(3.0, 2.2, 0.8))
+    configuration = small_models.make_configuration(spacing=(3.0, 2.2, 1.0))
     folder = small_models.make_model(tmp_path / "results", configuration=configuration)
     (files,), _ = training_cases(raw, read_description(raw))
     prepare_and_store(files, configuration, prepared)

@@ -11,8 +11,7 @@ from gdmnet import codec, folders
 from gdmnet.errors import CheckpointError, OutputError
 from gdmnet.files import file_sha256
 from gdmnet.inference import PredictionSettings, load_model
-from gdmnet.inference.export import export_model
-from gdmnet.inference.install import install_model
+from gdmnet.inference.archive import export_model, install_model
 from gdmnet.metrics.statistics import aggregate
 from gdmnet.metrics.summary import Summary
 from gdmnet.models import checkpoint

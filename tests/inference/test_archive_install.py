@@ -9,9 +9,7 @@ import torch
 
 from gdmnet import files, folders
 from gdmnet.errors import BusyError, CheckpointError, GdmnetError, OutputError
-from gdmnet.inference import install
-from gdmnet.inference.export import export_model
-from gdmnet.inference.install import install_model
+from gdmnet.inference.archive import export_model, install_model
 
 
 @pytest.fixture(scope="module")
@@ -304,5 +302,5 @@ def test_another_dataset_of_the_same_number_is_told(archive, tmp_path):
 
 def test_a_full_disk_is_told_before_anything_is_unpacked(archive, tmp_path, monkeypatch):
     usage = type("Usage", (), {"free": 1000})
-    monkeypatch.setattr(install.shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
     refuse(archive, tmp_path / "results", "MiB are needed")
