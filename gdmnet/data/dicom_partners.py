@@ -37,9 +37,9 @@ def partner_folders(
     """Folders of images instead of those of DICOM series, for as long as the block lasts.
 
     predictions.json names the series of each case by hashes. A case's sources are the series of
-    these names; its reference is the CT of the same frame of reference, or the only other series
-    of it; where there is none, one that a REG object beside the source links to it. Both are
-    resampled onto the prediction's grid where theirs is another.
+    these names; its reference is the one CT of the same frame of reference; where there is none,
+    one that a REG object beside the source links to it. Both are resampled onto the prediction's
+    grid where theirs is another.
 
     Args:
         predictions: folder of the predictions, with their predictions.json.
@@ -102,22 +102,21 @@ def _sources_of(found: Tree, recorded: list[dict[str, str]]) -> list[Series]:
 
 
 def _reference_of(found: Tree, recorded: list[dict[str, str]]) -> list[Series]:
-    names, frame = {series["name"] for series in recorded}, recorded[0]["frame"]
-    others = [series for series in found.series if case_name(series) not in names]
-    same = [series for series in others if frame_name(series) == frame]
+    name, frame = recorded[0]["name"], recorded[0]["frame"]
+    scans = [s for s in found.series if s.modality == "CT" and case_name(s) != name]
+    fitting = [series for series in scans if frame_name(series) == frame]
     for source in found.series:
-        if case_name(source) == recorded[0]["name"] and not same:
-            moved = (_registered(series, source, found.objects["REG"]) for series in others)
-            same = [series for series in moved if series is not None]
-    fitting = [series for series in same if series.modality == "CT"] or same
+        if case_name(source) == name and not fitting:
+            moved = (_registered(series, source, found.objects["REG"]) for series in scans)
+            fitting = [series for series in moved if series is not None]
     if len(fitting) == 1:
         return fitting
     listed = ", ".join(f"{series.label} in {series.folder}" for series in fitting)
     raise DatasetError(
-        f"{len(fitting)} series in its frame of reference may be the reference ({listed}); keep one"
+        f"{len(fitting)} CTs in its frame of reference may be the reference ({listed}); keep one"
         if fitting
-        else "no other series lies in its frame of reference, and no REG object beside its source"
-        " links one; give the reference as an image"
+        else "no CT lies in its frame of reference, and no REG object beside its source links one;"
+        " give the reference as an image"
     )
 
 
@@ -126,7 +125,9 @@ def _registered(series: Series, source: Series, files: Sequence[Path]) -> Series
     matrix = registration_between(files, series, source)
     if matrix is None:
         return None
-    return replace(series, geometry=registered_geometry(grid_of(series), matrix))
+    said = f"{series.description}, registered by a REG object,"
+    geometry = registered_geometry(grid_of(series), matrix)
+    return replace(series, geometry=geometry, description=said)
 
 
 def _names(role: str, case: str, n_channels: int) -> list[str]:
