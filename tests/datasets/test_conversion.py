@@ -94,7 +94,7 @@ KILLED = """
 import os, pathlib, sys
 from gdmnet.files import whole_file, whole_folder
 dataset = pathlib.Path(sys.argv[1])
-with whole_file(dataset / "simulation/p1.npz"), whole_folder(dataset):
+with whole_folder(dataset), whole_file(dataset / "simulation/p1.npz"):
     os._exit(9)
 """
 
