@@ -127,7 +127,7 @@ def _build(model: ModelFolder, inputs: Inputs) -> nn.Module:
 def _with_weights(generator: nn.Module, path: Path, realism: float) -> nn.Module:
     state = checkpoint.load(path)
     for name in ("ema", "twin"):
-        checkpoint.require_finite(state.get(name, {}), path)
+        checkpoint.require_finite(state.get(name, {}), generator.state_dict(), path)
     if realism != 1.0 and "twin" not in state:
         raise CheckpointError(
             f"{path}: has no regression twin, so its realism cannot be dialled to {realism:g};"

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 from gdmnet import codec
 from gdmnet.errors import OutputError
 from gdmnet.inference.input_check import Finding, InputCheck
-from gdmnet.models.card import ModelCard, PredictionSettings
+from gdmnet.models.card import ModelCard
 
 OUTDATED = "outdated"
+_SETTINGS_OF_1 = {"checkpoint", "step_size", "tta", "ensemble", "steps", "sampler", "seed"}
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,6 @@ def _read_record(path: Path) -> Predictions:
         return codec.load(Predictions, path)
     card = data.get("model")
     if isinstance(card, dict):  # in schema 1 the settings stood beside the rest of the card
-        names = {entry.name for entry in fields(PredictionSettings)} - {"realism"}
-        settings = {name: card.pop(name) for name in names & set(card)}
+        settings = {name: card.pop(name) for name in _SETTINGS_OF_1 & set(card)}
         data |= {"schema": Predictions.SCHEMA, "model": {**card, "settings": settings}}
     return codec.decode(Predictions, data, str(path))

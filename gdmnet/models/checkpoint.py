@@ -87,17 +87,27 @@ def load(path: Path) -> dict[str, Any]:
     return state
 
 
-def require_finite(weights: Mapping[str, Any], path: Path) -> None:
-    """Refuse weights that would make every prediction NaN.
+def require_finite(weights: Mapping[str, Any], like: Mapping[str, Tensor], path: Path) -> None:
+    """Refuse weights that would make every prediction NaN, or that lose something on the way.
+
+    Args:
+        weights: by name.
+        like: of the network that takes them: where it has real numbers, so must they.
+        path: of their checkpoint.
 
     Raises:
-        CheckpointError: a value is no tensor, or not finite.
+        CheckpointError: a value is no tensor, of another kind of number, or not finite.
     """
-    odd = [n for n, w in weights.items() if not (isinstance(w, Tensor) and all_finite(w))]
-    if odd:
+
+    def is_sound(name: str, weight: Any) -> bool:  # noqa: ANN401 (whatever the file holds)
+        if not isinstance(weight, Tensor) or not all_finite(weight):
+            return False
+        return name not in like or like[name].is_floating_point() == weight.is_floating_point()
+
+    if odd := [name for name, weight in weights.items() if not is_sound(name, weight)]:
         raise CheckpointError(
-            f"{path}: weights that are not finite ({_few(odd)}): the training went wrong or the"
-            " file is damaged; use another checkpoint, or train again"
+            f"{path}: weights that are no finite real numbers ({_few(odd)}): the training went"
+            " wrong or the file is damaged; use another checkpoint, or train again"
         )
 
 
@@ -153,6 +163,7 @@ def load_pretrained(generator: nn.Module, path: Path) -> None:
         raise CheckpointError(
             f"{path}: weights of another network: {lacks}; pretrain with the same plan"
         )
+    require_finite(found, wanted, path)
     differing = [name for name in wanted if wanted[name].shape != found[name].shape]
     if differing:
         raise CheckpointError(f"{path}: {_difference(differing, wanted, found)}")

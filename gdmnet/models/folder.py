@@ -127,7 +127,7 @@ def read_model(path: Path, folds: Sequence[str] | None = None) -> ModelFolder:
                 f"{file}: trained with the configuration {run.configuration}, which the folder's"
                 f" {folders.PLAN_JSON} lacks; copy the whole model folder again"
             )
-    return ModelFolder(path, plan, runs, _read_fingerprint(path, plan))
+    return ModelFolder(path, plan, runs, read_fingerprint(path, plan))
 
 
 def require_alike(runs: Mapping[str, Run]) -> None:
@@ -168,7 +168,12 @@ def _compared(name: str, value: Any) -> Any:  # noqa: ANN401 (settings are JSON 
     return value is not None if name in _THERE_OR_NOT else value
 
 
-def _read_fingerprint(path: Path, plan: Plan) -> Fingerprint | None:
+def read_fingerprint(path: Path, plan: Plan) -> Fingerprint | None:
+    """The fingerprint beside a plan, of a model or of a dataset; None where there is none.
+
+    Raises:
+        PlanError: it is damaged, or of other channels than the plan.
+    """
     file = path / folders.FINGERPRINT_JSON
     if not file.is_file():
         return None
@@ -176,8 +181,8 @@ def _read_fingerprint(path: Path, plan: Plan) -> Fingerprint | None:
     if fingerprint.channel_names != plan.channel_names:
         raise PlanError(
             f"{file}: has the channels {', '.join(fingerprint.channel_names)}, but"
-            f" {folders.PLAN_JSON} has {', '.join(plan.channel_names)}; copy the whole model"
-            " folder again"
+            f" {folders.PLAN_JSON} has {', '.join(plan.channel_names)}; plan anew with"
+            " gdm_plan_and_preprocess --replan, or copy the whole model folder again"
         )
     return fingerprint
 

@@ -22,7 +22,13 @@ from gdmnet.folders import Roots
 from gdmnet.models import precision
 from gdmnet.models.checkpoint import load_pretrained
 from gdmnet.models.device import find_device, versions
-from gdmnet.models.folder import CONTINUED_JSON, Computation, named_settings, read_run
+from gdmnet.models.folder import (
+    CONTINUED_JSON,
+    Computation,
+    named_settings,
+    read_fingerprint,
+    read_run,
+)
 from gdmnet.objectives.base import Inputs
 from gdmnet.objectives.build import SAMPLED, context_of, generator_of
 from gdmnet.objectives.options import needs_encoder, read_objective_options
@@ -113,6 +119,7 @@ def describe_training(
     name = folders.resolve_dataset(dataset, roots.preprocessed, raw=roots.raw)
     home = roots.preprocessed / name
     plan = codec.load(Plan, home / folders.PLAN_JSON)
+    read_fingerprint(home, plan)  # refuses one of other channels
     chosen = plan.configuration(configuration)
     split = split_for(str(fold), home / folders.SPLITS_JSON)
     device = find_device(settings.device)

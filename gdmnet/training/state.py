@@ -183,7 +183,8 @@ def restore_latest(training: Training) -> int:
         raise CheckpointError(
             f"{path}: damaged ({counts.step} steps in {epoch} epochs of {n_steps}); train anew"
         )
-    checkpoint.require_finite(training.generator.state_dict(), path)
+    weights = training.generator.state_dict()
+    checkpoint.require_finite(weights, weights, path)
     if training.process.is_leader:
         log.truncate(training.folder, epoch)
     return epoch

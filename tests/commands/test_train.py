@@ -102,6 +102,11 @@ def damage_case(home):
     shutil.rmtree(min(path for path in cases.iterdir() if path.is_dir()))
 
 
+def other_channels(home):
+    path = home / "preprocessed" / "Dataset999_Phantom" / "plan.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"channel_names": ["zzz"]}))
+
+
 def other_network(home):
     state = torch.load(fold_of(home) / "checkpoint_final.pt", weights_only=True)
     state["ema"] = {"another.weight": torch.zeros(1)}
@@ -119,6 +124,7 @@ def other_network(home):
         (("--pretrained", "other.pt"), "weights of another network", other_network),
         (("--precision", "fp16"), "needs a CUDA device", None),
         ((), "no such preprocessed case", damage_case),
+        ((), "has the channels MR, but plan.json has zzz", other_channels),
     ],
 )
 def test_a_refused_overwriting_leaves_the_model(

@@ -255,15 +255,20 @@ def test_weights_that_are_not_finite_are_refused_at_load_export_and_install(tmp_
     twin = {"twin": {n: w.clone() for n, w in state["ema"].items()}} | state
     twin[name]["head.bias"][0] = float("nan")
     checkpoint.save(path, {n: part for n, part in twin.items() if n != "schema"})
-    with pytest.raises(CheckpointError, match=r"not finite \(head\.bias\)"):
+    with pytest.raises(CheckpointError, match=r"no finite real numbers \(head\.bias\)"):
         load_model(folder, device="cpu")
-    with pytest.raises(CheckpointError, match="not finite"):
+    with pytest.raises(CheckpointError, match="no finite"):
         export_model(folder, tmp_path / "spoilt.zip")
     assert not (tmp_path / "spoilt.zip").exists()
     spoilt = replaced(tmp_path / "model.zip", "fold_0/checkpoint_final.pt", path.read_bytes())
-    with pytest.raises(CheckpointError, match=r"does not work here: .*not finite"):
+    with pytest.raises(CheckpointError, match=r"does not work here: .*no finite"):
         install_model(spoilt, tmp_path / "elsewhere")
     assert not list((tmp_path / "elsewhere").iterdir())
+    for kind in (torch.int32, torch.complex64):
+        weights = {n: w.clone().to(kind) for n, w in state["ema"].items()}
+        checkpoint.save(path, {"epoch": 1, "ema": weights})
+        with pytest.raises(CheckpointError, match="no finite real numbers"):
+            load_model(folder, device="cpu")
 
 
 def replaced(archive, name, data):
