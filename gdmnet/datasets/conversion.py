@@ -23,7 +23,7 @@ from gdmnet.data.regrid import regrid, share_inside
 from gdmnet.data.volume import read_geometry, read_volume, write_volume
 from gdmnet.datasets.pair_picture import draw_pair
 from gdmnet.errors import DatasetError
-from gdmnet.files import lock, whole_folder
+from gdmnet.files import lock, sweep, whole_folder
 from gdmnet.folders import SPLITS_JSON, dataset_names
 from gdmnet.geometry import Geometry, grid_difference
 from gdmnet.parallel import map_cases
@@ -139,6 +139,9 @@ def own_number(dataset: Path, *, may_be_there: bool = False) -> Iterator[None]:
     """
     with lock(dataset.parent / dataset.name.split("_")[0]):
         new_dataset(dataset.parent, dataset.name, "", may_be_there=may_be_there)
+        sweep(dataset.parent, only=dataset.name)  # what a killed process has left
+        for folder in dataset.glob("*/"):
+            sweep(folder)
         yield
 
 

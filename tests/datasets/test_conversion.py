@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -86,6 +88,24 @@ def test_an_interrupted_conversion_leaves_nothing(case, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         write_dataset(conversion(case, second(case, tmp_path)), dataset)
     assert list((tmp_path / "raw").iterdir()) == []
+
+
+KILLED = """
+import os, pathlib, sys
+from gdmnet.files import whole_file, whole_folder
+dataset = pathlib.Path(sys.argv[1])
+with whole_folder(dataset), whole_file(dataset / "simulation/p1.npz"):
+    os._exit(9)
+"""
+
+
+def test_what_a_killed_conversion_left_is_swept_by_the_next(tmp_path):
+    dataset = tmp_path / "Dataset511_X"
+    subprocess.run([sys.executable, "-c", KILLED, str(dataset)], check=False)
+    assert len(list(tmp_path.rglob(".*"))) == 2
+    with own_number(dataset, may_be_there=True):
+        pass
+    assert list(tmp_path.rglob(".*")) == []
 
 
 def test_a_number_belongs_to_one_writer_at_a_time(case, tmp_path):
