@@ -97,10 +97,16 @@ def n_default_processes() -> int:
 
 
 def dataset_names(root: Path) -> list[str]:
-    """Names of the form Dataset501_Name that lie in a root, sorted."""
-    if not root.is_dir():
-        return []
-    return sorted(p.name for p in root.iterdir() if p.is_dir() and _DATASET.fullmatch(p.name))
+    """Names of the form Dataset501_Name that lie in a root, sorted.
+
+    Raises:
+        DatasetError: the root cannot be read.
+    """
+    try:
+        found = [p for p in root.iterdir() if p.is_dir()] if root.is_dir() else []
+    except OSError as problem:  # a name too long, no permission
+        raise DatasetError(f"{str(root)[:80]}: cannot be read ({problem.strerror})") from None
+    return sorted(path.name for path in found if _DATASET.fullmatch(path.name))
 
 
 def resolve_dataset(dataset: str | int, root: Path, *, raw: Path | None = None) -> str:

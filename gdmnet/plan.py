@@ -17,6 +17,8 @@ from gdmnet.settings import Settings, setting
 BiasCorrection = Literal["none", "n4"]
 """How the bias field of sources without a physical unit is taken out before all else."""
 
+FORMATS = (".nii.gz", ".nii", ".nrrd", ".mha")
+"""File endings of images that can be read and written."""
 _LARGEST_PATCH = 512**3  # voxels
 
 Region = Literal["body", "circle", "everything"]
@@ -219,6 +221,7 @@ class Plan:
         _require(
             (self.memory_gb > 0, f"memory_gb {self.memory_gb} must be above 0"),
             (bool(self.configurations), "configurations must hold at least one"),
+            (self.file_ending in FORMATS, f"file_ending must be one of {', '.join(FORMATS)}"),
             *(
                 (
                     len(found.sources) == n_channels,

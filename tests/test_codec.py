@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from gdmnet import codec
 from gdmnet.errors import DatasetError, OutputError, PlanError
 from gdmnet.plan import (
+    FORMATS,
     SCHEMES,
     Architecture,
     CaseFingerprint,
@@ -87,7 +88,13 @@ def plans(draw):
     names = st.tuples(*[st.text()] * n_channels)
     memory = st.floats(1, 100)
     return draw(
-        st.builds(Plan, configurations=configurations, channel_names=names, memory_gb=memory)
+        st.builds(
+            Plan,
+            configurations=configurations,
+            channel_names=names,
+            memory_gb=memory,
+            file_ending=st.sampled_from(FORMATS),
+        )
     )
 
 

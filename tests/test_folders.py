@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -121,3 +122,8 @@ def test_the_processes_are_at_least_one_and_at_most_eight(monkeypatch):
     assert folders.n_default_processes() == 8
     monkeypatch.setattr(os, "cpu_count", lambda: None)
     assert folders.n_default_processes() == 1
+
+
+def test_a_root_that_cannot_be_is_one_line():
+    with pytest.raises(DatasetError, match=r"nnn: cannot be read \(File name too long\)"):
+        folders.resolve_dataset(501, Path("/" + "n" * 5000))

@@ -87,3 +87,10 @@ def test_what_cannot_be_trained_is_refused_where_it_is_read(tmp_path, change, co
     (tmp_path / "plan.json").write_text(json.dumps(data))
     with pytest.raises(PlanError, match=rf"plan.json.configurations.3d_fullres: {complaint}"):
         codec.load(Plan, tmp_path / "plan.json")
+
+
+def test_an_ending_that_is_none_of_an_image_is_refused(tmp_path):
+    data = codec.encode(make_plan(make_configuration())) | {"file_ending": "zzz"}
+    (tmp_path / "plan.json").write_text(json.dumps(data))
+    with pytest.raises(PlanError, match=r"file_ending must be one of .nii.gz, "):
+        codec.load(Plan, tmp_path / "plan.json")

@@ -8,11 +8,11 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from gdmnet import plan
 from gdmnet.errors import DatasetError
 from gdmnet.files import LONGEST_NAME, printable
 
-FORMATS = (".nii.gz", ".nii", ".nrrd", ".mha")
-"""File endings that can be read and written."""
+FORMATS = plan.FORMATS
 _FOREIGN = (
     *(".hdr", ".img", ".mgz", ".mgh", ".mhd", ".nhdr", ".mnc", ".gipl", ".nii.bz2", ".nii.xz"),
     *(".dcm", ".ima", ".tif", ".tiff"),

@@ -45,6 +45,8 @@ def read_nifti_header(path: Path, header: bytes, form: str | None = None) -> Ima
     if order is None or header[344:347] != b"n+1":
         raise damaged(path, "no NIfTI-1 header")
     n_axes, *sides = struct.unpack_from(order + "8h", header, 40)
+    if not 2 <= n_axes <= 7:
+        raise DatasetError(f"{path}: the header gives the size of {n_axes} axes; correct it")
     code = struct.unpack_from(order + "h", header, 70)[0]
     if code not in _TYPES:
         raise DatasetError(
@@ -58,7 +60,7 @@ def read_nifti_header(path: Path, header: bytes, form: str | None = None) -> Ima
         )
     is_scaled = math.isfinite(slope) and math.isfinite(intercept) and slope != 0
     return ImageHeader(
-        _geometry(path, sides[: max(0, min(n_axes, 7))], _forms(header, order), form),
+        _geometry(path, sides[:n_axes], _forms(header, order), form),
         np.dtype(order + _TYPES[code]),
         int(offset),
         scaling=(slope, intercept) if is_scaled else (1.0, 0.0),

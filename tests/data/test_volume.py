@@ -274,7 +274,7 @@ def test_colours_and_complex_numbers_are_refused(tmp_path, ending):
         (struct.pack("<i4s", 540, b"n+2\0") + bytes(600), "is NIfTI-2; store it as NIfTI-1"),
         (nifti(np.zeros((2, 3, 4), "i2"), code=32), "voxel type 32 is no real number"),
         (nifti(np.zeros((2, 3, 4), "i2"), sides=[4, 0, 2]), r"gives the size \(4, 0, 2\)"),
-        (nifti(np.zeros((2, 3, 4), "i2"), sides=[]), "gives the size"),
+        (nifti(np.zeros((2, 3, 4), "i2"), sides=[]), "gives the size of 0 axes"),
     ],
 )
 def test_nifti_headers_that_are_of_no_use_are_named(tmp_path, content, complaint, capfd):

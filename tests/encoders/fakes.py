@@ -151,7 +151,8 @@ def narrow_medicalnet(build):
 
 
 def configuration(patch=(32, 32, 32), spacing=(1.0, 1.0, 1.0), target=CT):
-    architecture = Architecture((8, 8, 8), (CUBE,) * 3, ((1, 1, 1), (2, 2, 2), (2, 2, 2)), (1,) * 3)
+    stride = tuple(2 if n % 4 == 0 else 1 for n in patch)
+    architecture = Architecture((8, 8, 8), (CUBE,) * 3, ((1, 1, 1), stride, stride), (1,) * 3)
     return Configuration(
         "3d_fullres", spacing, patch, patch, 2, architecture, (target,), target, None, 0, {}
     )
