@@ -201,6 +201,10 @@ def _drawn(
         )
     if not found:
         return None
+    for name, count in Counter(item.name for item in found).items():
+        if count > 1:
+            sets = " and ".join(item.file.name for item in found if item.name == name)
+            raise DatasetError(f"{name} is drawn in {sets}; move one away")
     series, *others = (series_drawn_on(item, tree.series) for item in found)
     if any(other is not series for other in others):
         raise DatasetError(f"{' and '.join(patterns)} were drawn on several series; give one's")

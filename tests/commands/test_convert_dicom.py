@@ -374,6 +374,15 @@ def test_structures_become_masks_and_label_files(patients, capsys):
         np.testing.assert_array_equal(labels, wanted)
 
 
+def test_a_structure_in_two_sets_is_refused(patients, capsys):
+    contours = drawn(np.zeros(SHAPE), np.array([-20.0, -15.5, 40.25]))
+    for name in ("old", "new"):
+        item = make_structures({"PTV": contours[3:6]}, f"{FRAME}.0")
+        save(patients / "patient_a" / name, item)
+    said = refusal(patients, capsys, "--regions", "PTV")
+    assert "patient_a: PTV is drawn in new and old; move one away" in said
+
+
 def test_structures_drawn_on_the_ct_follow_it_onto_the_mr(tmp_path):
     _, matrix = two_scanners(tmp_path / "patients/a")
     frames = {"1.2.826.0.1.3680043.9999.2000": np.eye(4), "1.2.3": np.linalg.inv(matrix)}
