@@ -149,8 +149,7 @@ def _in_one_frame(
                 return series
             matrices[series.frame] = matrix
             if how:
-                size = _size_of(matrix, series)
-                said.append(f"{series.label} registered to {fixed.label} {how}, {size}")
+                said.append(f"{series.label} moved by {_size_of(matrix, series)} ({how})")
         matrix = matrices[series.frame]
         if np.array_equal(matrix, np.eye(4)):
             return series
@@ -169,10 +168,10 @@ def _registration(
         return np.eye(4), ""  # one grid: registered and resampled before
     matrix = registration_between(tree.objects["REG"], series, fixed)
     if matrix is not None or not choice.register:
-        return matrix, "by a REG object"
+        return matrix, "REG object"
     are_ct = series.modality == "CT", fixed.modality == "CT"
     volumes = read_series(series), read_series(fixed)
-    return register_apart(*volumes, are_ct=are_ct), "by their images"
+    return register_apart(*volumes, are_ct=are_ct), "registered by the images"
 
 
 def _size_of(matrix: NDArray, series: Series) -> str:
@@ -202,6 +201,10 @@ def _drawn(
         )
     if not found:
         return None
+    for name, count in Counter(item.name for item in found).items():
+        if count > 1:
+            sets = " and ".join(item.file.name for item in found if item.name == name)
+            raise DatasetError(f"{name} is drawn in {sets}; move one away")
     series, *others = (series_drawn_on(item, tree.series) for item in found)
     if any(other is not series for other in others):
         raise DatasetError(f"{' and '.join(patterns)} were drawn on several series; give one's")

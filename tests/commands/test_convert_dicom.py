@@ -285,8 +285,8 @@ def test_a_registration_object_is_applied_and_shown(tmp_path, capsys):
     save(tmp_path / "patients/a/reg.dcm", make_registration(frames))
     assert call(tmp_path / "patients", "--resample", "target") == 0
     shown = capsys.readouterr().out
-    assert "a: CT planning registered to MR t1 vibe by a REG object, " in shown
-    assert "mm and 7.2 degrees" in shown
+    assert "a: CT planning moved by " in shown
+    assert "mm and 7.2 degrees (REG object)" in shown
     folder = dataset(tmp_path / "patients")
     (path,) = (folder / "targetsTr").iterdir()
     target = read_volume(path)
@@ -318,7 +318,7 @@ def test_two_scanners_are_registered_by_their_images_on_request(tmp_path, which,
     ct, _ = two_scanners(tmp_path / "patients/a")
     assert call(tmp_path / "patients", "--resample", which, "--register", "rigid") == 0
     shown = capsys.readouterr().out
-    assert " by their images, " in shown
+    assert " degrees (registered by the images)" in shown
     folder = dataset(tmp_path / "patients")
     mr = read_volume(next((folder / "imagesTr").iterdir()))
     target = read_volume(next((folder / "targetsTr").iterdir()))
@@ -372,6 +372,15 @@ def test_structures_become_masks_and_label_files(patients, capsys):
         wanted[:3], wanted[6:] = 0, 0
         wanted[8, 2:-2, 2:-2] = 2 if name == "patient_a" else 0
         np.testing.assert_array_equal(labels, wanted)
+
+
+def test_a_structure_in_two_sets_is_refused(patients, capsys):
+    contours = drawn(np.zeros(SHAPE), np.array([-20.0, -15.5, 40.25]))
+    for name in ("old", "new"):
+        item = make_structures({"PTV": contours[3:6]}, f"{FRAME}.0")
+        save(patients / "patient_a" / name, item)
+    said = refusal(patients, capsys, "--regions", "PTV")
+    assert "patient_a: PTV is drawn in new and old; move one away" in said
 
 
 def test_structures_drawn_on_the_ct_follow_it_onto_the_mr(tmp_path):
