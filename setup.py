@@ -22,7 +22,7 @@ COMMANDS = (
     "simulate_sparse_view",
 )
 ENCODERS = ("monai>=1.4", "einops", "safetensors")
-TEST = ("pytest", "pytest-cov", "hypothesis", *ENCODERS)
+TEST = ("pytest", "pytest-cov", "pytest-xdist", "hypothesis", *ENCODERS)
 
 
 def read_version() -> str:

@@ -12,6 +12,7 @@ import shutil
 import socket
 import sys
 import time
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from gdmnet.errors import BusyError, OutputError
 
 _HOST = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
 _ASIDE = re.compile(r"\.(?P<name>.+)\.(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-[0-9a-f]{8}\.(part|old)")
+LONGEST_NAME = 215  # bytes of a file's name: 255 are possible, and names aside are longer by 40
 _held: set[str] = set()  # POSIX locks do not keep a process from itself
 
 
@@ -203,8 +205,13 @@ def file_sha256(path: Path) -> str:
 
 
 def printable(path: Path | str) -> str:
-    """A path that any terminal and any file can hold: bytes that are no UTF-8 as escapes."""
-    return os.fspath(path).encode("utf-8", "backslashreplace").decode("utf-8")
+    """A path for one line of any terminal: control characters, and bytes not UTF-8, as escapes."""
+
+    def escaped(char: str) -> str:
+        is_odd = unicodedata.category(char) in ("Cc", "Cs")
+        return char.encode("unicode_escape").decode() if is_odd else char
+
+    return "".join(map(escaped, os.fspath(path)))
 
 
 def _locked(path: Path) -> int | None:

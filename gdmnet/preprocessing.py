@@ -6,13 +6,16 @@ there is a target.
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gdmnet import codec, files
+from gdmnet import codec
 from gdmnet.arrays import normalise
 from gdmnet.arrays.crop import bounding_box, box_shape, crop, uncrop
 from gdmnet.arrays.resample import lost_detail, resample, resample_mask, resampled_shape
@@ -20,14 +23,13 @@ from gdmnet.data.bias_field import without_bias
 from gdmnet.data.body import find_body
 from gdmnet.data.case import Case, CaseFiles, CaseRecord, Volume
 from gdmnet.data.dicom import read_sources
-from gdmnet.data.store import remove_case, save_case, stored_identifiers
+from gdmnet.data.store import save_case, stored_record
 from gdmnet.data.volume import read_volume
-from gdmnet.errors import DatasetError, PlanError
+from gdmnet.errors import DatasetError
 from gdmnet.geometry import Shape, grid_difference, shape_of
 from gdmnet.plan import Configuration, Normalisation
 
 MARGIN: Shape = (2, 2, 2)  # voxels around the body, so that its border is resampled undisturbed
-CONFIGURATION_JSON = "configuration.json"
 
 
 def prepare(case: CaseFiles, configuration: Configuration) -> Case:
@@ -159,41 +161,32 @@ def restore(
 def prepare_and_store(case: CaseFiles, configuration: Configuration, folder: Path) -> None:
     """Prepare a training case and write it to folder/<identifier>, in place of what is there."""
     digests = case.digests()  # first: of what is changed meanwhile the new bytes are unknown
-    prepared = prepare(case, configuration)
-    record = replace(prepared.record, digests=digests)
+    prepared, decided_by = prepare(case, configuration), preparation_sha256(configuration)
+    record = replace(prepared.record, digests=digests, decided_by=decided_by)
     save_case(folder, replace(prepared, record=record), configuration.patch_size)
 
 
-def ensure_folder(folder: Path, configuration: Configuration, *, overwrite: bool) -> None:
-    """Make a folder ready for the cases of a configuration.
+def is_prepared(
+    folder: Path, identifier: str, digests: Mapping[str, str], configuration: Configuration
+) -> bool:
+    """Whether a stored case was made of raw files with these digests, and as a configuration says.
 
-    Finished cases stay if they were made at the same spacing, with the same normalisations, bias
-    correction and region (network and patch may differ); else, or if asked to overwrite, all are
-    removed. What a killed run has left half-written is removed always.
-
-    Raises:
-        OutputError: the folder cannot be written.
+    Args:
+        folder: of the configuration's cases.
+        identifier: of the case.
+        digests: `CaseFiles.digests`.
+        configuration: of the plan.
     """
-    noted = folder / CONFIGURATION_JSON
-    files.sweep(folder)
-    if overwrite or not _prepares_alike(noted, configuration):
-        if noted.exists():
-            noted.unlink()  # first: interrupted here, the next run starts afresh
-        for identifier in stored_identifiers(folder):
-            remove_case(folder, identifier)
-        codec.save(configuration, noted)
+    record = stored_record(folder, identifier)
+    known = None if record is None else (record.digests, record.decided_by)
+    return known == (digests, preparation_sha256(configuration))
 
 
-def _prepares_alike(noted: Path, configuration: Configuration) -> bool:
-    try:
-        before = codec.load(Configuration, noted)
-    except PlanError:  # missing, damaged or of another version: none that could be equal
-        return False
-    ours, theirs = (
-        (c.spacing, source_normalisations(c), c.target, c.bias_correction, c.region)
-        for c in (before, configuration)
-    )
-    return ours == theirs
+def preparation_sha256(configuration: Configuration) -> str:
+    """SHA-256 of what in a configuration decides its cases; network and patch do not."""
+    c = configuration
+    decisive = (c.spacing, source_normalisations(c), c.target, c.bias_correction, c.region)
+    return hashlib.sha256(json.dumps(codec.encode(decisive)).encode()).hexdigest()
 
 
 def _require_fit(

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from gdmnet import codec, files
 from gdmnet.arrays.body import body_mask, inscribed_circle
 from gdmnet.arrays.crop import crop
 from gdmnet.arrays.normalise import background_value
 from gdmnet.data.case import CaseFiles, Volume
-from gdmnet.data.store import is_stored, open_case, stored_identifiers
+from gdmnet.data.store import open_case
 from gdmnet.data.volume import read_volume, write_volume
-from gdmnet.errors import DatasetError, OutputError
+from gdmnet.errors import DatasetError
 from gdmnet.geometry import Geometry, nearest_lps
 from gdmnet.plan import Architecture, Configuration, Normalisation
 from gdmnet.preprocessing import (
-    ensure_folder,
+    is_prepared,
+    preparation_sha256,
     prepare,
     prepare_and_store,
     prepare_volumes,
@@ -266,7 +265,9 @@ def test_a_stored_case_is_the_prepared_case_with_digests_of_its_files(tmp_path):
     files = write_case(tmp_path / "raw", {"source": mr, "target": ct}, geometry_of())
     prepare_and_store(files, configure(), tmp_path / "cases")
     case, stored = prepare(files, configure()), open_case(tmp_path / "cases", "p")
-    assert stored.record == replace(case.record, digests=files.digests())
+    assert stored.record == replace(
+        case.record, digests=files.digests(), decided_by=preparation_sha256(configure())
+    )
     np.testing.assert_array_equal(stored.source[...], case.source)
     np.testing.assert_array_equal(stored.target[...], case.target)
     np.testing.assert_array_equal(stored.body[...], case.body)
@@ -277,21 +278,8 @@ def test_a_stored_case_is_the_prepared_case_with_digests_of_its_files(tmp_path):
 def folder_with_a_case(tmp_path):
     mr, ct, _ = make_patient()
     files = write_case(tmp_path / "raw", {"source": mr, "target": ct}, geometry_of())
-    folder = tmp_path / "cases"
-    ensure_folder(folder, configure(), overwrite=False)
-    prepare_and_store(files, configure(), folder)
-    return folder
-
-
-def test_an_equal_configuration_leaves_finished_cases_and_clears_leftovers(folder_with_a_case):
-    dead = f"{files._HOST}-4194304-01234567.part"  # beyond the largest number of a process
-    (folder_with_a_case / f".q.{dead}").mkdir()
-    (folder_with_a_case / f".q.{dead}" / "source.b2nd").touch()
-    (folder_with_a_case / f".configuration.json.{dead}").touch()
-    before = (folder_with_a_case / "p" / "case.json").stat().st_mtime_ns
-    ensure_folder(folder_with_a_case, configure(), overwrite=False)
-    assert sorted(p.name for p in folder_with_a_case.iterdir()) == ["configuration.json", "p"]
-    assert (folder_with_a_case / "p" / "case.json").stat().st_mtime_ns == before
+    prepare_and_store(files, configure(), tmp_path / "cases")
+    return tmp_path / "cases", files.digests()
 
 
 def test_a_bias_correction_is_the_same_in_training_and_at_prediction(tmp_path):
@@ -360,42 +348,17 @@ def test_a_given_mask_decides_in_a_whole_field_of_view_too(tmp_path):
     assert case.patient is None
 
 
-def test_another_region_starts_afresh(folder_with_a_case):
-    ensure_folder(folder_with_a_case, replace(configure(), region="circle"), overwrite=False)
-    assert stored_identifiers(folder_with_a_case) == []
-
-
-def test_another_bias_correction_starts_afresh(folder_with_a_case):
-    corrected = replace(configure(), bias_correction="n4")
-    ensure_folder(folder_with_a_case, corrected, overwrite=False)
-    assert stored_identifiers(folder_with_a_case) == []
-
-
-def test_another_configuration_starts_afresh(folder_with_a_case):
-    other = configure(spacing=(2.0, 1.0, 1.0))
-    ensure_folder(folder_with_a_case, other, overwrite=False)
-    assert stored_identifiers(folder_with_a_case) == []
-    noted = codec.load(Configuration, folder_with_a_case / "configuration.json")
-    assert noted == other
-
-
-def test_overwriting_starts_afresh(folder_with_a_case):
-    ensure_folder(folder_with_a_case, configure(), overwrite=True)
-    assert stored_identifiers(folder_with_a_case) == []
-
-
-@pytest.mark.parametrize("text", [None, "{", json.dumps({"name": "3d_fullres"})])
-def test_a_lost_or_broken_note_starts_afresh(folder_with_a_case, text):
-    note = folder_with_a_case / "configuration.json"
-    note.unlink()
-    if text is not None:
-        note.write_text(text)
-    ensure_folder(folder_with_a_case, configure(), overwrite=False)
-    assert not is_stored(folder_with_a_case, "p")
-    assert codec.load(Configuration, note) == configure()
-
-
-def test_a_folder_that_cannot_be_made_is_an_error(tmp_path):
-    (tmp_path / "file").write_text("in the way")
-    with pytest.raises(OutputError, match="cannot be written"):
-        ensure_folder(tmp_path / "file" / "3d_fullres", configure(), overwrite=False)
+def test_a_stored_case_counts_for_its_files_and_for_what_decides_it(folder_with_a_case):
+    folder, digests = folder_with_a_case
+    assert is_prepared(folder, "p", digests, replace(configure(), batch_size=5))
+    for changes in (
+        {"spacing": (2.0, 1.0, 1.0)},
+        {"region": "circle"},
+        {"bias_correction": "n4"},
+        {"target": replace(configure().target, scale=7.0)},
+    ):
+        assert not is_prepared(folder, "p", digests, replace(configure(), **changes))
+    assert not is_prepared(folder, "p", digests | {"mask": "0"}, configure())
+    assert not is_prepared(folder, "q", digests, configure())
+    (folder / "p" / "case.json").write_text("{")
+    assert not is_prepared(folder, "p", digests, configure())

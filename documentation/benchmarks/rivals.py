@@ -182,10 +182,9 @@ class Gdmnet:
 
     def prepare(self, case: str) -> Cost:
         """Preprocess one case into an empty folder; with the MiB that it takes there."""
-        from gdmnet.data.store import remove_case
         from gdmnet.preprocessing import prepare_and_store
 
-        remove_case(self.aside, case)
+        shutil.rmtree(self.aside / case, ignore_errors=True)
         files, configuration = self.files[case], self.configuration
         _, cost = cost_of(lambda: prepare_and_store(files, configuration, self.aside))
         return cost | {"disk": mebibytes(self.aside / case)}

@@ -163,8 +163,8 @@ def _datasets(roots: Roots) -> list[tuple[Cell, ...]]:
     rows: list[tuple[Cell, ...]] = [("dataset", "training cases", "prepared", "models")]
     for name in names:
         n_cases = len(list((roots.raw / name / "targetsTr").glob("[!.]*")))
-        notes = (roots.preprocessed / name).glob("*/configuration.json")
-        prepared = ", ".join(sorted(path.parent.name for path in notes))
+        cases = (roots.preprocessed / name).glob("*/*/case.json")
+        prepared = ", ".join(sorted({path.parent.parent.name for path in cases}))
         rows.append((name, n_cases or None, prepared or None, models.count(name)))
     return rows if names else [("none is here; make one with gdm_convert, or try gdm_demo",)]
 

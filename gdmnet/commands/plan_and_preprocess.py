@@ -332,16 +332,16 @@ def _prepare(
     folder: Path,
     options: PlanOptions,
 ) -> None:
-    """Prepare the cases that are not there yet, or were prepared from other raw files."""
-    from gdmnet.data.store import stored_digests
-    from gdmnet.preprocessing import ensure_folder, prepare_and_store
+    """Prepare the cases that are not there yet, or were made of other files or by another plan."""
+    from gdmnet.preprocessing import is_prepared, prepare_and_store
 
-    ensure_folder(folder, configuration, overwrite=options.overwrite)
+    files.sweep(folder)
     digests = {case.identifier: case.digests for case in fingerprint.cases}
     missing = [
         case
         for case in cases
-        if stored_digests(folder, case.identifier) != digests[case.identifier]
+        if options.overwrite
+        or not is_prepared(folder, case.identifier, digests[case.identifier], configuration)
     ]
     if len(missing) < len(cases):
         n_done = len(cases) - len(missing)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from gdmnet.commands.terminal import (
     roots_from,
 )
 from gdmnet.errors import SettingError
-from gdmnet.folders import RUN_JSON, SUMMARY_JSON, fold_folder, n_default_processes
+from gdmnet.folders import SUMMARY_JSON, fold_folder, n_default_processes
 from gdmnet.metrics.conventions import EvaluationSettings
 from gdmnet.models.select import ModelChoice, choose_folds, find_model
 from gdmnet.settings import add_settings, given_settings, make_settings
@@ -75,15 +76,21 @@ def main(argv: list[str] | None = None) -> int:
 
         given = given_settings(args, EvaluationSettings)
         if args.predictions is None:
-            given = _find_validation(args) | given
+            title, scored_by = _find_validation(args)
+            given = scored_by | given
+        elif args.dataset is not None:
+            raise SettingError(f"-p says where predictions lie: leave {args.dataset} out")
+        else:
+            title = f"Predictions in {args.predictions.resolve().name}"
         places = args.sources, args.targets
         output = args.output or args.predictions / REPORT_HTML
         with partner_folders(args.predictions, *places, print) as (sources, targets):
             write_report(
-                ReportFolders(args.predictions, targets, sources, args.masks),
+                [ReportFolders(args.predictions, targets, sources, args.masks)],
                 output,
                 make_settings(EvaluationSettings, given),
                 typed,
+                title=title,
                 has_files=sources == places[0],
                 n_processes=args.n_processes,
             )
@@ -94,11 +101,12 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def write_report(
-    folders: ReportFolders,
+    folders: Sequence[ReportFolders],
     output: Path,
     settings: EvaluationSettings,
     typed: str,
     *,
+    title: str,
     summary: Summary | None = None,
     has_files: bool = True,
     n_processes: int = 1,
@@ -106,10 +114,11 @@ def write_report(
     """Evaluate predictions, pack their images, and write the page.
 
     Args:
-        folders: where the images lie.
+        folders: where the images lie; several, whose cases differ, need a summary.
         output: the file.
         settings: of the evaluation.
         typed: the command line, for the page.
+        title: of the page.
         summary: of an evaluation by these settings that was done already.
         has_files: the sources are the files that were translated, whose checksums are recorded.
         n_processes: that evaluate and pack.
@@ -127,11 +136,13 @@ def write_report(
     from gdmnet.report.provenance import read_origin
     from gdmnet.report.view import case_page
 
-    cases = find_cases(folders)
+    found = (case for own in folders for case in find_cases(own))
+    cases = [case for case in found if summary is None or case.identifier in summary.cases]
     sources = {case.identifier: case.sources for case in cases} if has_files else {}
-    origin = read_origin(folders.predictions, sources)
-    if summary is None and folders.targets is not None:
-        compared = EvaluationFolders(folders.predictions, folders.targets, folders.masks)
+    first = folders[0]
+    origin = read_origin(first.predictions, sources)
+    if summary is None and first.targets is not None:
+        compared = EvaluationFolders(first.predictions, first.targets, first.masks)
         summary = evaluate_folders(compared, settings, n_processes=n_processes)
     summaries = {} if summary is None else {PREDICTION: summary}
     pages = map_cases(
@@ -146,10 +157,8 @@ def write_report(
         name=lambda case: case.identifier,
         title="packing",
     )
-    place = folders.predictions.resolve()
-    depth = 3 if (place.parent / RUN_JSON).is_file() else 1  # a validation's model and fold, too
     report = ReportPage(
-        title=f"Predictions in {'/'.join(place.parts[-depth:])}",
+        title=title,
         cases=tuple(pages),
         summaries=summaries,
         origin=origin,
@@ -162,34 +171,36 @@ def write_report(
     codec.write_text(output, render(report), private=True)
 
 
-def report_validation(fold: Path, raw: Path, typed: str) -> Path:
-    """Write report.html of a fold's validation, as the training's end has scored it.
+def report_validation(
+    folds: Sequence[Path], raw: Path, output: Path, typed: str, summary: Summary | None = None
+) -> None:
+    """Write the report of one or several folds' validation, unless it is there and newer.
 
     Args:
-        fold: its folder, with validation/ and summary.json.
+        folds: their folders, with validation/ and summary.json.
         raw: folder of the raw dataset.
+        output: the file.
         typed: the command line, for the page.
-
-    Returns:
-        The report.
+        summary: of all folds; None reads that of the only one.
 
     Raises:
         GdmnetError: an image is missing or cannot be read; the page cannot be written.
     """
     from gdmnet.metrics.summary import Summary
 
-    summary = codec.load(Summary, fold / SUMMARY_JSON)
-    settings = EvaluationSettings(summary.convention, summary.match_intensity)
-    output = fold / REPORT_HTML
+    newest = max((fold / SUMMARY_JSON).stat().st_mtime for fold in folds)
+    if output.is_file() and output.stat().st_mtime >= newest:
+        return
+    summary = summary or codec.load(Summary, folds[0] / SUMMARY_JSON)
     write_report(
-        validation_folders(fold, raw),
+        [validation_folders(fold, raw) for fold in folds],
         output,
-        settings,
+        EvaluationSettings(summary.convention, summary.match_intensity),
         typed,
+        title=_validation_title(folds),
         summary=summary,
         n_processes=min(n_default_processes(), 1 + len(summary.cases) // 4),
     )
-    return output
 
 
 def validation_folders(fold: Path, raw: Path) -> ReportFolders:
@@ -202,8 +213,15 @@ def validation_folders(fold: Path, raw: Path) -> ReportFolders:
     return ReportFolders(fold / "validation", *images)
 
 
-def _find_validation(args: argparse.Namespace) -> dict[str, Any]:
-    """Put the folders of a fold's validation into the arguments; the settings it was scored by.
+def _validation_title(folds: Sequence[Path]) -> str:
+    return f"Validation of {folds[0].parent.name}, {', '.join(fold.name for fold in folds)}"
+
+
+def _find_validation(args: argparse.Namespace) -> tuple[str, dict[str, Any]]:
+    """Put the folders of a fold's validation into the arguments.
+
+    Returns:
+        The page's title, and the settings that it was scored by.
 
     Raises:
         GdmnetError: no such model or fold; folders were given.
@@ -219,6 +237,7 @@ def _find_validation(args: argparse.Namespace) -> dict[str, Any]:
     args.predictions, args.targets = found.predictions, found.targets
     args.sources, args.masks = found.sources, found.masks
     args.output = args.output or fold / REPORT_HTML
-    if not (fold / SUMMARY_JSON).is_file():
-        return {}
-    return {"match_intensity": codec.load(Summary, fold / SUMMARY_JSON).match_intensity}
+    scored_by = {}
+    if (fold / SUMMARY_JSON).is_file():
+        scored_by["match_intensity"] = codec.load(Summary, fold / SUMMARY_JSON).match_intensity
+    return _validation_title([fold]), scored_by

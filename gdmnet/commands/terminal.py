@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 from gdmnet import __version__
 from gdmnet.errors import GdmnetError
-from gdmnet.files import printable
+from gdmnet.files import LONGEST_NAME, printable
 from gdmnet.folders import NIFTI_FORMS, Roots, find_roots, n_default_processes, use_nifti_form
 
 _DATASET_OPTIONS = {
@@ -24,7 +24,7 @@ _DATASET_OPTIONS = {
     "configuration": ("-c", "NAME", "3d_fullres, 3d_lowres, ..."),
     "fold": ("-f", "FOLD", "0, 1, ... or all"),
 }
-_LONGEST_PATH, _LONGEST_NAME = 4096, 255  # bytes, of Linux and most others
+_LONGEST_PATH = 4096  # bytes, of Linux and most others
 _ROOTS = ("raw", "preprocessed", "results")
 _NNUNET = {
     "--npz": "--uncertainty",
@@ -155,10 +155,10 @@ class CommandParser(argparse.ArgumentParser):
         """Refuse what no file can be called before anything is done."""
         for word in given:
             path = os.fsencode(word)
-            if len(path) >= _LONGEST_PATH or max(map(len, path.split(b"/"))) > _LONGEST_NAME:
+            if len(path) >= _LONGEST_PATH or max(map(len, path.split(b"/"))) > LONGEST_NAME:
                 self.error(f"{word[:40]}...: {len(path)} bytes are too long for a path")
             if printable(word) != word:
-                self.error(f"{printable(word)}: the name is not UTF-8; rename it")
+                self.error(f"{printable(word)}: control characters, or bytes that are not UTF-8")
 
 
 def new_parser(description: str, epilog: str | None = None) -> CommandParser:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from typing import Any
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from gdmnet import codec
 from gdmnet.cluster import rank_from_environment
@@ -18,11 +20,14 @@ from gdmnet.commands.terminal import (
     new_parser,
     roots_from,
 )
-from gdmnet.errors import SettingError
-from gdmnet.folders import SUMMARY_JSON
+from gdmnet.errors import GdmnetError, SettingError
+from gdmnet.folders import SUMMARY_JSON, finished_folds, fold_folder
 from gdmnet.objectives.options import BridgeOptions, GdmOptions, RegressionOptions, parse_option
 from gdmnet.settings import add_settings, given_settings, setting_names
 from gdmnet.training.settings import TrainingSettings
+
+if TYPE_CHECKING:
+    from gdmnet.metrics.summary import Summary
 
 _EPILOG = """examples:
   gdm_train 501 3d_fullres
@@ -100,10 +105,9 @@ def _train(args: argparse.Namespace, settings: TrainingSettings) -> int:
         folder, rank = train_fold(*where, settings), rank_from_environment()
         if rank is None or rank.rank == 0:
             print(f"finished: {folder}")
-            report = folder / REPORT_HTML
-            if (folder / SUMMARY_JSON).is_file() and not report.is_file():
+            if (folder / SUMMARY_JSON).is_file():
                 raw = where[3].raw / folder.parent.parent.name
-                print(f"report: {report_validation(folder, raw, shlex.join(sys.argv))}")
+                _report([folder], raw, folder / REPORT_HTML)
     return 0
 
 
@@ -114,12 +118,24 @@ def _train_all(args: argparse.Namespace, settings: TrainingSettings) -> int:
 
     if args.encoder_only or args.fold is not None:
         raise SettingError("--encoder-only and -f need the configuration, too: gdm_train 501 NAME")
-    model, summary = train_study(args.dataset, roots_from(args), settings)
+    roots = roots_from(args)
+    model, summary = train_study(args.dataset, roots, settings)
     rank = rank_from_environment()
     if rank is None or rank.rank == 0:
         print("\n".join(table(summary)))
+        folds = [fold_folder(model, fold) for fold in finished_folds(model) if fold.isdecimal()]
+        _report(folds, roots.raw / model.parent.name, model / REPORT_HTML, summary)
         print(f"finished: {model}\npredict with: gdm_predict -i in/ -o out/ -m {model}")
     return 0
+
+
+def _report(folds: Sequence[Path], raw: Path, output: Path, summary: Summary | None = None) -> None:
+    """Write a validation's report; the training is finished without it, too."""
+    try:
+        report_validation(folds, raw, output, shlex.join(sys.argv), summary)
+        print(f"report: {output}")
+    except GdmnetError as problem:
+        print(f"no report: {problem}", file=sys.stderr)
 
 
 def _option(text: str) -> tuple[str, Any]:

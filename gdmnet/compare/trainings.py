@@ -242,7 +242,7 @@ def _predict(trainings: ComparedTrainings, method: Method) -> None:
             if not (path.exists() and case.identifier in costs):
                 path.unlink(missing_ok=True)
                 costs[case.identifier] = _predict_case(translator, case, output)
-                codec.save(costs, output / COSTS_JSON)
+                codec.save(costs, output / COSTS_JSON, private=True)
 
 
 def _predict_case(translator: Translator, case: CaseFiles, output: Path) -> CaseCosts:

@@ -109,6 +109,7 @@ class CaseRecord:
         target: the target's normalisation with this case's own numbers (a dataset-level scheme
             gives the plan's); None where the case has no target.
         digests: of the raw files that a training case was prepared from, `CaseFiles.digests`.
+        decided_by: SHA-256 of what in the configuration decides a training case.
     """
 
     identifier: str
@@ -119,6 +120,7 @@ class CaseRecord:
     mask_rule: str
     target: Normalisation | None
     digests: dict[str, str] = field(default_factory=dict)
+    decided_by: str = ""
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from gdmnet.errors import DatasetError
-from gdmnet.files import printable
+from gdmnet.files import LONGEST_NAME, printable
 
 FORMATS = (".nii.gz", ".nii", ".nrrd", ".mha")
 """File endings that can be read and written."""
@@ -17,7 +18,7 @@ _FOREIGN = (
     *(".dcm", ".ima", ".tif", ".tiff"),
 )
 """Endings of images that are not read; where others lie, they are not passed over in silence."""
-_CHANNEL = re.compile(r"(.+)_(\d{4})")
+_CHANNEL = re.compile(r"(.+)_(\d{4})", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -127,8 +128,7 @@ def iterate_images(folder: Path) -> Iterator[tuple[str, str, Path]]:
     """Name without ending, ending and path of each image file, sorted; hidden ones are left out."""
     for path in _visible(folder):
         if path.name.lower().endswith(FORMATS) and _why_not(path) is None:
-            ending = ending_of(path)
-            yield path.name[: -len(ending)], ending, path
+            yield stem_of(path), ending_of(path), path
 
 
 def stray_images(folder: Path) -> Iterator[tuple[str, Path, str]]:
@@ -147,7 +147,9 @@ def _visible(folder: Path) -> list[Path]:
 def _why_not(path: Path) -> str | None:
     """Why an entry of a folder is no image that can be read, and what to do."""
     if path.name != printable(path.name):
-        return "the name is not UTF-8; rename it"
+        return "the name has control characters, or bytes that are not UTF-8; rename it"
+    if len(os.fsencode(path.name)) > LONGEST_NAME:
+        return f"the name is longer than {LONGEST_NAME} bytes; shorten it"
     if path.name.lower().endswith(_FOREIGN):
         return f"this format is not read; convert it to {FORMATS[0]}, or move it away"
     if path.is_symlink() and not path.exists():
@@ -186,3 +188,12 @@ def ending_of(path: Path) -> str:
         if path.name.lower().endswith(ending):
             return ending
     raise DatasetError(f"{printable(path)}: unknown file ending; known are {', '.join(FORMATS)}")
+
+
+def stem_of(path: Path) -> str:
+    """The name of an image file without its ending.
+
+    Raises:
+        DatasetError: the ending is not one of an image.
+    """
+    return path.name[: -len(ending_of(path))]

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from gdmnet.codec import read_json
 from gdmnet.data.case import Series
 from gdmnet.data.case_files import images_by_case, iterate_images
-from gdmnet.data.dicom import case_name, find_series, frame_name, holds_dicom, read_series
+from gdmnet.data.dicom import (
+    Tree,
+    case_name,
+    find_series,
+    frame_name,
+    grid_of,
+    holds_dicom,
+    read_series,
+)
+from gdmnet.data.dicom_objects import registered_geometry, registration_between
 from gdmnet.data.regrid import regrid, share_inside
 from gdmnet.data.volume import read_geometry, write_volume
 from gdmnet.errors import DatasetError
@@ -27,8 +37,9 @@ def partner_folders(
     """Folders of images instead of those of DICOM series, for as long as the block lasts.
 
     predictions.json names the series of each case by hashes. A case's sources are the series of
-    these names; its reference is the CT of the same frame of reference, or the only other series
-    of it. Both are resampled onto the prediction's grid where theirs is another.
+    these names; its reference is the one CT of the same frame of reference; where there is none,
+    one that a REG object beside the source links to it. Both are resampled onto the prediction's
+    grid where theirs is another.
 
     Args:
         predictions: folder of the predictions, with their predictions.json.
@@ -51,7 +62,7 @@ def partner_folders(
             if folder is None or not _is_tree(folder):
                 converted.append(folder)
                 continue
-            found, recorded = find_series(folder, untilt=True).series, _recorded_series(predictions)
+            found, recorded = find_series(folder, untilt=True), _recorded_series(predictions)
             for case, path in images_by_case(predictions).items():
                 if case not in recorded:
                     raise DatasetError(
@@ -82,26 +93,41 @@ def _recorded_series(predictions: Path) -> dict[str, list[dict[str, str]]]:
     return found
 
 
-def _sources_of(found: Iterable[Series], recorded: list[dict[str, str]]) -> list[Series]:
-    by_name = {case_name(series): series for series in found}
+def _sources_of(found: Tree, recorded: list[dict[str, str]]) -> list[Series]:
+    by_name = {case_name(series): series for series in found.series}
     for series in recorded:
         if series["name"] not in by_name:
             raise DatasetError(f"its source {series['description']} is not here")
     return [by_name[series["name"]] for series in recorded]
 
 
-def _reference_of(found: Iterable[Series], recorded: list[dict[str, str]]) -> list[Series]:
-    names, frame = {series["name"] for series in recorded}, recorded[0]["frame"]
-    same = [s for s in found if frame_name(s) == frame and case_name(s) not in names]
-    fitting = [series for series in same if series.modality == "CT"] or same
+def _reference_of(found: Tree, recorded: list[dict[str, str]]) -> list[Series]:
+    name, frame = recorded[0]["name"], recorded[0]["frame"]
+    scans = [s for s in found.series if s.modality == "CT" and case_name(s) != name]
+    fitting = [series for series in scans if frame_name(series) == frame]
+    for source in found.series:
+        if case_name(source) == name and not fitting:
+            moved = (_registered(series, source, found.objects["REG"]) for series in scans)
+            fitting = [series for series in moved if series is not None]
     if len(fitting) == 1:
         return fitting
     listed = ", ".join(f"{series.label} in {series.folder}" for series in fitting)
     raise DatasetError(
-        f"{len(fitting)} series in its frame of reference may be the reference ({listed}); keep one"
+        f"{len(fitting)} CTs in its frame of reference may be the reference ({listed}); keep one"
         if fitting
-        else "no other series lies in its frame of reference; give the reference as an image"
+        else "no CT lies in its frame of reference, and no REG object beside its source links one;"
+        " give the reference as an image"
     )
+
+
+def _registered(series: Series, source: Series, files: Sequence[Path]) -> Series | None:
+    """A series at its place in the source's frame of reference, if a registration says so."""
+    matrix = registration_between(files, series, source)
+    if matrix is None:
+        return None
+    said = f"{series.description}, registered by a REG object,"
+    geometry = registered_geometry(grid_of(series), matrix)
+    return replace(series, geometry=geometry, description=said)
 
 
 def _names(role: str, case: str, n_channels: int) -> list[str]:

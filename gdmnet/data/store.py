@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
-import shutil
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,30 +128,17 @@ def save_case(folder: Path, case: Case, patch_size: Shape) -> None:
         np.savez(aside / _INDEX, **index)  # whose entries have checksums of their own
 
 
-def remove_case(folder: Path, identifier: str) -> None:
-    """Remove a stored case, if it is there; its record goes first, so that no half stays."""
-    (folder / identifier / CASE_JSON).unlink(missing_ok=True)
-    if (folder / identifier).is_dir():
-        shutil.rmtree(folder / identifier)
-
-
 def is_stored(folder: Path, identifier: str) -> bool:
     """True for a finished case."""
     return (folder / identifier / CASE_JSON).is_file()
 
 
-def stored_digests(folder: Path, identifier: str) -> dict[str, str] | None:
-    """The digests of the raw files that a finished case was prepared from; None if it is not."""
+def stored_record(folder: Path, identifier: str) -> CaseRecord | None:
+    """The record of a finished case; None if it is missing, damaged or of another version."""
     try:
-        return codec.load(CaseRecord, folder / identifier / CASE_JSON).digests
-    except PlanError:  # missing, damaged or of another version
+        return codec.load(CaseRecord, folder / identifier / CASE_JSON)
+    except PlanError:
         return None
-
-
-def stored_identifiers(folder: Path) -> list[str]:
-    """Names of the finished cases of a folder, sorted."""
-    found = (path.parent.name for path in folder.glob(f"*/{CASE_JSON}"))
-    return sorted(name for name in found if not name.startswith("."))
 
 
 def open_case(folder: Path, identifier: str) -> StoredCase:

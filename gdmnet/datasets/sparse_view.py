@@ -14,7 +14,7 @@ import numpy as np
 from gdmnet import __version__, codec
 from gdmnet.codec import read_json
 from gdmnet.data.case import CaseFiles, Series, Volume
-from gdmnet.data.case_files import FORMATS, ending_of
+from gdmnet.data.case_files import FORMATS, stem_of
 from gdmnet.data.dicom import case_name, find_series, grid_of
 from gdmnet.data.hounsfield import why_not_hounsfield
 from gdmnet.data.raw import Description, files_to_write, write_description
@@ -225,9 +225,9 @@ def find_ct_volumes(folder: Path, *, untilt: bool = False) -> list[CtVolume]:
     found: dict[str, CtVolume] = {}
     for path in sorted(folder.rglob("*")):
         is_hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if is_hidden or not path.name.endswith(FORMATS):
+        if is_hidden or not path.name.lower().endswith(FORMATS):
             continue
-        name = path.name.removesuffix(ending_of(path)).removesuffix("_0000")
+        name = stem_of(path).removesuffix("_0000")
         if name in found:
             raise DatasetError(f"{path}: the case {name} is there twice; rename one of the two")
         found[name] = CtVolume(name, path)

@@ -39,6 +39,6 @@ class NumbersModule(nn.Module):
 
 def on_device(values: Tensor, device: torch.device) -> Tensor:
     """A CPU tensor on a device, in the order of its work: the host goes on at once."""
-    if device.type == "cuda":
+    if device.type == "cuda" and values.numel() > 0:
         values = values.pin_memory()
     return values.to(device, non_blocking=True)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gdmnet.data.case import CaseFiles
-from gdmnet.data.case_files import ending_of, iterate_images
+from gdmnet.data.case_files import ending_of, iterate_images, stem_of
 from gdmnet.data.dicom import holds_dicom, series_sha256
 from gdmnet.data.raw import input_cases
 from gdmnet.errors import DatasetError
@@ -34,7 +34,7 @@ def find_cases(
                 f"{inputs}: the model needs {n_channels} channels"
                 f" ({', '.join(plan.channel_names)}); give a folder with one file a channel"
             )
-        name = inputs.name.removesuffix(ending).removesuffix("_0000")
+        name = stem_of(inputs).removesuffix("_0000")
         return [CaseFiles(name, (inputs,))]
     images = iterate_images(inputs) if inputs.is_dir() else ()
     endings = {ending for _, ending, _ in images}

@@ -135,7 +135,7 @@ def _with_weights(generator: nn.Module, path: Path, realism: float) -> nn.Module
         )
     try:
         generator.load_state_dict(between(state.get("twin", {}), state["ema"], realism))
-    except (RuntimeError, TypeError):
+    except (RuntimeError, TypeError, KeyError, AttributeError):
         raise CheckpointError(
             f"{path}: its weights do not fit the network of {PLAN_JSON}; the two are from"
             " different trainings, copy the whole model folder again"

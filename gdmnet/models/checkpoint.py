@@ -81,8 +81,8 @@ def load(path: Path) -> dict[str, Any]:
             f"{path}: not a checkpoint of this version of gdmnet; train again, or use the version"
             " that wrote it"
         )
-    epoch = state.get("epoch")
-    if type(epoch) is not int or epoch < 0 or not isinstance(state["ema"], dict):
+    epoch, weights = state.get("epoch"), (state["ema"], state.get("twin", {}))
+    if type(epoch) is not int or epoch < 0 or not all(isinstance(w, dict) for w in weights):
         raise CheckpointError(_damaged(path, "no weights, or no number of epochs"))
     return state
 

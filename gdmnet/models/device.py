@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import platform
+from functools import cache
 
 import numpy as np
 import torch
 
 from gdmnet import __version__
 from gdmnet.errors import DeviceError
-from gdmnet.models.precision import cpu_has_bf16
+from gdmnet.models.precision import PRECISIONS, choose, cpu_has_bf16
+
+_HALF_ERROR = 0.02  # of a convolution in bf16: it rounds by some .4 %
+_FIRST_ODD_CUDNN, _MENDED_CUDNN = 90800, 91500
+_log = logging.getLogger(__name__)
 
 
 def find_device(name: str = "auto") -> torch.device:
@@ -19,7 +25,7 @@ def find_device(name: str = "auto") -> torch.device:
         DeviceError: no such device on this machine.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -33,9 +39,8 @@ def find_device(name: str = "auto") -> torch.device:
                 f"--device {name}: this machine has {n_devices} usable CUDA devices; use --device"
                 " cpu or install a torch build for its GPU"
             )
-    elif device.type == "mps" and not torch.backends.mps.is_available():
-        raise DeviceError("--device mps: not available on this machine; use --device cpu")
-    elif device.type not in ("cpu", "mps"):
+        check_convolutions(device)
+    elif device.type != "cpu":
         raise DeviceError(f"--device {name}: not supported; use auto, cpu, cuda or cuda:1")
     return device
 
@@ -56,16 +61,41 @@ def describe_devices() -> dict[str, str]:
         device = torch.device("cuda", index)
         name = torch.cuda.get_device_properties(device).name
         found[str(device)] = f"{name}, {memory_gb(device):.0f} GB"
-    if torch.backends.mps.is_available():
-        found["mps"] = "Apple GPU"
     return found
+
+
+@cache
+def check_convolutions(device: torch.device) -> None:
+    """Warn in one line where a device's 3D convolutions in half precision are wrong or slow.
+
+    PyTorch's own issues say so of cuDNN 9.8 to 9.14; one small convolution is computed in float32,
+    too. Once a process and device.
+    """
+    half = PRECISIONS[choose("auto", device)]
+    rng = torch.Generator().manual_seed(0)
+    shapes = ((1, 32, 24, 32, 32), (32, 32, 3, 3, 3))
+    x, weight = (torch.randn(*shape, generator=rng).to(device) for shape in shapes)
+    exact = torch.conv3d(x, weight, padding=1)
+    found = torch.conv3d(x.to(half), weight.to(half), padding=1).float()
+    error = float((found - exact).norm() / exact.norm())
+    version = torch.backends.cudnn.version() or 0
+    if error > _HALF_ERROR or _FIRST_ODD_CUDNN <= version < _MENDED_CUDNN:
+        _log.warning(
+            "warning: cuDNN %s is known to compute 3D convolutions in half precision wrongly or"
+            " slowly (here %.2g of an error in one); install another: pip install -U"
+            " 'nvidia-cudnn-cu12>=9.15', or use --precision fp32",
+            version,
+            error,
+        )
 
 
 def versions() -> dict[str, str]:
     """Versions that a run or a prediction writes down."""
+    cudnn = torch.backends.cudnn.version()
     return {
         "gdmnet": __version__,
         "python": platform.python_version(),
         "torch": str(torch.__version__),
         "numpy": np.__version__,
+        **({} if cudnn is None else {"cudnn": str(cudnn)}),
     }

@@ -21,9 +21,9 @@ from gdmnet.plan import Architecture
 _GIB = 2**30
 _STATE_BYTES = 16  # of a parameter: weight, two moments, average, all float32
 MAP_BYTES = {
-    "regression": 5.2,
-    "gan": 5.9,
-    "gdm": 5.95,
+    "regression": 5.1,
+    "gan": 5.95,
+    "gdm": 5.75,
     "flow": 6.0,
     "bridge": 6.0,
     "diffusion": 6.0,

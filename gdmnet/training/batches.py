@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from gdmnet.arrays.normalise import background_value
@@ -26,6 +28,7 @@ from gdmnet.plan import Configuration
 from gdmnet.training import augment as augmentation
 
 _SAMPLE, _INTENSITY, _ORDER = 0, 1, 2  # separate streams of random numbers
+_SHARED_MEMORY = "/dev/shm"  # of Linux, where workers are
 MR_LIKE = ("zscore", "percentiles")  # the other schemes keep numbers that mean something
 
 
@@ -175,7 +178,13 @@ def read_patch(array: Any, start: Shape, size: Shape, fill: float | Sequence[flo
 
 
 def prefetched(
-    batches: Batches, epoch: int, steps: range, n_workers: int = 0, rank: int = 0
+    batches: Batches,
+    epoch: int,
+    steps: range,
+    n_workers: int = 0,
+    rank: int = 0,
+    *,
+    pinned: bool = False,
 ) -> Generator[Batch, None, None]:
     """The batches of some steps of an epoch, in order; workers only change how fast they come.
 
@@ -186,6 +195,7 @@ def prefetched(
         n_workers: processes that prepare batches ahead; 0 makes them in this process, and so
             does every system but Linux (memory-mapped cases reach a worker only by a fork).
         rank: of this process in a distributed training.
+        pinned: put what workers make into memory that a CUDA device copies without the host.
 
     Raises:
         TrainingError: a worker process died.
@@ -195,17 +205,18 @@ def prefetched(
             yield batches.batch(epoch, step, rank)
         return
     loader: DataLoader = DataLoader(
-        _Steps(batches, epoch, steps, rank),
+        _Steps(batches, epoch, steps, rank, n_workers),
         batch_size=None,
         num_workers=n_workers,
         collate_fn=lambda arrays: arrays,
+        pin_memory=pinned,
         worker_init_fn=partial(_end_with, os.getpid()),
         generator=torch.Generator(),  # else it would draw from the global one
         multiprocessing_context="fork",
     )
     try:
         for arrays in loader:
-            yield Batch(*(torch.from_numpy(array) for array in arrays))
+            yield Batch(*(torch.as_tensor(array) for array in arrays))
     except RuntimeError as error:
         if not str(error).startswith("DataLoader worker"):
             raise
@@ -216,17 +227,25 @@ def prefetched(
 
 
 class _Steps(Dataset):
-    """Steps of one epoch as numpy arrays: those need no shared memory to leave a worker."""
+    """Steps of one epoch: tensors go through shared memory, arrays, where it is full, by a pipe."""
 
-    def __init__(self, batches: Batches, epoch: int, steps: range, rank: int) -> None:
+    def __init__(
+        self, batches: Batches, epoch: int, steps: range, rank: int, n_workers: int
+    ) -> None:
         self.batches, self.epoch, self.steps, self.rank = batches, epoch, steps, rank
+        self.n_workers = n_workers
 
     def __len__(self) -> int:
         return len(self.steps)
 
-    def __getitem__(self, index: int) -> tuple[NDArray, NDArray, NDArray]:
+    def __getitem__(self, index: int) -> tuple[NDArray | Tensor, ...]:
         batch = self.batches.batch(self.epoch, self.steps[index], self.rank)
-        return batch.source.numpy(), batch.target.numpy(), batch.mask.numpy()
+        parts = (batch.source, batch.target, batch.mask)
+        n_bytes = sum(part.numel() * part.element_size() for part in parts)
+        # A full /dev/shm kills a process; each worker may have three batches on their way.
+        if shutil.disk_usage(_SHARED_MEMORY).free > 2 * 3 * self.n_workers * n_bytes:
+            return parts
+        return tuple(part.numpy() for part in parts)
 
 
 def _end_with(parent: int, _: int) -> None:

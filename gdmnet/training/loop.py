@@ -94,8 +94,12 @@ def _train_epoch(
     steps, epoch_metrics = range(recipe.iterations), log.StepMetrics()
     title = f"epoch {epoch + 1}/{recipe.epochs}"
     hidden = None if process.is_leader else True
+    on_gpu = training.device.type == "cuda"
+    source_of_batches = prefetched(
+        batches, epoch, steps, batches.n_workers, process.rank, pinned=on_gpu
+    )
     with (
-        closing(prefetched(batches, epoch, steps, batches.n_workers, process.rank)) as source,
+        closing(source_of_batches) as source,
         tqdm(source, title, len(steps), disable=hidden, leave=False) as bar,
     ):
         for step, batch in enumerate(bar):

@@ -27,6 +27,7 @@ from gdmnet.objectives.base import Inputs
 from gdmnet.objectives.build import SAMPLED, context_of, generator_of
 from gdmnet.objectives.options import needs_encoder, read_objective_options
 from gdmnet.plan import Configuration, Fingerprint, Plan, Recipe, Run
+from gdmnet.preprocessing import preparation_sha256
 from gdmnet.training import log
 from gdmnet.training.batches import Batches
 from gdmnet.training.distributed import devices_here, require_devices, this_process
@@ -72,17 +73,19 @@ class FoldTraining:
         """The prepared training and validation cases.
 
         Raises:
-            DatasetError: one is missing, damaged, or older than the raw files of the plan.
+            DatasetError: one is missing, damaged, or made of other files or by another plan.
         """
-        fingerprint = self.fingerprint()
+        fingerprint, decided_by = self.fingerprint(), preparation_sha256(self.configuration)
         known = {} if fingerprint is None else {c.identifier: c.digests for c in fingerprint.cases}
 
         def opened(identifier: str) -> StoredCase:
             case = open_case(self.dataset / self.configuration.name, identifier)
-            if known.get(identifier, case.record.digests) != case.record.digests:
+            is_same = case.record.digests == known.get(identifier, case.record.digests)
+            if not is_same or case.record.decided_by not in ("", decided_by):
+                what = "by another plan" if is_same else "from other raw files than the plan's"
                 raise DatasetError(
-                    f"case {identifier}: {self.configuration.name} was prepared from other raw"
-                    " files than the plan was made from; run gdm_plan_and_preprocess again"
+                    f"case {identifier}: {self.configuration.name} was prepared {what}; run"
+                    " gdm_plan_and_preprocess again"
                 )
             return case
 

@@ -91,6 +91,7 @@ def pooled(folds: Sequence[Path]) -> Summary:
         {case: values for part in parts for case, values in part.cases.items()},
         units=parts[0].units,
         mask="; ".join(masks),
+        match_intensity=parts[0].match_intensity,
         note="; ".join([f"cross-validation of {len(parts)} folds", *notes]),
     )
 

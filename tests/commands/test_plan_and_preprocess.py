@@ -7,7 +7,7 @@ import pytest
 from arguments import roots
 
 from gdmnet import files
-from gdmnet.commands import plan_and_preprocess
+from gdmnet.commands import plan_and_preprocess, train
 from gdmnet.data.case import Volume
 from gdmnet.data.store import open_case
 from gdmnet.data.volume import read_volume, write_volume
@@ -121,6 +121,17 @@ def test_a_corrected_raw_file_is_prepared_anew(raw_home, capsys):
     raw.write_bytes(good)
     assert plan(raw_home, "--replan") == 0
     np.testing.assert_array_equal(target_of(raw_home, "phantom_02"), right)
+
+
+def test_a_plan_that_has_changed_since_is_not_trained_on(raw_home, capsys):
+    assert plan(raw_home) == 0
+    path = raw_home / "preprocessed" / DATASET / "plan.json"
+    data = json.loads(path.read_text())
+    data["configurations"]["3d_fullres"]["spacing"][0] *= 1.01
+    path.write_text(json.dumps(data))
+    words = ["999", "3d_fullres", "--objective", "regression", "--epochs", "1"]
+    assert train.main([*words, *roots(raw_home)[1:]]) == 2
+    assert "was prepared by another plan; run gdm_plan_and_preprocess" in capsys.readouterr().err
 
 
 def test_an_added_mask_is_prepared_with(raw_home, capsys):

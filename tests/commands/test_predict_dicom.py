@@ -13,7 +13,15 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
-from dicoms import SAGITTAL, make_other, make_structures, save, turned, write_series
+from dicoms import (
+    SAGITTAL,
+    make_other,
+    make_registration,
+    make_structures,
+    save,
+    turned,
+    write_series,
+)
 
 from gdmnet import codec, folders
 from gdmnet.commands import evaluate, report
@@ -251,6 +259,25 @@ def test_predictions_are_judged_against_the_trees_they_come_from(place, capsys):
     assert f"MR t1 vibe in {one / 'mr'}" in page
 
 
+def test_a_reference_of_another_scanner_is_registered(place, models, capsys):
+    one, out = place / "in/one", place / "out"
+    assert call(place, "-i", str(one)) == 0
+    matrix = np.eye(4)
+    matrix[:3, :3], matrix[:3, 3] = turned(5.0, 4.0), (80.0, -30.0, 12.0)
+    shutil.rmtree(one / "ct")
+    write_scan(one / "t2", models, SeriesDescription="T2 space")  # no reference of a CT
+    origin = matrix[:3, :3] @ (-20.0, -15.5, 40.25) + matrix[:3, 3]
+    there = {"direction": matrix[:3, :3], "origin": origin, "spacing": (2.0, 1.0, 1.0)}
+    write_scan(one / "ct", models, Modality="CT", FrameOfReferenceUID="1.2.3", **there)
+    assert evaluate.main(["-p", str(out), "-r", str(one), "-np", "1"]) == 2
+    assert "no REG object beside its source links one" in capsys.readouterr().err
+    frames = {"1.2.3": np.eye(4), "1.2.826.0.1.3680043.9999.2000": matrix}
+    save(one / "reg", make_registration(frames))
+    assert evaluate.main(["-p", str(out), "-r", str(one), "-np", "1"]) == 0
+    (values,) = json.loads((out / "summary.json").read_text())["cases"].values()
+    assert values["bias"] == pytest.approx(50, abs=3)  # the model adds 50 HU to the same voxels
+
+
 def moved_ct(one, prediction):
     grid = read_volume(prediction).geometry
     return regrid(read_series(only_series(one / "ct")), grid, fill=-1024.0)
@@ -261,11 +288,11 @@ def test_a_reference_that_cannot_be_told_is_refused(place, models, capsys):
     assert call(place, "-i", str(one)) == 0
     write_scan(one / "ct2", models, Modality="CT", SeriesDescription="later")
     assert evaluate.main(["-p", str(out), "-r", str(one)]) == 2
-    assert "2 series in its frame of reference may be the reference (CT planning" in (
+    assert "2 CTs in its frame of reference may be the reference (CT planning" in (
         capsys.readouterr().err
     )
     assert evaluate.main(["-p", str(out), "-r", str(place / "in/two")]) == 2
-    assert "no other series lies in its frame of reference" in capsys.readouterr().err
+    assert "no CT lies in its frame of reference" in capsys.readouterr().err
     assert report.main(["-p", str(out), "-s", str(place / "in/two")]) == 2
     assert "its source MR t1 vibe is not here" in capsys.readouterr().err
     (out / "predictions.json").unlink()

@@ -91,7 +91,7 @@ def test_a_split_is_followed(home):
     [
         (["--test-fraction", "1.5"], "--test-fraction 1.5"),
         (["--name", "a/b"], "'a/b' is no name for a dataset: use letters"),
-        (["--name", "x" * 300], "use letters, digits and _ - . +, at most 100"),
+        (["--name", "x" * 150], "use letters, digits and _ - . +, at most 100"),
         (["--views", "5", "--arc", "500"], "arc must be above 0 and at most 360"),
         (["--geometry", "fan", "--source-distance", "50"], "--source-distance"),
         (["--split", "none.json"], "none.json: file not found"),

@@ -123,8 +123,12 @@ def test_a_signal_that_arrives_while_an_object_is_collected_is_not_lost():
     ("word", "said"),
     [
         ("x/" * 2500, "5000 bytes are too long for a path"),
+        ("a\nb", "a\\nb: control characters"),
         ("/tmp/" + "n" * 300, "305 bytes are too long for a path"),
-        (os.fsdecode(b"M\xfcller"), "M\\udcfcller: the name is not UTF-8; rename it"),
+        (
+            os.fsdecode(b"M\xfcller"),
+            "M\\udcfcller: control characters, or bytes that are not UTF-8",
+        ),
     ],
 )
 def test_what_no_file_can_be_called_is_refused_at_once(word, said, capsys):

@@ -144,6 +144,8 @@ def test_a_report_of_a_fold_takes_no_folders_beside(trained, capsys):
     where = ["--raw", str(trained / "raw"), "--results", str(trained / "results")]
     assert report.main(["999", "-r", "x", *where]) == 2
     assert "give their folder by -p" in capsys.readouterr().err
+    assert report.main(["999", "-p", "x", *where]) == 2
+    assert "leave 999 out" in capsys.readouterr().err
     assert report.main(["999", "3d_fullres", "3", *where]) == 2
     assert "fold 3 is not trained" in capsys.readouterr().err
 

@@ -210,6 +210,7 @@ def test_what_looks_like_an_image_is_never_passed_over_in_silence(dataset):
     (images / "c_0000.nii.gz").symlink_to("/nowhere/c.nii.gz")
     os.mkfifo(images / "p_0000.nii.gz")
     (images / os.fsdecode(b"M\xfcller_0000.nii.gz")).touch()
+    _touch(images, "a\nb_0000.nii.gz", f"{'n' * 230}_0000.nii.gz")
     complaints = _complaints_about(dataset)
     assert "a link to a file that is not there" in complaints["c", "imagesTr/c_0000.nii.gz"]
     assert "is not read; convert it to .nii.gz" in complaints["e", "imagesTr/e_0000.hdr"]
@@ -217,7 +218,9 @@ def test_what_looks_like_an_image_is_never_passed_over_in_silence(dataset):
     assert "is no file" in complaints["p", "imagesTr/p_0000.nii.gz"]
     name = "M\\udcfcller_0000.nii.gz"
     assert "not UTF-8; rename it" in complaints["M\\udcfcller", f"imagesTr/{name}"]
-    assert len(complaints) == 6
+    assert "control characters" in complaints["a\\nb", "imagesTr/a\\nb_0000.nii.gz"]
+    assert "shorten it" in complaints["n" * 230, f"imagesTr/{'n' * 230}_0000.nii.gz"]
+    assert len(complaints) == 8
 
 
 def test_a_name_in_two_unicode_forms_is_named_as_such(dataset):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
+from pathlib import Path
+
 import pytest
 from fakecuda import fake_cuda
 
-from gdmnet.planning.memory import device_gb_for, step_gb
-
 pytestmark = pytest.mark.fakecuda
 
+SCRIPTS = Path(__file__).resolve().parents[2] / "documentation" / "benchmarks"
 CUBE = (3, 3, 3)
 SMALL = {
     "patch": (64, 64, 64),
@@ -41,16 +43,15 @@ def test_no_step_waits_for_many_numbers_or_launches_many_kernels(library, tmp_pa
     assert found["gdm"]["kernels"] - plain <= 780
 
 
-def test_no_plan_takes_more_than_predicted_or_than_its_device_has(library, tmp_path):
-    rows = [("pelvis", 8.0, "gdm", True), ("brain", 24.0, "regression", False)]
-    plans = [fake_cuda.planned(patient, memory) for patient, memory, *_ in rows]
-    jobs = [
-        fake_cuda.job(plan, name, **({"realism_dial": True} if twin else {}))
-        for plan, (*_, name, twin) in zip(plans, rows, strict=True)
-    ]
-    found = fake_cuda.run_steps(library, jobs, tmp_path)
-    for plan, (_, memory, name, twin), step in zip(plans, rows, found, strict=True):
-        size = (plan.architecture, plan.patch_size, plan.batch_size)
-        peak = step["peak"] / 2**30
-        assert step_gb(*size, name, twin=twin) == pytest.approx(peak, rel=0.1)
-        assert device_gb_for(peak) <= memory
+def test_no_plan_takes_more_than_predicted_or_than_its_device_has(library, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(SCRIPTS)
+    script = importlib.import_module("simulated_memory")
+    asked = ["--patients", "pelvis", "brain", "--memory", "8", "--trainings", "gdm, dial"]
+    assert script.main([*asked, "-o", str(tmp_path / "table.md")]) == 0
+    _, _, *rows = (tmp_path / "table.md").read_text("utf-8").splitlines()
+    cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+    assert [cell[0] for cell in cells] == ["pelvis", "brain"]
+    for _, memory, *_, predicted, simulated, error, device in cells:
+        assert float(predicted) == pytest.approx(float(simulated), rel=0.1)
+        assert abs(float(error.rstrip("%"))) < 10
+        assert float(device) <= float(memory)

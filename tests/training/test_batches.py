@@ -2,6 +2,7 @@ import dataclasses
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -237,6 +238,13 @@ def test_prefetched_batches_are_the_same_and_in_order(augmented, n_workers):
     for step, batch in zip(steps, prefetched(augmented, 1, steps, n_workers), strict=True):
         assert isinstance(batch, Batch)
         assert _equal(batch, augmented.batch(1, step))
+
+
+def test_batches_come_by_a_pipe_where_shared_memory_is_full(augmented, monkeypatch):
+    usage = shutil.disk_usage("/")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=0))
+    for step, batch in enumerate(prefetched(augmented, 0, range(3), 1)):
+        assert _equal(batch, augmented.batch(0, step))
 
 
 def test_workers_do_not_change_the_global_random_state(augmented):

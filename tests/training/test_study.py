@@ -47,6 +47,10 @@ def test_all_folds_are_trained_whatever_stops_it_and_pooled(home, monkeypatch, c
     each = [case["mae"] for fold in folds for case in fold["cases"].values()]
     assert pooled["aggregate"]["mae"]["mean"] == pytest.approx(np.mean(each))
     assert pooled["note"] == "cross-validation of 3 folds"
+    page = (model_of(home) / "report.html").read_text(encoding="utf-8")
+    assert all(f'class="open">{case}<' in page for case in pooled["cases"])
+    assert f"<td>{np.mean(each):.4g}" in page
+    assert "Validation of regression__3d_fullres, fold_0, fold_1, fold_2" in page
     images = home / "raw/Dataset999_Phantom/imagesTs"
     arguments = ["-i", str(images), "-o", str(home / "out"), "--device", "cpu"]
     assert predict.main([*arguments, *roots(home)[2:]]) == 0
