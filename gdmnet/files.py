@@ -130,7 +130,10 @@ def set_aside(path: Path) -> Iterator[None]:
             _remove(path)
         before.rename(path)
         raise
-    _remove(before)
+    try:
+        _remove(before)
+    finally:  # a signal may have stopped it half-way
+        shutil.rmtree(before, ignore_errors=True)
 
 
 def sweep(folder: Path, *, only: str | None = None) -> None:

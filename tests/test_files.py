@@ -188,3 +188,17 @@ def test_an_owner_leaves_alone_what_others_may_be_making_beside_it(tmp_path):
         (left,) = (p for p in tmp_path.iterdir() if p.name.startswith(".b."))
     with files.lock(tmp_path / "b"):
         assert not left.exists()
+
+
+def test_a_signal_while_the_old_folder_is_removed_leaves_nothing_of_it(tmp_path, monkeypatch):
+    for name in ("there", "new"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).write_text("weights")
+
+    def stopped(path):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(files, "_remove", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        files.put_in_place(tmp_path / "new", tmp_path / "there")
+    assert [path.name for path in tmp_path.rglob("*")] == ["there", "new"]
