@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
+import logging
 import os
 import re
 import secrets
@@ -18,6 +20,8 @@ from pathlib import Path
 
 from gdmnet.errors import BusyError, OutputError
 
+WAIT_SECONDS = 2.0  # between two looks whether a folder is free
+_log = logging.getLogger(__name__)
 _HOST = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
 _ASIDE = re.compile(r"\.(?P<name>.+)\.(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-[0-9a-f]{8}\.(part|old)")
 LONGEST_NAME = 215  # bytes of a file's name: 255 are possible, and names aside are longer by 40
@@ -196,6 +200,21 @@ def lock(folder: Path) -> Iterator[None]:
         with contextlib.suppress(OSError):
             path.unlink()  # before it is let go: nobody locks a file without a name for long
         os.close(handle)
+
+
+@contextlib.contextmanager
+def lock_when_free(folder: Path) -> Iterator[None]:
+    """Own a folder, as `lock` does, once no other process does; that it waits is logged."""
+    with contextlib.ExitStack() as owned:
+        for attempt in itertools.count():
+            try:
+                owned.enter_context(lock(folder))
+                break
+            except BusyError as problem:
+                if attempt == 0:
+                    _log.info("waiting: %s", problem)
+                time.sleep(WAIT_SECONDS)
+        yield
 
 
 def file_sha256(path: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -111,6 +112,33 @@ def placement_note(geometry: Geometry) -> str | None:
             " the order of the axes are a guess"
         )
     return None
+
+
+def stored_geometry(
+    shape: Sequence[int],
+    spacing: Sequence[float],
+    origin: Sequence[float] | NDArray,
+    direction: NDArray,
+) -> Geometry:
+    """The grid of an array as a file stores it.
+
+    Args:
+        shape: voxels along the stored axes (z, y, x).
+        spacing: mm along them.
+        origin: mm (x, y, z) in LPS of the first voxel.
+        direction: cosines (3, 3), a column each of the stored x, y and z.
+    """
+    cosines = tuple(float(cosine) for cosine in direction.ravel())
+    axes, flips = nearest_lps(cosines)
+    x, y, z = (float(place) for place in origin)
+    return Geometry(
+        shape=(shape[axes[0]], shape[axes[1]], shape[axes[2]]),
+        spacing=(spacing[axes[0]], spacing[axes[1]], spacing[axes[2]]),
+        itk_origin=(x, y, z),
+        itk_direction=cosines,
+        axes=axes,
+        flips=flips,
+    )
 
 
 def nearest_lps(

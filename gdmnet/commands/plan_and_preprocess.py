@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import itertools
 import sys
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -23,7 +20,7 @@ from gdmnet.commands.terminal import (
     new_parser,
     roots_from,
 )
-from gdmnet.errors import BusyError, DatasetError, PlanError
+from gdmnet.errors import DatasetError, PlanError
 from gdmnet.folders import Roots
 from gdmnet.parallel import map_cases
 from gdmnet.plan import BiasCorrection, Configuration, Fingerprint, Plan
@@ -34,8 +31,6 @@ from gdmnet.table import first_names
 if TYPE_CHECKING:
     from gdmnet.data.case import CaseFiles
     from gdmnet.data.raw import Description
-
-_LOOK_SECONDS = 2.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,7 +174,7 @@ def _shared_plan(
             "--replan and --overwrite would undo what the other parts have done: run the command"
             " once without parts"
         )
-    with _in_turn(folder):
+    with files.lock_when_free(folder):
         if not (folder / folders.SPLITS_JSON).is_file():  # what is written last
             return _planned(raw, folder, description, cases, options)
     fingerprint = codec.load(Fingerprint, folder / folders.FINGERPRINT_JSON)
@@ -193,21 +188,6 @@ def _shared_plan(
             f" {first_names(changed, 5)}; run the command once with --replan and without parts"
         )
     return codec.load(Plan, folder / folders.PLAN_JSON), fingerprint
-
-
-@contextlib.contextmanager
-def _in_turn(folder: Path) -> Iterator[None]:
-    """Own a folder as soon as the process that owns it lets go."""
-    with contextlib.ExitStack() as held:
-        for attempt in itertools.count():
-            try:
-                held.enter_context(files.lock(folder))
-                break
-            except BusyError as problem:
-                if attempt == 0:
-                    print(f"waiting: {problem}", file=sys.stderr)
-                time.sleep(_LOOK_SECONDS)
-        yield
 
 
 def _sound_cases(raw: Path, options: PlanOptions) -> tuple[Description, list[CaseFiles]]:

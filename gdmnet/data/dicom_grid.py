@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gdmnet.errors import DatasetError
-from gdmnet.geometry import Geometry, nearest_lps
+from gdmnet.geometry import Geometry, stored_geometry
 
 PASSES = ("AcquisitionNumber", "EchoNumbers", "EchoTime", "KVP", "ImageType")
 """Attributes that tell the acquisitions within one series apart."""
@@ -156,18 +156,7 @@ def _grid(
     direction: NDArray, origin: NDArray, shape: tuple[int, ...], distance: float, first: Slice
 ) -> Geometry:
     """The grid of stored slices, rows and columns with this shape."""
-    cosines = tuple(float(cosine) for cosine in direction.ravel())
-    axes, flips = nearest_lps(cosines)
-    spacing = (distance, *first.spacing)
-    x, y, z = origin.tolist()
-    return Geometry(
-        shape=(shape[axes[0]], shape[axes[1]], shape[axes[2]]),
-        spacing=(spacing[axes[0]], spacing[axes[1]], spacing[axes[2]]),
-        itk_origin=(x, y, z),
-        itk_direction=cosines,
-        axes=axes,
-        flips=flips,
-    )
+    return stored_geometry(shape, (distance, *first.spacing), origin, direction)
 
 
 def _require_alike(slices: Sequence[Slice]) -> None:

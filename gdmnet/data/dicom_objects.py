@@ -15,7 +15,7 @@ from skimage.draw import polygon
 from gdmnet.data.case import Series, Volume
 from gdmnet.data.dicom_file import quiet_pydicom
 from gdmnet.errors import DatasetError
-from gdmnet.geometry import Geometry, nearest_lps, to_lps
+from gdmnet.geometry import Geometry, stored_geometry, to_lps
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -184,18 +184,8 @@ def registered_geometry(old: Geometry, matrix: NDArray) -> Geometry:
         matrix: (4, 4) rigid, of its points into the other frame, in mm.
     """
     direction = matrix[:3, :3] @ np.reshape(old.itk_direction, (3, 3))
-    cosines = tuple(float(cosine) for cosine in direction.ravel())
-    x, y, z = (matrix[:3, :3] @ old.itk_origin + matrix[:3, 3]).tolist()
-    axes, flips = nearest_lps(cosines)
-    shape, spacing = old.stored_shape, old.itk_spacing[::-1]
-    return Geometry(
-        shape=(shape[axes[0]], shape[axes[1]], shape[axes[2]]),
-        spacing=(spacing[axes[0]], spacing[axes[1]], spacing[axes[2]]),
-        itk_origin=(x, y, z),
-        itk_direction=cosines,
-        axes=axes,
-        flips=flips,
-    )
+    origin = matrix[:3, :3] @ old.itk_origin + matrix[:3, 3]
+    return stored_geometry(old.stored_shape, old.itk_spacing[::-1], origin, direction)
 
 
 def _read(path: Path) -> Dataset:

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from gdmnet.errors import DatasetError
-from gdmnet.geometry import SPACINGS, Geometry, nearest_lps
+from gdmnet.geometry import SPACINGS, Geometry, stored_geometry
 
 _FARTHEST = 1e5  # mm from the origin of the patient: 100 m
 _SKEWED = 1e-3  # of the cosine between two axes: less is the rounding of a float32 header
@@ -114,15 +114,7 @@ def make_geometry(
     n_axes = min(3, len(direction))
     cosines[:n_axes, :n_axes] = direction[:n_axes, :n_axes]
     cosines = _at_right_angles(path, cosines)
-    axes, flips = nearest_lps(tuple(cosines.ravel()))
-    return Geometry(
-        shape=(size[2 - axes[0]], size[2 - axes[1]], size[2 - axes[2]]),
-        spacing=(spacing[2 - axes[0]], spacing[2 - axes[1]], spacing[2 - axes[2]]),
-        itk_origin=(float(origin[0]), float(origin[1]), float(origin[2])),
-        itk_direction=tuple(float(cosine) for cosine in cosines.ravel()),
-        axes=axes,
-        flips=flips,
-    )
+    return stored_geometry(size[::-1], spacing[::-1], origin, cosines)
 
 
 def check_size(path: Path, header: ImageHeader, *, is_packed: bool) -> None:

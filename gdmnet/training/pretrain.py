@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
-import itertools
 import json
 import logging
 import math
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +32,7 @@ from gdmnet.encoders.self_supervised import (
     read_file,
     self_encoder,
 )
-from gdmnet.errors import BusyError, CheckpointError
+from gdmnet.errors import CheckpointError
 from gdmnet.geometry import Shape
 from gdmnet.models import checkpoint
 from gdmnet.models.precision import is_safe_in_cpu_bf16
@@ -60,7 +57,6 @@ N_HELD_OUT = 8  # patches of the usefulness gate
 TRAINING, HELD_OUT = 0, 1  # streams of randomness
 PROBE: Shape = (16, 16, 16)  # of the blocks that a case is recognised by
 N_PROBES = 16
-WAIT_SECONDS = 2.0  # for another process that trains the same encoder
 METHOD = 1  # another number makes every cached encoder anew
 
 _log = logging.getLogger(__name__)
@@ -108,7 +104,7 @@ def pretrain_encoder(
     if _is_cached(file, settings):
         _log.info("feature encoder: %s", file)
     else:
-        with _lock_when_free(folder):
+        with files.lock_when_free(folder):
             if not _is_cached(file, settings):  # another process has trained it meanwhile
                 _train(file, settings, cases, configuration, device, precision)
     return self_encoder(configuration.architecture, file=file).to(device)
@@ -141,21 +137,6 @@ def _train(
     report = judge(encoder.cpu(), network[1].cpu(), twin, held_out)
     codec.save(report, file.with_name(REPORT_FILE))
     checkpoint.save(file, {"settings": settings, WEIGHTS: encoder.state_dict()})
-
-
-@contextlib.contextmanager
-def _lock_when_free(folder: Path) -> Iterator[None]:
-    """Own a folder that several trainings share, once no other process does."""
-    with contextlib.ExitStack() as owned:
-        for attempt in itertools.count():
-            try:
-                owned.enter_context(files.lock(folder))
-                break
-            except BusyError as problem:
-                if attempt == 0:
-                    _log.info("waiting: %s", problem)
-                time.sleep(WAIT_SECONDS)
-        yield
 
 
 def held_out_patches(
