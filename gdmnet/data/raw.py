@@ -47,7 +47,7 @@ class Complaint:
 
     def __str__(self) -> str:
         place = f"{self.case}, {self.file}" if self.case else self.file
-        return f"{place}: {self.text}"
+        return printable(f"{place}: {self.text}")
 
 
 def read_description(dataset_folder: Path) -> Description:

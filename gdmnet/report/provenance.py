@@ -6,6 +6,7 @@ another version wrote, and must not need torch.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -113,7 +114,8 @@ def _model_folder(predictions: Path, model: dict[str, Any]) -> Path | None:
         return None
     whole = predictions.resolve()
     places = (Path(name), *(above / name for above in (whole, *whole.parents)))
-    return next((place for place in places if (place / PLAN_JSON).is_file()), None)
+    is_there = os.path.isfile  # noqa: PTH113 (Path.is_file raises where a name is too long)
+    return next((place for place in places if is_there(place / PLAN_JSON)), None)
 
 
 def _case(result: dict[str, Any], sources: Sequence[Path]) -> CaseOrigin:

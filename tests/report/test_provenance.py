@@ -51,6 +51,11 @@ def test_a_model_that_is_there_is_found(home, named):
     assert "DIFFERS: trained anew" in row(origin, "checkpoint of fold 0")
 
 
+def test_a_model_of_a_name_that_no_folder_can_have_is_not_there(home):
+    write_record(home, {}, "n" * 5000)
+    assert row(read_origin(home / "out"), "model found at") == ""
+
+
 def test_parts_of_a_record_are_read_together(home):
     for part, case in enumerate("ab"):
         path = home / f"out/predictions_{part}_of_2.json"
