@@ -16,7 +16,7 @@ from torch import nn
 from gdmnet import codec, folders
 from gdmnet.data.splits import Split, split_for
 from gdmnet.data.store import StoredCase, open_case
-from gdmnet.errors import CheckpointError, DatasetError, PlanError, SettingError, TrainingError
+from gdmnet.errors import CheckpointError, DatasetError, SettingError, TrainingError
 from gdmnet.files import file_sha256
 from gdmnet.folders import Roots
 from gdmnet.models import precision
@@ -127,7 +127,7 @@ def describe_training(
     require_devices(devices_here(run.n_devices), device)
     model = folders.model_folder(roots.results, name, settings.objective, configuration)
     encoders = settings.encoder_root or roots.results
-    training = FoldTraining(
+    return FoldTraining(
         run=run,
         configuration=chosen,
         split=split,
@@ -137,13 +137,6 @@ def describe_training(
         device=str(device),
         pretrained=settings.pretrained,
     )
-    fingerprint = training.fingerprint()
-    if fingerprint is not None and fingerprint.channel_names != plan.channel_names:
-        raise PlanError(
-            f"{home}: plan.json names other channels than fingerprint.json; run"
-            " gdm_plan_and_preprocess with --replan"
-        )
-    return training
 
 
 def patch_batches(training: FoldTraining) -> tuple[Batches, Batches]:

@@ -134,7 +134,7 @@ def test_a_plan_that_has_changed_since_is_not_trained_on(raw_home, capsys):
     assert "was prepared by another plan; run gdm_plan_and_preprocess" in capsys.readouterr().err
     path.write_text(json.dumps(data | {"channel_names": ["T1"]}))
     assert train.main([*words, *roots(raw_home)[1:]]) == 2
-    assert "names other channels than fingerprint.json" in capsys.readouterr().err
+    assert "has the channels MR, but plan.json has T1" in capsys.readouterr().err
 
 
 def test_an_added_mask_is_prepared_with(raw_home, capsys):
