@@ -96,11 +96,11 @@ def require_finite(weights: Mapping[str, Any], like: Mapping[str, Tensor], path:
         path: of their checkpoint.
 
     Raises:
-        CheckpointError: a value is no tensor, of another kind of number, or not finite.
+        CheckpointError: a value is no dense tensor, of another kind of number, or not finite.
     """
 
     def is_sound(name: str, weight: Any) -> bool:  # noqa: ANN401 (whatever the file holds)
-        if not isinstance(weight, Tensor):
+        if not isinstance(weight, Tensor) or weight.layout is not torch.strided:
             return False
         is_real = weight.is_floating_point()
         alike = name not in like or like[name].is_floating_point() == is_real
