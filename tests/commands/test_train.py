@@ -252,7 +252,7 @@ def test_an_encoder_that_another_process_trains_is_waited_for(home, monkeypatch,
     owner = files.lock(home / "results/Dataset999_Phantom/encoder_self__3d_fullres/fold_0")
     owner.__enter__()
     caplog.set_level("INFO")
-    monkeypatch.setattr(pretrain.time, "sleep", lambda _: owner.__exit__(None, None, None))
+    monkeypatch.setattr(files.time, "sleep", lambda _: owner.__exit__(None, None, None))
     assert call(home, *SHORT, "--encoder-only") == 0
     assert caplog.text.count("waiting") == 1
 

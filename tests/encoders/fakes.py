@@ -10,6 +10,7 @@ from unittest import mock
 
 import pytest
 import torch
+import torch._dynamo  # torch 2.6 imports it at the first use, which fails within a test
 from torch.nn import functional
 
 from gdmnet.encoders import build_encoder
