@@ -114,7 +114,7 @@ def _model_folder(predictions: Path, model: dict[str, Any]) -> Path | None:
         return None
     whole = predictions.resolve()
     places = (Path(name), *(above / name for above in (whole, *whole.parents)))
-    is_there = os.path.isfile  # noqa: PTH113 (Path.is_file raises where a name is too long)
+    is_there = os.path.isfile  # Path.is_file raises where a name is too long
     return next((place for place in places if is_there(place / PLAN_JSON)), None)
 
 
