@@ -54,6 +54,12 @@ def rank_from_environment(environment: Mapping[str, str] = os.environ) -> Proces
     return rank if rank.n_ranks > 1 else None
 
 
+def is_first_rank() -> bool:
+    """Whether this process speaks for all that train together; alone it does."""
+    rank = rank_from_environment()
+    return rank is None or rank.rank == 0
+
+
 def part_from_environment(environment: Mapping[str, str] = os.environ) -> tuple[int, int]:
     """Which part of the cases this process does, from 0, and of how many: (0, 1) for all.
 

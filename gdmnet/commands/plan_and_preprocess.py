@@ -123,8 +123,10 @@ def run(dataset: str | int, roots: Roots, options: PlanOptions | None = None) ->
             _prepare_all(cases, fingerprint, plan, folder, options)
     else:
         plan, fingerprint = _shared_plan(raw, folder, description, cases, options)
+        own = cases[part::n_parts]
+        _refuse_changed(own, fingerprint, folder)
         with files.lock(folder / f"part_{part}_of_{n_parts}"):
-            _prepare_all(cases[part::n_parts], fingerprint, plan, folder, options)
+            _prepare_all(own, fingerprint, plan, folder, options)
     print(f"ready: gdm_train {name[7:10]} {(options.configurations or [*plan.configurations])[0]}")
     return plan
 
@@ -167,7 +169,7 @@ def _shared_plan(
     """The plan of several processes: the first one makes it, the others wait for that.
 
     Raises:
-        PlanError: an option that would undo the others' work, or raw files that have changed since.
+        PlanError: an option that would undo the others' work.
     """
     if options.replan or options.overwrite:
         raise PlanError(
@@ -178,16 +180,18 @@ def _shared_plan(
         if not (folder / folders.SPLITS_JSON).is_file():  # what is written last
             return _planned(raw, folder, description, cases, options)
     fingerprint = codec.load(Fingerprint, folder / folders.FINGERPRINT_JSON)
+    return codec.load(Plan, folder / folders.PLAN_JSON), fingerprint
+
+
+def _refuse_changed(cases: Sequence[CaseFiles], fingerprint: Fingerprint, folder: Path) -> None:
+    """Refuse cases whose raw files are not those that the plan was made from."""
     known = {case.identifier: case.digests for case in fingerprint.cases}
-    part, n_parts = chosen_part(options.num_parts, options.part_id)
-    own = cases[part::n_parts]
-    changed = [case.identifier for case in own if known.get(case.identifier) != case.digests()]
+    changed = [case.identifier for case in cases if known.get(case.identifier) != case.digests()]
     if changed:
         raise PlanError(
             f"{folder / folders.PLAN_JSON}: raw files have changed since it was made, of"
             f" {first_names(changed, 5)}; run the command once with --replan and without parts"
         )
-    return codec.load(Plan, folder / folders.PLAN_JSON), fingerprint
 
 
 def _sound_cases(raw: Path, options: PlanOptions) -> tuple[Description, list[CaseFiles]]:

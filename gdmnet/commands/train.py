@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gdmnet import codec
-from gdmnet.cluster import rank_from_environment
+from gdmnet.cluster import is_first_rank
 from gdmnet.commands.encoder_options import add_encoder_options, encoder_settings
 from gdmnet.commands.report import REPORT_HTML, report_validation
 from gdmnet.commands.terminal import (
@@ -102,8 +102,8 @@ def _train(args: argparse.Namespace, settings: TrainingSettings) -> int:
         print(codec.load(EncoderReport, folder / REPORT_FILE))
         print(f"encoder: {folder / ENCODER_FILE}")
     else:
-        folder, rank = train_fold(*where, settings), rank_from_environment()
-        if rank is None or rank.rank == 0:
+        folder = train_fold(*where, settings)
+        if is_first_rank():
             print(f"finished: {folder}")
             if (folder / SUMMARY_JSON).is_file():
                 raw = where[3].raw / folder.parent.parent.name
@@ -120,8 +120,7 @@ def _train_all(args: argparse.Namespace, settings: TrainingSettings) -> int:
         raise SettingError("--encoder-only and -f need the configuration, too: gdm_train 501 NAME")
     roots = roots_from(args)
     model, summary = train_study(args.dataset, roots, settings)
-    rank = rank_from_environment()
-    if rank is None or rank.rank == 0:
+    if is_first_rank():
         print("\n".join(table(summary)))
         folds = [fold_folder(model, fold) for fold in finished_folds(model) if fold.isdecimal()]
         _report(folds, roots.raw / model.parent.name, model / REPORT_HTML, summary)

@@ -67,12 +67,12 @@ def train_study(
         ", ".join(folds),
         f", one on each of {', '.join(devices)}" if len(devices) > 1 else "",
     )
-    where = (name, configuration, roots, replace(settings, resume=True))
+    resumed = replace(settings, resume=True)
     if len(devices) > 1:
-        _train_side_by_side(folds, devices, where)
+        _train_side_by_side(folds, devices, (name, configuration, roots, resumed))
     else:
         for fold in folds:
-            train_fold(name, configuration, fold, roots, replace(settings, resume=True))
+            train_fold(name, configuration, fold, roots, resumed)
     summary = pooled([folders.fold_folder(model, fold) for fold in folds])
     codec.save(summary, model / CROSS_VALIDATION_JSON, private=True)
     return model, summary
