@@ -29,12 +29,16 @@ class WorkerDiedError(GdmnetError):
     """A worker process was killed from outside, most often for lack of memory."""
 
 
+def _identifier(item: object) -> str:
+    return str(getattr(item, "identifier", item))
+
+
 def map_cases(
     function: Callable[[A], R],
     items: Sequence[A],
     *,
     n_processes: int,
-    name: Callable[[A], str] = str,
+    name: Callable[[A], str] = _identifier,
     title: str = "",
 ) -> list[R]:
     """`[function(item) for item in items]`, in `n_processes` processes, with a progress bar.
@@ -43,7 +47,7 @@ def map_cases(
         function: a picklable function (spawned processes import it).
         items: one argument each.
         n_processes: 1 works in this process.
-        name: how an item is called in an error.
+        name: how an item is called in an error: by its identifier, if it has one.
         title: of the progress bar; it is drawn on terminals only.
 
     Raises:

@@ -218,13 +218,8 @@ def _measure(
         "bias_correction": bias_correction,
         "region": description.region,
     }
-    measured = map_cases(
-        partial(measure_case, **how),
-        cases,
-        n_processes=n_processes,
-        name=lambda case: case.identifier,
-        title="fingerprint",
-    )
+    measure = partial(measure_case, **how)
+    measured = map_cases(measure, cases, n_processes=n_processes, title="fingerprint")
     return summarise(name, measured, **how)
 
 
@@ -320,10 +315,5 @@ def _prepare(
     if len(missing) < len(cases):
         n_done = len(cases) - len(missing)
         print(f"{configuration.name}: {n_done} of {len(cases)} cases are ready already")
-    map_cases(
-        partial(prepare_and_store, configuration=configuration, folder=folder),
-        missing,
-        n_processes=options.n_processes,
-        name=lambda case: case.identifier,
-        title=configuration.name,
-    )
+    prepare = partial(prepare_and_store, configuration=configuration, folder=folder)
+    map_cases(prepare, missing, n_processes=options.n_processes, title=configuration.name)

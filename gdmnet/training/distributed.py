@@ -16,6 +16,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import timedelta
+from functools import cache
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, TypeVar
@@ -130,6 +131,7 @@ def process_group(rank: ProcessRank | None) -> Iterator[None]:
         finally:
             logging.disable(logging.NOTSET)
             _process = TrainingProcess()
+            _patient_group.cache_clear()
             distributed.destroy_process_group()
 
 
@@ -179,7 +181,9 @@ def collected(value: R) -> list[R]:
     return values
 
 
+@cache
 def _patient_group() -> Any:  # noqa: ANN401
+    """Of all ranks, which may wait for days; made once a training, by all together."""
     return distributed.new_group(backend="gloo", timeout=PATIENCE)
 
 
