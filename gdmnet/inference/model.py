@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 
 import torch
 from torch import nn
@@ -94,6 +95,7 @@ def load_model(
         sampler=sampler,
         finish=finish,
         expected=expected if fits else None,
+        detail_gain=fmean(run.detail_gain for run in runs),
     )
 
 
