@@ -19,8 +19,7 @@ from gdmnet import codec
 from gdmnet.arrays import normalise
 from gdmnet.arrays.crop import bounding_box, box_shape, crop, uncrop
 from gdmnet.arrays.resample import lost_detail, resample, resample_mask, resampled_shape
-from gdmnet.data.bias_field import without_bias
-from gdmnet.data.body import find_body
+from gdmnet.data.body import find_body, without_bias
 from gdmnet.data.case import Case, CaseFiles, CaseRecord, Volume
 from gdmnet.data.dicom import read_sources
 from gdmnet.data.store import save_case, stored_record

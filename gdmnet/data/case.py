@@ -23,16 +23,30 @@ class Volume:
 
 
 @dataclass(frozen=True)
-class Series:
-    """A DICOM series, as the headers of its slices tell.
+class SeriesHeader:
+    """What the headers of all slices of a DICOM series have in common.
 
     Attributes:
-        uid: SeriesInstanceUID.
         study: StudyInstanceUID.
         frame: FrameOfReferenceUID.
         patient: PatientID; it must not be printed.
         modality: CT, MR, ...
         description: SeriesDescription.
+    """
+
+    study: str
+    frame: str
+    patient: str
+    modality: str
+    description: str
+
+
+@dataclass(frozen=True)
+class Series(SeriesHeader):
+    """A DICOM series, as the headers of its slices tell.
+
+    Attributes:
+        uid: SeriesInstanceUID.
         files: one a slice, sorted along the slices' normal if the series is sound.
         geometry: the grid; None if the slices do not make one.
         problem: why they do not.
@@ -44,11 +58,6 @@ class Series:
     """
 
     uid: str
-    study: str
-    frame: str
-    patient: str
-    modality: str
-    description: str
     files: tuple[Path, ...]
     geometry: Geometry | None
     problem: str | None = None
