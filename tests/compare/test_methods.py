@@ -15,6 +15,7 @@ from gdmnet.data.volume import write_volume
 from gdmnet.folders import Roots
 from gdmnet.plan import Plan, Run
 
+pytestmark = pytest.mark.usefixtures("few_drawings")
 DATASET = "Dataset501_Test"
 CASES = ("a", "b", "c", "d")
 SHAPE = (7, 12, 14)
