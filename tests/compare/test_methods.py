@@ -85,6 +85,7 @@ class Place:
 def _a_quick_verdict(monkeypatch):
     monkeypatch.setattr("gdmnet.compare.verdict.N_PATCHES", 16)
     monkeypatch.setattr("gdmnet.compare.verdict.FEWEST_A_SUBJECT", 8)
+    monkeypatch.setattr("gdmnet.metrics.frechet.RESAMPLES", 10)
 
 
 @pytest.fixture
