@@ -119,6 +119,9 @@ class CaseRecord:
             gives the plan's); None where the case has no target.
         digests: of the raw files that a training case was prepared from, `CaseFiles.digests`.
         decided_by: SHA-256 of what in the configuration decides a training case.
+        detail: (sum of s t, sum of s s) inside the body: s and t are what the source of the
+            target's quantity and the target show beyond the prepared grid's resolution; zeros
+            where there is no such source, no target, or no axis became coarser.
     """
 
     identifier: str
@@ -130,6 +133,7 @@ class CaseRecord:
     target: Normalisation | None
     digests: dict[str, str] = field(default_factory=dict)
     decided_by: str = ""
+    detail: tuple[float, float] = (0.0, 0.0)
 
 
 @dataclass(frozen=True)

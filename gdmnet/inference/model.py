@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 
 import torch
 from torch import nn
@@ -91,6 +92,7 @@ def load_model(
         model.fingerprint,
         sampler=sampler,
         finish=finish,
+        detail_gain=fmean(run.detail_gain for run in runs),
     )
 
 
