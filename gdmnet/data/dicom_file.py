@@ -224,11 +224,11 @@ def _why_unfit(item: Dataset, n_bytes: int) -> str | None:
         return NO_PLACE
     if not _text(item, "SeriesInstanceUID"):
         return "has no SeriesInstanceUID, which says what belongs together; export it anew"
-    return _why_not_grey(item, n_bytes)
+    return _why_odd_pixels(item, n_bytes)
 
 
-def _why_not_grey(item: Dataset, n_bytes: int) -> str | None:
-    """Why an image has not one grey value a pixel."""
+def _why_odd_pixels(item: Dataset, n_bytes: int) -> str | None:
+    """Why the pixels of an image have no possible size, or are not one grey value each."""
     spacing = _numbers(item, "PixelSpacing")
     if not SPACINGS[0] <= min(spacing) <= max(spacing) <= SPACINGS[1]:
         return f"its pixels of {spacing[0]:g} x {spacing[-1]:g} mm cannot be; export it anew"
