@@ -169,7 +169,7 @@ def _naming(case: str) -> Iterator[None]:
         if case not in str(error):
             error.args = (f"case {case}: {error}",)
         raise
-    except Exception as error:
+    except Exception as error:  # whatever it is, it goes on with the case's name
         if hasattr(error, "add_note"):  # Python 3.11 and later
             error.add_note(f"case {case}")
         raise

@@ -181,6 +181,8 @@ def install_model(archive: Path, results: Path, *, overwrite: bool = False) -> I
         PlanError: the model was made by another version of gdmnet.
     """
     try:
+        if archive.exists() and not archive.is_file():  # a pipe would never end
+            raise OSError("it is no plain file")
         opened = ZipFile(archive)
     except (OSError, zipfile.BadZipFile, NotImplementedError) as problem:
         raise CheckpointError(f"{archive}: no model archive that can be read ({problem})") from None
@@ -223,7 +225,7 @@ def _install(
             with files.whole_folder(place, overwrite=overwrite) as aside:
                 _unpack(opened, manifest, archive, aside)
                 _require_working(aside, manifest, archive)
-    except BaseException:
+    except BaseException:  # Ctrl-C and SIGTERM, too
         with contextlib.suppress(OSError):
             place.parent.rmdir()  # unless other models of the dataset lie there
         raise
