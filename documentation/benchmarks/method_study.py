@@ -47,8 +47,8 @@ from gdmnet.folders import Roots
 from gdmnet.geometry import Spacing
 from gdmnet.inference.finish import FinishCase, apply_finish, fit_finish
 from gdmnet.inference.model import load_model
-from gdmnet.inference.sliding import Estimate
 from gdmnet.inference.translator import Translator
+from gdmnet.inference.windows import Estimate
 from gdmnet.models import checkpoint
 from gdmnet.models.card import PredictionSettings
 from gdmnet.models.select import ModelChoice
