@@ -10,15 +10,7 @@ from typing import TYPE_CHECKING
 
 from gdmnet import codec
 from gdmnet.commands.encoder_options import add_encoder_options, encoder_settings
-from gdmnet.commands.terminal import (
-    CommandParser,
-    add_nifti_option,
-    add_processes_option,
-    add_root_options,
-    guarded,
-    new_parser,
-    roots_from,
-)
+from gdmnet.commands.terminal import CommandParser, guarded, new_parser, roots_from
 from gdmnet.folders import Roots, resolve_dataset
 from gdmnet.table import text_table
 from gdmnet.training.settings import EncoderSettings, TrainingSettings
@@ -57,13 +49,11 @@ def build_parser() -> CommandParser:
     parser.add_argument(
         "--register", metavar="ID", help="write a registered copy under this new number"
     )
-    add_processes_option(parser)
-    add_nifti_option(parser)
     add_encoder_options(parser, trains=False)
     parser.add_argument(
         "--seed", type=int, default=0, help="of the encoder's patches and random weights"
     )
-    add_root_options(parser)
+    parser.add_shared_options()
     return parser
 
 

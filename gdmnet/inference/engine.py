@@ -30,6 +30,7 @@ from gdmnet.models.folder import ModelFolder
 from gdmnet.models.manifest import MANIFEST_JSON, Manifest
 from gdmnet.plan import Configuration
 
+_COMBINE: dict[str, Callable[..., NDArray]] = {"mean": np.mean, "median": np.median}
 OnnxNetwork = Callable[[NDArray], NDArray]
 """float32 (1, c, z, y, x), a patch in network units, to (1, 1, z, y, x)."""
 
@@ -57,7 +58,8 @@ class OnnxEnsemble:
         weight = gaussian_weight(patch_size)
         chosen = near_windows(shape_of(padded), patch_size, card.settings.step_size, region)
         for window in tqdm(chosen, desc="windows", disable=None, leave=False, delay=2):
-            patch = source[(None, slice(None), *window)]  # (1, c, z, y, x)
+            z, y, x = window
+            patch = source[None, :, z, y, x]  # (1, c, z, y, x)
             total[window] += self._value(patch, card.settings) * weight
             weights[window] += weight
         mean = np.full_like(total, region.background)
@@ -75,7 +77,7 @@ class OnnxEnsemble:
 
     def _value(self, patch: NDArray, settings: PredictionSettings) -> NDArray:
         """The value (z, y, x) of one window."""
-        combine = {"mean": np.mean, "median": np.median}[settings.ensemble]
+        combine = _COMBINE[settings.ensemble]
         copies = []
         for flip in mirrored_axes(patch.shape[2:]) if settings.tta else [()]:
             turned = np.ascontiguousarray(np.flip(patch, flip))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 
 from gdmnet.inference.engine import load_exported
 from gdmnet.inference.finish import mean_finish
@@ -66,7 +67,13 @@ def load_model(
     else:
         network, card = load_exported(model, card, device)
     return Translator(
-        model.plan, model.configuration, card, network, model.fingerprint, finish=finish
+        model.plan,
+        model.configuration,
+        card,
+        network,
+        model.fingerprint,
+        finish=finish,
+        detail_gain=fmean(run.detail_gain for run in runs),
     )
 
 

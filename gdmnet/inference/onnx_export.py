@@ -18,6 +18,7 @@ from gdmnet import codec, files
 from gdmnet.errors import CheckpointError, OutputError, SettingError
 from gdmnet.inference.archive import file_entries, installed_copy
 from gdmnet.inference.engine import load_exported
+from gdmnet.inference.ensemble import Ensemble
 from gdmnet.inference.model import load_model
 from gdmnet.models.card import PredictionSettings
 from gdmnet.models.folder import read_model
@@ -73,6 +74,7 @@ def _replace_weights(folder: Path, manifest: Manifest) -> float:
     shape = (len(translator.plan.channel_names), *translator.configuration.patch_size)
     patch = torch.randn(1, *shape, generator=torch.Generator().manual_seed(0))
     network = translator.network
+    assert isinstance(network, Ensemble)  # of torch, since no other engine was asked for
     model = read_model(folder, manifest.folds)
     for fold, member in zip(manifest.folds, network.members, strict=True):
         checkpoint = model.checkpoint(fold, "final")

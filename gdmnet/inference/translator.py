@@ -58,6 +58,7 @@ class Translator:
         training: what the training cases looked like; None where the folder does not say.
         finishing: what `predict_folder` does with a case's prediction before it is written.
         finish: the filter that `predict` ends with; None for none.
+        detail_gain: how much of a case's `detail` its prediction gets back, `Run.detail_gain`.
     """
 
     plan: Plan
@@ -67,6 +68,7 @@ class Translator:
     training: Fingerprint | None = None
     finishing: Callable[[CaseFiles, Volume], Volume] | None = None
     finish: SpectralFinish | None = None
+    detail_gain: float = 0.0
 
     def translate_array(self, array: NDArray, spacing: Spacing) -> NDArray:
         """Translate an image in memory.
@@ -152,7 +154,8 @@ class Translator:
 
     def restore(self, estimate: Estimate, case: Case) -> Volume:
         """A prediction in the target's units, on the sources' grid: float32 (1, z, y, x)."""
-        target, detail = self.configuration.target, case.detail
+        target, gain = self.configuration.target, np.float32(self.detail_gain)
+        detail = None if case.detail is None or gain == 0 else gain * case.detail
         array = restore(estimate.mean, case.record, target, body=_finest_body(case), detail=detail)
         return Volume(array, case.record.geometry)
 

@@ -21,6 +21,7 @@ from gdmnet.settings import Settings, setting
 _EACH_FOLDS_OWN = (
     *("schema", "version", "versions", "dataset", "fold", "training_cases", "validation_cases"),
     *("seed", "precision", "device", "n_threads", "n_workers", "n_devices", "encoder_sha256"),
+    "detail_gain",
 )
 _THERE_OR_NOT = ("pretrained_sha256", "realism", "finish")
 CONTINUED_JSON, DIAL_JSON, FINISH_JSON = "continued.json", "dial.json", "finish.json"

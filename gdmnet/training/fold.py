@@ -37,6 +37,7 @@ from gdmnet.training.run import (
     build_generator,
     continue_run,
     describe_training,
+    detail_gain,
     patch_batches,
 )
 from gdmnet.training.settings import EncoderSettings, TrainingSettings
@@ -103,7 +104,8 @@ def _claimed(
     held: contextlib.ExitStack, training: FoldTraining, settings: TrainingSettings
 ) -> FoldTraining:
     """A training that has been checked, whose folder is this process's own, with its encoder."""
-    training.cases()
+    gain = detail_gain(training.cases()[0])
+    training = replace(training, run=replace(training.run, detail_gain=gain))
     if training.pretrained is not None:
         build_generator(training)  # do its weights fit?
     held.enter_context(files.lock(training.folder))

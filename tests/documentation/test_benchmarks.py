@@ -138,6 +138,8 @@ def test_method_study_makes_rows_of_one_start_and_goes_on(script, tmp_path, caps
     assert len(set(map(tuple, figures))) == 5
     assert all("-" not in cells[: header.index("MAE matched")] for cells in figures)
     assert rows["pooled@0.5"][header.index("s/step")] == "-"
+    assert study.main([*words, "--pictures", "regression", "pooled"]) == 0
+    assert (home / "pictures.png").stat().st_size > 0
     capsys.readouterr()
     assert study.main([*words[:-1], "3"]) == 2
     assert "its rows were made with" in capsys.readouterr().err

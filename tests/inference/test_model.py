@@ -264,8 +264,12 @@ def test_weights_that_are_not_finite_are_refused_at_load_export_and_install(tmp_
     with pytest.raises(CheckpointError, match=r"does not work here: .*no finite"):
         install_model(spoilt, tmp_path / "elsewhere")
     assert not list((tmp_path / "elsewhere").iterdir())
-    for kind in (torch.int32, torch.complex64):
-        weights = {n: w.clone().to(kind) for n, w in state["ema"].items()}
+    huge = {**state["ema"], "head.bias": torch.full_like(state["ema"]["head.bias"], 1e30)}
+    whole, complex_ = (
+        {n: w.clone().to(kind) for n, w in state["ema"].items()}
+        for kind in (torch.int32, torch.complex64)
+    )
+    for weights in (huge, whole, complex_):
         checkpoint.save(path, {"epoch": 1, "ema": weights})
         with pytest.raises(CheckpointError, match="no finite real numbers"):
             load_model(folder, device="cpu")
