@@ -26,12 +26,17 @@ from gdmnet.inference.onnx_export import export_onnx
 from gdmnet.models.precision import autocast
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Entry point."""
+def build_parser() -> argparse.ArgumentParser:
+    """The command's parser."""
     parser = new_parser(__doc__ or "")
     parser.add_argument("model", type=Path)
     parser.add_argument("-n", type=int, default=20, help="windows")
-    args = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point."""
+    args = build_parser().parse_args(argv)
     return guarded(lambda: _run(args))
 
 

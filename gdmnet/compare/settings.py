@@ -82,7 +82,9 @@ class ComparisonSettings(Settings):
     iterations: int | None = setting(
         None, "steps an epoch (default: 50 of the preset cpu, else 250)", least=1
     )
-    learning_rate: float | None = setting(None, "(default: 3e-3 of the preset cpu, else 1e-3)", above=0)
+    learning_rate: float | None = setting(
+        None, "(default: 3e-3 of the preset cpu, else 1e-3)", above=0
+    )
     seed: int = setting(0, "of all trainings and of the judge")
     precision: str = setting("auto", "of all trainings", choices=("auto", "fp32", "bf16", "fp16"))
     step_size: float = setting(

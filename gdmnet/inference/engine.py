@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from gdmnet import __version__, codec
 from gdmnet.arrays.crop import crop, pad_to
@@ -20,14 +19,16 @@ from gdmnet.files import file_sha256
 from gdmnet.geometry import shape_of
 from gdmnet.inference.windows import (
     Estimate,
+    Spread,
     gaussian_weight,
     mirrored_axes,
     near_windows,
     surroundings,
 )
-from gdmnet.models.card import ModelCard, PredictionSettings
+from gdmnet.models.card import ModelCard
 from gdmnet.models.folder import ModelFolder
 from gdmnet.models.manifest import MANIFEST_JSON, Manifest
+from gdmnet.parallel import progress_bar
 from gdmnet.plan import Configuration
 
 _COMBINE: dict[str, Callable[..., NDArray]] = {"mean": np.mean, "median": np.median}
@@ -47,20 +48,29 @@ class OnnxEnsemble:
         self.members, self.engine = members, engine
 
     def predict(
-        self, case: Case, configuration: Configuration, card: ModelCard, *, spread: bool = False
+        self,
+        case: Case,
+        configuration: Configuration,
+        card: ModelCard,
+        *,
+        spread: Spread | None = None,
     ) -> Estimate:
-        """A case's target in network units; see `translator.VolumeNetwork`."""
+        """A case's target in network units, as `Ensemble.predict` gives it; without a spread."""
         fill, region = surroundings(case, configuration)
-        patch_size = configuration.patch_size
+        patch_size, combine = configuration.patch_size, _COMBINE[card.settings.ensemble]
         padded, box = pad_to(case.source, patch_size, fill)
         source = padded.astype(np.float32, copy=False)
         total, weights = np.zeros((2, *shape_of(padded)), np.float32)
         weight = gaussian_weight(patch_size)
         chosen = near_windows(shape_of(padded), patch_size, card.settings.step_size, region)
-        for window in tqdm(chosen, desc="windows", disable=None, leave=False, delay=2):
+        for window in progress_bar(chosen, "windows", delay=2):
             z, y, x = window
-            patch = source[None, :, z, y, x]  # (1, c, z, y, x)
-            total[window] += self._value(patch, card.settings) * weight
+            patch, copies = source[None, :, z, y, x], []  # 1, c, z, y, x
+            for flip in mirrored_axes(patch_size) if card.settings.tta else [()]:
+                turned = np.ascontiguousarray(np.flip(patch, flip))
+                outputs = np.concatenate([member(turned)[0] for member in self.members])
+                copies.append(combine(np.flip(outputs, flip), axis=0))  # n, z, y, x to z, y, x
+            total[window] += np.mean(copies, axis=0) * weight
             weights[window] += weight
         mean = np.full_like(total, region.background)
         np.divide(total, weights, out=mean, where=weights > 0)
@@ -74,17 +84,6 @@ class OnnxEnsemble:
             "numpy": np.__version__,
             self.engine: metadata.version(self.engine),
         }
-
-    def _value(self, patch: NDArray, settings: PredictionSettings) -> NDArray:
-        """The value (z, y, x) of one window."""
-        combine = _COMBINE[settings.ensemble]
-        copies = []
-        for flip in mirrored_axes(patch.shape[2:]) if settings.tta else [()]:
-            turned = np.ascontiguousarray(np.flip(patch, flip))
-            outputs = np.concatenate([member(turned) for member in self.members])  # (n, 1, z, y, x)
-            copies.append(combine(np.flip(outputs, flip)[:, 0], axis=0))
-        value: NDArray = np.mean(copies, axis=0)
-        return value
 
 
 def load_exported(

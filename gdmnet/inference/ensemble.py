@@ -16,7 +16,7 @@ from gdmnet.files import file_sha256
 from gdmnet.folders import PLAN_JSON
 from gdmnet.inference.sampling import Sampler, choose_sampler, sample_volume
 from gdmnet.inference.sliding import predict_volume
-from gdmnet.inference.windows import Estimate, surroundings
+from gdmnet.inference.windows import Estimate, Spread, surroundings
 from gdmnet.models import checkpoint
 from gdmnet.models.card import ModelCard
 from gdmnet.models.checkpoint import between
@@ -49,9 +49,21 @@ class Ensemble(nn.Module):
         return torch.cat([member(x, *time).float() for member in self.members])
 
     def predict(
-        self, case: Case, configuration: Configuration, card: ModelCard, *, spread: bool = False
+        self,
+        case: Case,
+        configuration: Configuration,
+        card: ModelCard,
+        *,
+        spread: Spread | None = None,
     ) -> Estimate:
-        """A case's target in network units; see `translator.VolumeNetwork`."""
+        """A case's target in network units, on the prepared grid.
+
+        Args:
+            case: prepared.
+            configuration: of the model.
+            card: device, precision and settings.
+            spread: measure the spread too: of all opinions, or of windows alone.
+        """
 
         def call(patch: Tensor, time: float | None = None) -> Tensor:
             moment = [] if time is None else [torch.full((len(patch),), time, device=patch.device)]

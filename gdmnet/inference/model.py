@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
+from typing import TYPE_CHECKING
 
-from gdmnet.inference.engine import load_exported
+from gdmnet.inference.engine import OnnxEnsemble, load_exported
 from gdmnet.inference.finish import mean_finish
-from gdmnet.inference.translator import Translator, VolumeNetwork
+from gdmnet.inference.translator import Translator
 from gdmnet.models.card import ModelCard, PredictionSettings
 from gdmnet.models.folder import read_model, require_alike
 from gdmnet.plan import Run, SpectralFinish
+
+if TYPE_CHECKING:
+    from gdmnet.inference.ensemble import Ensemble
 
 
 def load_model(
@@ -58,7 +62,7 @@ def load_model(
         realism={fold: value for fold, value in dialled.items() if value is not None},
         finish=0.0 if finish is None else finish.strength,
     )
-    network: VolumeNetwork
+    network: Ensemble | OnnxEnsemble
     if settings.engine == "torch":
         # here, because the other engines work where there is no torch
         from gdmnet.inference.ensemble import load_ensemble
@@ -66,6 +70,8 @@ def load_model(
         network, card = load_ensemble(model, card, device)
     else:
         network, card = load_exported(model, card, device)
+    expected = model.expected
+    fits = expected is not None and expected.fits(set(model.runs), settings)
     return Translator(
         model.plan,
         model.configuration,
@@ -73,6 +79,7 @@ def load_model(
         network,
         model.fingerprint,
         finish=finish,
+        expected=expected if fits else None,
         detail_gain=fmean(run.detail_gain for run in runs),
     )
 

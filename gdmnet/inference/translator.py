@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,31 +16,17 @@ from gdmnet.data.volume import write_volume
 from gdmnet.errors import CheckpointError, DatasetError
 from gdmnet.geometry import Geometry, Spacing, shape_of
 from gdmnet.inference.finish import apply_finish
-from gdmnet.inference.windows import Estimate
+from gdmnet.inference.windows import Estimate, Spread
 from gdmnet.models.card import ModelCard
+from gdmnet.models.expected_error import ExpectedError
 from gdmnet.plan import Configuration, Fingerprint, Normalisation, Plan, SpectralFinish
 from gdmnet.preprocessing import prepare, prepare_volumes, restore
 
+if TYPE_CHECKING:  # which torch is not needed for
+    from gdmnet.inference.engine import OnnxEnsemble
+    from gdmnet.inference.ensemble import Ensemble
 
-class VolumeNetwork(Protocol):
-    """The folds' generators as one: what an engine, torch or another, makes of a model."""
-
-    def predict(
-        self, case: Case, configuration: Configuration, card: ModelCard, *, spread: bool = False
-    ) -> Estimate:
-        """A case's target in network units, on the prepared grid.
-
-        Args:
-            case: prepared.
-            configuration: of the model.
-            card: device, precision and settings.
-            spread: measure how far folds, mirrored copies and windows lie apart, too.
-        """
-        ...
-
-    def versions(self) -> dict[str, str]:
-        """Of the libraries that compute."""
-        ...
+OVERLAPPING = "overlapping windows"
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,20 +40,22 @@ class Translator:
         plan: of the dataset that the model was trained on.
         configuration: the one of its configurations that the model has.
         card: which weights are used and how.
-        network: the folds' generators as one.
+        network: the folds' generators as one, of torch or of another engine.
         training: what the training cases looked like; None where the folder does not say.
         finishing: what `predict_folder` does with a case's prediction before it is written.
         finish: the filter that `predict` ends with; None for none.
+        expected: error of predictions that are made like this; None where it was not measured.
         detail_gain: how much of a case's `detail` its prediction gets back, `Run.detail_gain`.
     """
 
     plan: Plan
     configuration: Configuration
     card: ModelCard
-    network: VolumeNetwork
+    network: Ensemble | OnnxEnsemble
     training: Fingerprint | None = None
     finishing: Callable[[CaseFiles, Volume], Volume] | None = None
     finish: SpectralFinish | None = None
+    expected: ExpectedError | None = None
     detail_gain: float = 0.0
 
     def translate_array(self, array: NDArray, spacing: Spacing) -> NDArray:
@@ -127,12 +115,12 @@ class Translator:
         volume = self.translate_case(files)
         write_volume(Path(output), volume, integer=self.plan.integer_output)
 
-    def predict(self, case: Case, *, spread: bool = False) -> Estimate:
+    def predict(self, case: Case, *, spread: Spread | None = None) -> Estimate:
         """The network's output for a prepared case in network units, on the prepared grid.
 
         Args:
             case: from `preprocessing.prepare`.
-            spread: measure the spread too.
+            spread: measure the spread too: of all opinions, or of windows alone.
 
         Raises:
             CheckpointError: the spread of a sampler is asked for.
@@ -172,7 +160,7 @@ class Translator:
         n_folds = len(self.card.checkpoints)
         folds = [f"{n_folds} folds"] if n_folds > 1 else []
         copies = ["mirrored copies"] if self.card.settings.tta else []
-        return ", ".join([*folds, *copies, "overlapping windows"])
+        return ", ".join([*folds, *copies, OVERLAPPING])
 
     def require_spread(self) -> None:
         """Refuse what has no spread to measure.

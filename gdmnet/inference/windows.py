@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,7 @@ WEIGHT_FLOOR = 1e-3  # of the peak: keeps w * p / w well conditioned where one w
 BODY_MARGIN = 8
 
 Window = tuple[slice, slice, slice]
+Spread = Literal["opinions", "windows"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,8 +34,9 @@ class Estimate:
 
     Attributes:
         mean: the prediction.
-        std: how far folds, mirrored copies and overlapping windows lie apart at each voxel, as a
-            standard deviation; 0 where there is only one opinion; None if it was not asked for.
+        std: how far folds, mirrored copies and overlapping windows (or the windows alone) lie
+            apart at each voxel, as a standard deviation; 0 where there is only one opinion; None
+            if it was not asked for.
     """
 
     mean: NDArray
