@@ -21,8 +21,9 @@ from gdmnet.inference.engine import load_exported
 from gdmnet.inference.ensemble import Ensemble
 from gdmnet.inference.model import load_model
 from gdmnet.models.card import PredictionSettings
-from gdmnet.models.folder import read_model
-from gdmnet.models.manifest import MANIFEST_JSON, Manifest
+from gdmnet.models.describe import describe_model
+from gdmnet.models.folder import read_model, read_summaries
+from gdmnet.models.manifest import MANIFEST_JSON, MODEL_CARD, Manifest
 
 OPSET = 17  # ONNX 1.12: InstanceNormalization, Resize and AveragePool as the engines know them
 TOLERANCE = 1e-4  # network units
@@ -80,8 +81,11 @@ def _replace_weights(folder: Path, manifest: Manifest) -> float:
         checkpoint = model.checkpoint(fold, "final")
         _write_network(member, patch, checkpoint.with_suffix(".onnx"))
         checkpoint.unlink()
-    entries = {n: entry for n, entry in file_entries(folder).items() if n != MANIFEST_JSON}
-    codec.save(replace(manifest, files=entries), folder / MANIFEST_JSON)
+    (folder / MANIFEST_JSON).unlink()
+    manifest = replace(manifest, files=file_entries(folder))
+    card = describe_model(manifest, model, read_summaries(model))
+    codec.write_text(folder / MODEL_CARD, card)
+    codec.save(replace(manifest, files=file_entries(folder)), folder / MANIFEST_JSON)
     settings = PredictionSettings(engine="onnxruntime")
     exported, _ = load_exported(model, replace(translator.card, settings=settings), "cpu")
     with torch.inference_mode():

@@ -20,6 +20,7 @@ from gdmnet.inference import PredictionSettings, load_model
 from gdmnet.metrics.spectrum import N_BINS
 from gdmnet.models import checkpoint
 from gdmnet.models.folder import FINISH_JSON
+from gdmnet.models.manifest import MODEL_CARD
 from gdmnet.plan import SpectralFinish
 
 pytest.importorskip("onnx")
@@ -98,6 +99,7 @@ def test_prediction_without_torch_gives_torchs_voxels(folds, tmp_path, engine, o
     record = json.loads((tmp_path / engine / "predictions.json").read_text())
     assert record["model"]["settings"]["engine"] == engine
     assert engine in record["versions"]
+    assert "--engine onnxruntime -i in/" in (root / "onnx" / MODEL_CARD).read_text()
     assert "torch" not in record["versions"]
 
 
