@@ -114,7 +114,8 @@ def process_group(rank: ProcessRank | None) -> Iterator[None]:
     # Several processes with all threads each would fight for the same cores.
     torch.set_num_threads(max(1, torch.get_num_threads() // rank.n_local))
     end_with_parent()
-    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    has_nccl = torch.cuda.is_available() and distributed.is_nccl_available()  # not on Windows
+    backend = "cpu:gloo,cuda:nccl" if has_nccl else "gloo"
     with _losses_said(rank):
         distributed.init_process_group(
             backend,
