@@ -83,6 +83,8 @@ def load_model(
         network_calls=1 if sampler is None else sampler.network_calls,
         finish=0.0 if finish is None else finish.strength,
     )
+    expected = model.expected
+    fits = expected is not None and expected.fits(set(model.runs), settings)
     network = Ensemble(members).eval().requires_grad_(False).to(place)
     return Translator(
         model.plan,
@@ -92,6 +94,7 @@ def load_model(
         model.fingerprint,
         sampler=sampler,
         finish=finish,
+        expected=expected if fits else None,
         detail_gain=fmean(run.detail_gain for run in runs),
     )
 

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from types import EllipsisType
+from typing import Literal
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ BODY_MARGIN = 8
 
 Window = tuple[slice, slice, slice]
 Network = Callable[[Tensor], Tensor]
+Spread = Literal["opinions", "windows"]
 ENSEMBLES: dict[str, Callable[[Tensor], Tensor]] = {
     "mean": lambda outputs: outputs.mean(dim=0),
     # torch.median takes the lower of the two in the middle; of two folds that would be one fold
@@ -43,34 +44,40 @@ class Moments:
 
         d = m_b - m,   m += d w_b / (w + w_b),   q += w_b v_b + d^2 w w_b / (w + w_b)
 
-    No large squares are subtracted, so that fp32 holds small variances beside large means.
+    No large squares are subtracted, so that fp32 holds small variances beside large means. Of
+    several series of opinions each has its own mean, and the variances are averaged.
     """
 
-    def __init__(self, shape: Shape | torch.Size, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self, shape: Shape | torch.Size, device: torch.device | str = "cpu", n_series: int = 1
+    ) -> None:
         self.weight = torch.zeros(tuple(shape), dtype=torch.float32, device=device)
-        self.mean = torch.zeros_like(self.weight)
-        self._squares = torch.zeros_like(self.weight)
+        self.means = self.weight.new_zeros((n_series, *shape))
+        self._squares = torch.zeros_like(self.weight)  # mean over the series
 
     def add(
         self,
         mean: Tensor,
-        variance: Tensor,
+        variance: Tensor | float,
         weight: Tensor | float,
-        window: Window | EllipsisType = ...,
+        window: Window = (slice(None),) * 3,
     ) -> None:
         """A group of opinions joins.
 
         Args:
-            mean: (z, y, x) of the window.
+            mean: (n_series, z, y, x) of the window.
             variance: (z, y, x), of the population; 0 for a single opinion.
             weight: of the group, above 0: (z, y, x) or one number.
             window: where the group lies; by default it covers all voxels.
         """
-        before = self.weight[window]
+        before = self.weight[window]  # z, y, x
         share = weight / (before + weight)
-        distance = mean - self.mean[window]
-        self._squares[window] += weight * variance + distance.square() * before * share
-        self.mean[window] += distance * share
+        z, y, x = window
+        means = self.means[:, z, y, x]  # n_series, z, y, x: a view
+        distance = mean - means
+        squares = distance.square().mean(dim=0)
+        self._squares[window] += weight * variance + squares * before * share
+        means += distance * share
         self.weight[window] += weight
 
     def variance(self) -> Tensor:
@@ -84,8 +91,9 @@ class Estimate:
 
     Attributes:
         mean: the prediction.
-        std: how far folds, mirrored copies and overlapping windows lie apart at each voxel, as a
-            standard deviation; 0 where there is only one opinion; None if it was not asked for.
+        std: how far folds, mirrored copies and overlapping windows (or the windows alone) lie
+            apart at each voxel, as a standard deviation; 0 where there is only one opinion; None
+            if it was not asked for.
     """
 
     mean: NDArray
@@ -114,7 +122,7 @@ def predict_volume(
     device: torch.device | str,
     settings: PredictionSettings | None = None,
     region: BodyRegion | None = None,
-    spread: bool = False,
+    spread: Spread | None = None,
 ) -> Estimate:
     """Slide the network over a volume: one call a window, Gaussian blending in fp32.
 
@@ -130,7 +138,9 @@ def predict_volume(
         device: where the network lies; the accumulators stay in main memory.
         settings: step size, mirrored copies, ensemble; None is the default of each.
         region: skip what is far from the body.
-        spread: measure how far the opinions lie apart; the prediction is the same to the bit.
+        spread: measure how far all opinions lie apart, or the overlapping windows of each fold
+            alone, without mirrored copies (the root mean square over the folds); the prediction is
+            the same to the bit.
 
     Raises:
         ValueError: shapes that do not fit, or a step size outside (0, 1].
@@ -146,21 +156,25 @@ def predict_volume(
     weight = torch.from_numpy(gaussian_weight(patch_size))
     total = torch.zeros(shape, dtype=torch.float32)
     weights = torch.zeros(shape, dtype=torch.float32)
-    moments = Moments(shape) if spread else None
+    moments: Moments | None = None
     volume = torch.from_numpy(np.ascontiguousarray(padded, dtype=np.float32))
     with torch.inference_mode():
         for window in progress_bar(chosen, "windows", delay=2):
             z, y, x = window
             patch = volume[None, :, z, y, x].to(device)  # (1, c, z, y, x)
-            opinions = None if moments is None else Moments(patch_size, device)
-            value = _predict_window(network, patch, settings, opinions)
+            opinions = Moments(patch_size, device) if spread == "opinions" else None
+            value, plain = _predict_window(network, patch, settings, opinions)
             total[window] += value.cpu() * weight
             weights[window] += weight
-            if moments is not None and opinions is not None:
-                moments.add(opinions.mean.cpu(), opinions.variance().cpu(), weight, window)
+            if opinions is not None:
+                moments = moments or Moments(shape)
+                moments.add(opinions.means.cpu(), opinions.variance().cpu(), weight, window)
+            if spread == "windows":
+                moments = moments or Moments(shape, n_series=len(plain))
+                moments.add(plain.cpu(), 0.0, weight, window)
     background = 0.0 if region is None else region.background
     mean = torch.where(weights > 0, total / weights, background)
-    std = None if moments is None else _cut(moments.variance().sqrt(), box)
+    std = _cut((moments or Moments(shape)).variance().sqrt(), box) if spread else None
     return Estimate(_cut(mean, box), std)
 
 
@@ -205,19 +219,24 @@ def gaussian_weight(patch_size: Shape) -> NDArray:
 
 def _predict_window(
     network: Network, patch: Tensor, settings: PredictionSettings, opinions: Moments | None
-) -> Tensor:
-    """The value (z, y, x) of one window; all opinions about it join what is measured of them."""
+) -> tuple[Tensor, Tensor]:
+    """The value (z, y, x) of one window; all opinions about it join what is measured of them.
+
+    And the folds' opinions (n, z, y, x) about the window as it is, without mirrored copies.
+    """
     combine = ENSEMBLES[settings.ensemble]
-    copies = []
+    copies, plain = [], None
     for flip in _flips(patch) if settings.tta else [()]:
         outputs = network(patch.flip(flip)).flip(flip).float()
         if outputs.shape[1:] != (1, *patch.shape[2:]):
             raise ValueError(f"the network gave {tuple(outputs.shape)} for {tuple(patch.shape)}")
+        plain = outputs[:, 0] if plain is None else plain  # the first flip is none
         copies.append(combine(outputs[:, 0]))  # (z, y, x)
         if opinions is not None:
             variance, mean = torch.var_mean(outputs[:, 0], dim=0, correction=0)
-            opinions.add(mean, variance, len(outputs))
-    return torch.stack(copies).mean(dim=0) if settings.tta else copies[0]
+            opinions.add(mean[None], variance, len(outputs))
+    assert plain is not None
+    return torch.stack(copies).mean(dim=0) if settings.tta else copies[0], plain
 
 
 def _flips(patch: Tensor) -> list[tuple[int, ...]]:

@@ -28,6 +28,7 @@ from gdmnet.training.distributed import (
     run_together,
     this_process,
 )
+from gdmnet.training.expected_error import update_table
 from gdmnet.training.feature_encoder import prepare_encoder
 from gdmnet.training.loop import fit
 from gdmnet.training.memory import compare_with_device, memory_errors, predicted_gb
@@ -258,6 +259,7 @@ def _new_fold(training: FoldTraining) -> Iterator[Path]:
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     _keep_plan(training)
+    update_table(training.folder.parent, training.configuration)  # without the old fold's cases
 
 
 def _with_encoder(training: FoldTraining) -> FoldTraining:

@@ -208,4 +208,7 @@ def test_commands_of_the_page_are_understood(script):
     for name, arguments in lines:
         script(name).build_parser().parse_args(shlex.split(arguments, comments=True))
     scripts = {path.stem for path in (DOCUMENTATION / "benchmarks").glob("*.py")}
-    assert scripts == {"judging", "method_study", "rivals", "simulated_memory", "task_chains"}
+    assert scripts == {
+        *("expected_error", "judging", "method_study"),
+        *("rivals", "simulated_memory", "task_chains"),
+    }

@@ -122,7 +122,7 @@ def test_the_spread_of_the_folds_comes_in_file_units(tmp_path, models):
     ct = models.make_ct()
     volume = Volume(ct[None], models.make_geometry(ct.shape))
     case, _ = prepare_volumes("a", volume, translator.configuration)
-    estimate = translator.predict(case, spread=True)
+    estimate = translator.predict(case, spread="opinions")
     spread = translator.restore_spread(estimate.std, case)
     assert spread.geometry == volume.geometry
     np.testing.assert_allclose(spread.array[0][models.core()], 150, atol=0.01)
