@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from gdmnet.data.raw import read_description, training_cases
+from gdmnet.data.volume import read_volume
 from gdmnet.datasets.pair_picture import A_SHEET, draw_thumbnail, save_contact_sheets
 from gdmnet.datasets.phantom import Scanner, write_phantom_dataset
 
@@ -17,7 +18,11 @@ def test_a_thumbnail_has_square_pixels_and_shows_both_images(tmp_path):
     description = read_description(raw)
     (case,), _ = training_cases(raw, description)
     picture = draw_thumbnail(case, description)
-    assert picture.shape == (160 + 107, 107)  # 120 and 80 mm high, 80 mm wide
+    places = np.argwhere(read_volume(case.target).array[0] > -80)  # fat and more
+    depth, height, width = (np.ptp(places, axis=0) + 1) * scanner.spacing  # mm
+    rows, columns = picture.shape
+    assert rows / columns == pytest.approx((height + depth) / width, rel=0.02)
+    assert columns <= 220 < rows
     assert (picture.min(), picture.max()) == pytest.approx((0, 1), abs=0.05)
 
 
