@@ -80,7 +80,7 @@ def _make_dataset(
 ) -> None:
     n = len(views)
     for i, number in enumerate(views):
-        part = raw.parent.with_name("parts") / f"{raw.name}_{number}"
+        part = raw.parent.with_name("parts") / str(number) / raw.name
         part.mkdir(parents=True, exist_ok=True)
         cases = training[i::n], testing[i::n]
         write_sparse_view_dataset(part, *cases, ScanSettings(views=number))
