@@ -140,7 +140,8 @@ def _planned(
     plan = _plan(fingerprint, description, folder, existing, options)
     for configuration in options.configurations or ():
         plan.configuration(configuration)  # an unknown one is refused before anything is written
-    print(plan_table(plan))
+    if options.dry_run or plan is not existing:
+        print(plan_table(plan))
     if not options.dry_run:
         splits = choose_splits([case.identifier for case in cases], raw / folders.SPLITS_JSON)
         codec.save(fingerprint, folder / folders.FINGERPRINT_JSON)

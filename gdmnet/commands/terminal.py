@@ -206,13 +206,13 @@ class _NiftiForm(argparse.Action):
 
 
 def roots_from(args: argparse.Namespace) -> Roots:
-    """The roots of parsed arguments; says aloud which ones fell back to the current directory.
+    """The roots of parsed arguments; says aloud which ones will lie in the current directory.
 
     Those that the command has no option for are the current directory, without a word.
     """
     roots = find_roots(*(getattr(args, name, Path()) for name in _ROOTS))
-    for note in roots.notes:
-        print(note, file=sys.stderr)
+    if roots.note:
+        print(roots.note, file=sys.stderr)
     return roots
 
 
@@ -256,7 +256,9 @@ def guarded(run: Callable[[], int]) -> int:
     does, so that files are cleaned up; the status is 128 and the signal's number. Any other
     exception stays a traceback, because it is our fault.
     """
-    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    from gdmnet.parallel import LogAboveBars  # not for --help
+
+    logging.basicConfig(format="%(message)s", handlers=[LogAboveBars(sys.stderr)])
     logging.getLogger("gdmnet").setLevel(logging.INFO)  # not what libraries tell of themselves
     numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)]
     if threading.current_thread() is not threading.main_thread():

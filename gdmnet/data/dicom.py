@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
-from tqdm import tqdm
 
 from gdmnet.data.case import CaseFiles, Series, SeriesHeader, Volume
 from gdmnet.data.dicom_file import NO_PLACE, NOT_DICOM, is_dicom, read_pixels, read_slice
@@ -23,6 +22,7 @@ from gdmnet.data.dicom_grid import Slice, split_acquisitions, stack
 from gdmnet.data.volume import read_channels
 from gdmnet.errors import DatasetError
 from gdmnet.geometry import Geometry, grid_difference, to_lps
+from gdmnet.parallel import progress_bar
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def find_series(folder: Path, *, untilt: bool = False) -> Tree:
     skipped: Counter[str] = Counter()
     objects: dict[str, tuple[Path, ...]] = {"RTSTRUCT": (), "REG": ()}
     unread: dict[tuple[Path, str], Path] = {}
-    for path in tqdm(list(_files(folder)), desc="headers", disable=None, leave=False):
+    for path in progress_bar(list(_files(folder)), "headers"):
         found = read_slice(path)
         if isinstance(found, Slice):
             slices.setdefault(found.series, []).append(found)

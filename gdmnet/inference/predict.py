@@ -12,7 +12,6 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 import SimpleITK as sitk  # noqa: N813
-from tqdm import tqdm
 
 from gdmnet import __version__, codec, files
 from gdmnet.data.case import CaseFiles
@@ -31,6 +30,7 @@ from gdmnet.inference.record import (
 )
 from gdmnet.inference.translator import Translator
 from gdmnet.models.device import versions
+from gdmnet.parallel import progress_bar
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def _predict(
     def read(job: CasePrediction) -> ReadCase:
         return read_case(job, translator)
 
-    with tqdm(total=len(jobs), desc="cases", disable=None) as bar:
+    with progress_bar(None, "cases", total=len(jobs)) as bar:
         for job, ahead in _ahead(read, jobs, n_threads):
             fate, result = predict_case(translator, job, ahead)
             series = tuple(

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm import tqdm
 
 from gdmnet.arrays.crop import Box, crop, pad_to
 from gdmnet.geometry import Shape, shape_of
 from gdmnet.models.card import PredictionSettings
+from gdmnet.parallel import progress_bar
 
 SIGMA_SHARE = 1 / 8  # of the patch: a window counts for little where it lacks context
 WEIGHT_FLOOR = 1e-3  # of the peak: keeps w * p / w well conditioned where one window stands alone
@@ -159,7 +159,7 @@ def predict_volume(
     moments: Moments | None = None
     volume = torch.from_numpy(np.ascontiguousarray(padded, dtype=np.float32))
     with torch.inference_mode():
-        for window in tqdm(chosen, desc="windows", disable=None, leave=False, delay=2):
+        for window in progress_bar(chosen, "windows", delay=2):
             z, y, x = window
             patch = volume[None, :, z, y, x].to(device)  # (1, c, z, y, x)
             opinions = Moments(patch_size, device) if spread == "opinions" else None

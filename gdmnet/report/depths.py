@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 
 from gdmnet.metrics.statistics import Values
+from gdmnet.table import cell_text
 
 _DEPTH = re.compile(r"wepl_(bias|p95|region_(?P<label>\d+))_(?P<angle>-?[\d.]+)")
 _REGION = re.compile(r"(?P<metric>mae|bias|dice)_(region_)?(?P<label>\d+)")
@@ -39,7 +40,7 @@ def _depths(values: Values) -> str:
     heads += [f"to centre of region {label} [mm]" for label in labels]
     kinds = ["bias", "p95", *(f"region_{label}" for label in labels)]
     rows = (
-        [angle, *(_fixed(values.get(f"wepl_{kind}_{angle}"), 1) for kind in kinds)]
+        [angle, *(cell_text(values.get(f"wepl_{kind}_{angle}"), 1) for kind in kinds)]
         for angle in angles
     )
     return _table(heads, rows) if angles else ""
@@ -53,14 +54,10 @@ def _regions(values: Values, unit: str) -> str:
     of_unit = f" [{unit}]" if unit else ""
     titles = {"mae": f"MAE{of_unit}", "bias": f"bias{of_unit}", "dice": "Dice"}
     rows = (
-        [label, *(_fixed(known.get((metric, label)), _DECIMALS[metric]) for metric in metrics)]
+        [label, *(cell_text(known.get((metric, label)), _DECIMALS[metric]) for metric in metrics)]
         for label in labels
     )
     return _table(["region", *(titles[metric] for metric in metrics)], rows) if labels else ""
-
-
-def _fixed(value: float | None, decimals: int) -> str:
-    return "-" if value is None else f"{value:.{decimals}f}"
 
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from gdmnet import codec, folders
 from gdmnet.arrays.normalise import invert
@@ -28,15 +27,17 @@ from gdmnet.metrics.image import match_linear
 from gdmnet.metrics.score import METRICS, score
 from gdmnet.metrics.statistics import Values, aggregate_cases
 from gdmnet.metrics.summary import Summary
+from gdmnet.metrics.titles import title_of
 from gdmnet.models import checkpoint
 from gdmnet.models.card import MOST_REALISM, PredictionSettings
 from gdmnet.models.folder import DIAL_JSON, FINISH_JSON, DialChoice
+from gdmnet.parallel import progress_bar
 from gdmnet.plan import Configuration, SpectralFinish
 from gdmnet.preprocessing import prepare
 from gdmnet.training import log
 from gdmnet.training.distributed import collected, made_by_leader, this_process
 from gdmnet.training.expected_error import CaseErrors, sample_errors, save_errors, update_table
-from gdmnet.training.progress import PROGRESS_PNG, draw_progress
+from gdmnet.training.progress import INTERNALS_PNG, draw_internals
 
 FOLDER = "validation"
 ON_TRAINING = "the cases were trained on: this says nothing about new patients"
@@ -140,7 +141,7 @@ def _predict(
     """
     folder.mkdir(parents=True, exist_ok=True)
     predictions = {}
-    for stored in tqdm(cases, desc="validation", disable=None, leave=False):
+    for stored in progress_bar(cases, "validation"):
         name = stored.record.identifier
         case = as_input(stored)
         if name in known:  # as at prediction: no mask is given, and the source's own grid is known
@@ -192,10 +193,12 @@ def _score(
     summary = dataclasses.replace(summary, realism=front, note=note)
     codec.save(summary, home / folders.SUMMARY_JSON, private=True)
     means = {m: summary.aggregate[m]["mean"] for m in METRICS}
-    words = ", ".join(f"{name} {value:.4g}" for name, value in means.items() if value is not None)
-    _log.info(
-        "validation of %d cases: %s (%s, inside %s)", len(pairs), words, summary.units, summary.mask
+    words = ", ".join(
+        f"{title_of(name, summary.unit)} {value:.4g}"
+        for name, value in means.items()
+        if value is not None
     )
+    _log.info("validation of %d cases: %s (inside %s)", len(pairs), words, summary.mask)
     return summary
 
 
@@ -220,7 +223,7 @@ def dial_fold(
     if "twin" not in checkpoint.load(home / folders.FINAL):
         return {}
     front: dict[str, Values] = {}
-    for setting in tqdm(SETTINGS, desc="realism dial", disable=None, leave=False):
+    for setting in progress_bar(SETTINGS, "realism dial"):
         translator = load_model(
             model, PredictionSettings(realism=setting, finish=False), folds=[fold], device=device
         )
@@ -234,7 +237,7 @@ def dial_fold(
         front[f"{setting:g}"] = {metric: values["mean"] for metric, values in means.items()}
     chosen, reason = choose_setting(front, budget)
     codec.save(DialChoice(chosen, budget), home / DIAL_JSON)
-    draw_progress(log.read(home), home / PROGRESS_PNG, more=[_chart(front, chosen)])
+    draw_internals(log.read(home), home / INTERNALS_PNG, more=[_chart(front, chosen)])
     _log.info("realism dial: %g is chosen; %s", chosen, reason)
     return front
 
