@@ -1,6 +1,6 @@
 """Expected errors against true ones, on sparse-view CTs whose difficulty differs.
 
-    python documentation/benchmarks/expected_error.py CT -o OUT
+    python documentation/benchmarks/expected_error.py CT -o OUT --leave-out ct_elastix_lung
 
 Slabs of the CTs in a folder become two datasets: in Mixed a case was scanned with 20, 40, 80 or 160
 views, in Plain all with 60. A small regression is trained on every fold of Mixed (gdm_train), whose
@@ -57,9 +57,9 @@ class HeldOutCase:
     flagged: bool
 
 
-def make_datasets(cts: Path, out: Path) -> None:
-    """Slabs of all CTs, and both datasets of them in out/raw."""
-    for ct in find_ct_volumes(cts):
+def make_datasets(cts: Path, out: Path, leave_out: Sequence[str]) -> None:
+    """Slabs of all CTs but a few, and both datasets of them in out/raw."""
+    for ct in (ct for ct in find_ct_volumes(cts) if ct.name not in leave_out):
         path = out / "ct" / f"{ct.name}.nii.gz"
         if not path.is_file():
             whole = read_volume(ct.source)
@@ -150,6 +150,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = new_parser(__doc__ or "")
     parser.add_argument("cts", type=Path, metavar="CT", help="folder of CTs in HU, at any depth")
     parser.add_argument("-o", dest="output", type=Path, required=True, metavar="OUT")
+    parser.add_argument("--leave-out", nargs="+", default=(), metavar="NAME", help="CTs")
     parser.add_argument("--epochs", type=int, default=8, help="of 25 steps (default: 8)")
     return parser
 
@@ -161,7 +162,7 @@ def main(argv: list[str] | None = None) -> int:
     def body() -> int:
         out = args.output
         roots = Roots(out / "raw", out / "preprocessed", out / "results")
-        make_datasets(args.cts, out)
+        make_datasets(args.cts, out, args.leave_out)
         how = TrainingSettings(objective="regression", epochs=args.epochs, iterations=25)
         model, found = train(roots, how), {}
         for name in DATASETS:
