@@ -26,7 +26,7 @@ from gdmnet import codec, folders
 from gdmnet.commands import plan_and_preprocess, predict
 from gdmnet.commands.terminal import guarded, new_parser
 from gdmnet.data.case import Volume
-from gdmnet.data.raw import read_description, test_cases, write_description
+from gdmnet.data.raw import read_description, test_cases, training_cases, write_description
 from gdmnet.data.volume import read_volume, write_volume
 from gdmnet.datasets.sparse_view import CtVolume, find_ct_volumes, write_sparse_view_dataset
 from gdmnet.folders import Roots
@@ -39,6 +39,7 @@ from gdmnet.tomography.settings import ScanSettings
 from gdmnet.training.settings import TrainingSettings
 from gdmnet.training.study import train_study
 
+N_FOLDS = 3
 SLICES = 48  # in the middle of each CT
 DATASETS = {"Dataset540_Mixed": (20, 40, 80, 160), "Dataset541_Plain": (60,)}
 """Name -> views; each case has one of these numbers, in turn."""
@@ -91,10 +92,15 @@ def _make_dataset(
 
 
 def train(roots: Roots, settings: TrainingSettings) -> Path:
-    """The model of Mixed, with half the features and two thirds of the planned patch."""
+    """The model of Mixed: three folds, half the features, two thirds of the planned patch."""
     name = next(iter(DATASETS))
     place = roots.preprocessed / name / folders.PLAN_JSON
     if not place.is_file():
+        raw = roots.raw / name
+        names = [case.identifier for case in training_cases(raw, read_description(raw))[0]]
+        parts = [names[k::N_FOLDS] for k in range(N_FOLDS)]
+        splits = [{"train": [n for n in names if n not in own], "val": own} for own in parts]
+        codec.save(splits, raw / folders.SPLITS_JSON)
         options = plan_and_preprocess.PlanOptions(preset="cpu", configurations=(CONFIGURATION,))
         plan_and_preprocess.run(name, roots, options)
         codec.save(smaller(codec.load(Plan, place)), place)
