@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
-from typing import Literal
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -16,18 +11,19 @@ from torch import Tensor
 
 from gdmnet.arrays.crop import Box, crop, pad_to
 from gdmnet.geometry import Shape, shape_of
+from gdmnet.inference.windows import (
+    BodyRegion,
+    Estimate,
+    Spread,
+    Window,
+    gaussian_weight,
+    mirrored_axes,
+    near_windows,
+)
 from gdmnet.models.card import PredictionSettings
 from gdmnet.parallel import progress_bar
 
-SIGMA_SHARE = 1 / 8  # of the patch: a window counts for little where it lacks context
-WEIGHT_FLOOR = 1e-3  # of the peak: keeps w * p / w well conditioned where one window stands alone
-# Windows that come no nearer to the body than this are skipped. Cubic resampling back to the
-# source grid weighs a voxel that far away by 0.27 ** 8 = 3e-5.
-BODY_MARGIN = 8
-
-Window = tuple[slice, slice, slice]
 Network = Callable[[Tensor], Tensor]
-Spread = Literal["opinions", "windows"]
 ENSEMBLES: dict[str, Callable[[Tensor], Tensor]] = {
     "mean": lambda outputs: outputs.mean(dim=0),
     # torch.median takes the lower of the two in the middle; of two folds that would be one fold
@@ -85,34 +81,6 @@ class Moments:
         return torch.where(self.weight > 0, self._squares / self.weight, 0.0)
 
 
-@dataclass(frozen=True, eq=False)
-class Estimate:
-    """A predicted volume: float32 (1, z, y, x), network units.
-
-    Attributes:
-        mean: the prediction.
-        std: how far folds, mirrored copies and overlapping windows (or the windows alone) lie
-            apart at each voxel, as a standard deviation; 0 where there is only one opinion; None
-            if it was not asked for.
-    """
-
-    mean: NDArray
-    std: NDArray | None
-
-
-@dataclass(frozen=True)
-class BodyRegion:
-    """Where predictions are wanted.
-
-    Attributes:
-        body: (z, y, x), non-zero inside the body.
-        background: what voxels are given that no window near the body covers, network units.
-    """
-
-    body: NDArray
-    background: float
-
-
 def predict_volume(
     network: Network,
     source: NDArray,
@@ -148,11 +116,7 @@ def predict_volume(
     settings = settings or PredictionSettings()
     padded, box = pad_to(source, patch_size, fill)
     shape = shape_of(padded)
-    chosen = [
-        window
-        for window in windows(shape, patch_size, settings.step_size)
-        if region is None or _comes_near(region.body, window)
-    ]
+    chosen = near_windows(shape, patch_size, settings.step_size, region)
     weight = torch.from_numpy(gaussian_weight(patch_size))
     total = torch.zeros(shape, dtype=torch.float32)
     weights = torch.zeros(shape, dtype=torch.float32)
@@ -178,45 +142,6 @@ def predict_volume(
     return Estimate(_cut(mean, box), std)
 
 
-def window_starts(size: int, patch: int, step_size: float) -> list[int]:
-    """First voxels of evenly spread windows along one axis that together cover it.
-
-    Args:
-        size: voxels of the axis, at least `patch`.
-        patch: voxels of a window.
-        step_size: largest distance of neighbours as a share of `patch`, in (0, 1].
-    """
-    if not 0 < step_size <= 1:
-        raise ValueError(f"the step size must lie in (0, 1], not {step_size}")
-    if size < patch:
-        raise ValueError(f"an axis of {size} voxels is smaller than the window of {patch}")
-    step = max(1.0, patch * step_size)
-    n_gaps = math.ceil((size - patch) / step)
-    if n_gaps == 0:
-        return [0]
-    return [round(i * (size - patch) / n_gaps) for i in range(n_gaps + 1)]
-
-
-def windows(shape: Shape, patch_size: Shape, step_size: float) -> Iterator[Window]:
-    """All windows (z, y, x) of a volume; see `window_starts`."""
-    axes = (
-        [slice(start, start + patch) for start in window_starts(size, patch, step_size)]
-        for size, patch in zip(shape, patch_size, strict=True)
-    )
-    yield from itertools.product(*axes)
-
-
-@lru_cache(maxsize=4)
-def gaussian_weight(patch_size: Shape) -> NDArray:
-    """float32 (z, y, x): a Gaussian about the middle, peak 1, sigma patch / 8, with a floor."""
-    weight = np.ones((), dtype=np.float64)
-    for size in patch_size:
-        position = (np.arange(size) - (size - 1) / 2) / (size * SIGMA_SHARE)
-        weight = weight[..., None] * np.exp(-0.5 * position**2)
-    weight /= weight.max()
-    return np.maximum(weight, WEIGHT_FLOOR).astype(np.float32)
-
-
 def _predict_window(
     network: Network, patch: Tensor, settings: PredictionSettings, opinions: Moments | None
 ) -> tuple[Tensor, Tensor]:
@@ -226,7 +151,7 @@ def _predict_window(
     """
     combine = ENSEMBLES[settings.ensemble]
     copies, plain = [], None
-    for flip in _flips(patch) if settings.tta else [()]:
+    for flip in mirrored_axes(patch.shape[2:]) if settings.tta else [()]:
         outputs = network(patch.flip(flip)).flip(flip).float()
         if outputs.shape[1:] != (1, *patch.shape[2:]):
             raise ValueError(f"the network gave {tuple(outputs.shape)} for {tuple(patch.shape)}")
@@ -239,11 +164,6 @@ def _predict_window(
     return torch.stack(copies).mean(dim=0) if settings.tta else copies[0], plain
 
 
-def _flips(patch: Tensor) -> list[tuple[int, ...]]:
-    axes = [axis for axis in (2, 3, 4) if patch.shape[axis] > 1]
-    return [flip for n in range(len(axes) + 1) for flip in itertools.combinations(axes, n)]
-
-
 def _middle(outputs: Tensor) -> Tensor:
     """The one or two values (1 or 2, z, y, x) in the middle of n sorted ones."""
     n = len(outputs)
@@ -252,9 +172,3 @@ def _middle(outputs: Tensor) -> Tensor:
 
 def _cut(volume: Tensor, box: Box) -> NDArray:
     return np.ascontiguousarray(crop(volume.numpy(), box))[None]
-
-
-def _comes_near(body: NDArray, window: Window) -> bool:
-    """A window of the padded volume: along a padded axis there is one, and it holds the body."""
-    wider = tuple(slice(max(0, s.start - BODY_MARGIN), s.stop + BODY_MARGIN) for s in window)
-    return bool(body[wider].any())

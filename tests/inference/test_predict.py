@@ -155,7 +155,7 @@ def write_volume(path, volume, *, integer=False):
         os.kill(os.getpid(), signal.SIGKILL)
     whole(path, volume, integer=integer)
 whole, case.write_volume = case.write_volume, write_volume
-translator = load_model(sys.argv[1], PredictionSettings(tta=True), device="cpu")
+translator = load_model(sys.argv[1], PredictionSettings(step_size=0.4), device="cpu")
 predict_folder(translator, Path(sys.argv[2]), Path(sys.argv[3]), overwrite=True, uncertainty=True)
 """
 
@@ -176,9 +176,9 @@ def test_a_kill_while_overwriting_leaves_whole_files_and_the_next_run_ends_it(
     for name in ("b.nii.gz", "c.nii.gz"):
         assert (out / name).read_bytes() == before[name]
         assert read_volume(out / "uncertainty" / name).array.any()
-    with pytest.raises(OutputError, match="other tta"):
+    with pytest.raises(OutputError, match="other step_size"):
         predict_folder(trio, inputs, out)
-    again = load_model(trio.card.folder, PredictionSettings(tta=True), device="cpu")
+    again = load_model(trio.card.folder, PredictionSettings(step_size=0.4), device="cpu")
     result = predict_folder(again, inputs, out, uncertainty=True)
     assert (result.predicted, result.skipped) == (("b", "c"), ("a",))
     predict_folder(again, inputs, tmp_path / "afresh", uncertainty=True)

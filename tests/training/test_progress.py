@@ -7,6 +7,11 @@ from gdmnet.training.patch_validation import TranslatedPlane
 from gdmnet.training.progress import INTERNALS_PNG, PROGRESS_PNG, draw_internals, draw_progress
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _few_drawings():
+    """Here all are drawn."""
+
+
 def _records(n, **more):
     return [
         {
