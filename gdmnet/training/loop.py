@@ -120,8 +120,8 @@ def _train_epoch(
 def _log_end(recipe: Recipe, epoch: int, seconds: float, device: torch.device) -> None:
     """Foretell the end of a training from the seconds that its first steps promise."""
     _log.info(
-        "%d epochs of %d steps, about %s on this %s, done about %s",
-        recipe.epochs - epoch,
+        "%s of %d steps, about %s on this %s, done about %s",
+        f"epochs {epoch + 1} to {recipe.epochs}" if epoch else f"{recipe.epochs} epochs",
         recipe.iterations,
         log.duration(seconds),
         {"cuda": "GPU"}.get(device.type, device.type.upper()),
