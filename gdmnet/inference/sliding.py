@@ -32,7 +32,9 @@ ENSEMBLES: dict[str, Callable[[Tensor], Tensor]] = {
     # torch.median takes the lower of the two in the middle; of two folds that would be one fold
     "median": lambda outputs: _middle(outputs).mean(dim=0),
 }
-"""How n opinions (n, z, y, x) about the same voxels become one (z, y, x)."""
+"""How n opinions (n, b, z, y, x) about the same voxels become one (b, z, y, x)."""
+_ROOM = 2  # times the memory of the sums must be free where the network computes
+_SLAB = 32  # slices that are divided by their weights at a time
 
 
 class Moments:
@@ -116,18 +118,21 @@ def predict_volume(
     region: BodyRegion | None = None,
     spread: bool = False,
 ) -> Estimate:
-    """Slide the network over a volume: one call a window, Gaussian blending in fp32.
+    """Slide the network over a volume, with Gaussian blending in fp32.
 
-    With a `region`, windows that do not come near the body are skipped. Every window that touches
-    the body is computed all the same, so that no voxel of the body changes.
+    A GPU is given several windows or mirrored copies a call, and keeps source and sums where they
+    fit: the prediction then comes back at once. Windows are added up in one order, so that the
+    result does not depend on how many share a call. With a `region`, windows that do not come near
+    the body are skipped. Every window that touches the body is computed all the same, so that no
+    voxel of the body changes.
 
     Args:
-        network: (1, c, z, y, x) to (n, 1, z, y, x) on `device`, any floating type: n opinions,
-            one a fold.
+        network: (b, c, z, y, x) to (n b, 1, z, y, x) on `device`, any floating type: n opinions
+            about b patches, one a fold, fold by fold.
         source: float32 (c, z, y, x), network units.
         patch_size: voxels (z, y, x) of a window.
         fill: what surrounds the volume, one number a channel, network units.
-        device: where the network lies; the accumulators stay in main memory.
+        device: where the network lies.
         settings: step size, mirrored copies, ensemble; None is the default of each.
         region: skip what is far from the body.
         spread: measure how far the opinions lie apart; the prediction is the same to the bit.
@@ -135,7 +140,7 @@ def predict_volume(
     Raises:
         ValueError: shapes that do not fit, or a step size outside (0, 1].
     """
-    settings = settings or PredictionSettings()
+    settings, device = settings or PredictionSettings(), torch.device(device)
     padded, box = pad_to(source, patch_size, fill)
     shape = shape_of(padded)
     chosen = [
@@ -143,25 +148,29 @@ def predict_volume(
         for window in windows(shape, patch_size, settings.step_size)
         if region is None or _comes_near(region.body, window)
     ]
-    weight = torch.from_numpy(gaussian_weight(patch_size))
-    total = torch.zeros(shape, dtype=torch.float32)
-    weights = torch.zeros(shape, dtype=torch.float32)
-    moments = Moments(shape) if spread else None
-    volume = torch.from_numpy(np.ascontiguousarray(padded, dtype=np.float32))
+    n_volumes = len(padded) + (4 if spread else 1)
+    place = device if _fits(4 * n_volumes * math.prod(shape), device) else torch.device("cpu")
+    volume = torch.from_numpy(np.ascontiguousarray(padded, dtype=np.float32)).to(place)
+    total = torch.zeros(shape, dtype=torch.float32, device=place)
+    weight = torch.from_numpy(gaussian_weight(patch_size)).to(place)
+    moments = Moments(shape, place) if spread else None
+    flips = _flips(patch_size) if settings.tta else [()]
+    n_windows = 1 if settings.tta else patches_a_call(device)
+    groups = [chosen[first : first + n_windows] for first in range(0, len(chosen), n_windows)]
     with torch.inference_mode():
-        for window in tqdm(chosen, desc="windows", disable=None, leave=False, delay=2):
-            z, y, x = window
-            patch = volume[None, :, z, y, x].to(device)  # (1, c, z, y, x)
-            opinions = None if moments is None else Moments(patch_size, device)
-            value = _predict_window(network, patch, settings, opinions)
-            total[window] += value.cpu() * weight
-            weights[window] += weight
+        for group in tqdm(groups, desc="windows", disable=None, leave=False, delay=2):
+            patches = torch.stack([volume[:, z, y, x] for z, y, x in group]).to(device)
+            opinions = Moments((len(group), *patch_size), device) if spread else None
+            values = _predict_windows(network, patches, flips, settings.ensemble, opinions)
+            for window, value in zip(group, values.to(place), strict=True):
+                total[window].addcmul_(value, weight)
             if moments is not None and opinions is not None:
-                moments.add(opinions.mean.cpu(), opinions.variance().cpu(), weight, window)
-    background = 0.0 if region is None else region.background
-    mean = torch.where(weights > 0, total / weights, background)
-    std = None if moments is None else _cut(moments.variance().sqrt(), box)
-    return Estimate(_cut(mean, box), std)
+                found = opinions.mean.to(place), opinions.variance().to(place)
+                for window, mean, variance in zip(group, *found, strict=True):
+                    moments.add(mean, variance, weight, window)
+        _divide(total, chosen, weight, 0.0 if region is None else region.background)
+        std = None if moments is None else _cut(moments.variance().sqrt(), box)
+    return Estimate(_cut(total, box), std)
 
 
 def window_starts(size: int, patch: int, step_size: float) -> list[int]:
@@ -203,36 +212,71 @@ def gaussian_weight(patch_size: Shape) -> NDArray:
     return np.maximum(weight, WEIGHT_FLOOR).astype(np.float32)
 
 
-def _predict_window(
-    network: Network, patch: Tensor, settings: PredictionSettings, opinions: Moments | None
+def _predict_windows(
+    network: Network,
+    patches: Tensor,
+    flips: Sequence[tuple[int, ...]],
+    ensemble: str,
+    opinions: Moments | None,
 ) -> Tensor:
-    """The value (z, y, x) of one window; all opinions about it join what is measured of them."""
-    combine = ENSEMBLES[settings.ensemble]
-    copies = []
-    for flip in _flips(patch) if settings.tta else [()]:
-        outputs = network(patch.flip(flip)).flip(flip).float()
-        if outputs.shape[1:] != (1, *patch.shape[2:]):
-            raise ValueError(f"the network gave {tuple(outputs.shape)} for {tuple(patch.shape)}")
-        copies.append(combine(outputs[:, 0]))  # (z, y, x)
-        if opinions is not None:
-            variance, mean = torch.var_mean(outputs[:, 0], dim=0, correction=0)
-            opinions.add(mean, variance, len(outputs))
-    return torch.stack(copies).mean(dim=0) if settings.tta else copies[0]
+    """The values (b, z, y, x) of windows (b, c, z, y, x); all opinions join what is measured."""
+    n_windows, size = len(patches), patches.shape[2:]
+    at_once = max(1, patches_a_call(patches.device) // n_windows)
+    values = []
+    for first in range(0, len(flips), at_once):
+        some = flips[first : first + at_once]
+        mirrored = [patches.flip(flip) if flip else patches for flip in some]
+        batch = torch.cat(mirrored) if len(some) > 1 else mirrored[0]  # (k b, c, z, y, x)
+        outputs = network(batch).float()  # (n k b, 1, z, y, x)
+        if outputs.shape[1:] != (1, *size):
+            raise ValueError(f"the network gave {tuple(outputs.shape)} for {tuple(batch.shape)}")
+        copies = outputs.reshape(-1, len(some), n_windows, *size).unbind(1)
+        for flip, folds in zip(some, copies, strict=True):
+            own = folds.flip(flip) if flip else folds  # (n, b, z, y, x)
+            values.append(ENSEMBLES[ensemble](own))  # (b, z, y, x)
+            if opinions is not None:
+                variance, mean = torch.var_mean(own, dim=0, correction=0)
+                opinions.add(mean, variance, len(own))
+    return torch.stack(values).mean(dim=0) if len(values) > 1 else values[0]
 
 
-def _flips(patch: Tensor) -> list[tuple[int, ...]]:
-    axes = [axis for axis in (2, 3, 4) if patch.shape[axis] > 1]
+def _divide(total: Tensor, chosen: Sequence[Window], weight: Tensor, background: float) -> None:
+    """Sums to means in place, some slices at a time; background where no window was."""
+    for first in range(0, len(total), _SLAB):
+        rows = total[first : first + _SLAB]
+        weights = torch.zeros_like(rows)
+        for z, y, x in chosen:
+            begin, end = max(z.start, first), min(z.stop, first + len(rows))
+            if begin < end:
+                part = weight[begin - z.start : end - z.start]
+                weights[begin - first : end - first, y, x] += part
+        rows.div_(weights).masked_fill_(weights == 0, background)
+
+
+def patches_a_call(device: torch.device) -> int:
+    """Windows or mirrored copies: on a GPU 4, whose maps are smaller than a training step's."""
+    return 1 if device.type == "cpu" else 4
+
+
+def _fits(n_bytes: int, device: torch.device) -> bool:
+    """Whether a GPU has room for the sums beside the network's maps."""
+    return device.type == "cuda" and torch.cuda.mem_get_info(device)[0] > _ROOM * n_bytes
+
+
+def _flips(patch_size: Shape) -> list[tuple[int, ...]]:
+    """Of (b, c, z, y, x): the axes of every mirrored copy, () first."""
+    axes = [axis for axis, size in zip((2, 3, 4), patch_size, strict=True) if size > 1]
     return [flip for n in range(len(axes) + 1) for flip in itertools.combinations(axes, n)]
 
 
 def _middle(outputs: Tensor) -> Tensor:
-    """The one or two values (1 or 2, z, y, x) in the middle of n sorted ones."""
+    """The one or two values (1 or 2, b, z, y, x) in the middle of n sorted ones."""
     n = len(outputs)
     return outputs.sort(dim=0).values[(n - 1) // 2 : n // 2 + 1]
 
 
 def _cut(volume: Tensor, box: Box) -> NDArray:
-    return np.ascontiguousarray(crop(volume.numpy(), box))[None]
+    return np.ascontiguousarray(crop(volume.cpu().numpy(), box))[None]
 
 
 def _comes_near(body: NDArray, window: Window) -> bool:

@@ -203,5 +203,5 @@ class Ensemble(nn.Module):
         self.members = nn.ModuleList(members)
 
     def forward(self, x: Tensor, *time: Tensor) -> Tensor:
-        """(1, c, z, y, x), and a time (1,) where members take one, to (n, 1, z, y, x), fp32."""
+        """(b, c, z, y, x), and times (b,) where members take one, to (n b, 1, z, y, x), fp32."""
         return torch.cat([member(x, *time).float() for member in self.members])
