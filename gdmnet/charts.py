@@ -33,6 +33,8 @@ INK, FAINT = "#222222", "#6b6b6b"
 EPOCH = "epoch"
 _DENSITY = ("#d9e7f3", "#569ccd", "#102a60")  # few to many: dark on white
 _SVG_INCHES, _PANEL_INCHES = (5.8, 4.2), (4.4, 3.0)  # 72 units of an SVG, 100 pixels of a PNG each
+_TITLE_INCHES = 0.35  # above a picture
+_SHEET_COLUMNS, _SHEET_INCHES = 8, 1.75  # of a contact sheet, and the width of its pictures
 _FEW = 30  # a curve of so few points is seen point by point
 _STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same widths everywhere
@@ -96,6 +98,25 @@ class Chart:
 
 
 @dataclass(frozen=True)
+class Picture:
+    """A plane in grey.
+
+    Attributes:
+        title: above it.
+        image: (y, x).
+        low: shown black.
+        high: shown white.
+        aspect: height of a pixel / its width.
+    """
+
+    title: str
+    image: NDArray
+    low: float
+    high: float
+    aspect: float = 1.0
+
+
+@dataclass(frozen=True)
 class Dot:
     """A named point of a scatter chart; hollow unless it is filled."""
 
@@ -132,7 +153,14 @@ def as_svg(draw: Callable[[Axes], None], *, title: str, text: str) -> str:
     return head + svg[svg.index(">", svg.index("<svg")) + 1 :].strip()
 
 
-def save_charts(charts: Sequence[Chart], path: Path, *, heading: str, n_columns: int) -> None:
+def save_charts(
+    charts: Sequence[Chart],
+    path: Path,
+    *,
+    heading: str,
+    n_columns: int,
+    above: Sequence[Picture] = (),
+) -> None:
     """Write charts in rows as one PNG.
 
     Args:
@@ -140,6 +168,7 @@ def save_charts(charts: Sequence[Chart], path: Path, *, heading: str, n_columns:
         path: of the picture.
         heading: a line above all.
         n_columns: charts side by side.
+        above: pictures side by side, above the charts.
 
     Raises:
         OutputError: the folder is not writable or the disk is full.
@@ -149,13 +178,44 @@ def save_charts(charts: Sequence[Chart], path: Path, *, heading: str, n_columns:
     n_rows = max(1, math.ceil(len(charts) / n_columns))
     width, height = _PANEL_INCHES
     with chart_style({}), whole_file(path) as aside:
-        size = (n_columns * width, n_rows * height + 0.4)
+        heights = [n_rows * height]
+        if above:
+            heights.insert(0, _picture_height(above, n_columns * width / len(above)))
+        size = (n_columns * width, sum(heights) + 0.2 + 0.2 * len(heading.splitlines()))
         figure = Figure(size, dpi=100, layout="constrained")
         figure.suptitle(heading, x=0.01, ha="left", fontsize=12)
+        rows = figure.subfigures(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
+        for i, picture in enumerate(above):
+            draw_picture(rows[0].add_subplot(1, len(above), i + 1), picture)
         for i, chart in enumerate(charts):
-            axes = figure.add_subplot(n_rows, n_columns, i + 1)
+            axes = rows[-1].add_subplot(n_rows, n_columns, i + 1)
             axes.set_title(chart.title, loc="left")
             draw_curves(axes, chart)
+        figure.savefig(aside, format="png", metadata={"Software": None})
+
+
+def save_pictures(pictures: Sequence[Picture], path: Path, *, heading: str) -> None:
+    """Write pictures in rows of eight as one PNG.
+
+    Args:
+        pictures: in reading order, at least one.
+        path: of the PNG.
+        heading: a line above all.
+
+    Raises:
+        OutputError: the folder is not writable or the disk is full.
+    """
+    from matplotlib.figure import Figure
+
+    n_columns = min(len(pictures), _SHEET_COLUMNS)
+    n_rows = math.ceil(len(pictures) / n_columns)
+    height = _picture_height(pictures, _SHEET_INCHES)
+    with chart_style({"axes.titlesize": 8}), whole_file(path) as aside:
+        size = (max(n_columns * _SHEET_INCHES, 6.0), n_rows * height + 0.4)
+        figure = Figure(size, dpi=100, layout="constrained")
+        figure.suptitle(heading, x=0.01, ha="left", fontsize=10)
+        for i, picture in enumerate(pictures):
+            draw_picture(figure.add_subplot(n_rows, n_columns, i + 1), picture)
         figure.savefig(aside, format="png", metadata={"Software": None})
 
 
@@ -170,6 +230,20 @@ def chart_style(more: dict[Any, Any]) -> Iterator[None]:
 
     with rc_context({**_STYLE, **more}):
         yield
+
+
+def _picture_height(pictures: Sequence[Picture], width: float) -> float:
+    """Inches that pictures of a width need with their titles."""
+    shares = (len(p.image) * p.aspect / len(p.image[0]) for p in pictures)
+    return width * min(max(shares), 2.0) + _TITLE_INCHES
+
+
+def draw_picture(axes: Axes, picture: Picture) -> None:
+    """A plane in grey with its title."""
+    axes.set_title(picture.title, loc="left")
+    axes.set_axis_off()
+    high = max(picture.high, picture.low + 1e-12)
+    axes.imshow(picture.image, "gray", aspect=picture.aspect, vmin=picture.low, vmax=high)
 
 
 def draw_curves(axes: Axes, chart: Chart) -> None:

@@ -30,7 +30,7 @@ CHECKPOINTS = {"final": FINAL, "best": BEST}
 
 @dataclass(frozen=True)
 class Roots:
-    """The three root folders; `notes` are lines that a command says aloud about them.
+    """The three root folders; `note` is what a command says aloud of those that were guessed.
 
     `origins` says of raw, preprocessed and results where each comes from.
     """
@@ -38,7 +38,7 @@ class Roots:
     raw: Path
     preprocessed: Path
     results: Path
-    notes: tuple[str, ...] = ()
+    note: str = ""
     origins: tuple[str, ...] = ("given",) * 3
 
 
@@ -46,7 +46,7 @@ def find_roots(
     raw: Path | None = None, preprocessed: Path | None = None, results: Path | None = None
 ) -> Roots:
     """Roots from the arguments, else the environment, else folders in the current directory."""
-    notes: list[str] = []
+    unset: list[str] = []
     origins: list[str] = []
 
     def choose(given: Path | None, name: str) -> Path:
@@ -57,11 +57,13 @@ def find_roots(
             origins.append("environment variable")
             return Path(os.environ[name])
         origins.append("current directory")
-        notes.append(f"{name} is not set: using {Path.cwd() / name}")
+        if not Path(name).is_dir():
+            unset.append(name)
         return Path.cwd() / name
 
     chosen = choose(raw, RAW), choose(preprocessed, PREPROCESSED), choose(results, RESULTS)
-    return Roots(*chosen, notes=tuple(notes), origins=tuple(origins))
+    note = f"not set, so in {Path.cwd()}: {', '.join(unset)}" if unset else ""
+    return Roots(*chosen, note, tuple(origins))
 
 
 def encoders_root() -> Path | None:

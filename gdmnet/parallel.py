@@ -1,14 +1,15 @@
-"""Map a function over cases in worker processes, without ever hanging."""
+"""Cases in worker processes, without ever hanging; progress bars, and the log above them."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import multiprocessing
 import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import wait
@@ -27,6 +28,36 @@ _LOOK_SECONDS = 2.0
 
 class WorkerDiedError(GdmnetError):
     """A worker process was killed from outside, most often for lack of memory."""
+
+
+class LogAboveBars(logging.StreamHandler):
+    """Writes lines above the progress bars of its stream, which stay whole."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a line; bars are drawn anew below it."""
+        with tqdm.external_write_mode(self.stream):
+            super().emit(record)
+
+
+def progress_bar(
+    items: Iterable[A] | None,
+    title: str,
+    *,
+    total: int | None = None,
+    shown: bool = True,
+    delay: float = 0.0,
+) -> tqdm[A]:
+    """A bar with "3/200" and the time left on a terminal; nothing where stderr is a file.
+
+    Args:
+        items: what to iterate over; None counts by `update()`.
+        title: before the bar.
+        total: number of items that have no length.
+        shown: False never draws it.
+        delay: seconds until it is drawn.
+    """
+    disable = None if shown else True
+    return tqdm(items, title, total, disable=disable, leave=False, delay=delay)
 
 
 def map_cases(
@@ -50,7 +81,7 @@ def map_cases(
         WorkerDiedError: a worker process died; the cases in work are named.
         Exception: the first exception of the function, with a note that names its case.
     """
-    with tqdm(total=len(items), desc=title, disable=None, leave=False) as bar:
+    with progress_bar(None, title, total=len(items)) as bar:
         if n_processes <= 1 or len(items) <= 1:
             return [_call(function, item, name, bar) for item in items]
         return _map_in_pool(function, items, min(n_processes, len(items)), name, bar)

@@ -298,6 +298,8 @@ class SpectralFinish(Settings):
 class Run(Settings):
     """What one training is: written before its first step, and never again.
 
+    `detail_gain` is how much of what the source of the target's quantity shows beyond the plan's
+    spacing the predictions get back: what serves the training cases' targets best.
     `realism`, the realism dial's setting unless asked otherwise, is None where there is no dial,
     and `finish` where none was fitted; they lie in dial.json and finish.json
     (`models.folder.read_run`), and in run.json only of older and of exported models. `options` are
@@ -324,5 +326,6 @@ class Run(Settings):
     versions: dict[str, str] = field(default_factory=dict)
     encoder_options: dict[str, Any] = field(default_factory=dict)
     n_devices: int = setting(1, "that train together", least=1)
+    detail_gain: float = setting(0.0, "of what the plan's spacing takes from a CT", least=0, most=1)
     realism: float | None = setting(None, "T of the realism dial", least=0)
     finish: SpectralFinish | None = None

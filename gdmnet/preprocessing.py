@@ -26,8 +26,7 @@ from gdmnet.arrays.resample import (
     resampled_shape,
     resampled_slabs,
 )
-from gdmnet.data.bias_field import without_bias
-from gdmnet.data.body import find_body
+from gdmnet.data.body import find_body, without_bias
 from gdmnet.data.case import Case, CaseFiles, CaseRecord, Volume
 from gdmnet.data.dicom import read_sources
 from gdmnet.data.store import save_case, stored_record
@@ -90,24 +89,34 @@ def prepare_volumes(
     small_inside = resample_mask(inside, shape)
     if not small_inside.any():  # a body thinner than half a voxel of the new grid
         small_inside[...] = 1
-    units, prepared_target, detail = None, None, None
+    units, prepared_target, detail, products = None, None, None, (0.0, 0.0)
     residual = configuration.residual_channel
-    keeps_detail = target is None and configuration.target.scheme == "ct"
     prepared = np.empty((len(corrected), *shape), dtype=np.float32)
     for channel, scheme in enumerate(source_normalisations(configuration)):  # one in memory
         image = crop(corrected[channel], box)
         image = normalise.apply(image, normalise.fit(scheme, image, patient))[None]
         prepared[channel] = resample(image, shape)[0]
-        if channel == residual and keeps_detail:
+        if channel == residual and configuration.target.scheme == "ct":
             detail = lost_detail(image, shape)
     if target is not None:
         image = crop(target.array, box)[0]
         units = normalise.fit(configuration.target, image, patient)
-        resampled = resample(normalise.apply(image, units)[None], shape)
+        wanted = normalise.apply(image, units)[None]
+        resampled = resample(wanted, shape)
         background = np.float32(normalise.background_value(units))
         prepared_target = np.where(small_inside != 0, resampled, background)
+        real = None if detail is None else lost_detail(wanted, shape)
+        if detail is not None and real is not None:
+            products = _products(detail[0][inside != 0], real[0][inside != 0])
     record = CaseRecord(
-        identifier, source.geometry, box, configuration.spacing, shape, body.rule, units
+        identifier,
+        source.geometry,
+        box,
+        configuration.spacing,
+        shape,
+        body.rule,
+        units,
+        detail=products,
     )
     small_patient = None if body.patient is body.counted else resample_mask(patient, shape)
     case = Case(
@@ -117,9 +126,14 @@ def prepare_volumes(
         small_inside,
         small_patient,
         inside if target is None else None,
-        detail,
+        detail if target is None else None,
     )
     return case, Volume(corrected, source.geometry)
+
+
+def _products(s: NDArray, t: NDArray) -> tuple[float, float]:
+    """(sum of s t, sum of s s), in float64."""
+    return float(np.sum(s * t, dtype=np.float64)), float(np.sum(s * s, dtype=np.float64))
 
 
 def source_normalisations(configuration: Configuration) -> tuple[Normalisation, ...]:
@@ -151,7 +165,8 @@ def restore(
         record: of the prepared case.
         normalisation: of the target: the plan's, or the case's own (`record.target`).
         body: `Case.body`, (z, y, x) on the prepared grid, or `Case.outline` in the source's crop.
-        detail: `Case.detail`, (1, z, y, x) in the crop of the source's grid, which is added.
+        detail: what is added, (1, z, y, x) in the crop of the source's grid, network units: as
+            much of `Case.detail` as the model's training cases share with their targets.
 
     Returns:
         float32 (1, z, y, x), file units (CT: HU); background outside the body and the crop.
@@ -193,7 +208,8 @@ def is_prepared(
 def preparation_sha256(configuration: Configuration) -> str:
     """SHA-256 of what in a configuration decides its cases; network and patch do not."""
     c = configuration
-    decisive = (c.spacing, source_normalisations(c), c.target, c.bias_correction, c.region)
+    sources, residual = source_normalisations(c), c.residual_channel
+    decisive = (c.spacing, sources, c.target, c.bias_correction, c.region, residual)
     return hashlib.sha256(json.dumps(codec.encode(decisive)).encode()).hexdigest()
 
 

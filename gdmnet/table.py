@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 Cell = str | float | None
@@ -18,14 +19,16 @@ def text_table(
 
     Args:
         rows: equally many cells each, the titles first if there are any; see `cell_text`.
-        n_left: columns that are aligned on the left, the others on the right; None for all.
+        n_left: columns that are aligned on the left, the others on the right, where numbers have
+            the decimals of their column; None for all on the left, each number by itself.
         indent: before every line.
         width: characters that no line exceeds: columns that do not fit are left out, from the
             first such on.
     """
     lines = [indent] * len(rows)
     for number, column in enumerate(zip(*rows, strict=True)):
-        cells = [cell_text(cell) for cell in column]
+        decimals = None if n_left is None else decimals_of(column)
+        cells = [cell_text(cell, decimals) for cell in column]
         room = max(map(len, cells))
         gap = "  " if number else ""
         if width is not None and len(lines[0]) + len(gap) + room > width:
@@ -35,11 +38,21 @@ def text_table(
     return [line.rstrip() for line in lines]
 
 
-def cell_text(cell: Cell) -> str:
-    """Text as it is, whole numbers whole, others with four digits, and "-" for None."""
+def decimals_of(column: Iterable[Cell]) -> int:
+    """Decimals that show four digits of a column's largest number; 0 if all are whole."""
+    sizes = [abs(cell) for cell in column if isinstance(cell, float) and math.isfinite(cell)]
+    if all(size.is_integer() for size in sizes):
+        return 0
+    return min(max(3 - math.floor(math.log10(max(sizes))), 0), 6)
+
+
+def cell_text(cell: Cell, decimals: int | None = None) -> str:
+    """Text as it is, whole numbers whole, others with four digits or decimals, "-" for None."""
     if cell is None:
         return "-"
-    return f"{cell:.4g}" if isinstance(cell, float) else str(cell)
+    if not isinstance(cell, float):
+        return str(cell)
+    return f"{cell:.4g}" if decimals is None else f"{cell:.{decimals}f}"
 
 
 def first_names(names: Iterable[str], limit: int, *, none: str = "none") -> str:

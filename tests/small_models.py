@@ -87,6 +87,7 @@ def make_run(configuration: Configuration, fold="0", objective="regression", **r
         device="cpu",
         n_threads=1,
         n_workers=0,
+        detail_gain=1.0,  # its sources are its targets
     )
 
 

@@ -26,8 +26,13 @@ def test_flags_go_before_the_environment_and_that_before_the_current_folder(tmp_
 def test_only_a_root_that_was_guessed_is_said_aloud(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("gdmnet_raw", "")  # empty is unset
-    notes = find_roots(preprocessed=tmp_path, results=tmp_path).notes
-    assert notes == (f"gdmnet_raw is not set: using {tmp_path / 'gdmnet_raw'}",)
+    note = find_roots(preprocessed=tmp_path, results=tmp_path).note
+    assert note == f"not set, so in {tmp_path}: gdmnet_raw"
+    both = find_roots(raw=tmp_path).note
+    assert both == f"not set, so in {tmp_path}: gdmnet_preprocessed, gdmnet_results"
+    for name in ("gdmnet_raw", "gdmnet_preprocessed", "gdmnet_results"):
+        (tmp_path / name).mkdir()
+    assert find_roots().note == ""
 
 
 @pytest.fixture

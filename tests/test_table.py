@@ -12,6 +12,16 @@ def test_names_stand_left_and_numbers_right():
     assert text_table(rows) == ["case         MAE", "a          12.35  look", "long_name      -"]
 
 
+def test_numbers_have_the_decimals_of_their_column():
+    rows = [("case", "MAE", "SSIM", "n"), ("a", 123.456, 0.9, 3.0), ("b", 7.0, 0.91234, 400.0)]
+    assert text_table([*rows, ("c", None, float("nan"), None)]) == [
+        "case    MAE    SSIM    n",
+        "a     123.5  0.9000    3",
+        "b       7.0  0.9123  400",
+        "c         -     nan    -",
+    ]
+
+
 def test_facts_stand_left_and_are_indented():
     facts = {"python": "3.12", "n": 7}
     assert text_table(list(facts.items()), n_left=None, indent="  ") == [

@@ -17,7 +17,8 @@ MAE, each interpolated along its own front; never compare rows of equal strength
 On a slow machine `--small` halves the generator's and the encoder's features, takes two thirds of
 the patch and overlaps windows by a quarter: other figures, the same comparison. Every dataset,
 and every change of these settings, needs a STUDY folder of its own; one of others is refused.
-`gdm_report` shows STUDY/rows/*/predictions beside each other.
+`--pictures ROW ...` draws the first three cases; `gdm_report` shows STUDY/rows/*/predictions
+beside each other.
 """
 
 from __future__ import annotations
@@ -37,18 +38,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gdmnet import codec, folders
+from gdmnet.arrays.crop import bounding_box
 from gdmnet.charts import Chart, Curve, save_charts
 from gdmnet.commands import plan_and_preprocess, predict
 from gdmnet.commands.terminal import guarded, new_parser
+from gdmnet.compare.judge import Subjects
+from gdmnet.data.case_files import images_by_case
 from gdmnet.data.store import open_case
-from gdmnet.data.volume import write_volume
+from gdmnet.data.volume import read_volume, write_volume
 from gdmnet.errors import OutputError
+from gdmnet.files import whole_file
 from gdmnet.folders import Roots
 from gdmnet.geometry import Spacing
 from gdmnet.inference.finish import FinishCase, apply_finish, fit_finish
 from gdmnet.inference.model import load_model
 from gdmnet.inference.sliding import Estimate
 from gdmnet.inference.translator import Translator
+from gdmnet.metrics.conventions import CT_LIKE_MINIMUM
 from gdmnet.models import checkpoint
 from gdmnet.models.card import PredictionSettings
 from gdmnet.models.select import ModelChoice
@@ -77,6 +83,7 @@ JUDGED = {
     "spectrum_distance": "spectrum",
     "histogram_w1": "histogram",
 }
+N_PICTURED, WINDOW = 3, (-250.0, 350.0)  # cases; HU: soft tissue, with the edges of bone
 PANELS = {
     "as predicted": ("mae", "frechet_self"),
     "after an intensity match": ("mae_matched", "frechet_matched"),
@@ -202,6 +209,10 @@ class Study:
             notes = [*equal_error_table(found), "", *over_seeds(found)]
             judging.write_table(self.home, list(self.rows), title, notes)
             draw_fronts(found, self.home / "front.png")
+
+    def predictions(self, name: str) -> Path:
+        """The folder of a row's predictions."""
+        return self.home / "rows" / name / judging.PREDICTIONS
 
     def _before(self, name: str) -> list[str]:
         """The rows that a row is made of."""
@@ -428,6 +439,42 @@ def draw_fronts(found: Figures, path: Path) -> None:
         save_charts(charts, path, heading="", n_columns=len(charts))
 
 
+def draw_cases(study: Study, names: Sequence[str], path: Path) -> None:
+    """Held-out cases, two lines each: source, predictions of the rows that are named, target.
+
+    The middle axial slice of the body, then its centre magnified. All but the source have the
+    target's window: its percentiles 1 to 99.5 in the body, for CT WINDOW.
+    """
+    from matplotlib.figure import Figure
+
+    cases = study.held_out.cases[:N_PICTURED]
+    found = [Subjects(cases, images_by_case(study.predictions(name))) for name in names]
+    titles = ("source", *names, "target")
+    figure = Figure((2.4 * len(titles), 5 * len(cases)), dpi=110, layout="constrained")
+    panels = figure.subplots(2 * len(cases), len(titles), squeeze=False)
+    for i, subjects in enumerate(zip(*found, strict=True)):
+        one, source = subjects[0], read_volume(cases[i].sources[0]).array[0]
+        box = bounding_box(one.mask, (0, 3, 3))
+        middle, centre = (box[0][0] + box[0][1]) // 2, [(a + b) // 2 for a, b in box[1:]]
+        near = [
+            (c - (b - a) // 5, c + (b - a) // 5) for c, (a, b) in zip(centre, box[1:], strict=True)
+        ]
+        is_ct = float(one.real.min()) < CT_LIKE_MINIMUM
+        for j, image in enumerate((source, *(s.prediction for s in subjects), one.real)):
+            own = source if j == 0 else one.real
+            window = WINDOW if is_ct and j else np.percentile(own[one.mask != 0], (1, 99.5))
+            for k, (rows, columns) in enumerate((box[1:], near)):
+                axes = panels[2 * i + k][j]
+                shown = image[middle, slice(*rows), slice(*columns)]
+                aspect = one.spacing[1] / one.spacing[2]
+                axes.imshow(shown, "gray", aspect=aspect, vmin=window[0], vmax=window[1])
+                axes.set_axis_off()
+        for axes, title in zip(panels[2 * i], titles, strict=True):
+            axes.set_title(title, fontsize=9)
+    with whole_file(path) as aside:
+        figure.savefig(aside, format="png", metadata={"Software": None})
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Of the study."""
     parser = new_parser(__doc__.splitlines()[0])
@@ -435,6 +482,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("-o", dest="home", type=Path, required=True, metavar="STUDY")
     parser.add_argument("--raw", type=Path, required=True)
     parser.add_argument("--rows", nargs="+", choices=rows(), help="(default: all)")
+    words = "of rows that are there: STUDY/pictures.png and nothing else"
+    parser.add_argument("--pictures", nargs="+", choices=rows(), metavar="ROW", help=words)
     add_settings(parser, StudySettings)
     return parser
 
@@ -446,7 +495,11 @@ def main(argv: list[str] | None = None) -> int:
     def body() -> int:
         given = given_settings(args, StudySettings)
         given["dataset"] = folders.resolve_dataset(args.dataset, args.raw)
-        Study(args.home, args.raw, StudySettings(**given)).run(args.rows or list(rows()))
+        study = Study(args.home, args.raw, StudySettings(**given))
+        if args.pictures:
+            draw_cases(study, args.pictures, args.home / "pictures.png")
+        else:
+            study.run(args.rows or list(rows()))
         return 0
 
     return guarded(body)

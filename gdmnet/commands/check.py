@@ -10,15 +10,7 @@ from typing import TYPE_CHECKING
 
 from gdmnet import codec
 from gdmnet.commands.encoder_options import add_encoder_options, encoder_settings
-from gdmnet.commands.terminal import (
-    CommandParser,
-    add_nifti_option,
-    add_processes_option,
-    add_root_options,
-    guarded,
-    new_parser,
-    roots_from,
-)
+from gdmnet.commands.terminal import CommandParser, guarded, new_parser, roots_from
 from gdmnet.folders import Roots, resolve_dataset
 from gdmnet.table import text_table
 from gdmnet.training.settings import EncoderSettings, TrainingSettings
@@ -34,8 +26,9 @@ _EPILOG = """examples:
   gdm_check 511 --register 611
   gdm_check 511 3d_fullres --encoder random
 
-Exit status 1 if something is flagged. --register writes a copy of the dataset in which the sources
-that are off lie on their targets; the dataset itself is never changed.
+Look at every pair on check/contact_sheet_1.png: edges must run on from square to square. Exit
+status 1 if something is flagged. --register writes a copy of the dataset in which the sources that
+are off lie on their targets; the dataset itself is never changed.
 
 --encoder shows instead what a feature encoder sees in a fold's training targets, beside a random
 one, on the CPU. Blur should weigh more than noise and than a shift by one voxel, more so than in
@@ -57,13 +50,11 @@ def build_parser() -> CommandParser:
     parser.add_argument(
         "--register", metavar="ID", help="write a registered copy under this new number"
     )
-    add_processes_option(parser)
-    add_nifti_option(parser)
     add_encoder_options(parser, trains=False)
     parser.add_argument(
         "--seed", type=int, default=0, help="of the encoder's patches and random weights"
     )
-    add_root_options(parser)
+    parser.add_shared_options()
     return parser
 
 
@@ -88,8 +79,11 @@ def main(argv: list[str] | None = None) -> int:
         check, files, output = run(
             args.dataset, roots, output=args.output, n_processes=args.n_processes
         )
+        sheets = draw_pictures(check, files, roots, output, n_processes=args.n_processes)
         print("\n".join(table(check)))
         print(f"written: {output}")
+        if sheets:
+            print(f"look at every pair: {', '.join(map(str, sheets))}")
         if args.register is not None:
             print(register(check, files, roots, args.register, n_processes=args.n_processes))
         return 0 if check.is_sound else 1
@@ -100,7 +94,7 @@ def main(argv: list[str] | None = None) -> int:
 def run(
     dataset: str | int, roots: Roots, *, output: Path | None = None, n_processes: int = 1
 ) -> tuple[DatasetCheck, list[CaseFiles], Path]:
-    """Check a dataset; write check.json and a picture of every flagged case.
+    """Check a dataset and write check.json.
 
     Returns:
         What was found, the files of the cases, and where it was written.
@@ -111,10 +105,7 @@ def run(
     """
     from gdmnet.data.check import check_dataset
     from gdmnet.data.raw import read_description, test_cases, training_cases
-    from gdmnet.datasets.pair_picture import draw_pair
-    from gdmnet.datasets.registration import move
     from gdmnet.datasets.soundness import LIMITS, DatasetCheck, examine_dataset
-    from gdmnet.report.picture import save_picture
 
     name = resolve_dataset(dataset, roots.raw)
     folder = roots.raw / name
@@ -127,16 +118,54 @@ def run(
     check = DatasetCheck(
         DatasetCheck.SCHEMA, name, LIMITS, tuple(map(str, complaints)), tuple(facts)
     )
-    for picture in output.glob("*.png"):  # of an earlier check
-        picture.unlink()
-    for case, found in zip(files, facts, strict=True):
-        if found.flags and found.overlap is not None:  # readable
-            motions = [own.motion for own in found.alignments[:1]]
-            moved = partial(move, motions[0]) if motions else None
-            drawn = draw_pair(case, description, found.flags[0], moved)
-            save_picture(drawn, output / f"{case.identifier}.png")
     codec.save(check, output / CHECK_JSON)
     return check, files, output
+
+
+def draw_pictures(
+    check: DatasetCheck,
+    files: Sequence[CaseFiles],
+    roots: Roots,
+    output: Path,
+    *,
+    n_processes: int = 1,
+) -> list[Path]:
+    """Write contact sheets of every pair that can be read, and a picture of each flagged one.
+
+    Returns:
+        The contact sheets.
+
+    Raises:
+        OutputError: the output cannot be written.
+    """
+    from gdmnet.data.raw import read_description
+    from gdmnet.datasets.pair_picture import draw_pair, draw_thumbnail, save_contact_sheets
+    from gdmnet.datasets.registration import move
+    from gdmnet.parallel import map_cases, progress_bar
+    from gdmnet.report.picture import save_picture
+
+    for picture in output.glob("*.png"):  # of an earlier check
+        picture.unlink()
+    description = read_description(roots.raw / check.dataset)
+    pairs = zip(files, check.cases, strict=True)
+    readable = [(case, found) for case, found in pairs if found.overlap is not None]
+    for case, found in progress_bar([(c, f) for c, f in readable if f.flags], "pictures"):
+        motions = [own.motion for own in found.alignments[:1]]
+        moved = partial(move, motions[0]) if motions else None
+        drawn = draw_pair(case, description, found.flags[0], moved)
+        save_picture(drawn, output / f"{case.identifier}.png")
+    thumbnails = map_cases(
+        partial(draw_thumbnail, description=description),
+        [case for case, _ in readable],
+        n_processes=n_processes,
+        name=lambda case: case.identifier,
+        title="contact sheet",
+    )
+    titles = [f"{case.identifier}{' (look)' * bool(found.flags)}" for case, found in readable]
+    channels = f"{description.channel_names[0]} and {description.target_name} in squares"
+    heading = f"{check.dataset}: {channels} of 24 mm, axial above coronal"
+    named = list(zip(titles, thumbnails, strict=True))
+    return save_contact_sheets(named, output, heading=heading)
 
 
 def register(

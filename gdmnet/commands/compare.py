@@ -8,14 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from gdmnet import folders
 from gdmnet.commands.encoder_options import add_encoder_options, encoder_settings
-from gdmnet.commands.terminal import (
-    add_nifti_option,
-    add_processes_option,
-    add_root_options,
-    guarded,
-    new_parser,
-    roots_from,
-)
+from gdmnet.commands.terminal import guarded, new_parser, roots_from
 from gdmnet.compare.settings import ComparisonSettings, JudgingSettings, MethodSettings
 from gdmnet.errors import SettingError
 from gdmnet.objectives.options import OPTIONS
@@ -47,8 +40,6 @@ def build_parser() -> argparse.ArgumentParser:
         help="folder (default: compare or compare_CONFIGURATION in the dataset's results)",
     )
     add_settings(parser, JudgingSettings)
-    add_processes_option(parser)
-    add_nifti_option(parser)
     parser.add_argument(
         "-m",
         dest="models",
@@ -64,7 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_settings(group, ComparisonSettings)
     group.add_argument("--dry-run", action="store_true", help="list what would be done, and stop")
     add_encoder_options(parser)
-    add_root_options(parser)
+    parser.add_shared_options()
     return parser
 
 

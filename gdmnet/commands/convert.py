@@ -10,15 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gdmnet import codec
-from gdmnet.commands.terminal import (
-    CommandParser,
-    add_nifti_option,
-    add_processes_option,
-    add_root_options,
-    guarded,
-    new_parser,
-    roots_from,
-)
+from gdmnet.commands.terminal import CommandParser, guarded, new_parser, roots_from
 from gdmnet.datasets.settings import RESAMPLE, SeriesChoice
 from gdmnet.errors import DatasetError
 from gdmnet.settings import add_settings, given_settings
@@ -102,9 +94,7 @@ def _new_parser(
         help="share of the patients for the test, drawn by seed (default: %(default)s)",
     )
     parser.add_argument("--seed", type=int, default=0, help="of the drawn patients")
-    add_processes_option(parser)
-    add_nifti_option(parser)
-    add_root_options(parser, "raw")
+    parser.add_shared_options(roots=("raw",))
     return parser
 
 

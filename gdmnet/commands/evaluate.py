@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gdmnet import codec
-from gdmnet.commands.terminal import add_nifti_option, add_processes_option, guarded, new_parser
+from gdmnet.commands.terminal import guarded, new_parser
 from gdmnet.compare.settings import JUDGE_JSON, JUDGE_KINDS, JudgeSettings
 from gdmnet.errors import DatasetError
 from gdmnet.folders import SUMMARY_JSON
@@ -53,8 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--csv", type=Path, metavar="FILE", help="also a table, one row a case")
     add_settings(parser, EvaluationSettings)
-    add_processes_option(parser)
-    add_nifti_option(parser)
+    parser.add_shared_options(roots=())
     group = parser.add_argument_group(
         "judge (a network trained on real images only, about a minute of one core)"
     )

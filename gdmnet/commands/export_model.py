@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gdmnet.commands.terminal import add_root_options, guarded, new_parser, roots_from
+from gdmnet.commands.terminal import guarded, new_parser, roots_from
 from gdmnet.errors import OutputError
 from gdmnet.folders import Roots
 from gdmnet.models.select import ModelChoice, find_model
@@ -49,7 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.usage = "%(prog)s (-o FILE | --container DIR) [DATASET] [CONFIGURATION] [options]"
     add_settings(parser, ModelChoice, ("objective", "folds", "model"))
     add_settings(parser, ExportOptions)
-    add_root_options(parser)
+    parser.add_shared_options(processes=False, images=False)
     return parser
 
 

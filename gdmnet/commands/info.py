@@ -13,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 
 from gdmnet import codec, folders
-from gdmnet.commands.terminal import add_root_options, guarded, new_parser
+from gdmnet.commands.terminal import guarded, new_parser
 from gdmnet.errors import CheckpointError, PlanError
 from gdmnet.folders import Roots, find_roots
 from gdmnet.table import Cell, text_table
@@ -42,7 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="FOLD",
         help="a training's figures as CSV, an epoch a row, instead",
     )
-    add_root_options(parser)
+    parser.add_shared_options(processes=False, images=False)
     return parser
 
 

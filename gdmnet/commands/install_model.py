@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gdmnet.commands.terminal import add_root_options, guarded, new_parser, roots_from
+from gdmnet.commands.terminal import guarded, new_parser, roots_from
 from gdmnet.folders import Roots
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = new_parser(__doc__ or "", _EPILOG)
     parser.add_argument("archive", type=Path, metavar="ARCHIVE", help="from gdm_export_model")
     parser.add_argument("--overwrite", action="store_true", help="replace a model that is there")
-    add_root_options(parser)
+    parser.add_shared_options(processes=False, images=False)
     return parser
 
 

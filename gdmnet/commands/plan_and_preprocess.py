@@ -11,15 +11,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from gdmnet import codec, files, folders
 from gdmnet.cluster import chosen_part
-from gdmnet.commands.terminal import (
-    CommandParser,
-    add_nifti_option,
-    add_processes_option,
-    add_root_options,
-    guarded,
-    new_parser,
-    roots_from,
-)
+from gdmnet.commands.terminal import CommandParser, guarded, new_parser, roots_from
 from gdmnet.errors import DatasetError, PlanError
 from gdmnet.folders import Roots
 from gdmnet.parallel import map_cases
@@ -75,9 +67,7 @@ def build_parser() -> CommandParser:
     parser.add_dataset_arguments("dataset", required=1, several=True)
     names = [field.name for field in dataclasses.fields(PlanOptions)]
     add_settings(parser, PlanOptions, names[:-1])
-    add_processes_option(parser)  # takes more of them by default than a call from Python
-    add_nifti_option(parser)
-    add_root_options(parser)
+    parser.add_shared_options()
     return parser
 
 
@@ -150,7 +140,8 @@ def _planned(
     plan = _plan(fingerprint, description, folder, existing, options)
     for configuration in options.configurations or ():
         plan.configuration(configuration)  # an unknown one is refused before anything is written
-    print(plan_table(plan))
+    if options.dry_run or plan is not existing:
+        print(plan_table(plan))
     if not options.dry_run:
         splits = choose_splits([case.identifier for case in cases], raw / folders.SPLITS_JSON)
         codec.save(fingerprint, folder / folders.FINGERPRINT_JSON)

@@ -9,13 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from gdmnet.cluster import chosen_part
-from gdmnet.commands.terminal import (
-    add_nifti_option,
-    add_root_options,
-    guarded,
-    new_parser,
-    roots_from,
-)
+from gdmnet.commands.terminal import guarded, new_parser, roots_from
 from gdmnet.errors import DatasetError, OutputError, SettingError
 from gdmnet.folders import Roots
 from gdmnet.models.card import PredictionSettings
@@ -113,8 +107,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_settings(sampling, PredictionSettings, _SAMPLING)
     add_settings(parser.add_argument_group("DICOM"), PredictionOptions, _DICOM)
     add_settings(parser.add_argument_group("sparse-view CT"), PredictionOptions, _SINOGRAMS)
-    add_root_options(parser)
-    add_nifti_option(parser)
+    parser.add_shared_options(processes=False)
     return parser
 
 

@@ -10,14 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gdmnet import __version__, codec
-from gdmnet.commands.terminal import (
-    add_nifti_option,
-    add_processes_option,
-    add_root_options,
-    guarded,
-    new_parser,
-    roots_from,
-)
+from gdmnet.commands.terminal import guarded, new_parser, roots_from
 from gdmnet.errors import SettingError
 from gdmnet.folders import SUMMARY_JSON, fold_folder, n_default_processes
 from gdmnet.metrics.conventions import EvaluationSettings
@@ -56,12 +49,10 @@ def build_parser() -> argparse.ArgumentParser:
         help="the report to write (default: report.html among the predictions, or in the fold)",
     )
     add_settings(parser, EvaluationSettings, ("convention", "match_intensity", "every_reference"))
-    add_processes_option(parser)
-    add_nifti_option(parser)
     parser.add_dataset_arguments("dataset", "configuration", "fold", required=0, fold="0")
     parser.usage = "%(prog)s -p DIR [options], or %(prog)s [DATASET] [CONFIGURATION] [FOLD]"
     add_settings(parser, ModelChoice, ("objective", "model"))
-    add_root_options(parser, "raw", "results")
+    parser.add_shared_options(roots=("raw", "results"))
     return parser
 
 

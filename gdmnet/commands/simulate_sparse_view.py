@@ -9,9 +9,6 @@ from typing import TYPE_CHECKING
 
 from gdmnet.commands.terminal import (
     CommandParser,
-    add_nifti_option,
-    add_processes_option,
-    add_root_options,
     guarded,
     new_parser,
     positive_float,
@@ -95,9 +92,7 @@ def build_parser() -> CommandParser:
         "--scan", type=Path, metavar="FILE", help="JSON of scan and grid (default: IN as .json)"
     )
     sinogram.add_argument("-o", dest="output", type=Path, metavar="FILE", help="the CT in HU")
-    add_processes_option(parser)
-    add_nifti_option(parser)
-    add_root_options(parser, "raw")
+    parser.add_shared_options(roots=("raw",))
     return parser
 
 

@@ -114,6 +114,37 @@ class CommandParser(argparse.ArgumentParser):
                 default=argparse.SUPPRESS,
             )
 
+    def add_shared_options(
+        self, *, roots: Sequence[str] = _ROOTS, processes: bool = True, images: bool = True
+    ) -> None:
+        """Add the options that mean the same in every command.
+
+        Args:
+            roots: names of root folders: --raw and so on, over the environment variables.
+            processes: also -np, worker processes.
+            images: also --nifti-form, for commands that read images.
+        """
+        if processes:
+            self.add_argument(
+                "-np",
+                dest="n_processes",
+                type=positive_int,
+                default=n_default_processes(),
+                metavar="N",
+                help="worker processes (default: %(default)s)",
+            )
+        if images:
+            self.add_argument(
+                "--nifti-form",
+                action=_NiftiForm,
+                choices=NIFTI_FORMS,
+                help="what places a NIfTI file whose two forms differ (default: it is refused)",
+            )
+        title = "folders (default: environment variables of these names)"
+        group = self.add_argument_group(title) if roots else self
+        for name in roots:
+            group.add_argument(f"--{name}", type=Path, metavar="DIR", help=f"gdmnet_{name}")
+
     def parse_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> argparse.Namespace:
@@ -168,49 +199,20 @@ def new_parser(description: str, epilog: str | None = None) -> CommandParser:
     return parser
 
 
-def add_root_options(parser: argparse.ArgumentParser, *names: str) -> None:
-    """--raw, --preprocessed and --results, or those named, over the environment variables."""
-    group = parser.add_argument_group("folders (default: environment variables of these names)")
-    for name in names or _ROOTS:
-        group.add_argument(f"--{name}", type=Path, metavar="DIR", help=f"gdmnet_{name}")
-
-
-def add_processes_option(parser: argparse.ArgumentParser) -> None:
-    """-np N."""
-    parser.add_argument(
-        "-np",
-        dest="n_processes",
-        type=positive_int,
-        default=n_default_processes(),
-        metavar="N",
-        help="worker processes (default: %(default)s)",
-    )
-
-
 class _NiftiForm(argparse.Action):
     def __call__(self, _: object, found: argparse.Namespace, form: Any, *__: object) -> None:  # noqa: ANN401
         use_nifti_form(form)
         setattr(found, self.dest, form)
 
 
-def add_nifti_option(parser: argparse.ArgumentParser) -> None:
-    """--nifti-form, for commands that read images."""
-    parser.add_argument(
-        "--nifti-form",
-        action=_NiftiForm,
-        choices=NIFTI_FORMS,
-        help="what places a NIfTI file whose two forms differ (default: it is refused)",
-    )
-
-
 def roots_from(args: argparse.Namespace) -> Roots:
-    """The roots of parsed arguments; says aloud which ones fell back to the current directory.
+    """The roots of parsed arguments; says aloud which ones will lie in the current directory.
 
     Those that the command has no option for are the current directory, without a word.
     """
     roots = find_roots(*(getattr(args, name, Path()) for name in _ROOTS))
-    for note in roots.notes:
-        print(note, file=sys.stderr)
+    if roots.note:
+        print(roots.note, file=sys.stderr)
     return roots
 
 
@@ -227,14 +229,6 @@ def positive_float(text: str) -> float:
     value = float(text)
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return value
-
-
-def share(text: str) -> float:
-    """An argparse type: a number above 0 and at most 1."""
-    value = float(text)
-    if not 0 < value <= 1:
-        raise argparse.ArgumentTypeError(f"{text} does not lie in (0, 1]")
     return value
 
 
@@ -262,7 +256,9 @@ def guarded(run: Callable[[], int]) -> int:
     does, so that files are cleaned up; the status is 128 and the signal's number. Any other
     exception stays a traceback, because it is our fault.
     """
-    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    from gdmnet.parallel import LogAboveBars  # not for --help
+
+    logging.basicConfig(format="%(message)s", handlers=[LogAboveBars(sys.stderr)])
     logging.getLogger("gdmnet").setLevel(logging.INFO)  # not what libraries tell of themselves
     numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)]
     if threading.current_thread() is not threading.main_thread():

@@ -13,13 +13,7 @@ from gdmnet import codec
 from gdmnet.cluster import is_first_rank
 from gdmnet.commands.encoder_options import add_encoder_options, encoder_settings
 from gdmnet.commands.report import REPORT_HTML, report_validation
-from gdmnet.commands.terminal import (
-    CommandParser,
-    add_root_options,
-    guarded,
-    new_parser,
-    roots_from,
-)
+from gdmnet.commands.terminal import CommandParser, guarded, new_parser, roots_from
 from gdmnet.errors import GdmnetError, SettingError
 from gdmnet.folders import SUMMARY_JSON, finished_folds, fold_folder
 from gdmnet.objectives.options import BridgeOptions, GdmOptions, RegressionOptions, parse_option
@@ -70,7 +64,7 @@ def build_parser() -> CommandParser:
         help="another option of the objective, for example --option pairing=pooled",
     )
     add_encoder_options(parser)
-    add_root_options(parser)
+    parser.add_shared_options(processes=False, images=False)
     return parser
 
 

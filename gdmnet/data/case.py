@@ -23,16 +23,30 @@ class Volume:
 
 
 @dataclass(frozen=True)
-class Series:
-    """A DICOM series, as the headers of its slices tell.
+class SeriesHeader:
+    """What the headers of all slices of a DICOM series have in common.
 
     Attributes:
-        uid: SeriesInstanceUID.
         study: StudyInstanceUID.
         frame: FrameOfReferenceUID.
         patient: PatientID; it must not be printed.
         modality: CT, MR, ...
         description: SeriesDescription.
+    """
+
+    study: str
+    frame: str
+    patient: str
+    modality: str
+    description: str
+
+
+@dataclass(frozen=True)
+class Series(SeriesHeader):
+    """A DICOM series, as the headers of its slices tell.
+
+    Attributes:
+        uid: SeriesInstanceUID.
         files: one a slice, sorted along the slices' normal if the series is sound.
         geometry: the grid; None if the slices do not make one.
         problem: why they do not.
@@ -44,11 +58,6 @@ class Series:
     """
 
     uid: str
-    study: str
-    frame: str
-    patient: str
-    modality: str
-    description: str
     files: tuple[Path, ...]
     geometry: Geometry | None
     problem: str | None = None
@@ -110,6 +119,9 @@ class CaseRecord:
             gives the plan's); None where the case has no target.
         digests: of the raw files that a training case was prepared from, `CaseFiles.digests`.
         decided_by: SHA-256 of what in the configuration decides a training case.
+        detail: (sum of s t, sum of s s) inside the body: s and t are what the source of the
+            target's quantity and the target show beyond the prepared grid's resolution; zeros
+            where there is no such source, no target, or no axis became coarser.
     """
 
     identifier: str
@@ -121,6 +133,7 @@ class CaseRecord:
     target: Normalisation | None
     digests: dict[str, str] = field(default_factory=dict)
     decided_by: str = ""
+    detail: tuple[float, float] = (0.0, 0.0)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from fnmatch import fnmatchcase
 from operator import attrgetter
 from pathlib import Path
@@ -15,14 +15,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
-from tqdm import tqdm
 
-from gdmnet.data.case import CaseFiles, Series, Volume
+from gdmnet.data.case import CaseFiles, Series, SeriesHeader, Volume
 from gdmnet.data.dicom_file import NO_PLACE, NOT_DICOM, is_dicom, read_pixels, read_slice
 from gdmnet.data.dicom_grid import Slice, split_acquisitions, stack
 from gdmnet.data.volume import read_channels
 from gdmnet.errors import DatasetError
 from gdmnet.geometry import Geometry, grid_difference, to_lps
+from gdmnet.parallel import progress_bar
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def find_series(folder: Path, *, untilt: bool = False) -> Tree:
     skipped: Counter[str] = Counter()
     objects: dict[str, tuple[Path, ...]] = {"RTSTRUCT": (), "REG": ()}
     unread: dict[tuple[Path, str], Path] = {}
-    for path in tqdm(list(_files(folder)), desc="headers", disable=None, leave=False):
+    for path in progress_bar(list(_files(folder)), "headers"):
         found = read_slice(path)
         if isinstance(found, Slice):
             slices.setdefault(found.series, []).append(found)
@@ -259,36 +259,31 @@ def _naming(path: Path) -> tuple[Path, str]:
 def _series(
     acquisition: str, slices: Sequence[Slice], unread: Mapping[tuple[Path, str], Path]
 ) -> Series:
-    found, problem = None, None
+    geometry = slant = problem = None
     try:
         for item in slices:
-            damaged = unread.get(_naming(item.path))
-            if damaged is not None:
+            if damaged := unread.get(_naming(item.path)):
                 raise DatasetError(
                     f"{damaged.name} beside its slices cannot be read: empty, cut off or damaged;"
                     " restore it, or move it away if it is no slice"
                 )
-        found = stack(slices)
-        slices = found.slices
-        if found.slant is not None:
+        slices, geometry, slant = stack(slices)
+        if slant is not None:
+            tilt = np.degrees(np.arctan(np.hypot(*slant) / geometry.itk_spacing[2]))
             problem = (
-                f"the gantry was tilted by {found.tilt:.1f} degrees: the slices are sheared against"
+                f"the gantry was tilted by {tilt:.1f} degrees: the slices are sheared against"
                 " each other; --untilt resamples it to a plain grid"
             )
     except DatasetError as error:
         problem = str(error)
     first = slices[0]
     return Series(
+        **{shared.name: getattr(first, shared.name) for shared in fields(SeriesHeader)},
         uid=first.series,
-        study=first.study,
-        frame=first.frame,
-        patient=first.patient,
-        modality=first.modality,
-        description=first.description,
         files=tuple(item.path for item in slices),
-        geometry=None if found is None or found.slant is not None else found.geometry,
+        geometry=geometry if slant is None else None,
         problem=problem,
         acquisition=acquisition,
-        slant=None if found is None else found.slant,
-        upright=None if found is None or found.slant is None else found.geometry,
+        slant=slant,
+        upright=None if slant is None else geometry,
     )

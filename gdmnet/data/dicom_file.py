@@ -20,8 +20,9 @@ import numpy as np
 import SimpleITK as sitk  # noqa: N813
 from numpy.typing import NDArray
 
-from gdmnet.data.dicom_grid import PASSES, SPACINGS, Slice
+from gdmnet.data.dicom_grid import PASSES, Slice
 from gdmnet.errors import DatasetError
+from gdmnet.geometry import SPACINGS
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -40,8 +41,11 @@ _PLACE = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
 _HEADER = (
     *(*_TEXTS.values(), *_PLACE, *PASSES, "SOPClassUID", "SeriesDescription", "PatientID"),
     *("SliceThickness", "SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames", "Rows"),
-    *("Columns", "BitsAllocated", "BitsStored", "HighBit", "RescaleSlope"),
+    *("Columns", "BitsAllocated", "BitsStored", "HighBit", "RescaleSlope", "RescaleIntercept"),
 )
+_RESCALES = {"CT": {"RescaleSlope": 100.0, "RescaleIntercept": 1e5}}
+_RESCALE = dict.fromkeys(_RESCALES["CT"], 1e12)
+"""The largest number to expect, for a modality in HU and for the others, which have no unit."""
 _PIXEL_DATA = 0x7FE00010
 _COMPRESSED = 0xFFFFFFFF  # stands for the length of pixel data that have none of their own
 _SYNTAX = "1.2.840.10008.1.2"
@@ -189,18 +193,32 @@ def _slice(path: Path, item: Dataset, n_bytes: int) -> Slice:
 
 
 def _why_unfit(item: Dataset, n_bytes: int) -> str | None:
-    """Why an image is no slice of one grey value a pixel."""
+    """Why an image is no slice of a volume."""
+    from pydicom.uid import AllTransferSyntaxes
+
+    syntax = item.file_meta.get("TransferSyntaxUID") or _SYNTAX
+    if syntax not in AllTransferSyntaxes:
+        return f"its transfer syntax {str(syntax)!r} is unknown; export it anew, uncompressed"
     if not n_bytes:
         return _DAMAGED
     if _text(item, "NumberOfFrames") not in ("", "1"):
         return "enhanced multi-frame images are not supported; export them as single-frame images"
     if not all(_text(item, keyword) for keyword in _PLACE):
         return NO_PLACE
+    if not _text(item, "SeriesInstanceUID"):
+        return "has no SeriesInstanceUID, which says what belongs together; export it anew"
+    return _why_not_grey(item, n_bytes)
+
+
+def _why_not_grey(item: Dataset, n_bytes: int) -> str | None:
+    """Why an image has not one grey value a pixel."""
     spacing = _numbers(item, "PixelSpacing")
     if not SPACINGS[0] <= min(spacing) <= max(spacing) <= SPACINGS[1]:
         return f"its pixels of {spacing[0]:g} x {spacing[-1]:g} mm cannot be; export it anew"
-    if 0.0 in _numbers(item, "RescaleSlope"):
-        return "its RescaleSlope is 0; export it anew"
+    for keyword, largest in _RESCALES.get(_text(item, "Modality"), _RESCALE).items():
+        for value in _numbers(item, keyword):
+            if abs(value) > largest or (value == 0 and keyword == "RescaleSlope"):
+                return f"its {keyword} of {value:g} cannot be; export it anew"
     is_grey = _text(item, "PhotometricInterpretation").startswith("MONOCHROME")
     if item.SamplesPerPixel != 1 or not is_grey:
         return "its images are in colour; give the original scan"

@@ -10,13 +10,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from gdmnet.data.case import SeriesHeader
 from gdmnet.errors import DatasetError
-from gdmnet.geometry import Geometry, stored_geometry
+from gdmnet.geometry import SPACINGS, Geometry, stored_geometry
 
 PASSES = ("AcquisitionNumber", "EchoNumbers", "EchoTime", "KVP", "ImageType")
 """Attributes that tell the acquisitions within one series apart."""
-SPACINGS = (0.02, 60.0)
-"""Least and largest distance in mm of pixels and slices; metres and micrometres lie outside."""
 
 _ANGLE = 1e-3  # of direction cosines: scanners round them to three digits and more
 _UNEVEN = 0.1  # of the slice distance: positions rounded to 0.1 mm stay below it, a gap does not
@@ -24,18 +23,13 @@ _ASIDE = 0.2  # mm beside the line of a stack, below any pixel; a tilt of 1 degr
 
 
 @dataclass(frozen=True)
-class Slice:
+class Slice(SeriesHeader):
     """One image of a series, as its header describes it.
 
     Attributes:
         path: the file.
         uid: SOPInstanceUID.
         series: SeriesInstanceUID.
-        study: StudyInstanceUID.
-        frame: FrameOfReferenceUID.
-        patient: PatientID; it must not be printed.
-        modality: CT, MR, ...
-        description: SeriesDescription.
         passes: values of `PASSES`, "" where the header has none.
         problem: why the image cannot be used; None if it can. Only then it has a place:
         position: (x, y, z) of the first pixel's centre in mm, LPS.
@@ -48,11 +42,6 @@ class Slice:
     path: Path
     uid: str
     series: str
-    study: str
-    frame: str
-    patient: str
-    modality: str
-    description: str
     passes: tuple[str, ...]
     problem: str | None
     position: tuple[float, float, float] = (0.0, 0.0, 0.0)
@@ -98,28 +87,14 @@ def _difference(group: Sequence[Slice], groups: Collection[Sequence[Slice]]) -> 
     )
 
 
-@dataclass(frozen=True)
-class Stack:
-    """The slices of a series, sorted along their normal, and the grid that they make.
-
-    Attributes:
-        slices: sorted.
-        geometry: of the slices, or for a tilted gantry the plain grid that holds them all.
-        slant: as in `Series`.
-        tilt: of the gantry in degrees, 0 where slices lie straight above each other.
-    """
-
-    slices: list[Slice]
-    geometry: Geometry
-    slant: tuple[float, float] | None = None
-    tilt: float = 0.0
-
-
-def stack(slices: Sequence[Slice]) -> Stack:
-    """Sort the slices of a series and find their grid.
+def stack(slices: Sequence[Slice]) -> tuple[list[Slice], Geometry, tuple[float, float] | None]:
+    """Sort the slices of a series along their normal and find their grid.
 
     The stored axes (z, y, x) are slice, row, column; the slice axis is the cross product of the
     row's and the column's direction, so that the order of the files does not matter.
+
+    Returns:
+        The slices, the grid that holds them all, and their `Series.slant`.
 
     Raises:
         DatasetError: not one evenly spaced, straight stack of one acquisition; the text begins
@@ -128,35 +103,22 @@ def stack(slices: Sequence[Slice]) -> Stack:
     _require_alike(slices)
     first = slices[0]
     direction = _right_angles(*np.array(first.axes))
-    normal = direction[:, 2]
+    across, normal = direction[:, :2], direction[:, 2]
     ordered = sorted(slices, key=lambda item: float(np.dot(normal, item.position)))
     places = np.array([item.position for item in ordered])  # (n, 3) mm
     heights = (places - places[0]) @ normal
     distance = _distance(ordered, heights)
     if not SPACINGS[0] <= distance <= SPACINGS[1]:
         raise DatasetError(f"its slices of {distance:g} mm cannot be; export the series anew")
-    aside = places - places[0] - np.outer(heights, normal)
-    slope = _slope(ordered, aside, heights)
-    if slope is None:
-        return Stack(
-            ordered, _grid(direction, places[0], (len(slices), *first.shape), distance, first)
-        )
-    # Rows and columns are added, so that the grid holds the slices at both ends.
-    slant = slope @ direction[:, :2] * distance
+    slope = _slope(ordered, places - places[0] - np.outer(heights, normal), heights)
+    # Columns and rows are added on the side of the slant, so that the grid holds both ends.
+    slant = slope @ across * distance  # (2,) mm a slice
     ends = slant * (len(slices) - 1) / first.spacing[::-1]  # columns, rows
-    origin = places[0] + direction[:, :2] @ (np.floor(np.minimum(ends, 0)) * first.spacing[::-1])
-    columns, rows = np.ceil(np.abs(ends)).astype(int)
-    shape = len(slices), first.shape[0] + int(rows), first.shape[1] + int(columns)
-    tilt = float(np.degrees(np.arctan(np.linalg.norm(slope))))
-    geometry = _grid(direction, origin, shape, distance, first)
-    return Stack(ordered, geometry, (float(slant[0]), float(slant[1])), tilt)
-
-
-def _grid(
-    direction: NDArray, origin: NDArray, shape: tuple[int, ...], distance: float, first: Slice
-) -> Geometry:
-    """The grid of stored slices, rows and columns with this shape."""
-    return stored_geometry(shape, (distance, *first.spacing), origin, direction)
+    origin = places[0] + across @ (np.floor(np.minimum(ends, 0)) * first.spacing[::-1])
+    columns, rows = np.ceil(np.abs(ends)).astype(int).tolist()
+    shape = len(slices), first.shape[0] + rows, first.shape[1] + columns
+    geometry = stored_geometry(shape, (distance, *first.spacing), origin, direction)
+    return ordered, geometry, (float(slant[0]), float(slant[1])) if slope.any() else None
 
 
 def _require_alike(slices: Sequence[Slice]) -> None:
@@ -231,8 +193,8 @@ def _distance(ordered: Sequence[Slice], heights: NDArray) -> float:
     )
 
 
-def _slope(ordered: Sequence[Slice], aside: NDArray, heights: NDArray) -> NDArray | None:
-    """How far slices lie beside the first one's normal, (3,) mm a mm of height; None for straight.
+def _slope(ordered: Sequence[Slice], aside: NDArray, heights: NDArray) -> NDArray:
+    """How far slices lie beside the first one's normal, (3,) mm a mm of height; 0 for straight.
 
     Args:
         ordered: slices.
@@ -243,7 +205,7 @@ def _slope(ordered: Sequence[Slice], aside: NDArray, heights: NDArray) -> NDArra
         DatasetError: a slice lies beside the line of the others.
     """
     if np.linalg.norm(aside, axis=1).max() <= _ASIDE:
-        return None
+        return np.zeros(3)
     slope: NDArray = aside[-1] / heights[-1]
     if np.linalg.norm(aside - np.outer(heights, slope), axis=1).max() <= _ASIDE:
         return slope

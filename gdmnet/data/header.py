@@ -223,7 +223,8 @@ def _nrrd_frame(
     if len(numbers) % n_axes or len(numbers) < n_axes * n_kept:
         raise damaged(path, f"the header gives the directions {directions}")
     vectors = np.reshape(numbers, (n_axes, -1))[:n_kept, :n_kept] * signs[:n_kept]
-    spacing = [math.sqrt(sum(side * side for side in vector)) for vector in vectors.tolist()]
+    # As ITK adds; Python's sum() of floats has compensated its rounding since 3.12.
+    spacing = np.sqrt(np.square(vectors).sum(axis=1)).tolist()
     with np.errstate(invalid="ignore", divide="ignore"):
         direction = vectors.T / spacing
     return spacing, [at * sign for at, sign in zip(origin, signs, strict=False)], direction

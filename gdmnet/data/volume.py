@@ -6,7 +6,7 @@ import gzip
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from io import BufferedIOBase
+from io import BufferedIOBase, BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -138,13 +138,16 @@ def _slabs(stored: NDArray, kind: np.dtype) -> Iterator[memoryview]:
 def _read(path: Path) -> tuple[NDArray, Geometry]:
     """One image as float32 (z, y, x) in LPS, and its grid."""
     header = _read_header(path)
-    with _opened(path, header) as handle:
+    with _opened(path) as handle:
+        handle.seek(header.offset)
+        packed = header.is_packed
+        voxels = BytesIO(_inflated(handle.read(), header.n_bytes)) if packed else handle
         stored = np.empty(header.geometry.stored_shape, dtype=np.float32)
         slope, intercept = header.scaling
         is_plain = header.scaling == (1, 0)
         n_bytes, there = header.n_bytes // len(stored), 0
         for image in stored:  # slice by slice: the volume is in memory once
-            data = handle.read(n_bytes)
+            data = voxels.read(n_bytes)
             there += len(data)
             if len(data) < n_bytes:
                 raise damaged(path, f"{there} of {header.n_bytes} bytes of voxels are there")
@@ -174,8 +177,8 @@ def _read_header(path: Path) -> ImageHeader:
 
 
 @contextmanager
-def _opened(path: Path, header: ImageHeader | None = None) -> Iterator[BufferedIOBase]:
-    """A file to read, unpacked if it is a gzipped NIfTI; with its header, the voxels unpacked.
+def _opened(path: Path) -> Iterator[BufferedIOBase]:
+    """A file to read, unpacked if it is a gzipped NIfTI.
 
     Raises:
         DatasetError: it cannot be read, or its compressed data are damaged.
@@ -184,9 +187,7 @@ def _opened(path: Path, header: ImageHeader | None = None) -> Iterator[BufferedI
         with path.open("rb") as file:
             is_gzip = ending_of(path).startswith(".nii") and file.read(2) == b"\x1f\x8b"
             file.seek(0)
-            handle: BufferedIOBase = gzip.GzipFile(fileobj=file) if is_gzip else file
-            handle.seek(0 if header is None else header.offset)
-            yield _Inflated(handle) if header is not None and header.is_packed else handle
+            yield gzip.GzipFile(fileobj=file) if is_gzip else file
     except (EOFError, gzip.BadGzipFile, zlib.error):
         raise damaged(path, "the compressed data end too early or are wrong") from None
     except OSError as problem:
@@ -208,20 +209,16 @@ def _read_checksum(path: Path, handle: BufferedIOBase) -> None:
         ) from None
 
 
-class _Inflated(BufferedIOBase):
-    """A zlib or gzip stream inside a file, as MetaImage and NRRD have it."""
+def _inflated(packed: bytes, n_bytes: int) -> bytes:
+    """So many bytes of a zlib or gzip stream, which is read, but not kept, to its checksum.
 
-    def __init__(self, handle: BufferedIOBase) -> None:
-        self._handle = handle
-        self._inflate = zlib.decompressobj(wbits=47)
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        """So many bytes, fewer at the end of the stream; a stream that has none is an EOFError."""
-        parts, missing = [], size or 0
-        while missing > 0 and not self._inflate.eof:
-            chunk = self._inflate.unconsumed_tail or self._handle.read(_CHUNK)
-            if not chunk:
-                raise EOFError
-            parts.append(self._inflate.decompress(chunk, missing))
-            missing -= len(parts[-1])
-        return b"".join(parts)
+    Raises:
+        EOFError: the stream is cut off.
+    """
+    inflate = zlib.decompressobj(wbits=47)  # either kind
+    data = inflate.decompress(packed, n_bytes)
+    while not inflate.eof:
+        more = inflate.decompress(inflate.unconsumed_tail, _CHUNK)
+        if not (more or inflate.eof):
+            raise EOFError
+    return data

@@ -1,14 +1,16 @@
-"""One picture of a pair: source, target, and both in squares before and after registration."""
+"""Pictures of pairs: each with what is wrong about it, and all of them on contact sheets."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from gdmnet.arrays.normalise import scheme_of
+from gdmnet.charts import Picture, save_pictures
 from gdmnet.data.case import CaseFiles, Volume
 from gdmnet.data.raw import Description
 from gdmnet.data.volume import read_volume
@@ -17,6 +19,8 @@ from gdmnet.report.picture import Panel, draw_panels
 
 _SQUARE = 24.0  # mm: a few to each organ
 _CT_WINDOW = (-200.0, 600.0)  # HU: soft tissue and bone
+_THUMBNAIL = 160  # pixels of its longest side
+A_SHEET = 40  # pairs
 
 
 def draw_pair(
@@ -36,12 +40,9 @@ def draw_pair(
     Raises:
         DatasetError: a file cannot be read.
     """
-    assert files.target is not None
-    volume, target = read_volume(files.sources[0]), read_volume(files.target)
+    volume, target, window, (low, high) = _read(files, description)
     geometry, source = volume.geometry, volume.array[0]
-    low, high = _window(target.array[0], description.target_name, target=True)
     grey = _grey(target.array[0], low, high)
-    window = _window(source, description.channel_names[0], target=False)
     panels = [
         Panel(f"source: {description.channel_names[0]}", source, *window),
         Panel(f"target: {description.target_name}", target.array[0], low, high),
@@ -51,6 +52,72 @@ def draw_pair(
         moved = _grey(undo(volume), *window)
         panels.append(Panel("registered", _squares(moved, grey, geometry.spacing), 0, 1))
     return draw_panels(panels, geometry.spacing, heading=f"{files.identifier}: {heading}")
+
+
+def draw_thumbnail(files: CaseFiles, description: Description) -> NDArray:
+    """First channel and target in squares of each other: middle axial plane, and coronal below.
+
+    Args:
+        files: of the case, with a target.
+        description: of its dataset.
+
+    Returns:
+        Grey values from 0 to 1, (rows, columns), square pixels.
+
+    Raises:
+        DatasetError: a file cannot be read.
+    """
+    volume, target, window, wanted = _read(files, description)
+    pair = _grey(volume.array[0], *window), _grey(target.array[0], *wanted)
+    spacing = volume.geometry.spacing
+    z, y, _ = (n // 2 for n in pair[0].shape)
+    squares = _squares(*pair, spacing)
+    pixel = max(n * side for n, side in zip(squares.shape, spacing, strict=True)) / _THUMBNAIL
+    planes = (squares[z], spacing[1:]), (squares[::-1, y], spacing[::2])
+    return np.concatenate([_resized(plane, sides, pixel) for plane, sides in planes])
+
+
+def _resized(plane: NDArray, sides: tuple[float, ...], pixel: float) -> NDArray:
+    """A plane whose pixels have sides (down, across) in mm, with square ones."""
+    rows, columns = (
+        max(1, round(n * mm / pixel)) for n, mm in zip(plane.shape, sides, strict=True)
+    )
+    image = Image.fromarray(plane.astype(np.float32))
+    return np.asarray(image.resize((columns, rows), Image.Resampling.BILINEAR))
+
+
+def save_contact_sheets(
+    thumbnails: Sequence[tuple[str, NDArray]], folder: Path, *, heading: str
+) -> list[Path]:
+    """Write thumbnails with their names, `A_SHEET` to a picture.
+
+    Args:
+        thumbnails: titles and grey values from 0 to 1, (rows, columns).
+        folder: for contact_sheet_1.png, contact_sheet_2.png, ...
+        heading: a line above all.
+
+    Raises:
+        OutputError: the folder is not writable or the disk is full.
+    """
+    paths: list[Path] = []
+    for first in range(0, len(thumbnails), A_SHEET):
+        paths.append(folder / f"contact_sheet_{len(paths) + 1}.png")
+        own = [Picture(*item, 0.0, 1.0) for item in thumbnails[first : first + A_SHEET]]
+        save_pictures(own, paths[-1], heading=heading)
+    return paths
+
+
+def _read(
+    files: CaseFiles, description: Description
+) -> tuple[Volume, Volume, tuple[float, float], tuple[float, float]]:
+    """First channel and target, and the window of each."""
+    assert files.target is not None
+    source, target = read_volume(files.sources[0]), read_volume(files.target)
+    windows = (
+        _window(source.array[0], description.channel_names[0], target=False),
+        _window(target.array[0], description.target_name, target=True),
+    )
+    return source, target, *windows
 
 
 def _window(image: NDArray, name: str, *, target: bool) -> tuple[float, float]:

@@ -51,9 +51,7 @@ def coupled_loss(gen: Tensor, pos: Tensor, neg: Tensor) -> tuple[Tensor, dict[st
         scale = (sigma / x.shape[-1] ** 0.5).clamp(min=MIN_SCALE)  # s = sigma / sqrt(S)
         towards = partners(apart[1], positives)  # b+                                    [Q,N,S]
         away = partners(apart[0], negatives)  # b-                                       [Q,N,S]
-        force = (towards - away) / over_set(
-            scale
-        )  # b+ - b-                                      [Q,N,S]
+        force = (towards - away) / over_set(scale)  # b+ - b-                             [Q,N,S]
         squared = force.square().mean(dim=SET)  # rms^2                                    [...]
         rms = squared.clamp(min=MIN_SQUARED_FORCE).sqrt()
         field = force / over_set(rms)  # V / rms V                                        [Q,N,S]

@@ -11,6 +11,7 @@ import _codecs
 import importlib.metadata
 import io
 import pickle
+import warnings
 import zipfile
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -33,6 +34,7 @@ SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin")
 COUNTERS = ".num_batches_tracked"  # of batch norms: some files have them, none is needed
 ALIASES = ".all_modules."  # nnU-Net's blocks hold every tensor once more under such names
 _first_of = partial(first_names, limit=6)  # names of a kind in a refusal
+LARGEST_WEIGHT = 1e15  # float32 cannot square much more; none that was trained comes near
 REMEDY = "get another file, or save its state_dict alone with torch.save"
 
 _DAMAGED = (OSError, EOFError, RuntimeError, ValueError, LookupError, TypeError, AttributeError)
@@ -145,7 +147,7 @@ def take(tensors: Mapping[str, Tensor], network: StagedNetwork) -> EncoderTensor
 
 
 def check(found: EncoderTensors, wanted: Mapping[str, Tensor]) -> None:
-    """Refuse weights of which a single tensor is missing, left over, misshapen or not finite.
+    """Refuse weights of which a single tensor is missing, left over, misshapen or no weight's.
 
     Args:
         found: in the file.
@@ -168,9 +170,15 @@ def check(found: EncoderTensors, wanted: Mapping[str, Tensor]) -> None:
             f" {len(unexpected)} unexpected ({_first_of(unexpected)}),"
             f" {len(misshapen)} of another shape ({_first_of(misshapen)})"
         )
-    infinite = [key for key, tensor in tensors.items() if not bool(tensor.isfinite().all())]
-    if infinite:
-        raise CheckpointError(f"numbers that are not finite: {_first_of(infinite)}")
+    if odd := [key for key, tensor in tensors.items() if not is_possible(tensor)]:
+        raise CheckpointError(
+            f"numbers that are not finite or above {LARGEST_WEIGHT:g}: {_first_of(odd)}"
+        )
+
+
+def is_possible(weight: Tensor) -> bool:
+    """Whether all numbers of a weight are finite, and as small as those of a training."""
+    return bool((weight.float().abs() <= LARGEST_WEIGHT).all())
 
 
 def read_plain(file: Path, *, remedy: str = REMEDY) -> Mapping[str, Any]:
@@ -187,7 +195,8 @@ def read_plain(file: Path, *, remedy: str = REMEDY) -> Mapping[str, Any]:
                     raise ValueError(f"{broken} fails its checksum")
                 if pickles := [n for n in archive.namelist() if n.endswith("constants.pkl")]:
                     return read_script(archive, pickles[0].removesuffix("constants.pkl"))
-        with torch.serialization.safe_globals(_HARMLESS):
+        with torch.serialization.safe_globals(_HARMLESS), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of odd pickles, before what is said of them below
             content = torch.load(file, map_location="cpu", weights_only=True)
         if not isinstance(content, Mapping):
             raise ValueError(f"it holds a {type(content).__name__}, not named tensors")

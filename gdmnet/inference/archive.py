@@ -19,6 +19,7 @@ from gdmnet.metrics.summary import Summary
 from gdmnet.models import checkpoint
 from gdmnet.models.card import PredictionSettings
 from gdmnet.models.describe import describe_model
+from gdmnet.models.expected_error import EXPECTED_JSON
 from gdmnet.models.folder import ModelFolder, anonymised, read_model, read_summaries
 from gdmnet.models.manifest import (
     MANIFEST_JSON,
@@ -107,6 +108,8 @@ def _write_facts(model: ModelFolder, summaries: Mapping[str, Summary], stage: Pa
     codec.save(model.plan, stage / folders.PLAN_JSON)
     if model.fingerprint is not None:
         codec.save(model.fingerprint, stage / folders.FINGERPRINT_JSON)
+    if model.expected is not None:
+        codec.save(model.expected, stage / EXPECTED_JSON)
     for fold, run in model.runs.items():
         codec.save(run, folders.fold_folder(stage, fold) / folders.RUN_JSON)
     for fold, summary in summaries.items():

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from gdmnet.data.case import Case, CaseFiles
+from gdmnet.data.case import Case, CaseFiles, Volume
 from gdmnet.data.dicom import read_sources
 from gdmnet.data.volume import write_volume
 from gdmnet.errors import DatasetError, GdmnetError, OutputError, is_out_of_memory
@@ -27,8 +27,11 @@ from gdmnet.inference.input_check import (
 )
 from gdmnet.inference.inputs import source_digests, source_states
 from gdmnet.inference.record import OUTDATED, CaseResult, UncertaintyMap
-from gdmnet.inference.sliding import Estimate
-from gdmnet.inference.translator import Translator
+from gdmnet.inference.sliding import Estimate, Spread
+from gdmnet.inference.translator import OVERLAPPING, Translator
+from gdmnet.metrics.conventions import GDMNET
+from gdmnet.metrics.evaluation import find_mask
+from gdmnet.models.expected_error import COVERAGE
 from gdmnet.preprocessing import prepare_volumes
 
 _log = logging.getLogger(__name__)
@@ -44,7 +47,7 @@ class CasePrediction:
     Attributes:
         files: of its sources.
         output: file of its prediction.
-        uncertainty: whether a map of standard deviations is asked for.
+        uncertainty: whether a map is asked for.
         before: what an earlier run wrote about it.
     """
 
@@ -55,7 +58,7 @@ class CasePrediction:
 
     @property
     def map_output(self) -> Path:
-        """File of the map of standard deviations."""
+        """File of the uncertainty map."""
         return self.output.parent / UNCERTAINTY / self.output.name
 
     @property
@@ -141,7 +144,8 @@ def predict_case(
         if read.case is None:
             return PredictedCase(read)
         begin = time.perf_counter()
-        estimate = translator.predict(read.case, spread=job.uncertainty)
+        spread: Spread = "opinions" if translator.expected is None else "windows"
+        estimate = translator.predict(read.case, spread=spread if job.uncertainty else None)
         case = replace(read.case, source=read.case.source[:, :0].copy())
         return PredictedCase(replace(read, case=case), estimate, time.perf_counter() - begin)
     except Exception as problem:  # noqa: BLE001 (no odd file may end the other cases)
@@ -199,13 +203,14 @@ def _kept(job: CasePrediction, inputs: dict[str, str]) -> CaseResult:
 def _written(
     translator: Translator, job: CasePrediction, predicted: PredictedCase, case: Case
 ) -> CaseResult:
-    begin, read, uncertainty = time.perf_counter(), predicted.read, None
-    assert predicted.estimate is not None
-    if predicted.estimate.std is not None:  # first: a prediction that is there counts as finished
-        uncertainty = _write_map(translator, job, case, predicted.estimate.std)
-    volume = translator.restore(predicted.estimate, case)
+    begin, read, estimate = time.perf_counter(), predicted.read, predicted.estimate
+    assert estimate is not None
+    volume = translator.restore(estimate, case)
     if translator.finishing is not None:
         volume = translator.finishing(job.files, volume)
+    uncertainty = None
+    if estimate.std is not None:  # before the prediction: what is there is taken to be finished
+        uncertainty = _write_map(translator, job, case, estimate.std, volume)
     write_volume(job.output, volume, integer=translator.plan.integer_output)
     if uncertainty is None:
         job.map_output.unlink(missing_ok=True)  # of the prediction that was there before
@@ -226,16 +231,32 @@ def _written(
 
 
 def _write_map(
-    translator: Translator, job: CasePrediction, case: Case, std: NDArray
+    translator: Translator, job: CasePrediction, case: Case, std: NDArray, volume: Volume
 ) -> UncertaintyMap:
-    write_volume(job.map_output, translator.restore_spread(std, case))
+    spread, expected = translator.restore_spread(std, case), translator.expected
     inside = std[0][case.body != 0]
-    return UncertaintyMap(
+    found = UncertaintyMap(
         output=f"{UNCERTAINTY}/{job.map_output.name}",
         sources=translator.spread_sources(),
         mean=float(inside.mean(dtype=np.float64)) * translator.configuration.target.scale,
         single_opinion=float((inside == 0).mean()),
     )
+    if expected is not None:
+        predicted, deviation = volume.array[0], spread.array[0]
+        body = find_mask(None, volume, GDMNET)[0] != 0
+        widths = np.zeros_like(deviation)
+        widths[body] = expected.half_width(predicted[body], deviation[body])
+        spread = replace(spread, array=widths[None])
+        found = replace(
+            found,
+            sources=OVERLAPPING,
+            mean=float(widths[body].mean(dtype=np.float64)),
+            coverage=COVERAGE,
+            expected_mae=expected.expected_mae(predicted[body], deviation[body]),
+            validation_mae=(expected.mae[0], expected.mae[1]),
+        )
+    write_volume(job.map_output, spread)
+    return found
 
 
 def _warnings(
@@ -256,5 +277,12 @@ def _warnings(
         for axis, own, at in zip("zyx", spacing, translator.configuration.spacing, strict=True):
             if max(own / at, at / own) > FAR_SPACING:
                 yield f"{own:g} mm along {axis}, but the model works at {at:g} mm"
-    if uncertainty is not None and uncertainty.single_opinion == 1:
+    if uncertainty is not None and uncertainty.expected_mae is not None:
+        low, high = uncertainty.validation_mae or (0.0, np.inf)
+        if not low <= uncertainty.expected_mae <= high:
+            yield (
+                f"expected MAE {uncertainty.expected_mae:.4g}, outside of the validation cases'"
+                f" {low:.4g} to {high:.4g}"
+            )
+    elif uncertainty is not None and uncertainty.single_opinion == 1:
         yield "the uncertainty map is empty: one fold, one window; use more folds or --tta"

@@ -16,6 +16,7 @@ from gdmnet.data.volume import read_geometry, read_volume
 from gdmnet.errors import DatasetError
 from gdmnet.geometry import grid_difference
 from gdmnet.inference.translator import Translator
+from gdmnet.parallel import progress_bar
 from gdmnet.plan import Plan
 
 _log = logging.getLogger(__name__)
@@ -171,7 +172,7 @@ def write_series(
         OutputError: a folder cannot be written.
     """
     folders = []
-    for name, path in predictions.items():
+    for name, path in progress_bar(predictions.items(), "DICOM"):
         folder = path.parent / f"{name}{SUFFIX}"
         folders.append(folder)
         if name not in keep or not folder.exists():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 
 import torch
 from torch import nn
@@ -82,6 +83,8 @@ def load_model(
         network_calls=1 if sampler is None else sampler.network_calls,
         finish=0.0 if finish is None else finish.strength,
     )
+    expected = model.expected
+    fits = expected is not None and expected.fits(set(model.runs), settings)
     network = Ensemble(members).eval().requires_grad_(False).to(place)
     return Translator(
         model.plan,
@@ -91,6 +94,8 @@ def load_model(
         model.fingerprint,
         sampler=sampler,
         finish=finish,
+        expected=expected if fits else None,
+        detail_gain=fmean(run.detail_gain for run in runs),
     )
 
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TypeVar
 
 import SimpleITK as sitk  # noqa: N813
-from tqdm import tqdm
 
 from gdmnet import __version__, codec, files
 from gdmnet.data.case import CaseFiles
@@ -41,6 +40,7 @@ from gdmnet.inference.record import (
 )
 from gdmnet.inference.translator import Translator
 from gdmnet.models.device import versions
+from gdmnet.parallel import progress_bar
 
 A = TypeVar("A")
 R = TypeVar("R")
@@ -154,7 +154,7 @@ def _predict(
     # Cases are read ahead of the network and written behind it.
     ready = ((job, predict_case(translator, job, a)) for job, a in _ahead(read, jobs, n_threads))
     written = _ahead(write, ready, 1)
-    with tqdm(total=len(jobs), desc="cases", disable=None) as bar, closing(written):
+    with progress_bar(None, "cases", total=len(jobs)) as bar, closing(written):
         for (job, _), fate in written:
             fates[fate.result()].append(job.files.identifier)
             bar.update()

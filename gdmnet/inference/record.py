@@ -17,20 +17,27 @@ _SETTINGS_OF_1 = {"checkpoint", "step_size", "tta", "ensemble", "steps", "sample
 
 @dataclass(frozen=True)
 class UncertaintyMap:
-    """The map of standard deviations of one case.
+    """The uncertainty map of one case, in the target's units.
 
     Attributes:
         output: the map's file, seen from the output folder.
         sources: what the opinions come from: folds, mirrored copies, overlapping windows.
-        mean: standard deviation inside the body, averaged, in the target's units.
+        mean: of the map inside the body.
         single_opinion: share of the body where there was only one opinion (or none differed): 0 in
-            the map says nothing there.
+            a map of standard deviations says nothing there.
+        coverage: share of the voxels that is expected within +- the map; None for a map of
+            standard deviations, of a model without an `ExpectedError` that fits.
+        expected_mae: in the body of the prediction; None as above.
+        validation_mae: lowest and highest MAE of the model's validation cases; None as above.
     """
 
     output: str
     sources: str
     mean: float
     single_opinion: float
+    coverage: float | None = None
+    expected_mae: float | None = None
+    validation_mae: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)

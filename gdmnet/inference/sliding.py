@@ -7,17 +7,17 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from types import EllipsisType
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm import tqdm
 
 from gdmnet.arrays.crop import Box, crop, pad_to
 from gdmnet.geometry import Shape, shape_of
 from gdmnet.models.card import PredictionSettings
+from gdmnet.parallel import progress_bar
 
 SIGMA_SHARE = 1 / 8  # of the patch: a window counts for little where it lacks context
 WEIGHT_FLOOR = 1e-3  # of the peak: keeps w * p / w well conditioned where one window stands alone
@@ -27,6 +27,7 @@ BODY_MARGIN = 8
 
 Window = tuple[slice, slice, slice]
 Network = Callable[[Tensor], Tensor]
+Spread = Literal["opinions", "windows"]
 ENSEMBLES: dict[str, Callable[[Tensor], Tensor]] = {
     "mean": lambda outputs: outputs.mean(dim=0),
     # torch.median takes the lower of the two in the middle; of two folds that would be one fold
@@ -45,34 +46,40 @@ class Moments:
 
         d = m_b - m,   m += d w_b / (w + w_b),   q += w_b v_b + d^2 w w_b / (w + w_b)
 
-    No large squares are subtracted, so that fp32 holds small variances beside large means.
+    No large squares are subtracted, so that fp32 holds small variances beside large means. Of
+    several series of opinions each has its own mean, and the variances are averaged.
     """
 
-    def __init__(self, shape: Shape | torch.Size, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self, shape: Shape | torch.Size, device: torch.device | str = "cpu", n_series: int = 1
+    ) -> None:
         self.weight = torch.zeros(tuple(shape), dtype=torch.float32, device=device)
-        self.mean = torch.zeros_like(self.weight)
-        self._squares = torch.zeros_like(self.weight)
+        self.means = self.weight.new_zeros((n_series, *shape))
+        self._squares = torch.zeros_like(self.weight)  # mean over the series
 
     def add(
         self,
         mean: Tensor,
-        variance: Tensor,
+        variance: Tensor | float,
         weight: Tensor | float,
-        window: Window | EllipsisType = ...,
+        window: Window = (slice(None),) * 3,
     ) -> None:
         """A group of opinions joins.
 
         Args:
-            mean: (z, y, x) of the window.
+            mean: (n_series, z, y, x) of the window.
             variance: (z, y, x), of the population; 0 for a single opinion.
             weight: of the group, above 0: (z, y, x) or one number.
             window: where the group lies; by default it covers all voxels.
         """
-        before = self.weight[window]
+        before = self.weight[window]  # z, y, x
         share = weight / (before + weight)
-        distance = mean - self.mean[window]
-        self._squares[window] += weight * variance + distance.square() * before * share
-        self.mean[window] += distance * share
+        z, y, x = window
+        means = self.means[:, z, y, x]  # n_series, z, y, x: a view
+        distance = mean - means
+        squares = distance.square().mean(dim=0)
+        self._squares[window] += weight * variance + squares * before * share
+        means += distance * share
         self.weight[window] += weight
 
     def variance(self) -> Tensor:
@@ -86,8 +93,9 @@ class Estimate:
 
     Attributes:
         mean: the prediction.
-        std: how far folds, mirrored copies and overlapping windows lie apart at each voxel, as a
-            standard deviation; 0 where there is only one opinion; None if it was not asked for.
+        std: how far folds, mirrored copies and overlapping windows (or the windows alone) lie
+            apart at each voxel, as a standard deviation; 0 where there is only one opinion; None
+            if it was not asked for.
     """
 
     mean: NDArray
@@ -116,7 +124,7 @@ def predict_volume(
     device: torch.device | str,
     settings: PredictionSettings | None = None,
     region: BodyRegion | None = None,
-    spread: bool = False,
+    spread: Spread | None = None,
 ) -> Estimate:
     """Slide the network over a volume, with Gaussian blending in fp32.
 
@@ -135,7 +143,9 @@ def predict_volume(
         device: where the network lies.
         settings: step size, mirrored copies, ensemble; None is the default of each.
         region: skip what is far from the body.
-        spread: measure how far the opinions lie apart; the prediction is the same to the bit.
+        spread: measure how far all opinions lie apart, or the overlapping windows of each fold
+            alone, without mirrored copies (the root mean square over the folds); the prediction is
+            the same to the bit.
 
     Raises:
         ValueError: shapes that do not fit, or a step size outside (0, 1].
@@ -148,28 +158,31 @@ def predict_volume(
         for window in windows(shape, patch_size, settings.step_size)
         if region is None or _comes_near(region.body, window)
     ]
-    n_volumes = len(padded) + (4 if spread else 1)
+    n_volumes = len(padded) + (8 if spread else 1)
     place = device if _fits(4 * n_volumes * math.prod(shape), device) else torch.device("cpu")
     volume = torch.from_numpy(np.ascontiguousarray(padded, dtype=np.float32)).to(place)
     total = torch.zeros(shape, dtype=torch.float32, device=place)
     weight = torch.from_numpy(gaussian_weight(patch_size)).to(place)
-    moments = Moments(shape, place) if spread else None
+    moments: Moments | None = None
     flips = _flips(patch_size) if settings.tta else [()]
     n_windows = 1 if settings.tta else patches_a_call(device)
     groups = [chosen[first : first + n_windows] for first in range(0, len(chosen), n_windows)]
     with torch.inference_mode():
-        for group in tqdm(groups, desc="windows", disable=None, leave=False, delay=2):
+        for group in progress_bar(groups, "windows", delay=2):
             patches = torch.stack([volume[:, z, y, x] for z, y, x in group]).to(device)
-            opinions = Moments((len(group), *patch_size), device) if spread else None
-            values = _predict_windows(network, patches, flips, settings.ensemble, opinions)
+            opinions = Moments((len(group), *patch_size), device) if spread == "opinions" else None
+            values, plain = _predict_windows(network, patches, flips, settings.ensemble, opinions)
             for window, value in zip(group, values.to(place), strict=True):
                 total[window].addcmul_(value, weight)
-            if moments is not None and opinions is not None:
-                found = opinions.mean.to(place), opinions.variance().to(place)
-                for window, mean, variance in zip(group, *found, strict=True):
-                    moments.add(mean, variance, weight, window)
+            if spread is not None:
+                means = plain if opinions is None else opinions.means  # n_series, b, z, y, x
+                variance = torch.zeros_like(values) if opinions is None else opinions.variance()
+                moments = moments or Moments(shape, place, len(means))
+                found = means.to(place).unbind(1), variance.to(place)
+                for window, mean, own in zip(group, *found, strict=True):
+                    moments.add(mean, own, weight, window)
         _divide(total, chosen, weight, 0.0 if region is None else region.background)
-        std = None if moments is None else _cut(moments.variance().sqrt(), box)
+        std = _cut((moments or Moments(shape)).variance().sqrt(), box) if spread else None
     return Estimate(_cut(total, box), std)
 
 
@@ -218,11 +231,14 @@ def _predict_windows(
     flips: Sequence[tuple[int, ...]],
     ensemble: str,
     opinions: Moments | None,
-) -> Tensor:
-    """The values (b, z, y, x) of windows (b, c, z, y, x); all opinions join what is measured."""
+) -> tuple[Tensor, Tensor]:
+    """The values (b, z, y, x) of windows (b, c, z, y, x); all opinions join what is measured.
+
+    And the folds' opinions (n, b, z, y, x) about the windows as they are, the first of the flips.
+    """
     n_windows, size = len(patches), patches.shape[2:]
     at_once = max(1, patches_a_call(patches.device) // n_windows)
-    values = []
+    values, plain = [], None
     for first in range(0, len(flips), at_once):
         some = flips[first : first + at_once]
         mirrored = [patches.flip(flip) if flip else patches for flip in some]
@@ -233,11 +249,13 @@ def _predict_windows(
         copies = outputs.reshape(-1, len(some), n_windows, *size).unbind(1)
         for flip, folds in zip(some, copies, strict=True):
             own = folds.flip(flip) if flip else folds  # (n, b, z, y, x)
+            plain = own if plain is None else plain
             values.append(ENSEMBLES[ensemble](own))  # (b, z, y, x)
             if opinions is not None:
                 variance, mean = torch.var_mean(own, dim=0, correction=0)
-                opinions.add(mean, variance, len(own))
-    return torch.stack(values).mean(dim=0) if len(values) > 1 else values[0]
+                opinions.add(mean[None], variance, len(own))
+    assert plain is not None
+    return torch.stack(values).mean(dim=0) if len(values) > 1 else values[0], plain
 
 
 def _divide(total: Tensor, chosen: Sequence[Window], weight: Tensor, background: float) -> None:

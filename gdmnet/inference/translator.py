@@ -20,11 +20,14 @@ from gdmnet.errors import CheckpointError, DatasetError
 from gdmnet.geometry import Geometry, Spacing, shape_of
 from gdmnet.inference.finish import apply_finish
 from gdmnet.inference.sampling import Sampler, sample_volume
-from gdmnet.inference.sliding import BodyRegion, Estimate, predict_volume
+from gdmnet.inference.sliding import BodyRegion, Estimate, Spread, predict_volume
 from gdmnet.models.card import ModelCard
+from gdmnet.models.expected_error import ExpectedError
 from gdmnet.models.precision import autocast
 from gdmnet.plan import Configuration, Fingerprint, Normalisation, Plan, SpectralFinish
 from gdmnet.preprocessing import prepare, prepare_volumes, restore, source_normalisations
+
+OVERLAPPING = "overlapping windows"
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +46,8 @@ class Translator:
         sampler: how the network is called several times; None calls it once.
         finishing: what `predict_folder` does with a case's prediction before it is written.
         finish: the filter that `predict` ends with; None for none.
+        expected: error of predictions that are made like this; None where it was not measured.
+        detail_gain: how much of a case's `detail` its prediction gets back, `Run.detail_gain`.
     """
 
     plan: Plan
@@ -53,6 +58,8 @@ class Translator:
     finishing: Callable[[CaseFiles, Volume], Volume] | None = None
     sampler: Sampler | None = None
     finish: SpectralFinish | None = None
+    expected: ExpectedError | None = None
+    detail_gain: float = 0.0
 
     def translate_array(self, array: NDArray, spacing: Spacing) -> NDArray:
         """Translate an image in memory.
@@ -111,12 +118,12 @@ class Translator:
         volume = self.translate_case(files)
         write_volume(Path(output), volume, integer=self.plan.integer_output)
 
-    def predict(self, case: Case, *, spread: bool = False) -> Estimate:
+    def predict(self, case: Case, *, spread: Spread | None = None) -> Estimate:
         """The network's output for a prepared case in network units, on the prepared grid.
 
         Args:
             case: from `preprocessing.prepare`.
-            spread: measure the spread too.
+            spread: measure the spread too: of all opinions, or of windows alone.
 
         Raises:
             CheckpointError: the spread of a sampler is asked for.
@@ -148,7 +155,8 @@ class Translator:
 
     def restore(self, estimate: Estimate, case: Case) -> Volume:
         """A prediction in the target's units, on the sources' grid: float32 (1, z, y, x)."""
-        target, detail = self.configuration.target, case.detail
+        target, gain = self.configuration.target, np.float32(self.detail_gain)
+        detail = None if case.detail is None or gain == 0 else gain * case.detail
         array = restore(estimate.mean, case.record, target, body=_finest_body(case), detail=detail)
         return Volume(array, case.record.geometry)
 
@@ -165,7 +173,7 @@ class Translator:
         n_folds = len(self.card.checkpoints)
         folds = [f"{n_folds} folds"] if n_folds > 1 else []
         copies = ["mirrored copies"] if self.card.settings.tta else []
-        return ", ".join([*folds, *copies, "overlapping windows"])
+        return ", ".join([*folds, *copies, OVERLAPPING])
 
     def require_spread(self) -> None:
         """Refuse what has no spread to measure.

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from gdmnet import files
+from gdmnet.encoders.weights import LARGEST_WEIGHT, is_possible
 from gdmnet.errors import CheckpointError, is_out_of_memory
-from gdmnet.objectives.fidelity import all_finite
 from gdmnet.table import first_names
 
 SCHEMA = 1
@@ -96,7 +96,8 @@ def require_finite(weights: Mapping[str, Any], like: Mapping[str, Tensor], path:
         path: of their checkpoint.
 
     Raises:
-        CheckpointError: a value is no dense tensor, of another kind of number, or not finite.
+        CheckpointError: a value is no dense tensor, of another kind of number, not finite
+            or too large.
     """
 
     def is_sound(name: str, weight: Any) -> bool:  # noqa: ANN401 (whatever the file holds)
@@ -104,12 +105,13 @@ def require_finite(weights: Mapping[str, Any], like: Mapping[str, Tensor], path:
             return False
         is_real = weight.is_floating_point()
         alike = name not in like or like[name].is_floating_point() == is_real
-        return alike and (not is_real or all_finite(weight))
+        return alike and (not is_real or is_possible(weight))
 
     if odd := [name for name, weight in weights.items() if not is_sound(name, weight)]:
         raise CheckpointError(
-            f"{path}: weights that are no finite real numbers ({_few(odd)}): the training went"
-            " wrong or the file is damaged; use another checkpoint, or train again"
+            f"{path}: weights that are no finite real numbers ({_few(odd)}), or above"
+            f" {LARGEST_WEIGHT:g}: the training went wrong or the file is damaged; use another"
+            " checkpoint, or train again"
         )
 
 
@@ -118,14 +120,14 @@ def capture(parts: Mapping[str, Stateful]) -> dict[str, Any]:
     return {name: part.state_dict() for name, part in parts.items()}
 
 
-def on_cpu(state: Any) -> Any:  # noqa: ANN401
-    """The same state with every tensor on the CPU: what may travel between processes."""
+def copied(state: Any) -> Any:  # noqa: ANN401
+    """The same state in copies on the CPU: it may travel, or be written while training goes on."""
     if isinstance(state, Tensor):
-        return state.detach().cpu()
+        return state.detach().to("cpu", copy=True)
     if isinstance(state, dict):
-        return {name: on_cpu(value) for name, value in state.items()}
+        return {name: copied(value) for name, value in state.items()}
     if isinstance(state, list):
-        return [on_cpu(value) for value in state]
+        return [copied(value) for value in state]
     return state
 
 

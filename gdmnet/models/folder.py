@@ -12,6 +12,7 @@ from gdmnet import codec, folders
 from gdmnet.errors import CheckpointError, PlanError, SettingError
 from gdmnet.metrics.summary import Summary
 from gdmnet.models.card import MOST_REALISM
+from gdmnet.models.expected_error import EXPECTED_JSON, ExpectedError
 from gdmnet.models.select import choose_folds
 from gdmnet.objectives.options import read_objective_options
 from gdmnet.plan import Configuration, Fingerprint, Plan, Run, SpectralFinish
@@ -21,6 +22,7 @@ from gdmnet.settings import Settings, setting
 _EACH_FOLDS_OWN = (
     *("schema", "version", "versions", "dataset", "fold", "training_cases", "validation_cases"),
     *("seed", "precision", "device", "n_threads", "n_workers", "n_devices", "encoder_sha256"),
+    "detail_gain",
 )
 _THERE_OR_NOT = ("pretrained_sha256", "realism", "finish")
 CONTINUED_JSON, DIAL_JSON, FINISH_JSON = "continued.json", "dial.json", "finish.json"
@@ -82,12 +84,14 @@ class ModelFolder:
         plan: of the training set.
         runs: fold -> its training.
         fingerprint: of the training set; None for a model of before it travelled along.
+        expected: error of a prediction; None where no fold's validation measured it.
     """
 
     path: Path
     plan: Plan
     runs: dict[str, Run]
     fingerprint: Fingerprint | None
+    expected: ExpectedError | None = None
 
     @property
     def configuration(self) -> Configuration:
@@ -127,7 +131,9 @@ def read_model(path: Path, folds: Sequence[str] | None = None) -> ModelFolder:
                 f"{file}: trained with the configuration {run.configuration}, which the folder's"
                 f" {folders.PLAN_JSON} lacks; copy the whole model folder again"
             )
-    return ModelFolder(path, plan, runs, read_fingerprint(path, plan))
+    table = path / EXPECTED_JSON
+    expected = codec.load(ExpectedError, table) if table.is_file() else None
+    return ModelFolder(path, plan, runs, read_fingerprint(path, plan), expected)
 
 
 def require_alike(runs: Mapping[str, Run]) -> None:

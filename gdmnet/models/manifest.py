@@ -10,6 +10,7 @@ from zipfile import ZIP_STORED, ZipFile
 
 from gdmnet.errors import CheckpointError
 from gdmnet.folders import CHECKPOINTS, FINGERPRINT_JSON, PLAN_JSON, RUN_JSON, SUMMARY_JSON
+from gdmnet.models.expected_error import EXPECTED_JSON
 
 MANIFEST_JSON = "manifest.json"
 MODEL_CARD = "model_card.md"
@@ -111,7 +112,7 @@ def require_complete(manifest: Manifest, archive: ZipFile, where: Path) -> None:
         MODEL_CARD,
         *(f"{f}/{name}" for f in folds for name in (RUN_JSON, *weights)),
     }
-    optional = {FINGERPRINT_JSON, *(f"{fold}/{SUMMARY_JSON}" for fold in folds)}
+    optional = {FINGERPRINT_JSON, EXPECTED_JSON, *(f"{fold}/{SUMMARY_JSON}" for fold in folds)}
     there = {entry.filename: entry.file_size for entry in archive.infolist()}
     del there[MANIFEST_JSON]
     listed = {name: entry.size for name, entry in manifest.files.items()}

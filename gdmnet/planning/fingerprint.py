@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 
 from gdmnet.arrays.crop import bounding_box, box_shape
 from gdmnet.arrays.normalise import scheme_of
-from gdmnet.data.bias_field import without_bias
-from gdmnet.data.body import find_body
+from gdmnet.data.body import find_body, without_bias
 from gdmnet.data.case import CaseFiles
 from gdmnet.data.volume import read_channels, read_volume
 from gdmnet.errors import DatasetError

@@ -13,8 +13,7 @@ import numpy as np
 
 from gdmnet import __version__
 from gdmnet.arrays.resample import resampled_shape
-from gdmnet.data.bias_field import CORRECTED
-from gdmnet.data.body import GIVEN
+from gdmnet.data.body import CORRECTED, GIVEN
 from gdmnet.errors import PlanError
 from gdmnet.geometry import Shape, Spacing
 from gdmnet.plan import Configuration, Fingerprint, Normalisation, Plan, Region

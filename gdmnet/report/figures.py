@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from gdmnet.charts import COLOURS, FAINT, add_legend, as_svg, draw_density, set_logarithmic
 from gdmnet.metrics.calibration import Calibration
 from gdmnet.report.statistics import Agreement, Band
+from gdmnet.table import cell_text, decimals_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -155,10 +156,12 @@ def _bands(agreement: Agreement, unit: str) -> str:
         axes.set(xlabel=_titled("target", unit), ylabel=_titled("error", unit))
 
     total = max(1, agreement.whole.n)
+    every = (*bands, agreement.whole)
+    decimals = decimals_of(value for band in every for value in (band.bias, band.sd, band.mae))
     rows = "".join(
-        f"<tr><th scope=row>{name}<td>{100 * band.n / total:.3g} %<td>{number(band.bias)}"
-        f"<td>{number(band.sd)}<td>{number(band.mae)}"
-        for name, band in zip((*names, "all"), (*bands, agreement.whole), strict=True)
+        f"<tr><th scope=row>{name}<td>{100 * band.n / total:.1f} %<td>"
+        + "<td>".join(cell_text(value, decimals) for value in (band.bias, band.sd, band.mae))
+        for name, band in zip((*names, "all"), every, strict=True)
     )
     text = (
         "Bars: bias (mean error); dots: mean absolute error.<table><thead><tr>"

@@ -12,10 +12,10 @@ from string import Template
 from gdmnet.metrics.statistics import STATISTICS, Values, metric_names
 from gdmnet.metrics.summary import Summary
 from gdmnet.metrics.titles import best_value, penalty, title_of
-from gdmnet.report.figures import charts, folded, number
+from gdmnet.report.figures import charts, folded
 from gdmnet.report.provenance import DIFFERS, CaseOrigin, Origin, Rows
 from gdmnet.report.view import CasePage
-from gdmnet.table import cell_text
+from gdmnet.table import cell_text, decimals_of
 
 _SCRIPTS = ("decode.js", "paint.js", "viewer.js", "table.js", "control.js")
 _METHODS = """<section id="methods" aria-labelledby="methods-title">
@@ -55,6 +55,10 @@ class _Column:
     def penalty(self, page: CasePage) -> float | None:
         """How bad the value of a case is; None where it has none."""
         return penalty(self.metric, self.cases.get(page.identifier))
+
+    def text(self, value: float | None) -> str:
+        """A value of the column, with the decimals of all."""
+        return cell_text(value, decimals_of(self.cases.values()))
 
 
 @dataclass(frozen=True)
@@ -255,7 +259,7 @@ def _row(case_number: int, page: CasePage, columns: list[_Column], n_warnings: i
     for column in columns:
         value, bad = column.cases.get(page.identifier), column.penalty(page)
         key = "" if bad is None else "Infinity" if math.isinf(bad) else repr(bad)
-        cells.append(f'<td{column.css} data-bad="{key}" title="{value}">{number(value)}')
+        cells.append(f'<td{column.css} data-bad="{key}" title="{value}">{column.text(value)}')
     warned = ' class="warned"' if n_warnings else ""
     return (
         f'<tr data-case="{case_number}"><th scope="row" class="text">'
@@ -269,7 +273,7 @@ def _foot(columns: list[_Column]) -> str:
     rows = []
     for statistic in STATISTICS:
         if any(statistic in column.aggregate for column in columns):
-            cells = (f"<td{c.css}>{number(c.aggregate.get(statistic))}" for c in columns)
+            cells = (f"<td{c.css}>{c.text(c.aggregate.get(statistic))}" for c in columns)
             title = _STATISTICS.get(statistic, statistic)
             rows.append(f'<tr><th scope="row" colspan="2">{title}{"".join(cells)}</tr>')
     return "".join(rows)

@@ -101,15 +101,15 @@ class Batches:
         centre = case.centres[int(rng.integers(len(case.centres)))]
         start = patch_start(centre, patch, case.record.shape)
         if not self.augment:
-            return self._read(case, start, patch)
+            return self.read(case, start, patch)
         coordinates = augmentation.draw_coordinates(patch, self.configuration.spacing, rng)
         if coordinates is None:
-            return augmentation.mirror(self._read(case, start, patch), rng)
+            return augmentation.mirror(self.read(case, start, patch), rng)
         middle = np.add(start, (np.array(patch) - 1) / 2)
         coordinates += middle.reshape(3, 1, 1, 1)
         first, size = augmentation.region_of(coordinates)
         coordinates -= np.reshape(first, (3, 1, 1, 1))
-        sampled = augmentation.sample(self._read(case, first, size), coordinates)
+        sampled = augmentation.sample(self.read(case, first, size), coordinates)
         sampled[-1] = sampled[-1] >= 0.5
         return augmentation.mirror(sampled, rng)
 
@@ -119,7 +119,11 @@ class Batches:
         rng = seeds.numpy_rng(self.seed, epoch, rounds, rank, _ORDER)
         return self.cases[int(rng.permutation(len(self.cases))[position])]
 
-    def _read(self, case: StoredCase, start: Shape, size: Shape) -> NDArray:
+    def read(self, case: StoredCase, start: Shape, size: Shape) -> NDArray:
+        """A region from a first voxel, also outside the volume: float32 (c + 2, *size).
+
+        Source channels, target and mask as they are stored, and the background of each outside.
+        """
         assert case.record.target is not None  # refused when this was built
         source = read_patch(case.source, start, size, self._source_fill)
         target = read_patch(case.target, start, size, [background_value(case.record.target)])

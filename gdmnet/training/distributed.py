@@ -32,7 +32,7 @@ from torch.nn.parallel import DistributedDataParallel
 from gdmnet.cluster import ProcessRank
 from gdmnet.errors import DeviceError, GdmnetError, TrainingError
 from gdmnet.objectives.ranks import n_ranks
-from gdmnet.parallel import end_with_parent
+from gdmnet.parallel import LogAboveBars, end_with_parent
 
 R = TypeVar("R")
 
@@ -244,7 +244,7 @@ def _run_one(
     meeting: Path,
     args: tuple[object, ...],
 ) -> None:
-    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    logging.basicConfig(format="%(message)s", handlers=[LogAboveBars(sys.stderr)])
     logging.getLogger("gdmnet").setLevel(logging.INFO)
     try:
         with process_group(ProcessRank(rank, n_processes, rank, n_processes, f"file://{meeting}")):

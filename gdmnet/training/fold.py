@@ -28,6 +28,7 @@ from gdmnet.training.distributed import (
     run_together,
     this_process,
 )
+from gdmnet.training.expected_error import update_table
 from gdmnet.training.feature_encoder import prepare_encoder
 from gdmnet.training.loop import fit
 from gdmnet.training.memory import compare_with_device, memory_errors, predicted_gb
@@ -37,6 +38,7 @@ from gdmnet.training.run import (
     build_generator,
     continue_run,
     describe_training,
+    detail_gain,
     patch_batches,
 )
 from gdmnet.training.settings import EncoderSettings, TrainingSettings
@@ -103,7 +105,8 @@ def _claimed(
     held: contextlib.ExitStack, training: FoldTraining, settings: TrainingSettings
 ) -> FoldTraining:
     """A training that has been checked, whose folder is this process's own, with its encoder."""
-    training.cases()
+    gain = detail_gain(training.cases()[0])
+    training = replace(training, run=replace(training.run, detail_gain=gain))
     if training.pretrained is not None:
         build_generator(training)  # do its weights fit?
     held.enter_context(files.lock(training.folder))
@@ -256,6 +259,7 @@ def _new_fold(training: FoldTraining) -> Iterator[Path]:
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     _keep_plan(training)
+    update_table(training.folder.parent, training.configuration)  # without the old fold's cases
 
 
 def _with_encoder(training: FoldTraining) -> FoldTraining:

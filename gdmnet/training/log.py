@@ -20,19 +20,19 @@ from gdmnet.files import output_errors
 STEPS_A_READ = 10
 LOG_JSONL, LOG_TXT = "log.jsonl", "log.txt"
 READABLE = {  # of a record's numbers, those for people; log.jsonl has all
-    "fidelity": "fidelity {:.4g}",
-    "loss": "loss {:.4g}",
-    "perceptual": "perceptual {:.4g}",
+    "fidelity": "fidelity {:.4f}",
+    "loss": "loss {:.4f}",
+    "perceptual": "perceptual {:.4f}",
     "adversarial": "adversarial {:.3f}",
     "critic": "critic {:.3f}",
-    "ratio": "drift ratio {:.3g}",
-    "validation_mae_hu": "validation MAE {:.1f} HU",
-    "validation_mae": "validation MAE {:.4f}",
+    "ratio": "drift ratio {:.3f}",
+    "validation_mae": "validation MAE {}",
     "validation_sharpness": "sharpness {:.3f}",
     "validation_spectrum_distance": "spectrum {:.1f} dB",
     "learning_rate": "learning rate {:.2e}",
     "seconds": "{:.1f} s",
 }
+MAE_UNITS = {"validation_mae_hu": "HU", "validation_mae_file": "file units"}
 _LARGEST = 1e300  # a float holds less, and NaN is not less
 _EPOCH_LINE = re.compile(r"epoch +(\d+)")
 
@@ -162,13 +162,13 @@ def truncate(folder: Path, epoch: int) -> None:
 
 
 def readable(record: dict[str, Any]) -> str:
-    """One line for people: the epoch, then what tells whether the training goes well."""
+    """One line for people: the epoch, the time, then what tells whether the training goes well."""
     width = len(str(record["epochs"]))
-    words = [f"epoch {record['epoch']:>{width}}/{record['epochs']}"]
+    words = [f"epoch {record['epoch']:>{width}}/{record['epochs']}", f"{datetime.now():%H:%M}"]
     for name, shown in READABLE.items():
-        in_hu = name == "validation_mae" and record.get("validation_mae_hu") is not None
-        if record.get(name) is not None and not in_hu:
-            words.append(shown.format(record[name]))
+        if record.get(name) is not None:
+            number = record[name] if name != "validation_mae" else _mae_with_unit(record)
+            words.append(shown.format(number))
     if record.get("skipped"):
         words.append(f"skipped {record['skipped']}")
     if record.get("best"):
@@ -179,11 +179,43 @@ def readable(record: dict[str, Any]) -> str:
     return "  ".join(words)
 
 
+def _mae_with_unit(record: dict[str, Any]) -> str:
+    """With as many decimals as three figures after the point of network units are worth."""
+    unit, scale = unit_of(record)
+    n_decimals = max(0, 3 - math.floor(math.log10(scale)))
+    return f"{record['validation_mae'] * scale:.{n_decimals}f} {unit}"
+
+
+def unit_of(record: dict[str, Any]) -> tuple[str, float]:
+    """The unit that people read a record's errors in, and how many of it a network unit is."""
+    mae = record.get("validation_mae")
+    for name, unit in MAE_UNITS.items():
+        if mae and record.get(name):
+            return unit, record[name] / mae
+    return "network units", 1.0
+
+
 def time_left(seconds: float) -> str:
     """How long something still takes, and when it is over by this machine's clock."""
-    left = timedelta(seconds=round(seconds))
-    over = datetime.now().astimezone() + left
-    return f"{left} to go, until {over.strftime('%a %H:%M' if left.days else '%H:%M')}"
+    return f"{duration(seconds)} to go, done about {clock_after(seconds)}"
+
+
+def duration(seconds: float) -> str:
+    """The two largest of days, hours and minutes, for example "1 h 10 min"; seconds below one."""
+    minutes = round(seconds / 60)
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    hours, days = minutes // 60, minutes // 1440
+    if days:
+        return f"{days} d {hours % 24} h"
+    return f"{hours} h {minutes % 60} min" if hours else f"{minutes} min"
+
+
+def clock_after(seconds: float) -> str:
+    """This machine's clock after some seconds, with the day of the week if that is another one."""
+    now = datetime.now().astimezone()
+    then = now + timedelta(seconds=seconds)
+    return then.strftime("%H:%M" if then.date() == now.date() else "%a %H:%M")
 
 
 def _epoch_of(line: str) -> int:

@@ -6,26 +6,34 @@ import dataclasses
 import logging
 import math
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, closing
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from gdmnet.errors import TrainingError
 from gdmnet.folders import BEST, FINAL, LATEST
 from gdmnet.models import checkpoint, precision, seeds
 from gdmnet.objectives.base import Batch, Metrics, Objective
 from gdmnet.objectives.fidelity import all_finite
+from gdmnet.parallel import progress_bar
 from gdmnet.plan import Recipe
 from gdmnet.training import log
 from gdmnet.training.batches import Batches, prefetched
 from gdmnet.training.distributed import from_leader, gathered
-from gdmnet.training.patch_validation import PatchQuality, validate_patches
-from gdmnet.training.progress import PROGRESS_PNG, draw_progress
-from gdmnet.training.state import MOST_IN_A_ROW, Training, restore_latest, save_latest, save_weights
+from gdmnet.training.patch_validation import PatchQuality, translate_plane, validate_patches
+from gdmnet.training.progress import INTERNALS_PNG, PROGRESS_PNG, draw_internals, draw_progress
+from gdmnet.training.state import (
+    MOST_IN_A_ROW,
+    Training,
+    latest_state,
+    restore_latest,
+    weights_state,
+)
 from gdmnet.training.step import learning_rate
 
 DRAW_SECONDS = 10.0  # short epochs would be spent on drawing
@@ -65,22 +73,29 @@ def fit(
         OutputError: the folder cannot be written.
     """
     training = Training(generator, objective, recipe, folder, device)
-    with ExitStack() as beginning:
+    with ExitStack() as beginning, ThreadPoolExecutor(1) as writer:
         first = restore_latest(training) if new is None else 0
         if new is not None and training.process.is_leader:
             training.folder = beginning.enter_context(new)
+        written = writer.submit(_nothing)
         for epoch in range(first, recipe.epochs):
             started = time.perf_counter()
             means = _train_epoch(training, train_batches, epoch, estimate=epoch == first)
             quality = _validate(training, validation_batches)
-            line = _finish_epoch(training, means, quality, epoch + 1, started)
-            beginning.close()
-            training.folder = folder
-            if training.process.is_leader:  # what is told is on the disk and cannot be lost
-                _log.info("%s", line)
-            _draw(training, epoch + 1)
+            written.result()
+            save = _finish_epoch(training, means, quality, epoch + 1, started, beginning)
+            written = writer.submit(save)
+            if epoch == first:
+                written.result()
+                training.folder = folder
+            _draw(training, epoch + 1, validation_batches)
+        written.result()
     if training.process.is_leader:
-        save_weights(training, recipe.epochs, FINAL)
+        checkpoint.save(folder / FINAL, weights_state(training, recipe.epochs))
+
+
+def _nothing() -> None:
+    """What ranks other than 0 write of an epoch, and all before the first."""
 
 
 def _train_epoch(
@@ -93,14 +108,13 @@ def _train_epoch(
     recipe, process = training.recipe, training.process
     steps, epoch_metrics = range(recipe.iterations), log.StepMetrics()
     title = f"epoch {epoch + 1}/{recipe.epochs}"
-    hidden = None if process.is_leader else True
     on_gpu = training.device.type == "cuda"
     source_of_batches = prefetched(
         batches, epoch, steps, batches.n_workers, process.rank, pinned=on_gpu
     )
     with (
         closing(source_of_batches) as source,
-        tqdm(source, title, len(steps), disable=hidden, leave=False) as bar,
+        progress_bar(source, title, total=len(steps), shown=process.is_leader) as bar,
     ):
         for step, batch in enumerate(bar):
             metrics, finite = _step(training, batch.to(training.device), epoch, step)
@@ -114,8 +128,20 @@ def _train_epoch(
             if step + 1 == _TIMED[1] and estimate and process.is_leader:
                 seconds = (time.perf_counter() - begun) / (_TIMED[1] - _TIMED[0])
                 left = recipe.total_steps - training.counts.step
-                _log.info("about %s", log.time_left(seconds * left))
+                _log_end(recipe, epoch, seconds * left, training.device)
     return log.means(epoch_metrics.read())
+
+
+def _log_end(recipe: Recipe, epoch: int, seconds: float, device: torch.device) -> None:
+    """Foretell the end of a training from the seconds that its first steps promise."""
+    _log.info(
+        "%d epochs of %d steps, about %s on this %s, done about %s",
+        recipe.epochs - epoch,
+        recipe.iterations,
+        log.duration(seconds),
+        {"cuda": "GPU"}.get(device.type, device.type.upper()),
+        log.clock_after(seconds),
+    )
 
 
 def _step(training: Training, batch: Batch, epoch: int, step: int) -> tuple[Metrics, bool]:
@@ -152,12 +178,18 @@ def _validate(training: Training, batches: Batches) -> PatchQuality:
 
 
 def _finish_epoch(
-    training: Training, means: dict[str, float], quality: PatchQuality, epoch: int, started: float
-) -> str:
-    """Judge, log, save: the log first, so that a resume can only find too much in it.
+    training: Training,
+    means: dict[str, float],
+    quality: PatchQuality,
+    epoch: int,
+    started: float,
+    beginning: ExitStack,
+) -> Callable[[], None]:
+    """Judge and log: the log first, so that a resume can only find too much in it.
 
     Returns:
-        What to tell people of the epoch.
+        Saves the epoch, ends the beginning, and tells of the epoch once it is on the disk and
+        cannot be lost. It writes copies, so that the training need not wait for it.
     """
     folder, counts, recipe = training.folder, training.counts, training.recipe
     if not all_finite(*training.generator.parameters()):
@@ -178,22 +210,33 @@ def _finish_epoch(
         **training.peak_memory.measured(),
         "seconds": time.perf_counter() - started,
     }
-    ranks = gathered(checkpoint.on_cpu(checkpoint.capture(training.rank_parts())))
+    ranks = gathered(checkpoint.copied(checkpoint.capture(training.rank_parts())))
     if not training.process.is_leader:
-        return ""
+        return _nothing
     line = log.append(folder, record)
-    if is_best:
-        save_weights(training, epoch, BEST)
-    save_latest(training, epoch, ranks)
-    return line
+    states = {BEST: weights_state(training, epoch)} if is_best else {}
+    states[LATEST] = latest_state(training, epoch, ranks)
+
+    def write() -> None:
+        for name, state in states.items():
+            checkpoint.save(folder / name, state)
+        beginning.close()
+        _log.info("%s", line)
+
+    return write
 
 
-def _draw(training: Training, epoch: int) -> None:
-    """Draw the curves of the log, not more often than one can look."""
+def _draw(training: Training, epoch: int, validation: Batches) -> None:
+    """Draw a validation case and the log's curves, not more often than one can look."""
     path = training.folder / PROGRESS_PNG
     fresh = path.is_file() and time.time() - path.stat().st_mtime <= DRAW_SECONDS
     if training.process.is_leader and (epoch == training.recipe.epochs or not fresh):
-        draw_progress(log.read(training.folder), path)
+        records, network = log.read(training.folder), training.optimizer.average.network
+        shown = translate_plane(
+            training.objective, network, validation, training.recipe, training.device
+        )
+        draw_progress(records, path, shown)
+        draw_internals(records, path.with_name(INTERNALS_PNG))
 
 
 def _too_many(folder: Path, epoch: int, step: int, metrics: Metrics) -> str:

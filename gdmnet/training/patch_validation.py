@@ -11,7 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from gdmnet.arrays.normalise import invert
 from gdmnet.geometry import Spacing
+from gdmnet.inference.sliding import windows
 from gdmnet.metrics.edges import gradient_magnitudes
 from gdmnet.metrics.plausibility import NEGLIGIBLE_SHARE, value_range, wasserstein_1
 from gdmnet.metrics.spectrum import log_distance, radial_power
@@ -19,7 +21,7 @@ from gdmnet.models import precision, seeds
 from gdmnet.objectives.base import Batch, Objective
 from gdmnet.objectives.sampling import Sampled
 from gdmnet.plan import Recipe
-from gdmnet.training.batches import Batches
+from gdmnet.training.batches import Batches, patch_start
 
 SAMPLER_STEPS = 4  # at most: every epoch pays for them
 _NOISE = 4  # a stream of random numbers beside those of the batches and of the steps
@@ -39,6 +41,8 @@ class PatchQuality:
         gradient_w1: the same of the gradient magnitudes, per mm.
         spectrum_distance: of the radial power spectra, dB.
         mae_hu: mae in HU, of CT; NaN of other targets.
+        mae_file: mae in the units of the files of other targets, of a typical case where each has
+            a scale of its own; NaN of CT.
     """
 
     mae: float = math.nan
@@ -47,6 +51,32 @@ class PatchQuality:
     gradient_w1: float = math.nan
     spectrum_distance: float = math.nan
     mae_hu: float = math.nan
+    mae_file: float = math.nan
+
+
+@dataclass(frozen=True)
+class TranslatedPlane:
+    """An axial plane of a validation case, (y, x) in file units.
+
+    Attributes:
+        title: which case and plane.
+        source: the first channel.
+        prediction: by the averaged weights; the target's background outside the body.
+        target: what was wanted.
+        inside: True where the target counts.
+        mae: mean absolute error inside the mask; NaN where nothing is.
+        unit: of prediction, target and error.
+        aspect: mm down / mm across.
+    """
+
+    title: str
+    source: NDArray
+    prediction: NDArray
+    target: NDArray
+    inside: NDArray
+    mae: float
+    unit: str
+    aspect: float
 
 
 @torch.no_grad()
@@ -66,7 +96,53 @@ def validate_patches(
     patches = _predicted_patches(objective, network, batches, recipe, device)
     quality = judge_patches(patches, batches.configuration.spacing)
     target = batches.configuration.target
-    return replace(quality, mae_hu=quality.mae * target.scale) if target.scheme == "ct" else quality
+    name = "mae_hu" if target.scheme == "ct" else "mae_file"
+    return replace(quality, **{name: quality.mae * target.scale})
+
+
+@torch.no_grad()
+def translate_plane(
+    objective: Objective, network: nn.Module, batches: Batches, recipe: Recipe, device: torch.device
+) -> TranslatedPlane:
+    """The middle axial plane of the first validation case, by windows side by side.
+
+    Args:
+        objective: translates as at prediction, but with few steps of a sampler.
+        network: the averaged generator.
+        batches: of the validation cases.
+        recipe: its precision, and its seed, which gives the noise.
+        device: of the network.
+    """
+    case, configuration = batches.cases[0], batches.configuration
+    patch, shape, norm = configuration.patch_size, case.record.shape, case.record.target
+    assert norm is not None  # batches refuse cases without a target
+    middle = np.median(case.centres, axis=0).astype(int)
+    size = (patch[0], max(patch[1], shape[1]), max(patch[2], shape[2]))
+    start = patch_start(middle, size, shape)
+    images = batches.read(case, start, size)  # (c + 2, *size)
+    guess = np.empty(size, dtype=np.float32)
+    for z, y, x in windows(size, patch, 1.0):
+        parts = torch.from_numpy(np.ascontiguousarray(images[None, :, z, y, x])).split(
+            [len(images) - 2, 1, 1], dim=1
+        )
+        with precision.autocast(recipe.precision, device):
+            output = _translate(objective, network, Batch(*parts).to(device), (recipe.seed, 0, 0))
+        guess[z, y, x] = output[0, 0].float().cpu().numpy()
+    level = middle[0] - start[0]
+    inside, down, across = images[-1, level] > 0, *configuration.spacing[1:]
+    truth = np.asarray(invert(images[-2, level], norm))
+    prediction = np.where(inside, invert(guess[level], norm), norm.background)
+    errors = np.abs(prediction - truth)[inside]
+    return TranslatedPlane(
+        f"{case.record.identifier}, axial plane {middle[0] + 1} of {shape[0]}",
+        images[0, level],
+        prediction,
+        truth,
+        inside,
+        float(errors.mean()) if errors.size else math.nan,
+        "HU" if norm.scheme == "ct" else "file units",
+        down / across,
+    )
 
 
 def _predicted_patches(

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from gdmnet import codec, files
 from gdmnet.arrays.normalise import background_value
@@ -37,6 +36,7 @@ from gdmnet.geometry import Shape
 from gdmnet.models import checkpoint
 from gdmnet.models.precision import is_safe_in_cpu_bf16
 from gdmnet.models.seeds import numpy_rng, reseed
+from gdmnet.parallel import progress_bar
 from gdmnet.plan import Configuration
 from gdmnet.training.batches import patch_start, read_patch
 from gdmnet.training.step import WeightAverage
@@ -227,7 +227,7 @@ def train_autoencoder(
         network.parameters(), lr=LEARNING_RATE, betas=BETAS, weight_decay=WEIGHT_DECAY
     )
     rng, generator = numpy_rng(seed, TRAINING), reseed(torch.Generator(), seed, TRAINING)
-    for step in tqdm(range(iterations), desc="feature encoder", disable=None, leave=False):
+    for step in progress_bar(range(iterations), "feature encoder"):
         images, bodies = flipped(*sample(cases, shape, BATCH_SIZE, rng), rng)
         ratio = hidden_share(step, iterations, rng)
         hidden = random_mask(BATCH_SIZE, shape, cell, ratio=ratio, generator=generator)

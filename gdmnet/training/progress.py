@@ -1,4 +1,4 @@
-"""progress.png: the curves of a training that tell what to do; internals.png: the others."""
+"""progress.png: a validation case and the curves that tell what to do; internals.png: others."""
 
 from __future__ import annotations
 
@@ -9,7 +9,12 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from gdmnet.charts import Chart, Curve, save_charts
+import numpy as np
+from numpy.typing import NDArray
+
+from gdmnet.charts import Chart, Curve, Picture, save_charts
+from gdmnet.training.log import unit_of
+from gdmnet.training.patch_validation import TranslatedPlane
 
 PROGRESS_PNG, INTERNALS_PNG = "progress.png", "internals.png"
 _MOST_CURVES = 6  # of a chart: more cannot be told apart
@@ -40,7 +45,7 @@ PANELS = (
         {"fidelity": "fidelity", "perceptual": "perceptual", "loss": "loss"},
     ),
     Panel(
-        "Validation: mean absolute error (network units)",
+        "Validation: mean absolute error (UNIT)",
         {"validation_mae": "each epoch", "validation_mae_smoothed": "smoothed; circle: best"},
     ),
     Panel(
@@ -76,28 +81,76 @@ INTERNALS = (
 )
 
 
-def draw_progress(records: list[Record], path: Path, *, more: Sequence[Chart] = ()) -> None:
-    """Draw the log's curves, what a user can act on apart from the rest; empty panels are left out.
+def draw_progress(records: list[Record], path: Path, plane: TranslatedPlane | None = None) -> None:
+    """Draw a validation case, and below it the curves that a user can act on.
 
     Args:
-        records: of `log.read`, one an epoch.
-        path: of the picture; `INTERNALS_PNG` beside it holds the rest, where there is any.
-        more: charts that come after the first ones.
+        records: of `log.read`, one an epoch; panels without numbers are left out.
+        path: of the picture.
+        plane: of the case, by the last weights.
 
     Raises:
         OutputError: the folder is not writable or the disk is full.
     """
-    heading = _heading(records)
-    shown, internal = (
-        [chart for panel in panels if (chart := _panel_chart(panel, records)).curves]
-        for panels in (PANELS, INTERNALS)
-    )
-    save_charts([*shown, *more], path, heading=heading, n_columns=2)
-    if internal:
-        save_charts(internal, path.with_name(INTERNALS_PNG), heading=heading, n_columns=3)
+    unit, records = _in_file_units(records)
+    heading, pictures = _heading(records, unit), []
+    if plane is not None:
+        heading = f"{heading}\n{plane.title}: MAE {_short(plane.mae)} {plane.unit} in this plane"
+        pictures = _pictures(plane)
+    save_charts(_charts(PANELS, records, unit), path, heading=heading, n_columns=2, above=pictures)
 
 
-def _panel_chart(panel: Panel, records: list[Record]) -> Chart:
+def draw_internals(records: list[Record], path: Path, *, more: Sequence[Chart] = ()) -> None:
+    """Draw the curves that explain a training.
+
+    Args:
+        records: of `log.read`, one an epoch; panels without numbers are left out.
+        path: of the picture.
+        more: charts that come after the log's.
+
+    Raises:
+        OutputError: the folder is not writable or the disk is full.
+    """
+    unit, records = _in_file_units(records)
+    charts = [*_charts(INTERNALS, records, unit), *more]
+    save_charts(charts, path, heading=_heading(records, unit), n_columns=3)
+
+
+def _in_file_units(records: list[Record]) -> tuple[str, list[Record]]:
+    """The unit of errors, and the records with the validation's errors in it."""
+    unit, scale = unit_of(records[-1]) if records else ("", 1.0)
+    errors = ("validation_mae", "validation_mae_smoothed")
+    scaled = [{k: r[k] * scale for k in errors if r.get(k) is not None} for r in records]
+    return unit, [r | own for r, own in zip(records, scaled, strict=True)]
+
+
+def _pictures(plane: TranslatedPlane) -> list[Picture]:
+    """Source, prediction and target; the last two in the target's window."""
+    dark, bright = _window(plane.source, plane.inside)
+    low, high = _window(plane.target, plane.inside)
+    window = f"{_short(low)} to {_short(high)} {plane.unit}"
+    return [
+        Picture("source", plane.source, dark, bright, plane.aspect),
+        Picture(f"prediction, {window}", plane.prediction, low, high, plane.aspect),
+        Picture("target, same window", plane.target, low, high, plane.aspect),
+    ]
+
+
+def _window(image: NDArray, inside: NDArray) -> tuple[float, float]:
+    low, high = np.percentile(image[inside] if inside.any() else image, (1, 99.5))
+    return float(low), float(high)
+
+
+def _short(value: float) -> str:
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def _charts(panels: Sequence[Panel], records: list[Record], unit: str) -> list[Chart]:
+    charts = (_panel_chart(panel, records, unit) for panel in panels)
+    return [chart for chart in charts if chart.curves]
+
+
+def _panel_chart(panel: Panel, records: list[Record], unit: str) -> Chart:
     keys = sorted({key for record in records for key in record})
     curves = []
     for pattern, name in panel.names.items():
@@ -108,7 +161,8 @@ def _panel_chart(panel: Panel, records: list[Record]) -> Chart:
             if any(math.isfinite(y) for _, y in points):
                 curves.append(Curve(f"{name}{key[len(stem) :]}".replace("_", " "), points))
     star = _best(records) if "validation_mae_smoothed" in panel.names else None
-    return Chart(panel.title, curves[:_MOST_CURVES], panel.logarithmic, panel.marks, star)
+    title = panel.title.replace("UNIT", unit)
+    return Chart(title, curves[:_MOST_CURVES], panel.logarithmic, panel.marks, star)
 
 
 def _best(records: list[Record]) -> tuple[float, float] | None:
@@ -118,15 +172,16 @@ def _best(records: list[Record]) -> tuple[float, float] | None:
     return float(best[-1]["epoch"]), _value(best[-1].get("validation_mae_smoothed"))
 
 
-def _heading(records: list[Record]) -> str:
+def _heading(records: list[Record], unit: str) -> str:
     if not records:
         return "no epoch is finished yet"
     last, best = records[-1], _best(records)
     seconds = timedelta(seconds=round(sum(record.get("seconds") or 0 for record in records)))
     words = [f"epoch {last['epoch']} of {last['epochs']}", f"step {last.get('step')}"]
-    words += [f"skipped steps {last.get('skipped')}", str(seconds)]
+    words += [f"skipped steps {last['skipped']}"] if last.get("skipped") else []
+    words.append(f"{seconds} h")
     if best is not None:
-        words.append(f"best epoch {best[0]:.0f}: smoothed MAE {best[1]:.4g}")
+        words.append(f"best epoch {best[0]:.0f}: smoothed MAE {_short(best[1])} {unit}")
     return "   ".join(words)
 
 

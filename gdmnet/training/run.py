@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, sqrt
 from pathlib import Path
@@ -45,7 +45,8 @@ from gdmnet.training.settings import (
     TrainingSettings,
 )
 
-_NOT_ASKED = ("schema", "version", "versions", "encoder_sha256", "realism")  # what came of it
+# what came of it
+_NOT_ASKED = ("schema", "version", "versions", "encoder_sha256", "detail_gain", "realism")
 _log = logging.getLogger(__name__)
 
 
@@ -148,6 +149,16 @@ def patch_batches(training: FoldTraining) -> tuple[Batches, Batches]:
         Batches(cases, configuration, seed=seed, augment=True, n_workers=run.n_workers),
         Batches(validation, configuration, seed=seed, augment=False),
     )
+
+
+def detail_gain(cases: Sequence[StoredCase]) -> float:
+    """The least-squares gain  a = sum s t / sum s s  of the sources' lost detail, 0 to 1.
+
+    s and t are what a prepared case's source and target show beyond the plan's spacing: noise and
+    streaks have nothing of the target in them and stay out, what both share comes back.
+    """
+    shared, own = (sum(case.record.detail[i] for case in cases) for i in (0, 1))
+    return min(1.0, max(0.0, shared / own)) if own > 0 else 0.0
 
 
 def build_generator(training: FoldTraining) -> nn.Module:

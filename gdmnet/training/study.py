@@ -21,6 +21,7 @@ from gdmnet.folders import Roots
 from gdmnet.metrics.summary import Summary, summarise
 from gdmnet.parallel import end_with_parent
 from gdmnet.plan import Plan
+from gdmnet.training.expected_error import update_table
 from gdmnet.training.fold import train_fold
 from gdmnet.training.settings import TrainingSettings
 
@@ -56,7 +57,8 @@ def train_study(
         )
     name = folders.resolve_dataset(dataset, roots.preprocessed)
     home = roots.preprocessed / name
-    configuration = next(iter(codec.load(Plan, home / folders.PLAN_JSON).configurations))
+    planned = codec.load(Plan, home / folders.PLAN_JSON).configurations
+    configuration = next(iter(planned))
     folds = [str(number) for number in range(len(read_splits(home / folders.SPLITS_JSON)))]
     model = folders.model_folder(roots.results, name, settings.objective, configuration)
     devices = _free_devices(settings)
@@ -75,6 +77,7 @@ def train_study(
             train_fold(name, configuration, fold, roots, resumed)
     summary = pooled([folders.fold_folder(model, fold) for fold in folds])
     codec.save(summary, model / CROSS_VALIDATION_JSON, private=True)
+    update_table(model, planned[configuration])
     return model, summary
 
 

@@ -146,11 +146,11 @@ def judge(
     failed = [figure for figure in figures if not figure.passed]
     if failed:
         _log.warning(
-            "warning: feature encoder: %d of %d figures are poor (%s): the drift may see little;"
-            " compare with --encoder random",
+            "warning: feature encoder: %d of %d figures are poor, so that the drift may see little;"
+            " compare with --encoder random (%s)",
             len(failed),
             len(figures),
-            "; ".join(map(str, failed)),
+            ", ".join(figure.name for figure in failed),
         )
     names = tuple(figure.name for figure in failed)
     n_patches = len(held_out.images)

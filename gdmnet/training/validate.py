@@ -10,31 +10,34 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from gdmnet import codec, folders
 from gdmnet.arrays.normalise import invert
 from gdmnet.charts import Chart, Curve
-from gdmnet.data.case import Case, CaseFiles
+from gdmnet.data.case import Case, CaseFiles, Volume
 from gdmnet.data.raw import read_description, training_cases
 from gdmnet.data.store import StoredCase
-from gdmnet.data.volume import write_volume
+from gdmnet.data.volume import read_volume, write_volume
 from gdmnet.inference.finish import STRENGTHS, FinishCase, apply_finish, fit_finish
 from gdmnet.inference.model import load_model
 from gdmnet.inference.translator import Translator
-from gdmnet.metrics.conventions import EvaluationSettings
-from gdmnet.metrics.evaluation import ImagePair, evaluate_pairs, summarise_cases
+from gdmnet.metrics.conventions import GDMNET, EvaluationSettings
+from gdmnet.metrics.evaluation import ImagePair, evaluate_pairs, find_mask, summarise_cases
+from gdmnet.metrics.image import match_linear
 from gdmnet.metrics.score import METRICS, score
 from gdmnet.metrics.statistics import Values, aggregate_cases
 from gdmnet.metrics.summary import Summary
+from gdmnet.metrics.titles import title_of
 from gdmnet.models import checkpoint
 from gdmnet.models.card import MOST_REALISM, PredictionSettings
 from gdmnet.models.folder import DIAL_JSON, FINISH_JSON, DialChoice
-from gdmnet.plan import SpectralFinish
+from gdmnet.parallel import progress_bar
+from gdmnet.plan import Configuration, SpectralFinish
 from gdmnet.preprocessing import prepare
 from gdmnet.training import log
 from gdmnet.training.distributed import collected, made_by_leader, this_process
-from gdmnet.training.progress import PROGRESS_PNG, draw_progress
+from gdmnet.training.expected_error import CaseErrors, sample_errors, save_errors, update_table
+from gdmnet.training.progress import INTERNALS_PNG, draw_internals
 
 FOLDER = "validation"
 ON_TRAINING = "the cases were trained on: this says nothing about new patients"
@@ -92,8 +95,11 @@ def validate_fold(
     front = made_by_leader(tuned)
     translator = load_model(model, folds=[fold], device=device)
     known, process = _raw_cases(raw), this_process()
-    own = _predict(translator, cases[process.rank :: process.n_processes], known, home / FOLDER)
-    predictions = {name: path for part in collected(own) for name, path in part.items()}
+    measures = not on_training and translator.sampler is None
+    shared = cases[process.rank :: process.n_processes]
+    own = _predict(translator, shared, known, home / FOLDER, measures=measures)
+    found = {name: result for part in collected(own) for name, result in part.items()}
+    predictions = {name: path for name, (path, _) in found.items()}
     pairs = [
         ImagePair(name, prediction, target, known[name].mask)
         for name, prediction in sorted(predictions.items())
@@ -109,7 +115,16 @@ def validate_fold(
         allow_constant=True,
     )
     note = ON_TRAINING if on_training else None
-    return made_by_leader(lambda: _score(pairs, home, settings, front, note))
+    errors = [error for _, error in found.values() if error is not None]
+
+    def judged() -> Summary:
+        summary = _score(pairs, home, settings, front, note)
+        if errors:
+            save_errors(errors, home)
+        update_table(model, translator.configuration)
+        return summary
+
+    return made_by_leader(judged)
 
 
 def _predict(
@@ -117,20 +132,44 @@ def _predict(
     cases: Sequence[StoredCase],
     known: Mapping[str, CaseFiles],
     folder: Path,
-) -> dict[str, Path]:
-    """Predict cases from their raw sources, where those are there, as gdm_predict does."""
+    *,
+    measures: bool,
+) -> dict[str, tuple[Path, CaseErrors | None]]:
+    """Predict cases from their raw sources, where those are there, as gdm_predict does.
+
+    If it `measures`, also the errors of those that have a raw target.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     predictions = {}
-    for stored in tqdm(cases, desc="validation", disable=None, leave=False):
+    for stored in progress_bar(cases, "validation"):
         name = stored.record.identifier
         case = as_input(stored)
         if name in known:  # as at prediction: no mask is given, and the source's own grid is known
             files = CaseFiles(name, known[name].sources)
             case = prepare(files, translator.configuration)
-        predictions[name] = folder / f"{name}{translator.plan.file_ending}"
-        volume = translator.restore(translator.predict(case), case)
-        write_volume(predictions[name], volume, integer=translator.plan.integer_output)
+        path = folder / f"{name}{translator.plan.file_ending}"
+        estimate = translator.predict(case, spread="windows" if measures else None)
+        volume = translator.restore(estimate, case)
+        write_volume(path, volume, integer=translator.plan.integer_output)
+        errors = None
+        if estimate.std is not None and name in known and known[name].target is not None:
+            spread = translator.restore_spread(estimate.std, case)
+            errors = _errors(volume, spread, known[name], translator.configuration)
+        predictions[name] = path, errors
     return predictions
+
+
+def _errors(
+    volume: Volume, spread: Volume, files: CaseFiles, configuration: Configuration
+) -> CaseErrors:
+    """Errors of a prediction where its scores count; of an MR's after the linear match."""
+    assert files.target is not None
+    target, prediction = read_volume(files.target), volume.array[0]
+    truth, mask = target.array[0], find_mask(files.mask, target, GDMNET)[0]
+    if configuration.target.scheme != "ct":  # in the units of the prediction, which are one
+        gain, offset = match_linear(prediction, truth, mask)
+        truth = (truth - offset) / (gain or 1.0)
+    return sample_errors(prediction, spread.array[0], truth, mask)
 
 
 def _raw_cases(raw: Path) -> dict[str, CaseFiles]:
@@ -154,10 +193,12 @@ def _score(
     summary = dataclasses.replace(summary, realism=front, note=note)
     codec.save(summary, home / folders.SUMMARY_JSON, private=True)
     means = {m: summary.aggregate[m]["mean"] for m in METRICS}
-    words = ", ".join(f"{name} {value:.4g}" for name, value in means.items() if value is not None)
-    _log.info(
-        "validation of %d cases: %s (%s, inside %s)", len(pairs), words, summary.units, summary.mask
+    words = ", ".join(
+        f"{title_of(name, summary.unit)} {value:.4g}"
+        for name, value in means.items()
+        if value is not None
     )
+    _log.info("validation of %d cases: %s (inside %s)", len(pairs), words, summary.mask)
     return summary
 
 
@@ -182,7 +223,7 @@ def dial_fold(
     if "twin" not in checkpoint.load(home / folders.FINAL):
         return {}
     front: dict[str, Values] = {}
-    for setting in tqdm(SETTINGS, desc="realism dial", disable=None, leave=False):
+    for setting in progress_bar(SETTINGS, "realism dial"):
         translator = load_model(
             model, PredictionSettings(realism=setting, finish=False), folds=[fold], device=device
         )
@@ -196,7 +237,7 @@ def dial_fold(
         front[f"{setting:g}"] = {metric: values["mean"] for metric, values in means.items()}
     chosen, reason = choose_setting(front, budget)
     codec.save(DialChoice(chosen, budget), home / DIAL_JSON)
-    draw_progress(log.read(home), home / PROGRESS_PNG, more=[_chart(front, chosen)])
+    draw_internals(log.read(home), home / INTERNALS_PNG, more=[_chart(front, chosen)])
     _log.info("realism dial: %g is chosen; %s", chosen, reason)
     return front
 

@@ -43,7 +43,9 @@ def test_what_is_off_is_told_drawn_and_moved_in_a_copy(home, capsys):
     output = home / "preprocessed" / "Dataset999_Phantom" / "check"
     check = json.loads((output / "check.json").read_text())
     assert check["cases"][0]["alignments"][0]["motion"]["translation"][1] == pytest.approx(6, abs=1)
-    assert [path.name for path in output.glob("*.png")] == ["phantom_01.png"]
+    pictures = {path.name for path in output.glob("*.png")}
+    assert pictures == {"phantom_01.png", "contact_sheet_1.png"}
+    assert f"look at every pair: {output / 'contact_sheet_1.png'}" in shown.out
     assert np.asarray(Image.open(output / "phantom_01.png")).std() > 20
     copy = home / "raw" / "Dataset998_PhantomRegistered"
     assert f"written: {copy}, moved: phantom_01_0000" in shown.out
@@ -52,14 +54,14 @@ def test_what_is_off_is_told_drawn_and_moved_in_a_copy(home, capsys):
     assert "Dataset998_PhantomRegistered is there already" in capsys.readouterr().err
 
 
-def test_a_sound_dataset_gives_status_zero_and_no_pictures(home, tmp_path, capsys):
+def test_a_sound_dataset_gives_status_zero_and_the_contact_sheet_alone(home, tmp_path, capsys):
     output = tmp_path / "mine"
     output.mkdir()
     (output / "phantom_01.png").write_bytes(b"of an earlier check")
     roots = [f"--{name}={home / name}" for name in ("raw", "preprocessed", "results")]
     assert main(["-d", "998", "-np", "1", "-o", str(output), *roots]) == 0
     assert "0 of 3 cases flagged" in capsys.readouterr().out
-    assert [path.name for path in output.iterdir()] == ["check.json"]
+    assert {path.name for path in output.iterdir()} == {"check.json", "contact_sheet_1.png"}
 
 
 def test_integrity_complaints_are_told_too(home, tmp_path, capsys):

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from gdmnet.commands import plan_and_preprocess
-from gdmnet.commands.terminal import add_processes_option, add_root_options, new_parser
+from gdmnet.commands.terminal import new_parser
 from gdmnet.errors import DatasetError
 from gdmnet.folders import nifti_form
 
@@ -17,7 +17,7 @@ def parser():
     parser.add_dataset_arguments("dataset", "configuration", "fold", required=2, fold="0")
     parser.add_argument("--objective")
     parser.add_argument("--levels", nargs="+")
-    add_processes_option(parser)
+    parser.add_shared_options(roots=())
     return parser
 
 
@@ -42,7 +42,7 @@ def test_a_dataset_is_named_by_position_or_by_option_alike(parser, words):
 def test_several_datasets_are_named_alike(words):
     parser = new_parser("gdm_some: a command.")
     parser.add_dataset_arguments("dataset", required=1, several=True)
-    add_processes_option(parser)
+    parser.add_shared_options(roots=())
     assert parser.parse_args(words.split()).dataset == ["501", "502"]
     with pytest.raises(SystemExit):
         parser.parse_args([])
@@ -133,7 +133,7 @@ def test_a_signal_that_arrives_while_an_object_is_collected_is_not_lost():
 )
 def test_what_no_file_can_be_called_is_refused_at_once(word, said, capsys):
     parser = new_parser("it does nothing")
-    add_root_options(parser)
+    parser.add_shared_options()
     with pytest.raises(SystemExit) as caught:
         parser.parse_args(["--raw", word])
     assert caught.value.code == 2

@@ -474,7 +474,10 @@ def test_rounded_positions_are_accepted(tmp_path, array):
         ({"PixelSpacing": [-1, 1.25]}, "its pixels of -1 x 1.25 mm cannot be"),
         ({"PixelSpacing": [1e9, 1e9]}, "mm cannot be"),
         ({"PixelSpacing": [1.5]}, "are no numbers"),
-        ({"RescaleSlope": 0}, "its RescaleSlope is 0"),
+        ({"RescaleSlope": 0}, "its RescaleSlope of 0 cannot be"),
+        ({"RescaleSlope": 1e30}, "its RescaleSlope of 1e+30 cannot be"),
+        ({"Modality": "CT", "RescaleSlope": 101}, "its RescaleSlope of 101 cannot be"),
+        ({"Modality": "CT", "RescaleIntercept": -1e9}, "its RescaleIntercept of -1e+09 cannot be"),
         ({"PhotometricInterpretation": "PALETTE COLOR"}, "in colour"),
         ({"NumberOfFrames": 3}, "enhanced multi-frame images are not supported"),
     ],
@@ -488,6 +491,16 @@ def test_images_that_do_not_belong_together_are_refused(tmp_path, array, change,
     for number, item in enumerate(slices):
         save(tmp_path / str(number), item)
     assert text in problem_of(tmp_path)
+
+
+def test_what_says_how_to_read_a_series_must_be_known(tmp_path, array):
+    (first, *_) = write_series(tmp_path / "syntax", array)
+    known, unknown = b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.9.9.9\0"
+    first.write_bytes(first.read_bytes().replace(known, unknown))
+    said = "its transfer syntax '1.2.840.10008.9.9.9' is unknown"
+    assert said in problem_of(tmp_path / "syntax")
+    write_series(tmp_path / "series", array, SeriesInstanceUID=None)
+    assert "has no SeriesInstanceUID" in problem_of(tmp_path / "series")
 
 
 def test_rounded_cosines_give_axes_at_right_angles(tmp_path, array):

@@ -138,6 +138,8 @@ def test_method_study_makes_rows_of_one_start_and_goes_on(script, tmp_path, caps
     assert len(set(map(tuple, figures))) == 5
     assert all("-" not in cells[: header.index("MAE matched")] for cells in figures)
     assert rows["pooled@0.5"][header.index("s/step")] == "-"
+    assert study.main([*words, "--pictures", "regression", "pooled"]) == 0
+    assert (home / "pictures.png").stat().st_size > 0
     capsys.readouterr()
     assert study.main([*words[:-1], "3"]) == 2
     assert "its rows were made with" in capsys.readouterr().err
@@ -206,4 +208,7 @@ def test_commands_of_the_page_are_understood(script):
     for name, arguments in lines:
         script(name).build_parser().parse_args(shlex.split(arguments, comments=True))
     scripts = {path.stem for path in (DOCUMENTATION / "benchmarks").glob("*.py")}
-    assert scripts == {"judging", "method_study", "rivals", "simulated_memory", "task_chains"}
+    assert scripts == {
+        *("expected_error", "judging", "method_study"),
+        *("rivals", "simulated_memory", "task_chains"),
+    }

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import pickle
 import zipfile
 from dataclasses import replace
@@ -45,6 +46,7 @@ class Evil:
         return Path.touch, (Path("executed"),)
 
 
+@pytest.mark.filterwarnings("error")  # a refusal is one line: torch's own warnings stay away
 def test_nothing_in_a_file_is_executed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for file in (
@@ -53,9 +55,10 @@ def test_nothing_in_a_file_is_executed(tmp_path, monkeypatch):
     ):
         with pytest.raises(CheckpointError, match=f"{file.name}: not read .it holds more"):
             read_tensors(file)
-    (tmp_path / "plain.pt").write_bytes(pickle.dumps(Evil(), protocol=2))
-    with pytest.raises(CheckpointError, match=r"plain\.pt"):
-        read_tensors(tmp_path / "plain.pt")
+    for protocol in (2, pickle.HIGHEST_PROTOCOL):
+        (tmp_path / "plain.pt").write_bytes(pickle.dumps(Evil(), protocol=protocol))
+        with pytest.raises(CheckpointError, match=r"plain\.pt"):
+            read_tensors(tmp_path / "plain.pt")
     assert not (tmp_path / "executed").exists()
 
 
@@ -162,6 +165,13 @@ def test_complaints_name_a_few_of_many():
     assert "20 missing (layer0, layer1" in str(problem.value)
     assert "and 14 more" in str(problem.value)
     assert "1 unexpected (weight)" in str(problem.value)
+
+
+@pytest.mark.parametrize("number", [math.nan, -math.inf, 1e30])
+def test_numbers_that_no_weight_has_are_refused(number):
+    found = EncoderTensors({"weight": torch.tensor([1.0, number])})
+    with pytest.raises(CheckpointError, match=r"not finite or above 1e\+15: weight"):
+        check(found, {"weight": torch.ones(2)})
 
 
 def test_weights_are_found_where_they_are_said_to_be(tmp_path, monkeypatch):

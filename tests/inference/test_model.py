@@ -122,7 +122,7 @@ def test_the_spread_of_the_folds_comes_in_file_units(tmp_path, models):
     ct = models.make_ct()
     volume = Volume(ct[None], models.make_geometry(ct.shape))
     case, _ = prepare_volumes("a", volume, translator.configuration)
-    estimate = translator.predict(case, spread=True)
+    estimate = translator.predict(case, spread="opinions")
     spread = translator.restore_spread(estimate.std, case)
     assert spread.geometry == volume.geometry
     np.testing.assert_allclose(spread.array[0][models.core()], 150, atol=0.01)
@@ -264,8 +264,12 @@ def test_weights_that_are_not_finite_are_refused_at_load_export_and_install(tmp_
     with pytest.raises(CheckpointError, match=r"does not work here: .*no finite"):
         install_model(spoilt, tmp_path / "elsewhere")
     assert not list((tmp_path / "elsewhere").iterdir())
-    for kind in (torch.int32, torch.complex64):
-        weights = {n: w.clone().to(kind) for n, w in state["ema"].items()}
+    huge = {**state["ema"], "head.bias": torch.full_like(state["ema"]["head.bias"], 1e30)}
+    whole, complex_ = (
+        {n: w.clone().to(kind) for n, w in state["ema"].items()}
+        for kind in (torch.int32, torch.complex64)
+    )
+    for weights in (huge, whole, complex_):
         checkpoint.save(path, {"epoch": 1, "ema": weights})
         with pytest.raises(CheckpointError, match="no finite real numbers"):
             load_model(folder, device="cpu")

@@ -27,7 +27,7 @@ def predict(network, source, patch, **how):
     return estimate(network, source, patch, **how).mean
 
 
-def estimate(network, source, patch, *, fill=None, region=None, spread=False, **how):
+def estimate(network, source, patch, *, fill=None, region=None, spread=None, **how):
     settings = PredictionSettings(**how)
     return predict_volume(
         network, source, patch, fill=fill or [0.0] * len(source), device="cpu",
@@ -91,10 +91,10 @@ def test_results_do_not_depend_on_how_many_patches_share_a_call(how, rng, monkey
         sizes.append(len(x))
         return torch.cat([x + ramp(patch), x.square(), x.sin()])
 
-    single = estimate(network, source, patch, spread=True, **how)
+    single = estimate(network, source, patch, spread="opinions", **how)
     assert set(sizes) == {1}
     monkeypatch.setattr(sliding, "patches_a_call", lambda _: 3)
-    several = estimate(network, source, patch, spread=True, **how)
+    several = estimate(network, source, patch, spread="opinions", **how)
     assert max(sizes) == 3
     np.testing.assert_allclose(several.mean, single.mean, atol=1e-5)
     np.testing.assert_allclose(several.std, single.std, atol=1e-5)
@@ -249,7 +249,7 @@ def slow_opinions(source, patch, step, *, tta):
 def test_the_spread_is_the_weighted_deviation_of_all_opinions(rng, tta):
     source = rng.normal(size=(1, 4, 5, 7)).astype(np.float32) + 100
     patch = (3, 3, 4)
-    result = estimate(folds, source, patch, tta=tta, spread=True)
+    result = estimate(folds, source, patch, tta=tta, spread="opinions")
     assert result.std.shape == (1, 4, 5, 7)
     assert result.std.dtype == np.float32
     for voxel, (weights, values) in slow_opinions(source, patch, 0.5, tta=tta).items():
@@ -262,10 +262,22 @@ def test_the_spread_is_the_weighted_deviation_of_all_opinions(rng, tta):
 def test_windows_alone_have_a_spread_and_a_single_window_has_none(rng):
     source = rng.normal(size=(1, 4, 4, 9)).astype(np.float32)
     patch = (4, 4, 6)
-    std = estimate(lambda x: x + ramp(patch), source, patch, spread=True).std[0]
+    std = estimate(lambda x: x + ramp(patch), source, patch, spread="opinions").std[0]
     assert (std[..., :3] == 0).all()  # one window only
     assert (std[..., 6:] == 0).all()
     assert (std[..., 3:6] > 0).all()
+
+
+@pytest.mark.parametrize("tta", [False, True])
+def test_the_spread_of_windows_alone_is_that_of_each_fold_without_copies(rng, tta):
+    source = rng.normal(size=(1, 4, 5, 7)).astype(np.float32)
+    patch = (3, 3, 4)
+    result = estimate(folds, source, patch, tta=tta, spread="windows")
+    each = [
+        estimate(lambda x, n=n: folds(x)[n : n + 1], source, patch, spread="opinions").std
+        for n in range(len(folds(torch.zeros(1, 1, *patch))))
+    ]
+    np.testing.assert_allclose(result.std**2, np.square(each).mean(axis=0), rtol=1e-4)
 
 
 @pytest.mark.parametrize("ensemble", ["mean", "median"])
@@ -274,7 +286,7 @@ def test_measuring_the_spread_changes_no_bit_of_the_prediction(rng, ensemble, tt
     source = rng.normal(size=(1, 7, 9, 8)).astype(np.float32)
     results = [
         estimate(folds, source, (4, 5, 6), ensemble=ensemble, tta=tta, spread=spread)
-        for spread in (False, True)
+        for spread in (None, "opinions")
     ]
     assert results[0].std is None
     np.testing.assert_array_equal(results[0].mean, results[1].mean)
@@ -298,7 +310,7 @@ def test_half_precision_opinions_have_their_spread_in_fp32():
         return torch.cat([x, x + 1]).bfloat16()
 
     source = np.full((1, 2, 2, 2), 7.0, dtype=np.float32)
-    result = estimate(network, source, (2, 2, 2), spread=True)
+    result = estimate(network, source, (2, 2, 2), spread="opinions")
     np.testing.assert_allclose(result.std, 0.5)
 
 
@@ -306,6 +318,6 @@ def test_skipped_places_have_no_spread(rng):
     source = rng.normal(size=(1, 6, 40, 60)).astype(np.float32)
     body = np.zeros((6, 40, 60), dtype=np.uint8)
     body[2:4, 5:9, 6:12] = 1
-    result = estimate(folds, source, (6, 8, 8), region=BodyRegion(body, -2.5), spread=True)
+    result = estimate(folds, source, (6, 8, 8), region=BodyRegion(body, -2.5), spread="opinions")
     assert (result.std[0][:, 30:, 40:] == 0).all()
     assert (result.std[0][2:4, 5:9, 6:12] > 0).all()

@@ -7,8 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gdmnet import codec
-from gdmnet.data.bias_field import without_bias
-from gdmnet.data.body import find_body
+from gdmnet.data.body import find_body, without_bias
 from gdmnet.data.case import CaseFiles
 from gdmnet.data.volume import read_channels
 from gdmnet.errors import DatasetError

@@ -37,18 +37,27 @@ def test_the_readable_line_tells_what_matters():
         _record(3, validation_mae=0.1234567, validation_sharpness=0.8, seconds=2.04, best=True)
     )
     assert line == (
-        "epoch  3/12  fidelity 0.5  validation MAE 0.1235  sharpness 0.800  2.0 s  best so far"
-        f"  0:00:18 to go, until {clock(18)}"
+        f"epoch  3/12  {clock(0)}  fidelity 0.5000  validation MAE 0.123 network units"
+        f"  sharpness 0.800  2.0 s  best so far  18 s to go, done about {clock(18)}"
     )
-    in_hu = log.readable(_record(12, validation_mae=0.1234567, validation_mae_hu=61.72))
-    assert in_hu == "epoch 12/12  fidelity 0.5  validation MAE 61.7 HU"
+    in_hu = log.readable(_record(12, validation_mae=0.1234567, validation_mae_hu=61.72835))
+    assert in_hu == f"epoch 12/12  {clock(0)}  fidelity 0.5000  validation MAE 61.7 HU"
+    in_file = log.readable(_record(12, validation_mae=0.25, validation_mae_file=0.5))
+    assert in_file.endswith("validation MAE 0.500 file units")
     assert "skipped 4" in log.readable(_record(3, skipped=4))
 
 
 def test_every_epoch_tells_how_long_the_others_will_take():
-    assert log.readable(_record(1, seconds=30.0)).endswith(f"0:05:30 to go, until {clock(330)}")
+    assert log.readable(_record(1, seconds=30.0)).endswith(f"6 min to go, done about {clock(330)}")
     assert "to go" not in log.readable(_record(12, seconds=30.0))
-    assert log.time_left(3 * 86400).startswith("3 days, 0:00:00 to go, until ")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(41.6, "42 s"), (60, "1 min"), (4200, "1 h 10 min"), (266400, "3 d 2 h")]
+)
+def test_durations_have_their_two_largest_units(seconds, words):
+    assert log.duration(seconds) == words
+    assert log.time_left(seconds).startswith(f"{words} to go, done about ")
 
 
 def test_truncating_forgets_later_epochs_and_a_line_that_was_cut_off(tmp_path):

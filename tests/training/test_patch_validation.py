@@ -8,12 +8,15 @@ import torch
 from scipy.ndimage import gaussian_filter
 from scipy.stats import wasserstein_distance
 
+from gdmnet.arrays.normalise import invert
 from gdmnet.objectives.base import Batch, Objective
 from gdmnet.plan import Recipe
+from gdmnet.training.batches import Batches
 from gdmnet.training.patch_validation import (
     PatchQuality,
     gradient_sum,
     judge_patches,
+    translate_plane,
     validate_patches,
 )
 
@@ -76,6 +79,28 @@ def test_validation_pools_voxels_of_fixed_patches():
     assert quality.mae == pytest.approx(float(inside.mean()), rel=1e-5)
     assert quality.mae_hu == pytest.approx(500 * quality.mae)
     assert quality.sharpness == pytest.approx(0.75, rel=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(6, 20, 9), (30, 7, 40)])
+def test_a_whole_plane_is_translated_window_by_window(make_noise_case, make_configuration, shape):
+    configuration = make_configuration(schemes=("zscore",))
+    case = make_noise_case(shape=shape)
+    batches = Batches([case], configuration, seed=0, augment=False)
+    recipe, cpu = Recipe(1, 1), torch.device("cpu")
+    plane = translate_plane(_Plain(), lambda source: 2 * source, batches, recipe, cpu)
+    level = int(np.median(case.centres[:, 0]))
+    assert plane.title == f"{case.record.identifier}, axial plane {level + 1} of {shape[0]}"
+    edges = [(w - n) // 2 for w, n in zip(plane.source.shape, shape[1:], strict=True)]
+    rows, columns = (slice(e, e + n) for e, n in zip(edges, shape[1:], strict=True))
+    inside, norm = case.body[level] > 0, case.record.target
+    truth = invert(case.target[0, level], norm)
+    guess = invert(2 * case.source[0, level], norm)
+    np.testing.assert_array_equal(plane.source[rows, columns], case.source[0, level])
+    np.testing.assert_allclose(plane.target[rows, columns], truth, rtol=1e-6)
+    np.testing.assert_allclose(plane.prediction[rows, columns][inside], guess[inside], rtol=1e-5)
+    assert (plane.prediction[rows, columns][~inside] == norm.background).all()
+    assert plane.mae == pytest.approx(np.abs(guess - truth)[inside].mean(), rel=1e-5)
+    assert plane.unit == ("HU" if norm.scheme == "ct" else "file units")
 
 
 def test_gradients_are_measured_per_mm_of_each_axis():

@@ -2,7 +2,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gdmnet.training.progress import INTERNALS_PNG, PROGRESS_PNG, draw_progress
+from gdmnet.training import progress
+from gdmnet.training.patch_validation import TranslatedPlane
+from gdmnet.training.progress import INTERNALS_PNG, PROGRESS_PNG, draw_internals, draw_progress
 
 
 def _records(n, **more):
@@ -28,6 +30,7 @@ def _records(n, **more):
 
 def _size(tmp_path, records, name=PROGRESS_PNG):
     draw_progress(records, tmp_path / PROGRESS_PNG)
+    draw_internals(records, tmp_path / INTERNALS_PNG)
     with Image.open(tmp_path / name) as image:
         assert np.asarray(image.convert("L")).std() > 1  # something is drawn
         return image.size
@@ -57,3 +60,42 @@ def test_numbers_that_are_missing_are_left_out(tmp_path):
 def test_only_the_picture_is_left_behind(tmp_path):
     _size(tmp_path, _records(1))
     assert {path.name for path in tmp_path.iterdir()} == {PROGRESS_PNG, INTERNALS_PNG}
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """What is to be drawn, by the name of the picture."""
+    calls = {}
+
+    def save(charts, path, **others):
+        calls[path.name] = charts, others
+
+    monkeypatch.setattr(progress, "save_charts", save)
+    return calls
+
+
+def test_errors_are_drawn_in_the_units_of_the_files(tmp_path, drawn):
+    in_hu = [r | {"validation_mae_hu": 500 * r["validation_mae"]} for r in _records(3)]
+    draw_progress(in_hu, tmp_path / PROGRESS_PNG)
+    charts, others = drawn[PROGRESS_PNG]
+    assert len(charts) <= 4
+    errors = charts[1]
+    assert errors.title == "Validation: mean absolute error (HU)"
+    assert errors.curves[0].points == [(1.0, 500.0), (2.0, 250.0), (3.0, pytest.approx(500 / 3))]
+    assert errors.star == (3.0, pytest.approx(550 / 3))
+    assert "best epoch 3: smoothed MAE 183 HU" in others["heading"]
+
+
+def test_a_validation_case_stands_above_the_curves(tmp_path, drawn):
+    target = np.linspace(-1000, 1000, 600).reshape(20, 30)
+    inside = target > -900
+    plane = TranslatedPlane(
+        "case_7, plane 3 of 9", target / 2, target + 5, target, inside, 5.0, "HU", 2.0
+    )
+    draw_progress(_records(3), tmp_path / PROGRESS_PNG, plane)
+    _, others = drawn[PROGRESS_PNG]
+    assert others["heading"].endswith("case_7, plane 3 of 9: MAE 5 HU in this plane")
+    source, prediction, wanted = others["above"]
+    assert (prediction.low, prediction.high) == (wanted.low, wanted.high)
+    assert "-880 to 990 HU" in prediction.title
+    assert (source.image is plane.source, wanted.aspect) == (True, 2.0)

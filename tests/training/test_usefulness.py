@@ -45,9 +45,7 @@ def test_failed_figures_are_one_warning_line_and_stand_in_the_report(held_out, c
     assert "masked error against Gaussian in-painting" in report.failed  # it was never trained
     (line,) = (record.getMessage() for record in caplog.records)
     n_failed, n_figures = len(report.failed), len(report.figures)
-    assert line.startswith(
-        f"warning: feature encoder: {n_failed} of {n_figures} figures are poor ("
-    )
+    assert line.startswith(f"warning: feature encoder: {n_failed} of {n_figures} figures are poor")
     assert all(name in line for name in report.failed)
     assert "\n" not in line
     assert codec.decode(EncoderReport, json.loads(json.dumps(codec.encode(report)))) == report

@@ -103,7 +103,7 @@ def test_the_largest_setting_within_the_budget_is_chosen(model, case):
     home = folders.fold_folder(model, "0")
     assert read_run(home).realism == 0.5  # 10 HU, as far as the twin
     assert codec.load(Run, home / folders.RUN_JSON).realism is None
-    assert (home / "progress.png").is_file()
+    assert (home / "internals.png").is_file()
 
 
 @pytest.fixture

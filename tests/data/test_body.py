@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813 (its own custom)
 
-from gdmnet.data.bias_field import log_field, without_bias
-from gdmnet.data.body import Body, find_body
+from gdmnet.data.body import Body, find_body, log_field, without_bias
 from gdmnet.data.case import Volume
 from gdmnet.errors import DatasetError
 from gdmnet.geometry import Geometry, shape_of

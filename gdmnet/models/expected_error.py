@@ -1,0 +1,101 @@
+"""How large errors are to be expected, voxel by voxel and on average, where there is no reference.
+
+A table, measured on cases that were not trained on, has a cell for each band of predicted values
+(CT: air, soft tissue, bone) and each bin of the spread of overlapping windows: Mondrian conformal
+prediction (Vovk, Gammerman and Shafer 2005, Algorithmic Learning in a Random World, 4.5) over two
+attributes, the second of which is the estimated difficulty of Lei et al. 2018 (JASA 113, 5.2).
+`training.expected_error` makes it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gdmnet.errors import SettingError
+from gdmnet.models.card import PredictionSettings
+from gdmnet.settings import Settings, setting
+
+EXPECTED_JSON = "expected_error.json"
+COVERAGE = 0.9  # share of the voxels whose error shall be within the stated half-width
+
+
+@dataclass(frozen=True)
+class ExpectedError(Settings):
+    """What |error| was on the validation cases, in the prediction's file units (CT: HU).
+
+    `half_widths` and `means` have a row a band and a column a bin, one row after the other.
+
+    Attributes:
+        folds: whose validation cases these are.
+        n_cases: of them.
+        band_edges: predicted values that part the bands, ascending; none is one band.
+        spread_edges: standard deviations of windows that part the bins, ascending from 0, which is
+            the bin of the voxels that have no second opinion.
+        half_widths: that hold 90 % of the voxels of cases which were left out in turn.
+        means: mean of |error|.
+        mae: lowest and highest MAE of the cases.
+        coverage: lowest and highest share of a left-out case's voxels within the half-width.
+        mae_ratio: lowest and highest MAE of a left-out case over the one expected of it.
+        rank_correlation: of these two over the cases (Spearman); 0 where it is not defined.
+    """
+
+    folds: tuple[str, ...] = setting(MISSING, "whose validation cases these are")
+    n_cases: int = setting(MISSING, "validation cases", least=2)
+    band_edges: tuple[float, ...] = setting(MISSING, "predicted values that part the bands")
+    spread_edges: tuple[float, ...] = setting(MISSING, "that part the bins", least=0)
+    half_widths: tuple[float, ...] = setting(MISSING, "of 90 % of the voxels", least=0)
+    means: tuple[float, ...] = setting(MISSING, "of |error|", least=0)
+    mae: tuple[float, ...] = setting(MISSING, "lowest and highest of a case", least=0)
+    coverage: tuple[float, ...] = setting(MISSING, "of a left-out case", least=0, most=1)
+    mae_ratio: tuple[float, ...] = setting(MISSING, "true over expected MAE", least=0)
+    rank_correlation: float = setting(MISSING, "of true and expected MAE", least=-1, most=1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        n_cells = (len(self.band_edges) + 1) * (len(self.spread_edges) + 1)
+        ends = (self.mae, self.coverage, self.mae_ratio)
+        for edges in (self.band_edges, self.spread_edges, *ends):
+            if list(edges) != sorted(edges):
+                raise SettingError(f"{edges} must ascend")
+        if {len(self.half_widths), len(self.means)} != {n_cells} or {*map(len, ends)} != {2}:
+            raise SettingError(f"half_widths and means need {n_cells} entries, ranges two ends")
+
+    def half_width(self, prediction: NDArray, spread: NDArray) -> NDArray:
+        """float32, of the arrays' shape: 90 % of the voxels are expected within +- so much.
+
+        Args:
+            prediction: in file units.
+            spread: standard deviation of overlapping windows, file units.
+        """
+        cells = cells_of(prediction, spread, self.band_edges, self.spread_edges)
+        return np.array(self.half_widths, np.float32)[cells]
+
+    def expected_mae(self, prediction: NDArray, spread: NDArray) -> float:
+        """The MAE that is expected of voxels; arguments as for `half_width`."""
+        cells = cells_of(prediction, spread, self.band_edges, self.spread_edges)
+        return float(np.array(self.means)[cells].mean())
+
+    def fits(self, folds: set[str], settings: PredictionSettings) -> bool:
+        """Whether predictions of these folds and settings are those that were measured.
+
+        Mirrored copies and the way in which folds are combined may differ: the spread is that of
+        each fold's windows alone, and a mean errs by no more than its parts do on average.
+        """
+        usual = PredictionSettings()
+        names = ("checkpoint", "step_size", "realism", "finish")
+        same = all(getattr(settings, name) == getattr(usual, name) for name in names)
+        return same and folds <= set(self.folds)
+
+
+def cells_of(
+    prediction: NDArray,
+    spread: NDArray,
+    band_edges: tuple[float, ...],
+    spread_edges: tuple[float, ...],
+) -> NDArray:
+    """Number of each voxel's cell: band * n_bins + bin."""
+    band = np.searchsorted(band_edges, prediction, side="right")
+    return band * (len(spread_edges) + 1) + np.searchsorted(spread_edges, spread)

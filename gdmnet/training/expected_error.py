@@ -1,0 +1,189 @@
+"""The end of a fold's validation: what |error| was where windows lay so far apart.
+
+Voxels of one case are not independent, cases are: every case counts alike, and the half-widths are
+scaled by what cases that were left out in turn needed (cross-conformal prediction, Vovk 2015).
+"""
+
+from __future__ import annotations
+
+import logging
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import spearmanr
+
+from gdmnet import codec
+from gdmnet.errors import CheckpointError
+from gdmnet.files import whole_file
+from gdmnet.metrics.edges import AIR_BELOW, BONE_ABOVE
+from gdmnet.models.expected_error import COVERAGE, EXPECTED_JSON, ExpectedError, cells_of
+from gdmnet.plan import Configuration
+
+ERRORS_NPZ = "expected_error.npz"
+N_VOXELS = 10_000  # of a case, evenly over its mask
+LEAST_CASES = 3  # fewer say nothing of a new one
+MOST_GROUPS = 25  # of cases that are left out in turn; one by one up to so many
+THIN = 500  # voxels: a cell with fewer takes what its bin, or all, have
+BINS = (0.2, 0.4, 0.6, 0.8, 0.95)  # quantiles of the spread at which bins end
+_LEAST_WIDTH = 1e-9  # file units: an error of 0 is covered by no ratio
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class CaseErrors:
+    """Some voxels of a case: float32 (n,), file units of the prediction; and its whole MAE."""
+
+    prediction: NDArray
+    spread: NDArray
+    error: NDArray
+    mae: float
+
+
+def sample_errors(
+    prediction: NDArray, spread: NDArray, target: NDArray, mask: NDArray
+) -> CaseErrors:
+    """The same number of voxels of every case, evenly over its mask.
+
+    Args:
+        prediction: (z, y, x), file units.
+        spread: of overlapping windows as a standard deviation, (z, y, x).
+        target: (z, y, x), the same units.
+        mask: (z, y, x), non-zero where errors count.
+    """
+    inside = np.flatnonzero(mask)
+    error = np.abs(prediction - target)
+    chosen = inside[np.linspace(0, inside.size - 1, N_VOXELS).astype(int)]
+    p, s, e = (array.flat[chosen].astype(np.float32) for array in (prediction, spread, error))
+    return CaseErrors(p, s, e, float(error.flat[inside].mean(dtype=np.float64)))
+
+
+def save_errors(cases: Sequence[CaseErrors], fold: Path) -> None:
+    """Keep a fold's validation cases in its folder, for the table of all folds."""
+    prediction, spread, error = _columns(cases)
+    maes = np.array([case.mae for case in cases])
+    with whole_file(fold / ERRORS_NPZ, ending=".npz", private=True) as aside:
+        np.savez_compressed(aside, prediction=prediction, spread=spread, error=error, mae=maes)
+
+
+def _load_errors(path: Path) -> list[CaseErrors]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            columns = file["prediction"], file["spread"], file["error"], file["mae"]
+            return [CaseErrors(p, s, e, float(m)) for p, s, e, m in zip(*columns, strict=True)]
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as problem:
+        raise CheckpointError(f"{path}: damaged ({problem}); delete it") from None
+
+
+def update_table(model: Path, configuration: Configuration) -> None:
+    """Make a model's table anew of the validations of all its folds; of too few cases, none.
+
+    Args:
+        model: the model's folder.
+        configuration: that it was trained in.
+
+    Raises:
+        CheckpointError: a fold's errors are damaged.
+    """
+    files = {p.parent.name.removeprefix("fold_"): p for p in model.glob(f"fold_*/{ERRORS_NPZ}")}
+    cases = [case for _, path in sorted(files.items()) for case in _load_errors(path)]
+    if len(cases) < LEAST_CASES:
+        (model / EXPECTED_JSON).unlink(missing_ok=True)
+        return
+    is_ct = configuration.target.scheme == "ct"
+    table = fit_table(cases, tuple(sorted(files)), (AIR_BELOW, BONE_ABOVE) if is_ct else ())
+    codec.save(table, model / EXPECTED_JSON)
+    low, high = (f"{value:.4g}" for value in table.mae)
+    _log.info(
+        "expected errors, of %d cases (MAE %s to %s%s): 90 %% half-widths hold %.0f to %.0f %% of"
+        " the voxels of a case left out; rank correlation of expected and true MAE %.2f",
+        table.n_cases,
+        low,
+        high,
+        " HU" if is_ct else "",
+        *(100 * share for share in table.coverage),
+        table.rank_correlation,
+    )
+
+
+def fit_table(
+    cases: Sequence[CaseErrors], folds: tuple[str, ...], band_edges: tuple[float, ...]
+) -> ExpectedError:
+    """The table of at least two validation cases.
+
+    A half-width is the cell's 90 % quantile of |error| over all cases, times one factor. With a
+    case left out the others' quantiles q give each of its voxels the score |error| / q; the factor
+    is the 90 % quantile of the scores of all cases, so that on average over the left-out cases
+    90 % of the voxels are within.
+    """
+    prediction, spread, error = _columns(cases)  # case, voxel
+    doubted = spread[spread > 0]
+    quantiles = np.quantile(doubted, BINS) if doubted.size else []
+    spread_edges = (0.0, *map(float, np.unique(quantiles)))
+    cells = cells_of(prediction, spread, band_edges, spread_edges)
+    shape = len(band_edges) + 1, len(spread_edges) + 1
+    scores, guesses = np.empty_like(error), np.empty(len(cases))
+    for out in np.array_split(np.arange(len(cases)), min(len(cases), MOST_GROUPS)):
+        others = np.delete(error, out, axis=0), np.delete(cells, out, axis=0)
+        scores[out] = error[out] / _of_cells(_quantile, *others, shape)[cells[out]]
+        guesses[out] = _of_cells(np.mean, *others, shape)[cells[out]].mean(axis=1)
+    factor = np.quantile(scores, COVERAGE)
+    covered, true = (scores <= factor).mean(axis=1), np.array([case.mae for case in cases])
+    return ExpectedError(
+        folds=folds,
+        n_cases=len(cases),
+        band_edges=band_edges,
+        spread_edges=spread_edges,
+        half_widths=_numbers(factor * _of_cells(_quantile, error, cells, shape)),
+        means=_numbers(_of_cells(np.mean, error, cells, shape)),
+        mae=_ends(true),
+        coverage=_ends(covered),
+        mae_ratio=_ends(true / np.maximum(guesses, _LEAST_WIDTH)),
+        rank_correlation=_rank_correlation(guesses, true),
+    )
+
+
+def _columns(cases: Sequence[CaseErrors]) -> tuple[NDArray, NDArray, NDArray]:
+    parts = zip(*((case.prediction, case.spread, case.error) for case in cases), strict=True)
+    prediction, spread, error = map(np.stack, parts)
+    return prediction, spread, error
+
+
+def _of_cells(
+    statistic: Callable[[NDArray], float], error: NDArray, cells: NDArray, shape: tuple[int, int]
+) -> NDArray:
+    """(n_cells,): a statistic of each cell; a thin one takes that of its bin, or of all voxels."""
+    everything = statistic(error)
+    bins = cells % shape[1]
+    of_bins = [_unless_thin(statistic, error[bins == i], everything) for i in range(shape[1])]
+    return np.array(
+        [
+            _unless_thin(statistic, error[cells == i], of_bins[i % shape[1]])
+            for i in range(shape[0] * shape[1])
+        ]
+    )
+
+
+def _unless_thin(statistic: Callable[[NDArray], float], values: NDArray, otherwise: float) -> float:
+    return statistic(values) if values.size >= THIN else otherwise
+
+
+def _quantile(values: NDArray) -> float:
+    return max(float(np.quantile(values, COVERAGE)), _LEAST_WIDTH)
+
+
+def _rank_correlation(first: NDArray, second: NDArray) -> float:
+    if np.ptp(first) == 0 or np.ptp(second) == 0:
+        return 0.0
+    return float(np.clip(spearmanr(first, second).statistic, -1, 1))
+
+
+def _ends(values: NDArray) -> tuple[float, float]:
+    return float(values.min()), float(values.max())
+
+
+def _numbers(values: NDArray) -> tuple[float, ...]:
+    return tuple(float(f"{value:.5g}") for value in values)
