@@ -239,7 +239,9 @@ def test_a_record_of_before_settings_were_one_is_continued(tmp_path, models, tra
     data = json.loads(path.read_text())
     settings = data["model"].pop("settings")
     del settings["realism"]  # the card's own tells it by fold
-    del settings["finish"], settings["mixed_folds"], data["model"]["finish"]  # were not known
+    for name in ("finish", "mixed_folds", "engine"):
+        del settings[name]  # was not known
+    del data["model"]["finish"]
     path.write_text(json.dumps({**data, "schema": 1, "model": {**data["model"], **settings}}))
     assert predict_folder(translator, inputs, out).skipped == ("a", "b", "c")
     assert record(out).model == translator.card
