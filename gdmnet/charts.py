@@ -257,8 +257,8 @@ def draw_curves(axes: Axes, chart: Chart) -> None:
         y = np.where(np.isfinite(y) & ((y > 0) | (not chart.logarithmic)), y, np.nan)
         dots = "o" if len(x) <= _FEW else ""
         again, colour = divmod(i, len(COLOURS))
-        style = {"color": COLOURS[colour], "linestyle": ("-", "--", ":")[again % 3]}
-        lines += axes.plot(x, y, marker=dots, markersize=3.5, **style)
+        dashes = ("-", "--", ":")[again % 3]
+        lines += axes.plot(x, y, dashes, color=COLOURS[colour], marker=dots, markersize=3.5)
     for mark in chart.marks:
         axes.axhline(mark, color=FAINT, linestyle="--", linewidth=1)
     if chart.star is not None and math.isfinite(chart.star[1]):
