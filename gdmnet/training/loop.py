@@ -28,7 +28,7 @@ from gdmnet.training.progress import INTERNALS_PNG, PROGRESS_PNG, draw_internals
 from gdmnet.training.state import MOST_IN_A_ROW, Training, restore_latest, save_latest, save_weights
 from gdmnet.training.step import learning_rate
 
-DRAW_SECONDS = 10.0  # short epochs would be spent on drawing
+DRAW_SECONDS = 60.0  # short epochs would be spent on drawing
 _TIMED = (3, 10)  # steps between which the first estimate of a training's length is measured
 _log = logging.getLogger(__name__)
 _STEP = 3  # a stream of random numbers beside those of the batches

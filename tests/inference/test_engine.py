@@ -135,7 +135,7 @@ def test_a_network_that_is_not_the_exported_one_is_refused(folds, tmp_path, caps
         network.unlink()
     given = ["-i", str(folds[0] / "in"), "-o", str(tmp_path), "-m", str(model), "-f", "0", "1"]
     assert predict.main([*given, "--engine", "onnxruntime"]) == 2
-    said = {"flip": "damaged", "patch": "takes windows of", "nothing there": "not trained"}
+    said = {"flip": "damaged", "patch": "takes windows of", "nothing there": "not finished"}
     assert said[harm] in capsys.readouterr().err
 
 
