@@ -198,7 +198,8 @@ def _score(
         for name, value in means.items()
         if value is not None
     )
-    _log.info("validation of %d cases: %s (inside %s)", len(pairs), words, summary.mask)
+    n_cases = f"{len(pairs)} case{'s' * (len(pairs) > 1)}"
+    _log.info("validation of %s: %s; mask: %s", n_cases, words, summary.mask)
     return summary
 
 

@@ -301,6 +301,25 @@ def test_the_record_is_true_at_every_moment(tmp_path, translator, inputs, monkey
     assert seen == [[], ["a"], ["a", "b"]]
 
 
+def test_a_case_is_written_while_the_network_is_at_the_next(
+    tmp_path, translator, inputs, monkeypatch
+):
+    at_the_next, predict_case = threading.Event(), predict.predict_case
+
+    def network(translator, job, ahead):
+        if job.files.identifier == "b":
+            at_the_next.set()
+        return predict_case(translator, job, ahead)
+
+    def write(path, volume, *, integer):
+        assert at_the_next.wait(60)
+        write_volume(path, volume, integer=integer)
+
+    monkeypatch.setattr(predict, "predict_case", network)
+    monkeypatch.setattr(case, "write_volume", write)
+    assert predict_folder(translator, inputs, tmp_path / "out").predicted == ("a", "b", "c")
+
+
 def test_reading_ahead_is_bounded_and_in_order(monkeypatch):
     begun, lock = [], threading.Lock()
 
