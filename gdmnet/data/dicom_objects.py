@@ -78,7 +78,7 @@ def read_structures(path: Path) -> list[Structure]:
         found = []
         for roi in item.get("StructureSetROISequence", ()):
             contours = [
-                np.array(contour.ContourData, float).reshape(-1, 3)
+                _points(contour)
                 for contour in getattr(places.get(roi.ROINumber), "ContourSequence", ())
                 if contour.ContourGeometricType.startswith("CLOSED_PLANAR")
             ]
@@ -88,6 +88,13 @@ def read_structures(path: Path) -> list[Structure]:
                 name = str(roi.get("ROIName", ""))
                 found.append(Structure(path, name, frame, drawn, tuple(contours)))
     return found
+
+
+def _points(contour: Dataset) -> NDArray:
+    points = np.array(contour.ContourData, float).reshape(-1, 3)
+    if not (points.size and np.isfinite(points).all()):
+        raise ValueError(points)
+    return points
 
 
 def is_called(structure: Structure, pattern: str) -> bool:

@@ -127,9 +127,11 @@ def test_names_are_compared_in_any_case(tmp_path, series, pattern, fits):
     assert is_called(read_structures(path)[0], pattern) == fits
 
 
-def test_a_damaged_structure_set_is_refused(tmp_path, series):
+@pytest.mark.parametrize("data", [[1, 2, 3, 4], [1, 2, float("inf")], []])
+@pytest.mark.filterwarnings("ignore:Invalid value for VR DS")
+def test_a_damaged_structure_set_is_refused(tmp_path, series, data):
     item = make_structures({"Body": [circle(series, (36, 46), 25, 6.0)]}, FRAME)
-    item.ROIContourSequence[0].ContourSequence[0].ContourData = [1, 2, 3, 4]
+    item.ROIContourSequence[0].ContourSequence[0].ContourData = data
     with pytest.raises(DatasetError, match=r"rs\.dcm: a structure set that cannot be read"):
         read_structures(save(tmp_path / "rs.dcm", item))
 
