@@ -256,7 +256,9 @@ def draw_curves(axes: Axes, chart: Chart) -> None:
         x, y = np.array(curve.points, dtype=float).reshape(-1, 2).T
         y = np.where(np.isfinite(y) & ((y > 0) | (not chart.logarithmic)), y, np.nan)
         dots = "o" if len(x) <= _FEW else ""
-        lines += axes.plot(x, y, color=COLOURS[i % len(COLOURS)], marker=dots, markersize=3.5)
+        again, colour = divmod(i, len(COLOURS))
+        dashes = ("-", "--", ":")[again % 3]
+        lines += axes.plot(x, y, dashes, color=COLOURS[colour], marker=dots, markersize=3.5)
     for mark in chart.marks:
         axes.axhline(mark, color=FAINT, linestyle="--", linewidth=1)
     if chart.star is not None and math.isfinite(chart.star[1]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -29,7 +30,9 @@ ENSEMBLES: dict[str, Callable[[Tensor], Tensor]] = {
     # torch.median takes the lower of the two in the middle; of two folds that would be one fold
     "median": lambda outputs: _middle(outputs).mean(dim=0),
 }
-"""How n opinions (n, z, y, x) about the same voxels become one (z, y, x)."""
+"""How n opinions (n, b, z, y, x) about the same voxels become one (b, z, y, x)."""
+_ROOM = 2  # times the memory of the sums must be free where the network computes
+_SLAB = 32  # slices that are divided by their weights at a time
 
 
 class Moments:
@@ -45,7 +48,7 @@ class Moments:
     """
 
     def __init__(
-        self, shape: Shape | torch.Size, device: torch.device | str = "cpu", n_series: int = 1
+        self, shape: Sequence[int], device: torch.device | str = "cpu", n_series: int = 1
     ) -> None:
         self.weight = torch.zeros(tuple(shape), dtype=torch.float32, device=device)
         self.means = self.weight.new_zeros((n_series, *shape))
@@ -92,18 +95,21 @@ def predict_volume(
     region: BodyRegion | None = None,
     spread: Spread | None = None,
 ) -> Estimate:
-    """Slide the network over a volume: one call a window, Gaussian blending in fp32.
+    """Slide the network over a volume, with Gaussian blending in fp32.
 
-    With a `region`, windows that do not come near the body are skipped. Every window that touches
-    the body is computed all the same, so that no voxel of the body changes.
+    A GPU is given several windows or mirrored copies a call, and keeps source and sums where they
+    fit: the prediction then comes back at once. Windows are added up in one order, so that the
+    result does not depend on how many share a call. With a `region`, windows that do not come near
+    the body are skipped. Every window that touches the body is computed all the same, so that no
+    voxel of the body changes.
 
     Args:
-        network: (1, c, z, y, x) to (n, 1, z, y, x) on `device`, any floating type: n opinions,
-            one a fold.
+        network: (b, c, z, y, x) to (n b, 1, z, y, x) on `device`, any floating type: n opinions
+            about b patches, one a fold, fold by fold.
         source: float32 (c, z, y, x), network units.
         patch_size: voxels (z, y, x) of a window.
         fill: what surrounds the volume, one number a channel, network units.
-        device: where the network lies; the accumulators stay in main memory.
+        device: where the network lies.
         settings: step size, mirrored copies, ensemble; None is the default of each.
         region: skip what is far from the body.
         spread: measure how far all opinions lie apart, or the overlapping windows of each fold
@@ -113,62 +119,99 @@ def predict_volume(
     Raises:
         ValueError: shapes that do not fit, or a step size outside (0, 1].
     """
-    settings = settings or PredictionSettings()
+    settings, device = settings or PredictionSettings(), torch.device(device)
     padded, box = pad_to(source, patch_size, fill)
     shape = shape_of(padded)
     chosen = near_windows(shape, patch_size, settings.step_size, region)
-    weight = torch.from_numpy(gaussian_weight(patch_size))
-    total = torch.zeros(shape, dtype=torch.float32)
-    weights = torch.zeros(shape, dtype=torch.float32)
+    n_volumes = len(padded) + (8 if spread else 1)
+    place = device if _fits(4 * n_volumes * math.prod(shape), device) else torch.device("cpu")
+    volume = torch.from_numpy(np.ascontiguousarray(padded, dtype=np.float32)).to(place)
+    total = torch.zeros(shape, dtype=torch.float32, device=place)
+    weight = torch.from_numpy(gaussian_weight(patch_size)).to(place)
     moments: Moments | None = None
-    volume = torch.from_numpy(np.ascontiguousarray(padded, dtype=np.float32))
+    flips = mirrored_axes(patch_size) if settings.tta else [()]
+    n_windows = 1 if settings.tta else patches_a_call(device)
+    groups = [chosen[first : first + n_windows] for first in range(0, len(chosen), n_windows)]
     with torch.inference_mode():
-        for window in progress_bar(chosen, "windows", delay=2):
-            z, y, x = window
-            patch = volume[None, :, z, y, x].to(device)  # (1, c, z, y, x)
-            opinions = Moments(patch_size, device) if spread == "opinions" else None
-            value, plain = _predict_window(network, patch, settings, opinions)
-            total[window] += value.cpu() * weight
-            weights[window] += weight
-            if opinions is not None:
-                moments = moments or Moments(shape)
-                moments.add(opinions.means.cpu(), opinions.variance().cpu(), weight, window)
-            if spread == "windows":
-                moments = moments or Moments(shape, n_series=len(plain))
-                moments.add(plain.cpu(), 0.0, weight, window)
-    background = 0.0 if region is None else region.background
-    mean = torch.where(weights > 0, total / weights, background)
-    std = _cut((moments or Moments(shape)).variance().sqrt(), box) if spread else None
-    return Estimate(_cut(mean, box), std)
+        for group in progress_bar(groups, "windows", delay=2):
+            patches = torch.stack([volume[:, z, y, x] for z, y, x in group]).to(device)
+            opinions = Moments((len(group), *patch_size), device) if spread == "opinions" else None
+            values, plain = _predict_windows(network, patches, flips, settings.ensemble, opinions)
+            for window, value in zip(group, values.to(place), strict=True):
+                total[window].addcmul_(value, weight)
+            if spread is not None:
+                means = plain if opinions is None else opinions.means  # n_series, b, z, y, x
+                variance = torch.zeros_like(values) if opinions is None else opinions.variance()
+                moments = moments or Moments(shape, place, len(means))
+                found = means.to(place).unbind(1), variance.to(place)
+                for window, mean, own in zip(group, *found, strict=True):
+                    moments.add(mean, own, weight, window)
+        _divide(total, chosen, weight, 0.0 if region is None else region.background)
+        std = _cut((moments or Moments(shape)).variance().sqrt(), box) if spread else None
+    return Estimate(_cut(total, box), std)
 
 
-def _predict_window(
-    network: Network, patch: Tensor, settings: PredictionSettings, opinions: Moments | None
+def _predict_windows(
+    network: Network,
+    patches: Tensor,
+    flips: Sequence[tuple[int, ...]],
+    ensemble: str,
+    opinions: Moments | None,
 ) -> tuple[Tensor, Tensor]:
-    """The value (z, y, x) of one window; all opinions about it join what is measured of them.
+    """The values (b, z, y, x) of windows (b, c, z, y, x); all opinions join what is measured.
 
-    And the folds' opinions (n, z, y, x) about the window as it is, without mirrored copies.
+    And the folds' opinions (n, b, z, y, x) about the windows as they are, the first of the flips.
     """
-    combine = ENSEMBLES[settings.ensemble]
-    copies, plain = [], None
-    for flip in mirrored_axes(patch.shape[2:]) if settings.tta else [()]:
-        outputs = network(patch.flip(flip)).flip(flip).float()
-        if outputs.shape[1:] != (1, *patch.shape[2:]):
-            raise ValueError(f"the network gave {tuple(outputs.shape)} for {tuple(patch.shape)}")
-        plain = outputs[:, 0] if plain is None else plain  # the first flip is none
-        copies.append(combine(outputs[:, 0]))  # (z, y, x)
-        if opinions is not None:
-            variance, mean = torch.var_mean(outputs[:, 0], dim=0, correction=0)
-            opinions.add(mean[None], variance, len(outputs))
+    n_windows, size = len(patches), patches.shape[2:]
+    at_once = max(1, patches_a_call(patches.device) // n_windows)
+    values, plain = [], None
+    for first in range(0, len(flips), at_once):
+        some = flips[first : first + at_once]
+        mirrored = [patches.flip(flip) if flip else patches for flip in some]
+        batch = torch.cat(mirrored) if len(some) > 1 else mirrored[0]  # (k b, c, z, y, x)
+        outputs = network(batch).float()  # (n k b, 1, z, y, x)
+        if outputs.shape[1:] != (1, *size):
+            raise ValueError(f"the network gave {tuple(outputs.shape)} for {tuple(batch.shape)}")
+        copies = outputs.reshape(-1, len(some), n_windows, *size).unbind(1)
+        for flip, folds in zip(some, copies, strict=True):
+            own = folds.flip(flip) if flip else folds  # (n, b, z, y, x)
+            plain = own if plain is None else plain
+            values.append(ENSEMBLES[ensemble](own))  # (b, z, y, x)
+            if opinions is not None:
+                variance, mean = torch.var_mean(own, dim=0, correction=0)
+                opinions.add(mean[None], variance, len(own))
     assert plain is not None
-    return torch.stack(copies).mean(dim=0) if settings.tta else copies[0], plain
+    return torch.stack(values).mean(dim=0) if len(values) > 1 else values[0], plain
+
+
+def _divide(total: Tensor, chosen: Sequence[Window], weight: Tensor, background: float) -> None:
+    """Sums to means in place, some slices at a time; background where no window was."""
+    for first in range(0, len(total), _SLAB):
+        rows = total[first : first + _SLAB]
+        weights = torch.zeros_like(rows)
+        for z, y, x in chosen:
+            begin, end = max(z.start, first), min(z.stop, first + len(rows))
+            if begin < end:
+                part = weight[begin - z.start : end - z.start]
+                weights[begin - first : end - first, y, x] += part
+        rows.div_(weights).masked_fill_(weights == 0, background)
+
+
+def patches_a_call(device: torch.device) -> int:
+    """Windows or mirrored copies: on a GPU 4, whose maps are smaller than a training step's."""
+    return 1 if device.type == "cpu" else 4
+
+
+def _fits(n_bytes: int, device: torch.device) -> bool:
+    """Whether a GPU has room for the sums beside the network's maps."""
+    return device.type == "cuda" and torch.cuda.mem_get_info(device)[0] > _ROOM * n_bytes
 
 
 def _middle(outputs: Tensor) -> Tensor:
-    """The one or two values (1 or 2, z, y, x) in the middle of n sorted ones."""
+    """The one or two values (1 or 2, b, z, y, x) in the middle of n sorted ones."""
     n = len(outputs)
     return outputs.sort(dim=0).values[(n - 1) // 2 : n // 2 + 1]
 
 
 def _cut(volume: Tensor, box: Box) -> NDArray:
-    return np.ascontiguousarray(crop(volume.numpy(), box))[None]
+    return np.ascontiguousarray(crop(volume.cpu().numpy(), box))[None]

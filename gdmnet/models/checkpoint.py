@@ -105,14 +105,14 @@ def capture(parts: Mapping[str, Stateful]) -> dict[str, Any]:
     return {name: part.state_dict() for name, part in parts.items()}
 
 
-def on_cpu(state: Any) -> Any:  # noqa: ANN401
-    """The same state with every tensor on the CPU: what may travel between processes."""
+def copied(state: Any) -> Any:  # noqa: ANN401
+    """The same state in copies on the CPU: it may travel, or be written while training goes on."""
     if isinstance(state, Tensor):
-        return state.detach().cpu()
+        return state.detach().to("cpu", copy=True)
     if isinstance(state, dict):
-        return {name: on_cpu(value) for name, value in state.items()}
+        return {name: copied(value) for name, value in state.items()}
     if isinstance(state, list):
-        return [on_cpu(value) for value in state]
+        return [copied(value) for value in state]
     return state
 
 

@@ -77,18 +77,21 @@ def measure_intensity(image: NDArray, inside: NDArray, spacing: Spacing | None =
     values = image[inside]
     percentiles = map(float, np.percentile(values, (*_PERCENTILES, *_SHAPE)))
     p00_5, p01, p50, p99, p99_5, *quantiles = percentiles
+    mean, std = (float(f(values, dtype=np.float64)) for f in (np.mean, np.std))
+    minimum, maximum = float(values.min()), float(values.max())
+    del values
     outside = image[~inside]
     return Intensity(
-        mean=float(values.mean(dtype=np.float64)),
-        std=float(values.std(dtype=np.float64)),
-        minimum=float(values.min()),
-        maximum=float(values.max()),
+        mean=mean,
+        std=std,
+        minimum=minimum,
+        maximum=maximum,
         p00_5=p00_5,
         p01=p01,
         p50=p50,
         p99=p99,
         p99_5=p99_5,
-        outside=float(np.median(outside)) if outside.size else float(image.min()),
+        outside=float(np.median(outside, overwrite_input=True)) if outside.size else minimum,
         noise=_noise(image, inside),
         quantiles=tuple(quantiles),
         rim=None if spacing is None else _rim(image, inside, spacing, (p01, p99)),
@@ -120,11 +123,16 @@ def _noise(image: NDArray, inside: NDArray) -> float:
 
     Second differences from voxel to voxel; an axis of fewer than three voxels has none.
     """
-    laplacian = np.zeros(image.shape, dtype=np.float32)
-    values = image.astype(np.float32, copy=False)
-    laplacian[:, 1:-1] += np.diff(values, 2, axis=1)
-    laplacian[:, :, 1:-1] += np.diff(values, 2, axis=2)
-    return float(np.median(np.abs(laplacian[inside])))
+    sizes, n_known = np.empty(np.count_nonzero(inside), dtype=np.float32), 0
+    for axial, body in zip(image, inside, strict=True):  # no second volume in memory
+        laplacian = np.zeros(axial.shape, dtype=np.float32)
+        values = axial.astype(np.float32, copy=False)
+        laplacian[1:-1] += np.diff(values, 2, axis=0)
+        laplacian[:, 1:-1] += np.diff(values, 2, axis=1)
+        own = np.abs(laplacian[body])
+        sizes[n_known : n_known + own.size] = own
+        n_known += own.size
+    return float(np.median(sizes, overwrite_input=True))
 
 
 def summarise(

@@ -6,6 +6,8 @@ import dataclasses
 import logging
 import math
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, closing
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,13 @@ from gdmnet.training.batches import Batches, prefetched
 from gdmnet.training.distributed import from_leader, gathered
 from gdmnet.training.patch_validation import PatchQuality, translate_plane, validate_patches
 from gdmnet.training.progress import INTERNALS_PNG, PROGRESS_PNG, draw_internals, draw_progress
-from gdmnet.training.state import MOST_IN_A_ROW, Training, restore_latest, save_latest, save_weights
+from gdmnet.training.state import (
+    MOST_IN_A_ROW,
+    Training,
+    latest_state,
+    restore_latest,
+    weights_state,
+)
 from gdmnet.training.step import learning_rate
 
 DRAW_SECONDS = 60.0  # short epochs would be spent on drawing
@@ -65,22 +73,29 @@ def fit(
         OutputError: the folder cannot be written.
     """
     training = Training(generator, objective, recipe, folder, device)
-    with ExitStack() as beginning:
+    with ExitStack() as beginning, ThreadPoolExecutor(1) as writer:
         first = restore_latest(training) if new is None else 0
         if new is not None and training.process.is_leader:
             training.folder = beginning.enter_context(new)
+        written = writer.submit(_nothing)
         for epoch in range(first, recipe.epochs):
             started = time.perf_counter()
             means = _train_epoch(training, train_batches, epoch, estimate=epoch == first)
             quality = _validate(training, validation_batches)
-            line = _finish_epoch(training, means, quality, epoch + 1, started)
-            beginning.close()
-            training.folder = folder
-            if training.process.is_leader:  # what is told is on the disk and cannot be lost
-                _log.info("%s", line)
+            written.result()
+            save = _finish_epoch(training, means, quality, epoch + 1, started, beginning)
+            written = writer.submit(save)
+            if epoch == first:
+                written.result()
+                training.folder = folder
             _draw(training, epoch + 1, validation_batches)
+        written.result()
     if training.process.is_leader:
-        save_weights(training, recipe.epochs, FINAL)
+        checkpoint.save(folder / FINAL, weights_state(training, recipe.epochs))
+
+
+def _nothing() -> None:
+    """What ranks other than 0 write of an epoch, and all before the first."""
 
 
 def _train_epoch(
@@ -163,12 +178,18 @@ def _validate(training: Training, batches: Batches) -> PatchQuality:
 
 
 def _finish_epoch(
-    training: Training, means: dict[str, float], quality: PatchQuality, epoch: int, started: float
-) -> str:
-    """Judge, log, save: the log first, so that a resume can only find too much in it.
+    training: Training,
+    means: dict[str, float],
+    quality: PatchQuality,
+    epoch: int,
+    started: float,
+    beginning: ExitStack,
+) -> Callable[[], None]:
+    """Judge and log: the log first, so that a resume can only find too much in it.
 
     Returns:
-        What to tell people of the epoch.
+        Saves the epoch, ends the beginning, and tells of the epoch once it is on the disk and
+        cannot be lost. It writes copies, so that the training need not wait for it.
     """
     folder, counts, recipe = training.folder, training.counts, training.recipe
     if not all_finite(*training.generator.parameters()):
@@ -189,14 +210,20 @@ def _finish_epoch(
         **training.peak_memory.measured(),
         "seconds": time.perf_counter() - started,
     }
-    ranks = gathered(checkpoint.on_cpu(checkpoint.capture(training.rank_parts())))
+    ranks = gathered(checkpoint.copied(checkpoint.capture(training.rank_parts())))
     if not training.process.is_leader:
-        return ""
+        return _nothing
     line = log.append(folder, record)
-    if is_best:
-        save_weights(training, epoch, BEST)
-    save_latest(training, epoch, ranks)
-    return line
+    states = {BEST: weights_state(training, epoch)} if is_best else {}
+    states[LATEST] = latest_state(training, epoch, ranks)
+
+    def write() -> None:
+        for name, state in states.items():
+            checkpoint.save(folder / name, state)
+        beginning.close()
+        _log.info("%s", line)
+
+    return write
 
 
 def _draw(training: Training, epoch: int, validation: Batches) -> None:
