@@ -18,6 +18,7 @@ from gdmnet.data.case import Case, CaseRecord, Volume
 from gdmnet.data.volume import write_volume
 from gdmnet.geometry import Geometry, nearest_lps
 from gdmnet.models import checkpoint
+from gdmnet.models.expected_error import ExpectedError
 from gdmnet.objectives.base import Inputs
 from gdmnet.objectives.build import SAMPLED, context_of, generator_of
 from gdmnet.plan import (
@@ -171,6 +172,23 @@ def write_ct(path: Path, *, seed=0, degrees=0.0, shape=(11, 21, 25)) -> np.ndarr
     return array
 
 
+def make_expected(**changes) -> ExpectedError:
+    """Errors of 10 to 30 HU below 200 HU, and ten times as large above."""
+    values = {
+        "folds": ("0", "1", "2"),
+        "n_cases": 5,
+        "band_edges": (200.0,),
+        "spread_edges": (0.0, 5.0),
+        "half_widths": (10.0, 20.0, 30.0, 100.0, 200.0, 300.0),
+        "means": (5.0, 10.0, 15.0, 50.0, 100.0, 150.0),
+        "mae": (20.0, 40.0),
+        "coverage": (0.8, 0.95),
+        "mae_ratio": (0.7, 1.3),
+        "rank_correlation": 0.8,
+    }
+    return ExpectedError(**(values | changes))
+
+
 def make_fingerprint(*, n_sources=1, n_cases=3) -> Fingerprint:
     """Of a training set of `make_ct` with the seeds 0, 1, ..."""
     names = [f"CT {i}" for i in range(n_sources)]
@@ -179,7 +197,7 @@ def make_fingerprint(*, n_sources=1, n_cases=3) -> Fingerprint:
         ct = make_ct(seed=seed)
         body, rule = body_mask(ct[None], SPACING, [True])
         (z0, z1), (y0, y1), (x0, x1) = bounding_box(body)
-        intensity = measure_intensity(ct, body != 0)
+        intensity = measure_intensity(ct, body != 0, SPACING)
         cases.append(
             CaseFingerprint(
                 identifier=f"case_{seed}",

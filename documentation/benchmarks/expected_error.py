@@ -1,6 +1,6 @@
 """Expected errors against true ones, on sparse-view CTs whose difficulty differs.
 
-    python documentation/benchmarks/expected_error.py CT -o OUT
+    python documentation/benchmarks/expected_error.py CT -o OUT --leave-out ct_elastix_lung
 
 Slabs of the CTs in a folder become two datasets: in Mixed a case was scanned with 20, 40, 80 or 160
 views, in Plain all with 60. A small regression is trained on every fold of Mixed (gdm_train), whose
@@ -26,7 +26,7 @@ from gdmnet import codec, folders
 from gdmnet.commands import plan_and_preprocess, predict
 from gdmnet.commands.terminal import guarded, new_parser
 from gdmnet.data.case import Volume
-from gdmnet.data.raw import read_description, test_cases, write_description
+from gdmnet.data.raw import read_description, test_cases, training_cases, write_description
 from gdmnet.data.volume import read_volume, write_volume
 from gdmnet.datasets.sparse_view import CtVolume, find_ct_volumes, write_sparse_view_dataset
 from gdmnet.folders import Roots
@@ -39,6 +39,7 @@ from gdmnet.tomography.settings import ScanSettings
 from gdmnet.training.settings import TrainingSettings
 from gdmnet.training.study import train_study
 
+N_FOLDS = 3
 SLICES = 48  # in the middle of each CT
 DATASETS = {"Dataset540_Mixed": (20, 40, 80, 160), "Dataset541_Plain": (60,)}
 """Name -> views; each case has one of these numbers, in turn."""
@@ -57,9 +58,9 @@ class HeldOutCase:
     flagged: bool
 
 
-def make_datasets(cts: Path, out: Path) -> None:
-    """Slabs of all CTs, and both datasets of them in out/raw."""
-    for ct in find_ct_volumes(cts):
+def make_datasets(cts: Path, out: Path, leave_out: Sequence[str]) -> None:
+    """Slabs of all CTs but a few, and both datasets of them in out/raw."""
+    for ct in (ct for ct in find_ct_volumes(cts) if ct.name not in leave_out):
         path = out / "ct" / f"{ct.name}.nii.gz"
         if not path.is_file():
             whole = read_volume(ct.source)
@@ -71,8 +72,9 @@ def make_datasets(cts: Path, out: Path) -> None:
     slabs = find_ct_volumes(out / "ct")
     testing = [*slabs[::5], *slabs[2::5]]
     training = [slab for slab in slabs if slab not in testing]
-    for name, views in DATASETS.items():
-        _make_dataset(out / "raw" / name, views, training, testing)
+    for name, views in DATASETS.items():  # nothing is trained on the second one
+        trained = training if name == next(iter(DATASETS)) else training[:1]
+        _make_dataset(out / "raw" / name, views, trained, testing)
 
 
 def _make_dataset(
@@ -80,7 +82,7 @@ def _make_dataset(
 ) -> None:
     n = len(views)
     for i, number in enumerate(views):
-        part = raw.parent.with_name("parts") / f"{raw.name}_{number}"
+        part = raw.parent.with_name("parts") / str(number) / raw.name
         part.mkdir(parents=True, exist_ok=True)
         cases = training[i::n], testing[i::n]
         write_sparse_view_dataset(part, *cases, ScanSettings(views=number))
@@ -90,10 +92,15 @@ def _make_dataset(
 
 
 def train(roots: Roots, settings: TrainingSettings) -> Path:
-    """The model of Mixed, with half the features and two thirds of the planned patch."""
+    """The model of Mixed: three folds, half the features, two thirds of the planned patch."""
     name = next(iter(DATASETS))
     place = roots.preprocessed / name / folders.PLAN_JSON
     if not place.is_file():
+        raw = roots.raw / name
+        names = [case.identifier for case in training_cases(raw, read_description(raw))[0]]
+        parts = [names[k::N_FOLDS] for k in range(N_FOLDS)]
+        splits = [{"train": [n for n in names if n not in own], "val": own} for own in parts]
+        codec.save(splits, raw / folders.SPLITS_JSON)
         options = plan_and_preprocess.PlanOptions(preset="cpu", configurations=(CONFIGURATION,))
         plan_and_preprocess.run(name, roots, options)
         codec.save(smaller(codec.load(Plan, place)), place)
@@ -149,6 +156,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = new_parser(__doc__ or "")
     parser.add_argument("cts", type=Path, metavar="CT", help="folder of CTs in HU, at any depth")
     parser.add_argument("-o", dest="output", type=Path, required=True, metavar="OUT")
+    parser.add_argument("--leave-out", nargs="+", default=(), metavar="NAME", help="CTs")
     parser.add_argument("--epochs", type=int, default=8, help="of 25 steps (default: 8)")
     return parser
 
@@ -160,7 +168,7 @@ def main(argv: list[str] | None = None) -> int:
     def body() -> int:
         out = args.output
         roots = Roots(out / "raw", out / "preprocessed", out / "results")
-        make_datasets(args.cts, out)
+        make_datasets(args.cts, out, args.leave_out)
         how = TrainingSettings(objective="regression", epochs=args.epochs, iterations=25)
         model, found = train(roots, how), {}
         for name in DATASETS:

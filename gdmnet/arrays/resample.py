@@ -150,7 +150,8 @@ def _along(axis: int, matrix: NDArray, array: NDArray) -> NDArray:
         rows = slice(first, first + _SLAB)
         seen = np.flatnonzero(matrix[rows].any(axis=0))
         span = slice(seen[0], seen[-1] + 1)
-        part, voxels, made = matrix[rows, span], array[(*lead, span)], result[(*lead, rows)]
+        here, there = (*lead, span), (*lead, rows)
+        part, voxels, made = matrix[rows, span], array[here], result[there]
         if axis == 0:
             flat = np.ascontiguousarray(voxels, dtype=np.float32).reshape(len(voxels), -1)
             np.matmul(part, flat, out=made.reshape(len(made), -1))

@@ -26,7 +26,7 @@ _EPILOG = """example:
 One finished model under the results is found by itself; dataset, -c, --objective and -f narrow the
 choice where there are several, and -m names a model's folder directly."""
 _GENERAL = ("device", "overwrite", "uncertainty", "n_threads", "num_parts", "part_id")
-_HOW = ("checkpoint", "step_size", "tta", "ensemble", "realism", "finish", "mixed_folds")
+_HOW = ("checkpoint", "step_size", "tta", "ensemble", "realism", "finish", "engine", "mixed_folds")
 _SAMPLING = ("steps", "sampler", "seed")
 _DICOM = ("source", "untilt", "dicom_out", "dicom_grid", "dicom_template")
 _SINOGRAMS = ("data_consistency", "sinograms")
@@ -39,7 +39,9 @@ class PredictionOptions(Settings):
     device: str = setting("auto", "auto, cpu, cuda, cuda:1", metavar="DEVICE")
     overwrite: bool = setting(False, "predict anew what is there; it stays until the new one is")
     uncertainty: bool = setting(
-        False, "write OUT/uncertainty too: how far folds, mirrored copies and windows lie apart"
+        False,
+        "write OUT/uncertainty too: 90 % of the voxels are expected within +- so much, by the"
+        " model's validation; without one, how far folds, mirrored copies and windows lie apart",
     )
     n_threads: int = setting(1, "cases to read and prepare ahead", least=1, flag="-np")
     num_parts: int | None = setting(
@@ -211,6 +213,12 @@ def _translator(
     if translator.training is None:
         unknown = "no fingerprint.json in the model: inputs are not compared with the training data"
         print(unknown, file=sys.stderr)
+    if options.uncertainty and translator.expected is None:
+        print(
+            "no expected errors of this model with these settings: the maps are standard deviations"
+            " of all opinions, no error bars",
+            file=sys.stderr,
+        )
     return translator
 
 

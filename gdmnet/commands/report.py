@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from gdmnet.metrics.summary import Summary
     from gdmnet.report.cases import ReportFolders
 
+_EVALUATION = ("convention", "match_intensity", "every_reference", "wepl", "density_table")
 REPORT_HTML = "report.html"
 _EPILOG = """examples:
   gdm_report -p out/ -r targets/ -s in/
@@ -39,6 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
         ("-r", "targets", "what was to be predicted, images of the same names; or DICOM series"),
         ("-s", "sources", "what it was predicted from, CASE_0000<ending>; or DICOM series"),
         ("--masks", "masks", "masks: where errors count (default: the body, computed)"),
+        ("--regions", "regions", "label files: MAE and bias, and depths, of each label"),
     ):
         parser.add_argument(option, dest=name, type=Path, metavar="DIR", help=text)
     parser.add_argument(
@@ -48,7 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="the report to write (default: report.html among the predictions, or in the fold)",
     )
-    add_settings(parser, EvaluationSettings, ("convention", "match_intensity", "every_reference"))
+    add_settings(parser, EvaluationSettings, _EVALUATION)
     parser.add_dataset_arguments("dataset", "configuration", "fold", required=0, fold="0")
     parser.usage = "%(prog)s -p DIR [options], or %(prog)s [DATASET] [CONFIGURATION] [FOLD]"
     add_settings(parser, ModelChoice, ("objective", "model"))
@@ -73,11 +75,13 @@ def main(argv: list[str] | None = None) -> int:
             raise SettingError(f"-p says where predictions lie: leave {args.dataset} out")
         else:
             title = f"Predictions in {args.predictions.resolve().name}"
+        if args.targets is None and (args.regions or given.get("wepl")):
+            raise SettingError("--regions and --wepl compare with targets: give them by -r")
         places = args.sources, args.targets
         output = args.output or args.predictions / REPORT_HTML
         with partner_folders(args.predictions, *places, print) as (sources, targets):
             write_report(
-                [ReportFolders(args.predictions, targets, sources, args.masks)],
+                [ReportFolders(args.predictions, targets, sources, args.masks, args.regions)],
                 output,
                 make_settings(EvaluationSettings, given),
                 typed,
@@ -117,6 +121,7 @@ def write_report(
     Raises:
         GdmnetError: an image is missing or cannot be read; the page cannot be written.
     """
+    from dataclasses import replace
     from datetime import datetime
     from functools import partial
 
@@ -133,21 +138,19 @@ def write_report(
     first = folders[0]
     origin = read_origin(first.predictions, sources)
     if summary is None and first.targets is not None:
-        compared = EvaluationFolders(first.predictions, first.targets, first.masks)
+        images = first.predictions, first.targets, first.masks
+        compared = EvaluationFolders(*images, regions=first.regions)
         summary = evaluate_folders(compared, settings, n_processes=n_processes)
+    coverage = {name: one.coverage for name, one in origin.cases.items()}
+    cases = [replace(case, coverage=coverage.get(case.identifier)) for case in cases]
     summaries = {} if summary is None else {PREDICTION: summary}
-    pages = map_cases(
-        partial(
-            case_page,
-            channel_names=origin.channel_names,
-            summaries=summaries,
-            convention=settings.convention,
-        ),
-        cases,
-        n_processes=n_processes,
-        name=lambda case: case.identifier,
-        title="packing",
+    pack = partial(
+        case_page,
+        channel_names=origin.channel_names,
+        summaries=summaries,
+        convention=settings.convention,
     )
+    pages = map_cases(pack, cases, n_processes=n_processes, title="packing")
     report = ReportPage(
         title=title,
         cases=tuple(pages),

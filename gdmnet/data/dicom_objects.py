@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from skimage.draw import polygon
 
 from gdmnet.data.case import Series, Volume
-from gdmnet.data.dicom_file import quiet_pydicom
+from gdmnet.data.dicom_file import unsound_files
 from gdmnet.errors import DatasetError
 from gdmnet.geometry import Geometry, stored_geometry, to_lps
 
@@ -70,8 +70,10 @@ def read_structures(path: Path) -> list[Structure]:
     Raises:
         DatasetError: the file cannot be read.
     """
-    try:
-        item = _read(path)
+    from pydicom import dcmread
+
+    with unsound_files(path, "a structure set that cannot be read; export it anew"):
+        item = dcmread(path, force=True)
         places = {roi.ReferencedROINumber: roi for roi in item.get("ROIContourSequence", ())}
         found = []
         for roi in item.get("StructureSetROISequence", ()):
@@ -85,8 +87,6 @@ def read_structures(path: Path) -> list[Structure]:
                 drawn = tuple(_series_of(item, frame))
                 name = str(roi.get("ROIName", ""))
                 found.append(Structure(path, name, frame, drawn, tuple(contours)))
-    except (AttributeError, KeyError, TypeError, ValueError):
-        raise DatasetError(f"{path}: a structure set that cannot be read; export it anew") from None
     return found
 
 
@@ -188,16 +188,6 @@ def registered_geometry(old: Geometry, matrix: NDArray) -> Geometry:
     return stored_geometry(old.stored_shape, old.itk_spacing[::-1], origin, direction)
 
 
-def _read(path: Path) -> Dataset:
-    from pydicom import dcmread
-
-    try:
-        with quiet_pydicom():
-            return dcmread(path, force=True)
-    except Exception:  # noqa: BLE001 - on unsound files pydicom trips over whatever comes
-        raise DatasetError(f"{path}: cannot be read; export it anew") from None
-
-
 def _series_of(item: Dataset, frame: str) -> Iterable[str]:
     """The series that a structure set refers to in a frame of reference."""
     for place in item.get("ReferencedFrameOfReferenceSequence", ()):
@@ -239,8 +229,10 @@ def _inside(structure: Structure, series: Series) -> NDArray:
 
 def _read_registration(path: Path) -> dict[str, NDArray]:
     """Frame of reference -> matrix (4, 4) of its points into the registered space."""
-    try:
-        item = _read(path)
+    from pydicom import dcmread
+
+    with unsound_files(path, "a registration that cannot be read; export it anew"):
+        item = dcmread(path, force=True)
         found = {str(item.get("FrameOfReferenceUID", "")): np.eye(4)}
         for entry in item.get("RegistrationSequence", ()):  # deformable ones have none
             matrix = np.eye(4)
@@ -249,7 +241,5 @@ def _read_registration(path: Path) -> dict[str, NDArray]:
                     values = np.array(step.FrameOfReferenceTransformationMatrix, float)
                     matrix = values.reshape(4, 4) @ matrix
             found[str(entry.get("FrameOfReferenceUID", ""))] = matrix
-    except (AttributeError, KeyError, TypeError, ValueError):
-        raise DatasetError(f"{path}: a registration that cannot be read; export it anew") from None
     found.pop("", None)
     return found

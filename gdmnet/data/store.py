@@ -8,7 +8,6 @@ image of few values, as files of integers give that are not resampled, is stored
 from __future__ import annotations
 
 import hashlib
-import itertools
 import os
 import zlib
 from dataclasses import dataclass
@@ -66,23 +65,13 @@ class CheckedArray:
         self.chunks: tuple[int, ...] = self._array.chunks
 
     def __getitem__(self, index: Any) -> NDArray:  # noqa: ANN401 (as numpy's, slices or all)
-        for chunk in self._chunks_of(index):
+        for chunk in blosc2.get_slice_nchunks(self._array, index).tolist():
             if not self._known[chunk]:
                 if _checksum(self._array.schunk.get_chunk(chunk)) != self._sums[chunk]:
                     raise _damaged(self._path.parent, f"chunk {chunk} of {self._path.name}")
                 self._known[chunk] = True
         part: NDArray = self._array[index]
         return part if self._values is None else self._values.take(part)
-
-    def _chunks_of(self, index: Any) -> list[int]:  # noqa: ANN401
-        """The numbers of the chunks that hold any voxel of an index of slices, or of all."""
-        parts = list(index) if isinstance(index, tuple) else [index]
-        at = parts.index(...) if ... in parts else len(parts)
-        parts[at : at + 1] = [slice(None)] * (len(self.shape) - len(parts) + parts.count(...))
-        axes = list(zip(parts, self.shape, self.chunks, strict=True))
-        touched = [sorted({n // chunk for n in range(size)[part]}) for part, size, chunk in axes]
-        grid = [-(-size // chunk) for _, size, chunk in axes]
-        return [int(np.ravel_multi_index(place, grid)) for place in itertools.product(*touched)]
 
 
 @dataclass(frozen=True)

@@ -27,8 +27,8 @@ from gdmnet.inference.input_check import (
 )
 from gdmnet.inference.inputs import source_digests, source_states
 from gdmnet.inference.record import OUTDATED, CaseResult, UncertaintyMap
-from gdmnet.inference.sliding import Estimate, Spread
 from gdmnet.inference.translator import OVERLAPPING, Translator
+from gdmnet.inference.windows import Estimate, Spread
 from gdmnet.metrics.conventions import GDMNET
 from gdmnet.metrics.evaluation import find_mask
 from gdmnet.models.expected_error import COVERAGE

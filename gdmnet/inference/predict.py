@@ -39,7 +39,6 @@ from gdmnet.inference.record import (
     record_name,
 )
 from gdmnet.inference.translator import Translator
-from gdmnet.models.device import versions
 from gdmnet.parallel import progress_bar
 
 A = TypeVar("A")
@@ -110,7 +109,7 @@ def predict_folder(
             Predictions.SCHEMA,
             __version__,
             translator.card,
-            {**versions(), "SimpleITK": sitk.Version.VersionString()},
+            {**translator.network.versions(), "SimpleITK": sitk.Version.VersionString()},
             {case: before for case, (name, before) in earlier.items() if name == path.name},
             None if translator.training is None else describe_check(translator.training),
             # in UTC dates sort as text

@@ -18,7 +18,8 @@ from gdmnet.arrays.crop import crop, pad_to
 from gdmnet.data.case import Case
 from gdmnet.errors import CheckpointError
 from gdmnet.geometry import Shape
-from gdmnet.inference.sliding import BodyRegion, Estimate, predict_volume
+from gdmnet.inference.sliding import predict_volume
+from gdmnet.inference.windows import BodyRegion, Estimate
 from gdmnet.models.card import PredictionSettings
 from gdmnet.objectives.build import SAMPLED, context_of
 from gdmnet.objectives.sampling import Sampled, Sampling, network_input

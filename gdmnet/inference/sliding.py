@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
-from typing import Literal
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -16,18 +12,19 @@ from torch import Tensor
 
 from gdmnet.arrays.crop import Box, crop, pad_to
 from gdmnet.geometry import Shape, shape_of
+from gdmnet.inference.windows import (
+    BodyRegion,
+    Estimate,
+    Spread,
+    Window,
+    gaussian_weight,
+    mirrored_axes,
+    near_windows,
+)
 from gdmnet.models.card import PredictionSettings
 from gdmnet.parallel import progress_bar
 
-SIGMA_SHARE = 1 / 8  # of the patch: a window counts for little where it lacks context
-WEIGHT_FLOOR = 1e-3  # of the peak: keeps w * p / w well conditioned where one window stands alone
-# Windows that come no nearer to the body than this are skipped. Cubic resampling back to the
-# source grid weighs a voxel that far away by 0.27 ** 8 = 3e-5.
-BODY_MARGIN = 8
-
-Window = tuple[slice, slice, slice]
 Network = Callable[[Tensor], Tensor]
-Spread = Literal["opinions", "windows"]
 ENSEMBLES: dict[str, Callable[[Tensor], Tensor]] = {
     "mean": lambda outputs: outputs.mean(dim=0),
     # torch.median takes the lower of the two in the middle; of two folds that would be one fold
@@ -51,7 +48,7 @@ class Moments:
     """
 
     def __init__(
-        self, shape: Shape | torch.Size, device: torch.device | str = "cpu", n_series: int = 1
+        self, shape: Sequence[int], device: torch.device | str = "cpu", n_series: int = 1
     ) -> None:
         self.weight = torch.zeros(tuple(shape), dtype=torch.float32, device=device)
         self.means = self.weight.new_zeros((n_series, *shape))
@@ -85,34 +82,6 @@ class Moments:
     def variance(self) -> Tensor:
         """(z, y, x), of the population; 0 where no or one opinion is."""
         return torch.where(self.weight > 0, self._squares / self.weight, 0.0)
-
-
-@dataclass(frozen=True, eq=False)
-class Estimate:
-    """A predicted volume: float32 (1, z, y, x), network units.
-
-    Attributes:
-        mean: the prediction.
-        std: how far folds, mirrored copies and overlapping windows (or the windows alone) lie
-            apart at each voxel, as a standard deviation; 0 where there is only one opinion; None
-            if it was not asked for.
-    """
-
-    mean: NDArray
-    std: NDArray | None
-
-
-@dataclass(frozen=True)
-class BodyRegion:
-    """Where predictions are wanted.
-
-    Attributes:
-        body: (z, y, x), non-zero inside the body.
-        background: what voxels are given that no window near the body covers, network units.
-    """
-
-    body: NDArray
-    background: float
 
 
 def predict_volume(
@@ -153,18 +122,14 @@ def predict_volume(
     settings, device = settings or PredictionSettings(), torch.device(device)
     padded, box = pad_to(source, patch_size, fill)
     shape = shape_of(padded)
-    chosen = [
-        window
-        for window in windows(shape, patch_size, settings.step_size)
-        if region is None or _comes_near(region.body, window)
-    ]
+    chosen = near_windows(shape, patch_size, settings.step_size, region)
     n_volumes = len(padded) + (8 if spread else 1)
     place = device if _fits(4 * n_volumes * math.prod(shape), device) else torch.device("cpu")
     volume = torch.from_numpy(np.ascontiguousarray(padded, dtype=np.float32)).to(place)
     total = torch.zeros(shape, dtype=torch.float32, device=place)
     weight = torch.from_numpy(gaussian_weight(patch_size)).to(place)
     moments: Moments | None = None
-    flips = _flips(patch_size) if settings.tta else [()]
+    flips = mirrored_axes(patch_size) if settings.tta else [()]
     n_windows = 1 if settings.tta else patches_a_call(device)
     groups = [chosen[first : first + n_windows] for first in range(0, len(chosen), n_windows)]
     with torch.inference_mode():
@@ -184,45 +149,6 @@ def predict_volume(
         _divide(total, chosen, weight, 0.0 if region is None else region.background)
         std = _cut((moments or Moments(shape)).variance().sqrt(), box) if spread else None
     return Estimate(_cut(total, box), std)
-
-
-def window_starts(size: int, patch: int, step_size: float) -> list[int]:
-    """First voxels of evenly spread windows along one axis that together cover it.
-
-    Args:
-        size: voxels of the axis, at least `patch`.
-        patch: voxels of a window.
-        step_size: largest distance of neighbours as a share of `patch`, in (0, 1].
-    """
-    if not 0 < step_size <= 1:
-        raise ValueError(f"the step size must lie in (0, 1], not {step_size}")
-    if size < patch:
-        raise ValueError(f"an axis of {size} voxels is smaller than the window of {patch}")
-    step = max(1.0, patch * step_size)
-    n_gaps = math.ceil((size - patch) / step)
-    if n_gaps == 0:
-        return [0]
-    return [round(i * (size - patch) / n_gaps) for i in range(n_gaps + 1)]
-
-
-def windows(shape: Shape, patch_size: Shape, step_size: float) -> Iterator[Window]:
-    """All windows (z, y, x) of a volume; see `window_starts`."""
-    axes = (
-        [slice(start, start + patch) for start in window_starts(size, patch, step_size)]
-        for size, patch in zip(shape, patch_size, strict=True)
-    )
-    yield from itertools.product(*axes)
-
-
-@lru_cache(maxsize=4)
-def gaussian_weight(patch_size: Shape) -> NDArray:
-    """float32 (z, y, x): a Gaussian about the middle, peak 1, sigma patch / 8, with a floor."""
-    weight = np.ones((), dtype=np.float64)
-    for size in patch_size:
-        position = (np.arange(size) - (size - 1) / 2) / (size * SIGMA_SHARE)
-        weight = weight[..., None] * np.exp(-0.5 * position**2)
-    weight /= weight.max()
-    return np.maximum(weight, WEIGHT_FLOOR).astype(np.float32)
 
 
 def _predict_windows(
@@ -281,12 +207,6 @@ def _fits(n_bytes: int, device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.mem_get_info(device)[0] > _ROOM * n_bytes
 
 
-def _flips(patch_size: Shape) -> list[tuple[int, ...]]:
-    """Of (b, c, z, y, x): the axes of every mirrored copy, () first."""
-    axes = [axis for axis, size in zip((2, 3, 4), patch_size, strict=True) if size > 1]
-    return [flip for n in range(len(axes) + 1) for flip in itertools.combinations(axes, n)]
-
-
 def _middle(outputs: Tensor) -> Tensor:
     """The one or two values (1 or 2, b, z, y, x) in the middle of n sorted ones."""
     n = len(outputs)
@@ -295,9 +215,3 @@ def _middle(outputs: Tensor) -> Tensor:
 
 def _cut(volume: Tensor, box: Box) -> NDArray:
     return np.ascontiguousarray(crop(volume.cpu().numpy(), box))[None]
-
-
-def _comes_near(body: NDArray, window: Window) -> bool:
-    """A window of the padded volume: along a padded axis there is one, and it holds the body."""
-    wider = tuple(slice(max(0, s.start - BODY_MARGIN), s.stop + BODY_MARGIN) for s in window)
-    return bool(body[wider].any())

@@ -19,6 +19,7 @@ class Calibration:
         stated: root mean square of the stated deviation in each of up to ten groups of voxels, in
             ascending order; equally large but for ties.
         made: root mean square error of the same groups; equal to `stated` if well calibrated.
+        within: share of each group's voxels whose error is at most the stated deviation.
         factor: by which the deviations would have to be multiplied to match the errors overall.
         silent: share of the mask where the deviation is 0: no second opinion; left out of all else.
         within_one: share of voxels whose error is at most one deviation (Gaussian: 0.68).
@@ -28,6 +29,7 @@ class Calibration:
 
     stated: tuple[float, ...]
     made: tuple[float, ...]
+    within: tuple[float, ...]
     factor: float
     silent: float
     within_one: float
@@ -52,12 +54,14 @@ def calibrate(std: NDArray, error: NDArray, mask: NDArray) -> Calibration | None
     group = np.searchsorted(borders, spread, side="right")
     counts = np.bincount(group)
     kept = counts > 0
-    stated, made = (
-        np.bincount(group, np.square(values, dtype=np.float64))[kept] for values in (spread, size)
+    squares = (np.square(values, dtype=np.float64) for values in (spread, size))
+    stated, made, within = (
+        np.bincount(group, values)[kept] for values in (*squares, size <= spread)
     )
     return Calibration(
         stated=tuple(np.sqrt(stated / counts[kept]).tolist()),
         made=tuple(np.sqrt(made / counts[kept]).tolist()),
+        within=tuple((within / counts[kept]).tolist()),
         factor=float(np.sqrt(made.sum() / stated.sum())),
         silent=1 - spread.size / int(np.count_nonzero(mask)),
         within_one=float((size <= spread).mean()),

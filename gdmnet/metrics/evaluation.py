@@ -147,13 +147,8 @@ def evaluate_pairs(
     Raises:
         DatasetError: an image cannot be read or scored, unless it keeps going.
     """
-    return map_cases(
-        partial(_attempt if settings.keep_going else evaluate_pair, settings),
-        pairs,
-        n_processes=n_processes,
-        name=lambda pair: pair.identifier,
-        title="evaluating",
-    )
+    evaluate = partial(_attempt if settings.keep_going else evaluate_pair, settings)
+    return map_cases(evaluate, pairs, n_processes=n_processes, title="evaluating")
 
 
 def summarise_cases(

@@ -81,11 +81,11 @@ class ExpectedError(Settings):
     def fits(self, folds: set[str], settings: PredictionSettings) -> bool:
         """Whether predictions of these folds and settings are those that were measured.
 
-        Mirrored copies and the way in which folds are combined may differ: the spread is that of
-        each fold's windows alone, and a mean errs by no more than its parts do on average.
+        There may be mirrored copies and several folds: the spread is that of each fold's windows
+        alone, and a mean errs by no more than its parts do on average.
         """
         usual = PredictionSettings()
-        names = ("checkpoint", "step_size", "realism", "finish")
+        names = ("checkpoint", "step_size", "ensemble", "realism", "finish")
         same = all(getattr(settings, name) == getattr(usual, name) for name in names)
         return same and folds <= set(self.folds)
 

@@ -22,6 +22,7 @@ PREDICTION = "prediction"  # name of the only method
 _RULES = {"given": "given", "circle": "the field of view, a circle in each axial slice"}
 _TILTED = 2.0  # degrees from the patient's axes: worth a word
 _SPREAD = "uncertainty (SD)"
+_HALF_WIDTH = "{:.0f} % within +-"
 _NO_MATCH = (1.0, 0.0)  # gain and offset
 
 
@@ -34,12 +35,14 @@ class ReportFolders:
         targets: CASE<ending>.
         sources: CASE_0000<ending>, one file a channel.
         masks: CASE<ending>: where errors count.
+        regions: CASE<ending>: label maps that are scored by themselves.
     """
 
     predictions: Path
     targets: Path | None = None
     sources: Path | None = None
     masks: Path | None = None
+    regions: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,8 @@ class ReportCase:
         target: None where there is none.
         sources: in channel order.
         mask: where errors count; None: the body, computed.
-        uncertainties: method -> file of standard deviations.
+        uncertainties: method -> file of standard deviations, or of half-widths.
+        coverage: share of the voxels that half-widths shall hold; None: standard deviations.
     """
 
     identifier: str
@@ -61,6 +65,7 @@ class ReportCase:
     sources: tuple[Path, ...] = ()
     mask: Path | None = None
     uncertainties: Mapping[str, Path] = field(default_factory=dict)
+    coverage: float | None = None
 
 
 @dataclass(frozen=True)
@@ -91,11 +96,12 @@ class CaseImages:
 
     Attributes:
         volumes: predictions are fitted to the target where that was asked for, and their
-            uncertainties, standard deviations, with them.
+            uncertainties with them.
         mask: uint8 (z, y, x), non-zero where errors count.
         mask_rule: where it comes from.
         geometry: of all.
         unit: of predictions, target and uncertainties: "HU", or "" where there is none.
+        coverage: `ReportCase.coverage`.
     """
 
     volumes: tuple[CaseVolume, ...]
@@ -103,6 +109,7 @@ class CaseImages:
     mask_rule: str
     geometry: Geometry
     unit: str
+    coverage: float | None = None
 
     @property
     def predictions(self) -> dict[str, NDArray]:
@@ -189,12 +196,13 @@ def read_images(
         for title, path in zip(_source_titles(case, channel_names), case.sources, strict=True)
     ]
     spreads = []
+    kind = _SPREAD if case.coverage is None else _HALF_WIDTH.format(100 * case.coverage)
     for method, path in case.predictions.items():
         gain, offset = map(np.float32, (matches or {}).get(method, _NO_MATCH))
         array = gain * read_volume(path).array[0] + offset
         volumes.append(CaseVolume("prediction", method, method, array))
         if method in case.uncertainties:
-            title = f"{method}: {_SPREAD}" if len(case.predictions) > 1 else _SPREAD
+            title = f"{method}: {kind}" if len(case.predictions) > 1 else kind
             spread = gain * read_volume(case.uncertainties[method]).array[0]
             spreads.append(CaseVolume("uncertainty", title, method, spread))
     if case.target is not None:
@@ -205,6 +213,7 @@ def read_images(
         mask_rule=_RULES.get(rule, f"the body, computed from the {whose} ({rule})"),
         geometry=truth.geometry,
         unit="HU" if is_ct_like(truth.array) else "",
+        coverage=case.coverage,
     )
 
 

@@ -110,6 +110,23 @@ def calibration_figure(calibration: Calibration, unit: str) -> str:
     return figure("Uncertainty against error", draw, text)
 
 
+def coverage_figure(calibration: Calibration, coverage: float, unit: str) -> str:
+    """The share of voxels within the half-width that was stated for `coverage` of them."""
+    expected, found = 100 * coverage, 100 * calibration.within_one
+
+    def draw(axes: Axes) -> None:
+        axes.axhline(expected, color=FAINT, linestyle="--")
+        shares = [100 * share for share in calibration.within]
+        axes.plot(calibration.stated, shares, "o-", color=COLOURS[0])
+        axes.set(xlabel=_titled("half-width", unit), ylabel="voxels within [%]", ylim=(0, 102))
+
+    text = (
+        f"Each dot is a tenth of the voxels, by the stated half-width. |error| is within it for"
+        f" {found:.0f} % of all voxels; {expected:.0f} % are expected on average over cases."
+    )
+    return figure("Expected error against error", draw, text)
+
+
 def _bland_altman(agreement: Agreement, unit: str) -> str:
     limit, whole = agreement.error_limit, agreement.whole
     bias, sd = whole.bias or 0.0, whole.sd or 0.0
@@ -165,8 +182,9 @@ def _bands(agreement: Agreement, unit: str) -> str:
     )
     text = (
         "Bars: bias (mean error); dots: mean absolute error.<table><thead><tr>"
-        f"<th scope=col>{escape(_titled('target', unit))}<th scope=col>voxels<th scope=col>bias"
-        f"<th scope=col>SD<th scope=col>MAE</thead><tbody>{rows}</tbody></table>"
+        f"<th scope=col>{escape(_titled('target', unit))}<th scope=col>voxels"
+        + "".join(f"<th scope=col>{escape(_titled(t, unit))}" for t in ("bias", "SD", "MAE"))
+        + f"</thead><tbody>{rows}</tbody></table>"
     )
     return figure("Bias by tissue band" if unit == "HU" else "Bias by intensity", draw, text)
 

@@ -12,6 +12,7 @@ from string import Template
 from gdmnet.metrics.statistics import STATISTICS, Values, metric_names
 from gdmnet.metrics.summary import Summary
 from gdmnet.metrics.titles import best_value, penalty, title_of
+from gdmnet.report.depths import depth_tables, is_of_section
 from gdmnet.report.figures import charts, folded
 from gdmnet.report.provenance import DIFFERS, CaseOrigin, Origin, Rows
 from gdmnet.report.view import CasePage
@@ -20,6 +21,10 @@ from gdmnet.table import cell_text, decimals_of
 _SCRIPTS = ("decode.js", "paint.js", "viewer.js", "table.js", "control.js")
 _METHODS = """<section id="methods" aria-labelledby="methods-title">
 <h2 id="methods-title">Methods</h2>{}</section>"""
+_DEPTHS = """<section id="depths" aria-labelledby="depths-title">
+<h2 id="depths-title">Depths and regions</h2><p>Prediction against target. Depths are errors in
+water-equivalent path length along parallel beams; they are no dose calculation.</p>
+<h3>Mean over the cases</h3>{mean}<h3>This case</h3>{cases}</section>"""
 _NO_UNIT = (
     "These targets have no unit. Errors hold every difference of overall brightness and contrast;"
     " gdm_report --match-intensity linear takes it out."
@@ -84,6 +89,7 @@ class ReportPage:
 
 def render(report: ReportPage) -> str:
     """The report as HTML."""
+    depths = _depths(report)
     origins = {
         p.identifier: report.origin.cases.get(p.identifier, CaseOrigin()) for p in report.cases
     }
@@ -95,10 +101,12 @@ def render(report: ReportPage) -> str:
         subtitle=f"{several}{n_cases} case{'s' if n_cases != 1 else ''}. Research software, no"
         " medical device: a person must look at every prediction before it is used.",
         css=_read_part("page.css"),
-        links='<a href="#methods">Methods</a>' if report.methods else "",
+        links=('<a href="#methods">Methods</a> ' if report.methods else "")
+        + ('<a href="#depths">Depths</a>' if depths else ""),
         notices=_notices(report, origins),
         methods=_METHODS.format(report.methods) if report.methods else "",
-        overview=overview(report.cases, report.summaries, counts),
+        overview=overview(report.cases, report.summaries, counts, _expected(report, origins)),
+        depths=depths,
         case_warnings=_each(report.cases, lambda p: _case_warnings(origins[p.identifier].warnings)),
         case_notes=_each(report.cases, lambda p: _case_notes(p, origins[p.identifier])),
         charts=_each(report.cases, lambda p: charts(p.figures)),
@@ -112,7 +120,10 @@ def render(report: ReportPage) -> str:
 
 
 def overview(
-    pages: Sequence[CasePage], summaries: Mapping[str, Summary], n_warnings: Mapping[str, int]
+    pages: Sequence[CasePage],
+    summaries: Mapping[str, Summary],
+    n_warnings: Mapping[str, int],
+    expected: _Column | None = None,
 ) -> str:
     """The table, the worst case first; without summaries names and warnings alone stand in it.
 
@@ -120,8 +131,9 @@ def overview(
         pages: the cases, in the order of their numbers in the page.
         summaries: method -> what gdm_evaluate says; empty where there are no targets.
         n_warnings: identifier -> how many there are.
+        expected: the MAE that is expected without a target.
     """
-    columns = _columns(summaries)
+    columns = [*_columns(summaries), *([] if expected is None else [expected])]
     bad = [columns[0].penalty(page) if columns else None for page in pages]
     ranks = [math.inf if one is None else -one for one in bad]
     heads = [
@@ -140,6 +152,26 @@ def overview(
         foot=_foot(columns),
         rules="".join(_rules(summary) for summary in list(summaries.values())[:1]),
     )
+
+
+def _depths(report: ReportPage) -> str:
+    """The section of depths and regions; "" where nothing was measured, or of several methods."""
+    summary = next(iter(report.summaries.values()), None)
+    if summary is None or len(report.summaries) > 1:
+        return ""
+    means = {metric: values.get("mean") for metric, values in summary.aggregate.items()}
+    mean = depth_tables(means, summary.unit)
+    cases = summary.cases
+    each = _each(report.cases, lambda p: depth_tables(cases[p.identifier], summary.unit))
+    return _DEPTHS.format(mean=mean, cases=each) if mean else ""
+
+
+def _expected(report: ReportPage, origins: Mapping[str, CaseOrigin]) -> _Column | None:
+    values = {name: origin.expected_mae for name, origin in origins.items()}
+    if all(value is None for value in values.values()):
+        return None
+    title = title_of("mae", report.cases[0].unit).replace("MAE", "expected MAE")
+    return _Column("expected_mae", title, "lower is better; without a target", "", values, {})
 
 
 def _notices(report: ReportPage, origins: Mapping[str, CaseOrigin]) -> str:
@@ -180,6 +212,12 @@ def _case_warnings(warnings: Sequence[str]) -> str:
 
 def _case_notes(case: CasePage, origin: CaseOrigin) -> str:
     facts = "".join(f"<li>{escape(fact)}" for fact in case.facts)
+    if origin.expected_mae is not None:
+        low, high = (f"{value:.4g}" for value in origin.validation_mae[:2] or (0.0, 0.0))
+        facts += (
+            f"<li>expected MAE {origin.expected_mae:.4g} {case.unit}, without a target; the model's"
+            f" validation cases had {low} to {high} {case.unit}"
+        )
     if origin.findings == ():
         facts += "<li>input check: like the training data"
     notes = f'<ul class="facts">{facts}</ul>'
@@ -228,7 +266,8 @@ def _columns(summaries: Mapping[str, Summary]) -> list[_Column]:
         metric: None
         for summary in summaries.values()
         for metric in metric_names(summary.cases)
-        if any(values.get(metric) is not None for values in summary.cases.values())
+        if not is_of_section(metric)
+        and any(values.get(metric) is not None for values in summary.cases.values())
     }
     return [
         _Column(

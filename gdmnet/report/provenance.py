@@ -30,12 +30,19 @@ class CaseOrigin:
         inputs: file name of each source, and its SHA-256 with a verdict.
         findings: for every way in which the input is unlike the training data: what, value,
             training range, accepted range; None where nothing was compared.
+        coverage: share of the voxels that the uncertainty map's half-widths shall hold; None for
+            standard deviations and where there is no map.
+        expected_mae: without a reference, file units; None where it is not known.
+        validation_mae: lowest and highest of the model's validation cases; () as above.
     """
 
     warnings: tuple[str, ...] = ()
     error: str | None = None
     inputs: Rows = ()
     findings: tuple[tuple[str, str, str, str], ...] | None = None
+    coverage: float | None = None
+    expected_mae: float | None = None
+    validation_mae: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -127,6 +134,8 @@ def _case(result: dict[str, Any], sources: Sequence[Path]) -> CaseOrigin:
     warnings += [f"{name} {verdict}" for name, verdict in verdicts.items() if DIFFERS in verdict]
     series = [_object(own) for own in result.get("series") or ()]
     error, findings = result.get("error"), result.get("input_check")
+    stated = _object(result.get("uncertainty"))
+    ends = stated.get("validation_mae")
     return CaseOrigin(
         warnings=tuple(warnings),
         error=None if error is None else str(error),
@@ -140,6 +149,11 @@ def _case(result: dict[str, Any], sources: Sequence[Path]) -> CaseOrigin:
         findings=None
         if not isinstance(findings, list)
         else tuple(_finding(_object(finding)) for finding in findings),
+        coverage=_number(stated.get("coverage")),
+        expected_mae=_number(stated.get("expected_mae")),
+        validation_mae=tuple(n for n in map(_number, ends) if n is not None)
+        if isinstance(ends, list)
+        else (),
     )
 
 
@@ -170,6 +184,10 @@ def _text(value: object) -> str:
     if isinstance(value, list):
         return ", ".join(map(_text, value))
     return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, (int, float)) else None
 
 
 def _object(value: object) -> dict[str, Any]:

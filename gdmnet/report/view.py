@@ -21,6 +21,7 @@ from gdmnet.report.figures import (
     agreement_figures,
     calibration_figure,
     charts,
+    coverage_figure,
     folded,
     histogram_figure,
 )
@@ -228,7 +229,9 @@ def _against_target(images: CaseImages, method: str) -> list[str]:
     figures = agreement_figures(agreement(prediction, target, mask, edges), images.unit)
     if method in images.uncertainties:
         spread = calibrate(images.uncertainties[method], prediction - target, mask)
-        if spread is not None:
+        if spread is not None and images.coverage is not None:
+            figures.append(coverage_figure(spread, images.coverage, images.unit))
+        elif spread is not None:
             figures.append(calibration_figure(spread, images.unit))
     return figures
 

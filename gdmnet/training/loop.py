@@ -37,7 +37,7 @@ from gdmnet.training.state import (
 )
 from gdmnet.training.step import learning_rate
 
-DRAW_SECONDS = 10.0  # short epochs would be spent on drawing
+DRAW_SECONDS = 60.0  # short epochs would be spent on drawing
 _TIMED = (3, 10)  # steps between which the first estimate of a training's length is measured
 _log = logging.getLogger(__name__)
 _STEP = 3  # a stream of random numbers beside those of the batches
@@ -138,8 +138,8 @@ def _train_epoch(
 def _log_end(recipe: Recipe, epoch: int, seconds: float, device: torch.device) -> None:
     """Foretell the end of a training from the seconds that its first steps promise."""
     _log.info(
-        "%d epochs of %d steps, about %s on this %s, done about %s",
-        recipe.epochs - epoch,
+        "%s of %d steps, about %s on this %s, done about %s",
+        f"epochs {epoch + 1} to {recipe.epochs}" if epoch else f"{recipe.epochs} epochs",
         recipe.iterations,
         log.duration(seconds),
         {"cuda": "GPU"}.get(device.type, device.type.upper()),

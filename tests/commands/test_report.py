@@ -80,6 +80,31 @@ def test_predictions_alone_are_enough(tmp_path, capsys):
     assert "No targets were given" in output.read_text("utf-8")
 
 
+def test_depths_regions_and_the_expected_error_have_their_place(tmp_path, capsys):
+    write_case(tmp_path, "a", 0, error=50, spread=40)
+    stated = {"coverage": 0.9, "expected_mae": 17.25, "validation_mae": [20.0, 31.5]}
+    write_record(tmp_path, {"a": {"inputs": {}, "uncertainty": stated}})
+    write(tmp_path / "labels/a.nii.gz", np.where(target(0) > 500, 3, 0))
+    options = ("--regions", str(tmp_path / "labels"), "--wepl", "0,90")
+    assert call(tmp_path, *options) == 0
+    html = html_of(tmp_path)
+    places = EvaluationFolders(tmp_path / "out", tmp_path / "targets", regions=tmp_path / "labels")
+    values = evaluate_folders(places, EvaluationSettings(wepl=(0.0, 90.0))).cases["a"]
+    depth = [values[f"wepl_{kind}_90"] for kind in ("bias", "p95", "region_3")]
+    section = re.search('<section id="depths".+?</section>', html, re.S)[0]
+    row = "<td>".join(["90", *(f"{value:.1f}" for value in depth)])
+    assert section.count(f"<tr><th scope=row>{row}</tr>") == 2  # the mean, and the only case
+    assert "<tr><th scope=row>3<td>50.0<td>50.0</tr>" in section
+    assert "wepl bias" not in html
+    assert '<a href="#depths">' in html
+    assert "expected MAE 17.25 HU, without a target; the model's validation cases had 20 to" in html
+    assert 'title="17.25">17.25' in html.split("</table>")[0]
+    assert views_of(html)[0]["pictures"][-1]["title"] == "90 % within +-"
+    assert "is within it for" in html
+    assert main(["-p", str(tmp_path / "out"), *options]) == 2
+    assert "give them by -r" in capsys.readouterr().err
+
+
 def test_a_match_is_applied_to_pictures_and_table(tmp_path):
     write_case(tmp_path, "a", 0, error=0)
     write(tmp_path / "out/a.nii.gz", 2 * target(0))

@@ -167,6 +167,21 @@ def test_the_front_never_mixes_matched_and_unmatched(script):
     assert all(("matched" in error) == ("matched" in distance) for error, distance in panels)
 
 
+def test_expected_errors_are_held_against_true_ones_of_held_out_cases(script, tmp_path):
+    shape = (6, 24, 32)
+    (tmp_path / "ct").mkdir()
+    for seed in range(8):
+        _, ct, _ = make_patient(np.random.default_rng(seed), shape)
+        volume = Volume(ct[None], Geometry(shape, (3.0, 6.0, 4.5)))
+        write_volume(tmp_path / "ct" / f"{seed}.nii.gz", volume, integer=True)
+    words = [str(tmp_path / "ct"), "-o", str(tmp_path / "out"), "--epochs", "1"]
+    assert script("expected_error").main(words) == 0
+    rows = table(tmp_path / "out/table.md")
+    assert {name: rows[name][0] for name in ("Mixed", "Plain")} == {"Mixed": "4", "Plain": "4"}
+    assert rows["0"][0] == "60"
+    assert all(float(rows[name][1]) > 0 for name in "0257")
+
+
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peaks need Linux")
 def test_rivals_measures_gdmnet_alone(script, tmp_path, capsys, monkeypatch):
     rivals = script("rivals")
@@ -209,6 +224,18 @@ def test_commands_of_the_page_are_understood(script):
         script(name).build_parser().parse_args(shlex.split(arguments, comments=True))
     scripts = {path.stem for path in (DOCUMENTATION / "benchmarks").glob("*.py")}
     assert scripts == {
-        *("expected_error", "judging", "method_study"),
+        *("engines", "expected_error", "judging", "method_study"),
         *("rivals", "simulated_memory", "task_chains"),
     }
+
+
+def test_engines_are_timed_and_agree(script, tmp_path, models, capsys):
+    for package in ("onnx", "onnxruntime", "openvino"):
+        pytest.importorskip(package)
+    assert script("engines").main([str(models.make_model(tmp_path, {"0": 50.0})), "-n", "1"]) == 0
+    *_, by_torch, half, onnxruntime, openvino = capsys.readouterr().out.splitlines()
+    assert by_torch.startswith("| torch, fp32 |")
+    assert half.startswith("| torch, bf16 |")
+    for line, name in ((onnxruntime, "onnxruntime"), (openvino, "openvino")):
+        assert line.startswith(f"| {name} |")
+        assert float(line.split("|")[4]) < 1e-4

@@ -15,6 +15,7 @@ from gdmnet.inference.archive import export_model, install_model
 from gdmnet.metrics.statistics import aggregate
 from gdmnet.metrics.summary import Summary
 from gdmnet.models import checkpoint
+from gdmnet.models.expected_error import EXPECTED_JSON
 from gdmnet.models.manifest import Manifest
 from gdmnet.plan import CaseFingerprint, Fingerprint, Intensity
 
@@ -47,6 +48,7 @@ def make_clinical(results, models, folds=("0", "1")):
     )
     fingerprint = Fingerprint(1, "Dataset501_Test", ("CT 0",), "CT", cases, (some,), some)
     codec.save(fingerprint, folder / folders.FINGERPRINT_JSON)
+    codec.save(models.make_expected(), folder / EXPECTED_JSON)
     return folder
 
 
@@ -85,7 +87,7 @@ def test_a_case_has_the_same_new_name_in_every_file(folder, tmp_path):
 def test_only_what_prediction_needs_goes_along(folder, tmp_path):
     export_model(folder, tmp_path / "a.zip", folds=["1"])
     export_model(folder, tmp_path / "b.zip", with_best=True)
-    common = {"manifest.json", "model_card.md", "plan.json", "fingerprint.json"}
+    common = {"manifest.json", "model_card.md", "plan.json", "fingerprint.json", EXPECTED_JSON}
     fold = {"fold_1/run.json", "fold_1/summary.json", "fold_1/checkpoint_final.pt"}
     assert set(contents(tmp_path / "a.zip")) == common | fold
     assert "fold_0/checkpoint_best.pt" in contents(tmp_path / "b.zip")
@@ -147,9 +149,10 @@ def test_the_installed_model_predicts_bit_identically(folder, tmp_path, models, 
     np.testing.assert_array_equal(before, after)
 
 
-def test_an_installed_model_can_be_exported_again(folder, tmp_path):
+def test_an_installed_model_can_be_exported_again(folder, tmp_path, models):
     first = export_model(folder, tmp_path / "a.zip")
     installed = install_model(tmp_path / "a.zip", tmp_path / "clinic").folder
+    assert load_model(installed, device="cpu").expected == models.make_expected()
     assert export_model(installed, tmp_path / "b.zip").files == first.files
 
 

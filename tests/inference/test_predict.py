@@ -21,6 +21,7 @@ from gdmnet.inference import PredictionSettings, case, load_model, predict
 from gdmnet.inference.inputs import find_cases
 from gdmnet.inference.predict import predict_folder
 from gdmnet.inference.record import Predictions
+from gdmnet.models.expected_error import EXPECTED_JSON
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -155,7 +156,7 @@ def write_volume(path, volume, *, integer=False):
         os.kill(os.getpid(), signal.SIGKILL)
     whole(path, volume, integer=integer)
 whole, case.write_volume = case.write_volume, write_volume
-translator = load_model(sys.argv[1], PredictionSettings(tta=True), device="cpu")
+translator = load_model(sys.argv[1], PredictionSettings(step_size=0.4), device="cpu")
 predict_folder(translator, Path(sys.argv[2]), Path(sys.argv[3]), overwrite=True, uncertainty=True)
 """
 
@@ -176,9 +177,9 @@ def test_a_kill_while_overwriting_leaves_whole_files_and_the_next_run_ends_it(
     for name in ("b.nii.gz", "c.nii.gz"):
         assert (out / name).read_bytes() == before[name]
         assert read_volume(out / "uncertainty" / name).array.any()
-    with pytest.raises(OutputError, match="other tta"):
+    with pytest.raises(OutputError, match="other step_size"):
         predict_folder(trio, inputs, out)
-    again = load_model(trio.card.folder, PredictionSettings(tta=True), device="cpu")
+    again = load_model(trio.card.folder, PredictionSettings(step_size=0.4), device="cpu")
     result = predict_folder(again, inputs, out, uncertainty=True)
     assert (result.predicted, result.skipped) == (("b", "c"), ("a",))
     predict_folder(again, inputs, tmp_path / "afresh", uncertainty=True)
@@ -238,7 +239,9 @@ def test_a_record_of_before_settings_were_one_is_continued(tmp_path, models, tra
     data = json.loads(path.read_text())
     settings = data["model"].pop("settings")
     del settings["realism"]  # the card's own tells it by fold
-    del settings["finish"], settings["mixed_folds"], data["model"]["finish"]  # were not known
+    for name in ("finish", "mixed_folds", "engine"):
+        del settings[name]  # was not known
+    del data["model"]["finish"]
     path.write_text(json.dumps({**data, "schema": 1, "model": {**data["model"], **settings}}))
     assert predict_folder(translator, inputs, out).skipped == ("a", "b", "c")
     assert record(out).model == translator.card
@@ -559,6 +562,32 @@ def test_uncertainty_is_written_beside_the_same_prediction(tmp_path, models, tri
     assert noted.mean == pytest.approx(std, rel=1e-3)
     assert noted.single_opinion == 0
     assert record(tmp_path / "plain").cases["a"].uncertainty is None
+
+
+def test_the_map_of_a_model_that_knows_its_errors_is_a_half_width(tmp_path, models, trio, inputs):
+    codec.save(models.make_expected(), Path(trio.card.folder) / EXPECTED_JSON)
+    try:
+        knowing, wider = (
+            load_model(trio.card.folder, PredictionSettings(step_size=s), device="cpu")
+            for s in (0.5, 0.7)
+        )
+    finally:
+        (Path(trio.card.folder) / EXPECTED_JSON).unlink()
+    assert wider.expected is None  # measured with other windows
+    predict_folder(knowing, inputs, tmp_path / "out", uncertainty=True)
+    out = read_volume(tmp_path / "out/a.nii.gz").array[0]
+    widths = read_volume(tmp_path / "out/uncertainty/a.nii.gz").array[0]
+    # windows of one fold agree: these models add a constant
+    body = (widths > 0) & (out != 200)  # 199.9 becomes 200 in the file
+    np.testing.assert_array_equal(widths[body], np.where(out[body] >= 200, 100, 10))
+    assert (widths[models.core()] > 0).all()
+    case = record(tmp_path / "out").cases["a"]
+    noted, share = case.uncertainty, (out[body] >= 200).mean()
+    assert (noted.coverage, noted.validation_mae) == (0.9, (20.0, 40.0))
+    assert noted.expected_mae == pytest.approx(5 + 45 * share, rel=0.01)
+    assert noted.mean == pytest.approx(widths[body].mean(), rel=0.01)
+    low = f"expected MAE {noted.expected_mae:.4g}, outside of the validation cases' 20 to 40"
+    assert case.warnings == (low,)
 
 
 def test_a_missing_map_is_made_up_for(tmp_path, trio, inputs):

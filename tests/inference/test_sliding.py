@@ -7,12 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gdmnet.inference import sliding
-from gdmnet.inference.sliding import (
+from gdmnet.inference.sliding import predict_volume
+from gdmnet.inference.windows import (
     BODY_MARGIN,
     WEIGHT_FLOOR,
     BodyRegion,
     gaussian_weight,
-    predict_volume,
     window_starts,
     windows,
 )

@@ -39,6 +39,7 @@ def test_the_groups_are_those_of_a_slow_count(rng):
     first = np.array(pairs[:n_first])
     assert found.stated[0] == pytest.approx(np.sqrt((first[:, 0] ** 2).mean()), rel=1e-5)
     assert found.made[0] == pytest.approx(np.sqrt((first[:, 1] ** 2).mean()), rel=1e-5)
+    assert found.within[0] == (abs(first[:, 1]) <= first[:, 0]).mean()
     assert list(found.stated) == sorted(found.stated)
 
 

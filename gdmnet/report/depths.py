@@ -1,0 +1,66 @@
+"""Depths of beams and regions, as gdm_evaluate --wepl --regions measures them, as compact tables.
+
+A depth is an error in water-equivalent path length in mm, a region a label of a label map.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from html import escape
+
+from gdmnet.metrics.statistics import Values
+from gdmnet.table import cell_text
+
+_DEPTH = re.compile(r"wepl_(bias|p95|region_(?P<label>\d+))_(?P<angle>-?[\d.]+)")
+_REGION = re.compile(r"(?P<metric>mae|bias|dice)_(region_)?(?P<label>\d+)")
+_DECIMALS = {"mae": 1, "bias": 1, "dice": 3}
+
+
+def is_of_section(metric: str) -> bool:
+    """Whether a metric stands in these tables, and needs no column among all metrics."""
+    return bool(_DEPTH.fullmatch(metric) or _REGION.fullmatch(metric))
+
+
+def depth_tables(values: Values, unit: str) -> str:
+    """A row a gantry angle, then a row a region, in HTML; "" without either.
+
+    Args:
+        values: metric -> value of a case, or its mean over the cases.
+        unit: of the images: "HU" or "".
+    """
+    return _depths(values) + _regions(values, unit)
+
+
+def _depths(values: Values) -> str:
+    found = [match for name in values if (match := _DEPTH.fullmatch(name))]
+    angles = dict.fromkeys(match["angle"] for match in found)
+    labels = dict.fromkeys(match["label"] for match in found if match["label"])
+    heads = ["gantry angle [degrees]", "mean [mm]", "p95 [mm]"]
+    heads += [f"to centre of region {label} [mm]" for label in labels]
+    kinds = ["bias", "p95", *(f"region_{label}" for label in labels)]
+    rows = (
+        [angle, *(cell_text(values.get(f"wepl_{kind}_{angle}"), 1) for kind in kinds)]
+        for angle in angles
+    )
+    return _table(heads, rows) if angles else ""
+
+
+def _regions(values: Values, unit: str) -> str:
+    found = {name: match for name in values if (match := _REGION.fullmatch(name))}
+    labels = dict.fromkeys(match["label"] for match in found.values())
+    known = {(match["metric"], match["label"]): values[name] for name, match in found.items()}
+    metrics = [metric for metric in _DECIMALS if any(metric == own for own, _ in known)]
+    of_unit = f" [{unit}]" if unit else ""
+    titles = {"mae": f"MAE{of_unit}", "bias": f"bias{of_unit}", "dice": "Dice"}
+    rows = (
+        [label, *(cell_text(known.get((metric, label)), _DECIMALS[metric]) for metric in metrics)]
+        for label in labels
+    )
+    return _table(["region", *(titles[metric] for metric in metrics)], rows) if labels else ""
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    head = "".join(f"<th scope=col>{escape(title)}" for title in heads)
+    body = "".join(f"<tr><th scope=row>{'<td>'.join(row)}</tr>" for row in rows)
+    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</table></div>'
