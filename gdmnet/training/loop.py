@@ -6,9 +6,10 @@ import dataclasses
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, closing
+from itertools import islice, product
 from pathlib import Path
 from typing import Any
 
@@ -73,14 +74,16 @@ def fit(
         OutputError: the folder cannot be written.
     """
     training = Training(generator, objective, recipe, folder, device)
-    with ExitStack() as beginning, ThreadPoolExecutor(1) as writer:
+    with ExitStack() as beginning, ExitStack() as held:
         first = restore_latest(training) if new is None else 0
         if new is not None and training.process.is_leader:
             training.folder = beginning.enter_context(new)
+        writer = held.enter_context(ThreadPoolExecutor(1))
         written = writer.submit(_nothing)
+        batches = held.enter_context(closing(_all_batches(training, train_batches, first)))
         for epoch in range(first, recipe.epochs):
             started = time.perf_counter()
-            means = _train_epoch(training, train_batches, epoch, estimate=epoch == first)
+            means = _train_epoch(training, batches, epoch, estimate=epoch == first)
             quality = _validate(training, validation_batches)
             written.result()
             save = _finish_epoch(training, means, quality, epoch + 1, started, beginning)
@@ -98,24 +101,24 @@ def _nothing() -> None:
     """What ranks other than 0 write of an epoch, and all before the first."""
 
 
+def _all_batches(training: Training, batches: Batches, first: int) -> Generator[Batch, None, None]:
+    """The batches of all steps from an epoch on; workers begin the next one while this ends."""
+    recipe, on_gpu = training.recipe, training.device.type == "cuda"
+    places = list(product(range(first, recipe.epochs), range(recipe.iterations)))
+    return prefetched(batches, places, batches.n_workers, training.process.rank, pinned=on_gpu)
+
+
 def _train_epoch(
-    training: Training, batches: Batches, epoch: int, *, estimate: bool
+    training: Training, batches: Iterator[Batch], epoch: int, *, estimate: bool
 ) -> dict[str, float]:
-    """All steps of one epoch (from 0); the means of its metrics.
+    """All steps of one epoch (from 0), with the next batches; the means of its metrics.
 
     With `estimate`, the end of the training is foretold after its first steps.
     """
-    recipe, process = training.recipe, training.process
-    steps, epoch_metrics = range(recipe.iterations), log.StepMetrics()
-    title = f"epoch {epoch + 1}/{recipe.epochs}"
-    on_gpu = training.device.type == "cuda"
-    source_of_batches = prefetched(
-        batches, epoch, steps, batches.n_workers, process.rank, pinned=on_gpu
-    )
-    with (
-        closing(source_of_batches) as source,
-        progress_bar(source, title, total=len(steps), shown=process.is_leader) as bar,
-    ):
+    recipe, process, epoch_metrics = training.recipe, training.process, log.StepMetrics()
+    title, n_steps = f"epoch {epoch + 1}/{recipe.epochs}", recipe.iterations
+    own = islice(batches, n_steps)
+    with progress_bar(own, title, total=n_steps, shown=process.is_leader) as bar:
         for step, batch in enumerate(bar):
             metrics, finite = _step(training, batch.to(training.device), epoch, step)
             if training.counts.count_step(finite=finite):
