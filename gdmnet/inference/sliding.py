@@ -27,7 +27,7 @@ BODY_MARGIN = 8
 
 Window = tuple[slice, slice, slice]
 Network = Callable[[Tensor], Tensor]
-Spread = Literal["opinions", "windows"]
+Spread = Literal["opinions", "mirrored"]
 ENSEMBLES: dict[str, Callable[[Tensor], Tensor]] = {
     "mean": lambda outputs: outputs.mean(dim=0),
     # torch.median takes the lower of the two in the middle; of two folds that would be one fold
@@ -91,9 +91,8 @@ class Estimate:
 
     Attributes:
         mean: the prediction.
-        std: how far folds, mirrored copies and overlapping windows (or the windows alone) lie
-            apart at each voxel, as a standard deviation; 0 where there is only one opinion; None
-            if it was not asked for.
+        std: how far folds, mirrored copies and overlapping windows lie apart at each voxel, as a
+            standard deviation; 0 where there is only one opinion; None if it was not asked for.
     """
 
     mean: NDArray
@@ -138,9 +137,9 @@ def predict_volume(
         device: where the network lies; the accumulators stay in main memory.
         settings: step size, mirrored copies, ensemble; None is the default of each.
         region: skip what is far from the body.
-        spread: measure how far all opinions lie apart, or the overlapping windows of each fold
-            alone, without mirrored copies (the root mean square over the folds); the prediction is
-            the same to the bit.
+        spread: measure how far all opinions lie apart; or "mirrored": how far each fold's own lie
+            apart in overlapping windows and their copies mirrored along x, as the root mean square
+            over the folds, whatever the settings. The prediction is the same to the bit.
 
     Raises:
         ValueError: shapes that do not fit, or a step size outside (0, 1].
@@ -163,15 +162,16 @@ def predict_volume(
             z, y, x = window
             patch = volume[None, :, z, y, x].to(device)  # (1, c, z, y, x)
             opinions = Moments(patch_size, device) if spread == "opinions" else None
-            value, plain = _predict_window(network, patch, settings, opinions)
+            value = _predict_window(network, patch, settings, opinions)
             total[window] += value.cpu() * weight
             weights[window] += weight
             if opinions is not None:
                 moments = moments or Moments(shape)
                 moments.add(opinions.means.cpu(), opinions.variance().cpu(), weight, window)
-            if spread == "windows":
-                moments = moments or Moments(shape, n_series=len(plain))
-                moments.add(plain.cpu(), 0.0, weight, window)
+            if spread == "mirrored":
+                variance, means = _of_each_fold(network, patch)
+                moments = moments or Moments(shape, n_series=len(means))
+                moments.add(means.cpu(), variance.cpu(), weight, window)
     background = 0.0 if region is None else region.background
     mean = torch.where(weights > 0, total / weights, background)
     std = _cut((moments or Moments(shape)).variance().sqrt(), box) if spread else None
@@ -219,24 +219,26 @@ def gaussian_weight(patch_size: Shape) -> NDArray:
 
 def _predict_window(
     network: Network, patch: Tensor, settings: PredictionSettings, opinions: Moments | None
-) -> tuple[Tensor, Tensor]:
-    """The value (z, y, x) of one window; all opinions about it join what is measured of them.
-
-    And the folds' opinions (n, z, y, x) about the window as it is, without mirrored copies.
-    """
+) -> Tensor:
+    """The value (z, y, x) of one window; all opinions about it join what is measured of them."""
     combine = ENSEMBLES[settings.ensemble]
-    copies, plain = [], None
+    copies = []
     for flip in _flips(patch) if settings.tta else [()]:
         outputs = network(patch.flip(flip)).flip(flip).float()
         if outputs.shape[1:] != (1, *patch.shape[2:]):
             raise ValueError(f"the network gave {tuple(outputs.shape)} for {tuple(patch.shape)}")
-        plain = outputs[:, 0] if plain is None else plain  # the first flip is none
         copies.append(combine(outputs[:, 0]))  # (z, y, x)
         if opinions is not None:
             variance, mean = torch.var_mean(outputs[:, 0], dim=0, correction=0)
             opinions.add(mean[None], variance, len(outputs))
-    assert plain is not None
-    return torch.stack(copies).mean(dim=0) if settings.tta else copies[0], plain
+    return torch.stack(copies).mean(dim=0) if settings.tta else copies[0]
+
+
+def _of_each_fold(network: Network, patch: Tensor) -> tuple[Tensor, Tensor]:
+    """Of a window and its copy mirrored along x: variance (z, y, x), means (n, z, y, x)."""
+    both = torch.stack([network(patch), network(patch.flip(-1)).flip(-1)])[:, :, 0].float()
+    variance, means = torch.var_mean(both, dim=0, correction=0)  # n, z, y, x
+    return variance.mean(dim=0), means
 
 
 def _flips(patch: Tensor) -> list[tuple[int, ...]]:
