@@ -22,7 +22,8 @@ COMMANDS = (
     "simulate_sparse_view",
 )
 ENCODERS = ("monai>=1.4", "einops", "safetensors")
-TEST = ("pytest", "pytest-cov", "pytest-xdist", "hypothesis", *ENCODERS)
+ONNX = ("onnx", "onnxruntime", "openvino")
+TEST = ("pytest", "pytest-cov", "pytest-xdist", "hypothesis", *ENCODERS, *ONNX)
 
 
 def read_version() -> str:
@@ -61,7 +62,12 @@ setup(
         "matplotlib>=3.9",
         "tqdm",
     ],
-    extras_require={"encoders": ENCODERS, "test": TEST, "dev": (*TEST, "ruff", "mypy")},
+    extras_require={
+        "encoders": ENCODERS,
+        "onnx": ONNX,
+        "test": TEST,
+        "dev": (*TEST, "ruff", "mypy"),
+    },
     entry_points={
         "console_scripts": [f"gdm_{name} = gdmnet.commands.{name}:main" for name in COMMANDS]
     },

@@ -34,7 +34,7 @@ EPOCH = "epoch"
 _DENSITY = ("#d9e7f3", "#569ccd", "#102a60")  # few to many: dark on white
 _SVG_INCHES, _PANEL_INCHES = (5.8, 4.2), (4.4, 3.0)  # 72 units of an SVG, 100 pixels of a PNG each
 _TITLE_INCHES = 0.35  # above a picture
-_SHEET_COLUMNS, _SHEET_INCHES = 8, 1.75  # of a contact sheet, and the width of its pictures
+_SHEET_COLUMNS, _SHEET_INCHES = 6, 2.3  # of a contact sheet, and the width of its pictures
 _FEW = 30  # a curve of so few points is seen point by point
 _STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same widths everywhere
@@ -195,7 +195,7 @@ def save_charts(
 
 
 def save_pictures(pictures: Sequence[Picture], path: Path, *, heading: str) -> None:
-    """Write pictures in rows of eight as one PNG.
+    """Write pictures in rows of six as one PNG.
 
     Args:
         pictures: in reading order, at least one.
@@ -242,6 +242,7 @@ def draw_picture(axes: Axes, picture: Picture) -> None:
     """A plane in grey with its title."""
     axes.set_title(picture.title, loc="left")
     axes.set_axis_off()
+    axes.set_anchor("N")
     high = max(picture.high, picture.low + 1e-12)
     axes.imshow(picture.image, "gray", aspect=picture.aspect, vmin=picture.low, vmax=high)
 
@@ -255,7 +256,9 @@ def draw_curves(axes: Axes, chart: Chart) -> None:
         x, y = np.array(curve.points, dtype=float).reshape(-1, 2).T
         y = np.where(np.isfinite(y) & ((y > 0) | (not chart.logarithmic)), y, np.nan)
         dots = "o" if len(x) <= _FEW else ""
-        lines += axes.plot(x, y, color=COLOURS[i % len(COLOURS)], marker=dots, markersize=3.5)
+        again, colour = divmod(i, len(COLOURS))
+        dashes = ("-", "--", ":")[again % 3]
+        lines += axes.plot(x, y, dashes, color=COLOURS[colour], marker=dots, markersize=3.5)
     for mark in chart.marks:
         axes.axhline(mark, color=FAINT, linestyle="--", linewidth=1)
     if chart.star is not None and math.isfinite(chart.star[1]):

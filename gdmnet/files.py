@@ -54,7 +54,7 @@ def whole_file(
             yield aside
             _to_disk(aside)
             aside.replace(path)
-        except BaseException:
+        except BaseException:  # Ctrl-C and SIGTERM, too, here and below
             with contextlib.suppress(OSError):
                 aside.unlink()
             raise

@@ -24,6 +24,8 @@ SPLITS_JSON = "splits_final.json"
 RUN_JSON = "run.json"
 SUMMARY_JSON = "summary.json"
 LATEST, BEST, FINAL = "checkpoint_latest.pt", "checkpoint_best.pt", "checkpoint_final.pt"
+ONNX = "checkpoint_final.onnx"
+"""What `gdm_export_model --onnx` makes of it."""
 CHECKPOINTS = {"final": FINAL, "best": BEST}
 """Those that a finished training leaves to predict with."""
 
@@ -165,8 +167,9 @@ def encoder_folder(results: Path, dataset: str, configuration: str, fold: str) -
 
 
 def finished_folds(model: Path) -> list[str]:
-    """Folds with a final checkpoint, numeric ones first."""
-    folds = [p.parent.name.removeprefix("fold_") for p in model.glob(f"fold_*/{FINAL}")]
+    """Folds with a final checkpoint, or that as an exported network; numeric ones first."""
+    paths = (path for name in (FINAL, ONNX) for path in model.glob(f"fold_*/{name}"))
+    folds = {path.parent.name.removeprefix("fold_") for path in paths}
     return sorted(folds, key=lambda f: (not f.isdecimal(), int(f) if f.isdecimal() else 0, f))
 
 

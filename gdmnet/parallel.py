@@ -7,6 +7,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -39,6 +40,12 @@ class LogAboveBars(logging.StreamHandler):
             super().emit(record)
 
 
+def log_to_stderr(form: str = "%(message)s") -> None:
+    """Show what gdmnet logs, and not what libraries tell of themselves."""
+    logging.basicConfig(format=form, handlers=[LogAboveBars(sys.stderr)])
+    logging.getLogger("gdmnet").setLevel(logging.INFO)
+
+
 def progress_bar(
     items: Iterable[A] | None,
     title: str,
@@ -60,12 +67,16 @@ def progress_bar(
     return tqdm(items, title, total, disable=disable, leave=False, delay=delay)
 
 
+def _identifier(item: object) -> str:
+    return str(getattr(item, "identifier", item))
+
+
 def map_cases(
     function: Callable[[A], R],
     items: Sequence[A],
     *,
     n_processes: int,
-    name: Callable[[A], str] = str,
+    name: Callable[[A], str] = _identifier,
     title: str = "",
 ) -> list[R]:
     """`[function(item) for item in items]`, in `n_processes` processes, with a progress bar.
@@ -74,7 +85,7 @@ def map_cases(
         function: a picklable function (spawned processes import it).
         items: one argument each.
         n_processes: 1 works in this process.
-        name: how an item is called in an error.
+        name: how an item is called in an error: by its identifier, if it has one.
         title: of the progress bar; it is drawn on terminals only.
 
     Raises:
@@ -158,7 +169,7 @@ def _naming(case: str) -> Iterator[None]:
         if case not in str(error):
             error.args = (f"case {case}: {error}",)
         raise
-    except Exception as error:
+    except Exception as error:  # whatever it is, it goes on with the case's name
         if hasattr(error, "add_note"):  # Python 3.11 and later
             error.add_note(f"case {case}")
         raise

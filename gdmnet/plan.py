@@ -31,7 +31,8 @@ class Intensity:
 
     `outside` is the median of the voxels outside the body (the minimum where there are none);
     `noise` the median absolute Laplacian in the axial plane, `quantiles` the percentiles 10, 25,
-    50, 75 and 90; None and () in older fingerprints.
+    50, 75 and 90, `rim` by how many standard deviations the body's outermost 4 mm are brighter than
+    its inner 40 %; None and () in older fingerprints.
     """
 
     mean: float
@@ -46,6 +47,7 @@ class Intensity:
     outside: float
     noise: float | None = None
     quantiles: tuple[float, ...] = ()
+    rim: float | None = None
 
 
 @dataclass(frozen=True)

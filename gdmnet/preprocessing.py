@@ -17,8 +17,15 @@ from numpy.typing import NDArray
 
 from gdmnet import codec
 from gdmnet.arrays import normalise
-from gdmnet.arrays.crop import bounding_box, box_shape, crop, uncrop
-from gdmnet.arrays.resample import lost_detail, resample, resample_mask, resampled_shape
+from gdmnet.arrays.crop import bounding_box, box_shape, crop
+from gdmnet.arrays.resample import (
+    lost_detail,
+    mask_slabs,
+    resample,
+    resample_mask,
+    resampled_shape,
+    resampled_slabs,
+)
 from gdmnet.data.body import find_body, without_bias
 from gdmnet.data.case import Case, CaseFiles, CaseRecord, Volume
 from gdmnet.data.dicom import read_sources
@@ -82,16 +89,15 @@ def prepare_volumes(
     small_inside = resample_mask(inside, shape)
     if not small_inside.any():  # a body thinner than half a voxel of the new grid
         small_inside[...] = 1
-    channels = [
-        normalise.apply(image, normalise.fit(normalisation, image, patient))
-        for image, normalisation in zip(
-            crop(corrected, box), source_normalisations(configuration), strict=True
-        )
-    ]
     units, prepared_target, detail, products = None, None, None, (0.0, 0.0)
     residual = configuration.residual_channel
-    if residual is not None and configuration.target.scheme == "ct":
-        detail = lost_detail(channels[residual][None], shape)
+    prepared = np.empty((len(corrected), *shape), dtype=np.float32)
+    for channel, scheme in enumerate(source_normalisations(configuration)):  # one in memory
+        image = crop(corrected[channel], box)
+        image = normalise.apply(image, normalise.fit(scheme, image, patient))[None]
+        prepared[channel] = resample(image, shape)[0]
+        if channel == residual and configuration.target.scheme == "ct":
+            detail = lost_detail(image, shape)
     if target is not None:
         image = crop(target.array, box)[0]
         units = normalise.fit(configuration.target, image, patient)
@@ -115,7 +121,7 @@ def prepare_volumes(
     small_patient = None if body.patient is body.counted else resample_mask(patient, shape)
     case = Case(
         record,
-        resample(np.stack(channels), shape),
+        prepared,
         prepared_target,
         small_inside,
         small_patient,
@@ -165,13 +171,14 @@ def restore(
     Returns:
         float32 (1, z, y, x), file units (CT: HU); background outside the body and the crop.
     """
-    background = np.float32(normalisation.background)
-    extent = box_shape(record.box)
-    image = resample(prediction, extent)
-    image = normalise.invert(image if detail is None else image + detail, normalisation)
-    inside = resample_mask(body, extent)
-    image = np.where(inside != 0, image, background)
-    return uncrop(image, record.box, record.geometry.shape, float(background))
+    extent, background = box_shape(record.box), np.float32(normalisation.background)
+    whole = np.full((1, *record.geometry.shape), background, dtype=np.float32)
+    place = crop(whole, record.box)
+    slabs = zip(resampled_slabs(prediction, extent), mask_slabs(body, extent), strict=True)
+    for (rows, image), (_, inside) in slabs:
+        image = image if detail is None else image + detail[:, rows]
+        np.copyto(place[:, rows], normalise.invert(image, normalisation), where=inside)
+    return whole
 
 
 def prepare_and_store(case: CaseFiles, configuration: Configuration, folder: Path) -> None:

@@ -197,7 +197,7 @@ def make_fingerprint(*, n_sources=1, n_cases=3) -> Fingerprint:
         ct = make_ct(seed=seed)
         body, rule = body_mask(ct[None], SPACING, [True])
         (z0, z1), (y0, y1), (x0, x1) = bounding_box(body)
-        intensity = measure_intensity(ct, body != 0)
+        intensity = measure_intensity(ct, body != 0, SPACING)
         cases.append(
             CaseFingerprint(
                 identifier=f"case_{seed}",

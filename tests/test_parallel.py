@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import logging
 import math
 import operator
 import os
@@ -15,7 +17,7 @@ import pytest
 
 from gdmnet import codec
 from gdmnet.errors import PlanError
-from gdmnet.parallel import WorkerDiedError, map_cases
+from gdmnet.parallel import LogAboveBars, WorkerDiedError, map_cases, progress_bar
 
 ROOT = Path(__file__).resolve().parents[1]
 PATIENCE = 60  # seconds until a test calls it a hang
@@ -150,3 +152,26 @@ def _is_running(pid):
             subprocess.run(["ps", "-p", str(pid)], capture_output=True, check=False).returncode == 0
         )
     return state != "Z"
+
+
+class _Terminal(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize("stream", [_Terminal, io.StringIO])
+def test_lines_stand_above_the_bar_which_files_do_not_get(monkeypatch, stream):
+    shown = stream()
+    monkeypatch.setattr(sys, "stderr", shown)
+    handler = LogAboveBars(shown)
+    for _ in progress_bar(range(3), "cases"):
+        handler.emit(logging.LogRecord("x", logging.INFO, "", 0, "a line", (), None))
+    lines = [line.split("\r")[-1] for line in shown.getvalue().split("\n")]
+    assert lines[:3] == ["a line"] * 3
+    if stream is _Terminal:
+        assert "cases:   0%|" in shown.getvalue()
+        assert "| 0/3 [" in shown.getvalue()
+    else:
+        assert lines[3:] == [""]

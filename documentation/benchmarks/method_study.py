@@ -52,8 +52,8 @@ from gdmnet.folders import Roots
 from gdmnet.geometry import Spacing
 from gdmnet.inference.finish import FinishCase, apply_finish, fit_finish
 from gdmnet.inference.model import load_model
-from gdmnet.inference.sliding import Estimate
 from gdmnet.inference.translator import Translator
+from gdmnet.inference.windows import Estimate
 from gdmnet.metrics.conventions import CT_LIKE_MINIMUM
 from gdmnet.models import checkpoint
 from gdmnet.models.card import PredictionSettings

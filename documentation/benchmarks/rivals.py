@@ -203,7 +203,8 @@ class Gdmnet:
         """One volume from file to file with fresh weights, in parts."""
         from gdmnet.data.case import CaseFiles
         from gdmnet.data.volume import write_volume
-        from gdmnet.inference.translator import Ensemble, Translator
+        from gdmnet.inference.ensemble import Ensemble
+        from gdmnet.inference.translator import Translator
         from gdmnet.models.card import ModelCard
         from gdmnet.preprocessing import prepare
 

@@ -52,7 +52,7 @@ def fit(normalisation: Normalisation, image: NDArray, body: NDArray) -> Normalis
 
 def apply(image: NDArray, normalisation: Normalisation) -> NDArray:
     """An image in file units as float32 in network units; clipped to low and high."""
-    result = np.clip(image, *_bounds(normalisation)).astype(np.float32)
+    result = np.clip(image, *_bounds(normalisation)).astype(np.float32, copy=False)
     result -= np.float32(normalisation.centre)
     result /= np.float32(normalisation.scale)
     return result

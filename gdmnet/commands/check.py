@@ -154,13 +154,8 @@ def draw_pictures(
         moved = partial(move, motions[0]) if motions else None
         drawn = draw_pair(case, description, found.flags[0], moved)
         save_picture(drawn, output / f"{case.identifier}.png")
-    thumbnails = map_cases(
-        partial(draw_thumbnail, description=description),
-        [case for case, _ in readable],
-        n_processes=n_processes,
-        name=lambda case: case.identifier,
-        title="contact sheet",
-    )
+    draw, cases = partial(draw_thumbnail, description=description), [case for case, _ in readable]
+    thumbnails = map_cases(draw, cases, n_processes=n_processes, title="contact sheet")
     titles = [f"{case.identifier}{' (look)' * bool(found.flags)}" for case, found in readable]
     channels = f"{description.channel_names[0]} and {description.target_name} in squares"
     heading = f"{check.dataset}: {channels} of 24 mm, axial above coronal"

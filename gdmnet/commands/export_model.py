@@ -1,4 +1,4 @@
-"""gdm_export_model: a trained model as one file to send, or as a container."""
+"""gdm_export_model: a trained model as one file to send, as a container, or as ONNX."""
 
 from __future__ import annotations
 
@@ -45,8 +45,16 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="a folder for docker build: reads /input/images/*/*.mha, writes /output",
     )
+    place.add_argument(
+        "--onnx",
+        type=Path,
+        metavar="DIR",
+        help="a folder for gdm_predict --engine onnxruntime or openvino, which need no torch",
+    )
     parser.add_dataset_arguments("dataset", "configuration", required=0)
-    parser.usage = "%(prog)s (-o FILE | --container DIR) [DATASET] [CONFIGURATION] [options]"
+    parser.usage = (
+        "%(prog)s (-o FILE | --container DIR | --onnx DIR) [DATASET] [CONFIGURATION] [options]"
+    )
     add_settings(parser, ModelChoice, ("objective", "folds", "model"))
     add_settings(parser, ExportOptions)
     parser.add_shared_options(processes=False, images=False)
@@ -58,8 +66,8 @@ def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
 
     def body() -> int:
-        if args.container is not None:
-            return _container(args)
+        if args.output is None:
+            return _folder(args)
         manifest = run(
             args.output,
             roots_from(args),
@@ -74,17 +82,24 @@ def main(argv: list[str] | None = None) -> int:
     return guarded(body)
 
 
-def _container(args: argparse.Namespace) -> int:
-    from gdmnet.inference.container import export_container
-
+def _folder(args: argparse.Namespace) -> int:
+    """A folder in place of an archive: for Docker, or for prediction without torch."""
     choice = ModelChoice(**given_settings(args, ModelChoice))
     options = ExportOptions(**given_settings(args, ExportOptions))
-    if options.overwrite or options.with_best or choice.folds is not None:
-        raise OutputError("--container takes all folds' last weights into a new folder")
-    export_container(
-        find_model(choice, roots_from(args).results), args.container, licence=options.licence
-    )
-    print(f"written: {args.container} (docker build --tag translate {args.container})")
+    if options.overwrite or options.with_best:
+        raise OutputError("--container and --onnx take the last weights into a new folder")
+    model, licence = find_model(choice, roots_from(args).results), options.licence
+    if args.container is not None:
+        from gdmnet.inference.container import export_container
+
+        export_container(model, args.container, folds=choice.folds, licence=licence)
+        print(f"written: {args.container} (docker build --tag translate {args.container})")
+    else:
+        from gdmnet.inference.onnx_export import export_onnx
+
+        error = export_onnx(model, args.onnx, folds=choice.folds, licence=licence)
+        use = f"gdm_predict -m {args.onnx} --engine onnxruntime"
+        print(f"written: {args.onnx} ({use}; at most {error:.1g} network units from torch)")
     return 0
 
 

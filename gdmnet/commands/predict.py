@@ -26,7 +26,7 @@ _EPILOG = """example:
 One finished model under the results is found by itself; dataset, -c, --objective and -f narrow the
 choice where there are several, and -m names a model's folder directly."""
 _GENERAL = ("device", "overwrite", "uncertainty", "n_threads", "num_parts", "part_id")
-_HOW = ("checkpoint", "step_size", "tta", "ensemble", "realism", "finish", "mixed_folds")
+_HOW = ("checkpoint", "step_size", "tta", "ensemble", "realism", "finish", "engine", "mixed_folds")
 _SAMPLING = ("steps", "sampler", "seed")
 _DICOM = ("source", "untilt", "dicom_out", "dicom_grid", "dicom_template")
 _SINOGRAMS = ("data_consistency", "sinograms")

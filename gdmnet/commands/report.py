@@ -144,18 +144,13 @@ def write_report(
     coverage = {name: one.coverage for name, one in origin.cases.items()}
     cases = [replace(case, coverage=coverage.get(case.identifier)) for case in cases]
     summaries = {} if summary is None else {PREDICTION: summary}
-    pages = map_cases(
-        partial(
-            case_page,
-            channel_names=origin.channel_names,
-            summaries=summaries,
-            convention=settings.convention,
-        ),
-        cases,
-        n_processes=n_processes,
-        name=lambda case: case.identifier,
-        title="packing",
+    pack = partial(
+        case_page,
+        channel_names=origin.channel_names,
+        summaries=summaries,
+        convention=settings.convention,
     )
+    pages = map_cases(pack, cases, n_processes=n_processes, title="packing")
     report = ReportPage(
         title=title,
         cases=tuple(pages),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import errno
-import logging
 import os
 import signal
 import sys
@@ -256,10 +255,9 @@ def guarded(run: Callable[[], int]) -> int:
     does, so that files are cleaned up; the status is 128 and the signal's number. Any other
     exception stays a traceback, because it is our fault.
     """
-    from gdmnet.parallel import LogAboveBars  # not for --help
+    from gdmnet.parallel import log_to_stderr  # not for --help
 
-    logging.basicConfig(format="%(message)s", handlers=[LogAboveBars(sys.stderr)])
-    logging.getLogger("gdmnet").setLevel(logging.INFO)  # not what libraries tell of themselves
+    log_to_stderr()
     numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)]
     if threading.current_thread() is not threading.main_thread():
         numbers = []  # only the main thread may ask for signals

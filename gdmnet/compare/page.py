@@ -74,18 +74,13 @@ def comparison_page(
         )
         for name, files in cases.files.items()
     ]
-    pages = map_cases(
-        partial(
-            case_page,
-            channel_names=cases.channel_names,
-            summaries=dict(summaries),
-            convention=compared.convention,
-        ),
-        shown,
-        n_processes=n_processes,
-        name=lambda case: case.identifier,
-        title="packing",
+    pack = partial(
+        case_page,
+        channel_names=cases.channel_names,
+        summaries=dict(summaries),
+        convention=compared.convention,
     )
+    pages = map_cases(pack, shown, n_processes=n_processes, title="packing")
     return render(
         ReportPage(
             title=f"{compared.dataset}: methods compared",

@@ -78,9 +78,13 @@ class ComparisonSettings(Settings):
     dataset: str
     configuration: str
     folds: tuple[str, ...] = setting(("0",), "folds to train", flag="-f", metavar="FOLD")
-    epochs: int | None = setting(None, "of every variant (default: by the preset)", least=1)
-    iterations: int | None = setting(None, "steps an epoch (default: by the preset)", least=1)
-    learning_rate: float | None = setting(None, "of all (default: by the preset)", above=0)
+    epochs: int | None = setting(None, "(default: 80 of the preset cpu, else 400)", least=1)
+    iterations: int | None = setting(
+        None, "steps an epoch (default: 50 of the preset cpu, else 250)", least=1
+    )
+    learning_rate: float | None = setting(
+        None, "(default: 3e-3 of the preset cpu, else 1e-3)", above=0
+    )
     seed: int = setting(0, "of all trainings and of the judge")
     precision: str = setting("auto", "of all trainings", choices=("auto", "fp32", "bf16", "fp16"))
     step_size: float = setting(

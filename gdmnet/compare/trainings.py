@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from gdmnet import codec, folders
 from gdmnet.compare.cases import ComparisonCases, find_held_out
@@ -247,6 +248,7 @@ def _predict(trainings: ComparedTrainings, method: Method) -> None:
 
 def _predict_case(translator: Translator, case: CaseFiles, output: Path) -> CaseCosts:
     card, network = translator.card, translator.network
+    assert isinstance(network, nn.Module)  # of torch, since no other engine was asked for
     device = torch.device(card.device)
     is_measurable = _forget_peak(device)
     with CountCalls(network) as calls:

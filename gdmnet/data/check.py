@@ -68,13 +68,8 @@ def check_dataset(folder: Path, *, n_processes: int) -> list[Complaint]:
         return [Complaint("", DATASET_JSON, _without(folder / DATASET_JSON, error))]
     training, complaints = training_cases(folder, description)
     testing, more = test_cases(folder, description)
-    findings = map_cases(
-        partial(_check_case, description=description),
-        [*training, *testing],
-        n_processes=n_processes,
-        name=lambda case: case.identifier,
-        title="checking",
-    )
+    check, cases = partial(_check_case, description=description), [*training, *testing]
+    findings = map_cases(check, cases, n_processes=n_processes, title="checking")
     complaints = [*complaints, *more]
     for finding in findings:
         complaints += finding.complaints

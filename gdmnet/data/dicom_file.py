@@ -21,7 +21,7 @@ import SimpleITK as sitk  # noqa: N813
 from numpy.typing import NDArray
 
 from gdmnet.data.dicom_grid import PASSES, Slice
-from gdmnet.errors import DatasetError
+from gdmnet.errors import DatasetError, is_out_of_memory
 from gdmnet.geometry import SPACINGS
 
 if TYPE_CHECKING:
@@ -87,11 +87,11 @@ def read_slice(path: Path) -> Slice | str:
     if not is_dicom(path):
         return NOT_DICOM
     try:
-        with quiet_pydicom(), path.open("rb") as handle:
+        with unsound_files(path, NOT_DICOM), path.open("rb") as handle:
             item = dcmread(handle, stop_before_pixels=True, force=True, specific_tags=[*_HEADER])
             n_bytes = _pixel_bytes(handle, item)
             return _no_slice(item, n_bytes) or _slice(path, item, n_bytes)
-    except Exception:  # noqa: BLE001 - on unsound files pydicom trips over whatever comes
+    except (DatasetError, MemoryError):  # the latter by a length that no header has
         return NOT_DICOM
 
 
@@ -106,19 +106,16 @@ def read_pixels(path: Path, *, is_ct: bool) -> NDArray:
     """
     from pydicom import dcmread
 
-    try:
-        with quiet_pydicom():
-            item = dcmread(path, force=True)
-            slope = float(item.get("RescaleSlope") or 1)
-            intercept = float(item.get("RescaleIntercept") or 0)
-            is_compressed = item["PixelData"].is_undefined_length
-            pixels = _decoded(path) if is_compressed else _stored(item) * slope + intercept
-            # GDCM has inverted MONOCHROME1 already.
-            if item.PhotometricInterpretation == "MONOCHROME1" and is_compressed == is_ct:
-                ends = -1 if item.PixelRepresentation else 2**item.BitsStored - 1  # low + high
-                pixels = ends * slope + 2 * intercept - pixels
-    except Exception:  # noqa: BLE001 - on unsound files pydicom trips over whatever comes
-        raise DatasetError(f"{path}: {_DAMAGED}") from None
+    with unsound_files(path, _DAMAGED):
+        item = dcmread(path, force=True)
+        slope = float(item.get("RescaleSlope") or 1)
+        intercept = float(item.get("RescaleIntercept") or 0)
+        is_compressed = item["PixelData"].is_undefined_length
+        pixels = _decoded(path) if is_compressed else _stored(item) * slope + intercept
+        # GDCM has inverted MONOCHROME1 already.
+        if item.PhotometricInterpretation == "MONOCHROME1" and is_compressed == is_ct:
+            ends = -1 if item.PixelRepresentation else 2**item.BitsStored - 1  # low + high
+            pixels = ends * slope + 2 * intercept - pixels
     return pixels.astype(np.float32)
 
 
@@ -134,6 +131,26 @@ def quiet_pydicom() -> Iterator[None]:
             yield
         finally:
             logger.disabled = before
+
+
+@contextmanager
+def unsound_files(path: Path, what: str) -> Iterator[None]:
+    """Keep pydicom quiet while a file is read; whatever it trips over there is a DatasetError.
+
+    What that may be has no end: elements are parsed when they are asked for, by pydicom, numpy,
+    struct and codecs. Only memory that ran out says nothing of the file.
+
+    Args:
+        path: of the file, named in the error.
+        what: is wrong with it, and what to do.
+    """
+    try:
+        with quiet_pydicom():
+            yield
+    except Exception as problem:
+        if isinstance(problem, DatasetError) or is_out_of_memory(problem):
+            raise
+        raise DatasetError(f"{path}: {what}") from None
 
 
 def _pixel_bytes(handle: BinaryIO, item: Dataset) -> int:
@@ -207,11 +224,11 @@ def _why_unfit(item: Dataset, n_bytes: int) -> str | None:
         return NO_PLACE
     if not _text(item, "SeriesInstanceUID"):
         return "has no SeriesInstanceUID, which says what belongs together; export it anew"
-    return _why_not_grey(item, n_bytes)
+    return _why_odd_pixels(item, n_bytes)
 
 
-def _why_not_grey(item: Dataset, n_bytes: int) -> str | None:
-    """Why an image has not one grey value a pixel."""
+def _why_odd_pixels(item: Dataset, n_bytes: int) -> str | None:
+    """Why the pixels of an image have no possible size, or are not one grey value each."""
     spacing = _numbers(item, "PixelSpacing")
     if not SPACINGS[0] <= min(spacing) <= max(spacing) <= SPACINGS[1]:
         return f"its pixels of {spacing[0]:g} x {spacing[-1]:g} mm cannot be; export it anew"

@@ -113,7 +113,7 @@ def stack(slices: Sequence[Slice]) -> tuple[list[Slice], Geometry, tuple[float, 
     slope = _slope(ordered, places - places[0] - np.outer(heights, normal), heights)
     # Columns and rows are added on the side of the slant, so that the grid holds both ends.
     slant = slope @ across * distance  # (2,) mm a slice
-    ends = slant * (len(slices) - 1) / first.spacing[::-1]  # columns, rows
+    ends = slant / first.spacing[::-1] * (len(slices) - 1)  # columns, rows, as the reader has them
     origin = places[0] + across @ (np.floor(np.minimum(ends, 0)) * first.spacing[::-1])
     columns, rows = np.ceil(np.abs(ends)).astype(int).tolist()
     shape = len(slices), first.shape[0] + rows, first.shape[1] + columns

@@ -101,6 +101,8 @@ def make_geometry(
         raise DatasetError(f"{path}: the header gives the size {shown(sides)}; correct it")
     if math.prod(sides[3:]) > 1:
         raise DatasetError(f"{path}: holds {math.prod(sides[3:])} volumes; give one file a channel")
+    if min(len(spacing), len(origin)) < min(3, len(sides)):
+        raise damaged(path, "the header has fewer spacings or coordinates of its origin than axes")
     size = (*sides, 1)[:3]
     spacing, origin = (*spacing, 1.0)[:3], (*origin, 0.0)[:3]
     if not all(SPACINGS[0] <= width <= SPACINGS[1] for width in spacing):
@@ -214,6 +216,9 @@ def _nrrd_frame(
     signs = _NRRD_SPACES.get(header.get("space", "").lower())
     if signs is None:
         raise DatasetError(f"{path}: NRRD space {header['space']!r}; store it in LPS or RAS")
+    units = re.findall(r'"([^"]*)"', _first(header, "space units", "units"))[:n_kept]
+    if {*units} - {"mm", "", "?", "???"}:
+        raise DatasetError(f"{path}: NRRD units {', '.join(units)}; store it in mm")
     origin = _numbers(path, header.get("space origin", ""), "origin", float) or [0.0] * n_axes
     directions = header.get("space directions")
     if directions is None:

@@ -6,7 +6,7 @@ import gzip
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from io import BufferedIOBase
+from io import BufferedIOBase, BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +30,7 @@ from gdmnet.folders import nifti_form
 from gdmnet.geometry import Geometry, grid_difference, to_lps, to_stored
 
 _CHUNK = 1 << 20
+_SLAB = 16  # slices
 _LEVEL = 4  # of compression: noise hardly shrinks further
 
 
@@ -52,6 +53,8 @@ def read_channels(paths: Sequence[Path]) -> Volume:
         DatasetError: as `read_volume`, or the grids of the files differ.
     """
     first, geometry = _read(paths[0])
+    if len(paths) == 1:
+        return Volume(first[None], geometry)
     array = np.empty((len(paths), *geometry.shape), dtype=np.float32)
     array[0] = first
     del first
@@ -100,22 +103,36 @@ def write_volume(path: Path, volume: Volume, *, integer: bool = False) -> None:
     if not path.name.endswith(FORMATS) or volume.array.shape[0] != 1:
         raise ValueError(f"{path}: one channel and an ending of {', '.join(FORMATS)}")
     stored = to_stored(volume.array[0], volume.geometry)
-    if integer:
-        limits = np.iinfo(np.int16)
-        stored = np.clip(np.rint(stored), limits.min, limits.max)
-    voxels = np.ascontiguousarray(stored, dtype="<i2" if integer else "<f4")
-    ending = ending_of(path)
+    kind, ending = np.dtype("<i2" if integer else "<f4"), ending_of(path)
     with whole_file(path) as aside, aside.open("wb") as handle:
         if ending == ".mha":
-            packed = zlib.compress(voxels.data, _LEVEL)
-            handle.write(meta_header(volume.geometry, voxels.dtype, len(packed)) + packed)
-        elif ending == ".nrrd":
-            handle.write(nrrd_header(volume.geometry, voxels.dtype))
-            handle.write(gzip.compress(voxels.data, _LEVEL, mtime=0))
-        else:
-            content = nifti_header(volume.geometry, voxels.dtype) + voxels.tobytes()
-            is_packed = ending == ".nii.gz"
-            handle.write(gzip.compress(content, _LEVEL, mtime=0) if is_packed else content)
+            packer = zlib.compressobj(_LEVEL)
+            packed = [packer.compress(slab) for slab in _slabs(stored, kind)] + [packer.flush()]
+            handle.write(meta_header(volume.geometry, kind, sum(map(len, packed))))
+            handle.writelines(packed)
+            return
+        header = (nrrd_header if ending == ".nrrd" else nifti_header)(volume.geometry, kind)
+        if ending == ".nii":
+            handle.write(header)
+            handle.writelines(_slabs(stored, kind))
+            return
+        if ending == ".nrrd":  # whose header is not packed
+            handle.write(header)
+        with gzip.GzipFile("", "wb", _LEVEL, handle, mtime=0) as packing:
+            if ending == ".nii.gz":
+                packing.write(header)
+            for slab in _slabs(stored, kind):
+                packing.write(slab)
+
+
+def _slabs(stored: NDArray, kind: np.dtype) -> Iterator[memoryview]:
+    """The bytes of a volume (z, y, x), some slices at a time; integers are rounded and clipped."""
+    for first in range(0, len(stored), _SLAB):
+        slab = stored[first : first + _SLAB]
+        if kind.kind == "i":
+            limits = np.iinfo(kind)
+            slab = np.clip(np.rint(slab), limits.min, limits.max)
+        yield np.ascontiguousarray(slab, dtype=kind).data.cast("B")
 
 
 def _read(path: Path) -> tuple[NDArray, Geometry]:
@@ -124,17 +141,20 @@ def _read(path: Path) -> tuple[NDArray, Geometry]:
     with _opened(path) as handle:
         handle.seek(header.offset)
         packed = header.is_packed
-        data = _inflated(handle.read(), header.n_bytes) if packed else handle.read(header.n_bytes)
-        if len(data) < header.n_bytes:
-            raise damaged(path, f"{len(data)} of {header.n_bytes} bytes of voxels are there")
+        voxels = BytesIO(_inflated(handle.read(), header.n_bytes)) if packed else handle
+        stored = np.empty(header.geometry.stored_shape, dtype=np.float32)
+        slope, intercept = header.scaling
+        is_plain = header.scaling == (1, 0)
+        n_bytes, there = header.n_bytes // len(stored), 0
+        for image in stored:  # slice by slice: the volume is in memory once
+            data = voxels.read(n_bytes)
+            there += len(data)
+            if len(data) < n_bytes:
+                raise damaged(path, f"{there} of {header.n_bytes} bytes of voxels are there")
+            raw = np.frombuffer(data, dtype=header.kind).reshape(image.shape)
+            with np.errstate(over="ignore", invalid="ignore"):  # an Inf is complained about below
+                image[...] = raw if is_plain else raw.astype(np.float64) * slope + intercept
         _read_checksum(path, handle)
-    numbers = np.frombuffer(data, dtype=header.kind).reshape(header.geometry.stored_shape)
-    stored = np.empty(numbers.shape, dtype=np.float32)
-    slope, intercept = header.scaling
-    with np.errstate(over="ignore", invalid="ignore"):  # an Inf is complained about below
-        for image, raw in zip(stored, numbers, strict=True):
-            is_plain = header.scaling == (1, 0)
-            image[...] = raw if is_plain else raw.astype(np.float64) * slope + intercept
     if not (np.isfinite(stored.min()) and np.isfinite(stored.max())):
         raise DatasetError(f"{path}: has NaN or Inf voxels; replace them, for example by air")
     return to_lps(stored, header.geometry), header.geometry

@@ -244,13 +244,8 @@ def write_dataset(conversion: Conversion, dataset: Path, *, n_processes: int = 1
     )
     with own_number(dataset), whole_folder(dataset) as folder:
         for part, cases in (("Tr", conversion.training), ("Ts", conversion.testing)):
-            map_cases(
-                partial(_write_case, folder, part, description, conversion),
-                cases,
-                n_processes=n_processes,
-                name=lambda case: case.identifier,
-                title="converting",
-            )
+            write = partial(_write_case, folder, part, description, conversion)
+            map_cases(write, cases, n_processes=n_processes, title="converting")
         if conversion.splits:
             codec.save(conversion.splits, folder / SPLITS_JSON)
         write_description(folder, description)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from gdmnet.arrays.crop import bounding_box, crop
 from gdmnet.arrays.normalise import scheme_of
 from gdmnet.charts import Picture, save_pictures
 from gdmnet.data.case import CaseFiles, Volume
@@ -19,8 +20,9 @@ from gdmnet.report.picture import Panel, draw_panels
 
 _SQUARE = 24.0  # mm: a few to each organ
 _CT_WINDOW = (-200.0, 600.0)  # HU: soft tissue and bone
-_THUMBNAIL = 160  # pixels of its longest side
-A_SHEET = 40  # pairs
+_THUMBNAIL = 220  # pixels of its longest side
+_SEEN = 0.15  # of the grey scale: what is darker around a target is cut off a thumbnail
+A_SHEET = 36  # pairs
 
 
 def draw_pair(
@@ -57,6 +59,8 @@ def draw_pair(
 def draw_thumbnail(files: CaseFiles, description: Description) -> NDArray:
     """First channel and target in squares of each other: middle axial plane, and coronal below.
 
+    Both around what the target shows.
+
     Args:
         files: of the case, with a target.
         description: of its dataset.
@@ -70,8 +74,9 @@ def draw_thumbnail(files: CaseFiles, description: Description) -> NDArray:
     volume, target, window, wanted = _read(files, description)
     pair = _grey(volume.array[0], *window), _grey(target.array[0], *wanted)
     spacing = volume.geometry.spacing
-    z, y, _ = (n // 2 for n in pair[0].shape)
-    squares = _squares(*pair, spacing)
+    squares, seen = _squares(*pair, spacing), pair[1] > _SEEN
+    squares = crop(squares, bounding_box(seen)) if seen.any() else squares
+    z, y, _ = (n // 2 for n in squares.shape)
     pixel = max(n * side for n, side in zip(squares.shape, spacing, strict=True)) / _THUMBNAIL
     planes = (squares[z], spacing[1:]), (squares[::-1, y], spacing[::2])
     return np.concatenate([_resized(plane, sides, pixel) for plane, sides in planes])

@@ -279,13 +279,8 @@ def write_registered(
     with own_number(copy), whole_folder(copy) as aside:
         shutil.copytree(folder, aside, dirs_exist_ok=True)
         (aside / TRANSFORMS).mkdir(exist_ok=True)
-        moved = map_cases(
-            partial(_move_case, alignments=alignments, folder=folder, copy=aside),
-            cases,
-            n_processes=n_processes,
-            name=lambda case: case.identifier,
-            title="registering",
-        )
+        move_case = partial(_move_case, alignments=alignments, folder=folder, copy=aside)
+        moved = map_cases(move_case, cases, n_processes=n_processes, title="registering")
         names = [name for case in moved for name in case]
         metadata = {**description.metadata, "registered": names}
         write_description(aside, replace(description, metadata=metadata))

@@ -107,13 +107,8 @@ def examine_dataset(
     Raises:
         WorkerDiedError: a worker was killed.
     """
-    examined = map_cases(
-        partial(_examine, description=description),
-        cases,
-        n_processes=n_processes,
-        name=lambda case: case.identifier,
-        title="examining",
-    )
+    examine = partial(_examine, description=description)
+    examined = map_cases(examine, cases, n_processes=n_processes, title="examining")
     flags = [list(case.facts.flags) for case in examined]
     for number, name in enumerate((*description.channel_names, description.target_name)):
         if scheme_of(name, target=False) == "ct":

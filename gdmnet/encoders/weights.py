@@ -26,7 +26,7 @@ from torch import Tensor
 
 from gdmnet import folders
 from gdmnet.encoders.networks import StagedNetwork
-from gdmnet.errors import CheckpointError
+from gdmnet.errors import CheckpointError, is_out_of_memory
 from gdmnet.table import first_names
 
 CONTAINERS = ("network_weights", "state_dict", "model_state_dict", "model", "net", "teacher")
@@ -36,8 +36,6 @@ ALIASES = ".all_modules."  # nnU-Net's blocks hold every tensor once more under 
 _first_of = partial(first_names, limit=6)  # names of a kind in a refusal
 LARGEST_WEIGHT = 1e15  # float32 cannot square much more; none that was trained comes near
 REMEDY = "get another file, or save its state_dict alone with torch.save"
-
-_DAMAGED = (OSError, EOFError, RuntimeError, ValueError, LookupError, TypeError, AttributeError)
 
 # nnU-Net's logs lie beside its weights as numpy numbers: plain values, nothing that could act.
 _scalar = np.float64(0).__reduce__()[0]
@@ -182,10 +180,11 @@ def is_possible(weight: Tensor) -> bool:
 
 
 def read_plain(file: Path, *, remedy: str = REMEDY) -> Mapping[str, Any]:
-    """What torch.save wrote, if it is named tensors and plain values.
+    """What torch.save wrote, if it is tensors and plain values; nothing if they have no names.
 
     Raises:
-        CheckpointError: the file is damaged, or holds anything else; `remedy` is what to do.
+        CheckpointError: the file is damaged (every byte is checked), or holds anything else;
+            `remedy` is what to do.
     """
     try:
         if zipfile.is_zipfile(file):  # older files are bare pickles
@@ -198,22 +197,17 @@ def read_plain(file: Path, *, remedy: str = REMEDY) -> Mapping[str, Any]:
         with torch.serialization.safe_globals(_HARMLESS), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd pickles, before what is said of them below
             content = torch.load(file, map_location="cpu", weights_only=True)
-        if not isinstance(content, Mapping):
-            raise ValueError(f"it holds a {type(content).__name__}, not named tensors")
-        return content
+        return content if isinstance(content, Mapping) else {}
     except pickle.UnpicklingError as problem:
         detail = str(problem).rpartition("WeightsUnpickler error: ")[2].partition(". ")[0]
-        reason = f"it holds more than tensors and plain values, or is damaged: {detail}"
-    except (
-        OSError,
-        EOFError,
-        RuntimeError,
-        ValueError,
-        LookupError,
-        zipfile.BadZipFile,
-    ) as problem:
-        reason = f"damaged: {str(problem) or type(problem).__name__}"
-    raise CheckpointError(f"{file}: not read ({' '.join(reason.split())}); {remedy}")
+        reason = f"not read (it holds more than tensors and plain values, or is damaged: {detail})"
+    except Exception as problem:  # noqa: BLE001 - what unpicklers and zip trip over has no end
+        if is_out_of_memory(problem):
+            remedy = "end other programs, or take a machine with more"
+            reason = "not enough memory to read it"
+        else:
+            reason = f"damaged ({str(problem) or type(problem).__name__:.300})"
+    raise CheckpointError(f"{file}: {' '.join(reason.split())}; {remedy}")
 
 
 def read_script(archive: zipfile.ZipFile, folder: str) -> dict[str, Tensor]:

@@ -98,7 +98,7 @@ def export_model(
             settings = PredictionSettings(checkpoint=kind, mixed_folds=True)
             load_model(stage, settings, folds=list(known.runs), device="cpu")
         codec.write_text(stage / MODEL_CARD, describe_model(manifest, known, summaries))
-        manifest = replace(manifest, files=_entries(stage))
+        manifest = replace(manifest, files=file_entries(stage))
         codec.save(manifest, stage / MANIFEST_JSON)
         _pack(stage, [MANIFEST_JSON, *manifest.files], aside)
     return manifest
@@ -144,7 +144,8 @@ def _manifest(
     )
 
 
-def _entries(stage: Path) -> dict[str, FileEntry]:
+def file_entries(stage: Path) -> dict[str, FileEntry]:
+    """Path in a folder -> size and SHA-256, of every file in it."""
     paths = sorted(path for path in stage.rglob("*") if path.is_file())
     return {
         path.relative_to(stage).as_posix(): FileEntry(path.stat().st_size, files.file_sha256(path))
@@ -181,6 +182,8 @@ def install_model(archive: Path, results: Path, *, overwrite: bool = False) -> I
         PlanError: the model was made by another version of gdmnet.
     """
     try:
+        if archive.exists() and not archive.is_file():  # a pipe would never end
+            raise OSError("it is no plain file")
         opened = ZipFile(archive)
     except (OSError, zipfile.BadZipFile, NotImplementedError) as problem:
         raise CheckpointError(f"{archive}: no model archive that can be read ({problem})") from None
@@ -197,6 +200,16 @@ def install_model(archive: Path, results: Path, *, overwrite: bool = False) -> I
     names = set(folders.dataset_names(results)) - {manifest.dataset}
     namesakes = sorted(name for name in names if name.startswith(manifest.dataset[:10]))
     return InstalledModel(place, manifest, tuple(namesakes))
+
+
+def installed_copy(
+    folder: Path, results: Path, *, folds: Sequence[str] | None = None, licence: str = "not stated"
+) -> InstalledModel:
+    """A model without a trace of its patients among other results; see `export_model`."""
+    with tempfile.TemporaryDirectory() as aside:
+        archive = Path(aside) / "model.zip"
+        export_model(folder, archive, folds=folds, licence=licence)
+        return install_model(archive, results)
 
 
 def _read_manifest(opened: ZipFile, archive: Path) -> Manifest:
@@ -223,7 +236,7 @@ def _install(
             with files.whole_folder(place, overwrite=overwrite) as aside:
                 _unpack(opened, manifest, archive, aside)
                 _require_working(aside, manifest, archive)
-    except BaseException:
+    except BaseException:  # Ctrl-C and SIGTERM, too
         with contextlib.suppress(OSError):
             place.parent.rmdir()  # unless other models of the dataset lie there
         raise

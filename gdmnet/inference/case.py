@@ -26,8 +26,8 @@ from gdmnet.inference.input_check import (
 )
 from gdmnet.inference.inputs import source_digests, source_states
 from gdmnet.inference.record import OUTDATED, CaseResult, UncertaintyMap
-from gdmnet.inference.sliding import Estimate, Spread
 from gdmnet.inference.translator import Translator
+from gdmnet.inference.windows import Estimate, Spread
 from gdmnet.metrics.conventions import GDMNET
 from gdmnet.metrics.evaluation import find_mask
 from gdmnet.models.expected_error import COVERAGE
@@ -119,11 +119,44 @@ def read_case(job: CasePrediction, translator: Translator) -> ReadCase:
     return ReadCase(case, inputs, check_input(measure_input(case, corrected), translator.training))
 
 
+@dataclass(frozen=True)
+class PredictedCase:
+    """A case that the network is done with; the arrays of its sources are let go.
+
+    Attributes:
+        read: what was read, with a case of empty sources; without one where the prediction is kept.
+        estimate: of the network.
+        seconds: that it took.
+    """
+
+    read: ReadCase
+    estimate: Estimate | None = None
+    seconds: float = 0.0
+
+
 @np.errstate(over="ignore", invalid="ignore")
 def predict_case(
     translator: Translator, job: CasePrediction, ahead: Future[ReadCase]
+) -> PredictedCase | Exception:
+    """The network's part of a case; what goes wrong comes back and becomes its result."""
+    try:
+        read = ahead.result()
+        if read.case is None:
+            return PredictedCase(read)
+        begin = time.perf_counter()
+        spread: Spread = "opinions" if translator.expected is None else "mirrored"
+        estimate = translator.predict(read.case, spread=spread if job.uncertainty else None)
+        case = replace(read.case, source=read.case.source[:, :0].copy())
+        return PredictedCase(replace(read, case=case), estimate, time.perf_counter() - begin)
+    except Exception as problem:  # noqa: BLE001 (no odd file may end the other cases)
+        return problem
+
+
+@np.errstate(over="ignore", invalid="ignore")
+def write_case(
+    translator: Translator, job: CasePrediction, predicted: PredictedCase | Exception
 ) -> tuple[str, CaseResult]:
-    """Predict and write one case; what is wrong with it becomes its result.
+    """Restore and write one case; what is wrong with it becomes its result.
 
     Returns:
         "predicted", "skipped" or "failed", and what the record says of it.
@@ -132,10 +165,11 @@ def predict_case(
         OutputError: nothing can be written, which concerns all cases.
     """
     try:
-        read = ahead.result()
-        if read.case is None:
-            return "skipped", _kept(job, read.inputs)
-        return "predicted", _predicted(translator, job, read.case, read)
+        if isinstance(predicted, Exception):
+            raise predicted
+        if predicted.estimate is None or predicted.read.case is None:
+            return "skipped", _kept(job, predicted.read.inputs)
+        return "predicted", _written(translator, job, predicted, predicted.read.case)
     except OutputError:
         raise
     except Exception as problem:  # noqa: BLE001 (no odd file may end the other cases)
@@ -166,12 +200,11 @@ def _kept(job: CasePrediction, inputs: dict[str, str]) -> CaseResult:
     return CaseResult("done", job.output.name, inputs, warnings=(unknown,))
 
 
-def _predicted(
-    translator: Translator, job: CasePrediction, case: Case, read: ReadCase
+def _written(
+    translator: Translator, job: CasePrediction, predicted: PredictedCase, case: Case
 ) -> CaseResult:
-    begin = time.perf_counter()
-    spread: Spread = "opinions" if translator.expected is None else "mirrored"
-    estimate = translator.predict(case, spread=spread if job.uncertainty else None)
+    begin, read, estimate = time.perf_counter(), predicted.read, predicted.estimate
+    assert estimate is not None
     volume = translator.restore(estimate, case)
     if translator.finishing is not None:
         volume = translator.finishing(job.files, volume)
@@ -181,7 +214,7 @@ def _predicted(
     write_volume(job.output, volume, integer=translator.plan.integer_output)
     if uncertainty is None:
         job.map_output.unlink(missing_ok=True)  # of the prediction that was there before
-    seconds = round(time.perf_counter() - begin, 3)
+    seconds = round(predicted.seconds + time.perf_counter() - begin, 3)
     warnings = tuple(_warnings(translator, case, read.findings, uncertainty))
     for text in warnings:
         _log.warning("case %s: %s", job.files.identifier, text)

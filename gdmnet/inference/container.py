@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import re
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -19,7 +18,7 @@ from gdmnet.data.case import CaseFiles
 from gdmnet.data.case_files import images_by_case
 from gdmnet.data.volume import write_volume
 from gdmnet.errors import DatasetError, GdmnetError, OutputError
-from gdmnet.inference.archive import export_model, install_model
+from gdmnet.inference.archive import installed_copy
 from gdmnet.inference.model import load_model
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -57,12 +56,15 @@ if __name__ == "__main__":
 '''
 
 
-def export_container(folder: Path, output: Path, *, licence: str = "not stated") -> None:
+def export_container(
+    folder: Path, output: Path, *, folds: Sequence[str] | None = None, licence: str = "not stated"
+) -> None:
     """Write what `docker build` needs, the model without a trace of its patients included.
 
     Args:
         folder: of the model.
         output: the folder to make.
+        folds: None takes all finished numeric ones.
         licence: of the weights.
 
     Raises:
@@ -71,10 +73,8 @@ def export_container(folder: Path, output: Path, *, licence: str = "not stated")
     """
     if output.exists():
         raise OutputError(f"{output}: exists already; give another name")
-    with files.whole_folder(output) as stage, tempfile.TemporaryDirectory() as aside:
-        archive = Path(aside) / "model.zip"
-        export_model(folder, archive, licence=licence)
-        install_model(archive, stage / "results")
+    with files.whole_folder(output) as stage:
+        installed_copy(folder, stage / "results", folds=folds, licence=licence)
         shutil.copytree(PACKAGE, stage / "gdmnet", ignore=shutil.ignore_patterns("__pycache__"))
         codec.write_text(stage / "requirements.txt", "\n".join(_requirements()) + "\n")
         codec.write_text(stage / "Dockerfile", _DOCKERFILE)

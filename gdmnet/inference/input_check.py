@@ -44,6 +44,8 @@ BODY_FACTOR = 2.0
 # of 16 head MRs they leave 0 to 3 % of the others with a warning and find 97 to 100 % of the same
 # images with inverted contrast; of T1 and FLAIR, some with the skull and some without, hardly any.
 HISTOGRAM, HISTOGRAM_FACTOR = 0.1, 1.5
+RIM = 0.5  # deviations by which an MR's rim is brighter or darker than its core, to have a sign
+_ANY = 10.0  # deviations, which no rim has
 _CORE = (0.1, 0.9)  # quantiles of the training cases: one odd case must not widen the margin
 _BLANK = 1e-6  # spread of a blank image, file or network units
 _SHOWN = 3  # findings named in the warning; all are in predictions.json
@@ -123,7 +125,9 @@ def measure_input(case: Case, volume: Volume) -> ImageFacts:
         box_shape(bounding_box(counted)),
         record.geometry.spacing,
         float(inside.mean()),
-        tuple(measure_intensity(channel, inside) for channel in volume.array),
+        tuple(
+            measure_intensity(channel, inside, record.geometry.spacing) for channel in volume.array
+        ),
     )
 
 
@@ -177,7 +181,8 @@ def describe_check(fingerprint: Fingerprint) -> InputCheck:
         f" (field of view), {BODY_FACTOR:g} (body's share of the image), {DEVIATIONS:g} standard"
         f" deviations inside the body (intensities) or {100 * NOISE_SHARE:g} % (noise); or an MR's"
         f" histogram farther than {HISTOGRAM:g} from the nearest training case's and"
-        f" {HISTOGRAM_FACTOR:g} times as far as those from each other"
+        f" {HISTOGRAM_FACTOR:g} times as far as those from each other, or its rim brighter than its"
+        f" core where all training cases' is darker, or the reverse ({RIM:g} deviations each)"
     )
     return InputCheck(len(cases), sum(alarms) if alarms else None, rule)
 
@@ -197,7 +202,10 @@ def _compare(
 ) -> tuple[Finding, ...]:
     noise = all(source.noise is not None for case in training for source in case.sources)
     known = [_quantities(case, channel_names, noise=noise) for case in training]
-    findings = list(_histograms(facts, training, channel_names))
+    findings = [
+        *_histograms(facts, training, channel_names),
+        *_rims(facts, training, channel_names),
+    ]
     for own, *others in zip(_quantities(facts, channel_names, noise=noise), *known, strict=True):
         values = np.array([other.value for other in others])
         margin = float(np.median([other.margin for other in others]))
@@ -233,6 +241,24 @@ def _histograms(
             what = f"histogram of {name} in the body, distance from the nearest training case"
             known = float(nearest.min()), float(nearest.max())
             yield Finding(what, "", value, known, (0.0, limit))
+
+
+def _rims(
+    facts: ImageFacts | CaseFingerprint,
+    training: Sequence[CaseFingerprint],
+    channel_names: Sequence[str],
+) -> Iterator[Finding]:
+    """Channels that are bright where all training cases are dark: at the rim, or in the core."""
+    for channel, name in enumerate(channel_names):
+        own = facts.sources[channel].rim
+        known = [rim for case in training if (rim := case.sources[channel].rim) is not None]
+        if _is_kept(name) or own is None or len(known) < len(training):
+            continue
+        low, high = min(known), max(known)
+        limits = (-_ANY, RIM) if high <= -RIM else (-RIM, _ANY) if low >= RIM else (-_ANY, _ANY)
+        if not limits[0] <= own <= limits[1]:
+            what = f"rim of {name} over its core, in standard deviations"
+            yield Finding(what, "", own, (low, high), limits)
 
 
 def _histogram(intensity: Intensity) -> NDArray:

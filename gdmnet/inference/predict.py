@@ -5,11 +5,13 @@ from __future__ import annotations
 import shlex
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import TypeVar
 
 import SimpleITK as sitk  # noqa: N813
 
@@ -17,7 +19,15 @@ from gdmnet import __version__, codec, files
 from gdmnet.data.case import CaseFiles
 from gdmnet.data.dicom import case_name, frame_name
 from gdmnet.errors import DatasetError, OutputError
-from gdmnet.inference.case import UNCERTAINTY, CasePrediction, ReadCase, predict_case, read_case
+from gdmnet.inference.case import (
+    UNCERTAINTY,
+    CasePrediction,
+    PredictedCase,
+    ReadCase,
+    predict_case,
+    read_case,
+    write_case,
+)
 from gdmnet.inference.input_check import describe_check
 from gdmnet.inference.inputs import find_cases, output_name
 from gdmnet.inference.record import (
@@ -29,8 +39,10 @@ from gdmnet.inference.record import (
     record_name,
 )
 from gdmnet.inference.translator import Translator
-from gdmnet.models.device import versions
 from gdmnet.parallel import progress_bar
+
+A = TypeVar("A")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -97,7 +109,7 @@ def predict_folder(
             Predictions.SCHEMA,
             __version__,
             translator.card,
-            {**versions(), "SimpleITK": sitk.Version.VersionString()},
+            {**translator.network.versions(), "SimpleITK": sitk.Version.VersionString()},
             {case: before for case, (name, before) in earlier.items() if name == path.name},
             None if translator.training is None else describe_check(translator.training),
             # in UTC dates sort as text
@@ -125,34 +137,42 @@ def _predict(
     def read(job: CasePrediction) -> ReadCase:
         return read_case(job, translator)
 
-    with progress_bar(None, "cases", total=len(jobs)) as bar:
-        for job, ahead in _ahead(read, jobs, n_threads):
-            fate, result = predict_case(translator, job, ahead)
-            series = tuple(
-                SourceSeries(str(own.folder), own.label, case_name(own), frame_name(own))
-                for own in job.files.series
-            )
-            result = replace(result, series=series)
-            fates[fate].append(job.files.identifier)
-            record = replace(record, cases={**record.cases, job.files.identifier: result})
-            codec.save(record, path, private=True)
+    def write(item: tuple[CasePrediction, PredictedCase | Exception]) -> str:
+        nonlocal record
+        job, predicted = item
+        fate, result = write_case(translator, job, predicted)
+        series = tuple(
+            SourceSeries(str(own.folder), own.label, case_name(own), frame_name(own))
+            for own in job.files.series
+        )
+        result = replace(result, series=series)
+        record = replace(record, cases={**record.cases, job.files.identifier: result})
+        codec.save(record, path, private=True)
+        return fate
+
+    # Cases are read ahead of the network and written behind it.
+    ready = ((job, predict_case(translator, job, a)) for job, a in _ahead(read, jobs, n_threads))
+    written = _ahead(write, ready, 1)
+    with progress_bar(None, "cases", total=len(jobs)) as bar, closing(written):
+        for (job, _), fate in written:
+            fates[fate.result()].append(job.files.identifier)
             bar.update()
     predicted, skipped, failed = map(tuple, fates.values())
     return FolderResult(predicted, skipped, failed, path)
 
 
 def _ahead(
-    function: Callable[[CasePrediction], ReadCase], jobs: Sequence[CasePrediction], n_threads: int
-) -> Iterator[tuple[CasePrediction, Future[ReadCase]]]:
-    """Each job with its future, in order; at most `n_threads` are ready or in work ahead of it."""
+    function: Callable[[A], R], items: Iterable[A], n_threads: int
+) -> Generator[tuple[A, Future[R]], None, None]:
+    """Each item with its future, in order; at most `n_threads` are ready or in work ahead of it."""
     pool = ThreadPoolExecutor(n_threads)
-    waiting: deque[tuple[CasePrediction, Future[ReadCase]]] = deque()
+    waiting: deque[tuple[A, Future[R]]] = deque()
     try:
-        for job in jobs:
-            waiting.append((job, pool.submit(function, job)))
+        for item in items:
+            waiting.append((item, pool.submit(function, item)))
             if len(waiting) > n_threads:
                 yield waiting.popleft()
         while waiting:
             yield waiting.popleft()
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+        pool.shutdown(cancel_futures=True)  # what is being written shall be whole

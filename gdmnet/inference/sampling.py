@@ -18,7 +18,8 @@ from gdmnet.arrays.crop import crop, pad_to
 from gdmnet.data.case import Case
 from gdmnet.errors import CheckpointError
 from gdmnet.geometry import Shape
-from gdmnet.inference.sliding import BodyRegion, Estimate, predict_volume
+from gdmnet.inference.sliding import predict_volume
+from gdmnet.inference.windows import BodyRegion, Estimate
 from gdmnet.models.card import PredictionSettings
 from gdmnet.objectives.build import SAMPLED, context_of
 from gdmnet.objectives.sampling import Sampled, Sampling, network_input
@@ -104,14 +105,14 @@ def sample_volume(
     """Sample a volume: the state is the whole volume's, and so is every call of the network.
 
     Args:
-        network: (1, c + 1, z, y, x) and a time to (n, 1, z, y, x): n folds, which are combined
+        network: (b, c + 1, z, y, x) and a time to (n b, 1, z, y, x): n folds, which are combined
             at every call, as mirrored copies are.
         sampler: of the model.
         case: its sources (c, z, y, x), network units, and its name: the same case gets the same
             noise.
         patch_size: voxels (z, y, x) of a window.
         fill: what surrounds the volume, one number a channel, network units.
-        device: where the network lies; state and noise stay in main memory.
+        device: where the network lies; state and noise are in main memory.
         settings: step size, mirrored copies and ensemble of every call.
         region: the body, where the state is, and the target outside it.
     """

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
-from typing import Literal
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -16,24 +12,27 @@ from torch import Tensor
 
 from gdmnet.arrays.crop import Box, crop, pad_to
 from gdmnet.geometry import Shape, shape_of
+from gdmnet.inference.windows import (
+    BodyRegion,
+    Estimate,
+    Spread,
+    Window,
+    gaussian_weight,
+    mirrored_axes,
+    near_windows,
+)
 from gdmnet.models.card import PredictionSettings
 from gdmnet.parallel import progress_bar
 
-SIGMA_SHARE = 1 / 8  # of the patch: a window counts for little where it lacks context
-WEIGHT_FLOOR = 1e-3  # of the peak: keeps w * p / w well conditioned where one window stands alone
-# Windows that come no nearer to the body than this are skipped. Cubic resampling back to the
-# source grid weighs a voxel that far away by 0.27 ** 8 = 3e-5.
-BODY_MARGIN = 8
-
-Window = tuple[slice, slice, slice]
 Network = Callable[[Tensor], Tensor]
-Spread = Literal["opinions", "mirrored"]
 ENSEMBLES: dict[str, Callable[[Tensor], Tensor]] = {
     "mean": lambda outputs: outputs.mean(dim=0),
     # torch.median takes the lower of the two in the middle; of two folds that would be one fold
     "median": lambda outputs: _middle(outputs).mean(dim=0),
 }
-"""How n opinions (n, z, y, x) about the same voxels become one (z, y, x)."""
+"""How n opinions (n, b, z, y, x) about the same voxels become one (b, z, y, x)."""
+_ROOM = 2  # times the memory of the sums must be free where the network computes
+_SLAB = 32  # slices that are divided by their weights at a time
 
 
 class Moments:
@@ -49,7 +48,7 @@ class Moments:
     """
 
     def __init__(
-        self, shape: Shape | torch.Size, device: torch.device | str = "cpu", n_series: int = 1
+        self, shape: Sequence[int], device: torch.device | str = "cpu", n_series: int = 1
     ) -> None:
         self.weight = torch.zeros(tuple(shape), dtype=torch.float32, device=device)
         self.means = self.weight.new_zeros((n_series, *shape))
@@ -85,33 +84,6 @@ class Moments:
         return torch.where(self.weight > 0, self._squares / self.weight, 0.0)
 
 
-@dataclass(frozen=True, eq=False)
-class Estimate:
-    """A predicted volume: float32 (1, z, y, x), network units.
-
-    Attributes:
-        mean: the prediction.
-        std: how far folds, mirrored copies and overlapping windows lie apart at each voxel, as a
-            standard deviation; 0 where there is only one opinion; None if it was not asked for.
-    """
-
-    mean: NDArray
-    std: NDArray | None
-
-
-@dataclass(frozen=True)
-class BodyRegion:
-    """Where predictions are wanted.
-
-    Attributes:
-        body: (z, y, x), non-zero inside the body.
-        background: what voxels are given that no window near the body covers, network units.
-    """
-
-    body: NDArray
-    background: float
-
-
 def predict_volume(
     network: Network,
     source: NDArray,
@@ -123,18 +95,21 @@ def predict_volume(
     region: BodyRegion | None = None,
     spread: Spread | None = None,
 ) -> Estimate:
-    """Slide the network over a volume: one call a window, Gaussian blending in fp32.
+    """Slide the network over a volume, with Gaussian blending in fp32.
 
-    With a `region`, windows that do not come near the body are skipped. Every window that touches
-    the body is computed all the same, so that no voxel of the body changes.
+    A GPU is given several windows or mirrored copies a call, and keeps source and sums where they
+    fit: the prediction then comes back at once. Windows are added up in one order, so that the
+    result does not depend on how many share a call. With a `region`, windows that do not come near
+    the body are skipped. Every window that touches the body is computed all the same, so that no
+    voxel of the body changes.
 
     Args:
-        network: (1, c, z, y, x) to (n, 1, z, y, x) on `device`, any floating type: n opinions,
-            one a fold.
+        network: (b, c, z, y, x) to (n b, 1, z, y, x) on `device`, any floating type: n opinions
+            about b patches, one a fold, fold by fold.
         source: float32 (c, z, y, x), network units.
         patch_size: voxels (z, y, x) of a window.
         fill: what surrounds the volume, one number a channel, network units.
-        device: where the network lies; the accumulators stay in main memory.
+        device: where the network lies.
         settings: step size, mirrored copies, ensemble; None is the default of each.
         region: skip what is far from the body.
         spread: measure how far all opinions lie apart; or "mirrored": how far each fold's own lie
@@ -144,119 +119,108 @@ def predict_volume(
     Raises:
         ValueError: shapes that do not fit, or a step size outside (0, 1].
     """
-    settings = settings or PredictionSettings()
+    settings, device = settings or PredictionSettings(), torch.device(device)
     padded, box = pad_to(source, patch_size, fill)
     shape = shape_of(padded)
-    chosen = [
-        window
-        for window in windows(shape, patch_size, settings.step_size)
-        if region is None or _comes_near(region.body, window)
-    ]
-    weight = torch.from_numpy(gaussian_weight(patch_size))
-    total = torch.zeros(shape, dtype=torch.float32)
-    weights = torch.zeros(shape, dtype=torch.float32)
+    chosen = near_windows(shape, patch_size, settings.step_size, region)
+    n_volumes = len(padded) + (8 if spread else 1)
+    place = device if _fits(4 * n_volumes * math.prod(shape), device) else torch.device("cpu")
+    volume = torch.from_numpy(np.ascontiguousarray(padded, dtype=np.float32)).to(place)
+    total = torch.zeros(shape, dtype=torch.float32, device=place)
+    weight = torch.from_numpy(gaussian_weight(patch_size)).to(place)
     moments: Moments | None = None
-    volume = torch.from_numpy(np.ascontiguousarray(padded, dtype=np.float32))
+    flips = mirrored_axes(patch_size) if settings.tta else [()]
+    n_windows = 1 if settings.tta else patches_a_call(device)
+    groups = [chosen[first : first + n_windows] for first in range(0, len(chosen), n_windows)]
     with torch.inference_mode():
-        for window in progress_bar(chosen, "windows", delay=2):
-            z, y, x = window
-            patch = volume[None, :, z, y, x].to(device)  # (1, c, z, y, x)
-            opinions = Moments(patch_size, device) if spread == "opinions" else None
-            value = _predict_window(network, patch, settings, opinions)
-            total[window] += value.cpu() * weight
-            weights[window] += weight
-            if opinions is not None:
-                moments = moments or Moments(shape)
-                moments.add(opinions.means.cpu(), opinions.variance().cpu(), weight, window)
-            if spread == "mirrored":
-                variance, means = _of_each_fold(network, patch)
-                moments = moments or Moments(shape, n_series=len(means))
-                moments.add(means.cpu(), variance.cpu(), weight, window)
-    background = 0.0 if region is None else region.background
-    mean = torch.where(weights > 0, total / weights, background)
-    std = _cut((moments or Moments(shape)).variance().sqrt(), box) if spread else None
-    return Estimate(_cut(mean, box), std)
+        for group in progress_bar(groups, "windows", delay=2):
+            patches = torch.stack([volume[:, z, y, x] for z, y, x in group]).to(device)
+            opinions = Moments((len(group), *patch_size), device) if spread == "opinions" else None
+            values, plain = _predict_windows(network, patches, flips, settings.ensemble, opinions)
+            for window, value in zip(group, values.to(place), strict=True):
+                total[window].addcmul_(value, weight)
+            if spread is not None:
+                if opinions is None:
+                    means, variance = _with_mirrored(network, patches, plain)
+                else:  # n_series, b, z, y, x; b, z, y, x
+                    means, variance = opinions.means, opinions.variance()
+                moments = moments or Moments(shape, place, len(means))
+                found = means.to(place).unbind(1), variance.to(place)
+                for window, mean, own in zip(group, *found, strict=True):
+                    moments.add(mean, own, weight, window)
+        _divide(total, chosen, weight, 0.0 if region is None else region.background)
+        std = _cut((moments or Moments(shape)).variance().sqrt(), box) if spread else None
+    return Estimate(_cut(total, box), std)
 
 
-def window_starts(size: int, patch: int, step_size: float) -> list[int]:
-    """First voxels of evenly spread windows along one axis that together cover it.
+def _predict_windows(
+    network: Network,
+    patches: Tensor,
+    flips: Sequence[tuple[int, ...]],
+    ensemble: str,
+    opinions: Moments | None,
+) -> tuple[Tensor, Tensor]:
+    """The values (b, z, y, x) of windows (b, c, z, y, x); all opinions join what is measured.
 
-    Args:
-        size: voxels of the axis, at least `patch`.
-        patch: voxels of a window.
-        step_size: largest distance of neighbours as a share of `patch`, in (0, 1].
+    And the folds' opinions (n, b, z, y, x) about the windows as they are, the first of the flips.
     """
-    if not 0 < step_size <= 1:
-        raise ValueError(f"the step size must lie in (0, 1], not {step_size}")
-    if size < patch:
-        raise ValueError(f"an axis of {size} voxels is smaller than the window of {patch}")
-    step = max(1.0, patch * step_size)
-    n_gaps = math.ceil((size - patch) / step)
-    if n_gaps == 0:
-        return [0]
-    return [round(i * (size - patch) / n_gaps) for i in range(n_gaps + 1)]
+    n_windows, size = len(patches), patches.shape[2:]
+    at_once = max(1, patches_a_call(patches.device) // n_windows)
+    values, plain = [], None
+    for first in range(0, len(flips), at_once):
+        some = flips[first : first + at_once]
+        mirrored = [patches.flip(flip) if flip else patches for flip in some]
+        batch = torch.cat(mirrored) if len(some) > 1 else mirrored[0]  # (k b, c, z, y, x)
+        outputs = network(batch).float()  # (n k b, 1, z, y, x)
+        if outputs.shape[1:] != (1, *size):
+            raise ValueError(f"the network gave {tuple(outputs.shape)} for {tuple(batch.shape)}")
+        copies = outputs.reshape(-1, len(some), n_windows, *size).unbind(1)
+        for flip, folds in zip(some, copies, strict=True):
+            own = folds.flip(flip) if flip else folds  # (n, b, z, y, x)
+            plain = own if plain is None else plain
+            values.append(ENSEMBLES[ensemble](own))  # (b, z, y, x)
+            if opinions is not None:
+                variance, mean = torch.var_mean(own, dim=0, correction=0)
+                opinions.add(mean[None], variance, len(own))
+    assert plain is not None
+    return torch.stack(values).mean(dim=0) if len(values) > 1 else values[0], plain
 
 
-def windows(shape: Shape, patch_size: Shape, step_size: float) -> Iterator[Window]:
-    """All windows (z, y, x) of a volume; see `window_starts`."""
-    axes = (
-        [slice(start, start + patch) for start in window_starts(size, patch, step_size)]
-        for size, patch in zip(shape, patch_size, strict=True)
-    )
-    yield from itertools.product(*axes)
+def _with_mirrored(network: Network, patches: Tensor, plain: Tensor) -> tuple[Tensor, Tensor]:
+    """Folds' opinions (n, b, z, y, x) and those of windows mirrored along x: mean, variance."""
+    mirrored = network(patches.flip(-1)).float().reshape(plain.shape).flip(-1)
+    variance, means = torch.var_mean(torch.stack([plain, mirrored]), dim=0, correction=0)
+    return means, variance.mean(dim=0)  # n, b, z, y, x; b, z, y, x
 
 
-@lru_cache(maxsize=4)
-def gaussian_weight(patch_size: Shape) -> NDArray:
-    """float32 (z, y, x): a Gaussian about the middle, peak 1, sigma patch / 8, with a floor."""
-    weight = np.ones((), dtype=np.float64)
-    for size in patch_size:
-        position = (np.arange(size) - (size - 1) / 2) / (size * SIGMA_SHARE)
-        weight = weight[..., None] * np.exp(-0.5 * position**2)
-    weight /= weight.max()
-    return np.maximum(weight, WEIGHT_FLOOR).astype(np.float32)
+def _divide(total: Tensor, chosen: Sequence[Window], weight: Tensor, background: float) -> None:
+    """Sums to means in place, some slices at a time; background where no window was."""
+    for first in range(0, len(total), _SLAB):
+        rows = total[first : first + _SLAB]
+        weights = torch.zeros_like(rows)
+        for z, y, x in chosen:
+            begin, end = max(z.start, first), min(z.stop, first + len(rows))
+            if begin < end:
+                part = weight[begin - z.start : end - z.start]
+                weights[begin - first : end - first, y, x] += part
+        rows.div_(weights).masked_fill_(weights == 0, background)
 
 
-def _predict_window(
-    network: Network, patch: Tensor, settings: PredictionSettings, opinions: Moments | None
-) -> Tensor:
-    """The value (z, y, x) of one window; all opinions about it join what is measured of them."""
-    combine = ENSEMBLES[settings.ensemble]
-    copies = []
-    for flip in _flips(patch) if settings.tta else [()]:
-        outputs = network(patch.flip(flip)).flip(flip).float()
-        if outputs.shape[1:] != (1, *patch.shape[2:]):
-            raise ValueError(f"the network gave {tuple(outputs.shape)} for {tuple(patch.shape)}")
-        copies.append(combine(outputs[:, 0]))  # (z, y, x)
-        if opinions is not None:
-            variance, mean = torch.var_mean(outputs[:, 0], dim=0, correction=0)
-            opinions.add(mean[None], variance, len(outputs))
-    return torch.stack(copies).mean(dim=0) if settings.tta else copies[0]
+def patches_a_call(device: torch.device) -> int:
+    """Windows or mirrored copies: on a GPU 4, whose maps are smaller than a training step's."""
+    return 1 if device.type == "cpu" else 4
 
 
-def _of_each_fold(network: Network, patch: Tensor) -> tuple[Tensor, Tensor]:
-    """Of a window and its copy mirrored along x: variance (z, y, x), means (n, z, y, x)."""
-    both = torch.stack([network(patch), network(patch.flip(-1)).flip(-1)])[:, :, 0].float()
-    variance, means = torch.var_mean(both, dim=0, correction=0)  # n, z, y, x
-    return variance.mean(dim=0), means
-
-
-def _flips(patch: Tensor) -> list[tuple[int, ...]]:
-    axes = [axis for axis in (2, 3, 4) if patch.shape[axis] > 1]
-    return [flip for n in range(len(axes) + 1) for flip in itertools.combinations(axes, n)]
+def _fits(n_bytes: int, device: torch.device) -> bool:
+    """Whether a GPU has room for the sums beside the network's maps."""
+    return device.type == "cuda" and torch.cuda.mem_get_info(device)[0] > _ROOM * n_bytes
 
 
 def _middle(outputs: Tensor) -> Tensor:
-    """The one or two values (1 or 2, z, y, x) in the middle of n sorted ones."""
+    """The one or two values (1 or 2, b, z, y, x) in the middle of n sorted ones."""
     n = len(outputs)
     return outputs.sort(dim=0).values[(n - 1) // 2 : n // 2 + 1]
 
 
 def _cut(volume: Tensor, box: Box) -> NDArray:
-    return np.ascontiguousarray(crop(volume.numpy(), box))[None]
-
-
-def _comes_near(body: NDArray, window: Window) -> bool:
-    """A window of the padded volume: along a padded axis there is one, and it holds the body."""
-    wider = tuple(slice(max(0, s.start - BODY_MARGIN), s.stop + BODY_MARGIN) for s in window)
-    return bool(body[wider].any())
+    return np.ascontiguousarray(crop(volume.cpu().numpy(), box))[None]

@@ -5,27 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
-from gdmnet.arrays.normalise import background_value
 from gdmnet.data.case import Case, CaseFiles, Volume
 from gdmnet.data.dicom import case_of
 from gdmnet.data.volume import write_volume
 from gdmnet.errors import CheckpointError, DatasetError
 from gdmnet.geometry import Geometry, Spacing, shape_of
 from gdmnet.inference.finish import apply_finish
-from gdmnet.inference.sampling import Sampler, sample_volume
-from gdmnet.inference.sliding import BodyRegion, Estimate, Spread, predict_volume
+from gdmnet.inference.windows import Estimate, Spread
 from gdmnet.models.card import ModelCard
 from gdmnet.models.expected_error import ExpectedError, difficulty
-from gdmnet.models.precision import autocast
 from gdmnet.plan import Configuration, Fingerprint, Normalisation, Plan, SpectralFinish
-from gdmnet.preprocessing import prepare, prepare_volumes, restore, source_normalisations
+from gdmnet.preprocessing import prepare, prepare_volumes, restore
+
+if TYPE_CHECKING:  # which torch is not needed for
+    from gdmnet.inference.engine import OnnxEnsemble
+    from gdmnet.inference.ensemble import Ensemble
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,9 +38,8 @@ class Translator:
         plan: of the dataset that the model was trained on.
         configuration: the one of its configurations that the model has.
         card: which weights are used and how.
-        network: the folds' generators as one, on the device.
+        network: the folds' generators as one, of torch or of another engine.
         training: what the training cases looked like; None where the folder does not say.
-        sampler: how the network is called several times; None calls it once.
         finishing: what `predict_folder` does with a case's prediction before it is written.
         finish: the filter that `predict` ends with; None for none.
         expected: error of predictions that are made like this; None where it was not measured.
@@ -51,10 +49,9 @@ class Translator:
     plan: Plan
     configuration: Configuration
     card: ModelCard
-    network: nn.Module
+    network: Ensemble | OnnxEnsemble
     training: Fingerprint | None = None
     finishing: Callable[[CaseFiles, Volume], Volume] | None = None
-    sampler: Sampler | None = None
     finish: SpectralFinish | None = None
     expected: ExpectedError | None = None
     detail_gain: float = 0.0
@@ -121,7 +118,7 @@ class Translator:
 
         Args:
             case: from `preprocessing.prepare`.
-            spread: measure the spread too: as for `predict_volume`.
+            spread: measure the spread too: as for `sliding.predict_volume`.
 
         Raises:
             CheckpointError: the spread of a sampler is asked for.
@@ -129,17 +126,7 @@ class Translator:
         """
         if spread:
             self.require_spread()
-        how: dict[str, Any] = {
-            "patch_size": self.configuration.patch_size,
-            "fill": [background_value(n) for n in source_normalisations(self.configuration)],
-            "device": self.card.device,
-            "settings": self.card.settings,
-            "region": BodyRegion(case.body, background_value(self.configuration.target)),
-        }
-        if self.sampler is None:
-            estimate = predict_volume(self._call, case.source, spread=spread, **how)
-        else:
-            estimate = sample_volume(self._call, self.sampler, case, **how)
+        estimate = self.network.predict(case, self.configuration, self.card, spread=spread)
         if not np.isfinite(estimate.mean).all():
             raise DatasetError(
                 f"case {case.record.identifier}: the network's output is not finite; look at the"
@@ -187,37 +174,18 @@ class Translator:
         """Refuse what has no spread to measure.
 
         Raises:
-            CheckpointError: a sampler's opinions meet at every step; none are left at the end.
+            CheckpointError: a sampler's opinions meet at every step, so that none are left at the
+                end; or another engine than torch.
         """
-        if self.sampler is not None:
+        if (engine := self.card.settings.engine) != "torch":
+            raise CheckpointError(f"--uncertainty: torch measures it, not --engine {engine}")
+        if self.card.settings.sampler is not None:
             raise CheckpointError(
                 f"--uncertainty: {self.card.objective} makes one volume from one noise, folds and"
                 " windows agree at every step; leave it out, and compare --seed 0, 1, ... instead"
             )
 
-    def _call(self, patch: Tensor, time: float | None = None) -> Tensor:
-        moment = [] if time is None else [torch.full((len(patch),), time, device=patch.device)]
-        with autocast(self.card.precision, patch.device):
-            output: Tensor = self.network(patch, *moment)
-        return output
-
 
 def _finest_body(case: Case) -> NDArray:
     """The body (z, y, x) on the source's own grid where that is known, else on the prepared one."""
     return case.body if case.outline is None else case.outline
-
-
-class Ensemble(nn.Module):
-    """Several generators as one network that gives each one's output, in network units.
-
-    Blending by windows is linear: the mean over them in every window, as `sliding` takes it, is
-    the mean of the folds' whole volumes.
-    """
-
-    def __init__(self, members: Sequence[nn.Module]) -> None:
-        super().__init__()
-        self.members = nn.ModuleList(members)
-
-    def forward(self, x: Tensor, *time: Tensor) -> Tensor:
-        """(1, c, z, y, x), and a time (1,) where members take one, to (n, 1, z, y, x), fp32."""
-        return torch.cat([member(x, *time).float() for member in self.members])

@@ -6,6 +6,7 @@ import math
 
 TITLES = {
     "mae": "MAE",
+    "wepl_p95": "depth p95 [mm]",
     "psnr": "PSNR [dB]",
     "ssim": "SSIM",
     "ms_ssim": "MS-SSIM",
@@ -15,7 +16,6 @@ TITLES = {
     "sharpness": "sharpness",
     "histogram_w1": "hist. W1",
     "spectrum_distance": "spectrum [dB]",
-    "wepl_p95": "depth p95 [mm]",
 }
 """The most important metrics first."""
 _HIGHER_IS_BETTER = ("psnr", "ssim", "ms_ssim", "dice")

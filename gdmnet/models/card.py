@@ -40,6 +40,11 @@ class PredictionSettings(Settings):
         None, "flow: euler, heun, rk4; bridge: sde, ode; diffusion: ddim, ancestral"
     )
     seed: int | None = setting(None, "of each case's noise (default: 0)")
+    engine: str = setting(
+        "torch",
+        "that computes: torch, or what a model of gdm_export_model --onnx needs instead",
+        choices=("torch", "onnxruntime", "openvino"),
+    )
     mixed_folds: bool = setting(False, "combine folds that were trained differently, too")
 
 
@@ -83,6 +88,8 @@ class ModelCard:
             used += f", spectral finish {self.finish:g}"
         if how.sampler:
             used += f", {how.sampler} of {how.steps} steps"
+        if how.engine != "torch":
+            used += f", {how.engine}"
         return f"{self.folder} ({used}) on {self.device}, {self.precision}"
 
     def difference(self, other: ModelCard) -> str | None:

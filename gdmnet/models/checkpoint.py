@@ -7,7 +7,6 @@ Every checkpoint holds `epoch` (finished epochs) and `ema` (the generator's aver
 from __future__ import annotations
 
 import hashlib
-import zipfile
 from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
@@ -17,11 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from gdmnet import files
-from gdmnet.encoders.weights import LARGEST_WEIGHT, is_possible
-from gdmnet.errors import CheckpointError, is_out_of_memory
+from gdmnet.encoders.weights import LARGEST_WEIGHT, is_possible, read_plain
+from gdmnet.errors import CheckpointError
 from gdmnet.table import first_names
 
 SCHEMA = 1
+_REMEDY = "delete it, then train again or use another checkpoint of the same folder"
 _few = partial(first_names, limit=4, none="nothing")  # names of weights in a refusal
 
 
@@ -60,31 +60,16 @@ def load(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            broken = archive.testzip()  # torch itself does not compare the checksums
-        if broken is not None:
-            raise CheckpointError(_damaged(path, f"{broken} fails its checksum"))
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except CheckpointError:
-        raise
-    except Exception as problem:  # noqa: BLE001 (a damaged pickle can raise anything)
-        if is_out_of_memory(problem):
-            raise CheckpointError(
-                f"{path}: not enough memory to read it; end other programs, or take a machine with"
-                " more"
-            ) from None
-        reason = (str(problem) or type(problem).__name__).splitlines()[0]
-        raise CheckpointError(_damaged(path, reason)) from None
-    if not isinstance(state, dict) or state.get("schema") != SCHEMA or "ema" not in state:
+    state = read_plain(path, remedy=_REMEDY)
+    if state.get("schema") != SCHEMA or "ema" not in state:
         raise CheckpointError(
             f"{path}: not a checkpoint of this version of gdmnet; train again, or use the version"
             " that wrote it"
         )
     epoch, weights = state.get("epoch"), (state["ema"], state.get("twin", {}))
     if type(epoch) is not int or epoch < 0 or not all(isinstance(w, dict) for w in weights):
-        raise CheckpointError(_damaged(path, "no weights, or no number of epochs"))
-    return state
+        raise CheckpointError(f"{path}: damaged (no weights, or no number of epochs); {_REMEDY}")
+    return dict(state)
 
 
 def require_finite(weights: Mapping[str, Any], like: Mapping[str, Tensor], path: Path) -> None:
@@ -120,14 +105,14 @@ def capture(parts: Mapping[str, Stateful]) -> dict[str, Any]:
     return {name: part.state_dict() for name, part in parts.items()}
 
 
-def on_cpu(state: Any) -> Any:  # noqa: ANN401
-    """The same state with every tensor on the CPU: what may travel between processes."""
+def copied(state: Any) -> Any:  # noqa: ANN401
+    """The same state in copies on the CPU: it may travel, or be written while training goes on."""
     if isinstance(state, Tensor):
-        return state.detach().cpu()
+        return state.detach().to("cpu", copy=True)
     if isinstance(state, dict):
-        return {name: on_cpu(value) for name, value in state.items()}
+        return {name: copied(value) for name, value in state.items()}
     if isinstance(state, list):
-        return [on_cpu(value) for value in state]
+        return [copied(value) for value in state]
     return state
 
 
@@ -226,10 +211,3 @@ def _other_names(wanted: Iterable[str], found: Iterable[str]) -> str:
     if not (missing or unknown):
         return ""
     return f"lacks {_few(missing)}, has in addition {_few(unknown)}"
-
-
-def _damaged(path: Path, reason: str) -> str:
-    return (
-        f"{path}: damaged ({reason}); delete it, then train again or use another checkpoint of"
-        " the same folder"
-    )

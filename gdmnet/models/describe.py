@@ -52,22 +52,27 @@ Objective `{manifest.objective}`, configuration `{manifest.configuration}`; {ver
 ## Use
 
 ```bash
-gdm_install_model MODEL.zip
-gdm_predict {manifest.dataset} {manifest.configuration} --objective {manifest.objective} -i in/ -o out/
+{use} -i in/ -o out/
 ```
 
 Exported by gdmnet {manifest.version}; `manifest.json` holds the SHA-256 of every file.
-"""  # noqa: E501 (a command to copy stands on one line)
+"""
+_ONNX = "gdm_predict -m FOLDER --engine onnxruntime"
+_INSTALL = """\
+gdm_install_model MODEL.zip
+gdm_predict {0.dataset} {0.configuration} --objective {0.objective}"""
 
 
 def describe_model(manifest: Manifest, model: ModelFolder, summaries: Mapping[str, Summary]) -> str:
     """The model card as Markdown: aggregate figures only, no names of cases."""
     names, target = model.plan.channel_names, model.plan.target_name
     channels = ", ".join(f"{name} (`CASE_{i:04d}`)" for i, name in enumerate(names))
+    is_onnx = any(name.endswith(".onnx") for name in manifest.files)
     is_ct = model.configuration.target.scheme == "ct"
     versions = ", ".join(f"{name} {version}" for name, version in manifest.versions.items())
     return _CARD.format(
         manifest=manifest,
+        use=_ONNX if is_onnx else _INSTALL.format(manifest),
         sources=" + ".join(names),
         target=target,
         unit="HU" if is_ct else "the training targets' own units",

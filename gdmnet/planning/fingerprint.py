@@ -7,6 +7,7 @@ from statistics import fmean, median
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from gdmnet.arrays.crop import bounding_box, box_shape
 from gdmnet.arrays.normalise import scheme_of
@@ -14,11 +15,13 @@ from gdmnet.data.body import find_body, without_bias
 from gdmnet.data.case import CaseFiles
 from gdmnet.data.volume import read_channels, read_volume
 from gdmnet.errors import DatasetError
-from gdmnet.geometry import grid_difference
+from gdmnet.geometry import Spacing, grid_difference
 from gdmnet.plan import BiasCorrection, CaseFingerprint, Fingerprint, Intensity, Region
 
 _PERCENTILES = (0.5, 1, 50, 99, 99.5)
 _SHAPE = (10, 25, 50, 75, 90)  # percentiles that an input's histogram is known by
+_RIM, _LOOK = 4.0, 2.5  # mm: the outermost part of a body, and a grid to find it on
+_CORE = 60  # percentile of the depth, from which on a body's core is
 
 
 def measure_case(
@@ -58,32 +61,61 @@ def measure_case(
         spacing=sources.geometry.spacing,
         body_fraction=float(inside.mean()),
         mask_rule=body.rule,
-        sources=tuple(measure_intensity(channel, inside) for channel in corrected),
+        sources=tuple(
+            measure_intensity(channel, inside, sources.geometry.spacing) for channel in corrected
+        ),
         target=measure_intensity(target.array[0], inside),
         digests=files.digests(),
     )
 
 
-def measure_intensity(image: NDArray, inside: NDArray) -> Intensity:
-    """Statistics of (z, y, x) in file units where the boolean `inside` is true."""
+def measure_intensity(image: NDArray, inside: NDArray, spacing: Spacing | None = None) -> Intensity:
+    """Statistics of (z, y, x) in file units where the boolean `inside` is true.
+
+    The rim is measured only where the spacing, in mm (z, y, x), is given.
+    """
     values = image[inside]
     percentiles = map(float, np.percentile(values, (*_PERCENTILES, *_SHAPE)))
     p00_5, p01, p50, p99, p99_5, *quantiles = percentiles
+    mean, std = (float(f(values, dtype=np.float64)) for f in (np.mean, np.std))
+    minimum, maximum = float(values.min()), float(values.max())
+    del values
     outside = image[~inside]
     return Intensity(
-        mean=float(values.mean(dtype=np.float64)),
-        std=float(values.std(dtype=np.float64)),
-        minimum=float(values.min()),
-        maximum=float(values.max()),
+        mean=mean,
+        std=std,
+        minimum=minimum,
+        maximum=maximum,
         p00_5=p00_5,
         p01=p01,
         p50=p50,
         p99=p99,
         p99_5=p99_5,
-        outside=float(np.median(outside)) if outside.size else float(image.min()),
+        outside=float(np.median(outside, overwrite_input=True)) if outside.size else minimum,
         noise=_noise(image, inside),
         quantiles=tuple(quantiles),
+        rim=None if spacing is None else _rim(image, inside, spacing, (p01, p99)),
     )
+
+
+def _rim(
+    image: NDArray, inside: NDArray, spacing: Spacing, ends: tuple[float, float]
+) -> float | None:
+    """How much brighter the rim is than the core, in deviations; None where one is not there.
+
+    Inverted contrast turns its sign, whatever the histogram. Values beyond `ends` count as these.
+    """
+    steps = [max(1, round(_LOOK / width)) for width in spacing]
+    grid = tuple(slice(None, None, step) for step in steps)
+    body, values = inside[grid], np.clip(image[grid], *ends)
+    sides = [width * step for width, step in zip(spacing, steps, strict=True)]
+    depth = ndimage.distance_transform_edt(body, sides)  # 0 outside; without an outside, anything
+    rim = body & (depth <= _RIM)
+    core = depth > np.percentile(depth[body], _CORE) if rim.any() else rim
+    if body.all() or not core.any():
+        return None
+    difference = values[rim].mean(dtype=np.float64) - values[core].mean(dtype=np.float64)
+    return float(difference / (values[body].std(dtype=np.float64) or 1.0))
 
 
 def _noise(image: NDArray, inside: NDArray) -> float:
@@ -91,11 +123,16 @@ def _noise(image: NDArray, inside: NDArray) -> float:
 
     Second differences from voxel to voxel; an axis of fewer than three voxels has none.
     """
-    laplacian = np.zeros(image.shape, dtype=np.float32)
-    values = image.astype(np.float32, copy=False)
-    laplacian[:, 1:-1] += np.diff(values, 2, axis=1)
-    laplacian[:, :, 1:-1] += np.diff(values, 2, axis=2)
-    return float(np.median(np.abs(laplacian[inside])))
+    sizes, n_known = np.empty(np.count_nonzero(inside), dtype=np.float32), 0
+    for axial, body in zip(image, inside, strict=True):  # no second volume in memory
+        laplacian = np.zeros(axial.shape, dtype=np.float32)
+        values = axial.astype(np.float32, copy=False)
+        laplacian[1:-1] += np.diff(values, 2, axis=0)
+        laplacian[:, 1:-1] += np.diff(values, 2, axis=1)
+        own = np.abs(laplacian[body])
+        sizes[n_known : n_known + own.size] = own
+        n_known += own.size
+    return float(np.median(sizes, overwrite_input=True))
 
 
 def summarise(

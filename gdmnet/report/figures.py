@@ -182,8 +182,9 @@ def _bands(agreement: Agreement, unit: str) -> str:
     )
     text = (
         "Bars: bias (mean error); dots: mean absolute error.<table><thead><tr>"
-        f"<th scope=col>{escape(_titled('target', unit))}<th scope=col>voxels<th scope=col>bias"
-        f"<th scope=col>SD<th scope=col>MAE</thead><tbody>{rows}</tbody></table>"
+        f"<th scope=col>{escape(_titled('target', unit))}<th scope=col>voxels"
+        + "".join(f"<th scope=col>{escape(_titled(t, unit))}" for t in ("bias", "SD", "MAE"))
+        + f"</thead><tbody>{rows}</tbody></table>"
     )
     return figure("Bias by tissue band" if unit == "HU" else "Bias by intensity", draw, text)
 

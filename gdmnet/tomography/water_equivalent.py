@@ -76,6 +76,8 @@ def read_density_table(path: Path) -> DensityTable:
         DatasetError: missing, or a line that is not two numbers, by its number.
     """
     try:
+        if not path.is_file():  # a pipe would never end
+            raise OSError("it is no plain file")
         with path.open(encoding="utf-8-sig", newline="") as handle:
             rows = [row for row in csv.reader(handle) if row]
     except (OSError, UnicodeDecodeError, csv.Error) as problem:

@@ -183,19 +183,17 @@ def read_patch(array: Any, start: Shape, size: Shape, fill: float | Sequence[flo
 
 def prefetched(
     batches: Batches,
-    epoch: int,
-    steps: range,
+    places: Sequence[tuple[int, int]],
     n_workers: int = 0,
     rank: int = 0,
     *,
     pinned: bool = False,
 ) -> Generator[Batch, None, None]:
-    """The batches of some steps of an epoch, in order; workers only change how fast they come.
+    """The batches of some steps, in order; workers only change how fast they come.
 
     Args:
         batches: where they come from.
-        epoch: of the training.
-        steps: of the epoch.
+        places: epoch and step of each; the workers live until the last one.
         n_workers: processes that prepare batches ahead; 0 makes them in this process, and so
             does every system but Linux (memory-mapped cases reach a worker only by a fork).
         rank: of this process in a distributed training.
@@ -205,11 +203,11 @@ def prefetched(
         TrainingError: a worker process died.
     """
     if n_workers == 0 or sys.platform != "linux":
-        for step in steps:
+        for epoch, step in places:
             yield batches.batch(epoch, step, rank)
         return
     loader: DataLoader = DataLoader(
-        _Steps(batches, epoch, steps, rank, n_workers),
+        _Steps(batches, places, rank, n_workers),
         batch_size=None,
         num_workers=n_workers,
         collate_fn=lambda arrays: arrays,
@@ -231,19 +229,18 @@ def prefetched(
 
 
 class _Steps(Dataset):
-    """Steps of one epoch: tensors go through shared memory, arrays, where it is full, by a pipe."""
+    """Batches: tensors go through shared memory, arrays, where it is full, by a pipe."""
 
     def __init__(
-        self, batches: Batches, epoch: int, steps: range, rank: int, n_workers: int
+        self, batches: Batches, places: Sequence[tuple[int, int]], rank: int, n_workers: int
     ) -> None:
-        self.batches, self.epoch, self.steps, self.rank = batches, epoch, steps, rank
-        self.n_workers = n_workers
+        self.batches, self.places, self.rank, self.n_workers = batches, places, rank, n_workers
 
     def __len__(self) -> int:
-        return len(self.steps)
+        return len(self.places)
 
     def __getitem__(self, index: int) -> tuple[NDArray | Tensor, ...]:
-        batch = self.batches.batch(self.epoch, self.steps[index], self.rank)
+        batch = self.batches.batch(*self.places[index], self.rank)
         parts = (batch.source, batch.target, batch.mask)
         n_bytes = sum(part.numel() * part.element_size() for part in parts)
         # A full /dev/shm kills a process; each worker may have three batches on their way.

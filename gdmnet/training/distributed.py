@@ -16,6 +16,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import timedelta
+from functools import cache
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, TypeVar
@@ -32,7 +33,7 @@ from torch.nn.parallel import DistributedDataParallel
 from gdmnet.cluster import ProcessRank
 from gdmnet.errors import DeviceError, GdmnetError, TrainingError
 from gdmnet.objectives.ranks import n_ranks
-from gdmnet.parallel import LogAboveBars, end_with_parent
+from gdmnet.parallel import end_with_parent, log_to_stderr
 
 R = TypeVar("R")
 
@@ -113,7 +114,8 @@ def process_group(rank: ProcessRank | None) -> Iterator[None]:
     # Several processes with all threads each would fight for the same cores.
     torch.set_num_threads(max(1, torch.get_num_threads() // rank.n_local))
     end_with_parent()
-    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    has_nccl = torch.cuda.is_available() and distributed.is_nccl_available()  # not on Windows
+    backend = "cpu:gloo,cuda:nccl" if has_nccl else "gloo"
     with _losses_said(rank):
         distributed.init_process_group(
             backend,
@@ -130,6 +132,7 @@ def process_group(rank: ProcessRank | None) -> Iterator[None]:
         finally:
             logging.disable(logging.NOTSET)
             _process = TrainingProcess()
+            _patient_group.cache_clear()
             distributed.destroy_process_group()
 
 
@@ -179,7 +182,9 @@ def collected(value: R) -> list[R]:
     return values
 
 
+@cache
 def _patient_group() -> Any:  # noqa: ANN401
+    """Of all ranks, which may wait for days; made once a training, by all together."""
     return distributed.new_group(backend="gloo", timeout=PATIENCE)
 
 
@@ -244,8 +249,7 @@ def _run_one(
     meeting: Path,
     args: tuple[object, ...],
 ) -> None:
-    logging.basicConfig(format="%(message)s", handlers=[LogAboveBars(sys.stderr)])
-    logging.getLogger("gdmnet").setLevel(logging.INFO)
+    log_to_stderr()
     try:
         with process_group(ProcessRank(rank, n_processes, rank, n_processes, f"file://{meeting}")):
             function(*args)

@@ -62,7 +62,6 @@ def prepare_encoder(training: FoldTraining, settings: EncoderSettings) -> Frozen
         stages=settings.stages,
         resample=settings.resample,
     ).to(device)
-    _log_report(encoder)
     if settings.norm_statistics == "dataset":
         n_norms = freeze_norms(encoder, target_patches(cases, configuration, recipe.seed, device))
         _log.info("feature encoder: the statistics of %d normalisation layers are fixed", n_norms)
@@ -79,7 +78,8 @@ def target_patches(
         yield images.to(device)
 
 
-def _log_report(encoder: FrozenEncoder) -> None:
+def log_origin(encoder: FrozenEncoder) -> None:
+    """Say where a public or random encoder came from and what maps it gives."""
     report = encoder.report
     if report is None:
         return

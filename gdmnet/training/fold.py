@@ -29,7 +29,7 @@ from gdmnet.training.distributed import (
     this_process,
 )
 from gdmnet.training.expected_error import update_table
-from gdmnet.training.feature_encoder import prepare_encoder
+from gdmnet.training.feature_encoder import log_origin, prepare_encoder
 from gdmnet.training.loop import fit
 from gdmnet.training.memory import compare_with_device, memory_errors, predicted_gb
 from gdmnet.training.progress import PROGRESS_PNG
@@ -268,7 +268,7 @@ def _with_encoder(training: FoldTraining) -> FoldTraining:
     Raises:
         CheckpointError: a resumed training finds another encoder than it began with.
     """
-    digest, run = build_objective(training)[1], training.run
+    digest, run = build_objective(training, says_encoder=True)[1], training.run
     if training.resume and run.encoder_sha256 not in (None, digest):
         raise CheckpointError(
             f"{training.folder / folders.RUN_JSON}: the training began with another feature encoder"
@@ -278,12 +278,16 @@ def _with_encoder(training: FoldTraining) -> FoldTraining:
     return replace(training, run=replace(run, encoder_sha256=digest))
 
 
-def build_objective(training: FoldTraining) -> tuple[Objective, str | None]:
-    """The objective with its encoder, and the checksum of the encoder's weights."""
+def build_objective(
+    training: FoldTraining, *, says_encoder: bool = False
+) -> tuple[Objective, str | None]:
+    """The objective with its encoder, of which it says the origin, and that one's checksum."""
     run, encoder = training.run, None
     if run.encoder is not None:
         values = {"name": run.encoder, **run.encoder_options}
         encoder = prepare_encoder(training, codec.decode(EncoderSettings, values))
+        if says_encoder:
+            log_origin(encoder)
     context = context_of(
         training.configuration,
         run.options,

@@ -6,7 +6,10 @@ import dataclasses
 import logging
 import math
 import time
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, closing
+from itertools import islice, product
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +28,16 @@ from gdmnet.training.batches import Batches, prefetched
 from gdmnet.training.distributed import from_leader, gathered
 from gdmnet.training.patch_validation import PatchQuality, translate_plane, validate_patches
 from gdmnet.training.progress import INTERNALS_PNG, PROGRESS_PNG, draw_internals, draw_progress
-from gdmnet.training.state import MOST_IN_A_ROW, Training, restore_latest, save_latest, save_weights
+from gdmnet.training.state import (
+    MOST_IN_A_ROW,
+    Training,
+    latest_state,
+    restore_latest,
+    weights_state,
+)
 from gdmnet.training.step import learning_rate
 
-DRAW_SECONDS = 10.0  # short epochs would be spent on drawing
+DRAW_SECONDS = 60.0  # short epochs would be spent on drawing
 _TIMED = (3, 10)  # steps between which the first estimate of a training's length is measured
 _log = logging.getLogger(__name__)
 _STEP = 3  # a stream of random numbers beside those of the batches
@@ -65,42 +74,51 @@ def fit(
         OutputError: the folder cannot be written.
     """
     training = Training(generator, objective, recipe, folder, device)
-    with ExitStack() as beginning:
+    with ExitStack() as beginning, ExitStack() as held:
         first = restore_latest(training) if new is None else 0
         if new is not None and training.process.is_leader:
             training.folder = beginning.enter_context(new)
+        writer = held.enter_context(ThreadPoolExecutor(1))
+        written = writer.submit(_nothing)
+        batches = held.enter_context(closing(_all_batches(training, train_batches, first)))
         for epoch in range(first, recipe.epochs):
             started = time.perf_counter()
-            means = _train_epoch(training, train_batches, epoch, estimate=epoch == first)
+            means = _train_epoch(training, batches, epoch, estimate=epoch == first)
             quality = _validate(training, validation_batches)
-            line = _finish_epoch(training, means, quality, epoch + 1, started)
-            beginning.close()
-            training.folder = folder
-            if training.process.is_leader:  # what is told is on the disk and cannot be lost
-                _log.info("%s", line)
+            written.result()
+            save = _finish_epoch(training, means, quality, epoch + 1, started, beginning)
+            written = writer.submit(save)
+            if epoch == first:
+                written.result()
+                training.folder = folder
             _draw(training, epoch + 1, validation_batches)
+        written.result()
     if training.process.is_leader:
-        save_weights(training, recipe.epochs, FINAL)
+        checkpoint.save(folder / FINAL, weights_state(training, recipe.epochs))
+
+
+def _nothing() -> None:
+    """What ranks other than 0 write of an epoch, and all before the first."""
+
+
+def _all_batches(training: Training, batches: Batches, first: int) -> Generator[Batch, None, None]:
+    """The batches of all steps from an epoch on; workers begin the next one while this ends."""
+    recipe, on_gpu = training.recipe, training.device.type == "cuda"
+    places = list(product(range(first, recipe.epochs), range(recipe.iterations)))
+    return prefetched(batches, places, batches.n_workers, training.process.rank, pinned=on_gpu)
 
 
 def _train_epoch(
-    training: Training, batches: Batches, epoch: int, *, estimate: bool
+    training: Training, batches: Iterator[Batch], epoch: int, *, estimate: bool
 ) -> dict[str, float]:
-    """All steps of one epoch (from 0); the means of its metrics.
+    """All steps of one epoch (from 0), with the next batches; the means of its metrics.
 
     With `estimate`, the end of the training is foretold after its first steps.
     """
-    recipe, process = training.recipe, training.process
-    steps, epoch_metrics = range(recipe.iterations), log.StepMetrics()
-    title = f"epoch {epoch + 1}/{recipe.epochs}"
-    on_gpu = training.device.type == "cuda"
-    source_of_batches = prefetched(
-        batches, epoch, steps, batches.n_workers, process.rank, pinned=on_gpu
-    )
-    with (
-        closing(source_of_batches) as source,
-        progress_bar(source, title, total=len(steps), shown=process.is_leader) as bar,
-    ):
+    recipe, process, epoch_metrics = training.recipe, training.process, log.StepMetrics()
+    title, n_steps = f"epoch {epoch + 1}/{recipe.epochs}", recipe.iterations
+    own = islice(batches, n_steps)
+    with progress_bar(own, title, total=n_steps, shown=process.is_leader) as bar:
         for step, batch in enumerate(bar):
             metrics, finite = _step(training, batch.to(training.device), epoch, step)
             if training.counts.count_step(finite=finite):
@@ -120,8 +138,8 @@ def _train_epoch(
 def _log_end(recipe: Recipe, epoch: int, seconds: float, device: torch.device) -> None:
     """Foretell the end of a training from the seconds that its first steps promise."""
     _log.info(
-        "%d epochs of %d steps, about %s on this %s, done about %s",
-        recipe.epochs - epoch,
+        "%s of %d steps, about %s on this %s, done about %s",
+        f"epochs {epoch + 1} to {recipe.epochs}" if epoch else f"{recipe.epochs} epochs",
         recipe.iterations,
         log.duration(seconds),
         {"cuda": "GPU"}.get(device.type, device.type.upper()),
@@ -163,12 +181,18 @@ def _validate(training: Training, batches: Batches) -> PatchQuality:
 
 
 def _finish_epoch(
-    training: Training, means: dict[str, float], quality: PatchQuality, epoch: int, started: float
-) -> str:
-    """Judge, log, save: the log first, so that a resume can only find too much in it.
+    training: Training,
+    means: dict[str, float],
+    quality: PatchQuality,
+    epoch: int,
+    started: float,
+    beginning: ExitStack,
+) -> Callable[[], None]:
+    """Judge and log: the log first, so that a resume can only find too much in it.
 
     Returns:
-        What to tell people of the epoch.
+        Saves the epoch, ends the beginning, and tells of the epoch once it is on the disk and
+        cannot be lost. It writes copies, so that the training need not wait for it.
     """
     folder, counts, recipe = training.folder, training.counts, training.recipe
     if not all_finite(*training.generator.parameters()):
@@ -189,14 +213,20 @@ def _finish_epoch(
         **training.peak_memory.measured(),
         "seconds": time.perf_counter() - started,
     }
-    ranks = gathered(checkpoint.on_cpu(checkpoint.capture(training.rank_parts())))
+    ranks = gathered(checkpoint.copied(checkpoint.capture(training.rank_parts())))
     if not training.process.is_leader:
-        return ""
+        return _nothing
     line = log.append(folder, record)
-    if is_best:
-        save_weights(training, epoch, BEST)
-    save_latest(training, epoch, ranks)
-    return line
+    states = {BEST: weights_state(training, epoch)} if is_best else {}
+    states[LATEST] = latest_state(training, epoch, ranks)
+
+    def write() -> None:
+        for name, state in states.items():
+            checkpoint.save(folder / name, state)
+        beginning.close()
+        _log.info("%s", line)
+
+    return write
 
 
 def _draw(training: Training, epoch: int, validation: Batches) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from gdmnet.arrays.normalise import invert
 from gdmnet.geometry import Spacing
-from gdmnet.inference.sliding import windows
+from gdmnet.inference.windows import windows
 from gdmnet.metrics.edges import gradient_magnitudes
 from gdmnet.metrics.plausibility import NEGLIGIBLE_SHARE, value_range, wasserstein_1
 from gdmnet.metrics.spectrum import log_distance, radial_power

@@ -127,8 +127,8 @@ class Training:
         }
 
 
-def save_latest(training: Training, epoch: int, ranks: list[dict[str, Any]]) -> None:
-    """Keep all that is needed to go on after `epoch` finished epochs.
+def latest_state(training: Training, epoch: int, ranks: list[dict[str, Any]]) -> dict[str, Any]:
+    """Copies of all that is needed to go on after `epoch` finished epochs.
 
     Args:
         training: rank 0's.
@@ -136,17 +136,18 @@ def save_latest(training: Training, epoch: int, ranks: list[dict[str, Any]]) -> 
         ranks: the state of every rank's `rank_parts`.
     """
     state = {"epoch": epoch, "recipe": codec.encode(training.recipe), "ranks": ranks}
-    checkpoint.save(training.folder / LATEST, state | checkpoint.capture(training.parts()))
+    return state | checkpoint.copied(checkpoint.capture(training.parts()))
 
 
-def save_weights(training: Training, epoch: int, name: str) -> None:
-    """Keep what prediction needs, as checkpoint_best or checkpoint_final."""
+def weights_state(training: Training, epoch: int) -> dict[str, Any]:
+    """Copies of what prediction needs, for checkpoint_best or checkpoint_final."""
     average, counts = training.optimizer.average.state_dict(), training.counts.state_dict()
     state: dict[str, Any] = {"epoch": epoch, "ema": average, "tally": counts}
     twin = None if training.twin is None else training.twin.weights()
     if twin is not None:
         state["twin"] = twin
-    checkpoint.save(training.folder / name, state)
+    copies: dict[str, Any] = checkpoint.copied(state)
+    return copies
 
 
 def restore_latest(training: Training) -> int:

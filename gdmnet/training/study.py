@@ -19,7 +19,7 @@ from gdmnet.data.splits import read_splits
 from gdmnet.errors import GdmnetError, TrainingError
 from gdmnet.folders import Roots
 from gdmnet.metrics.summary import Summary, summarise
-from gdmnet.parallel import end_with_parent
+from gdmnet.parallel import end_with_parent, log_to_stderr
 from gdmnet.plan import Plan
 from gdmnet.training.expected_error import update_table
 from gdmnet.training.fold import train_fold
@@ -144,8 +144,7 @@ def _train_side_by_side(folds: Sequence[str], devices: Sequence[str], where: _Wh
 
 def _train_one(fold: str, device: str, where: _Where, answers: multiprocessing.SimpleQueue) -> None:
     end_with_parent()
-    logging.basicConfig(format=f"fold {fold}: %(message)s", stream=sys.stderr)
-    logging.getLogger("gdmnet").setLevel(logging.INFO)
+    log_to_stderr(f"fold {fold}: %(message)s")
     dataset, configuration, roots, settings = where
     try:
         train_fold(dataset, configuration, fold, roots, replace(settings, device=device))

@@ -95,7 +95,7 @@ def validate_fold(
     front = made_by_leader(tuned)
     translator = load_model(model, folds=[fold], device=device)
     known, process = _raw_cases(raw), this_process()
-    measures = not on_training and translator.sampler is None
+    measures = not on_training and translator.card.settings.sampler is None
     shared = cases[process.rank :: process.n_processes]
     own = _predict(translator, shared, known, home / FOLDER, measures=measures)
     found = {name: result for part in collected(own) for name, result in part.items()}
@@ -198,7 +198,8 @@ def _score(
         for name, value in means.items()
         if value is not None
     )
-    _log.info("validation of %d cases: %s (inside %s)", len(pairs), words, summary.mask)
+    n_cases = f"{len(pairs)} case{'s' * (len(pairs) > 1)}"
+    _log.info("validation of %s: %s; mask: %s", n_cases, words, summary.mask)
     return summary
 
 

@@ -12,6 +12,11 @@ from gdmnet.commands import plan_and_preprocess, train
 from gdmnet.datasets.phantom import write_phantom_dataset
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _few_drawings(few_drawings):
+    """Of all modules here."""
+
+
 @pytest.fixture(scope="session")
 def prepared(tmp_path_factory) -> Path:
     """A home with raw and preprocessed roots; do not write into it."""

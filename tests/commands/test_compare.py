@@ -47,6 +47,7 @@ def _a_quick_verdict():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(verdict, "N_PATCHES", 32)
         patch.setattr(verdict, "FEWEST_A_SUBJECT", 16)
+        patch.setattr("gdmnet.metrics.frechet.RESAMPLES", 10)
         yield
 
 

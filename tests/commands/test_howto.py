@@ -6,6 +6,7 @@ import importlib
 import re
 import shlex
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -141,6 +142,8 @@ def test_a_model_predicts_elsewhere(beginner, monkeypatch, tmp_path):
     shutil.copytree(beginner / "in", tmp_path / "in")
     monkeypatch.chdir(tmp_path / "here")
     here, there = commands(DOCUMENTATION / "how-to/predict-elsewhere.md", 1)
+    if not all(map(find_spec, ("onnx", "onnxruntime", "openvino"))):
+        there = [line for line in there if "--onnx" not in line and "--engine" not in line]
     run_lines(here)
     shutil.move("model.zip", tmp_path)
     monkeypatch.chdir(tmp_path)

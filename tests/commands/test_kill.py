@@ -156,6 +156,33 @@ def test_of_two_trainings_started_together_one_trains_and_a_killed_one_is_taken_
         assert not list(trial.rglob(".*"))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 138)])
+def test_a_training_told_to_stop_says_one_line_and_goes_on_as_if_unbroken(
+    undisturbed, tmp_path, sent, code
+):
+    home = undisturbed
+    for command, options, made in (
+        ("plan_and_preprocess", PLAN, "preprocessed"),
+        ("train", TRAIN, "results"),
+    ):
+        if not (home / made).exists():
+            finish(command, *options, home=home)
+    trial = fresh(home, tmp_path / "trial", "raw", "preprocessed")
+    process = start("train", *TRAIN, home=trial)
+    while not any(trial.rglob("checkpoint_latest.pt")):
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.01)
+    process.send_signal(sent)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == code, errors
+    (said,) = [line for line in errors.splitlines() if "epoch" not in line]
+    assert said == "stopped"
+    assert not list(trial.rglob(".*.part*"))
+    finish("train", *TRAIN, "--continue", home=trial)
+    same_weights(home, trial)
+
+
 def same_preprocessed(home: Path, trial: Path) -> None:
     from gdmnet.data.store import open_case
 

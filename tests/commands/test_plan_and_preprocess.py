@@ -253,6 +253,9 @@ def test_a_plan_of_a_version_without_digests_is_kept_and_its_cases_prepared_anew
     for case in facts["cases"]:
         del case["digests"]
     path.write_text(json.dumps(facts))
+    assert "Plan of" in capsys.readouterr().out
     assert plan(raw_home) == 0
-    assert "is kept" in capsys.readouterr().err
+    told = capsys.readouterr()
+    assert "is kept" in told.err
+    assert "Plan of" not in told.out  # it was printed when it was made
     assert all(case["digests"] for case in json.loads(path.read_text())["cases"])

@@ -15,6 +15,7 @@ from gdmnet.data.volume import write_volume
 from gdmnet.folders import Roots
 from gdmnet.plan import Plan, Run
 
+pytestmark = pytest.mark.usefixtures("few_drawings")
 DATASET = "Dataset501_Test"
 CASES = ("a", "b", "c", "d")
 SHAPE = (7, 12, 14)
@@ -84,6 +85,7 @@ class Place:
 def _a_quick_verdict(monkeypatch):
     monkeypatch.setattr("gdmnet.compare.verdict.N_PATCHES", 16)
     monkeypatch.setattr("gdmnet.compare.verdict.FEWEST_A_SUBJECT", 8)
+    monkeypatch.setattr("gdmnet.metrics.frechet.RESAMPLES", 10)
 
 
 @pytest.fixture

@@ -54,6 +54,23 @@ def test_what_is_written_is_read_back(tmp_path_factory, shape, patch, n_channels
         assert read.dtype == written.dtype
 
 
+def test_an_image_of_few_values_is_stored_by_their_numbers(tmp_path):
+    rough = make_case(shape=(40, 64, 64))
+    whole = [np.rint(a * 50).astype(np.float32) / 7 for a in (rough.source, rough.target)]
+    case = Case(rough.record, *whole, rough.body)
+    save_case(tmp_path / "rough", rough, PATCH)
+    save_case(tmp_path / "few", case, PATCH)
+    stored = open_case(tmp_path / "few", "patient 1")
+    patch = (slice(None), slice(2, 7), slice(11, 29), slice(30, 41))
+    for name in ("source", "target"):
+        assert getattr(stored, name)[patch].dtype == np.float32
+        np.testing.assert_array_equal(getattr(stored, name)[...], getattr(case, name))
+        np.testing.assert_array_equal(getattr(stored, name)[patch], getattr(case, name)[patch])
+        sizes = [(tmp_path / kind / "patient 1" / f"{name}.b2nd").stat().st_size
+                 for kind in ("few", "rough")]  # fmt: skip
+        assert sizes[0] < 0.5 * sizes[1]
+
+
 def test_a_patch_is_read_from_the_disk(tmp_path):
     case = make_case()
     save_case(tmp_path, case, PATCH)

@@ -224,6 +224,18 @@ def test_commands_of_the_page_are_understood(script):
         script(name).build_parser().parse_args(shlex.split(arguments, comments=True))
     scripts = {path.stem for path in (DOCUMENTATION / "benchmarks").glob("*.py")}
     assert scripts == {
-        *("expected_error", "judging", "method_study"),
+        *("engines", "expected_error", "judging", "method_study"),
         *("rivals", "simulated_memory", "task_chains"),
     }
+
+
+def test_engines_are_timed_and_agree(script, tmp_path, models, capsys):
+    for package in ("onnx", "onnxruntime", "openvino"):
+        pytest.importorskip(package)
+    assert script("engines").main([str(models.make_model(tmp_path, {"0": 50.0})), "-n", "1"]) == 0
+    *_, by_torch, half, onnxruntime, openvino = capsys.readouterr().out.splitlines()
+    assert by_torch.startswith("| torch, fp32 |")
+    assert half.startswith("| torch, bf16 |")
+    for line, name in ((onnxruntime, "onnxruntime"), (openvino, "openvino")):
+        assert line.startswith(f"| {name} |")
+        assert float(line.split("|")[4]) < 1e-4

@@ -1,6 +1,7 @@
 import hashlib
 import io
 import json
+import os
 import pickle
 import zipfile
 
@@ -52,6 +53,11 @@ def refuse(path, results, text):
         install_model(path, results)
     assert "\n" not in str(error.value)
     assert not results.exists() or list(results.iterdir()) == []
+
+
+def test_a_pipe_is_no_archive(tmp_path):
+    os.mkfifo(tmp_path / "model.zip")  # reading it would never end
+    refuse(tmp_path / "model.zip", tmp_path / "results", "no plain file")
 
 
 def test_a_model_gets_its_place_and_nothing_else_is_left(archive, tmp_path):

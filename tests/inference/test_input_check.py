@@ -199,6 +199,26 @@ def test_an_mr_of_inverted_contrast_is_noticed_by_its_histogram():
     assert check(given, *older, channels=("T1",)) == ()
 
 
+@pytest.mark.parametrize(
+    ("known", "own", "is_found"),
+    [
+        ((-1.5, -0.6), 0.6, True),
+        ((-1.5, -0.6), 0.4, False),
+        ((0.7, 0.9), -0.6, True),
+        ((-1.5, -0.4), 1.5, False),  # not all of the training cases are dark there
+        ((-1.5, None), 1.5, False),
+        ((-1.5, -0.6), None, False),
+    ],
+)
+def test_an_mr_that_is_bright_where_all_training_cases_are_dark_is_noticed(known, own, is_found):
+    cases = [case(sources=(replace(mr(), rim=rim),)) for rim in known]
+    given = facts(sources=(replace(mr(3), rim=own),))
+    found = check(given, *cases, channels=("T1",))
+    assert names(found) == ["rim of T1 over its core, in standard deviations"] * is_found
+    assert "rim" not in " ".join(names(check(given, *cases, channels=("T1 noNorm",))))
+    assert all(np.isfinite([*finding.accepted, *finding.training]).all() for finding in found)
+
+
 def test_training_cases_that_differ_widen_what_their_histograms_allow():
     far = tuple(q + 160.0 for q in SHAPES["usual"])
     known = [case(sources=(replace(mr(), quantiles=q),)) for q in (SHAPES["usual"], far)]

@@ -25,7 +25,7 @@ from gdmnet.errors import (
 )
 from gdmnet.inference import PredictionSettings, load_model
 from gdmnet.inference.archive import export_model, install_model
-from gdmnet.inference.translator import Ensemble
+from gdmnet.inference.ensemble import Ensemble
 from gdmnet.models import checkpoint
 from gdmnet.preprocessing import prepare_volumes
 
@@ -68,10 +68,10 @@ def test_a_volume_thinner_than_a_window_lies_in_the_background_of_each_channel(t
     warm = replace(configuration.sources[1], centre=100.0)
     configuration = replace(configuration, sources=(configuration.sources[0], warm))
     translator = load_model(models.make_model(tmp_path, configuration=configuration), device="cpu")
-    translator = replace(translator, network=Recorder())
+    translator = replace(translator, network=Ensemble([Recorder()]))
     ct = models.make_ct(shape=(3, 21, 25))
     translator.translate_array(np.stack([ct, ct]), models.SPACING)
-    for patch in translator.network.seen:
+    for patch in translator.network.members[0].seen:
         assert patch.shape == (2, 8, 16, 16)
         for channel, centre in zip(patch, (0, 100), strict=True):
             outside = torch.cat([channel[:2], channel[5:]])
@@ -210,9 +210,9 @@ def test_the_card_says_what_was_loaded(tmp_path, models):
 
 def test_half_precision_is_used_only_where_the_device_has_it(tmp_path, models, monkeypatch):
     folder = models.make_model(tmp_path, precision="bf16")
-    monkeypatch.setattr("gdmnet.inference.model.cpu_has_bf16", lambda: False)
+    monkeypatch.setattr("gdmnet.inference.ensemble.cpu_has_bf16", lambda: False)
     assert load_model(folder, device="cpu").card.precision == "fp32"
-    monkeypatch.setattr("gdmnet.inference.model.cpu_has_bf16", lambda: True)
+    monkeypatch.setattr("gdmnet.inference.ensemble.cpu_has_bf16", lambda: True)
     translator = load_model(folder, device="cpu")
     assert translator.card.precision == "bf16"
     ct = models.make_ct()

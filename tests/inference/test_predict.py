@@ -156,7 +156,7 @@ def write_volume(path, volume, *, integer=False):
         os.kill(os.getpid(), signal.SIGKILL)
     whole(path, volume, integer=integer)
 whole, case.write_volume = case.write_volume, write_volume
-translator = load_model(sys.argv[1], PredictionSettings(tta=True), device="cpu")
+translator = load_model(sys.argv[1], PredictionSettings(step_size=0.4), device="cpu")
 predict_folder(translator, Path(sys.argv[2]), Path(sys.argv[3]), overwrite=True, uncertainty=True)
 """
 
@@ -177,9 +177,9 @@ def test_a_kill_while_overwriting_leaves_whole_files_and_the_next_run_ends_it(
     for name in ("b.nii.gz", "c.nii.gz"):
         assert (out / name).read_bytes() == before[name]
         assert read_volume(out / "uncertainty" / name).array.any()
-    with pytest.raises(OutputError, match="other tta"):
+    with pytest.raises(OutputError, match="other step_size"):
         predict_folder(trio, inputs, out)
-    again = load_model(trio.card.folder, PredictionSettings(tta=True), device="cpu")
+    again = load_model(trio.card.folder, PredictionSettings(step_size=0.4), device="cpu")
     result = predict_folder(again, inputs, out, uncertainty=True)
     assert (result.predicted, result.skipped) == (("b", "c"), ("a",))
     predict_folder(again, inputs, tmp_path / "afresh", uncertainty=True)
@@ -239,7 +239,9 @@ def test_a_record_of_before_settings_were_one_is_continued(tmp_path, models, tra
     data = json.loads(path.read_text())
     settings = data["model"].pop("settings")
     del settings["realism"]  # the card's own tells it by fold
-    del settings["finish"], settings["mixed_folds"], data["model"]["finish"]  # were not known
+    for name in ("finish", "mixed_folds", "engine"):
+        del settings[name]  # was not known
+    del data["model"]["finish"]
     path.write_text(json.dumps({**data, "schema": 1, "model": {**data["model"], **settings}}))
     assert predict_folder(translator, inputs, out).skipped == ("a", "b", "c")
     assert record(out).model == translator.card
@@ -299,6 +301,25 @@ def test_the_record_is_true_at_every_moment(tmp_path, translator, inputs, monkey
     monkeypatch.setattr(case, "write_volume", watch)
     predict_folder(translator, inputs, tmp_path / "out")
     assert seen == [[], ["a"], ["a", "b"]]
+
+
+def test_a_case_is_written_while_the_network_is_at_the_next(
+    tmp_path, translator, inputs, monkeypatch
+):
+    at_the_next, predict_case = threading.Event(), predict.predict_case
+
+    def network(translator, job, ahead):
+        if job.files.identifier == "b":
+            at_the_next.set()
+        return predict_case(translator, job, ahead)
+
+    def write(path, volume, *, integer):
+        assert at_the_next.wait(60)
+        write_volume(path, volume, integer=integer)
+
+    monkeypatch.setattr(predict, "predict_case", network)
+    monkeypatch.setattr(case, "write_volume", write)
+    assert predict_folder(translator, inputs, tmp_path / "out").predicted == ("a", "b", "c")
 
 
 def test_reading_ahead_is_bounded_and_in_order(monkeypatch):

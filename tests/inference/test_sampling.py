@@ -16,7 +16,8 @@ from gdmnet.inference import PredictionSettings, load_model
 from gdmnet.inference.predict import predict_folder
 from gdmnet.inference.record import Predictions
 from gdmnet.inference.sampling import Sampler, noise_rng, sample_volume
-from gdmnet.inference.sliding import BODY_MARGIN, BodyRegion, predict_volume, window_starts
+from gdmnet.inference.sliding import predict_volume
+from gdmnet.inference.windows import BODY_MARGIN, BodyRegion, window_starts
 from gdmnet.networks.unet import CountCalls
 from gdmnet.objectives.base import Context
 from gdmnet.objectives.build import OBJECTIVES, SAMPLED

@@ -6,12 +6,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gdmnet.inference.sliding import (
+from gdmnet.inference import sliding
+from gdmnet.inference.sliding import predict_volume
+from gdmnet.inference.windows import (
     BODY_MARGIN,
     WEIGHT_FLOOR,
     BodyRegion,
     gaussian_weight,
-    predict_volume,
     window_starts,
     windows,
 )
@@ -80,6 +81,23 @@ def test_windows_are_blended_by_gaussian_weights(rng):
 
     result = predict(network, source, patch)
     np.testing.assert_allclose(result[0], slow_prediction(source, patch, 0.5, network), atol=1e-5)
+
+
+@pytest.mark.parametrize("how", [{}, {"tta": True}, {"ensemble": "median"}])
+def test_results_do_not_depend_on_how_many_patches_share_a_call(how, rng, monkeypatch):
+    source, patch, sizes = rng.normal(size=(1, 7, 11, 13)).astype(np.float32), (4, 5, 6), []
+
+    def network(x):  # three folds
+        sizes.append(len(x))
+        return torch.cat([x + ramp(patch), x.square(), x.sin()])
+
+    single = estimate(network, source, patch, spread="opinions", **how)
+    assert set(sizes) == {1}
+    monkeypatch.setattr(sliding, "patches_a_call", lambda _: 3)
+    several = estimate(network, source, patch, spread="opinions", **how)
+    assert max(sizes) == 3
+    np.testing.assert_allclose(several.mean, single.mean, atol=1e-5)
+    np.testing.assert_allclose(several.std, single.std, atol=1e-5)
 
 
 @given(size=st.integers(1, 200), patch=st.integers(1, 64), step=STEPS)

@@ -75,7 +75,8 @@ def test_intensities_are_those_after_the_bias_correction(case):
     sources = read_channels(files.sources)
     body = find_body(sources, ["zscore"], "body", None, case="a")
     (flat,) = without_bias(sources, ["zscore"], "n4", body)
-    assert corrected.sources == (measure_intensity(flat, sources.array[0] != 0),)
+    inside, spacing = sources.array[0] != 0, sources.geometry.spacing
+    assert corrected.sources == (measure_intensity(flat, inside, spacing),)
     assert corrected.sources != plain.sources
     assert corrected.target == plain.target
     assert summarise("D", [corrected], ["MR"], "CT", "n4").bias_correction == "n4"
@@ -116,6 +117,20 @@ def test_noise_is_told_from_a_slope_and_from_edges(rng):
 def test_thin_images_have_a_noise_too(rng, shape):
     image = rng.normal(size=shape)
     assert np.isfinite(measure_intensity(image, np.ones(shape, dtype=bool)).noise)
+
+
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (3.0, 0.5, 0.5), (2.0, 2.0, 2.0)])
+def test_the_rim_is_told_from_the_core_in_millimetres(rng, spacing):
+    axes = (np.arange(-30.0, 30.1, width) for width in spacing)
+    radius = np.sqrt(sum(axis**2 for axis in np.meshgrid(*axes, indexing="ij")))  # mm
+    image = np.where(radius > 22, 100.0, 300.0) + rng.normal(0, 5, radius.shape)
+    inside = radius <= 26
+    found = measure_intensity(image, inside, spacing).rim
+    assert found == pytest.approx(-200 / image[inside].std(), rel=0.2)
+    assert measure_intensity(500 - 2 * image, inside, spacing).rim == pytest.approx(-found)
+    assert measure_intensity(image, inside).rim is None
+    assert measure_intensity(image, np.ones_like(inside), spacing).rim is None
+    assert measure_intensity(image, radius <= 2, spacing).rim in (None, pytest.approx(0, abs=3))
 
 
 def test_pooling_weighs_every_case_equally(rng):

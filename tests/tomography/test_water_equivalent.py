@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pytest
 
@@ -111,8 +113,10 @@ def test_a_table_that_is_none_is_refused(tmp_path, text, wrong):
     path.write_text(text, encoding="utf-8")
     with pytest.raises(DatasetError, match=wrong):
         read_density_table(path)
-    with pytest.raises(DatasetError, match="CSV file"):
-        read_density_table(tmp_path / "missing.csv")
+    os.mkfifo(tmp_path / "pipe.csv")  # reading it would never end
+    for name in ("missing.csv", "pipe.csv"):
+        with pytest.raises(DatasetError, match="CSV file"):
+            read_density_table(tmp_path / name)
 
 
 def test_no_body_is_said():

@@ -15,6 +15,11 @@ TARGET_BACKGROUND = -1.0
 SPACING = (3.0, 1.5, 1.0)  # mm (z, y, x): every axis another, so that an order can be wrong
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _few_drawings(few_drawings):
+    """Of all modules here, but for that about the drawings."""
+
+
 def _normalisation(scheme, background=0.0):
     return Normalisation(scheme, 0.0, 1.0, None, None, background)
 

@@ -21,6 +21,7 @@ from gdmnet.objectives.base import Batch
 from gdmnet.training import augment
 from gdmnet.training.batches import Batches, patch_start, prefetched, read_patch
 
+FIRST = [(0, step) for step in range(50)]
 PARTS = ("source", "target", "mask")
 sizes = st.tuples(*[st.integers(1, 9)] * 3)
 
@@ -234,27 +235,27 @@ def test_no_cases_and_no_target_are_refused(make_noise_case, make_configuration)
 
 @pytest.mark.parametrize("n_workers", [0, 2])
 def test_prefetched_batches_are_the_same_and_in_order(augmented, n_workers):
-    steps = range(2, 7)
-    for step, batch in zip(steps, prefetched(augmented, 1, steps, n_workers), strict=True):
+    places = [(1, 3), (1, 4), (2, 0), (2, 1)]
+    for place, batch in zip(places, prefetched(augmented, places, n_workers), strict=True):
         assert isinstance(batch, Batch)
-        assert _equal(batch, augmented.batch(1, step))
+        assert _equal(batch, augmented.batch(*place))
 
 
 def test_batches_come_by_a_pipe_where_shared_memory_is_full(augmented, monkeypatch):
     usage = shutil.disk_usage("/")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=0))
-    for step, batch in enumerate(prefetched(augmented, 0, range(3), 1)):
+    for step, batch in enumerate(prefetched(augmented, FIRST[:3], 1)):
         assert _equal(batch, augmented.batch(0, step))
 
 
 def test_workers_do_not_change_the_global_random_state(augmented):
     before = torch.get_rng_state()
-    list(prefetched(augmented, 0, range(2), 1))
+    list(prefetched(augmented, FIRST[:2], 1))
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_stopping_early_leaves_no_worker_behind(augmented):
-    source = prefetched(augmented, 0, range(50), 2)
+    source = prefetched(augmented, FIRST[:50], 2)
     next(source)
     assert multiprocessing.active_children()
     source.close()
@@ -276,7 +277,7 @@ def test_workers_end_with_a_killed_parent(tmp_path):
         "class Large:\n"
         "    def batch(self, epoch, step, rank=0):\n"
         "        return Batch(*(torch.zeros(2, 1, 32, 32, 32) for _ in range(3)))\n"
-        "source = prefetched(Large(), 0, range(99), 2)\n"
+        "source = prefetched(Large(), [(0, 0)] * 99, 2)\n"
         "next(source)\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
@@ -296,7 +297,7 @@ def test_a_dead_worker_is_an_error_with_advice(tmp_path):
         "    def batch(self, epoch, step, rank=0):\n"
         "        os._exit(1)\n"
         "try:\n"
-        "    list(prefetched(Dying(), 0, range(4), 1))\n"
+        "    list(prefetched(Dying(), [(0, 0)] * 4, 1))\n"
         "except TrainingError as error:\n"
         "    print(error)\n"
     )
@@ -309,7 +310,7 @@ def test_a_dead_worker_is_an_error_with_advice(tmp_path):
 def test_an_error_in_a_worker_keeps_its_type_and_text(cases, make_configuration):
     failing = _Failing(cases, make_configuration(), seed=0, augment=False)
     with pytest.raises(RuntimeError, match="our own fault"):
-        list(prefetched(failing, 0, range(4), 1))
+        list(prefetched(failing, FIRST[:4], 1))
 
 
 @settings(max_examples=60, deadline=None)

@@ -8,11 +8,20 @@ from gdmnet.errors import DeviceError, GdmnetError, TrainingError
 from gdmnet.objectives.ranks import mean_over_ranks, on_all_ranks
 from gdmnet.training.distributed import require_devices, run_together, this_process
 
+NAMES = ("regression", "gdm", "gan")
 
-@pytest.mark.parametrize("name", ["regression", "gdm", "gan"])
-def test_two_ranks_stay_bit_equal(name, tmp_path):
-    run_together(rank_work, 2, name, tmp_path)
-    first, second = (torch.load(tmp_path / f"{name}{rank}.pt") for rank in range(2))
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """A folder with each rank's weights of every objective; one team trains them all."""
+    folder = tmp_path_factory.mktemp("weights")
+    run_together(rank_work, 2, NAMES, folder)
+    return folder
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_two_ranks_stay_bit_equal(name, weights):
+    first, second = (torch.load(weights / f"{name}{rank}.pt") for rank in range(2))
     assert all(torch.equal(first[key], second[key]) for key in first)
     if name != "gdm":
         alone = train(name, joined)

@@ -12,7 +12,7 @@ from gdmnet.encoders import FrozenEncoder, build
 from gdmnet.errors import CheckpointError, SettingError, TrainingError
 from gdmnet.plan import Architecture, Recipe
 from gdmnet.training import feature_encoder
-from gdmnet.training.feature_encoder import prepare_encoder, target_patches
+from gdmnet.training.feature_encoder import log_origin, prepare_encoder, target_patches
 from gdmnet.training.settings import EncoderSettings
 
 CPU = torch.device("cpu")
@@ -79,6 +79,7 @@ def test_a_public_encoder_is_read_told_and_made_constant(prepare, tmp_path, monk
     chosen = EncoderSettings("vista3d", weights=file, stages=(0, 2))
     encoder = prepare(chosen)
     assert [m.shape[1] for m in encoder(torch.zeros(1, 1, 16, 16, 16))] == [6, 24]
+    log_origin(encoder)
     assert f"feature encoder: vista3d from {file} (sha256 " in caplog.text
     assert "maps of 6, 24 channels" in caplog.text
     constant = prepare(dataclasses.replace(chosen, norm_statistics="dataset"))

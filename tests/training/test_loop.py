@@ -167,14 +167,15 @@ def test_an_interruption_while_an_epoch_is_saved_loses_nothing(
     start("unbroken")
     name, module = {
         "log": ("append", log),
-        "best": ("save_weights", loop),
-        "latest": ("save_latest", loop),
+        "best": ("save", checkpoint),
+        "latest": ("save", checkpoint),
         "drawing": ("draw_progress", loop),
     }[moment]
     original, calls = getattr(module, name), []
 
     def interrupting(*arguments):
-        calls.append(arguments)
+        if name != "save" or arguments[0].name == f"checkpoint_{moment}.pt":
+            calls.append(arguments)
         if len(calls) > 1 or moment == "drawing":
             raise KeyboardInterrupt
         original(*arguments)
@@ -357,7 +358,8 @@ def test_an_objective_with_extra_channels_gets_the_same_noise_at_every_validatio
             return generator(source)
 
     start(objective=Stochastic(), recipe=dataclasses.replace(RECIPE, epochs=2))
-    first, second, third, fourth = Stochastic.noises
+    batches = [noise for noise in Stochastic.noises if len(noise) == 2]  # a picture's are single
+    first, second, third, fourth = batches
     assert first.shape == (2, 2, 8, 8, 8)
     assert torch.equal(first, third)
     assert torch.equal(second, fourth)

@@ -77,7 +77,7 @@ def test_a_twin_goes_on_to_the_bit(
 def broken_after(epoch, parts, folder, monkeypatch):
     from gdmnet.training import loop
 
-    def stop(training, finished):
+    def stop(training, finished, *_):
         if finished == epoch:
             raise KeyboardInterrupt
 

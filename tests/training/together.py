@@ -54,13 +54,14 @@ def train(name: str, batches) -> dict[str, torch.Tensor]:
     return stepper.generator.state_dict() | own
 
 
-def rank_work(name: str, folder) -> None:
+def rank_work(names: tuple[str, ...], folder) -> None:
     rank = this_process().rank
     assert n_ranks() == 2
     assert float(mean_over_ranks(torch.tensor(float(rank)))) == 0.5
     assert not on_all_ranks(condition=rank == 0, device=CPU)
-    weights = train(name, lambda step: masked_batch(step, rank))
-    torch.save(weights, folder / f"{name}{rank}.pt")
+    for name in names:
+        weights = train(name, lambda step: masked_batch(step, rank))
+        torch.save(weights, folder / f"{name}{rank}.pt")
 
 
 def refused(folder) -> None:
