@@ -174,11 +174,8 @@ class Translator:
         """Refuse what has no spread to measure.
 
         Raises:
-            CheckpointError: a sampler's opinions meet at every step, so that none are left at the
-                end; or another engine than torch.
+            CheckpointError: a sampler's opinions meet at every step; none are left at the end.
         """
-        if (engine := self.card.settings.engine) != "torch":
-            raise CheckpointError(f"--uncertainty: torch measures it, not --engine {engine}")
         if self.card.settings.sampler is not None:
             raise CheckpointError(
                 f"--uncertainty: {self.card.objective} makes one volume from one noise, folds and"
