@@ -93,17 +93,11 @@ def predict_volume(
             for window, value in zip(group, values.to(place), strict=True):
                 total[window].addcmul_(value, weight)
             if spread is not None:
-<<<<<<< HEAD
                 if opinions is None:
                     means, variance = _with_mirrored(network, patches, plain)
                 else:  # n_series, b, z, y, x; b, z, y, x
                     means, variance = opinions.means, opinions.variance()
-                moments = moments or Moments(shape, place, len(means))
-=======
-                means = plain if opinions is None else opinions.means  # n_series, b, z, y, x
-                variance = torch.zeros_like(values) if opinions is None else opinions.variance()
                 moments = moments or Moments(total.new_zeros((len(means), *shape)))
->>>>>>> main
                 found = means.to(place).unbind(1), variance.to(place)
                 for window, mean, own in zip(group, *found, strict=True):
                     moments.add(mean, own, weight, window)

@@ -25,13 +25,9 @@ WEIGHT_FLOOR = 1e-3  # of the peak: keeps w * p / w well conditioned where one w
 BODY_MARGIN = 8
 
 Window = tuple[slice, slice, slice]
-<<<<<<< HEAD
 Spread = Literal["opinions", "mirrored"]
-=======
-Spread = Literal["opinions", "windows"]
 Array = Any  # numpy's or torch's, which have the same operators
 _TINY = 1e-30
->>>>>>> main
 
 
 @dataclass(frozen=True, eq=False)
