@@ -64,9 +64,9 @@ def predict_volume(
         device: where the network lies.
         settings: step size, mirrored copies, ensemble; None is the default of each.
         region: skip what is far from the body.
-        spread: measure how far all opinions lie apart, or the overlapping windows of each fold
-            alone, without mirrored copies (the root mean square over the folds); the prediction is
-            the same to the bit.
+        spread: measure how far all opinions lie apart; or "mirrored": how far each fold's own lie
+            apart in overlapping windows and their copies mirrored along x, as the root mean square
+            over the folds, whatever the settings. The prediction is the same to the bit.
 
     Raises:
         ValueError: shapes that do not fit, or a step size outside (0, 1].
@@ -93,8 +93,10 @@ def predict_volume(
             for window, value in zip(group, values.to(place), strict=True):
                 total[window].addcmul_(value, weight)
             if spread is not None:
-                means = plain if opinions is None else opinions.means  # n_series, b, z, y, x
-                variance = torch.zeros_like(values) if opinions is None else opinions.variance()
+                if opinions is None:
+                    means, variance = _with_mirrored(network, patches, plain)
+                else:  # n_series, b, z, y, x; b, z, y, x
+                    means, variance = opinions.means, opinions.variance()
                 moments = moments or Moments(total.new_zeros((len(means), *shape)))
                 found = means.to(place).unbind(1), variance.to(place)
                 for window, mean, own in zip(group, *found, strict=True):
@@ -137,6 +139,13 @@ def _predict_windows(
                 opinions.add(mean[None], variance, len(own))
     assert plain is not None
     return torch.stack(values).mean(dim=0) if len(values) > 1 else values[0], plain
+
+
+def _with_mirrored(network: Network, patches: Tensor, plain: Tensor) -> tuple[Tensor, Tensor]:
+    """Folds' opinions (n, b, z, y, x) and those of windows mirrored along x: mean, variance."""
+    mirrored = network(patches.flip(-1)).float().reshape(plain.shape).flip(-1)
+    variance, means = torch.var_mean(torch.stack([plain, mirrored]), dim=0, correction=0)
+    return means, variance.mean(dim=0)  # n, b, z, y, x; b, z, y, x
 
 
 def _divide(total: Tensor, chosen: Sequence[Window], weight: Tensor, background: float) -> None:

@@ -25,7 +25,7 @@ WEIGHT_FLOOR = 1e-3  # of the peak: keeps w * p / w well conditioned where one w
 BODY_MARGIN = 8
 
 Window = tuple[slice, slice, slice]
-Spread = Literal["opinions", "windows"]
+Spread = Literal["opinions", "mirrored"]
 Array = Any  # numpy's or torch's, which have the same operators
 _TINY = 1e-30
 
@@ -36,9 +36,8 @@ class Estimate:
 
     Attributes:
         mean: the prediction.
-        std: how far folds, mirrored copies and overlapping windows (or the windows alone) lie
-            apart at each voxel, as a standard deviation; 0 where there is only one opinion; None
-            if it was not asked for.
+        std: how far folds, mirrored copies and overlapping windows lie apart at each voxel, as a
+            standard deviation; 0 where there is only one opinion; None if it was not asked for.
     """
 
     mean: NDArray

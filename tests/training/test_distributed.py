@@ -8,7 +8,7 @@ from gdmnet.errors import DeviceError, GdmnetError, TrainingError
 from gdmnet.objectives.ranks import mean_over_ranks, on_all_ranks
 from gdmnet.training.distributed import require_devices, run_together, this_process
 
-NAMES = ("regression", "gdm", "gan")
+NAMES = ("regression", "gdm", "gdm r 0", "gan")
 
 
 @pytest.fixture(scope="module")

@@ -40,11 +40,11 @@ def joined(step: int) -> Batch:
 def train(name: str, batches) -> dict[str, torch.Tensor]:
     options = {
         "gdm": {"locations": 32, "bank": 32, "regression_share": 0.0},
+        "gdm r 0": {"locations": 32, "bank": 32, "drift_ratio": 0.0},
         "gan": {"adversarial": 1.0},
     }
-    objective = OBJECTIVES[name](
-        make_context(N_STEPS, encoder=CountingEncoder(), **options.get(name, {}))
-    )
+    context = make_context(N_STEPS, encoder=CountingEncoder(), **options.get(name, {}))
+    objective = OBJECTIVES[name.split()[0]](context)
     stepper = GeneratorOptimizer(small_generator(), RECIPE, CPU)
     for step in range(N_STEPS):
         descent = objective.descend(stepper.trained, batches(step), torch.Generator())
