@@ -132,7 +132,7 @@ def test_the_table_has_a_row_a_method_and_a_line_a_check():
     checks = (DemoCheck("first", True), DemoCheck("second", False))
     lines = describe(DemoResult(GOOD, checks, {"a": 61.0})).splitlines()
     assert lines[0].split("  ")[-1] == "sharpness"
-    assert lines[3].split() == ["gdm", "104", "20", "0.6", "0.8"]
+    assert lines[3].split() == ["gdm", "104", "20", "0.6000", "0.8000"]
     assert [line[:11].strip() for line in lines[1:4]] == list(GOOD)
     assert "- yes: first" in lines
     assert "- NO : second" in lines
