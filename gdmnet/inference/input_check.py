@@ -44,7 +44,9 @@ BODY_FACTOR = 2.0
 # of 16 head MRs they leave 0 to 3 % of the others with a warning and find 97 to 100 % of the same
 # images with inverted contrast; of T1 and FLAIR, some with the skull and some without, hardly any.
 HISTOGRAM, HISTOGRAM_FACTOR = 0.1, 1.5
-RIM = 0.5  # deviations by which an MR's rim is brighter or darker than its core, to have a sign
+# Of 34 T1, FLAIR and simulated head MRs the sign of the rim warns about none, and finds them all
+# when inverted, with 1 to 7 training cases. Deviations by which rim and core differ to have a sign:
+RIM = 0.5
 _ANY = 10.0  # deviations, which no rim has
 _CORE = (0.1, 0.9)  # quantiles of the training cases: one odd case must not widen the margin
 _BLANK = 1e-6  # spread of a blank image, file or network units
