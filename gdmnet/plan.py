@@ -184,7 +184,7 @@ class Configuration:
                 all(_lie(stride, 1, 4) for stride in network.strides),
                 "architecture.strides must lie in 1 to 4",
             ),
-            (set(network.strides[0]) == {1}, "architecture.strides must begin with 1, 1, 1"),
+            (network.strides[:1] == ((1, 1, 1),), "architecture.strides must begin with 1, 1, 1"),
             (
                 min(whole) >= 1 and all(n % m == 0 for n, m in zip(patch, whole, strict=True)),
                 f"patch_size {patch} is no multiple of the strides' product {whole}",

@@ -178,7 +178,7 @@ def make_expected(**changes) -> ExpectedError:
         "folds": ("0", "1", "2"),
         "n_cases": 5,
         "band_edges": (200.0,),
-        "spread_edges": (0.0, 5.0),
+        "difficulty_edges": (0.0, 5.0),
         "half_widths": (10.0, 20.0, 30.0, 100.0, 200.0, 300.0),
         "means": (5.0, 10.0, 15.0, 50.0, 100.0, 150.0),
         "mae": (20.0, 40.0),

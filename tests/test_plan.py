@@ -79,11 +79,15 @@ def test_a_random_edit_is_one_line_or_a_plan_that_works(tmp_path, seed):
         ({"batch_size": 0}, "batch_size 0 is not in 1 to 1024"),
         ({"residual_channel": 1}, "residual_channel 1 is none of 1 sources"),
         ({"sources": []}, "sources must name"),
+        ({"architecture": {"strides": []}}, "architecture: features, .* as many entries"),
+        ({"architecture": {"strides": [[2, 1, 1]] * 2}}, "architecture.strides must begin with"),
     ],
 )
 def test_what_cannot_be_trained_is_refused_where_it_is_read(tmp_path, change, complaint):
     data = codec.encode(make_plan(make_configuration()))
-    data["configurations"]["3d_fullres"].update(change)
+    configuration = data["configurations"]["3d_fullres"]
+    architecture = configuration["architecture"] | change.get("architecture", {})
+    configuration.update(change | {"architecture": architecture})
     (tmp_path / "plan.json").write_text(json.dumps(data))
     with pytest.raises(PlanError, match=rf"plan.json.configurations.3d_fullres: {complaint}"):
         codec.load(Plan, tmp_path / "plan.json")

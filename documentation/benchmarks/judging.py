@@ -20,7 +20,7 @@ from gdmnet.compare.verdict import give_verdict
 from gdmnet.data.case_files import images_by_case
 from gdmnet.data.raw import read_description, test_cases, training_cases
 from gdmnet.inference.record import read_records
-from gdmnet.metrics.conventions import CT_LIKE_MINIMUM, EvaluationSettings
+from gdmnet.metrics.conventions import EvaluationSettings, is_ct_like
 from gdmnet.metrics.evaluation import EvaluationFolders, evaluate_folders
 
 COLUMNS = {
@@ -94,7 +94,7 @@ class HeldOut:
             if floors and verdict.floor is not None:
                 figures[f"floor_{kind}"] = verdict.floor.frechet.value
                 figures[f"blurred_{kind}"] = verdict.ceiling.frechet.value
-        if float(subjects[0].real.min()) > CT_LIKE_MINIMUM:  # HU need no match
+        if not is_ct_like(subjects[0].real):  # HU need no match
             how = EvaluationSettings(match_intensity="linear", plausibility=False)
             figures["mae_matched"] = evaluate_folders(pairs, how).aggregate["mae"]["mean"]
             again = give_verdict(self.judges["self"], subjects, match=True)

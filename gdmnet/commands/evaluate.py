@@ -15,7 +15,7 @@ from gdmnet.folders import SUMMARY_JSON
 from gdmnet.metrics.conventions import EvaluationSettings
 from gdmnet.metrics.titles import TITLES, title_of
 from gdmnet.settings import add_settings, given_settings, make_settings
-from gdmnet.table import Cell, text_table
+from gdmnet.table import Cell, cell_text, text_table
 
 if TYPE_CHECKING:
     from gdmnet.metrics.evaluation import EvaluationFolders
@@ -141,15 +141,20 @@ def _judge(
 
 
 def table(summary: Summary) -> list[str]:
-    """The summary as text: a line a case, then a line a statistic, at most 100 columns wide."""
+    """The summary as text: a line a case, then a line a statistic, at most 100 columns wide.
+
+    Below it depths and regions, as means over the cases.
+    """
     from gdmnet.metrics.statistics import STATISTICS
+    from gdmnet.report.depths import depth_rows, region_rows
 
     shown = {m: title_of(m, summary.unit) for m in TITLES if m in summary.aggregate}
     cases = summary.cases.items()
     rows: list[list[Cell]] = [
         ["case", *shown.values()],
         *([_shortened(name), *map(values.get, shown)] for name, values in cases),
-        *([s, *(summary.aggregate[m][s] for m in shown)] for s in STATISTICS),
+        *([s, *(summary.aggregate[m][s] for m in shown)] for s in STATISTICS[:-1]),
+        [STATISTICS[-1], *(cell_text(summary.aggregate[m]["count"]) for m in shown)],
     ]
     lines = text_table(rows, width=_WIDTH)
     rule, n_cases = "-" * max(map(len, lines)), len(cases)
@@ -163,7 +168,15 @@ def table(summary: Summary) -> list[str]:
         notes.append(f"intensities matched: {summary.match_intensity}")
     if summary.note:
         notes.append(f"note: {summary.note}")
-    return [lines[0], rule, *lines[1 : n_cases + 1], rule, *lines[n_cases + 1 :], *notes]
+    means = {metric: values["mean"] for metric, values in summary.aggregate.items()}
+    more = [
+        line
+        for own in (depth_rows(means), region_rows(means, summary.unit))
+        if own
+        for line in ("", *text_table(own, width=_WIDTH))
+    ]
+    lines = [lines[0], rule, *lines[1 : n_cases + 1], rule, *lines[n_cases + 1 :]]
+    return [*lines, *more, *([""] if more else []), *notes]
 
 
 def _judge_settings(args: argparse.Namespace) -> JudgeSettings | None:

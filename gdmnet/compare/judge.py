@@ -34,7 +34,7 @@ from gdmnet.encoders.self_supervised import (
 )
 from gdmnet.errors import CheckpointError, TrainingError
 from gdmnet.geometry import Geometry, Shape, Spacing
-from gdmnet.metrics.conventions import CT_LIKE_MINIMUM, GDMNET
+from gdmnet.metrics.conventions import GDMNET, is_ct_like
 from gdmnet.metrics.evaluation import find_mask
 from gdmnet.metrics.plausibility import value_range
 from gdmnet.models.seeds import numpy_rng, sequence
@@ -225,7 +225,7 @@ def read_encoder(file: Path) -> FrozenEncoder:
 
 def in_own_units(image: NDArray, real: NDArray, inside: NDArray) -> NDArray:
     """An image in HU as it is; others as shares of the real image's range inside the mask."""
-    if float(real.min()) <= CT_LIKE_MINIMUM:
+    if is_ct_like(real):
         return image.astype(np.float32, copy=False)
     values = real[inside]
     low, width = float(np.percentile(values, 0.5)), value_range(values)

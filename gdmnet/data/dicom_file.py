@@ -183,9 +183,9 @@ def _no_slice(item: Dataset, n_bytes: int) -> str | None:
     if is_localizer or _SCOUT.search(str(item.get("SeriesDescription", "")).casefold()):
         return "scouts"
     if not n_bytes:
-        kind = _text(item, "SOPClassUID") or _text(item.file_meta, "MediaStorageSOPClassUID")
-        if "Image Storage" not in UID(kind).name:
-            return "objects without an image" if kind else NOT_DICOM
+        own, first = _text(item, "SOPClassUID"), _text(item.file_meta, "MediaStorageSOPClassUID")
+        if "Image Storage" not in UID(own).name + UID(first).name:  # either may be damaged
+            return "objects without an image" if UID(own or first).is_valid else NOT_DICOM
         return None if _text(item, "SeriesInstanceUID") else NOT_DICOM  # cut off
     return None
 

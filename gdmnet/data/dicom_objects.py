@@ -78,7 +78,7 @@ def read_structures(path: Path) -> list[Structure]:
         found = []
         for roi in item.get("StructureSetROISequence", ()):
             contours = [
-                np.array(contour.ContourData, float).reshape(-1, 3)
+                _points(contour)
                 for contour in getattr(places.get(roi.ROINumber), "ContourSequence", ())
                 if contour.ContourGeometricType.startswith("CLOSED_PLANAR")
             ]
@@ -88,6 +88,13 @@ def read_structures(path: Path) -> list[Structure]:
                 name = str(roi.get("ROIName", ""))
                 found.append(Structure(path, name, frame, drawn, tuple(contours)))
     return found
+
+
+def _points(contour: Dataset) -> NDArray:
+    points = np.array(contour.ContourData, float).reshape(-1, 3)
+    if not (points.size and np.isfinite(points).all()):
+        raise ValueError(points)
+    return points
 
 
 def is_called(structure: Structure, pattern: str) -> bool:
@@ -163,17 +170,23 @@ def registration_between(files: Sequence[Path], moving: Series, fixed: Series) -
     for path in files:
         frames = _read_registration(path)
         if moving.frame in frames and fixed.frame in frames:
-            found[path] = np.linalg.inv(frames[fixed.frame]) @ frames[moving.frame]
+            ours, theirs = frames[moving.frame], frames[fixed.frame]
+            if not (_is_rigid(ours) and _is_rigid(theirs)):
+                raise DatasetError(f"{path.name}: is no rigid registration; give a rigid one")
+            found[path] = np.linalg.inv(theirs) @ ours
     for path, matrix in found.items():
-        turn = matrix[:3, :3]
-        if np.abs(turn @ turn.T - np.eye(3)).max() > _NOT_RIGID or np.linalg.det(turn) < 0:
-            raise DatasetError(f"{path.name}: is no rigid registration; give a rigid one")
         first = next(iter(found))
         if np.abs(matrix - found[first]).max() > _SAME:
             raise DatasetError(
                 f"{first.name} and {path.name} register {moving.label} in two ways; move one away"
             )
     return next(iter(found.values()), None)
+
+
+def _is_rigid(matrix: NDArray) -> bool:
+    turn = matrix[:3, :3]
+    skew = np.abs(turn @ turn.T - np.eye(3)).max() + np.abs(matrix[3] - (0, 0, 0, 1)).max()
+    return bool(np.isfinite(matrix).all() and skew <= _NOT_RIGID and np.linalg.det(turn) > 0)
 
 
 def registered_geometry(old: Geometry, matrix: NDArray) -> Geometry:
@@ -235,11 +248,13 @@ def _read_registration(path: Path) -> dict[str, NDArray]:
         item = dcmread(path, force=True)
         found = {str(item.get("FrameOfReferenceUID", "")): np.eye(4)}
         for entry in item.get("RegistrationSequence", ()):  # deformable ones have none
-            matrix = np.eye(4)
-            for registration in entry.get("MatrixRegistrationSequence", ()):
+            frame, matrix = str(entry.get("FrameOfReferenceUID", "")), np.eye(4)
+            registrations = entry.get("MatrixRegistrationSequence", ())
+            for registration in registrations:
                 for step in registration.MatrixSequence:  # applied one after the other
                     values = np.array(step.FrameOfReferenceTransformationMatrix, float)
                     matrix = values.reshape(4, 4) @ matrix
-            found[str(entry.get("FrameOfReferenceUID", ""))] = matrix
+            if registrations:  # without any, nothing is said of where the frame lies
+                found[frame] = matrix
     found.pop("", None)
     return found

@@ -285,7 +285,8 @@ def shown(values: Iterable[float]) -> str:
 
 def _at_right_angles(path: Path, cosines: np.ndarray) -> np.ndarray:
     """The nearest axes at right angles; those that are far from them are complained about."""
-    skew = np.abs(cosines.T @ cosines - np.eye(3)).max()
+    with np.errstate(over="ignore", invalid="ignore"):
+        skew = np.abs(cosines.T @ cosines - np.eye(3)).max()
     if not skew <= _SKEWED:  # NaN, too
         raise DatasetError(
             f"{path}: the axes in the header are not at right angles; resample it to a plain grid"

@@ -18,14 +18,9 @@ from gdmnet.data.raw import Description, files_to_write, write_description
 from gdmnet.data.volume import write_volume
 from gdmnet.geometry import Geometry, Shape, Spacing, nearest_lps, shape_of
 
-KINDS: dict[str, tuple[tuple[str, ...], str]] = {
-    "mr2ct": (("MR",), "CT"),
-    "t1tot2": (("T1",), "T2"),
-    "t1flair2t2": (("T1", "FLAIR"), "T2"),
-    "ct2ct": (("CT",), "CT"),
-}
-"""Source channels and target by name. T1, FLAIR and T2 have exact zeros outside the body, as
-skull-stripped scans have; MR has a scanner's noise there; a CT source is blurred and noisy."""
+KINDS = {"mr2ct": ("MR", "CT"), "t1tot2": ("T1", "T2")}
+"""Source and target by name. T1 and T2 have exact zeros outside the body, as skull-stripped scans
+have; MR has a scanner's noise there."""
 
 
 @dataclass(frozen=True)
@@ -45,14 +40,6 @@ class Scanner:
     file_ending: str = ".nii.gz"
     masks: bool = False
     varied_shapes: bool = True
-
-
-def oblique_direction(degrees: float = 12.0) -> tuple[float, ...]:
-    """Direction cosines turned by `degrees` about x and then by half of that about z."""
-    a, b = np.deg2rad([degrees, degrees / 2])
-    about_x = np.array([[1, 0, 0], [0, np.cos(a), -np.sin(a)], [0, np.sin(a), np.cos(a)]])
-    about_z = np.array([[np.cos(b), -np.sin(b), 0], [np.sin(b), np.cos(b), 0], [0, 0, 1]])
-    return tuple(float(cosine) for cosine in (about_z @ about_x).ravel())
 
 
 def write_phantom_dataset(
@@ -86,10 +73,10 @@ def write_phantom_dataset(
     """
     scanner = scanner or Scanner()
     folder = raw_root / dataset
-    sources, target = KINDS[kind]
+    source, target = KINDS[kind]
     text = f"phantoms made by gdmnet.datasets.phantom, kind {kind}, seed {seed}"
     description = Description(
-        sources, target, scanner.file_ending, n_train, metadata={"description": text}
+        (source,), target, scanner.file_ending, n_train, metadata={"description": text}
     )
     for i in range(n_train + n_test):
         part = "Tr" if i < n_train else "Ts"
@@ -128,21 +115,16 @@ def make_patient(
     """One patient, scanned on one grid.
 
     Returns:
-        sources float32 (c, z, y, x), target float32 (z, y, x), body uint8 (z, y, x); CT in HU, MR
+        sources float32 (1, z, y, x), target float32 (z, y, x), body uint8 (z, y, x); CT in HU, MR
         in a scanner's arbitrary units.
     """
     tissue = patient(rng, shape)
     body = coarsen(is_body(tissue), shape) >= 0.5
-    sources, target = KINDS[kind]
+    source, target = KINDS[kind]
     ct = _ct(rng, tissue, shape)
     target_image = ct if target == "CT" else _mr(rng, tissue, shape, target) * body
-    images = [
-        _poor_ct(rng, ct)
-        if name == "CT"
-        else _mr(rng, tissue, shape, name) * (1 if name == "MR" else body)
-        for name in sources
-    ]
-    return np.stack(images), target_image, body.astype(np.uint8)
+    image = _mr(rng, tissue, shape, source) * (1 if source == "MR" else body)
+    return image[None], target_image, body.astype(np.uint8)
 
 
 def _ct(rng: np.random.Generator, tissue: NDArray, shape: Shape) -> NDArray:
@@ -150,12 +132,6 @@ def _ct(rng: np.random.Generator, tissue: NDArray, shape: Shape) -> NDArray:
     # one voxel wide grain: what a blurring translator loses first
     grain = coarsen(look_up(tissue, "texture"), shape) * smooth_noise(rng, shape, 0.5)
     return np.clip(fine + grain, -1024, 3071).astype(np.float32)
-
-
-def _poor_ct(rng: np.random.Generator, ct: NDArray) -> NDArray:
-    blurred = ndimage.gaussian_filter(ct, 0.8, mode="nearest")
-    noise = 70 * smooth_noise(rng, ct.shape, 0.6)
-    return np.clip(blurred + noise, -1024, 3071).astype(np.float32)
 
 
 def _mr(rng: np.random.Generator, tissue: NDArray, shape: Shape, weighting: str) -> NDArray:
@@ -171,20 +147,20 @@ def _mr(rng: np.random.Generator, tissue: NDArray, shape: Shape, weighting: str)
 Point = tuple[float, float, float]
 
 
-PROPERTIES = ("CT", "texture", "T1", "FLAIR", "T2")
+PROPERTIES = ("CT", "texture", "T1", "T2")
 """Mean HU, standard deviation of the fine texture in HU, and the signal by MR weighting."""
 TISSUES: dict[str, tuple[float, ...]] = {
-    "air": (-1000, 4, 0.0, 0.0, 0.0),
-    "fat": (-105, 20, 1.0, 0.8, 0.6),
-    "muscle": (55, 24, 0.42, 0.40, 0.25),
-    "lung": (-820, 45, 0.10, 0.12, 0.14),
-    "liver": (70, 24, 0.62, 0.45, 0.35),
-    "spleen": (40, 24, 0.34, 0.55, 0.62),
-    "blood": (170, 24, 0.22, 0.18, 0.12),
-    "bone": (950, 70, 0.05, 0.05, 0.05),
-    "marrow": (280, 120, 0.78, 0.60, 0.45),
-    "water": (8, 16, 0.16, 0.08, 1.0),
-    "lesion": (15, 20, 0.28, 0.95, 0.85),
+    "air": (-1000, 4, 0.0, 0.0),
+    "fat": (-105, 20, 1.0, 0.6),
+    "muscle": (55, 24, 0.42, 0.25),
+    "lung": (-820, 45, 0.10, 0.14),
+    "liver": (70, 24, 0.62, 0.35),
+    "spleen": (40, 24, 0.34, 0.62),
+    "blood": (170, 24, 0.22, 0.12),
+    "bone": (950, 70, 0.05, 0.05),
+    "marrow": (280, 120, 0.78, 0.45),
+    "water": (8, 16, 0.16, 1.0),
+    "lesion": (15, 20, 0.28, 0.85),
 }
 """Tissue -> its `PROPERTIES`."""
 _NUMBER = {name: number for number, name in enumerate(TISSUES)}

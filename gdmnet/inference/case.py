@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gdmnet.data.case import Case, CaseFiles, Volume
 from gdmnet.data.dicom import read_sources
@@ -27,7 +26,7 @@ from gdmnet.inference.input_check import (
 )
 from gdmnet.inference.inputs import source_digests, source_states
 from gdmnet.inference.record import OUTDATED, CaseResult, UncertaintyMap
-from gdmnet.inference.translator import OVERLAPPING, Translator
+from gdmnet.inference.translator import Translator
 from gdmnet.inference.windows import Estimate, Spread
 from gdmnet.metrics.conventions import GDMNET
 from gdmnet.metrics.evaluation import find_mask
@@ -37,6 +36,7 @@ from gdmnet.preprocessing import prepare_volumes
 _log = logging.getLogger(__name__)
 
 UNCERTAINTY = "uncertainty"
+MIRRORED = "overlapping windows and their mirrored copies"
 FAR_SPACING = 3.0  # times coarser or finer than what the model was trained at: worth a warning
 
 
@@ -144,7 +144,7 @@ def predict_case(
         if read.case is None:
             return PredictedCase(read)
         begin = time.perf_counter()
-        spread: Spread = "opinions" if translator.expected is None else "windows"
+        spread: Spread = "opinions" if translator.expected is None else "mirrored"
         estimate = translator.predict(read.case, spread=spread if job.uncertainty else None)
         case = replace(read.case, source=read.case.source[:, :0].copy())
         return PredictedCase(replace(read, case=case), estimate, time.perf_counter() - begin)
@@ -210,7 +210,7 @@ def _written(
         volume = translator.finishing(job.files, volume)
     uncertainty = None
     if estimate.std is not None:  # before the prediction: what is there is taken to be finished
-        uncertainty = _write_map(translator, job, case, estimate.std, volume)
+        uncertainty = _write_map(translator, job, case, estimate, volume)
     write_volume(job.output, volume, integer=translator.plan.integer_output)
     if uncertainty is None:
         job.map_output.unlink(missing_ok=True)  # of the prediction that was there before
@@ -231,32 +231,32 @@ def _written(
 
 
 def _write_map(
-    translator: Translator, job: CasePrediction, case: Case, std: NDArray, volume: Volume
+    translator: Translator, job: CasePrediction, case: Case, estimate: Estimate, volume: Volume
 ) -> UncertaintyMap:
-    spread, expected = translator.restore_spread(std, case), translator.expected
-    inside = std[0][case.body != 0]
+    assert estimate.std is not None
+    inside, expected = estimate.std[0][case.body != 0], translator.expected
     found = UncertaintyMap(
         output=f"{UNCERTAINTY}/{job.map_output.name}",
         sources=translator.spread_sources(),
         mean=float(inside.mean(dtype=np.float64)) * translator.configuration.target.scale,
         single_opinion=float((inside == 0).mean()),
     )
-    if expected is not None:
-        predicted, deviation = volume.array[0], spread.array[0]
-        body = find_mask(None, volume, GDMNET)[0] != 0
-        widths = np.zeros_like(deviation)
-        widths[body] = expected.half_width(predicted[body], deviation[body])
-        spread = replace(spread, array=widths[None])
-        found = replace(
-            found,
-            sources=OVERLAPPING,
-            mean=float(widths[body].mean(dtype=np.float64)),
-            coverage=COVERAGE,
-            expected_mae=expected.expected_mae(predicted[body], deviation[body]),
-            validation_mae=(expected.mae[0], expected.mae[1]),
-        )
-    write_volume(job.map_output, spread)
-    return found
+    if expected is None:
+        write_volume(job.map_output, translator.restore_spread(estimate.std, case))
+        return found
+    difficulty, body = translator.difficulty(estimate, case), find_mask(None, volume, GDMNET)[0] > 0
+    voxels = volume.array[0][body], difficulty.array[0][body]
+    widths = np.zeros_like(volume.array)
+    widths[0][body] = expected.half_width(*voxels)
+    write_volume(job.map_output, replace(difficulty, array=widths))
+    return replace(
+        found,
+        sources=MIRRORED,
+        mean=float(widths[0][body].mean(dtype=np.float64)),
+        coverage=COVERAGE,
+        expected_mae=expected.expected_mae(*voxels),
+        validation_mae=(expected.mae[0], expected.mae[1]),
+    )
 
 
 def _warnings(

@@ -19,6 +19,7 @@ from gdmnet.files import file_sha256
 from gdmnet.geometry import shape_of
 from gdmnet.inference.windows import (
     Estimate,
+    Moments,
     Spread,
     gaussian_weight,
     mirrored_axes,
@@ -55,26 +56,37 @@ class OnnxEnsemble:
         *,
         spread: Spread | None = None,
     ) -> Estimate:
-        """A case's target in network units, as `Ensemble.predict` gives it; without a spread."""
+        """A case's target in network units, as `Ensemble.predict` gives it."""
         fill, region = surroundings(case, configuration)
         patch_size, combine = configuration.patch_size, _COMBINE[card.settings.ensemble]
         padded, box = pad_to(case.source, patch_size, fill)
         source = padded.astype(np.float32, copy=False)
         total, weights = np.zeros((2, *shape_of(padded)), np.float32)
+        n_series = len(self.members) if spread == "mirrored" else 1
+        moments = Moments(np.zeros((n_series, *total.shape), np.float32)) if spread else None
         weight = gaussian_weight(patch_size)
+        flips = mirrored_axes(patch_size) if card.settings.tta else [()]
+        heard = [(), (-1,)] if spread == "mirrored" else flips  # whose opinions are measured
         chosen = near_windows(shape_of(padded), patch_size, card.settings.step_size, region)
         for window in progress_bar(chosen, "windows", delay=2):
             z, y, x = window
-            patch, copies = source[None, :, z, y, x], []  # 1, c, z, y, x
-            for flip in mirrored_axes(patch_size) if card.settings.tta else [()]:
+            patch, copies = source[None, :, z, y, x], {}  # 1, c, z, y, x
+            for flip in dict.fromkeys([*flips, *heard]):
                 turned = np.ascontiguousarray(np.flip(patch, flip))
                 outputs = np.concatenate([member(turned)[0] for member in self.members])
-                copies.append(combine(np.flip(outputs, flip), axis=0))  # n, z, y, x to z, y, x
-            total[window] += np.mean(copies, axis=0) * weight
+                copies[flip] = np.flip(outputs, flip)  # n, z, y, x
+            values = [combine(copies[flip], axis=0) for flip in flips]
+            total[window] += np.mean(values, axis=0) * weight
             weights[window] += weight
+            if moments is not None:
+                every = np.stack([copies[flip] for flip in heard])  # copy, n, z, y, x
+                if spread == "opinions":  # one series of all
+                    every = every.reshape(-1, 1, *patch_size)
+                moments.add(every.mean(0), every.var(0).mean(0), weight, window)
         mean = np.full_like(total, region.background)
         np.divide(total, weights, out=mean, where=weights > 0)
-        return Estimate(np.ascontiguousarray(crop(mean, box))[None], None)
+        found = (mean,) if moments is None else (mean, np.sqrt(moments.variance()))
+        return Estimate(*(np.ascontiguousarray(crop(volume, box))[None] for volume in found))
 
     def versions(self) -> dict[str, str]:
         """Of the libraries that compute."""

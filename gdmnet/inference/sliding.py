@@ -15,6 +15,7 @@ from gdmnet.geometry import Shape, shape_of
 from gdmnet.inference.windows import (
     BodyRegion,
     Estimate,
+    Moments,
     Spread,
     Window,
     gaussian_weight,
@@ -33,55 +34,6 @@ ENSEMBLES: dict[str, Callable[[Tensor], Tensor]] = {
 """How n opinions (n, b, z, y, x) about the same voxels become one (b, z, y, x)."""
 _ROOM = 2  # times the memory of the sums must be free where the network computes
 _SLAB = 32  # slices that are divided by their weights at a time
-
-
-class Moments:
-    """Weighted mean and variance of voxels, group by group, without a stack of volumes.
-
-    Chan, Golub and LeVeque 1979 (updating formulae), with weights: a group of weight w_b, mean m_b
-    and variance v_b joins what has w, m and the sum of squares q = w v by
-
-        d = m_b - m,   m += d w_b / (w + w_b),   q += w_b v_b + d^2 w w_b / (w + w_b)
-
-    No large squares are subtracted, so that fp32 holds small variances beside large means. Of
-    several series of opinions each has its own mean, and the variances are averaged.
-    """
-
-    def __init__(
-        self, shape: Sequence[int], device: torch.device | str = "cpu", n_series: int = 1
-    ) -> None:
-        self.weight = torch.zeros(tuple(shape), dtype=torch.float32, device=device)
-        self.means = self.weight.new_zeros((n_series, *shape))
-        self._squares = torch.zeros_like(self.weight)  # mean over the series
-
-    def add(
-        self,
-        mean: Tensor,
-        variance: Tensor | float,
-        weight: Tensor | float,
-        window: Window = (slice(None),) * 3,
-    ) -> None:
-        """A group of opinions joins.
-
-        Args:
-            mean: (n_series, z, y, x) of the window.
-            variance: (z, y, x), of the population; 0 for a single opinion.
-            weight: of the group, above 0: (z, y, x) or one number.
-            window: where the group lies; by default it covers all voxels.
-        """
-        before = self.weight[window]  # z, y, x
-        share = weight / (before + weight)
-        z, y, x = window
-        means = self.means[:, z, y, x]  # n_series, z, y, x: a view
-        distance = mean - means
-        squares = distance.square().mean(dim=0)
-        self._squares[window] += weight * variance + squares * before * share
-        means += distance * share
-        self.weight[window] += weight
-
-    def variance(self) -> Tensor:
-        """(z, y, x), of the population; 0 where no or one opinion is."""
-        return torch.where(self.weight > 0, self._squares / self.weight, 0.0)
 
 
 def predict_volume(
@@ -112,9 +64,9 @@ def predict_volume(
         device: where the network lies.
         settings: step size, mirrored copies, ensemble; None is the default of each.
         region: skip what is far from the body.
-        spread: measure how far all opinions lie apart, or the overlapping windows of each fold
-            alone, without mirrored copies (the root mean square over the folds); the prediction is
-            the same to the bit.
+        spread: measure how far all opinions lie apart; or "mirrored": how far each fold's own lie
+            apart in overlapping windows and their copies mirrored along x, as the root mean square
+            over the folds, whatever the settings. The prediction is the same to the bit.
 
     Raises:
         ValueError: shapes that do not fit, or a step size outside (0, 1].
@@ -135,20 +87,25 @@ def predict_volume(
     with torch.inference_mode():
         for group in progress_bar(groups, "windows", delay=2):
             patches = torch.stack([volume[:, z, y, x] for z, y, x in group]).to(device)
-            opinions = Moments((len(group), *patch_size), device) if spread == "opinions" else None
+            zeros = torch.zeros((1, len(group), *patch_size), device=device)
+            opinions = Moments(zeros) if spread == "opinions" else None
             values, plain = _predict_windows(network, patches, flips, settings.ensemble, opinions)
             for window, value in zip(group, values.to(place), strict=True):
                 total[window].addcmul_(value, weight)
             if spread is not None:
-                means = plain if opinions is None else opinions.means  # n_series, b, z, y, x
-                variance = torch.zeros_like(values) if opinions is None else opinions.variance()
-                moments = moments or Moments(shape, place, len(means))
+                if opinions is None:
+                    means, variance = _with_mirrored(network, patches, plain)
+                else:  # n_series, b, z, y, x; b, z, y, x
+                    means, variance = opinions.means, opinions.variance()
+                moments = moments or Moments(total.new_zeros((len(means), *shape)))
                 found = means.to(place).unbind(1), variance.to(place)
                 for window, mean, own in zip(group, *found, strict=True):
                     moments.add(mean, own, weight, window)
         _divide(total, chosen, weight, 0.0 if region is None else region.background)
-        std = _cut((moments or Moments(shape)).variance().sqrt(), box) if spread else None
-    return Estimate(_cut(total, box), std)
+        if spread is None:
+            return Estimate(_cut(total, box))
+        moments = moments or Moments(total.new_zeros((1, *shape)))
+        return Estimate(_cut(total, box), _cut(moments.variance().sqrt(), box))
 
 
 def _predict_windows(
@@ -182,6 +139,13 @@ def _predict_windows(
                 opinions.add(mean[None], variance, len(own))
     assert plain is not None
     return torch.stack(values).mean(dim=0) if len(values) > 1 else values[0], plain
+
+
+def _with_mirrored(network: Network, patches: Tensor, plain: Tensor) -> tuple[Tensor, Tensor]:
+    """Folds' opinions (n, b, z, y, x) and those of windows mirrored along x: mean, variance."""
+    mirrored = network(patches.flip(-1)).float().reshape(plain.shape).flip(-1)
+    variance, means = torch.var_mean(torch.stack([plain, mirrored]), dim=0, correction=0)
+    return means, variance.mean(dim=0)  # n, b, z, y, x; b, z, y, x
 
 
 def _divide(total: Tensor, chosen: Sequence[Window], weight: Tensor, background: float) -> None:

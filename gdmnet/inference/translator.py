@@ -18,15 +18,13 @@ from gdmnet.geometry import Geometry, Spacing, shape_of
 from gdmnet.inference.finish import apply_finish
 from gdmnet.inference.windows import Estimate, Spread
 from gdmnet.models.card import ModelCard
-from gdmnet.models.expected_error import ExpectedError
+from gdmnet.models.expected_error import ExpectedError, difficulty
 from gdmnet.plan import Configuration, Fingerprint, Normalisation, Plan, SpectralFinish
 from gdmnet.preprocessing import prepare, prepare_volumes, restore
 
 if TYPE_CHECKING:  # which torch is not needed for
     from gdmnet.inference.engine import OnnxEnsemble
     from gdmnet.inference.ensemble import Ensemble
-
-OVERLAPPING = "overlapping windows"
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,7 +118,7 @@ class Translator:
 
         Args:
             case: from `preprocessing.prepare`.
-            spread: measure the spread too: of all opinions, or of windows alone.
+            spread: measure the spread too: as for `sliding.predict_volume`.
 
         Raises:
             CheckpointError: the spread of a sampler is asked for.
@@ -155,22 +153,29 @@ class Translator:
             restore(std, case.record, units, body=_finest_body(case)), case.record.geometry
         )
 
+    def difficulty(self, estimate: Estimate, case: Case) -> Volume:
+        """What an `ExpectedError` is looked up by, of an estimate with the spread "mirrored".
+
+        In the target's units, on the sources' grid; 0 outside the body.
+        """
+        assert estimate.std is not None
+        spacing = case.record.spacing
+        found = difficulty(estimate.mean[0], estimate.std[0], case.body, spacing)
+        return self.restore_spread(found[None], case)
+
     def spread_sources(self) -> str:
         """What the opinions come from whose spread is measured, in words."""
         n_folds = len(self.card.checkpoints)
         folds = [f"{n_folds} folds"] if n_folds > 1 else []
         copies = ["mirrored copies"] if self.card.settings.tta else []
-        return ", ".join([*folds, *copies, OVERLAPPING])
+        return ", ".join([*folds, *copies, "overlapping windows"])
 
     def require_spread(self) -> None:
         """Refuse what has no spread to measure.
 
         Raises:
-            CheckpointError: a sampler's opinions meet at every step, so that none are left at the
-                end; or another engine than torch.
+            CheckpointError: a sampler's opinions meet at every step; none are left at the end.
         """
-        if (engine := self.card.settings.engine) != "torch":
-            raise CheckpointError(f"--uncertainty: torch measures it, not --engine {engine}")
         if self.card.settings.sampler is not None:
             raise CheckpointError(
                 f"--uncertainty: {self.card.objective} makes one volume from one noise, folds and"

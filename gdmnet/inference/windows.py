@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,9 @@ WEIGHT_FLOOR = 1e-3  # of the peak: keeps w * p / w well conditioned where one w
 BODY_MARGIN = 8
 
 Window = tuple[slice, slice, slice]
-Spread = Literal["opinions", "windows"]
+Spread = Literal["opinions", "mirrored"]
+Array = Any  # numpy's or torch's, which have the same operators
+_TINY = 1e-30
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,13 +36,12 @@ class Estimate:
 
     Attributes:
         mean: the prediction.
-        std: how far folds, mirrored copies and overlapping windows (or the windows alone) lie
-            apart at each voxel, as a standard deviation; 0 where there is only one opinion; None
-            if it was not asked for.
+        std: how far folds, mirrored copies and overlapping windows lie apart at each voxel, as a
+            standard deviation; 0 where there is only one opinion; None if it was not asked for.
     """
 
     mean: NDArray
-    std: NDArray | None
+    std: NDArray | None = None
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,51 @@ class BodyRegion:
 
     body: NDArray
     background: float
+
+
+class Moments:
+    """Weighted mean and variance of voxels, group by group, without a stack of volumes.
+
+    Chan, Golub and LeVeque 1979 (updating formulae), with weights: a group of weight w_b, mean m_b
+    and variance v_b joins what has w, m and the sum of squares q = w v by
+
+        d = m_b - m,   m += d w_b / (w + w_b),   q += w_b v_b + d^2 w w_b / (w + w_b)
+
+    No large squares are subtracted, so that fp32 holds small variances beside large means. Of
+    several series of opinions each has its own mean, and the variances are averaged.
+
+    Args:
+        means: float32 zeros (n_series, z, y, x), of numpy or torch: what computes here.
+    """
+
+    def __init__(self, means: Array) -> None:
+        self.means = means
+        self.weight, self._squares = means[0] * 0, means[0] * 0  # squares: mean over the series
+
+    def add(
+        self, mean: Array, variance: Array, weight: Array, window: Window = (slice(None),) * 3
+    ) -> None:
+        """A group of opinions joins.
+
+        Args:
+            mean: (n_series, z, y, x) of the window.
+            variance: (z, y, x), of the population; 0 for a single opinion.
+            weight: of the group, above 0: (z, y, x) or one number.
+            window: where the group lies; by default it covers all voxels.
+        """
+        before = self.weight[window]  # z, y, x
+        share = weight / (before + weight)
+        z, y, x = window
+        means = self.means[:, z, y, x]  # n_series, z, y, x: a view
+        distance = mean - means
+        squares = (distance * distance).mean(0)
+        self._squares[window] += weight * variance + squares * before * share
+        means += distance * share
+        self.weight[window] += weight
+
+    def variance(self) -> Array:
+        """(z, y, x), of the population; 0 where no or one opinion is."""
+        return self._squares / self.weight.clip(_TINY)
 
 
 def surroundings(case: Case, configuration: Configuration) -> tuple[list[float], BodyRegion]:

@@ -6,8 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from gdmnet.settings import Settings, setting
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 CT_LOW, CT_RANGE = -1024.0, 4095.0  # SynthRAD2025: HU from -1024 to 3071
 CT_LIKE_MINIMUM = -500.0  # a reference that goes below this is taken to be in HU
@@ -95,6 +99,11 @@ class EvaluationSettings(Settings):
     density_table: Path | None = setting(
         None, "CSV of HU and density relative to water (default: of electrons)", metavar="FILE"
     )
+
+
+def is_ct_like(reference: NDArray) -> bool:
+    """Whether a reference's values look like HU: the least is at most -500."""
+    return float(reference.min()) <= CT_LIKE_MINIMUM
 
 
 def convention_ranges(name: str) -> dict[str, str]:

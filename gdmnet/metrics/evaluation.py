@@ -17,9 +17,9 @@ from gdmnet.data.case_files import MatchedCase, images_by_case, match_cases
 from gdmnet.data.volume import grid_complaints, read_volume
 from gdmnet.errors import DatasetError
 from gdmnet.geometry import Spacing
-from gdmnet.metrics.conventions import CONVENTIONS, EvaluationSettings
+from gdmnet.metrics.conventions import CONVENTIONS, EvaluationSettings, is_ct_like
 from gdmnet.metrics.image import match_linear, match_mean_and_std
-from gdmnet.metrics.score import is_ct_like, score
+from gdmnet.metrics.score import score
 from gdmnet.metrics.statistics import Values
 from gdmnet.metrics.structures import score_structures
 from gdmnet.metrics.summary import HU, Summary, summarise

@@ -13,7 +13,7 @@ from scipy.optimize import minimize_scalar
 
 from gdmnet.arrays.crop import bounding_box, crop
 from gdmnet.geometry import Spacing
-from gdmnet.metrics.conventions import CT_LIKE_MINIMUM, CT_LOW, CT_RANGE, DataRange
+from gdmnet.metrics.conventions import CT_LOW, CT_RANGE, DataRange, is_ct_like
 from gdmnet.metrics.edges import AIR_BELOW, BONE_ABOVE, gradient_magnitudes
 
 
@@ -23,7 +23,7 @@ def data_range(reference: NDArray, mask: NDArray) -> DataRange:
     References in HU (minimum at most -500) have the fixed range -1024 to 3071; all others the
     percentiles 0.5 to 99.5 of the reference inside the mask.
     """
-    if float(reference.min()) <= CT_LIKE_MINIMUM:
+    if is_ct_like(reference):
         return DataRange(CT_LOW, CT_RANGE)
     low, high = np.percentile(reference[mask != 0], (0.5, 99.5))
     return DataRange(float(low), float(high - low))

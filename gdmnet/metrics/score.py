@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gdmnet.geometry import Spacing
-from gdmnet.metrics.conventions import CONVENTIONS, CT_LIKE_MINIMUM, GDMNET, Convention, DataRange
+from gdmnet.metrics.conventions import CONVENTIONS, GDMNET, Convention, DataRange, is_ct_like
 from gdmnet.metrics.image import bands, bias, data_range, mae, psnr, sharpness
 from gdmnet.metrics.plausibility import plausibility
 from gdmnet.metrics.similarity import masked_ssim, ms_ssim, ssim
@@ -62,11 +62,6 @@ def score(
     if with_plausibility:
         values |= plausibility(look, reference, mask, spacing, hounsfield=hounsfield)
     return values
-
-
-def is_ct_like(reference: NDArray) -> bool:
-    """Whether a reference's values look like HU: the least is at most -500."""
-    return float(reference.min()) <= CT_LIKE_MINIMUM
 
 
 def _errors_and_ssim(

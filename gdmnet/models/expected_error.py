@@ -1,9 +1,9 @@
 """How large errors are to be expected, voxel by voxel and on average, where there is no reference.
 
 A table, measured on cases that were not trained on, has a cell for each band of predicted values
-(CT: air, soft tissue, bone) and each bin of the spread of overlapping windows: Mondrian conformal
-prediction (Vovk, Gammerman and Shafer 2005, Algorithmic Learning in a Random World, 4.5) over two
-attributes, the second of which is the estimated difficulty of Lei et al. 2018 (JASA 113, 5.2).
+(CT: air, soft tissue, bone) and each bin of `difficulty`: Mondrian conformal prediction (Vovk,
+Gammerman and Shafer 2005, Algorithmic Learning in a Random World, 4.5) over two attributes, the
+second of which is the estimated difficulty of Lei et al. 2018 (JASA 113, 5.2).
 `training.expected_error` makes it.
 """
 
@@ -13,12 +13,15 @@ from dataclasses import MISSING, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import uniform_filter
 
 from gdmnet.errors import SettingError
+from gdmnet.geometry import Spacing
 from gdmnet.models.card import PredictionSettings
 from gdmnet.settings import Settings, setting
 
 EXPECTED_JSON = "expected_error.json"
+REGION_MM = 40.0  # side of the cube over which disagreement is averaged
 COVERAGE = 0.9  # share of the voxels whose error shall be within the stated half-width
 
 
@@ -32,8 +35,7 @@ class ExpectedError(Settings):
         folds: whose validation cases these are.
         n_cases: of them.
         band_edges: predicted values that part the bands, ascending; none is one band.
-        spread_edges: standard deviations of windows that part the bins, ascending from 0, which is
-            the bin of the voxels that have no second opinion.
+        difficulty_edges: that part the bins, ascending from 0, which is a bin of its own.
         half_widths: that hold 90 % of the voxels of cases which were left out in turn.
         means: mean of |error|.
         mae: lowest and highest MAE of the cases.
@@ -45,7 +47,7 @@ class ExpectedError(Settings):
     folds: tuple[str, ...] = setting(MISSING, "whose validation cases these are")
     n_cases: int = setting(MISSING, "validation cases", least=2)
     band_edges: tuple[float, ...] = setting(MISSING, "predicted values that part the bands")
-    spread_edges: tuple[float, ...] = setting(MISSING, "that part the bins", least=0)
+    difficulty_edges: tuple[float, ...] = setting(MISSING, "that part the bins", least=0)
     half_widths: tuple[float, ...] = setting(MISSING, "of 90 % of the voxels", least=0)
     means: tuple[float, ...] = setting(MISSING, "of |error|", least=0)
     mae: tuple[float, ...] = setting(MISSING, "lowest and highest of a case", least=0)
@@ -55,34 +57,34 @@ class ExpectedError(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        n_cells = (len(self.band_edges) + 1) * (len(self.spread_edges) + 1)
+        n_cells = (len(self.band_edges) + 1) * (len(self.difficulty_edges) + 1)
         ends = (self.mae, self.coverage, self.mae_ratio)
-        for edges in (self.band_edges, self.spread_edges, *ends):
+        for edges in (self.band_edges, self.difficulty_edges, *ends):
             if list(edges) != sorted(edges):
                 raise SettingError(f"{edges} must ascend")
         if {len(self.half_widths), len(self.means)} != {n_cells} or {*map(len, ends)} != {2}:
             raise SettingError(f"half_widths and means need {n_cells} entries, ranges two ends")
 
-    def half_width(self, prediction: NDArray, spread: NDArray) -> NDArray:
+    def half_width(self, prediction: NDArray, difficulty: NDArray) -> NDArray:
         """float32, of the arrays' shape: 90 % of the voxels are expected within +- so much.
 
         Args:
             prediction: in file units.
-            spread: standard deviation of overlapping windows, file units.
+            difficulty: see the function, file units.
         """
-        cells = cells_of(prediction, spread, self.band_edges, self.spread_edges)
+        cells = cells_of(prediction, difficulty, self.band_edges, self.difficulty_edges)
         return np.array(self.half_widths, np.float32)[cells]
 
-    def expected_mae(self, prediction: NDArray, spread: NDArray) -> float:
+    def expected_mae(self, prediction: NDArray, difficulty: NDArray) -> float:
         """The MAE that is expected of voxels; arguments as for `half_width`."""
-        cells = cells_of(prediction, spread, self.band_edges, self.spread_edges)
+        cells = cells_of(prediction, difficulty, self.band_edges, self.difficulty_edges)
         return float(np.array(self.means)[cells].mean())
 
     def fits(self, folds: set[str], settings: PredictionSettings) -> bool:
         """Whether predictions of these folds and settings are those that were measured.
 
-        There may be mirrored copies and several folds: the spread is that of each fold's windows
-        alone, and a mean errs by no more than its parts do on average.
+        There may be mirrored copies and several folds: the spread is that of each fold alone, and
+        a mean errs by no more than its parts do on average.
         """
         usual = PredictionSettings()
         names = ("checkpoint", "step_size", "ensemble", "realism", "finish")
@@ -90,12 +92,39 @@ class ExpectedError(Settings):
         return same and folds <= set(self.folds)
 
 
+def difficulty(prediction: NDArray, spread: NDArray, body: NDArray, spacing: Spacing) -> NDArray:
+    """How hard a voxel is: geometric mean of disagreement around it and of the contrast there.
+
+    Opinions are few, so that their variance at one voxel says next to nothing; its mean over a cube
+    of 4 cm tells hard cases and regions from easy ones. The standard deviation of the prediction
+    over 3 x 3 x 3 voxels tells edges and noise from even tissue.
+
+    Args:
+        prediction: float32 (z, y, x), network units, on the prepared grid, whose spacing is one.
+        spread: standard deviations (z, y, x) of windows and mirrored copies, the same units.
+        body: (z, y, x), non-zero inside.
+        spacing: mm (z, y, x).
+
+    Returns:
+        float32 (z, y, x), the same units; 0 where all opinions agree or all is even.
+    """
+    inside = (body != 0).astype(np.float32)
+    sides = [max(1, round(REGION_MM / side)) for side in spacing]
+    share, power = (
+        uniform_filter(values, sides, mode="constant") for values in (inside, inside * spread**2)
+    )
+    variance = uniform_filter(prediction**2, 3) - uniform_filter(prediction, 3) ** 2
+    disagreement = np.divide(power, share, out=np.zeros_like(power), where=share > 0)
+    found: NDArray = (np.maximum(disagreement, 0) * np.maximum(variance, 0)) ** 0.25
+    return found
+
+
 def cells_of(
     prediction: NDArray,
-    spread: NDArray,
+    difficulty: NDArray,
     band_edges: tuple[float, ...],
-    spread_edges: tuple[float, ...],
+    difficulty_edges: tuple[float, ...],
 ) -> NDArray:
     """Number of each voxel's cell: band * n_bins + bin."""
     band = np.searchsorted(band_edges, prediction, side="right")
-    return band * (len(spread_edges) + 1) + np.searchsorted(spread_edges, spread)
+    return band * (len(difficulty_edges) + 1) + np.searchsorted(difficulty_edges, difficulty)

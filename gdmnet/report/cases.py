@@ -13,9 +13,8 @@ from gdmnet.data.case_files import match_cases
 from gdmnet.data.volume import grid_complaints, read_volume
 from gdmnet.errors import DatasetError
 from gdmnet.geometry import Geometry, lps_frame
-from gdmnet.metrics.conventions import GDMNET
+from gdmnet.metrics.conventions import GDMNET, is_ct_like
 from gdmnet.metrics.evaluation import find_mask
-from gdmnet.metrics.score import is_ct_like
 
 UNCERTAINTY = "uncertainty"  # the folder among the predictions
 PREDICTION = "prediction"  # name of the only method

@@ -6,7 +6,7 @@ A depth is an error in water-equivalent path length in mm, a region a label of a
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from html import escape
 
 from gdmnet.metrics.statistics import Values
@@ -23,44 +23,50 @@ def is_of_section(metric: str) -> bool:
 
 
 def depth_tables(values: Values, unit: str) -> str:
-    """A row a gantry angle, then a row a region, in HTML; "" without either.
+    """The tables of `depth_rows` and `region_rows` in HTML."""
+    return "".join(_table(rows) for rows in (depth_rows(values), region_rows(values, unit)) if rows)
+
+
+def depth_rows(values: Values) -> list[list[str]]:
+    """Titles, then a row a gantry angle; nothing without depths.
 
     Args:
         values: metric -> value of a case, or its mean over the cases.
-        unit: of the images: "HU" or "".
     """
-    return _depths(values) + _regions(values, unit)
-
-
-def _depths(values: Values) -> str:
     found = [match for name in values if (match := _DEPTH.fullmatch(name))]
     angles = dict.fromkeys(match["angle"] for match in found)
     labels = dict.fromkeys(match["label"] for match in found if match["label"])
     heads = ["gantry angle [degrees]", "mean [mm]", "p95 [mm]"]
     heads += [f"to centre of region {label} [mm]" for label in labels]
     kinds = ["bias", "p95", *(f"region_{label}" for label in labels)]
-    rows = (
+    rows = [
         [angle, *(cell_text(values.get(f"wepl_{kind}_{angle}"), 1) for kind in kinds)]
         for angle in angles
-    )
-    return _table(heads, rows) if angles else ""
+    ]
+    return [heads, *rows] if rows else []
 
 
-def _regions(values: Values, unit: str) -> str:
+def region_rows(values: Values, unit: str) -> list[list[str]]:
+    """Titles, then a row a region; nothing without regions.
+
+    Args:
+        values: metric -> value of a case, or its mean over the cases.
+        unit: of the images: "HU" or "".
+    """
     found = {name: match for name in values if (match := _REGION.fullmatch(name))}
     labels = dict.fromkeys(match["label"] for match in found.values())
     known = {(match["metric"], match["label"]): values[name] for name, match in found.items()}
     metrics = [metric for metric in _DECIMALS if any(metric == own for own, _ in known)]
     of_unit = f" [{unit}]" if unit else ""
     titles = {"mae": f"MAE{of_unit}", "bias": f"bias{of_unit}", "dice": "Dice"}
-    rows = (
+    rows = [
         [label, *(cell_text(known.get((metric, label)), _DECIMALS[metric]) for metric in metrics)]
         for label in labels
-    )
-    return _table(["region", *(titles[metric] for metric in metrics)], rows) if labels else ""
+    ]
+    return [["region", *(titles[metric] for metric in metrics)], *rows] if rows else []
 
 
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    head = "".join(f"<th scope=col>{escape(title)}" for title in heads)
-    body = "".join(f"<tr><th scope=row>{'<td>'.join(row)}</tr>" for row in rows)
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    head = "".join(f"<th scope=col>{escape(title)}" for title in rows[0])
+    body = "".join(f"<tr><th scope=row>{'<td>'.join(row)}</tr>" for row in rows[1:])
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</table></div>'

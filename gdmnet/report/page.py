@@ -312,7 +312,8 @@ def _foot(columns: list[_Column]) -> str:
     rows = []
     for statistic in STATISTICS:
         if any(statistic in column.aggregate for column in columns):
-            cells = (f"<td{c.css}>{c.text(c.aggregate.get(statistic))}" for c in columns)
+            text = cell_text if statistic == "count" else None
+            cells = (f"<td{c.css}>{(text or c.text)(c.aggregate.get(statistic))}" for c in columns)
             title = _STATISTICS.get(statistic, statistic)
             rows.append(f'<tr><th scope="row" colspan="2">{title}{"".join(cells)}</tr>')
     return "".join(rows)

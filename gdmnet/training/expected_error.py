@@ -1,4 +1,4 @@
-"""The end of a fold's validation: what |error| was where windows lay so far apart.
+"""The end of a fold's validation: what |error| was where it was so difficult.
 
 Voxels of one case are not independent, cases are: every case counts alike, and the half-widths are
 scaled by what cases that were left out in turn needed (cross-conformal prediction, Vovk 2015).
@@ -28,7 +28,7 @@ N_VOXELS = 10_000  # of a case, evenly over its mask
 LEAST_CASES = 3  # fewer say nothing of a new one
 MOST_GROUPS = 25  # of cases that are left out in turn; one by one up to so many
 THIN = 500  # voxels: a cell with fewer takes what its bin, or all, have
-BINS = (0.2, 0.4, 0.6, 0.8, 0.95)  # quantiles of the spread at which bins end
+BINS = (0.2, 0.4, 0.6, 0.8, 0.95)  # quantiles of the difficulty at which bins end
 _LEAST_WIDTH = 1e-9  # file units: an error of 0 is covered by no ratio
 _log = logging.getLogger(__name__)
 
@@ -38,42 +38,44 @@ class CaseErrors:
     """Some voxels of a case: float32 (n,), file units of the prediction; and its whole MAE."""
 
     prediction: NDArray
-    spread: NDArray
+    difficulty: NDArray
     error: NDArray
     mae: float
 
 
 def sample_errors(
-    prediction: NDArray, spread: NDArray, target: NDArray, mask: NDArray
+    prediction: NDArray, difficulty: NDArray, target: NDArray, mask: NDArray
 ) -> CaseErrors:
     """The same number of voxels of every case, evenly over its mask.
 
     Args:
         prediction: (z, y, x), file units.
-        spread: of overlapping windows as a standard deviation, (z, y, x).
+        difficulty: (z, y, x), see `models.expected_error`.
         target: (z, y, x), the same units.
         mask: (z, y, x), non-zero where errors count.
     """
     inside = np.flatnonzero(mask)
     error = np.abs(prediction - target)
     chosen = inside[np.linspace(0, inside.size - 1, N_VOXELS).astype(int)]
-    p, s, e = (array.flat[chosen].astype(np.float32) for array in (prediction, spread, error))
-    return CaseErrors(p, s, e, float(error.flat[inside].mean(dtype=np.float64)))
+    p, d, e = (array.flat[chosen].astype(np.float32) for array in (prediction, difficulty, error))
+    return CaseErrors(p, d, e, float(error.flat[inside].mean(dtype=np.float64)))
 
 
 def save_errors(cases: Sequence[CaseErrors], fold: Path) -> None:
     """Keep a fold's validation cases in its folder, for the table of all folds."""
-    prediction, spread, error = _columns(cases)
+    prediction, difficulty, error = _columns(cases)
     maes = np.array([case.mae for case in cases])
     with whole_file(fold / ERRORS_NPZ, ending=".npz", private=True) as aside:
-        np.savez_compressed(aside, prediction=prediction, spread=spread, error=error, mae=maes)
+        np.savez_compressed(
+            aside, prediction=prediction, difficulty=difficulty, error=error, mae=maes
+        )
 
 
 def _load_errors(path: Path) -> list[CaseErrors]:
     try:
         with np.load(path, allow_pickle=False) as file:
-            columns = file["prediction"], file["spread"], file["error"], file["mae"]
-            return [CaseErrors(p, s, e, float(m)) for p, s, e, m in zip(*columns, strict=True)]
+            columns = file["prediction"], file["difficulty"], file["error"], file["mae"]
+            return [CaseErrors(p, d, e, float(m)) for p, d, e, m in zip(*columns, strict=True)]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as problem:
         raise CheckpointError(f"{path}: damaged ({problem}); delete it") from None
 
@@ -119,12 +121,12 @@ def fit_table(
     is the 90 % quantile of the scores of all cases, so that on average over the left-out cases
     90 % of the voxels are within.
     """
-    prediction, spread, error = _columns(cases)  # case, voxel
-    doubted = spread[spread > 0]
+    prediction, difficulty, error = _columns(cases)  # case, voxel
+    doubted = difficulty[difficulty > 0]
     quantiles = np.quantile(doubted, BINS) if doubted.size else []
-    spread_edges = (0.0, *map(float, np.unique(quantiles)))
-    cells = cells_of(prediction, spread, band_edges, spread_edges)
-    shape = len(band_edges) + 1, len(spread_edges) + 1
+    difficulty_edges = (0.0, *map(float, np.unique(quantiles)))
+    cells = cells_of(prediction, difficulty, band_edges, difficulty_edges)
+    shape = len(band_edges) + 1, len(difficulty_edges) + 1
     scores, guesses = np.empty_like(error), np.empty(len(cases))
     for out in np.array_split(np.arange(len(cases)), min(len(cases), MOST_GROUPS)):
         others = np.delete(error, out, axis=0), np.delete(cells, out, axis=0)
@@ -136,7 +138,7 @@ def fit_table(
         folds=folds,
         n_cases=len(cases),
         band_edges=band_edges,
-        spread_edges=spread_edges,
+        difficulty_edges=difficulty_edges,
         half_widths=_numbers(factor * _of_cells(_quantile, error, cells, shape)),
         means=_numbers(_of_cells(np.mean, error, cells, shape)),
         mae=_ends(true),
@@ -147,9 +149,9 @@ def fit_table(
 
 
 def _columns(cases: Sequence[CaseErrors]) -> tuple[NDArray, NDArray, NDArray]:
-    parts = zip(*((case.prediction, case.spread, case.error) for case in cases), strict=True)
-    prediction, spread, error = map(np.stack, parts)
-    return prediction, spread, error
+    parts = zip(*((case.prediction, case.difficulty, case.error) for case in cases), strict=True)
+    prediction, difficulty, error = map(np.stack, parts)
+    return prediction, difficulty, error
 
 
 def _of_cells(

@@ -148,19 +148,19 @@ def _predict(
             files = CaseFiles(name, known[name].sources)
             case = prepare(files, translator.configuration)
         path = folder / f"{name}{translator.plan.file_ending}"
-        estimate = translator.predict(case, spread="windows" if measures else None)
+        estimate = translator.predict(case, spread="mirrored" if measures else None)
         volume = translator.restore(estimate, case)
         write_volume(path, volume, integer=translator.plan.integer_output)
         errors = None
         if estimate.std is not None and name in known and known[name].target is not None:
-            spread = translator.restore_spread(estimate.std, case)
-            errors = _errors(volume, spread, known[name], translator.configuration)
+            difficulty = translator.difficulty(estimate, case)
+            errors = _errors(volume, difficulty, known[name], translator.configuration)
         predictions[name] = path, errors
     return predictions
 
 
 def _errors(
-    volume: Volume, spread: Volume, files: CaseFiles, configuration: Configuration
+    volume: Volume, difficulty: Volume, files: CaseFiles, configuration: Configuration
 ) -> CaseErrors:
     """Errors of a prediction where its scores count; of an MR's after the linear match."""
     assert files.target is not None
@@ -169,7 +169,7 @@ def _errors(
     if configuration.target.scheme != "ct":  # in the units of the prediction, which are one
         gain, offset = match_linear(prediction, truth, mask)
         truth = (truth - offset) / (gain or 1.0)
-    return sample_errors(prediction, spread.array[0], truth, mask)
+    return sample_errors(prediction, difficulty.array[0], truth, mask)
 
 
 def _raw_cases(raw: Path) -> dict[str, CaseFiles]:

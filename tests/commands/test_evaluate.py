@@ -171,7 +171,10 @@ def test_depths_and_regions_of_a_ct(folders, capsys):
     # To the middle of the region at row 24.5: rows 20 to 24.5 of it lie before.
     assert values["wepl_region_2_0"] == pytest.approx(0.05 * 5.0, abs=0.03)
     assert values["wepl_region_2_90"] == pytest.approx(0.05 * 20 * 1.5, abs=0.05)
-    assert "depth p95 [mm]" in capsys.readouterr().out
+    told = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert "depth p95 [mm]" in " ".join(told[0])
+    assert ["0", "0.1", "0.5"] in [line[:3] for line in told]  # of the angle, in mm
+    assert ["2", "50.0", "50.0"] in told
     with pytest.raises(SystemExit, match="2"):
         call(folders, "--wepl", "0,x")
     assert "'x' is not a number" in capsys.readouterr().err

@@ -544,6 +544,19 @@ def test_colours_are_refused(tmp_path, array):
     assert "in colour" in problem_of(tmp_path)
 
 
+@pytest.mark.parametrize("garbage", [b"1.2.840.1000\xf8.5.1.4.1.1.4", b"1.2.840.10008.5.1.4.1.9.4"])
+@pytest.mark.parametrize("places", [1, 2])
+def test_a_cut_slice_of_a_damaged_class_is_not_left_aside(tmp_path, array, garbage, places):
+    """Without it the others of three slices would be an even stack."""
+    files = write_series(tmp_path, array[:3])
+    content = files[1].read_bytes().replace(b"1.2.840.10008.5.1.4.1.1.4", garbage, places)
+    files[1].write_bytes(content[:-20])
+    if places == 1 or garbage[12:13] == b"\xf8":
+        assert find_series(tmp_path).series[0].problem is not None
+    else:  # both places name a class of something else
+        assert find_series(tmp_path).skipped == {"objects without an image": 1}
+
+
 def test_a_damaged_image_is_named_not_skipped(tmp_path, array):
     files = write_series(tmp_path, array)
     content = files[1].read_bytes()

@@ -127,9 +127,11 @@ def test_names_are_compared_in_any_case(tmp_path, series, pattern, fits):
     assert is_called(read_structures(path)[0], pattern) == fits
 
 
-def test_a_damaged_structure_set_is_refused(tmp_path, series):
+@pytest.mark.parametrize("data", [[1, 2, 3, 4], [1, 2, float("inf")], []])
+@pytest.mark.filterwarnings("ignore:Invalid value for VR DS")
+def test_a_damaged_structure_set_is_refused(tmp_path, series, data):
     item = make_structures({"Body": [circle(series, (36, 46), 25, 6.0)]}, FRAME)
-    item.ROIContourSequence[0].ContourSequence[0].ContourData = [1, 2, 3, 4]
+    item.ROIContourSequence[0].ContourSequence[0].ContourData = data
     with pytest.raises(DatasetError, match=r"rs\.dcm: a structure set that cannot be read"):
         read_structures(save(tmp_path / "rs.dcm", item))
 
@@ -140,6 +142,7 @@ def rigid(degrees=12.0, translation=(30.0, -20.0, 7.5)):
     return matrix
 
 
+@pytest.mark.filterwarnings("ignore:Invalid value for VR DS")
 def test_a_registration_maps_points_between_any_of_its_frames(tmp_path, series):
     write_series(tmp_path / "mr", np.zeros(SHAPE), FrameOfReferenceUID="1.2.3")
     mr = only_series(tmp_path / "mr")
@@ -157,11 +160,18 @@ def test_a_registration_maps_points_between_any_of_its_frames(tmp_path, series):
     other = save(tmp_path / "d.dcm", make_registration({"1.2.3": np.eye(4), FRAME: rigid(3.0)}))
     with pytest.raises(DatasetError, match=r"a\.dcm and d\.dcm register CT t1 vibe in two ways"):
         registration_between([there, other], series, mr)
-    skewed = matrix.copy()
-    skewed[0, 1] += 0.1
-    path = save(tmp_path / "e.dcm", make_registration({"1.2.3": np.eye(4), FRAME: skewed}))
-    with pytest.raises(DatasetError, match=r"e\.dcm: is no rigid registration"):
+    for place, value in {(0, 1): 0.3, (0, 3): np.nan, (3, 0): 0.1, (3, 3): 2.0}.items():
+        odd = matrix.copy()
+        odd[place] = value
+        path = save(tmp_path / "e.dcm", make_registration({"1.2.3": np.eye(4), FRAME: odd}))
+        with pytest.raises(DatasetError, match=r"e\.dcm: is no rigid registration"):
+            registration_between([path], series, mr)
+    path = save(tmp_path / "f.dcm", make_registration({"1.2.3": np.zeros((4, 4)), FRAME: matrix}))
+    with pytest.raises(DatasetError, match=r"f\.dcm: is no rigid registration"):
         registration_between([path], series, mr)
+    silent = make_registration({"1.2.3": np.eye(4), FRAME: matrix})
+    del silent.RegistrationSequence[1].MatrixRegistrationSequence
+    assert registration_between([save(tmp_path / "g.dcm", silent)], series, mr) is None
 
 
 @pytest.mark.parametrize("degrees", [12.0, 80.0, 180.0])

@@ -46,6 +46,7 @@ def write(path: Path, *changes: tuple[str, str], compressed: bool = True) -> Pat
         (r"Offset = .*", "Offset = -10 5", "coordinates of its origin"),
         (r"TransformMatrix = .*", "TransformMatrix = 0 0 0 0 0 0 0 0 0", "right angles"),
         (r"TransformMatrix = .*", "TransformMatrix = nan 0 0 0 1 0 0 0 1", "right angles"),
+        (r"TransformMatrix = .*", "TransformMatrix = 1e300 0 0 0 inf 0 0 0 1", "right angles"),
         (r"TransformMatrix = .*", "TransformMatrix = 1 0 0", "matrix 1 0 0"),
         (r"Offset = \S+", "Offset = 1e30", "origin"),
         (r"CompressedDataSize = \S+", "CompressedDataSize = 5", "of 5 compressed bytes"),

@@ -15,6 +15,7 @@ import torch
 
 from gdmnet import codec, folders
 from gdmnet.commands import export_model, predict
+from gdmnet.data.case import CaseFiles
 from gdmnet.data.volume import read_volume
 from gdmnet.inference import PredictionSettings, load_model
 from gdmnet.metrics.spectrum import N_BINS
@@ -22,6 +23,7 @@ from gdmnet.models import checkpoint
 from gdmnet.models.folder import FINISH_JSON
 from gdmnet.models.manifest import MODEL_CARD
 from gdmnet.plan import SpectralFinish
+from gdmnet.preprocessing import prepare
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -103,6 +105,19 @@ def test_prediction_without_torch_gives_torchs_voxels(folds, tmp_path, engine, o
     assert "torch" not in record["versions"]
 
 
+@pytest.mark.parametrize("spread", ["opinions", "mirrored"])
+def test_the_spread_is_torchs(folds, spread):
+    root, folder = folds
+    how = PredictionSettings(tta=True, finish=False)
+    exported = load_model(root / "onnx", replace(how, engine="onnxruntime"))
+    trained = load_model(folder, how, device="cpu")
+    case = prepare(CaseFiles("a", (root / "in/a_0000.nii.gz",)), trained.configuration)
+    found, wanted = (model.predict(case, spread=spread) for model in (exported, trained))
+    np.testing.assert_allclose(found.mean, wanted.mean, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(found.std, wanted.std, rtol=0, atol=1e-4)
+    assert wanted.std.max() > 0.01
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -110,7 +125,6 @@ def test_prediction_without_torch_gives_torchs_voxels(folds, tmp_path, engine, o
         (("--realism", "1"), "leave --realism out"),
         (("--steps", "3"), "exported networks are called once"),
         (("--checkpoint", "best"), "checkpoint_best.onnx: no such network"),
-        (("--uncertainty",), "--uncertainty"),
         (("--engine", "torch"), "add --engine onnxruntime"),
     ],
 )

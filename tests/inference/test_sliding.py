@@ -269,15 +269,20 @@ def test_windows_alone_have_a_spread_and_a_single_window_has_none(rng):
 
 
 @pytest.mark.parametrize("tta", [False, True])
-def test_the_spread_of_windows_alone_is_that_of_each_fold_without_copies(rng, tta):
+def test_the_mirrored_spread_is_that_of_each_fold_whatever_the_settings(rng, tta):
     source = rng.normal(size=(1, 4, 5, 7)).astype(np.float32)
     patch = (3, 3, 4)
-    result = estimate(folds, source, patch, tta=tta, spread="windows")
+    result = estimate(folds, source, patch, tta=tta, spread="mirrored")
+
+    def pair(x, n):
+        return torch.cat([folds(x)[n : n + 1], folds(x.flip(4)).flip(4)[n : n + 1]])
+
     each = [
-        estimate(lambda x, n=n: folds(x)[n : n + 1], source, patch, spread="opinions").std
+        estimate(lambda x, n=n: pair(x, n), source, patch, spread="opinions").std
         for n in range(len(folds(torch.zeros(1, 1, *patch))))
     ]
     np.testing.assert_allclose(result.std**2, np.square(each).mean(axis=0), rtol=1e-4)
+    np.testing.assert_array_equal(result.mean, estimate(folds, source, patch, tta=tta).mean)
 
 
 @pytest.mark.parametrize("ensemble", ["mean", "median"])

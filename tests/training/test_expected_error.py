@@ -33,23 +33,23 @@ def rng():
 
 
 def made_case(rng, n=2000, *, bone=3.0):
-    """A patient as hard as chance has it: where windows lie apart errors are larger, in bone most.
+    """A patient as hard as chance has it: errors are larger where it is difficult, in bone most.
 
-    A fifth of the voxels has a single window.
+    Of a fifth of the voxels nothing is known.
     """
     hard = rng.lognormal(0, 0.3)
     prediction = rng.choice([-1000.0, 0.0, 500.0], n)
-    spread = hard * rng.lognormal(1, 0.5, n) * np.where(prediction > 200, bone, 1)
-    error = np.abs(rng.normal(0, 4 * spread))
-    spread[: n // 5] = 0
-    values = (array.astype(np.float32) for array in (prediction, spread, error))
+    difficulty = hard * rng.lognormal(1, 0.5, n) * np.where(prediction > 200, bone, 1)
+    error = np.abs(rng.normal(0, 4 * difficulty))
+    difficulty[: n // 5] = 0
+    values = (array.astype(np.float32) for array in (prediction, difficulty, error))
     return CaseErrors(*values, float(error.mean()))
 
 
 def held_out(table, rng, n=100):
     cases = [made_case(rng) for _ in range(n)]
-    covered = [(c.error <= table.half_width(c.prediction, c.spread)).mean() for c in cases]
-    expected = [table.expected_mae(c.prediction, c.spread) for c in cases]
+    covered = [(c.error <= table.half_width(c.prediction, c.difficulty)).mean() for c in cases]
+    expected = [table.expected_mae(c.prediction, c.difficulty) for c in cases]
     return np.array(covered), np.array(expected), np.array([case.mae for case in cases])
 
 
@@ -72,7 +72,7 @@ def slow_half_widths(cases, edges):
     """One cell after the other, one left-out case after the other."""
     cell = {}
     for i, case in enumerate(cases):
-        for p, s, e in zip(case.prediction, case.spread, case.error, strict=True):
+        for p, s, e in zip(case.prediction, case.difficulty, case.error, strict=True):
             place = sum(p >= b for b in edges[0]), sum(s > b for b in edges[1])
             cell.setdefault(place, []).append((i, e))
     scores = []
@@ -88,25 +88,25 @@ def test_the_half_widths_are_those_of_the_definition(rng, monkeypatch):
     monkeypatch.setattr(expected_error, "THIN", 1)
     cases = [made_case(rng, 600, bone=1.0) for _ in range(3)]
     table = fit_table(cases, ("0", "1"), (-200.0, 200.0))
-    assert table.spread_edges[0] == 0
-    expected = slow_half_widths(cases, (table.band_edges, table.spread_edges))
-    order = itertools.product(range(3), range(len(table.spread_edges) + 1))
+    assert table.difficulty_edges[0] == 0
+    expected = slow_half_widths(cases, (table.band_edges, table.difficulty_edges))
+    order = itertools.product(range(3), range(len(table.difficulty_edges) + 1))
     assert table.half_widths == pytest.approx([expected[cell] for cell in order], rel=1e-4)
     assert table.folds == ("0", "1")
     assert table.n_cases == 3
     assert table.mae == (min(c.mae for c in cases), max(c.mae for c in cases))
 
 
-def test_a_cell_without_voxels_takes_what_its_bin_has_and_one_window_says_as_much(rng):
+def test_a_cell_without_voxels_takes_what_its_bin_has_and_no_difficulty_is_a_bin(rng):
     cases = [made_case(rng) for _ in range(4)]
-    flat = [CaseErrors(np.zeros_like(c.error), c.spread, c.error, c.mae) for c in cases]
+    flat = [CaseErrors(np.zeros_like(c.error), c.difficulty, c.error, c.mae) for c in cases]
     table = fit_table(flat, ("0",), (-200.0, 200.0))
     widths = np.array(table.half_widths).reshape(3, -1)
     np.testing.assert_array_equal(widths[0], widths[1])
     np.testing.assert_array_equal(widths[2], widths[1])
-    alone = [CaseErrors(c.prediction, 0 * c.spread, c.error, c.mae) for c in cases]
+    alone = [CaseErrors(c.prediction, 0 * c.difficulty, c.error, c.mae) for c in cases]
     table = fit_table(alone, ("0",), ())
-    assert table.spread_edges == (0.0,)
+    assert table.difficulty_edges == (0.0,)
     everything = np.concatenate([case.error for case in cases])
     assert table.half_widths[0] == pytest.approx(np.quantile(everything, 0.9), rel=0.2)
 
@@ -126,7 +126,7 @@ def test_every_case_gives_as_many_voxels_of_its_mask(rng):
     found = sample_errors(prediction, prediction + 5, prediction - 7, mask)
     assert len(found.error) == expected_error.N_VOXELS
     np.testing.assert_allclose(found.error, 7, rtol=1e-5)
-    np.testing.assert_allclose(found.spread - found.prediction, 5, rtol=1e-5)
+    np.testing.assert_allclose(found.difficulty - found.prediction, 5, rtol=1e-5)
     assert np.isin(found.prediction, prediction[5:, 10:, 20:]).all()
     assert found.mae == pytest.approx(7)
 
