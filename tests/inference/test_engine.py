@@ -105,7 +105,7 @@ def test_prediction_without_torch_gives_torchs_voxels(folds, tmp_path, engine, o
     assert "torch" not in record["versions"]
 
 
-@pytest.mark.parametrize("spread", ["opinions", "windows"])
+@pytest.mark.parametrize("spread", ["opinions", "mirrored"])
 def test_the_spread_is_torchs(folds, spread):
     root, folder = folds
     how = PredictionSettings(tta=True, finish=False)
