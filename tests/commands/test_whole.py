@@ -8,11 +8,12 @@ import shutil
 import numpy as np
 import pytest
 from arguments import SHORT, roots
+from directions import oblique_direction
 
 from gdmnet.commands import compare, evaluate, info, plan_and_preprocess, predict, report, train
 from gdmnet.compare import verdict
 from gdmnet.data.volume import read_geometry, read_volume
-from gdmnet.datasets.phantom import Scanner, oblique_direction, write_phantom_dataset
+from gdmnet.datasets.phantom import Scanner, write_phantom_dataset
 
 
 @pytest.mark.parametrize("ending", [".nii.gz", ".nii", ".nrrd", ".mha"])

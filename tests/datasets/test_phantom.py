@@ -2,6 +2,7 @@ import json
 
 import numpy as np
 import pytest
+from directions import oblique_direction
 
 from gdmnet.data.case_files import FORMATS
 from gdmnet.data.volume import read_geometry, read_volume
@@ -13,7 +14,6 @@ from gdmnet.datasets.phantom import (
     is_body,
     look_up,
     make_patient,
-    oblique_direction,
     patient,
     smooth_noise,
     write_phantom_dataset,

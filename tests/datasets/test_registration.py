@@ -1,10 +1,11 @@
 import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
+from directions import oblique_direction
 
 from gdmnet.data.case import Volume
 from gdmnet.data.regrid import as_image
-from gdmnet.datasets.phantom import make_patient, oblique_direction
+from gdmnet.datasets.phantom import make_patient
 from gdmnet.datasets.registration import RigidMotion, move, register
 from gdmnet.errors import DatasetError
 from gdmnet.geometry import Geometry, lps_frame, nearest_lps

@@ -3,13 +3,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from directions import oblique_direction
 from scipy import ndimage
 
 from gdmnet.data.case import Volume
 from gdmnet.data.raw import read_description, training_cases
 from gdmnet.data.volume import read_volume, write_volume
 from gdmnet.datasets import soundness
-from gdmnet.datasets.phantom import Scanner, make_patient, oblique_direction, write_phantom_dataset
+from gdmnet.datasets.phantom import Scanner, make_patient, write_phantom_dataset
 from gdmnet.datasets.registration import Alignment, RigidMotion, write_registered
 from gdmnet.datasets.soundness import (
     contrast,

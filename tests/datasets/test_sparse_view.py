@@ -5,12 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from dicoms import write_series
+from directions import oblique_direction
 
 from gdmnet.data.case import Volume
 from gdmnet.data.check import check_dataset
 from gdmnet.data.raw import read_description
 from gdmnet.data.volume import read_geometry, read_volume, write_volume
-from gdmnet.datasets.phantom import make_patient, oblique_direction
+from gdmnet.datasets.phantom import make_patient
 from gdmnet.datasets.sparse_view import (
     CtVolume,
     choose_test_cases,

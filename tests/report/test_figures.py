@@ -50,7 +50,7 @@ def test_means_go_to_the_right_and_differences_up(rng):
 def test_bands_stand_in_a_table(rng):
     _, figures = figures_of(rng)
     row = re.search(r"<th scope=row>above 200(.+?)<tr>", figures[1])[1]
-    assert re.findall("<td>([^<]+)", row)[1:] == ["50", "0", "50"]
+    assert re.findall("<td>([^<]+)", row)[1:] == ["50.00", "0.00", "50.00"]
     _, plain = figures_of(rng, "")
     assert "Bias by intensity" in plain[1]
 

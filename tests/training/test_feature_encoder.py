@@ -110,7 +110,7 @@ def test_the_cost_of_resampling_is_told(prepare, tmp_path, monkeypatch, caplog):
     caplog.set_level("INFO")
     read(monkeypatch, "ctfm")
     file = write(tmp_path, "ctfm.safetensors", checkpoint("ctfm.safetensors"))
-    prepare(EncoderSettings("ctfm", weights=file))
+    log_origin(prepare(EncoderSettings("ctfm", weights=file)))
     assert "resampled to its spacing: 1.1 times the voxels" in caplog.text  # 1.5^3 / 3
 
 
