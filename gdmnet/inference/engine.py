@@ -65,28 +65,28 @@ class OnnxEnsemble:
         n_series = len(self.members) if spread == "mirrored" else 1
         moments = Moments(np.zeros((n_series, *total.shape), np.float32)) if spread else None
         weight = gaussian_weight(patch_size)
+        flips = mirrored_axes(patch_size) if card.settings.tta else [()]
+        heard = [(), (-1,)] if spread == "mirrored" else flips  # whose opinions are measured
         chosen = near_windows(shape_of(padded), patch_size, card.settings.step_size, region)
         for window in progress_bar(chosen, "windows", delay=2):
             z, y, x = window
-            patch = source[None, :, z, y, x]  # 1, c, z, y, x
-            flips = mirrored_axes(patch_size) if card.settings.tta else [()]
-            copies = [self._opinions(patch, flip) for flip in flips]
-            total[window] += np.mean([combine(folds, axis=0) for folds in copies], axis=0) * weight
+            patch, copies = source[None, :, z, y, x], {}  # 1, c, z, y, x
+            for flip in dict.fromkeys([*flips, *heard]):
+                turned = np.ascontiguousarray(np.flip(patch, flip))
+                outputs = np.concatenate([member(turned)[0] for member in self.members])
+                copies[flip] = np.flip(outputs, flip)  # n, z, y, x
+            values = [combine(copies[flip], axis=0) for flip in flips]
+            total[window] += np.mean(values, axis=0) * weight
             weights[window] += weight
             if moments is not None:
-                series = np.concatenate(copies)[:, None]  # n k, 1, z, y, x
-                if spread == "mirrored":
-                    series = np.stack([copies[0], self._opinions(patch, (-1,))])  # 2, n, z, y, x
-                moments.add(series.mean(0), series.var(0).mean(0), weight, window)
+                every = np.stack([copies[flip] for flip in heard])  # copy, n, z, y, x
+                if spread == "opinions":  # one series of all
+                    every = every.reshape(-1, 1, *patch_size)
+                moments.add(every.mean(0), every.var(0).mean(0), weight, window)
         mean = np.full_like(total, region.background)
         np.divide(total, weights, out=mean, where=weights > 0)
         found = (mean,) if moments is None else (mean, np.sqrt(moments.variance()))
         return Estimate(*(np.ascontiguousarray(crop(volume, box))[None] for volume in found))
-
-    def _opinions(self, patch: NDArray, flip: tuple[int, ...]) -> NDArray:
-        """The folds' (n, z, y, x) about a window (1, c, z, y, x) that is shown mirrored."""
-        turned = np.ascontiguousarray(np.flip(patch, flip))
-        return np.flip(np.concatenate([member(turned)[0] for member in self.members]), flip)
 
     def versions(self) -> dict[str, str]:
         """Of the libraries that compute."""
