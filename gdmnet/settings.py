@@ -128,7 +128,7 @@ def add_settings(
         common: dict[str, Any] = {
             "dest": prefix + name,
             "default": argparse.SUPPRESS,
-            "help": facts.help,
+            "help": facts.help.replace("%", "%%"),
         }
         if wanted is bool:
             common["action"] = "store_false" if default else "store_true"

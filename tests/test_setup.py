@@ -55,12 +55,13 @@ def test_the_version_is_written_once():
 
 def test_whatever_is_imported_is_listed():
     tree = ast.parse((ROOT / "setup.py").read_text(encoding="utf-8"))
-    (extra,) = (
-        ast.literal_eval(node.value)
+    extras = [
+        requirement
         for node in tree.body
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "ENCODERS"
-    )
-    listed = {plain(requirement) for requirement in [*setup_words("install_requires"), *extra]}
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) in ("ENCODERS", "ONNX")
+        for requirement in ast.literal_eval(node.value)
+    ]
+    listed = {plain(requirement) for requirement in [*setup_words("install_requires"), *extras]}
     wanted = {plain(DISTRIBUTIONS.get(name, name)) for name in imported_packages()}
     assert wanted <= listed
 

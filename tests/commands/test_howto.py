@@ -68,6 +68,11 @@ def beginner(tmp_path_factory):
         home / "gdmnet_raw", dataset=NAME, n_train=2, n_test=1, shape=(24, 24, 24)
     )
     (home / "in").mkdir()
+    for path in (raw / "targetsTs").iterdir():
+        target = read_volume(path)
+        bone = Volume((target.array > 200).astype(np.float32), target.geometry)
+        (raw / "regionsTs").mkdir(exist_ok=True)
+        write_volume(raw / "regionsTs" / path.name, bone, integer=True)
     image = next((raw / "imagesTs").iterdir())
     shutil.copy(image, home / "in" / "patient_07_0000.nii.gz")
     with pytest.MonkeyPatch.context() as patch:
