@@ -40,7 +40,7 @@ class PredictionOptions(Settings):
     overwrite: bool = setting(False, "predict anew what is there; it stays until the new one is")
     uncertainty: bool = setting(
         False,
-        "write OUT/uncertainty too: 90 %% of the voxels are expected within +- so much, by the"
+        "write OUT/uncertainty too: 90 % of the voxels are expected within +- so much, by the"
         " model's validation; without one, how far folds, mirrored copies and windows lie apart",
     )
     n_threads: int = setting(1, "cases to read and prepare ahead", least=1, flag="-np")
