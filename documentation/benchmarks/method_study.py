@@ -449,7 +449,8 @@ def draw_cases(study: Study, names: Sequence[str], path: Path) -> None:
 
     cases = study.held_out.cases[:N_PICTURED]
     found = [Subjects(cases, images_by_case(study.predictions(name))) for name in names]
-    titles = ("source", *names, "target")
+    kinds = {name: study.rows[name].objective for name in names}
+    titles = ("source", *(f"gdm ({n})" if kinds[n] == "gdm" else n for n in names), "target")
     figure = Figure((2.4 * len(titles), 5 * len(cases)), dpi=110, layout="constrained")
     panels = figure.subplots(2 * len(cases), len(titles), squeeze=False)
     for i, subjects in enumerate(zip(*found, strict=True)):
