@@ -12,9 +12,7 @@ from gdmnet.datasets.phantom import Scanner, write_phantom_dataset
 
 def test_a_thumbnail_has_square_pixels_and_shows_both_images(tmp_path):
     scanner = Scanner((8.0, 4.0, 2.0), varied_shapes=False)
-    raw = write_phantom_dataset(
-        tmp_path, n_train=1, n_test=0, shape=(10, 30, 40), kind="ct2ct", scanner=scanner
-    )
+    raw = write_phantom_dataset(tmp_path, n_train=1, n_test=0, shape=(10, 30, 40), scanner=scanner)
     description = read_description(raw)
     (case,), _ = training_cases(raw, description)
     picture = draw_thumbnail(case, description)

@@ -43,14 +43,17 @@ def test_no_step_waits_for_many_numbers_or_launches_many_kernels(library, tmp_pa
     assert found["gdm"]["kernels"] - plain <= 780
 
 
-def test_no_plan_takes_more_than_predicted_or_than_its_device_has(library, tmp_path, monkeypatch):
+@pytest.mark.parametrize("patients", ["pelvis", pytest.param("brain", marks=pytest.mark.slow)])
+def test_no_plan_takes_more_than_predicted_or_than_its_device_has(
+    library, tmp_path, monkeypatch, patients
+):
     monkeypatch.syspath_prepend(SCRIPTS)
     script = importlib.import_module("simulated_memory")
-    asked = ["--patients", "pelvis", "brain", "--memory", "8", "--trainings", "gdm, dial"]
+    asked = ["--patients", patients, "--memory", "8", "--trainings", "gdm, dial"]
     assert script.main([*asked, "-o", str(tmp_path / "table.md")]) == 0
     _, _, *rows = (tmp_path / "table.md").read_text("utf-8").splitlines()
     cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
-    assert [cell[0] for cell in cells] == ["pelvis", "brain"]
+    assert [cell[0] for cell in cells] == [patients]
     for _, memory, *_, predicted, simulated, error, device in cells:
         assert float(predicted) == pytest.approx(float(simulated), rel=0.1)
         assert abs(float(error.rstrip("%"))) < 10
