@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib import metadata
@@ -184,6 +185,8 @@ def _by_onnxruntime(path: Path) -> tuple[tuple[int, ...], OnnxNetwork]:
 
 
 def _by_openvino(path: Path) -> tuple[tuple[int, ...], OnnxNetwork]:
+    # openvino's package that reports its use over the network is never loaded
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     import openvino
 
     # without the hint it computes in bf16 wherever the CPU can

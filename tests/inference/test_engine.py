@@ -40,7 +40,9 @@ class NoTorch:
 
 sys.meta_path.insert(0, NoTorch())
 from gdmnet.commands.predict import main
-sys.exit(main(sys.argv[1:]))
+status = main(sys.argv[1:])
+assert not [name for name in sys.modules if name.startswith("openvino_telemetry.")]  # offline
+sys.exit(status)
 """
 
 
