@@ -95,7 +95,8 @@ def prepare_volumes(
     for channel, scheme in enumerate(source_normalisations(configuration)):  # one in memory
         image = crop(corrected[channel], box)
         image = normalise.apply(image, normalise.fit(scheme, image, patient))[None]
-        prepared[channel] = resample(image, shape)[0]
+        for rows, slab in resampled_slabs(image, shape):
+            prepared[channel, rows] = slab[0]
         if channel == residual and configuration.target.scheme == "ct":
             detail = lost_detail(image, shape)
     if target is not None:

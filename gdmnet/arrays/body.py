@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import cc3d
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from skimage.filters import threshold_otsu
 
-from gdmnet.arrays.resample import resample, resampled_shape
+from gdmnet.arrays.resample import resample, resampled_shape, resampled_slabs
 from gdmnet.geometry import Shape, Spacing
 from gdmnet.plan import Region
 
@@ -19,7 +20,7 @@ NON_ZERO, CT, OTSU, WHOLE = "non-zero", "above -500 HU", "otsu", "whole volume"
 """The rules; their names are written beside every mask that they made."""
 
 _BETWEEN_AIR_AND_TISSUE = -500.0  # HU; lung is below, and comes back when holes are filled
-_FINE = 1.5  # mm: what a mask is found on; its rim is finer
+_FINE = 2.0  # mm: what a mask is found on; its rim is finer
 _COUCH = 5.0  # mm: opening by this much parts the shell of a couch from the back on it
 _SKIN = 3.0  # mm: Otsu cuts through the dark rim of the skin
 _GAPS = 6.0  # mm: sinuses, cortical bone and metal leave gaps of this size
@@ -44,8 +45,8 @@ def body_mask(sources: NDArray, spacing: Spacing, is_ct: Sequence[bool]) -> tupl
     0 in some T1 scans and lungs are open at the end of the volume. Every hole that is closed in 3D
     is closed in each axial slice as well, so that filling the slices is enough.
 
-    Grids that are finer are looked at in steps of up to 1.5 mm; only the rim is then decided voxel
-    by voxel.
+    Grids that are finer are looked at in steps of up to 2 mm; the rim is then decided voxel by
+    voxel.
 
     Args:
         sources: (c, z, y, x) in file units, LPS.
@@ -61,15 +62,10 @@ def body_mask(sources: NDArray, spacing: Spacing, is_ct: Sequence[bool]) -> tupl
     z, y, x = (side * step for side, step in zip(spacing, steps, strict=True))
     look, coarse = sources[every], (z, y, x)
     rule, chosen = _rule_for(look, coarse, is_ct)
-    if rule == OTSU:
-        mask = _otsu_body(_without_bias(look[0], coarse), coarse)
-    elif rule == CT:
-        mask = _ct_body(_tissue(look[chosen], rule), coarse)
-    else:
-        mask = filled_slices(_without_islands(_tissue(look[chosen], rule), 0.01))
+    tissue_of = _tissue_by(rule, look[chosen[0]], coarse)
+    mask = _BODIES[rule](tissue_of([look[i] for i in chosen]), coarse)
     if max(steps) > 1:
-        tissue = None if rule == OTSU else _tissue(sources[chosen], rule)
-        mask = _refined(mask, steps, sources.shape[1:], tissue)
+        mask = _refined(mask, steps, tissue_of([sources[i] for i in chosen]))
     if rule == OTSU:
         mask = _dilated(mask, spacing, _SKIN)
     if not any(is_ct):
@@ -88,29 +84,28 @@ def _rule_for(sources: NDArray, spacing: Spacing, is_ct: Sequence[bool]) -> tupl
     return (CT, scans) if scans else (OTSU, [0])
 
 
-def _tissue(channels: NDArray, rule: str) -> NDArray:
-    """Where any channel (c, z, y, x) is no air by the rule, bool (z, y, x)."""
-    tissue = channels != 0 if rule == NON_ZERO else channels > _BETWEEN_AIR_AND_TISSUE
-    return np.logical_or.reduce(tissue)
+def _tissue_by(
+    rule: str, image: NDArray, spacing: Spacing
+) -> Callable[[Sequence[NDArray]], NDArray]:
+    """What finds where any of the channels (z, y, x) is no air, bool (z, y, x), on any grid."""
+    if rule == OTSU:
+        bias = _bias_of(image, spacing)
+        threshold = threshold_otsu(np.concatenate([*_flat_slabs(image, bias)]))
+        return lambda images: np.concatenate(
+            [flat > threshold for flat in _flat_slabs(images[0], bias)]
+        )
+    is_tissue = {NON_ZERO: lambda one: one != 0, CT: lambda one: one > _BETWEEN_AIR_AND_TISSUE}
+    return lambda images: np.logical_or.reduce([is_tissue[rule](one) for one in images])
 
 
-def _refined(
-    coarse: NDArray, steps: Sequence[int], shape: Sequence[int], tissue: NDArray | None
-) -> NDArray:
-    """A mask of every `step`-th voxel on the full grid; its rim is tissue, or else interpolated."""
+def _refined(coarse: NDArray, steps: Sequence[int], tissue: NDArray) -> NDArray:
+    """A mask of every `step`-th voxel on the full grid of `tissue`, which decides its rim."""
     core = ndimage.minimum_filter(coarse, 3, mode="nearest")
-    rim = ndimage.maximum_filter(coarse, 3, mode="nearest") & ~core
-    for axis, (step, n) in enumerate(zip(steps, shape, strict=True)):
+    rim = ndimage.maximum_filter(coarse, 3, mode="nearest")
+    for axis, (step, n) in enumerate(zip(steps, tissue.shape, strict=True)):
         nearest = np.minimum(np.arange(n) // step, coarse.shape[axis] - 1)
         core, rim = core.take(nearest, axis), rim.take(nearest, axis)
-    if tissue is not None:
-        return filled_slices(core | (rim & tissue))
-    places = np.nonzero(rim)
-    at = [(index - step // 2) / step for index, step in zip(places, steps, strict=True)]
-    core[places] = (
-        ndimage.map_coordinates(coarse.astype(np.float32), at, order=1, mode="nearest") > 0.5
-    )
-    return core
+    return filled_slices(core | (rim & tissue))
 
 
 def padding(image: NDArray) -> NDArray:
@@ -139,8 +134,8 @@ def is_masked(image: NDArray, spacing: Spacing) -> bool:
     image = image[tuple(slice(None, None, step) for step in steps)]
     z, y, x = (side * step for side, step in zip(spacing, steps, strict=True))
     spacing, inside = (z, y, x), image != 0
-    flat = _without_bias(image, spacing)
-    bright = _dilated(_otsu_body(flat, spacing), spacing, _SKIN)
+    flat = np.concatenate([*_flat_slabs(image, _bias_of(image, spacing))])
+    bright = _dilated(_otsu_body(flat > threshold_otsu(flat), spacing), spacing, _SKIN)
     if not bright.any():
         return True
     dark = inside & ~_dilated(bright, spacing, _RIM) & (flat < _DARK * np.median(flat[bright]))
@@ -193,6 +188,10 @@ def inscribed_circle(shape: Shape, spacing: Spacing) -> NDArray:
     return np.repeat(circle[None].astype(np.uint8), shape[0], axis=0)
 
 
+def _masked_body(tissue: NDArray, spacing: Spacing) -> NDArray:
+    return filled_slices(_without_islands(tissue, 0.01))
+
+
 def _ct_body(tissue: NDArray, spacing: Spacing) -> NDArray:
     core = _without_islands(_opened(filled_slices(tissue), spacing, _COUCH), 0.1)
     # What the opening cut off: ears, noses, chins, and the small end slices of a head or a chin.
@@ -200,36 +199,51 @@ def _ct_body(tissue: NDArray, spacing: Spacing) -> NDArray:
     return _filled_from_all_sides(_without_islands((tissue & near) | core, 0.1))
 
 
-def _otsu_body(flat: NDArray, spacing: Spacing) -> NDArray:
-    if flat.min() == flat.max():
-        return np.zeros(flat.shape, dtype=bool)
-    tissue = flat > threshold_otsu(flat)
-    closed = _without_islands(_closed(tissue, spacing, _GAPS), 0.1)
-    return _filled_from_all_sides(closed)
+def _otsu_body(tissue: NDArray, spacing: Spacing) -> NDArray:
+    return _filled_from_all_sides(_without_islands(_closed(tissue, spacing, _GAPS), 0.1))
 
 
-def _without_bias(image: NDArray, spacing: Spacing) -> NDArray:
-    """The root of the image over its bias field; the root narrows bright fat towards muscle.
+_BODIES = {NON_ZERO: _masked_body, CT: _ct_body, OTSU: _otsu_body}
+"""Rule -> tissue (z, y, x) and mm (z, y, x) to the body."""
+
+
+class _Bias(NamedTuple):
+    """What flattens an image: the values that count, and the bias field (1, z, y, x), coarse."""
+
+    limits: tuple[float, float]
+    field: NDArray
+
+
+def _bias_of(image: NDArray, spacing: Spacing) -> _Bias:
+    """The bias field of an image (z, y, x) over its lowest value that counts.
 
     Homomorphic: the field is the smoothed logarithm of the brighter voxels, by normalised
     convolution on a coarse grid, so that air does not pull it down; far from them it levels off.
     """
     low, high, highest = _range(image)
     # Single voxels and padding must not decide what is dark, or how wide the histogram is.
-    image = np.clip(image, low - _BEYOND * (high - low), highest + 2 * (highest - low))
-    lifted = image - image.min()
+    least = max(low - _BEYOND * (high - low), float(image.min()))
+    limits = least, highest + 2 * (highest - low)
     shape = resampled_shape(image.shape, spacing, (_COARSE, _COARSE, _COARSE))
-    small = resample(lifted[None], shape, order=1)[0]
+    small = resample(np.clip(image, *limits)[None] - least, shape, order=1)[0]
     bright = small > small.mean()
     if not bright.any():
-        return lifted
+        return _Bias(limits, np.ones_like(small)[None])
     logarithm = np.log(np.where(bright, small, 1))
     level = logarithm[bright].mean()
     sigma = _BIAS / _COARSE
     weight = ndimage.gaussian_filter(bright.astype(np.float32), sigma, mode="nearest")
     excess = ndimage.gaussian_filter(np.where(bright, logarithm - level, 0), sigma, mode="nearest")
-    field = np.exp(level + excess / (weight + 1e-2))
-    return np.sqrt(lifted / resample(field[None], image.shape, order=1)[0])
+    return _Bias(limits, np.exp(level + excess / (weight + 1e-2))[None])
+
+
+def _flat_slabs(image: NDArray, bias: _Bias) -> Iterator[NDArray]:
+    """The root of an image (z, y, x) over its bias field, some slices at a time.
+
+    The root narrows bright fat towards muscle.
+    """
+    for rows, field in resampled_slabs(bias.field, image.shape, order=1):
+        yield np.sqrt((np.clip(image[rows], *bias.limits) - bias.limits[0]) / field[0])
 
 
 def _range(image: NDArray) -> tuple[float, float, float]:

@@ -5,6 +5,7 @@ Forward y = (clip(t, low, high) - centre) / scale, back t = clip(y * scale + cen
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gdmnet.plan import Normalisation
+
+_PART = 2**20  # values
 
 
 def scheme_of(name: str, *, target: bool) -> str:
@@ -78,19 +81,26 @@ def _bounds(normalisation: Normalisation) -> tuple[float, float]:
 
 
 def _fit_percentiles(normalisation: Normalisation, values: NDArray) -> Normalisation:
-    p01, p99 = (float(p) for p in np.percentile(values, (1, 99)))
+    p01, p99 = (float(p) for p in np.percentile(values, (1, 99), overwrite_input=True))
     scale = _first_positive(p99 - p01, float(np.ptp(values)), magnitude=abs(p01))
     return replace(normalisation, centre=p01, scale=scale)
 
 
 def _fit_zscore(normalisation: Normalisation, values: NDArray) -> Normalisation:
-    low, high = (float(p) for p in np.percentile(values, (0.5, 99.5)))
+    low, high = (float(p) for p in np.percentile(values, (0.5, 99.5), overwrite_input=True))
     if low == high:  # 99 % of the body is one value: the rest is all there is to see
         low, high = float(values.min()), float(values.max())
-    clipped = np.clip(values, low, high)
-    centre = float(clipped.mean(dtype=np.float64))
-    scale = _first_positive(float(clipped.std(dtype=np.float64)), magnitude=abs(centre))
+    centre, std = mean_and_deviation(np.clip(values, low, high, out=values))
+    scale = _first_positive(std, magnitude=abs(centre))
     return replace(normalisation, centre=centre, scale=scale, low=low, high=high)
+
+
+def mean_and_deviation(values: NDArray) -> tuple[float, float]:
+    """Of one axis of values, in float64, of which there is a copy of a part at a time only."""
+    mean = float(values.mean(dtype=np.float64))
+    parts = (values[first : first + _PART] for first in range(0, values.size, _PART))
+    deviations = (np.subtract(part, mean, dtype=np.float64) for part in parts)
+    return mean, math.sqrt(sum(float(np.vdot(own, own)) for own in deviations) / values.size)
 
 
 def _first_positive(*candidates: float, magnitude: float) -> float:

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from gdmnet.arrays.crop import bounding_box, box_shape
-from gdmnet.arrays.normalise import scheme_of
+from gdmnet.arrays.crop import bounding_box, box_shape, crop
+from gdmnet.arrays.normalise import mean_and_deviation, scheme_of
 from gdmnet.data.body import find_body, without_bias
 from gdmnet.data.case import CaseFiles
 from gdmnet.data.volume import read_channels, read_volume
@@ -19,6 +19,7 @@ from gdmnet.geometry import Spacing, grid_difference
 from gdmnet.plan import BiasCorrection, CaseFingerprint, Fingerprint, Intensity, Region
 
 _PERCENTILES = (0.5, 1, 50, 99, 99.5)
+_MANY, _FEW_SLICES = 2**24, 16  # voxels that are looked at, and slices at least
 _SHAPE = (10, 25, 50, 75, 90)  # percentiles that an input's histogram is known by
 _RIM, _LOOK = 4.0, 2.5  # mm: the outermost part of a body, and a grid to find it on
 _CORE = 60  # percentile of the depth, from which on a body's core is
@@ -72,13 +73,19 @@ def measure_case(
 def measure_intensity(image: NDArray, inside: NDArray, spacing: Spacing | None = None) -> Intensity:
     """Statistics of (z, y, x) in file units where the boolean `inside` is true.
 
-    The rim is measured only where the spacing, in mm (z, y, x), is given.
+    Of large volumes every n-th slice is looked at; the extremes are of all. The rim is measured
+    only where the spacing, in mm (z, y, x), is given.
     """
+    extremes = image.min(where=inside, initial=np.inf), image.max(where=inside, initial=-np.inf)
+    minimum, maximum = map(float, extremes)
+    step = max(1, min(image.size // _MANY, len(image) // _FEW_SLICES))
+    if inside[::step].any():
+        image, inside = image[::step], inside[::step]
+        spacing = spacing and (spacing[0] * step, *spacing[1:])
     values = image[inside]
-    percentiles = map(float, np.percentile(values, (*_PERCENTILES, *_SHAPE)))
-    p00_5, p01, p50, p99, p99_5, *quantiles = percentiles
-    mean, std = (float(f(values, dtype=np.float64)) for f in (np.mean, np.std))
-    minimum, maximum = float(values.min()), float(values.max())
+    mean, std = mean_and_deviation(values)
+    found = np.percentile(values, (*_PERCENTILES, *_SHAPE), overwrite_input=True)
+    p00_5, p01, p50, p99, p99_5, *quantiles = map(float, found)
     del values
     outside = image[~inside]
     return Intensity(
@@ -107,7 +114,10 @@ def _rim(
     """
     steps = [max(1, round(_LOOK / width)) for width in spacing]
     grid = tuple(slice(None, None, step) for step in steps)
-    body, values = inside[grid], np.clip(image[grid], *ends)
+    if not inside[grid].any():
+        return None
+    box = bounding_box(inside[grid], (1, 1, 1))  # what lies beyond is no nearer
+    body, values = crop(inside[grid], box), np.clip(crop(image[grid], box), *ends)
     sides = [width * step for width, step in zip(spacing, steps, strict=True)]
     depth = ndimage.distance_transform_edt(body, sides)  # 0 outside; without an outside, anything
     rim = body & (depth <= _RIM)

@@ -224,9 +224,16 @@ def test_commands_of_the_page_are_understood(script):
         script(name).build_parser().parse_args(shlex.split(arguments, comments=True))
     scripts = {path.stem for path in (DOCUMENTATION / "benchmarks").glob("*.py")}
     assert scripts == {
-        *("engines", "expected_error", "judging", "method_study"),
+        *("engines", "expected_error", "judging", "large_volume", "method_study"),
         *("rivals", "simulated_memory", "task_chains"),
     }
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux tells the peak")
+def test_a_large_volume_is_measured_part_by_part(script, capsys):
+    assert script("large_volume").main(["--shape", "20", "64", "70"]) == 0
+    parts = [line.split("|")[1].strip() for line in capsys.readouterr().out.splitlines()[2:]]
+    assert (parts[0], parts[-1], len(parts)) == ("read", "write", 7)
 
 
 def test_engines_are_timed_and_agree(script, tmp_path, models, capsys):

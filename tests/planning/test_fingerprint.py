@@ -12,6 +12,7 @@ from gdmnet.data.case import CaseFiles
 from gdmnet.data.volume import read_channels
 from gdmnet.errors import DatasetError
 from gdmnet.plan import CaseFingerprint, Fingerprint, Intensity
+from gdmnet.planning import fingerprint
 from gdmnet.planning.fingerprint import measure_case, measure_intensity, pool, summarise
 
 SPACING = (3.0, 2.0, 1.0)
@@ -117,6 +118,25 @@ def test_noise_is_told_from_a_slope_and_from_edges(rng):
 def test_thin_images_have_a_noise_too(rng, shape):
     image = rng.normal(size=shape)
     assert np.isfinite(measure_intensity(image, np.ones(shape, dtype=bool)).noise)
+
+
+@pytest.mark.parametrize("n_slices", [5, 64])
+def test_of_large_volumes_some_slices_are_looked_at_and_all_extremes(rng, monkeypatch, n_slices):
+    shape, spacing = (n_slices, 30, 41), (0.8, 1.5, 1.2)
+    image, inside = rng.normal(50, 20, shape), np.zeros(shape, bool)
+    inside[:, 3:-3, 4:-4] = True
+    image[3, 10, 10], image[1, 10, 10], image[2, 0, 0] = 300.0, -200.0, 900.0
+    whole = measure_intensity(image, inside, spacing)
+    monkeypatch.setattr(fingerprint, "_MANY", 10_000)
+    found = measure_intensity(image, inside, spacing)
+    assert (found.minimum, found.maximum) == (-200.0, 300.0)
+    assert (found == whole) == (n_slices == 5)
+    assert (found.mean, found.std, found.rim) == pytest.approx(
+        (whole.mean, whole.std, whole.rim), rel=0.05, abs=0.1
+    )
+    only_one = np.zeros(shape, bool)
+    only_one[1, 10:20, 10:20] = True
+    assert measure_intensity(image, only_one).mean == image[only_one].mean()
 
 
 @pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (3.0, 0.5, 0.5), (2.0, 2.0, 2.0)])
