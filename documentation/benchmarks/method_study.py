@@ -29,6 +29,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from itertools import product
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -171,15 +172,20 @@ def _of_seed(name: str, seed: int) -> str:
     return f"{name}_seed{seed}" if seed else name
 
 
-def fronts() -> dict[str, list[str]]:
-    """Curve -> its rows from regression on, by strength, of the first seed."""
+def fronts(seed: int = 0) -> dict[str, list[str]]:
+    """Curve -> its rows from regression on, by strength."""
+
+    def of_seed(*names: str) -> list[str]:
+        return [_of_seed(name, seed) for name in ("regression", *names)]
+
     found = {}
     for name in METHODS:
-        found[name] = ["regression", f"{name}@0.5", name, f"{name}@1.5"]
-        finishes = [f"{name}@0.5+finish_{a:g}" for a in FINISHES]
-        found[f"{name} + finish"] = ["regression", f"{name}@0.5", *finishes]
-    found["stretch"] = ["regression", *(f"stretch_{s:g}" for s in STRETCHES)]
-    found["spectral"] = ["regression", *(f"spectral_{a:g}" for a in FILTERS)]
+        own = _of_seed(name, seed)
+        found[name] = [*of_seed(), f"{own}@0.5", own, f"{own}@1.5"]
+        finishes = [f"{own}@0.5+finish_{a:g}" for a in FINISHES]
+        found[f"{name} + finish"] = [*of_seed(), f"{own}@0.5", *finishes]
+    found["stretch"] = of_seed(*(f"stretch_{s:g}" for s in STRETCHES))
+    found["spectral"] = of_seed(*(f"spectral_{a:g}" for a in FILTERS))
     return found
 
 
@@ -371,27 +377,38 @@ Figures = Mapping[str, Mapping[str, float]]
 
 
 def equal_error_table(found: Figures) -> list[str]:
-    """Each method's figures as ratios to regression at equal ratios of the MAE, in Markdown."""
-    lines = [f"| at equal MAE | {' | '.join(JUDGED.values())} |", "|---" * 6 + "|"]
-    for name, names in fronts().items():
-        for budget in BUDGETS:
-            values = [at_equal_error(found, names, key, budget) for key in JUDGED]
-            if values[0] is not None:
-                cells = ["-" if value is None else f"{value:.3f}" for value in values]
-                lines.append(f"| {name}, {budget:g} | {' | '.join(cells)} |")
+    """Each method's figures as ratios to regression at equal ratios of the MAE, in Markdown.
+
+    Means over the seeds whose front gets so far, and their deviation where there are several.
+    """
+    lines = [f"| at equal MAE | seeds | {' | '.join(JUDGED.values())} |", "|---" * 7 + "|"]
+    for name, budget in product(fronts(), BUDGETS):
+        of_seeds = [
+            [at_equal_error(found, fronts(seed)[name], key, budget) for key in JUDGED]
+            for seed in SEEDS
+        ]
+        known = [values for values in of_seeds if values[0] is not None]
+        if known:
+            cells = [_mean_cell(own) for own in zip(*known, strict=True)]
+            lines.append(f"| {name}, {budget:g} | {len(known)} | {' | '.join(cells)} |")
     return lines
+
+
+def _mean_cell(values: Sequence[float]) -> str:
+    apart = f" +- {np.std(values, ddof=1):.3f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.3f}{apart}"
 
 
 def at_equal_error(found: Figures, names: Sequence[str], key: str, budget: float) -> float | None:
     """A figure over regression's where a front last has `budget` of regression's MAE.
 
-    Linear between rows; None where the front has no row beside regression, or its strongest row
-    stays below the budget.
+    Linear between rows; None where the front has no row beside regression, its first, or its
+    strongest row stays below the budget.
     """
-    first = found.get("regression")
     known = [found[name] for name in names if name in found]
-    if first is None or len(known) < 2:
+    if names[0] not in found or len(known) < 2:
         return None
+    first = known[0]
     points = [(row["mae"] / first["mae"], row[key] / first[key]) for row in known]
     for (x, y), (x_next, y_next) in zip(points[-2::-1], points[:0:-1], strict=True):
         if x <= budget < x_next:

@@ -24,8 +24,12 @@ from gdmnet.plan import Configuration
 from gdmnet.planning.memory import device_gb_for, step_gb
 from gdmnet.planning.table import times
 
-TRAININGS = {"regression": ("regression", False), "gdm": ("gdm", False), "gan": ("gan", False)}
-TRAININGS |= {"gdm, dial": ("gdm", True)}
+Options = dict[str, object]
+TRAININGS: dict[str, tuple[str, Options]] = {
+    name: (name, {}) for name in ("regression", "gdm", "gan")
+}
+TRAININGS |= {"gdm, dial": ("gdm", {"realism_dial": True})}
+TRAININGS |= {"perceptual": ("regression", {"perceptual": 0.1})}
 HEADER = """| data | GB | patch | batch | training | predicted | simulated | error | device |
 |---|---|---|---|---|---|---|---|---|"""
 
@@ -52,20 +56,17 @@ def _run(args: argparse.Namespace) -> int:
             for memory in args.memory
         }
         rows = [(*where, plan, name) for where, plan in plans.items() for name in args.trainings]
-        jobs = [_job(plan, *TRAININGS[name]) for _, _, plan, name in rows]
+        jobs = [fake_cuda.job(plan, *TRAININGS[name]) for _, _, plan, name in rows]
         found = fake_cuda.run_steps(library, jobs, Path(scratch))
     lines = [_row(*row, step["peak"]) for row, step in zip(rows, found, strict=True)]
     args.output.write_text("\n".join([HEADER, *lines]) + "\n", encoding="utf-8")
     return 0
 
 
-def _job(plan: Configuration, objective: str, twin: bool) -> dict[str, object]:
-    return fake_cuda.job(plan, objective, **({"realism_dial": True} if twin else {}))
-
-
 def _row(patient: str, memory: float, plan: Configuration, name: str, peak: int) -> str:
-    objective, twin = TRAININGS[name]
-    predicted = step_gb(plan.architecture, plan.patch_size, plan.batch_size, objective, twin=twin)
+    objective, options = TRAININGS[name]
+    size = plan.architecture, plan.patch_size, plan.batch_size
+    predicted = step_gb(*size, objective, twin="realism_dial" in options)
     simulated = peak / 2**30
     cells = [
         patient,

@@ -160,6 +160,22 @@ def test_methods_are_compared_where_their_fronts_have_equal_error(script):
     assert study.at_equal_error(found, ["regression", "d"], "frechet_self", 1.0) is None
 
 
+def test_fronts_of_several_seeds_are_averaged_each_over_its_own_regression(script):
+    study = script("method_study")
+    figures = {"regression": (10.0, 4.0), "pooled": (10.2, 2.0)}
+    figures |= {
+        "regression_seed1": (20.0, 10.0),
+        "pooled_seed1": (20.4, 7.0),
+        "coupled": (9.0, 1.0),
+    }
+    found = {
+        name: dict.fromkeys(study.JUDGED, distance) | {"mae": mae}
+        for name, (mae, distance) in figures.items()
+    }
+    pooled = [line.split("|") for line in study.equal_error_table(found) if "pooled, 1.01 " in line]
+    assert [cell.strip() for cell in pooled[0][1:4]] == ["pooled, 1.01", "2", "0.800 +- 0.071"]
+
+
 def test_the_front_never_mixes_matched_and_unmatched(script):
     panels = script("method_study").PANELS.values()
     assert len(panels) == 2

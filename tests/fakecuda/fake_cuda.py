@@ -41,7 +41,7 @@ def planned(patient: str, memory_gb: float) -> Configuration:
     return plan.configurations["3d_fullres"]
 
 
-def job(configuration: Configuration, objective: str, **options: Any) -> dict[str, Any]:
+def job(configuration: Configuration, objective: str, options: dict[str, Any]) -> dict[str, Any]:
     """What `fake_step` is to measure: a step of this training."""
     network = codec.encode(configuration.architecture)
     sizes = {"patch": configuration.patch_size, "batch": configuration.batch_size}
