@@ -66,7 +66,8 @@ def _run(args: argparse.Namespace) -> int:
 def _row(patient: str, memory: float, plan: Configuration, name: str, peak: int) -> str:
     objective, options = TRAININGS[name]
     size = plan.architecture, plan.patch_size, plan.batch_size
-    predicted = step_gb(*size, objective, twin="realism_dial" in options)
+    extra = {"twin": "realism_dial" in options, "perceptual": "perceptual" in options}
+    predicted = step_gb(*size, objective, **extra)
     simulated = peak / 2**30
     cells = [
         patient,
