@@ -40,11 +40,7 @@ class Patient:
 def find_patients(folder: Path, *, task: int, year: int, region: str) -> list[Patient]:
     """The patients of a task and of one or all regions of a year, sorted by name.
 
-    Args:
-        folder: that holds Task1 or Task2, or such a folder itself.
-        task: 1 (MR to CT) or 2 (CBCT to CT).
-        year: 2023 or 2025.
-        region: a name in `REGIONS` of the year, or "all".
+    The folder holds Task1 (MR to CT) or Task2 (CBCT to CT), or is such a folder itself.
 
     Raises:
         DatasetError: a folder is missing, a patient's name is not the challenge's, a file is
@@ -110,11 +106,12 @@ def balanced_splits(
     """Folds in which every group is shared out as equally as it can be.
 
     Each group is shuffled and dealt out like cards, going on where the group before ended, so that
-    neither the folds' sizes nor their shares of a group differ by more than one case.
+    neither the folds' sizes nor their shares of a group differ by more than one case. There are
+    fewer folds where there are fewer cases; a single case trains and validates.
 
     Args:
         groups: case -> its group, such as region and centre.
-        n_folds: fewer where there are fewer cases; a single case trains and validates.
+        n_folds: at most.
         seed: of the shuffling.
     """
     if len(groups) == 1:

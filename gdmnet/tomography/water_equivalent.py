@@ -44,12 +44,8 @@ class DensityTable:
 
     def __post_init__(self) -> None:
         pairs = np.array([self.hu, self.density], dtype=float)
-        if (
-            pairs.shape[1] < 2
-            or not np.isfinite(pairs).all()
-            or (np.diff(pairs[0]) <= 0).any()
-            or (pairs[1] < 0).any()
-        ):
+        is_sound = pairs.shape[1] >= 2 and np.isfinite(pairs).all()
+        if not is_sound or (np.diff(pairs[0]) <= 0).any() or (pairs[1] < 0).any():
             raise DatasetError(
                 "a density table needs two or more rows of increasing HU and a density of 0 or more"
             )
@@ -94,11 +90,9 @@ def read_density_table(path: Path) -> DensityTable:
             ) from None
         points.append((hu, density))
     try:
-        return DensityTable(*map(tuple, zip(*points, strict=True)))
-    except (TypeError, DatasetError):
-        raise DatasetError(
-            f"{path}: needs two or more rows of increasing HU and a density of 0 or more"
-        ) from None
+        return DensityTable(tuple(hu for hu, _ in points), tuple(share for _, share in points))
+    except DatasetError as problem:
+        raise DatasetError(f"{path}: {problem}") from None
 
 
 @dataclass(frozen=True)
@@ -170,15 +164,13 @@ def _errors_along(
 def _centres(labels: NDArray, grid: Grid) -> dict[int, Centre]:
     """Of every region the slice and the place (y, x) in mm of its centre of mass."""
     names = [int(label) for label in np.unique(labels) if label > 0]
+    middle = (np.array(grid.shape) - 1) / 2
     found = {}
     for label, (z, *place) in zip(
         names, ndimage.center_of_mass(labels > 0, labels, names), strict=True
     ):
-        y, x = (
-            (index - (n - 1) / 2) * side
-            for index, n, side in zip(place, grid.shape, grid.spacing, strict=True)
-        )
-        found[label] = (round(z), float(y), float(x))
+        y, x = ((np.array(place) - middle) * grid.spacing).tolist()
+        found[label] = (round(z), y, x)
     return found
 
 

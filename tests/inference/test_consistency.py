@@ -17,7 +17,7 @@ from gdmnet.inference.predict import predict_folder
 from gdmnet.plan import Normalisation
 from gdmnet.tomography.consistency import data_consistent
 from gdmnet.tomography.scan import load_acquisition, load_sinogram
-from gdmnet.tomography.settings import ScanSettings
+from gdmnet.tomography.scan import ScanSettings
 
 SHAPE = (11, 40, 44)
 
