@@ -60,26 +60,18 @@ class CaseImages:
 
 @dataclass(frozen=True)
 class Conversion:
-    """What becomes a raw dataset.
+    """What becomes a raw dataset; names, patterns and metadata are those of its `Description`.
 
-    Attributes:
-        channel_names: of the sources.
-        target_name: of the target.
-        training: cases for imagesTr; every one has a target.
-        testing: cases for imagesTs.
-        resample: "source" or "target", which goes onto the other's grid; None: they share one.
-        splits: the folds, as in splits_final.json; none for gdmnet's own.
-        registered: case -> how its images were registered: of these a picture is drawn.
-        source_series: as in `Description`.
-        metadata: further keys of dataset.json.
+    `resample` is "source" or "target", which goes onto the other's grid; None where they share one.
+    Cases that are `registered` get a picture, with how they were as its heading.
     """
 
     channel_names: tuple[str, ...]
     target_name: str
-    training: tuple[CaseImages, ...]
+    training: tuple[CaseImages, ...]  # every one has a target
     testing: tuple[CaseImages, ...] = ()
     resample: str | None = None
-    splits: tuple[dict[str, list[str]], ...] = ()
+    splits: tuple[dict[str, list[str]], ...] = ()  # splits_final.json; () for gdmnet's own
     registered: dict[str, str] = field(default_factory=dict)
     source_series: tuple[str, ...] = ()
     metadata: dict[str, Any] = field(default_factory=dict)
@@ -195,11 +187,11 @@ def grid_complaints(conversion: Conversion) -> list[str]:
     """What keeps the images of each case from lying on one grid; reads headers only."""
     complaints: list[str] = []
     for case in (*conversion.training, *conversion.testing):
+        name, found = case.identifier, _grid_complaints(case, conversion.resample)
         try:
-            texts = list(_grid_complaints(case, conversion.resample))
+            complaints.extend(f"{name}: {text}" for text in found)
         except DatasetError as error:
-            texts = [str(error)]
-        complaints += [f"{case.identifier}: {text}" for text in texts]
+            complaints.append(f"{name}: {error}")
     return complaints
 
 

@@ -22,17 +22,11 @@ _UNFIT = re.compile(r"[^\w.-]+")
 
 @dataclass(frozen=True)
 class MatchedPairs:
-    """Pairs by name, and what is left over.
+    """Pairs by name, and what is left over."""
 
-    Attributes:
-        cases: sorted by name.
-        rules: how each case was found: `EXACT` or `BY_WORDS`.
-        lonely: images without all their partners.
-    """
-
-    cases: tuple[CaseImages, ...]
-    rules: dict[str, str]
-    lonely: tuple[Path, ...]
+    cases: tuple[CaseImages, ...]  # sorted by name
+    rules: dict[str, str]  # how each case was found: `EXACT` or `BY_WORDS`
+    lonely: tuple[Path, ...]  # images without all their partners
 
 
 def match_folders(

@@ -50,21 +50,13 @@ Point = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class RigidMotion:
-    """A rigid motion in the space of the files (LPS), and what it is worth.
+    """A rigid motion in the space of the files (LPS), and what it is worth."""
 
-    Attributes:
-        translation: (x, y, z) in mm: by how much the source lies off, at the centre.
-        angles: about the axes (x, y, z) in degrees, as ITK's Euler3DTransform composes them.
-        centre: (x, y, z) in mm.
-        information: mutual information in nats once the motion is undone.
-        information_before: the same as the files lie.
-    """
-
-    translation: Point
-    angles: Point
-    centre: Point
-    information: float
-    information_before: float
+    translation: Point  # (x, y, z) in mm: by how much the source lies off, at the centre
+    angles: Point  # about (x, y, z) in degrees, as ITK's Euler3DTransform composes them
+    centre: Point  # (x, y, z) in mm
+    information: float  # mutual information in nats once the motion is undone
+    information_before: float  # the same as the files lie
 
     @property
     def distance(self) -> float:

@@ -40,40 +40,25 @@ _ALIKE = 0.9  # different brains reach 0.80, the same one shifted and with noise
 
 @dataclass(frozen=True)
 class CaseFacts:
-    """What was measured of one case, and what a person should look at.
-
-    Attributes:
-        identifier: name of the case.
-        body_rules: how the bodies of source and target were found.
-        overlap: Dice of the two bodies, inside the given mask where there is one.
-        alignments: of each source channel; none for volumes too thin to tell.
-        flags: what is suspicious.
-    """
+    """What was measured of one case, and what a person should look at."""
 
     identifier: str
-    body_rules: tuple[str, ...] = ()
-    overlap: float | None = None
-    alignments: tuple[Alignment, ...] = ()
+    body_rules: tuple[str, ...] = ()  # how the bodies of source and target were found
+    overlap: float | None = None  # Dice of the two bodies, inside the given mask if there is one
+    alignments: tuple[Alignment, ...] = ()  # a source channel; none for volumes too thin to tell
     flags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class DatasetCheck:
-    """The contents of check.json.
-
-    Attributes:
-        dataset: its full name.
-        limits: mm, degrees and Dice, beyond which a case is flagged.
-        complaints: of the integrity check, which gdm_plan_and_preprocess refuses.
-        cases: training cases, then test cases.
-    """
+    """The contents of check.json."""
 
     SCHEMA: ClassVar[int] = 1
     schema: int
-    dataset: str
-    limits: dict[str, float]
-    complaints: tuple[str, ...]
-    cases: tuple[CaseFacts, ...]
+    dataset: str  # its full name
+    limits: dict[str, float]  # mm, degrees and Dice, beyond which a case is flagged
+    complaints: tuple[str, ...]  # of the integrity check, which gdm_plan_and_preprocess refuses
+    cases: tuple[CaseFacts, ...]  # training cases, then test cases
 
     @property
     def is_sound(self) -> bool:

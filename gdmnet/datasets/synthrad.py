@@ -100,19 +100,13 @@ def make_conversion(patients: Sequence[Patient], *, task: int, year: int) -> Con
     )
 
 
-def balanced_splits(
-    groups: Mapping[str, str], *, n_folds: int = _N_FOLDS, seed: int = _SEED
-) -> list[dict[str, list[str]]]:
+def balanced_splits(groups: Mapping[str, str], *, seed: int = _SEED) -> list[dict[str, list[str]]]:
     """Folds in which every group is shared out as equally as it can be.
 
     Each group is shuffled and dealt out like cards, going on where the group before ended, so that
     neither the folds' sizes nor their shares of a group differ by more than one case. There are
-    fewer folds where there are fewer cases; a single case trains and validates.
-
-    Args:
-        groups: case -> its group, such as region and centre.
-        n_folds: at most.
-        seed: of the shuffling.
+    fewer folds where there are fewer cases; a single case trains and validates. Groups, such as
+    region and centre, are given by case.
     """
     if len(groups) == 1:
         return [{"train": list(groups), "val": list(groups)}]
@@ -121,7 +115,7 @@ def balanced_splits(
     for group in sorted(set(groups.values())):
         members = sorted(name for name, own in groups.items() if own == group)
         dealt += [members[i] for i in rng.permutation(len(members))]
-    n_folds = min(n_folds, len(dealt))
+    n_folds = min(_N_FOLDS, len(dealt))
     held_out = [set(dealt[fold::n_folds]) for fold in range(n_folds)]
     return [{"train": sorted(set(groups) - held), "val": sorted(held)} for held in held_out]
 

@@ -39,23 +39,14 @@ MOST_UNASKED_GB = 24.0
 
 @dataclass(frozen=True)
 class Preset:
-    """A size of network and patch.
+    """A size of network and patch."""
 
-    Attributes:
-        base_features: features of the finest stage; each further stage doubles them.
-        max_features: features of any stage at most.
-        blocks: encoder blocks of each stage; the last entry serves all further stages.
-        max_stages: stages at most, None for no limit.
-        max_voxels: voxels of a patch at most; None plans by memory instead.
-        memory_gb: memory of the training device that the preset is meant for.
-    """
-
-    base_features: int
-    max_features: int
-    blocks: tuple[int, ...]
-    max_stages: int | None
-    max_voxels: int | None
-    memory_gb: float
+    base_features: int  # of the finest stage; each further stage doubles them
+    max_features: int  # of any stage
+    blocks: tuple[int, ...]  # of the encoder's stages; the last serves all further stages
+    max_stages: int | None  # None for no limit
+    max_voxels: int | None  # of a patch; None plans by memory instead
+    memory_gb: float  # of the training device that the preset is meant for
 
 
 _GPU_BLOCKS = (1, 3, 4, 6)  # nnU-Net's residual-encoder presets

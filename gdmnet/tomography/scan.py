@@ -172,23 +172,14 @@ def covering_scan(
 
 @dataclass(frozen=True)
 class Simulation:
-    """Where a simulated sinogram comes from.
+    """Where a simulated sinogram comes from; the noise as in `ScanSettings`."""
 
-    Attributes:
-        source: name of the CT's file.
-        sha256: of its voxels in HU.
-        photons: that reach a bin through air; None is without noise.
-        electronic_noise: standard deviation in photons.
-        filter: of the reconstruction that is the network's source.
-        seed: of the whole dataset; the case's own comes from it and the case's name.
-    """
-
-    source: str
-    sha256: str
+    source: str  # name of the CT's file
+    sha256: str  # of its voxels in HU
     photons: float | None
     electronic_noise: float
-    filter: str
-    seed: int
+    filter: str  # of the reconstruction that is the network's source
+    seed: int  # of the whole dataset; the case's own comes from it and the case's name
     version: str
 
 

@@ -33,13 +33,10 @@ SHORTEST_PATH = 10.0  # mm of water: rays that only graze the body are left out
 class DensityTable:
     """Density relative to water over HU, linear between its points and constant beyond them.
 
-    Attributes:
-        hu: increasing, in Hounsfield units.
-        density: relative to water, at least 0: of electrons for photons, stopping power for
-            protons.
+    The density, at least 0, is that of electrons for photons, the stopping power for protons.
     """
 
-    hu: tuple[float, ...]
+    hu: tuple[float, ...]  # increasing
     density: tuple[float, ...]
 
     def __post_init__(self) -> None:
@@ -97,17 +94,11 @@ def read_density_table(path: Path) -> DensityTable:
 
 @dataclass(frozen=True)
 class DepthErrors:
-    """Errors in depth along one gantry angle, in mm of water; positive is too deep.
+    """Errors in depth along one gantry angle, in mm of water; positive is too deep."""
 
-    Attributes:
-        mean: over all rays that cross the body, entry to exit.
-        p95: 95th percentile of the absolute error over them.
-        to_centre: of the ray to the centre of each region, from entry to there, by its label.
-    """
-
-    mean: float
-    p95: float
-    to_centre: Mapping[int, float]
+    mean: float  # over all rays that cross the body, entry to exit
+    p95: float  # 95th percentile of the absolute error over them
+    to_centre: Mapping[int, float]  # from the entry to each region's centre, by its label
 
 
 def depth_errors(
