@@ -35,7 +35,7 @@ from gdmnet.metrics.conventions import GDMNET
 from gdmnet.metrics.evaluation import find_mask
 from gdmnet.models.select import ModelChoice
 from gdmnet.plan import Plan
-from gdmnet.tomography.settings import ScanSettings
+from gdmnet.tomography.scan import ScanSettings
 from gdmnet.training.settings import TrainingSettings
 from gdmnet.training.study import train_study
 

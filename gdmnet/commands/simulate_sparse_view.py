@@ -16,7 +16,7 @@ from gdmnet.commands.terminal import (
     roots_from,
 )
 from gdmnet.settings import Settings, add_settings, given_settings, setting
-from gdmnet.tomography.settings import MOST_VIEWS, ScanSettings, usual_settings
+from gdmnet.tomography.scan import MOST_VIEWS, ScanSettings, usual_settings
 
 if TYPE_CHECKING:
     from gdmnet.data.case import Volume

@@ -37,29 +37,23 @@ _ONE_THREAD = threading.Lock()  # ITK's number of threads is one setting for the
 
 @dataclass(frozen=True)
 class Body:
-    """Masks on the sources' grid, uint8 (z, y, x).
+    """Masks on the sources' grid, uint8 (z, y, x)."""
 
-    Attributes:
-        counted: where the target counts.
-        rule: that made it.
-        patient: what intensities, the bias field and centres of patches are taken from.
-    """
-
-    counted: NDArray
-    rule: str
-    patient: NDArray
+    counted: NDArray  # where the target counts
+    rule: str  # that made it
+    patient: NDArray  # what intensities, the bias field and centres of patches are taken from
 
 
 def find_body(
     sources: Volume, schemes: Sequence[str], region: Region, mask: Volume | None, *, case: str
 ) -> Body:
-    """The body of a case.
+    """The body of a case: the given mask, above 0 inside, or else found in the sources.
 
     Args:
         sources: (c, z, y, x) in file units.
         schemes: the normalisation of each channel; "ct" is in HU.
-        region: where the target counts; a given mask decides in its place.
-        mask: (1, z, y, x), above 0 inside the body; None finds it in the sources.
+        region: where the target counts, unless a mask is given.
+        mask: (1, z, y, x).
         case: named in complaints.
 
     Raises:
@@ -84,13 +78,8 @@ def without_bias(
 
     The field has the geometric mean 1 in the body, so that the level of the image stays. It is
     found in the body as `body_mask` computes it, where masks are given, too: there are none at
-    prediction, and masks with a rim of air would lead N4 astray.
-
-    Args:
-        sources: in file units.
-        schemes: the normalisation of each channel.
-        method: "none" gives the same array back.
-        body: of `find_body`.
+    prediction, and masks with a rim of air would lead N4 astray. The method "none" gives the same
+    array back.
 
     Raises:
         DatasetError: a channel is not positive in most of the body.
@@ -113,12 +102,8 @@ def without_bias(
 def log_field(image: NDArray, body: NDArray, spacing: Spacing) -> NDArray:
     """The logarithm of the bias field by N4: float32 (z, y, x), mean 0 in the body.
 
-    The same to the bit on one machine, whatever the number of threads: N4 runs on one.
-
-    Args:
-        image: (z, y, x), any unit.
-        body: (z, y, x), non-zero inside the body.
-        spacing: mm (z, y, x).
+    The same to the bit on one machine, whatever the number of threads: N4 runs on one. The body is
+    non-zero inside, the spacing in mm (z, y, x).
 
     Raises:
         DatasetError: the image is not positive in most of the body.

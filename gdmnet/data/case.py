@@ -24,44 +24,28 @@ class Volume:
 
 @dataclass(frozen=True)
 class SeriesHeader:
-    """What the headers of all slices of a DICOM series have in common.
+    """What the headers of all slices of a DICOM series have in common."""
 
-    Attributes:
-        study: StudyInstanceUID.
-        frame: FrameOfReferenceUID.
-        patient: PatientID; it must not be printed.
-        modality: CT, MR, ...
-        description: SeriesDescription.
-    """
-
-    study: str
-    frame: str
-    patient: str
-    modality: str
-    description: str
+    study: str  # StudyInstanceUID
+    frame: str  # FrameOfReferenceUID
+    patient: str  # PatientID; it must not be printed
+    modality: str  # CT, MR, ...
+    description: str  # SeriesDescription
 
 
 @dataclass(frozen=True)
 class Series(SeriesHeader):
     """A DICOM series, as the headers of its slices tell.
 
-    Attributes:
-        uid: SeriesInstanceUID.
-        files: one a slice, sorted along the slices' normal if the series is sound.
-        geometry: the grid; None if the slices do not make one.
-        problem: why they do not.
-        acquisition: which one of several that lie among each other it is, "EchoTime=90"; "" if the
-            series has one only.
-        slant: of a tilted gantry: mm by which each slice lies further along columns' numbers and
-            rows' numbers than the one before; None where slices lie straight above each other.
-        upright: the plain grid that holds all slices of a tilted gantry.
+    The slant of a tilted gantry is by how many mm each slice lies further along columns' numbers
+    and rows' numbers than the one before; `upright` is then the plain grid that holds all slices.
     """
 
-    uid: str
-    files: tuple[Path, ...]
-    geometry: Geometry | None
-    problem: str | None = None
-    acquisition: str = ""
+    uid: str  # SeriesInstanceUID
+    files: tuple[Path, ...]  # one a slice, sorted along the slices' normal if the series is sound
+    geometry: Geometry | None  # None if the slices do not make a grid
+    problem: str | None = None  # why they do not
+    acquisition: str = ""  # of several that lie among each other: "EchoTime=90"
     slant: tuple[float, float] | None = None
     upright: Geometry | None = None
 
@@ -108,31 +92,21 @@ class CaseFiles:
 class CaseRecord:
     """All of a prepared case but its arrays; stored as JSON beside them.
 
-    Attributes:
-        identifier: name of the case.
-        geometry: the source's own grid, to which predictions return.
-        box: the crop to the body, in voxels of that grid.
-        spacing: mm (z, y, x) of the prepared arrays.
-        shape: of the prepared arrays (z, y, x).
-        mask_rule: how the body mask came about ("given", "non-zero", "above -500 HU", "otsu").
-        target: the target's normalisation with this case's own numbers (a dataset-level scheme
-            gives the plan's); None where the case has no target.
-        digests: of the raw files that a training case was prepared from, `CaseFiles.digests`.
-        decided_by: SHA-256 of what in the configuration decides a training case.
-        detail: (sum of s t, sum of s s) inside the body: s and t are what the source of the
-            target's quantity and the target show beyond the prepared grid's resolution; zeros
-            where there is no such source, no target, or no axis became coarser.
+    The target's normalisation has this case's own numbers, or the plan's by a dataset-level scheme.
+    `detail` is (sum of s t, sum of s s) inside the body: s and t are what the source of the
+    target's quantity and the target show beyond the prepared grid's resolution; zeros where there
+    is no such source, no target, or no axis became coarser.
     """
 
     identifier: str
-    geometry: Geometry
-    box: Box
-    spacing: tuple[float, float, float]
-    shape: Shape
-    mask_rule: str
-    target: Normalisation | None
-    digests: dict[str, str] = field(default_factory=dict)
-    decided_by: str = ""
+    geometry: Geometry  # the source's own grid, to which predictions return
+    box: Box  # the crop to the body, in voxels of that grid
+    spacing: tuple[float, float, float]  # mm (z, y, x) of the prepared arrays
+    shape: Shape  # of the prepared arrays (z, y, x)
+    mask_rule: str  # that made the body: "given", "non-zero", "above -500 HU", "otsu"
+    target: Normalisation | None  # None where the case has no target
+    digests: dict[str, str] = field(default_factory=dict)  # of a training case's raw files
+    decided_by: str = ""  # SHA-256 of what in the configuration decides a training case
     detail: tuple[float, float] = (0.0, 0.0)
 
 
@@ -140,24 +114,15 @@ class CaseRecord:
 class Case:
     """A prepared case in network units.
 
-    Attributes:
-        record: everything but the arrays.
-        source: float32 (c, z, y, x).
-        target: float32 (1, z, y, x), or None at prediction.
-        body: uint8 (z, y, x), 1 where the target counts: inside the body, or in all of the field of
-            view; on the prepared grid.
-        patient: uint8 (z, y, x), the body where `body` is more than that; None where it is not.
-        outline: uint8 (z, y, x), `body` in the crop of the source's own grid, at prediction; None
-            where there is a target.
-        detail: float32 (1, z, y, x) in the crop of the source's own grid: what the source of the
-            target's quantity shows beyond the prepared grid's resolution, at prediction; None
-            where there is no such source or no axis became coarser.
+    Outline and detail, at prediction only, lie in the crop of the source's own grid. The detail is
+    what the source of the target's quantity shows beyond the prepared grid's resolution; None where
+    there is no such source or no axis became coarser.
     """
 
     record: CaseRecord
-    source: NDArray
-    target: NDArray | None
-    body: NDArray
-    patient: NDArray | None = None
-    outline: NDArray | None = None
-    detail: NDArray | None = None
+    source: NDArray  # float32 (c, z, y, x)
+    target: NDArray | None  # float32 (1, z, y, x), or None at prediction
+    body: NDArray  # uint8 (z, y, x), 1 where the target counts
+    patient: NDArray | None = None  # uint8 (z, y, x), the body where `body` is more than that
+    outline: NDArray | None = None  # uint8 (z, y, x), `body` there
+    detail: NDArray | None = None  # float32 (1, z, y, x)

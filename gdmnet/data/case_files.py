@@ -23,15 +23,10 @@ _CHANNEL = re.compile(r"(.+)_(\d{4})", re.DOTALL)
 
 @dataclass(frozen=True)
 class MatchedCase:
-    """The images of one case by the role of the folder they come from, such as "target".
-
-    Attributes:
-        identifier: name of the case.
-        images: role -> files in channel order; a role without a file of this case is left out.
-    """
+    """The images of one case by the role of the folder they come from, such as "target"."""
 
     identifier: str
-    images: Mapping[str, tuple[Path, ...]]
+    images: Mapping[str, tuple[Path, ...]]  # in channel order; roles without one are left out
 
     def one(self, role: str) -> Path | None:
         """The file of a role that has one a case; None if it is not there."""
@@ -52,8 +47,7 @@ def match_cases(
 
     Args:
         folders: role -> folder; None for a role that is not asked for.
-        leading: roles whose images say which cases there are. The folders of other roles may hold
-            more.
+        leading: roles whose images say which cases there are; folders of others may hold more.
         with_channels: roles whose files carry a channel number, CASE_0000<ending>.
 
     Returns:
@@ -104,24 +98,18 @@ def images_by_case(folder: Path) -> dict[str, Path]:
 
 
 def _channels_by_case(folder: Path) -> dict[str, tuple[Path, ...]]:
-    """The images CASE_0000<ending>, CASE_0001<ending>, ... of a folder by case, in channel order.
-
-    Raises:
-        DatasetError: no such folder, no image in it, or none with a channel number.
-    """
-    channels: dict[str, dict[int, Path]] = {}
-    for stem, path in images_by_case(folder).items():
+    """The images CASE_0000<ending>, CASE_0001<ending>, ... of a folder by case, in their order."""
+    channels: dict[str, tuple[Path, ...]] = {}
+    for stem, path in sorted(images_by_case(folder).items()):
         case, number = split_channel(stem)
         if number is not None:
-            channels.setdefault(case, {})[number] = path
+            channels[case] = (*channels.get(case, ()), path)
     if not channels:
         raise DatasetError(
             f"{folder}: no image called CASE_0000<ending> ({', '.join(FORMATS)}); sources carry"
             " their channel's number"
         )
-    return {
-        case: tuple(path for _, path in sorted(files.items())) for case, files in channels.items()
-    }
+    return channels
 
 
 def iterate_images(folder: Path) -> Iterator[tuple[str, str, Path]]:
@@ -191,9 +179,5 @@ def ending_of(path: Path) -> str:
 
 
 def stem_of(path: Path) -> str:
-    """The name of an image file without its ending.
-
-    Raises:
-        DatasetError: the ending is not one of an image.
-    """
+    """The name of an image file without its ending, which `ending_of` may refuse."""
     return path.name[: -len(ending_of(path))]

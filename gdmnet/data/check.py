@@ -52,10 +52,6 @@ def check_dataset(folder: Path, *, n_processes: int) -> list[Complaint]:
 
     What is odd, but may be meant, is logged as a warning.
 
-    Args:
-        folder: gdmnet_raw/Dataset501_Name.
-        n_processes: worker processes, one case each.
-
     Returns:
         Complaints in the order dataset.json, files, contents, splits; none for a sound dataset.
 
@@ -70,16 +66,15 @@ def check_dataset(folder: Path, *, n_processes: int) -> list[Complaint]:
     testing, more = test_cases(folder, description)
     check, cases = partial(_check_case, description=description), [*training, *testing]
     findings = map_cases(check, cases, n_processes=n_processes, title="checking")
-    complaints = [*complaints, *more]
-    for finding in findings:
-        complaints += finding.complaints
-    complaints += _duplicates(findings)
+    complaints += more
     cases_with: dict[str, list[str]] = {}
     for finding in findings:
+        complaints += finding.complaints
         for note in finding.notes:
             cases_with.setdefault(note, []).append(finding.identifier)
     for note, names in cases_with.items():
         _log.warning("%s: %s", first_names(names, 5), note)
+    complaints += _duplicates(findings)
     return complaints + _check_splits(folder, [case.identifier for case in training])
 
 
@@ -91,9 +86,8 @@ def require_sound(folder: Path, *, n_processes: int) -> tuple[Description, list[
     """
     complaints = check_dataset(folder, n_processes=n_processes)
     if complaints:
-        count = "1 complaint" if len(complaints) == 1 else f"{len(complaints)} complaints"
-        lines = [f"{folder}: {count}; nothing was written", *(f"  {c}" for c in complaints)]
-        raise DatasetError("\n".join(lines))
+        head = f"{len(complaints)} complaint{'s' * (len(complaints) > 1)}; nothing was written"
+        raise DatasetError("\n  ".join([f"{folder}: {head}", *map(str, complaints)]))
     description = read_description(folder)
     return description, training_cases(folder, description)[0]
 
@@ -137,8 +131,8 @@ def _check_case(files: CaseFiles, description: Description) -> _Finding:
 
 def _image_complaints(volume: Volume, *, is_ct: bool) -> list[str]:
     image = volume.array[0]
-    low, high = float(image.min()), float(image.max())
-    if low == high:
+    low = float(image.min())
+    if low == image.max():
         return [f"the image is empty: every voxel is {low:g}; export it again, or remove the case"]
     reason = why_not_hounsfield(image) if is_ct else None
     if is_ct and reason is None and (found := filled(image, volume.geometry.spacing)):
@@ -190,24 +184,22 @@ def _sources_body(
 ) -> NDArray | None:
     """The body as the readable sources on one grid show it; None if there are none."""
     named = zip(files.sources, description.channel_names, strict=False)
-    kinds = [(path, scheme_of(name, target=False) == "ct") for path, name in named]
-    usable = [(volumes[path], is_ct) for path, is_ct in kinds if path in volumes]
-    usable = [(v, is_ct) for v, is_ct in usable if v.array.shape == usable[0][0].array.shape]
+    usable = [(volumes[path], name) for path, name in named if path in volumes]
+    usable = [(v, name) for v, name in usable if v.array.shape == usable[0][0].array.shape]
     if not usable:
         return None
+    are_ct = [scheme_of(name, target=False) == "ct" for _, name in usable]
     stacked = np.concatenate([volume.array for volume, _ in usable])
-    return body_mask(stacked, usable[0][0].geometry.spacing, [is_ct for _, is_ct in usable])[0]
+    return body_mask(stacked, usable[0][0].geometry.spacing, are_ct)[0]
 
 
 def _duplicates(findings: Sequence[_Finding]) -> list[Complaint]:
     """One patient under two names would be trained on and tested with."""
-    first_with: dict[str, str] = {}
+    first_with: dict[str | None, str] = {}
     complaints = []
     for finding in findings:
-        if finding.digest is None:
-            continue
         first = first_with.setdefault(finding.digest, finding.identifier)
-        if first != finding.identifier:
+        if first != finding.identifier and finding.digest is not None:
             text = f"the same image as case {first}, voxel for voxel; remove one of the two"
             complaints.append(Complaint(finding.identifier, "first channel", text))
     return complaints

@@ -27,12 +27,10 @@ from gdmnet.parallel import progress_bar
 
 @dataclass(frozen=True)
 class Tree:
-    """What a folder and all folders in it hold.
+    """What a folder and all folders in it hold: series, sound or not, in order of their folders.
 
-    Attributes:
-        series: that may be volumes, sound or not, in the order of their folders.
-        skipped: what was left aside -> how often, for a person to read: "RTSTRUCT", "scouts".
-        objects: structure sets ("RTSTRUCT") and registrations ("REG").
+    `skipped` is what was left aside -> how often, for a person to read: "RTSTRUCT", "scouts";
+    `objects` are structure sets ("RTSTRUCT") and registrations ("REG").
     """
 
     series: tuple[Series, ...]
@@ -58,10 +56,7 @@ def find_series(folder: Path, *, untilt: bool = False) -> Tree:
     carries its problem, to be refused when somebody wants it. Scouts, objects without pixels
     (RTSTRUCT, SR, ...), doses, segmentations and files that are not DICOM are counted; but a file
     that cannot be read and is called as the slices beside it is a damaged slice of their series.
-
-    Args:
-        folder: of the tree.
-        untilt: series of a tilted gantry are sound; reading resamples them to a plain grid.
+    With `untilt`, series of a tilted gantry are sound: reading resamples them to a plain grid.
 
     Raises:
         DatasetError: no such folder.
@@ -102,12 +97,7 @@ def is_fitting(series: Series, pattern: str) -> bool:
 
 
 def fitting_series(found: Iterable[Series], pattern: str, what: str) -> Series:
-    """The only series of a patient that fits a pattern.
-
-    Args:
-        found: the series of the patient.
-        pattern: as in `is_fitting`.
-        what: the option that gave the pattern: "source" or "target".
+    """The only series of a patient that fits a pattern of `is_fitting`, given by --source or so.
 
     Raises:
         DatasetError: none fits, or several do; they are listed.
@@ -116,13 +106,11 @@ def fitting_series(found: Iterable[Series], pattern: str, what: str) -> Series:
     if len(fitting) == 1:
         return fitting[0]
     listed = ", ".join(series.label for series in fitting or found)
-    if fitting:
-        raise DatasetError(
-            f"{len(fitting)} series fit the {what} {pattern!r} ({listed}); narrow it by --{what}"
-        )
     raise DatasetError(
-        f"no series fits the {what} {pattern!r} (there: {listed}); name it by --{what}, or move the"
-        " folder away"
+        f"{len(fitting)} series fit the {what} {pattern!r} ({listed}); narrow it by --{what}"
+        if fitting
+        else f"no series fits the {what} {pattern!r} (there: {listed}); name it by --{what}, or"
+        " move the folder away"
     )
 
 
@@ -136,9 +124,9 @@ def only_series(folder: Path) -> Series:
     if len(tree.series) == 1:
         return tree.series[0]
     listed = "; ".join(f"{item.label}, {len(item.files)} images" for item in tree.series[:5])
+    said = f"{tree} ({listed})" if listed else tree
     raise DatasetError(
-        f"{folder}: one series is needed, but here are {tree}"
-        f"{f' ({listed})' if listed else ''}; give the folder of one series"
+        f"{folder}: one series is needed, but here are {said}; give the folder of one series"
     )
 
 
@@ -205,10 +193,8 @@ def grid_of(series: Series) -> Geometry:
 
 def series_sha256(series: Series) -> str:
     """SHA-256 over the SHA-256 of each slice's file, in order, as hexadecimal digits."""
-    digest = hashlib.sha256()
-    for path in series.files:
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
-    return digest.hexdigest()
+    digests = [hashlib.sha256(path.read_bytes()).digest() for path in series.files]
+    return hashlib.sha256(b"".join(digests)).hexdigest()
 
 
 def case_name(series: Series) -> str:

@@ -111,8 +111,12 @@ def read_pixels(path: Path, *, is_ct: bool) -> NDArray:
         slope = float(item.get("RescaleSlope") or 1)
         intercept = float(item.get("RescaleIntercept") or 0)
         is_compressed = item["PixelData"].is_undefined_length
-        pixels = _decoded(path) if is_compressed else _stored(item) * slope + intercept
-        # GDCM has inverted MONOCHROME1 already.
+        if is_compressed:
+            pixels = _decoded(path)
+        else:  # files without preamble do not name their transfer syntax
+            item.file_meta.TransferSyntaxUID = _SYNTAX + _UNCOMPRESSED[item.original_encoding]
+            pixels = item.pixel_array * slope + intercept
+        # GDCM, which decodes compressed ones, has inverted MONOCHROME1 already.
         if item.PhotometricInterpretation == "MONOCHROME1" and is_compressed == is_ct:
             ends = -1 if item.PixelRepresentation else 2**item.BitsStored - 1  # low + high
             pixels = ends * slope + 2 * intercept - pixels
@@ -139,10 +143,6 @@ def unsound_files(path: Path, what: str) -> Iterator[None]:
 
     What that may be has no end: elements are parsed when they are asked for, by pydicom, numpy,
     struct and codecs. Only memory that ran out says nothing of the file.
-
-    Args:
-        path: of the file, named in the error.
-        what: is wrong with it, and what to do.
     """
     try:
         with quiet_pydicom():
@@ -282,13 +282,6 @@ def _text(item: Dataset, keyword: str) -> str:
     if len(value) < element.length:
         raise EOFError(keyword)
     return value.decode("ascii", "replace").strip(" \0")
-
-
-def _stored(item: Dataset) -> NDArray:
-    """Stored values (rows, columns) of pixels that are not compressed."""
-    # Files without preamble do not name their transfer syntax.
-    item.file_meta.TransferSyntaxUID = _SYNTAX + _UNCOMPRESSED[item.original_encoding]
-    return item.pixel_array
 
 
 def _decoded(path: Path) -> NDArray:

@@ -24,31 +24,18 @@ _ASIDE = 0.2  # mm beside the line of a stack, below any pixel; a tilt of 1 degr
 
 @dataclass(frozen=True)
 class Slice(SeriesHeader):
-    """One image of a series, as its header describes it.
-
-    Attributes:
-        path: the file.
-        uid: SOPInstanceUID.
-        series: SeriesInstanceUID.
-        passes: values of `PASSES`, "" where the header has none.
-        problem: why the image cannot be used; None if it can. Only then it has a place:
-        position: (x, y, z) of the first pixel's centre in mm, LPS.
-        axes: unit vectors (2, 3) in which the column number and the row number grow.
-        spacing: mm between rows and between columns.
-        shape: rows and columns.
-        thickness: SliceThickness in mm; None where the header has none.
-    """
+    """One image of a series, as its header describes it; without a problem it has a place."""
 
     path: Path
-    uid: str
-    series: str
-    passes: tuple[str, ...]
-    problem: str | None
-    position: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    axes: tuple[tuple[float, ...], ...] = ()
-    spacing: tuple[float, float] = (1.0, 1.0)
-    shape: tuple[int, int] = (0, 0)
-    thickness: float | None = None
+    uid: str  # SOPInstanceUID
+    series: str  # SeriesInstanceUID
+    passes: tuple[str, ...]  # values of `PASSES`, "" where the header has none
+    problem: str | None  # why the image cannot be used
+    position: tuple[float, float, float] = (0.0, 0.0, 0.0)  # (x, y, z) of the first pixel, mm LPS
+    axes: tuple[tuple[float, ...], ...] = ()  # (2, 3): where column's and row's number grow
+    spacing: tuple[float, float] = (1.0, 1.0)  # mm between rows and between columns
+    shape: tuple[int, int] = (0, 0)  # rows and columns
+    thickness: float | None = None  # mm
 
 
 def split_acquisitions(slices: Sequence[Slice]) -> dict[str, list[Slice]]:
@@ -133,9 +120,12 @@ def _require_alike(slices: Sequence[Slice]) -> None:
                 "its images differ in patient, study or frame of reference; export the series anew"
             )
         if item.shape != first.shape or not np.allclose(item.spacing, first.spacing, rtol=1e-4):
+            sizes = " and ".join(
+                f"{one.shape[0]}x{one.shape[1]} of {one.spacing[0]:g}x{one.spacing[1]:g} mm"
+                for one in (first, item)
+            )
             raise DatasetError(
-                f"its images differ in size or pixel spacing ({_size(first)} and {_size(item)});"
-                " export one volume a series"
+                f"its images differ in size or pixel spacing ({sizes}); export one volume a series"
             )
         if np.abs(np.subtract(item.axes, first.axes)).max() > _ANGLE:
             raise DatasetError(
@@ -194,21 +184,12 @@ def _distance(ordered: Sequence[Slice], heights: NDArray) -> float:
 
 
 def _slope(ordered: Sequence[Slice], aside: NDArray, heights: NDArray) -> NDArray:
-    """How far slices lie beside the first one's normal, (3,) mm a mm of height; 0 for straight.
-
-    Args:
-        ordered: slices.
-        aside: (n, 3) mm beside the normal.
-        heights: (n,) mm along it.
-
-    Raises:
-        DatasetError: a slice lies beside the line of the others.
-    """
+    """How far slices, (n, 3) mm beside the first one's normal, lean: (3,) mm a mm of height."""
     if np.linalg.norm(aside, axis=1).max() <= _ASIDE:
         return np.zeros(3)
-    slope: NDArray = aside[-1] / heights[-1]
+    slope = aside[-1] / heights[-1]
     if np.linalg.norm(aside - np.outer(heights, slope), axis=1).max() <= _ASIDE:
-        return slope
+        return np.asarray(slope)
     off = np.linalg.norm(aside - np.median(aside, axis=0), axis=1)
     worst = int(off.argmax())
     raise DatasetError(
@@ -216,8 +197,3 @@ def _slope(ordered: Sequence[Slice], aside: NDArray, heights: NDArray) -> NDArra
         f" ({ordered[worst].path.name}) lies {off[worst]:.3g} mm beside the line of the others;"
         " export the series anew"
     )
-
-
-def _size(item: Slice) -> str:
-    rows, columns = item.shape
-    return f"{rows}x{columns} of {item.spacing[0]:g}x{item.spacing[1]:g} mm"

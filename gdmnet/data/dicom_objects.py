@@ -27,20 +27,12 @@ _SAME = 0.1  # mm, by which two registrations of the same frames may differ at t
 
 @dataclass(frozen=True)
 class Structure:
-    """One drawn structure.
-
-    Attributes:
-        file: of the structure set.
-        name: ROIName.
-        frame: FrameOfReferenceUID, in which the points are.
-        series: SeriesInstanceUIDs of the images that it was drawn on, if the file says so.
-        contours: closed polygons (n, 3) in mm, LPS, each in the plane of one slice.
-    """
+    """One drawn structure: closed polygons (n, 3) in mm, LPS, each in the plane of one slice."""
 
     file: Path
-    name: str
-    frame: str
-    series: tuple[str, ...]
+    name: str  # ROIName
+    frame: str  # FrameOfReferenceUID, in which the points are
+    series: tuple[str, ...]  # SeriesInstanceUIDs that it was drawn on, if the file says so
     contours: tuple[NDArray, ...]
 
 
@@ -48,20 +40,15 @@ class Structure:
 class DrawnRegions:
     """Regions as an image: labels on the grid of the series that they were drawn on.
 
-    Attributes:
-        files: structure sets.
-        patterns: label 1 has the structures whose names fit the first pattern, and so on; a later
-            label lies above an earlier one.
-        series: on whose slices the contours lie.
-        geometry: of that series, registered where the pair is.
-        lacking: patterns that no structure fits.
+    Label 1 has the structures whose names fit the first pattern, and so on; a later label lies
+    above an earlier one.
     """
 
-    files: tuple[Path, ...]
+    files: tuple[Path, ...]  # structure sets
     patterns: tuple[str, ...]
-    series: Series
-    geometry: Geometry
-    lacking: tuple[str, ...] = ()
+    series: Series  # on whose slices the contours lie
+    geometry: Geometry  # of that series, registered where the pair is
+    lacking: tuple[str, ...] = ()  # patterns that no structure fits
 
 
 def read_structures(path: Path) -> list[Structure]:
@@ -153,15 +140,9 @@ def read_regions(regions: DrawnRegions) -> Volume:
 
 
 def registration_between(files: Sequence[Path], moving: Series, fixed: Series) -> NDArray | None:
-    """The rigid registration (4, 4) of points in one series' frame into another's, in mm.
+    """The rigid registration (4, 4) of a series' points into another's frame, in mm.
 
-    Args:
-        files: Spatial Registration objects.
-        moving: whose points are mapped.
-        fixed: into whose frame.
-
-    Returns:
-        None where no file links the two frames.
+    None where none of the Spatial Registration objects links the two frames.
 
     Raises:
         DatasetError: a file cannot be read, several contradict each other, or it is not rigid.
@@ -190,11 +171,9 @@ def _is_rigid(matrix: NDArray) -> bool:
 
 
 def registered_geometry(old: Geometry, matrix: NDArray) -> Geometry:
-    """A grid at its place in another frame of reference: no voxel is interpolated.
+    """A grid at its place in another frame of reference, by a rigid matrix (4, 4) in mm.
 
-    Args:
-        old: the grid as it is.
-        matrix: (4, 4) rigid, of its points into the other frame, in mm.
+    No voxel is interpolated.
     """
     direction = matrix[:3, :3] @ np.reshape(old.itk_direction, (3, 3))
     origin = matrix[:3, :3] @ old.itk_origin + matrix[:3, 3]

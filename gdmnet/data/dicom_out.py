@@ -45,15 +45,10 @@ _COPIED_IF_THERE = (
 
 @dataclass(frozen=True)
 class Maker:
-    """Who made the volume, in ASCII.
+    """Who made the volume, in ASCII."""
 
-    Attributes:
-        model: for the description of its derivation, "Dataset510_MRtoCT gdm__3d_fullres".
-        details: which weights and folds.
-    """
-
-    model: str
-    details: str
+    model: str  # "Dataset510_MRtoCT gdm__3d_fullres"
+    details: str  # which weights and folds
 
 
 def write_ct_series(
@@ -61,14 +56,13 @@ def write_ct_series(
 ) -> None:
     """Write a CT as a new series of the template's patient, study and frame of reference.
 
-    The whole series or nothing: it is written aside and renamed; a folder that is there is
-    replaced. Values are rounded to whole HU; below -1024 HU, which only padding has, they become
-    -1024.
+    The whole series or nothing; a folder that is there is replaced. Values are rounded to whole HU;
+    below -1024 HU, which only padding has, they become -1024.
 
     Args:
         folder: of the series, CT_0001.dcm from the feet upwards (along the slices' normal).
         volume: float32 (1, z, y, x) in HU, in the template's frame of reference.
-        template: the series that the volume was made from.
+        template: the series that it was made from.
         maker: named in the descriptions.
         grid: a name in `GRIDS`.
 
@@ -165,7 +159,7 @@ def _source_images(template: Series) -> tuple[int, list[Dataset]]:
 def _has_slices_of(template: Series, geometry: Geometry) -> bool:
     """True on the template's own grid: there a slice comes from one image, else from all."""
     own = template.geometry
-    if own is None or geometry.axes != own.axes or geometry.flips != own.flips:
+    if own is None or (geometry.axes, geometry.flips) != (own.axes, own.flips):
         return False
     return grid_difference(geometry, own) is None
 

@@ -39,16 +39,7 @@ def partner_folders(
     predictions.json names the series of each case by hashes. A case's sources are the series of
     these names; its reference is the one CT of the same frame of reference; where there is none,
     one that a REG object beside the source links to it. Both are resampled onto the prediction's
-    grid where theirs is another.
-
-    Args:
-        predictions: folder of the predictions, with their predictions.json.
-        sources: folder of images, which stays as it is, or tree of DICOM series; None for none.
-        references: the same for what was to be predicted.
-        say: is told of every image that is resampled.
-
-    Yields:
-        Folders of the sources and of the references.
+    grid where theirs is another, which `say` is told. Folders of images stay as they are.
 
     Raises:
         DatasetError: a case's series is not there, or several may be its reference.
@@ -73,7 +64,8 @@ def partner_folders(
                     chosen = find(found, recorded[case])
                 except DatasetError as problem:
                     raise DatasetError(f"{folder}: {case}: {problem}") from None
-                for name, series in zip(_names(role, case, len(chosen)), chosen, strict=True):
+                for channel, series in enumerate(chosen):
+                    name = f"{case}_{channel:04d}" if role == "sources" else case
                     _write(series, path, Path(place) / role / f"{name}.nii.gz", say)
             converted.append(Path(place) / role)
         yield converted[0], converted[1]
@@ -128,10 +120,6 @@ def _registered(series: Series, source: Series, files: Sequence[Path]) -> Series
     said = f"{series.description}, registered by a REG object,"
     geometry = registered_geometry(grid_of(series), matrix)
     return replace(series, geometry=geometry, description=said)
-
-
-def _names(role: str, case: str, n_channels: int) -> list[str]:
-    return [f"{case}_{i:04d}" for i in range(n_channels)] if role == "sources" else [case]
 
 
 def _write(series: Series, prediction: Path, path: Path, say: Callable[[str], None]) -> None:

@@ -51,21 +51,13 @@ _NRRD_SPACES |= dict.fromkeys(("left-anterior-superior", "las"), (1, -1, 1))
 
 @dataclass(frozen=True)
 class ImageHeader:
-    """The header of one volume.
-
-    Attributes:
-        geometry: its grid.
-        kind: of the stored numbers.
-        offset: of the voxels in bytes; of a gzipped NIfTI file, once it is unpacked.
-        is_packed: whether a zlib or gzip stream begins there.
-        scaling: slope and intercept from stored numbers to those that are meant.
-    """
+    """The header of one volume."""
 
     geometry: Geometry
-    kind: np.dtype
-    offset: int
-    is_packed: bool = False
-    scaling: tuple[float, float] = (1.0, 0.0)
+    kind: np.dtype  # of the stored numbers
+    offset: int  # of the voxels in bytes; of a gzipped NIfTI file, once it is unpacked
+    is_packed: bool = False  # a zlib or gzip stream begins there
+    scaling: tuple[float, float] = (1.0, 0.0)  # slope and intercept to the numbers meant
 
     @property
     def n_bytes(self) -> int:
@@ -89,8 +81,8 @@ def make_geometry(
 
     Args:
         path: named in complaints.
-        sides: voxels (x, y, z, ...) of one to seven axes.
-        spacing: mm along the axes that the header has; a missing third is 1 mm thick.
+        sides: voxels (x, y, z, ...) of two to seven axes.
+        spacing: mm along them; a missing third is 1 mm thick.
         origin: mm (x, y, z) in LPS; what is missing is 0.
         direction: the cosines (n, n) of n axes, a column each.
 

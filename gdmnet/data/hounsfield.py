@@ -62,10 +62,6 @@ def filled(image: NDArray, spacing: Spacing) -> tuple[float, NDArray] | None:
     """What a resampling or a field of view filled: the value, and boolean voxels (z, y, x).
 
     It is one exact value from the sides of the slices on, thicker than anything that was measured.
-
-    Args:
-        image: (z, y, x).
-        spacing: mm (z, y, x).
     """
     values, counts = np.unique(_sides(image), return_counts=True)
     if not values.size:
@@ -80,8 +76,7 @@ def filled(image: NDArray, spacing: Spacing) -> tuple[float, NDArray] | None:
 def core(region: NDArray, spacing: Spacing) -> NDArray:
     """The voxels of a region (z, y, x) that lie 5 mm deep in it, along every axis."""
     size = [2 * max(1, round(_THICK / side)) + 1 for side in spacing]
-    deep: NDArray = ndimage.minimum_filter(region, size, mode="nearest")
-    return deep
+    return np.asarray(ndimage.minimum_filter(region, size, mode="nearest"))
 
 
 def why_filled(value: float, region: NDArray) -> str | None:

@@ -27,12 +27,9 @@ _SCANNER = 1  # code of a form
 
 
 def read_nifti_header(path: Path, header: bytes, form: str | None = None) -> ImageHeader:
-    """The header of a NIfTI-1 file.
+    """The header of a NIfTI-1 file, given its first 348 bytes, unpacked.
 
-    Args:
-        path: named in complaints.
-        header: its first 348 bytes, unpacked.
-        form: "sform" or "qform", which decides where the two differ.
+    The form, "sform" or "qform", decides where the two differ.
 
     Raises:
         DatasetError: impossible, or sform and qform differ.

@@ -105,16 +105,8 @@ def write_description(dataset_folder: Path, description: Description) -> None:
 def files_to_write(
     dataset_folder: Path, part: str, identifier: str, description: Description
 ) -> CaseFiles:
-    """Where the files of a new case shall lie.
-
-    Args:
-        dataset_folder: gdmnet_raw/Dataset501_Name.
-        part: "Tr" for training, "Ts" for test.
-        identifier: name of the case.
-        description: number of channels and file ending.
-    """
-    ending = description.file_ending
-    images = dataset_folder / f"images{part}"
+    """Where the files of a new case of the part "Tr" (training) or "Ts" (test) shall lie."""
+    ending, images = description.file_ending, dataset_folder / f"images{part}"
     channels = range(len(description.channel_names))
     return CaseFiles(
         identifier,
@@ -154,11 +146,10 @@ def _is_name(value: object) -> bool:
     return isinstance(value, str) and 0 < len(value.strip()) <= 100 and value.isprintable()
 
 
-def _one_of(key: str, value: object, names: Sequence[T]) -> T:
-    for name in names:
-        if value == name:
-            return name
-    raise DatasetError(f"{key} is {value!r}, but must be one of {', '.join(map(str, names))}")
+def _one_of(key: str, value: Any, names: Sequence[T]) -> T:  # noqa: ANN401 (of JSON)
+    if value not in names:
+        raise DatasetError(f"{key} is {value!r}, but must be one of {', '.join(map(str, names))}")
+    return names[names.index(value)]
 
 
 def _patterns(value: object, n_channels: int) -> tuple[str, ...]:
@@ -206,12 +197,7 @@ def test_cases(folder: Path, description: Description) -> tuple[list[CaseFiles],
 
 
 def input_cases(folder: Path, n_channels: int, file_ending: str) -> list[CaseFiles]:
-    """The cases of a folder of images to be translated, sorted by name.
-
-    Args:
-        folder: holds CASE_0000<ending>, CASE_0001<ending>, ..., one file a channel.
-        n_channels: channels that the model takes.
-        file_ending: of the files.
+    """The cases of a folder of CASE_0000<ending> files, one a channel, sorted by name.
 
     Raises:
         DatasetError: no such folder, nothing in it, a file or a case that does not fit.
@@ -219,15 +205,15 @@ def input_cases(folder: Path, n_channels: int, file_ending: str) -> list[CaseFil
     if not folder.is_dir():
         raise DatasetError(f"{folder}: no such folder; give the folder of the input images")
     channels, complaints = _sources(folder, n_channels, file_ending)
-    if complaints:
-        first, more = complaints[0], len(complaints) - 1
-        rest = f" (and {more} more such files or cases)" if more else ""
-        wrong = {complaint.case for complaint in complaints} - {""}
-        known = wrong | set(channels)
-        count = f"{len(known - wrong)} of {len(known)} cases can be used; " if known else ""
-        said = first.text if first.file == folder.name else str(first)
-        raise DatasetError(f"{folder}: {count}{said}{rest}")
-    return [CaseFiles(case, files) for case, files in channels.items()]
+    if not complaints:
+        return [CaseFiles(case, files) for case, files in channels.items()]
+    first, more = complaints[0], len(complaints) - 1
+    rest = f" (and {more} more such files or cases)" if more else ""
+    wrong = {complaint.case for complaint in complaints} - {""}
+    known = wrong | set(channels)
+    count = f"{len(known - wrong)} of {len(known)} cases can be used; " if known else ""
+    said = first.text if first.file == folder.name else str(first)
+    raise DatasetError(f"{folder}: {count}{said}{rest}")
 
 
 def place_of(path: Path) -> str:
@@ -238,16 +224,13 @@ def place_of(path: Path) -> str:
 def _cases(
     folder: Path, description: Description, suffix: str, *, target_needed: bool
 ) -> tuple[list[CaseFiles], list[Complaint]]:
-    ending = description.file_ending
-    sources, complaints = _sources(
-        folder / f"images{suffix}", len(description.channel_names), ending
-    )
-    targets, wrong = _partners(
-        folder / f"targets{suffix}", "target", sources, ending, needed=target_needed
-    )
-    masks, also_wrong = _partners(folder / f"masks{suffix}", "mask", sources, ending, needed=False)
+    ending, n_channels = description.file_ending, len(description.channel_names)
+    images, targets, masks = (folder / f"{what}{suffix}" for what in ("images", "targets", "masks"))
+    sources, complaints = _sources(images, n_channels, ending)
+    wanted, wrong = _partners(targets, "target", sources, ending, needed=target_needed)
+    given, also_wrong = _partners(masks, "mask", sources, ending, needed=False)
     cases = [
-        CaseFiles(case, files, target=targets.get(case), mask=masks.get(case))
+        CaseFiles(case, files, target=wanted.get(case), mask=given.get(case))
         for case, files in sources.items()
     ]
     return cases, complaints + wrong + also_wrong
@@ -255,15 +238,15 @@ def _cases(
 
 def _scan(folder: Path, ending: str) -> tuple[dict[str, Path], list[Complaint]]:
     """The images of a folder by their name without the ending; images of other formats."""
-    images = list(iterate_images(folder)) if folder.is_dir() else []
+    if not folder.is_dir():
+        return {}, []
+    images = list(iterate_images(folder))
     text = f"the file ending is not {ending}; convert the file, or move it away"
+    strays = [(stem, path, text) for stem, own, path in images if own != ending]
     wrong = [
-        Complaint(split_channel(stem)[0], place_of(path), text)
-        for stem, own, path in images
-        if own != ending
+        Complaint(printable(split_channel(stem)[0]), place_of(path), why)
+        for stem, path, why in (*strays, *stray_images(folder))
     ]
-    for stem, path, why in stray_images(folder) if folder.is_dir() else ():
-        wrong.append(Complaint(printable(split_channel(stem)[0]), place_of(path), why))
     return {stem: path for stem, own, path in images if own == ending}, wrong
 
 
@@ -288,16 +271,16 @@ def _sources(
         text = f"no image CASE_0000{ending} here ({found}); put the images there"
         complaints.insert(0, Complaint("", folder.name, text))
     for case, files in sorted(cases.items()):
-        for number in sorted({*range(n_channels)} - {*files}):
+        for number in sorted({*range(n_channels)} ^ {*files}):
             name = f"{folder.name}/{case}_{number:04d}{ending}"
             text = f"this channel is missing ({n_channels} are expected); add the file"
+            if number in files:
+                name = place_of(files[number])
+                text = (
+                    f"one channel too many: {n_channels} expected, numbered from 0000; remove the"
+                    " file, or name the channel in dataset.json"
+                )
             complaints.append(Complaint(case, name, text))
-        for number in sorted({*files} - {*range(n_channels)}):
-            text = (
-                f"one channel too many: {n_channels} expected, numbered from 0000; remove the"
-                " file, or name the channel in dataset.json"
-            )
-            complaints.append(Complaint(case, place_of(files[number]), text))
     return {
         case: tuple(path for _, path in sorted(files.items()))
         for case, files in sorted(cases.items())

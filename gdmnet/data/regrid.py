@@ -56,11 +56,6 @@ def regrid(volume: Volume, geometry: Geometry, *, fill: float) -> Volume:
     Axes along which voxels grow are smoothed first (Gaussian, sigma = (factor - 1) / 2 voxels, as
     `arrays.resample`), so that thin slices do not alias into thick ones. Where the new grid's
     voxels are the old ones, they are copied, not interpolated.
-
-    Args:
-        volume: float32 (c, z, y, x) in LPS.
-        geometry: the grid wanted, in the same frame of reference.
-        fill: for what lies outside of the volume, in file units.
     """
     origin, direction = lps_frame(volume.geometry)
     new_origin, new_direction = lps_frame(geometry)
@@ -100,5 +95,4 @@ def _smooth(channel: NDArray, old: Geometry, new: Geometry) -> NDArray:
     sigma = np.maximum((growth - 1) / 2, 0)
     if sigma.max() < 0.05:  # a kernel that would not be noticed
         return channel
-    smooth: NDArray = ndimage.gaussian_filter(channel, sigma, mode="nearest")
-    return smooth
+    return np.asarray(ndimage.gaussian_filter(channel, sigma, mode="nearest"))

@@ -12,17 +12,13 @@ from gdmnet.codec import read_json
 from gdmnet.errors import DatasetError
 
 ALL = "all"
+_N_FOLDS = 5
 _FORM = 'write [{"train": ["case_01", ...], "val": ["case_02", ...]}, ...]'
 
 
 @dataclass(frozen=True)
 class Split:
-    """One fold.
-
-    Attributes:
-        training: case names, sorted.
-        validation: case names, sorted.
-    """
+    """One fold: case names, sorted."""
 
     training: tuple[str, ...]
     validation: tuple[str, ...]
@@ -33,7 +29,7 @@ class Split:
         return self.training == self.validation
 
 
-def make_splits(identifiers: Sequence[str], *, n_folds: int = 5, seed: int = 12345) -> list[Split]:
+def make_splits(identifiers: Sequence[str], *, seed: int = 12345) -> list[Split]:
     """The same folds as nnU-Net makes: k-fold over the sorted, shuffled case names.
 
     The first n % k folds validate on one case more than the others (scikit-learn's KFold). With
@@ -49,21 +45,12 @@ def make_splits(identifiers: Sequence[str], *, n_folds: int = 5, seed: int = 123
         return [Split(tuple(names), tuple(names))]
     order = np.arange(len(names))
     np.random.RandomState(seed).shuffle(order)  # the legacy generator, because KFold draws from it
-    return [
-        Split(
-            tuple(names[i] for i in sorted(set(order) - set(chosen))),
-            tuple(names[i] for i in sorted(chosen)),
-        )
-        for chosen in np.array_split(order, min(n_folds, len(names)))
-    ]
+    held_out = [{names[i] for i in c} for c in np.array_split(order, min(_N_FOLDS, len(names)))]
+    return [Split(tuple(sorted(set(names) - own)), tuple(sorted(own))) for own in held_out]
 
 
 def choose_splits(identifiers: Sequence[str], path: Path) -> list[dict[str, list[str]]]:
     """The folds of a training set as JSON values: the user's own file where it exists, else made.
-
-    Args:
-        identifiers: all training cases.
-        path: where the user's splits_final.json would lie, beside dataset.json.
 
     Raises:
         DatasetError: the user's file is broken.
@@ -75,9 +62,7 @@ def choose_splits(identifiers: Sequence[str], path: Path) -> list[dict[str, list
 def read_splits(path: Path, identifiers: Collection[str] | None = None) -> list[Split]:
     """The folds of a splits_final.json: [{"train": [names], "val": [names]}, ...].
 
-    Args:
-        path: the file.
-        identifiers: the cases that may be named; None does not look.
+    Only `identifiers` may be named; None does not look.
 
     Raises:
         DatasetError: the file is broken, or the first thing that `split_complaints` finds.
@@ -90,11 +75,7 @@ def read_splits(path: Path, identifiers: Collection[str] | None = None) -> list[
 
 
 def split_for(fold: str, path: Path) -> Split:
-    """The split of one fold.
-
-    Args:
-        fold: "0", "1", ... or "all", where every case of the file trains and validates.
-        path: a splits_final.json.
+    """The split of a splits_final.json's fold "0", "1", ... or "all": every case in both parts.
 
     Raises:
         DatasetError: no such fold, or a missing or broken file.

@@ -38,10 +38,7 @@ _BLOCK = 16  # measured: a random 48^3 patch reads fastest (0.3 ms) with 16^3 of
 class CheckedArray:
     """A compressed array on disk; each chunk is compared with its checksum when it is first read.
 
-    Args:
-        path: of the array.
-        sums: of `_checksums`.
-        values: float32, that the numbers on disk stand for; None where they are the voxels.
+    The numbers on disk stand for float32 values; None where they are the voxels.
 
     Raises:
         DatasetError: what is around the chunks is not what was written.
@@ -76,30 +73,19 @@ class CheckedArray:
 
 @dataclass(frozen=True)
 class StoredCase:
-    """A prepared case on disk; slicing an array reads and decompresses that part only.
-
-    Attributes:
-        record: everything but the arrays.
-        source: float32 (c, z, y, x), network units.
-        target: float32 (1, z, y, x), network units.
-        body: uint8 (z, y, x).
-        centres: int32 (n, 3), n <= 4096: random voxels (z, y, x) of the patient.
-    """
+    """A prepared case on disk; slicing an array reads and decompresses that part only."""
 
     record: CaseRecord
-    source: CheckedArray | NDArray
-    target: CheckedArray | NDArray
-    body: CheckedArray | NDArray
-    centres: NDArray
+    source: CheckedArray | NDArray  # float32 (c, z, y, x), network units
+    target: CheckedArray | NDArray  # float32 (1, z, y, x), network units
+    body: CheckedArray | NDArray  # uint8 (z, y, x)
+    centres: NDArray  # int32 (n, 3), n <= 4096: random voxels (z, y, x) of the patient
 
 
 def save_case(folder: Path, case: Case, patch_size: Shape) -> None:
     """Write a prepared training case to folder/<identifier>, whole or not at all.
 
-    Args:
-        folder: of the configuration.
-        case: with a target.
-        patch_size: (z, y, x) of the reads to come; it decides the chunks.
+    The patch size (z, y, x) of the reads to come decides the chunks.
 
     Raises:
         OutputError: the folder is not writable or the disk is full.
@@ -126,7 +112,7 @@ def save_case(folder: Path, case: Case, patch_size: Shape) -> None:
 
 
 def is_stored(folder: Path, identifier: str) -> bool:
-    """True for a finished case."""
+    """Whether a case is finished."""
     return (folder / identifier / CASE_JSON).is_file()
 
 
@@ -176,7 +162,7 @@ def _few_values(array: NDArray) -> NDArray | None:
     look = flat[:: max(1, flat.size >> 17)]  # enough to see that a resampled image has too many
     if array.dtype != np.float32 or len(np.unique(look)) > _MOST_VALUES // 2:
         return None
-    values: NDArray = np.unique(flat)
+    values = np.unique(flat)
     return values if len(values) <= _MOST_VALUES else None
 
 
@@ -213,8 +199,7 @@ def _centres(identifier: str, body: NDArray) -> NDArray:
     seed = int.from_bytes(hashlib.sha256(identifier.encode()).digest()[:8], "little")
     inside = np.flatnonzero(body)
     n_inside = inside.size or body.size
-    chosen = np.random.default_rng(seed).choice(
-        n_inside, size=min(N_CENTRES, n_inside), replace=False
-    )
+    n_chosen = min(N_CENTRES, n_inside)
+    chosen = np.random.default_rng(seed).choice(n_inside, size=n_chosen, replace=False)
     flat = inside[chosen] if inside.size else chosen
     return np.stack(np.unravel_index(flat, body.shape), axis=1).astype(np.int32)

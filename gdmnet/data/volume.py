@@ -52,13 +52,11 @@ def read_channels(paths: Sequence[Path]) -> Volume:
     Raises:
         DatasetError: as `read_volume`, or the grids of the files differ.
     """
-    first, geometry = _read(paths[0])
     if len(paths) == 1:
-        return Volume(first[None], geometry)
+        return read_volume(paths[0])
+    geometry = read_geometry(paths[0])
     array = np.empty((len(paths), *geometry.shape), dtype=np.float32)
-    array[0] = first
-    del first
-    for channel, path in zip(array[1:], paths[1:], strict=True):
+    for channel, path in zip(array, paths, strict=True):
         difference = grid_difference(geometry, read_geometry(path))
         if difference:
             raise DatasetError(
@@ -89,12 +87,10 @@ def grid_complaints(reference: Path, others: Iterable[Path]) -> list[str]:
 
 
 def write_volume(path: Path, volume: Volume, *, integer: bool = False) -> None:
-    """Write a volume of one channel on its stored grid, compressed; never half-written.
+    """Write a volume (1, z, y, x) on its stored grid, compressed; never half-written.
 
-    Args:
-        path: its ending, one of `FORMATS`, decides the format.
-        volume: (1, z, y, x) in LPS, file units.
-        integer: as int16, rounded and clipped (CT in HU); else as float32.
+    The ending, one of `FORMATS`, decides the format; with `integer` the numbers are int16, rounded
+    and clipped (CT in HU), else float32.
 
     Raises:
         OutputError: the folder is not writable or the disk is full.
@@ -112,17 +108,14 @@ def write_volume(path: Path, volume: Volume, *, integer: bool = False) -> None:
             handle.writelines(packed)
             return
         header = (nrrd_header if ending == ".nrrd" else nifti_header)(volume.geometry, kind)
-        if ending == ".nii":
+        if ending != ".nii.gz":  # whose header is packed, too
             handle.write(header)
+        if ending == ".nii":
             handle.writelines(_slabs(stored, kind))
             return
-        if ending == ".nrrd":  # whose header is not packed
-            handle.write(header)
         with gzip.GzipFile("", "wb", _LEVEL, handle, mtime=0) as packing:
-            if ending == ".nii.gz":
-                packing.write(header)
-            for slab in _slabs(stored, kind):
-                packing.write(slab)
+            packing.writelines([header] if ending == ".nii.gz" else [])
+            packing.writelines(_slabs(stored, kind))
 
 
 def _slabs(stored: NDArray, kind: np.dtype) -> Iterator[memoryview]:

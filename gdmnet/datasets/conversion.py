@@ -60,27 +60,18 @@ class CaseImages:
 
 @dataclass(frozen=True)
 class Conversion:
-    """What becomes a raw dataset.
+    """What becomes a raw dataset; names, patterns and metadata are those of its `Description`.
 
-    Attributes:
-        channel_names: of the sources.
-        target_name: of the target.
-        training: cases for imagesTr; every one has a target.
-        testing: cases for imagesTs.
-        resample: "source" or "target", which goes onto the other's grid; None where the images of
-            a case share one.
-        splits: the folds, as in splits_final.json; none for gdmnet's own.
-        registered: case -> how its images were registered: of these a picture is drawn.
-        source_series: patterns, one a channel, by which prediction finds the sources in DICOM.
-        metadata: further keys of dataset.json.
+    `resample` is "source" or "target", which goes onto the other's grid; None where they share one.
+    Cases that are `registered` get a picture, with how they were as its heading.
     """
 
     channel_names: tuple[str, ...]
     target_name: str
-    training: tuple[CaseImages, ...]
+    training: tuple[CaseImages, ...]  # every one has a target
     testing: tuple[CaseImages, ...] = ()
     resample: str | None = None
-    splits: tuple[dict[str, list[str]], ...] = ()
+    splits: tuple[dict[str, list[str]], ...] = ()  # splits_final.json; () for gdmnet's own
     registered: dict[str, str] = field(default_factory=dict)
     source_series: tuple[str, ...] = ()
     metadata: dict[str, Any] = field(default_factory=dict)
@@ -99,13 +90,9 @@ def number_and_name(dataset: str | int) -> tuple[int, str | None]:
 
 
 def new_dataset(raw: Path, dataset: str | int, name: str, *, may_be_there: bool = False) -> Path:
-    """The folder of a dataset to be made.
+    """The folder of a dataset to be made, given by its number and a name or as Dataset512_Name.
 
-    Args:
-        raw: root of the raw datasets.
-        dataset: its number, or Dataset512_Name.
-        name: of the dataset, where only the number is given.
-        may_be_there: the same dataset may be there already, to be gone on with.
+    The same dataset `may_be_there` already, to be gone on with.
 
     Raises:
         DatasetError: the number is impossible or taken, or the name cannot be a folder's.
@@ -127,11 +114,7 @@ def new_dataset(raw: Path, dataset: str | int, name: str, *, may_be_there: bool 
 
 @contextmanager
 def own_number(dataset: Path, *, may_be_there: bool = False) -> Iterator[None]:
-    """Keep the number of a dataset from other processes while its folder is written.
-
-    Args:
-        dataset: from `new_dataset`.
-        may_be_there: as for `new_dataset`.
+    """Keep the number of a dataset of `new_dataset` from other processes while it is written.
 
     Raises:
         BusyError: another process writes a dataset of this number.
@@ -146,12 +129,7 @@ def own_number(dataset: Path, *, may_be_there: bool = False) -> Iterator[None]:
 
 
 def drawn_for_test(patients: Collection[str], fraction: float, seed: int) -> set[str]:
-    """Patients drawn for the test, at least one less than there are.
-
-    Args:
-        patients: by name.
-        fraction: share of them, in [0, 1).
-        seed: of the draw.
+    """A fraction in [0, 1) of the patients, drawn for the test, at least one less than there are.
 
     Raises:
         DatasetError: the fraction is out of its bounds.
@@ -175,7 +153,7 @@ def set_apart(
     Args:
         conversion: whose training cases are looked at.
         patients: case -> its patient; a case that is not named is its own.
-        test: names of cases or of patients; () draws them.
+        test: names of cases or of patients; () draws them by `drawn_for_test`.
         fraction: share of the patients to be drawn.
         seed: of the draw.
 
@@ -209,20 +187,16 @@ def grid_complaints(conversion: Conversion) -> list[str]:
     """What keeps the images of each case from lying on one grid; reads headers only."""
     complaints: list[str] = []
     for case in (*conversion.training, *conversion.testing):
+        name, found = case.identifier, _grid_complaints(case, conversion.resample)
         try:
-            complaints += _grid_complaints(case, conversion.resample)
+            complaints.extend(f"{name}: {text}" for text in found)
         except DatasetError as error:
-            complaints.append(f"{case.identifier}: {error}")
+            complaints.append(f"{name}: {error}")
     return complaints
 
 
 def write_dataset(conversion: Conversion, dataset: Path, *, n_processes: int = 1) -> None:
-    """Write a raw dataset, whole or not at all.
-
-    Args:
-        conversion: what is converted.
-        dataset: its folder, from `new_dataset`.
-        n_processes: worker processes, one case each.
+    """Write a raw dataset to a folder of `new_dataset`, whole or not at all.
 
     Raises:
         DatasetError: an image cannot be read, or the images of a case do not fit.
@@ -270,21 +244,21 @@ def _write_case(
         if image is case.mask:
             volume = Volume((volume.array > 0).astype(np.float32), volume.geometry)
         difference = grid_difference(volume.geometry, grid)
-        if difference is not None and resample is None:
+        if difference is None:
+            volume = Volume(volume.array, grid)
+        elif resample is not None:
+            volume = _regridded(volume, grid, name)
+        else:
             raise DatasetError(
                 f"{case.identifier}: {name_of_image(image)} is on another grid than its partner:"
                 f" {difference}"
             )
-        volume = (
-            Volume(volume.array, grid) if difference is None else _regridded(volume, grid, name)
-        )
         # Resampled HU are rounded if int16 can hold them.
         is_ct = isinstance(image, Series) and image.modality == "CT"
         values = np.rint(volume.array) if is_ct else volume.array
         write_volume(path, volume, integer=is_whole(values))
-    heading = conversion.registered.get(case.identifier)
-    if heading is not None:
-        picture = draw_pair(files, description, heading)
+    if case.identifier in conversion.registered:
+        picture = draw_pair(files, description, conversion.registered[case.identifier])
         save_picture(picture, folder / REGISTERED / f"{case.identifier}.png")
 
 
@@ -302,23 +276,21 @@ def _regridded(volume: Volume, grid: Geometry, name: str | None) -> Volume:
 
 def _grid(case: CaseImages, resample: str | None) -> Geometry:
     """The grid of the one that stays."""
-    keeps_target = resample == "source" and case.target is not None
-    return grid_of_image(case.target if keeps_target and case.target else case.sources[0])
+    target = case.target if resample == "source" else None
+    return grid_of_image(target or case.sources[0])
 
 
 def _grid_complaints(case: CaseImages, resample: str | None) -> Iterator[str]:
     grid = _grid(case, resample)
     for image in case.images:
-        other = grid_of_image(image)
+        other, name = grid_of_image(image), name_of_image(image)
         difference = grid_difference(other, grid)
-        name = name_of_image(image)
         if difference and resample is None:
             yield (
-                f"{case.identifier}: {name} on another grid: {difference}; try --resample target"
-                " or --resample source"
+                f"{name} on another grid: {difference}; try --resample target or --resample source"
             )
         elif difference and share_inside(grid, other) == 0:
-            yield f"{case.identifier}: {name} does not overlap with its partner in space"
+            yield f"{name} does not overlap with its partner in space"
 
 
 def read_image(image: Image) -> Volume:

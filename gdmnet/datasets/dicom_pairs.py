@@ -34,16 +34,9 @@ from gdmnet.parallel import map_cases
 
 @dataclass(frozen=True)
 class SeriesPair:
-    """The series of one patient.
+    """The series of one patient, with its case's name and that of its folder, the patient.
 
-    Attributes:
-        case: its name in the dataset.
-        patient: name of the folder, as the user called it.
-        sources: a series a channel.
-        target: series.
-        mask: the drawn body.
-        regions: drawn labels.
-        registered: how series were brought into one frame of reference; "" where they lie in one.
+    `registered` says how series were brought into one frame of reference; "" where they lie in one.
     """
 
     case: str
@@ -135,8 +128,7 @@ def _in_one_frame(
 ) -> tuple[SeriesPair, dict[str, NDArray]]:
     """Every series at its place in the frame of the one whose grid stays, if that can be known.
 
-    Returns:
-        The pair, and the matrix (4, 4) of each frame of reference of its series.
+    With the matrix (4, 4) of each frame of reference of its series.
     """
     fixed = pair.target if choice.resample == "source" else pair.sources[0]
     matrices: dict[str, NDArray] = {fixed.frame: np.eye(4)}
@@ -185,12 +177,7 @@ def _size_of(matrix: NDArray, series: Series) -> str:
 def _drawn(
     patterns: tuple[str, ...], tree: Tree, matrices: Mapping[str, NDArray], *, is_body: bool = False
 ) -> DrawnRegions | None:
-    """The structures of these names as an image; None where a patient has none of the regions.
-
-    Raises:
-        DatasetError: no body or several, structures on several series or in another frame of
-            reference, or a body that some slices lack.
-    """
+    """The structures of these names as an image; None where a patient has none of the regions."""
     every = [item for path in tree.objects["RTSTRUCT"] for item in read_structures(path)]
     found = [item for item in every if any(is_called(item, pattern) for pattern in patterns)]
     if is_body and len(found) != 1:
@@ -213,8 +200,7 @@ def _drawn(
             f"{found[0].name} was drawn on {series.label}, whose frame of reference is not that of"
             " source and target"
         )
-    missing = slices_without(found[0], series) if is_body else []
-    if missing:
+    if is_body and (missing := slices_without(found[0], series)):
         raise DatasetError(
             f"{found[0].name} has no contour on slice {missing[0]} of {series.label}"
         )
@@ -249,10 +235,10 @@ def channel_names(pair: SeriesPair) -> tuple[tuple[str, ...], str]:
 
     CT promises Hounsfield units, which the modality CT means.
     """
-    modalities = [series.modality for series in pair.sources]
-    if len(modalities) == 1:
-        return tuple(modalities), pair.target.modality
-    return tuple(f"{name} {i}" for i, name in enumerate(modalities)), pair.target.modality
+    names = [series.modality for series in pair.sources]
+    if len(names) > 1:
+        names = [f"{name} {i}" for i, name in enumerate(names)]
+    return tuple(names), pair.target.modality
 
 
 def mapping(pairs: Sequence[SeriesPair]) -> dict[str, dict[str, object]]:

@@ -31,48 +31,37 @@ def draw_pair(
     heading: str,
     undo: Callable[[Volume], NDArray] | None = None,
 ) -> Image.Image:
-    """A picture of a case's first channel and its target.
+    """A picture of a case's first channel and its target, with a heading above.
 
-    Args:
-        files: of the case, with a target.
-        description: of its dataset.
-        heading: above the picture.
-        undo: brings the source (1, z, y, x) onto its target, (z, y, x), to be shown as well.
-
-    Raises:
-        DatasetError: a file cannot be read.
-    """
-    volume, target, window, (low, high) = _read(files, description)
-    geometry, source = volume.geometry, volume.array[0]
-    grey = _grey(target.array[0], low, high)
-    panels = [
-        Panel(f"source: {description.channel_names[0]}", source, *window),
-        Panel(f"target: {description.target_name}", target.array[0], low, high),
-        Panel("in squares", _squares(_grey(source, *window), grey, geometry.spacing), 0, 1),
-    ]
-    if undo is not None:
-        moved = _grey(undo(volume), *window)
-        panels.append(Panel("registered", _squares(moved, grey, geometry.spacing), 0, 1))
-    return draw_panels(panels, geometry.spacing, heading=f"{files.identifier}: {heading}")
-
-
-def draw_thumbnail(files: CaseFiles, description: Description) -> NDArray:
-    """First channel and target in squares of each other: middle axial plane, and coronal below.
-
-    Both around what the target shows.
-
-    Args:
-        files: of the case, with a target.
-        description: of its dataset.
-
-    Returns:
-        Grey values from 0 to 1, (rows, columns), square pixels.
+    `undo` brings the source (1, z, y, x) onto its target, (z, y, x), to be shown as well.
 
     Raises:
         DatasetError: a file cannot be read.
     """
     volume, target, window, wanted = _read(files, description)
-    pair = _grey(volume.array[0], *window), _grey(target.array[0], *wanted)
+    spacing, source = volume.geometry.spacing, volume.array[0]
+    grey = _grey(target, *wanted)
+    panels = [
+        Panel(f"source: {description.channel_names[0]}", source, *window),
+        Panel(f"target: {description.target_name}", target, *wanted),
+        Panel("in squares", _squares(_grey(source, *window), grey, spacing), 0, 1),
+    ]
+    if undo is not None:
+        moved = _grey(undo(volume), *window)
+        panels.append(Panel("registered", _squares(moved, grey, spacing), 0, 1))
+    return draw_panels(panels, spacing, heading=f"{files.identifier}: {heading}")
+
+
+def draw_thumbnail(files: CaseFiles, description: Description) -> NDArray:
+    """First channel and target in squares of each other: middle axial plane, and coronal below.
+
+    Both around what the target shows; grey values from 0 to 1, (rows, columns), square pixels.
+
+    Raises:
+        DatasetError: a file cannot be read.
+    """
+    volume, target, window, wanted = _read(files, description)
+    pair = _grey(volume.array[0], *window), _grey(target, *wanted)
     spacing = volume.geometry.spacing
     squares, seen = _squares(*pair, spacing), pair[1] > _SEEN
     squares = crop(squares, bounding_box(seen)) if seen.any() else squares
@@ -84,22 +73,16 @@ def draw_thumbnail(files: CaseFiles, description: Description) -> NDArray:
 
 def _resized(plane: NDArray, sides: tuple[float, ...], pixel: float) -> NDArray:
     """A plane whose pixels have sides (down, across) in mm, with square ones."""
-    rows, columns = (
-        max(1, round(n * mm / pixel)) for n, mm in zip(plane.shape, sides, strict=True)
-    )
+    down, across = np.multiply(plane.shape, sides) / pixel
+    size = max(1, round(across)), max(1, round(down))
     image = Image.fromarray(plane.astype(np.float32))
-    return np.asarray(image.resize((columns, rows), Image.Resampling.BILINEAR))
+    return np.asarray(image.resize(size, Image.Resampling.BILINEAR))
 
 
 def save_contact_sheets(
     thumbnails: Sequence[tuple[str, NDArray]], folder: Path, *, heading: str
 ) -> list[Path]:
-    """Write thumbnails with their names, `A_SHEET` to a picture.
-
-    Args:
-        thumbnails: titles and grey values from 0 to 1, (rows, columns).
-        folder: for contact_sheet_1.png, contact_sheet_2.png, ...
-        heading: a line above all.
+    """Write titles and thumbnails, `A_SHEET` to a picture: contact_sheet_1.png and so on.
 
     Raises:
         OutputError: the folder is not writable or the disk is full.
@@ -114,15 +97,12 @@ def save_contact_sheets(
 
 def _read(
     files: CaseFiles, description: Description
-) -> tuple[Volume, Volume, tuple[float, float], tuple[float, float]]:
-    """First channel and target, and the window of each."""
+) -> tuple[Volume, NDArray, tuple[float, float], tuple[float, float]]:
+    """First channel and target (z, y, x), and the window of each."""
     assert files.target is not None
-    source, target = read_volume(files.sources[0]), read_volume(files.target)
-    windows = (
-        _window(source.array[0], description.channel_names[0], target=False),
-        _window(target.array[0], description.target_name, target=True),
-    )
-    return source, target, *windows
+    source, target = read_volume(files.sources[0]), read_volume(files.target).array[0]
+    window = _window(source.array[0], description.channel_names[0], target=False)
+    return source, target, window, _window(target, description.target_name, target=True)
 
 
 def _window(image: NDArray, name: str, *, target: bool) -> tuple[float, float]:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
+from functools import reduce
 from itertools import compress, takewhile
 from pathlib import Path
 
@@ -21,17 +22,11 @@ _UNFIT = re.compile(r"[^\w.-]+")
 
 @dataclass(frozen=True)
 class MatchedPairs:
-    """Pairs by name, and what is left over.
+    """Pairs by name, and what is left over."""
 
-    Attributes:
-        cases: sorted by name.
-        rules: how each case was found: `EXACT` or `BY_WORDS`.
-        lonely: images without all their partners.
-    """
-
-    cases: tuple[CaseImages, ...]
-    rules: dict[str, str]
-    lonely: tuple[Path, ...]
+    cases: tuple[CaseImages, ...]  # sorted by name
+    rules: dict[str, str]  # how each case was found: `EXACT` or `BY_WORDS`
+    lonely: tuple[Path, ...]  # images without all their partners
 
 
 def match_folders(
@@ -44,17 +39,11 @@ def match_folders(
        away, numbers without leading zeros: sub-01_T1w and sub-01_CT, MR_7 and CT_007. The order of
        the words counts: sub-01_ses-02 is not sub-02_ses-01, and 1A is not A1.
 
-    Args:
-        sources: a folder a channel.
-        targets: their folder.
-        masks: body masks; None for none.
-
     Raises:
         DatasetError: a folder is missing or empty, holds an image in two formats, or nothing
             matches.
     """
-    folders = [*sources, targets, *([masks] if masks else [])]
-    images = [_images(folder) for folder in folders]
+    images = [_images(folder) for folder in (*sources, targets, masks) if folder]
     exact = _common(images)
     by_words = _common([_by_words(there, without=exact) for there in images])
     cases, rules = [], {}
@@ -86,10 +75,10 @@ def patient_of(case: str) -> str:
 def _images(folder: Path) -> dict[str, Path]:
     """Name without ending, and without the channel number that all end with -> file."""
     found = images_by_case(folder)
-    numbers = {split_channel(stem)[1] for stem in found}
-    if len(numbers) > 1 or None in numbers:
+    split = [split_channel(stem) for stem in found]
+    if len({number for _, number in split}) > 1 or split[0][1] is None:
         return found
-    return {split_channel(stem)[0]: path for stem, path in found.items()}
+    return {case: path for (case, _), path in zip(split, found.values(), strict=True)}
 
 
 def _by_words(images: Mapping[str, Path], *, without: Collection[str]) -> dict[str, Path]:
@@ -141,18 +130,13 @@ def _names(found: Mapping[str, Sequence[Path]], rule: str) -> dict[str, str]:
     """Names of the cases: what the files' names have in common, where that tells them apart."""
     if rule == EXACT:
         return {key: _UNFIT.sub("_", key) for key in found}
-    names = {
-        key: _shared_part([path.name.split(".")[0] for path in paths])
-        for key, paths in found.items()
-    }
+    stems = {key: [path.name.split(".")[0] for path in paths] for key, paths in found.items()}
+    names = {key: _UNFIT.sub("_", reduce(_shared, own)).strip("_.-") for key, own in stems.items()}
     if len(set(names.values())) == len(names) and all(names.values()):
         return names
-    return {key: _UNFIT.sub("_", paths[0].name.split(".")[0]) for key, paths in found.items()}
+    return {key: _UNFIT.sub("_", own[0]) for key, own in stems.items()}
 
 
-def _shared_part(stems: Sequence[str]) -> str:
-    common = stems[0]
-    for stem in stems[1:]:
-        match = SequenceMatcher(None, common, stem, autojunk=False).find_longest_match()
-        common = common[match.a : match.a + match.size]
-    return _UNFIT.sub("_", common).strip("_.-")
+def _shared(first: str, second: str) -> str:
+    match = SequenceMatcher(None, first, second, autojunk=False).find_longest_match()
+    return first[match.a : match.a + match.size]

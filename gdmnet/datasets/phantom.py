@@ -6,6 +6,7 @@ and spacing gives the same kind of patient. Up (superior), back and left are pos
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,14 +26,10 @@ have; MR has a scanner's noise there."""
 
 @dataclass(frozen=True)
 class Scanner:
-    """How the patients are scanned and stored.
+    """How the patients are scanned and stored: spacing in mm (z, y, x), direction row-major.
 
-    Attributes:
-        spacing: mm (z, y, x).
-        itk_direction: nine direction cosines, row-major, of the stored files.
-        file_ending: one of `data.volume.FORMATS`.
-        masks: also write the true body masks.
-        varied_shapes: give every patient up to a tenth fewer voxels along each axis.
+    `masks` are those of the true body; `varied_shapes` gives every patient up to a tenth fewer
+    voxels along each axis.
     """
 
     spacing: Spacing = (2.5, 1.2, 1.2)
@@ -53,20 +50,9 @@ def write_phantom_dataset(
     kind: str = "mr2ct",
     scanner: Scanner | None = None,
 ) -> Path:
-    """Write a dataset of phantoms; the same arguments give the same voxels.
+    """Write a dataset of phantoms to a folder in the raw root; equal arguments give equal voxels.
 
-    Args:
-        raw_root: the raw root, in which the dataset's folder is made.
-        dataset: name of the form Dataset999_Name.
-        n_train: patients in imagesTr and targetsTr.
-        n_test: patients in imagesTs and targetsTs.
-        shape: voxels (z, y, x); single slices too.
-        seed: of all patients.
-        kind: a name in `KINDS`.
-        scanner: spacing and storage; None for the defaults.
-
-    Returns:
-        The dataset's folder.
+    The shape is in voxels (z, y, x), single slices too; the kind is a name in `KINDS`.
 
     Raises:
         OutputError: the folder cannot be written.
@@ -92,21 +78,13 @@ def write_phantom_dataset(
 def _write_case(
     files: CaseFiles, images: tuple[NDArray, NDArray, NDArray], scanner: Scanner
 ) -> None:
-    sources, target, body = images
     axes, flips = nearest_lps(scanner.itk_direction)
-    geometry = Geometry(
-        shape_of(target),
-        scanner.spacing,
-        (-41.5, 12.25, -300.0),
-        scanner.itk_direction,
-        axes,
-        flips,
-    )
-    for path, image in zip(
-        (*files.sources, files.target, files.mask), (*sources, target, body), strict=True
-    ):
+    shape, origin = shape_of(images[1]), (-41.5, 12.25, -300.0)
+    geometry = Geometry(shape, scanner.spacing, origin, scanner.itk_direction, axes, flips)
+    for path, image in zip((files.sources[0], files.target, files.mask), images, strict=True):
         if path is not None and (path != files.mask or scanner.masks):
-            write_volume(path, Volume(image[None].astype(np.float32), geometry), integer=True)
+            array = np.reshape(image, (1, *shape)).astype(np.float32)
+            write_volume(path, Volume(array, geometry), integer=True)
 
 
 def make_patient(
@@ -145,8 +123,6 @@ def _mr(rng: np.random.Generator, tissue: NDArray, shape: Shape, weighting: str)
 
 
 Point = tuple[float, float, float]
-
-
 PROPERTIES = ("CT", "texture", "T1", "T2")
 """Mean HU, standard deviation of the fine texture in HU, and the signal by MR weighting."""
 TISSUES: dict[str, tuple[float, ...]] = {
@@ -169,8 +145,9 @@ _FINE = 2  # tissues are painted on a grid this much finer: thin bone then has p
 
 def patient(rng: np.random.Generator, shape: Shape) -> NDArray:
     """Tissue numbers uint8 (z, y, x) on a grid twice as fine as `shape` (single slices stay)."""
-    fine = tuple(n * _FINE if n > 1 else 1 for n in shape)
-    canvas = _Canvas(rng, _warped(rng, _pose(rng, _relative((fine[0], fine[1], fine[2])))))
+    fine = [n * _FINE if n > 1 else 1 for n in shape]
+    axes = [((np.arange(n, dtype=np.float32) + 0.5) / n * 2 - 1) for n in fine]
+    canvas = _Canvas(rng, _warped(rng, _pose(rng, np.meshgrid(*axes, indexing="ij"))))
     _trunk(canvas)
     _organs(canvas)
     _skeleton(canvas)
@@ -202,12 +179,7 @@ def smooth_noise(rng: np.random.Generator, shape: tuple[int, ...], sigma: float)
     return noise / max(float(noise.std()), 1e-6)
 
 
-def _relative(shape: Shape) -> list[NDArray]:
-    axes = [((np.arange(n, dtype=np.float32) + 0.5) / n * 2 - 1) for n in shape]
-    return list(np.meshgrid(*axes, indexing="ij"))
-
-
-def _pose(rng: np.random.Generator, at: list[NDArray]) -> list[NDArray]:
+def _pose(rng: np.random.Generator, at: Sequence[NDArray]) -> list[NDArray]:
     z, y, x = at
     size, angle = rng.uniform(0.9, 1.08, 3), np.deg2rad(rng.uniform(-7, 7))
     shift = rng.uniform(-0.06, 0.06, 3)

@@ -50,21 +50,13 @@ Point = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class RigidMotion:
-    """A rigid motion in the space of the files (LPS, mm), and what it is worth.
+    """A rigid motion in the space of the files (LPS), and what it is worth."""
 
-    Attributes:
-        translation: (x, y, z) in mm: by how much the source lies off, at the centre.
-        angles: about the axes (x, y, z) in degrees, as ITK's Euler3DTransform composes them.
-        centre: (x, y, z) in mm.
-        information: mutual information in nats once the motion is undone.
-        information_before: the same as the files lie.
-    """
-
-    translation: Point
-    angles: Point
-    centre: Point
-    information: float
-    information_before: float
+    translation: Point  # (x, y, z) in mm: by how much the source lies off, at the centre
+    angles: Point  # about (x, y, z) in degrees, as ITK's Euler3DTransform composes them
+    centre: Point  # (x, y, z) in mm
+    information: float  # mutual information in nats once the motion is undone
+    information_before: float  # the same as the files lie
 
     @property
     def distance(self) -> float:
@@ -86,14 +78,9 @@ class RigidMotion:
 
 @dataclass(frozen=True)
 class Alignment:
-    """How one source channel lies against the target.
+    """How one source channel lies against the target, with distance (mm) and angle of its motion.
 
-    Attributes:
-        motion: rigid, of the channel.
-        distance: length of its translation in mm.
-        angle: of its rotation in degrees.
-        mirrored_information: mutual information (nats) once the channel is mirrored left-right and
-            registered again.
+    `mirrored_information` (nats) is that of the channel mirrored left-right and registered again.
     """
 
     motion: RigidMotion
@@ -121,13 +108,9 @@ class Alignment:
 def align(
     sources: NDArray, target: NDArray, compared: NDArray, geometry: Geometry
 ) -> tuple[Alignment, ...]:
-    """How every channel of (c, z, y, x) lies against a target (z, y, x) on the same grid.
+    """How every channel of (c, z, y, x) lies against a target (z, y, x) on the same grid, in LPS.
 
-    Args:
-        sources: (c, z, y, x) in LPS, any unit.
-        target: (z, y, x), any unit.
-        compared: bool (z, y, x), where the images are compared.
-        geometry: of the grid.
+    The images, of any unit, are compared where the bool (z, y, x) says so.
 
     Returns:
         One a channel; none where the volume is too thin to tell.
@@ -141,8 +124,10 @@ def align(
     found = []
     for source in sources:
         image = _windowed(source, compared)
-        motion = _register(image, steady, compared, geometry)
-        mirrored = _register(_mirrored(image, compared), steady, compared, geometry)
+        motion, mirrored = (
+            _register(seen, steady, compared, geometry)
+            for seen in (image, _mirrored(image, compared))
+        )
         found.append(Alignment(motion, motion.distance, motion.angle, mirrored.information))
     return tuple(found)
 
@@ -163,9 +148,9 @@ def register(
 
     Args:
         source: (z, y, x) in LPS, any unit.
-        target: (z, y, x) on the same grid.
+        target: (z, y, x).
         mask: (z, y, x), non-zero where the images are compared.
-        geometry: of the grid, with at least four voxels along each axis.
+        geometry: of all, with at least four voxels along each axis.
         grain: mm to which both are smoothed; coarse grains see farther, fine ones sharper.
         start: the motion to begin with, of a coarser grain; None is no motion.
 
@@ -176,15 +161,18 @@ def register(
         DatasetError: the images do not overlap enough.
         ValueError: the mask is empty.
     """
-    motion = start.transform if start else _still(_centre(mask, geometry))
+    motion = start.transform if start else sitk.Euler3DTransform(_centre(mask, geometry))
+    still = sitk.Euler3DTransform(motion.GetCenter())
     fixed, moving = (_smoothed(image, geometry, grain) for image in (target, source))
     share = min(1.0, _N_SAMPLES / (np.mean(mask != 0) * fixed.GetNumberOfPixels()))
     method = _method(sitk.Cast(as_image(mask, geometry), sitk.sitkUInt8), share, grain / 2)
     try:
-        before = _information(method, fixed, moving, _still(motion.GetCenter()))
+        method.SetInitialTransform(still, inPlace=True)
+        before = -method.MetricEvaluate(fixed, moving)
         method.SetInitialTransform(motion, inPlace=True)
         method.Execute(fixed, moving)
-        after = _information(method, fixed, moving, motion)
+        method.SetInitialTransform(motion, inPlace=True)
+        after = -method.MetricEvaluate(fixed, moving)
     except RuntimeError:  # all samples beside the source
         raise DatasetError(
             "source and target do not overlap enough to be registered; look at both"
@@ -213,12 +201,7 @@ def register_apart(moving: Volume, fixed: Volume, *, are_ct: tuple[bool, bool]) 
     """The rigid motion that brings an image of another frame of reference onto a fixed one.
 
     The bodies' centres are laid on each other, then mutual information is climbed from several
-    heights: one scan may show more of the patient than the other.
-
-    Args:
-        moving: (1, z, y, x) in LPS.
-        fixed: (1, z, y, x) in LPS, at least four voxels along each axis.
-        are_ct: whether moving and fixed image are in HU.
+    heights: one scan may show more of the patient than the other. Either may be in HU.
 
     Returns:
         The matrix (4, 4) of points of the moving image to points of the fixed one, in mm.
@@ -228,15 +211,14 @@ def register_apart(moving: Volume, fixed: Volume, *, are_ct: tuple[bool, bool]) 
     """
     if min(fixed.geometry.shape) < _THINNEST:
         raise DatasetError(f"less than {_THINNEST} slices cannot be registered")
-    masks = [
-        body_mask(volume.array, volume.geometry.spacing, [is_ct])[0]
-        for volume, is_ct in zip((moving, fixed), are_ct, strict=True)
-    ]
-    centres = [_centre(mask, v.geometry) for mask, v in zip(masks, (moving, fixed), strict=True)]
+    centres = []
+    for volume, is_ct in zip((moving, fixed), are_ct, strict=True):
+        mask, _ = body_mask(volume.array, volume.geometry.spacing, [is_ct])
+        centres.append(_centre(mask, volume.geometry))
     matrix = np.eye(4)
     matrix[:3, 3] = np.subtract(centres[1], centres[0])
-    steady = _windowed(fixed.array[0], masks[1] != 0)
-    compare = partial(_found, moving, steady, masks[1], fixed.geometry)
+    steady = _windowed(fixed.array[0], mask != 0)
+    compare = partial(_found, moving, steady, mask, fixed.geometry)
     _, matrix = max((compare(_COARSE, _lifted(matrix, z)) for z in _HEIGHTS), key=itemgetter(0))
     information, matrix = compare(_FINE, matrix)
     if information < RELATED:
@@ -269,7 +251,7 @@ def write_registered(
         n_processes: worker processes.
 
     Returns:
-        The names of the images that were moved.
+        The names of the images that were moved: CASE_0000.
 
     Raises:
         BusyError: another process writes a dataset of this number.
@@ -310,12 +292,6 @@ def _move_case(
     return moved
 
 
-def _placed(volume: Volume, matrix: NDArray) -> Volume:
-    """A volume of one channel at its place in another frame of reference."""
-    geometry = registered_geometry(volume.geometry, matrix)
-    return Volume(to_lps(to_stored(volume.array[0], volume.geometry), geometry)[None], geometry)
-
-
 def _lifted(matrix: NDArray, height: float) -> NDArray:
     lift = np.eye(4)
     lift[2, 3] = height
@@ -326,12 +302,13 @@ def _found(
     moving: Volume, fixed: NDArray, mask: NDArray, geometry: Geometry, grain: float, matrix: NDArray
 ) -> tuple[float, NDArray]:
     """Information times the body's share that is covered, and the matrix, from a first guess."""
-    start = _placed(moving, matrix)
+    placed = registered_geometry(moving.geometry, matrix)
+    start = Volume(to_lps(to_stored(moving.array[0], moving.geometry), placed)[None], placed)
     image = regrid(start, geometry, fill=float(moving.array.min())).array[0]
-    ones = Volume(np.ones_like(start.array), start.geometry)
-    inside = regrid(ones, geometry, fill=0.0).array[0] > 0.5
-    covered = inside & (mask != 0)
-    if covered.sum() < _LEAST_COVERED * np.count_nonzero(mask):
+    ones = Volume(np.ones_like(start.array), placed)
+    covered = (regrid(ones, geometry, fill=0.0).array[0] > 0.5) & (mask != 0)
+    share = float(covered.sum() / np.count_nonzero(mask))
+    if share < _LEAST_COVERED:
         return 0.0, matrix
     try:
         motion = register(_windowed(image, covered), fixed, covered, geometry, grain=grain)
@@ -340,7 +317,6 @@ def _found(
     turn = np.eye(4)
     turn[:3, :3] = np.reshape(motion.transform.GetMatrix(), (3, 3))
     turn[:3, 3] = motion.transform.TransformPoint((0.0, 0.0, 0.0))
-    share = float(covered.sum() / np.count_nonzero(mask))
     return motion.information * share, np.linalg.inv(turn) @ matrix
 
 
@@ -378,16 +354,6 @@ def _method(inside: sitk.Image, share: float, step: float) -> sitk.ImageRegistra
     return method
 
 
-def _information(
-    method: sitk.ImageRegistrationMethod,
-    fixed: sitk.Image,
-    moving: sitk.Image,
-    motion: sitk.Euler3DTransform,
-) -> float:
-    method.SetInitialTransform(motion, inPlace=True)
-    return -float(method.MetricEvaluate(fixed, moving))
-
-
 def _smoothed(array: NDArray, geometry: Geometry, grain: float) -> sitk.Image:
     """Smoothed as if for a grid of `grain` mm, and thinned out to nearly that."""
     sides = np.array(geometry.spacing)
@@ -396,12 +362,6 @@ def _smoothed(array: NDArray, geometry: Geometry, grain: float) -> sitk.Image:
     )
     z, y, x = np.maximum(1, np.floor(grain / sides + 1e-3)).astype(int).tolist()
     return as_image(smooth, geometry)[::x, ::y, ::z]
-
-
-def _still(centre: Point) -> sitk.Euler3DTransform:
-    motion = sitk.Euler3DTransform()
-    motion.SetCenter(centre)
-    return motion
 
 
 def _centre(mask: NDArray, geometry: Geometry) -> Point:

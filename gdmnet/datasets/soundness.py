@@ -40,40 +40,25 @@ _ALIKE = 0.9  # different brains reach 0.80, the same one shifted and with noise
 
 @dataclass(frozen=True)
 class CaseFacts:
-    """What was measured of one case, and what is suspicious about it.
-
-    Attributes:
-        identifier: name of the case.
-        body_rules: how the bodies of source and target were found.
-        overlap: Dice of the two bodies, inside the given mask where there is one.
-        alignments: of each source channel; none for volumes too thin to tell.
-        flags: what a person should look at.
-    """
+    """What was measured of one case, and what a person should look at."""
 
     identifier: str
-    body_rules: tuple[str, ...] = ()
-    overlap: float | None = None
-    alignments: tuple[Alignment, ...] = ()
+    body_rules: tuple[str, ...] = ()  # how the bodies of source and target were found
+    overlap: float | None = None  # Dice of the two bodies, inside the given mask if there is one
+    alignments: tuple[Alignment, ...] = ()  # a source channel; none for volumes too thin to tell
     flags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class DatasetCheck:
-    """The contents of check.json.
-
-    Attributes:
-        dataset: its full name.
-        limits: mm, degrees and Dice, beyond which a case is flagged.
-        complaints: of the integrity check, which gdm_plan_and_preprocess refuses.
-        cases: training cases, then test cases.
-    """
+    """The contents of check.json."""
 
     SCHEMA: ClassVar[int] = 1
     schema: int
-    dataset: str
-    limits: dict[str, float]
-    complaints: tuple[str, ...]
-    cases: tuple[CaseFacts, ...]
+    dataset: str  # its full name
+    limits: dict[str, float]  # mm, degrees and Dice, beyond which a case is flagged
+    complaints: tuple[str, ...]  # of the integrity check, which gdm_plan_and_preprocess refuses
+    cases: tuple[CaseFacts, ...]  # training cases, then test cases
 
     @property
     def is_sound(self) -> bool:
@@ -94,15 +79,9 @@ class _Examined:
 def examine_dataset(
     cases: Sequence[CaseFiles], description: Description, *, n_processes: int = 1
 ) -> list[CaseFacts]:
-    """Measure every case with a target, and hold the cases against each other.
+    """Measure every case, and hold the cases against each other: facts of each, in their order.
 
-    Args:
-        cases: of a raw dataset.
-        description: its dataset.json.
-        n_processes: worker processes, one case each.
-
-    Returns:
-        One entry a case, in their order; a file that cannot be read is a flag of its case.
+    A file that cannot be read is a flag of its case.
 
     Raises:
         WorkerDiedError: a worker was killed.
@@ -202,9 +181,7 @@ def _dice(first: NDArray, second: NDArray) -> float:
 def why_not_plausible(image: NDArray, body: NDArray) -> str | None:
     """Why a CT's values inside and outside the body cannot be Hounsfield units; None if they can.
 
-    Args:
-        image: (z, y, x) in the file's units.
-        body: (z, y, x), non-zero inside the body.
+    Image and body are (z, y, x), the body non-zero inside.
     """
     reason = why_not_hounsfield(image)
     if reason is not None:
@@ -239,9 +216,7 @@ def contrast(image: NDArray, body: NDArray) -> tuple[float, ...]:
 def outliers(medians: Sequence[float], contrasts: Sequence[tuple[float, ...]]) -> list[str | None]:
     """What sets an image apart from its peers of the same channel; None for most.
 
-    Args:
-        medians: of each image inside the body.
-        contrasts: of each image.
+    Each has its median inside the body and its `contrast`.
     """
     if len(medians) < 3:  # who is the odd one out?
         return [None] * len(medians)
@@ -278,8 +253,7 @@ def signature(image: NDArray, body: NDArray) -> NDArray:
 def look_alikes(signatures: Sequence[NDArray | None]) -> list[tuple[int, int, float]]:
     """Pairs (earlier, later, similarity up to 1) of images that seem to show one patient.
 
-    Args:
-        signatures: of each image; None for one that cannot be compared.
+    The signature of an image that cannot be compared is None.
     """
     known = [(i, signature) for i, signature in enumerate(signatures) if signature is not None]
     if not known:

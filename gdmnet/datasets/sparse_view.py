@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,15 +25,16 @@ from gdmnet.parallel import map_cases
 from gdmnet.tomography.fbp import reconstruct_hounsfield, view_weights
 from gdmnet.tomography.projection import attenuation, measure
 from gdmnet.tomography.scan import (
+    FLAT,
     FOLDER,
     Acquisition,
     Grid,
+    ScanSettings,
     Simulation,
     covering_scan,
     load_acquisition,
     save_sinogram,
 )
-from gdmnet.tomography.settings import FLAT, ScanSettings
 
 CHANNEL, TARGET = "sparse-view CT", "CT"  # both in HU: the planner lets the network learn the rest
 _USUAL_PITCH = 1.0  # mm: scanners have 0.5 to 1 at the isocentre
@@ -76,7 +77,7 @@ def write_sparse_view_dataset(
         n_processes: worker processes, one case each.
 
     Returns:
-        Names of the cases that were simulated now; the others were there already.
+        Names of the cases that were simulated now.
 
     Raises:
         DatasetError: a CT that cannot be read or is not in HU; a folder that holds other cases, or
@@ -101,7 +102,11 @@ def write_sparse_view_dataset(
         for ct in cts
     ]
     with own_number(folder, may_be_there=True):
-        _refuse_strangers(folder, {files.sources[0] for _, files in jobs})
+        own = {files.sources[0] for _, files in jobs}
+        for path in sorted({*folder.glob("imagesT[rs]/[!.]*")} - own):
+            raise DatasetError(
+                f"{path}: is no case of this simulation; remove {folder}, or choose another number"
+            )
         made = map_cases(
             partial(_simulate, folder / FOLDER, settings, keep_sinograms),
             jobs,
@@ -111,15 +116,6 @@ def write_sparse_view_dataset(
         )
         write_description(folder, description)
     return [ct.name for (ct, _), is_new in zip(jobs, made, strict=True) if is_new]
-
-
-def _refuse_strangers(folder: Path, wanted: Collection[Path]) -> None:
-    there = [path for part in ("Tr", "Ts") for path in sorted(folder.glob(f"images{part}/[!.]*"))]
-    for path in there:
-        if path not in wanted:
-            raise DatasetError(
-                f"{path}: is no case of this simulation; remove {folder}, or choose another number"
-            )
 
 
 def _simulate(
@@ -134,14 +130,15 @@ def _simulate(
     assert target is not None
     if record.exists():
         _require_same(record, wanted)
-        needed = [source, target, *([line_integrals] if keep_sinogram else [])]
-        if all(path.exists() for path in needed):
+        if source.exists() and target.exists() and (line_integrals.exists() or not keep_sinogram):
             return False
+    # The noise of a case depends on the seed and its name, not on order or processes.
+    digest = hashlib.sha256(ct.name.encode()).digest()
     sinogram = measure(
         attenuation(volume.array[0], wanted.mu_water),
         wanted.slice_grid,
         wanted.scan,
-        _generator(ct.name, settings.seed),
+        np.random.default_rng([settings.seed, int.from_bytes(digest[:8], "big")]),
         photons=settings.photons,
         electronic_noise=settings.electronic_noise,
     )
@@ -198,17 +195,9 @@ def _flat(data: dict, prefix: str = "") -> dict[str, object]:
     """Nested objects as one, with keys like scan.detector.pitch."""
     flat: dict[str, object] = {}
     for key, value in data.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
+        inner = isinstance(value, dict)
+        flat |= _flat(value, f"{prefix}{key}.") if inner else {prefix + key: value}
     return flat
-
-
-def _generator(name: str, seed: int) -> np.random.Generator:
-    """The noise of a case depends on the seed and its name, not on order or processes."""
-    digest = hashlib.sha256(name.encode()).digest()
-    return np.random.default_rng([seed, int.from_bytes(digest[:8], "big")])
 
 
 def find_ct_volumes(folder: Path, *, untilt: bool = False) -> list[CtVolume]:
@@ -254,12 +243,12 @@ def read_ct(ct: CtVolume) -> Volume:
     Raises:
         DatasetError: it cannot be read, or does not hold Hounsfield units.
     """
-    where = ct.source.folder if isinstance(ct.source, Series) else ct.source
     volume = read_image(ct.source)
-    if volume.array.min() == volume.array.max():
-        raise DatasetError(f"{where}: the image is empty: every voxel is {volume.array.min():g}")
-    reason = why_not_hounsfield(volume.array[0])
+    low, high = volume.array.min(), volume.array.max()
+    is_empty = f"the image is empty: every voxel is {low:g}" if low == high else None
+    reason = is_empty or why_not_hounsfield(volume.array[0])
     if reason is not None:
+        where = ct.source.folder if isinstance(ct.source, Series) else ct.source
         raise DatasetError(f"{where}: {reason}")
     return volume
 
@@ -269,12 +258,8 @@ def choose_test_cases(
 ) -> tuple[list[CtVolume], list[CtVolume]]:
     """Training and test cases.
 
-    Args:
-        cts: all of them.
-        split: JSON file {"train": [...], "test": [...]} of names; without "train", all that are
-            not for the test. None draws by seed.
-        fraction: share of the cases that is drawn for the test; at least one stays for training.
-        seed: of the draw.
+    The split is a JSON file {"train": [...], "test": [...]} of names; without "train", all that are
+    not for the test. Where it is None, `drawn_for_test` draws.
 
     Raises:
         DatasetError: a broken file, a name that is not there, or one on both sides; the fraction
@@ -291,12 +276,9 @@ def choose_test_cases(
 
 def _read_split(path: Path, names: Sequence[str]) -> tuple[list[str], list[str]]:
     data = read_json(path, DatasetError)
-    if (
-        not isinstance(data, dict)
-        or not data
-        or not set(data) <= {"train", "test"}
-        or not all(isinstance(value, list) for value in data.values())
-        or not all(isinstance(name, str) for value in data.values() for name in value)
+    lists = [*data.values()] if isinstance(data, dict) and {*data} <= {"train", "test"} else []
+    if not lists or not all(
+        isinstance(own, list) and all(isinstance(name, str) for name in own) for own in lists
     ):
         raise DatasetError(
             f'{path}: expected {{"train": ["a", "b"], "test": ["c"]}}, names of cases'
@@ -309,8 +291,7 @@ def _read_split(path: Path, names: Sequence[str]) -> tuple[list[str], list[str]]
                 f"{path}: there is no case {json.dumps(name)} in the input folder; its cases are"
                 f" named like {json.dumps(names[0])}"
             )
-    both = sorted(set(train) & set(test))
-    if both:
+    if both := sorted({*train} & {*test}):
         raise DatasetError(f"{path}: {both[0]} is both for training and for the test")
     if not train:
         raise DatasetError(f"{path}: no case is left for training")

@@ -40,11 +40,7 @@ class Patient:
 def find_patients(folder: Path, *, task: int, year: int, region: str) -> list[Patient]:
     """The patients of a task and of one or all regions of a year, sorted by name.
 
-    Args:
-        folder: that holds Task1 or Task2, or such a folder itself.
-        task: 1 (MR to CT) or 2 (CBCT to CT).
-        year: 2023 or 2025.
-        region: a name in `REGIONS` of the year, or "all".
+    The folder holds Task1 (MR to CT) or Task2 (CBCT to CT), or is such a folder itself.
 
     Raises:
         DatasetError: a folder is missing, a patient's name is not the challenge's, a file is
@@ -104,18 +100,13 @@ def make_conversion(patients: Sequence[Patient], *, task: int, year: int) -> Con
     )
 
 
-def balanced_splits(
-    groups: Mapping[str, str], *, n_folds: int = _N_FOLDS, seed: int = _SEED
-) -> list[dict[str, list[str]]]:
+def balanced_splits(groups: Mapping[str, str], *, seed: int = _SEED) -> list[dict[str, list[str]]]:
     """Folds in which every group is shared out as equally as it can be.
 
     Each group is shuffled and dealt out like cards, going on where the group before ended, so that
-    neither the folds' sizes nor their shares of a group differ by more than one case.
-
-    Args:
-        groups: case -> its group, such as region and centre.
-        n_folds: fewer where there are fewer cases; a single case trains and validates.
-        seed: of the shuffling.
+    neither the folds' sizes nor their shares of a group differ by more than one case. There are
+    fewer folds where there are fewer cases; a single case trains and validates. Groups, such as
+    region and centre, are given by case.
     """
     if len(groups) == 1:
         return [{"train": list(groups), "val": list(groups)}]
@@ -124,7 +115,7 @@ def balanced_splits(
     for group in sorted(set(groups.values())):
         members = sorted(name for name, own in groups.items() if own == group)
         dealt += [members[i] for i in rng.permutation(len(members))]
-    n_folds = min(n_folds, len(dealt))
+    n_folds = min(_N_FOLDS, len(dealt))
     held_out = [set(dealt[fold::n_folds]) for fold in range(n_folds)]
     return [{"train": sorted(set(groups) - held), "val": sorted(held)} for held in held_out]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from statistics import fmean, median
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,7 @@ from gdmnet.errors import DatasetError
 from gdmnet.geometry import Spacing, grid_difference
 from gdmnet.plan import BiasCorrection, CaseFingerprint, Fingerprint, Intensity, Region
 
-_PERCENTILES = (0.5, 1, 50, 99, 99.5)
+_PERCENTILES = {"p00_5": 0.5, "p01": 1, "p50": 50, "p99": 99, "p99_5": 99.5}
 _MANY, _FEW_SLICES = 2**24, 16  # voxels that are looked at, and slices at least
 _SHAPE = (10, 25, 50, 75, 90)  # percentiles that an input's histogram is known by
 _RIM, _LOOK = 4.0, 2.5  # mm: the outermost part of a body, and a grid to find it on
@@ -32,14 +33,9 @@ def measure_case(
     bias_correction: BiasCorrection = "none",
     region: Region = "body",
 ) -> CaseFingerprint:
-    """Measure one training case inside its body mask.
+    """Measure one training case inside its body, after the bias correction of its sources.
 
-    Args:
-        files: of the case, target included.
-        channel_names: of the sources; their kind decides how the body is found.
-        target_name: of the target.
-        bias_correction: of the sources before their intensities are measured, as in preparation.
-        region: where the target counts; intensities are measured inside the body all the same.
+    The region, where the target counts, decides about the shape only.
 
     Raises:
         DatasetError: a file cannot be read, the case has no target, or its mask is empty.
@@ -84,8 +80,9 @@ def measure_intensity(image: NDArray, inside: NDArray, spacing: Spacing | None =
         spacing = spacing and (spacing[0] * step, *spacing[1:])
     values = image[inside]
     mean, std = mean_and_deviation(values)
-    found = np.percentile(values, (*_PERCENTILES, *_SHAPE), overwrite_input=True)
-    p00_5, p01, p50, p99, p99_5, *quantiles = map(float, found)
+    asked = (*_PERCENTILES.values(), *_SHAPE)
+    percentiles = map(float, np.percentile(values, asked, overwrite_input=True))
+    named = dict(zip(_PERCENTILES, percentiles, strict=False))
     del values
     outside = image[~inside]
     return Intensity(
@@ -93,15 +90,11 @@ def measure_intensity(image: NDArray, inside: NDArray, spacing: Spacing | None =
         std=std,
         minimum=minimum,
         maximum=maximum,
-        p00_5=p00_5,
-        p01=p01,
-        p50=p50,
-        p99=p99,
-        p99_5=p99_5,
+        **named,
         outside=float(np.median(outside, overwrite_input=True)) if outside.size else minimum,
         noise=_noise(image, inside),
-        quantiles=tuple(quantiles),
-        rim=None if spacing is None else _rim(image, inside, spacing, (p01, p99)),
+        quantiles=tuple(percentiles),
+        rim=None if spacing is None else _rim(image, inside, spacing, (named["p01"], named["p99"])),
     )
 
 
@@ -184,16 +177,13 @@ def pool(intensities: Sequence[Intensity]) -> Intensity:
     # E[s^2] + Var[m], the same without the cancellation of two large squares
     variance = fmean(item.std**2 + (item.mean - mean) ** 2 for item in intensities)
     known = [item.noise for item in intensities if item.noise is not None]
+    names = (*_PERCENTILES, "outside")
+    medians: dict[str, Any] = {n: median(getattr(i, n) for i in intensities) for n in names}
     return Intensity(
         mean=mean,
         std=variance**0.5,
         minimum=min(item.minimum for item in intensities),
         maximum=max(item.maximum for item in intensities),
-        p00_5=median(item.p00_5 for item in intensities),
-        p01=median(item.p01 for item in intensities),
-        p50=median(item.p50 for item in intensities),
-        p99=median(item.p99 for item in intensities),
-        p99_5=median(item.p99_5 for item in intensities),
-        outside=median(item.outside for item in intensities),
         noise=median(known) if known else None,
+        **medians,
     )

@@ -40,23 +40,14 @@ MOST_UNASKED_GB = 24.0
 
 @dataclass(frozen=True)
 class Preset:
-    """A size of network and patch.
+    """A size of network and patch."""
 
-    Attributes:
-        base_features: features of the finest stage; each further stage doubles them.
-        max_features: features of any stage at most.
-        blocks: encoder blocks of each stage; the last entry serves all further stages.
-        max_stages: stages at most, None for no limit.
-        max_voxels: voxels of a patch at most; None plans by memory instead.
-        memory_gb: memory of the training device that the preset is meant for.
-    """
-
-    base_features: int
-    max_features: int
-    blocks: tuple[int, ...]
-    max_stages: int | None
-    max_voxels: int | None
-    memory_gb: float
+    base_features: int  # of the finest stage; each further stage doubles them
+    max_features: int  # of any stage
+    blocks: tuple[int, ...]  # of the encoder's stages; the last serves all further stages
+    max_stages: int | None  # None for no limit
+    max_voxels: int | None  # of a patch; None plans by memory instead
+    memory_gb: float  # of the training device that the preset is meant for
 
 
 _GPU_BLOCKS = (1, 3, 4, 6)  # nnU-Net's residual-encoder presets
@@ -72,12 +63,9 @@ PRESETS: dict[str, Preset] = {
 def choose_preset(
     preset: str | None, memory_gb: float | None, device_gb: float | None
 ) -> tuple[str, float, str]:
-    """The preset, the memory in GB to plan for, and why; None is not asked for, or no CUDA device.
+    """The preset, the memory in GB to plan for, and why.
 
-    Args:
-        preset: asked for.
-        memory_gb: asked for.
-        device_gb: of this machine's CUDA device.
+    Preset and memory are those asked for, or None; `device_gb` that of the CUDA device, or None.
     """
     memory = memory_gb or min(device_gb or 8.0, MOST_UNASKED_GB)
     if preset is not None:
@@ -86,16 +74,13 @@ def choose_preset(
         return "cpu", memory, "no CUDA device on this machine, so that a laptop can train it"
     source = "--memory" if memory_gb else "the CUDA device"
     preset = "S" if memory < 7.5 else "M" if memory < 20 else "L"
+    reason = f"{memory:.1f} GB by {source}"
     if memory_gb is None and device_gb > memory:
-        return (
-            preset,
-            memory,
-            (
-                f"{memory:g} of the {device_gb:.1f} GB of the CUDA device: more make a step longer;"
-                " --memory plans for them"
-            ),
+        reason = (
+            f"{memory:g} of the {device_gb:.1f} GB of the CUDA device: more make a step longer;"
+            " --memory plans for them"
         )
-    return preset, memory, f"{memory:.1f} GB by {source}"
+    return preset, memory, reason
 
 
 def step_gb(
@@ -110,14 +95,9 @@ def step_gb(
 ) -> float:
     """GB (2^30 bytes) that tensors hold at the peak of a training step.
 
-    Args:
-        architecture: of the generator.
-        patch: voxels (z, y, x).
-        batch_size: samples.
-        objective: its name; one that is not in `MAP_BYTES` counts as the largest that is.
-        twin: a regression twin is trained beside it.
-        perceptual: regression's loss has a distance of features; no plan counts on it.
-        precision: of the arithmetic: fp32, bf16 or fp16.
+    An objective that is not in `MAP_BYTES` counts as the largest that is; with a `twin`, a
+    regression is trained beside it; no plan counts on a `perceptual` loss. The precision is fp32,
+    bf16 or fp16.
     """
     per_voxel = MAP_BYTES.get(objective, max(MAP_BYTES.values()))
     per_voxel += _FLOAT32_BYTES if precision == "fp32" else 0.0
@@ -151,13 +131,9 @@ def make_architecture(
 ) -> Architecture:
     """The preset's features and blocks on these kernels and strides."""
     stages = range(len(strides))
-    last = len(preset.blocks) - 1
-    return Architecture(
-        features=tuple(min(preset.base_features * 2**i, preset.max_features) for i in stages),
-        kernels=tuple(kernels),
-        strides=tuple(strides),
-        blocks=tuple(preset.blocks[min(i, last)] for i in stages),
-    )
+    features = tuple(min(preset.base_features * 2**i, preset.max_features) for i in stages)
+    blocks = tuple(preset.blocks[min(i, len(preset.blocks) - 1)] for i in stages)
+    return Architecture(features, tuple(kernels), tuple(strides), blocks)
 
 
 def feature_map_voxels(architecture: Architecture, patch: Shape) -> int:
@@ -166,10 +142,6 @@ def feature_map_voxels(architecture: Architecture, patch: Shape) -> int:
     Encoder: the stem, two convolutions a block, and the 1 x 1 x 1 projection of a shortcut where
     stride or features change. Decoder, each stage: the upsampled map, one convolution, and one
     channel of output, as in nnU-Net with its outputs at every resolution, so that its budgets hold.
-
-    Args:
-        architecture: of the generator.
-        patch: voxels (z, y, x).
     """
     features = architecture.features
     sizes = [prod(patch)]

@@ -6,18 +6,17 @@ residual-encoder budgets of Isensee et al., MICCAI 2024.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from math import prod
+from math import ceil, prod
 
 import numpy as np
 
 from gdmnet import __version__
+from gdmnet.arrays.normalise import scheme_of
 from gdmnet.arrays.resample import resampled_shape
 from gdmnet.data.body import CORRECTED, GIVEN
 from gdmnet.errors import PlanError
 from gdmnet.geometry import Shape, Spacing
-from gdmnet.plan import Configuration, Fingerprint, Normalisation, Plan, Region
-from gdmnet.planning.intensities import choose_normalisations, residual_channel
+from gdmnet.plan import Configuration, Fingerprint, Intensity, Normalisation, Plan, Region
 from gdmnet.planning.memory import (
     PRESETS,
     Preset,
@@ -27,7 +26,7 @@ from gdmnet.planning.memory import (
     step_gb,
 )
 from gdmnet.planning.table import times
-from gdmnet.planning.topology import THIN, Network, as_shape, fit_network, total_stride
+from gdmnet.planning.topology import THIN, Network, fit_network, total_stride, triple
 
 PLANNED = ("3d_fullres", "3d_lowres")
 """The configurations that a plan may hold without being made by hand."""
@@ -38,19 +37,14 @@ _LOWRES_STEP = 1.03
 _LOWRES_GAIN = 2  # a lowres that does not halve the voxels is not worth a training
 _SMALLEST_BATCH = 2
 _DATASET_SHARE = 0.05  # of all voxels, in one batch at most: against over-fitting
+_AIR = -1024.0  # HU: the lowest value of a 12-bit CT, and what lies outside the body
+_CT_CEILING = 3071.0  # HU: the highest value of a 12-bit CT
 
 
 def make_plan(
     fingerprint: Fingerprint, *, file_ending: str, preset: str, memory_gb: float, preset_reason: str
 ) -> Plan:
-    """Decide everything a training needs to know.
-
-    Args:
-        fingerprint: what was measured.
-        file_ending: of the dataset's files, for predictions.
-        preset: a name in `PRESETS`.
-        memory_gb: of the training device; the cpu preset does not need it.
-        preset_reason: why this preset, in words.
+    """Decide everything a training needs to know; the cpu preset does not need the memory.
 
     Raises:
         PlanError: there is no such preset, or there are no cases.
@@ -61,13 +55,8 @@ def make_plan(
         raise PlanError(f"{fingerprint.dataset}: no training cases to plan for")
     size = PRESETS[preset]
     spacing, spacing_reason = choose_spacing(fingerprint)
-    fullres = _configuration(
-        PLANNED[0], fingerprint, size, memory_gb, spacing, spacing_reason=spacing_reason
-    )
-    configurations = {fullres.name: fullres}
+    fullres = _configuration(PLANNED[0], fingerprint, size, memory_gb, spacing, spacing_reason)
     lowres, lowres_reason = _lowres(fingerprint, size, memory_gb, fullres)
-    if lowres is not None:
-        configurations[lowres.name] = lowres
     integer = fullres.target.scheme == "ct"
     return Plan(
         schema=Plan.SCHEMA,
@@ -86,7 +75,7 @@ def make_plan(
             if integer
             else "Predictions are float32, since the target has no unit.",
         },
-        configurations=configurations,
+        configurations={found.name: found for found in (fullres, lowres) if found is not None},
     )
 
 
@@ -111,7 +100,7 @@ def choose_spacing(fingerprint: Fingerprint) -> tuple[Spacing, str]:
             f"; the {'zyx'[worst]} axis is more than {_ANISOTROPY:g} times coarser than the others,"
             " so that its 10th percentile is taken: fewer cases lose slices"
         )
-    return _spacing(target), reason + "."
+    return triple(target.tolist()), reason + "."
 
 
 def _configuration(
@@ -120,14 +109,12 @@ def _configuration(
     preset: Preset,
     memory_gb: float,
     spacing: Spacing,
-    *,
     spacing_reason: str,
 ) -> Configuration:
     median_shape = _median_shape(fingerprint, spacing)
     network = _network(spacing, median_shape, preset, memory_gb)
-    batch_size, batch_reason = _batch_size(
-        network, median_shape, len(fingerprint.cases), preset, memory_gb
-    )
+    n_cases = len(fingerprint.cases)
+    batch_size, batch_reason = _batch_size(network, median_shape, n_cases, preset, memory_gb)
     sources, target, normalisation_reason = choose_normalisations(fingerprint)
     residual = residual_channel(fingerprint.channel_names, fingerprint.target_name)
     region, region_reason = _region(fingerprint)
@@ -178,9 +165,7 @@ def _lowres(
         f"Coarsened by {_LOWRES_STEP - 1:.0%} a time from 3d_fullres until a patch shows at least"
         f" {_LOWRES_COVERAGE:.0%} of the median volume."
     )
-    lowres = _configuration(
-        PLANNED[1], fingerprint, preset, memory_gb, spacing, spacing_reason=reason
-    )
+    lowres = _configuration(PLANNED[1], fingerprint, preset, memory_gb, spacing, reason)
     return lowres, f"{seen}, so 3d_lowres is planned for its wider view."
 
 
@@ -191,16 +176,86 @@ def _coarser(spacing: Spacing, shape: Shape) -> Spacing:
     """
     free = [axis for axis in range(3) if shape[axis] > THIN] or [int(np.argmax(shape))]
     coarsest = max(spacing[axis] for axis in free)
-    fine = [axis for axis in free if coarsest / spacing[axis] > 2]
-    chosen = fine or free
-    return _spacing(
-        value * _LOWRES_STEP if axis in chosen else value for axis, value in enumerate(spacing)
-    )
+    chosen = [axis for axis in free if coarsest / spacing[axis] > 2] or free
+    return triple(spacing[axis] * (_LOWRES_STEP if axis in chosen else 1) for axis in range(3))
+
+
+def residual_channel(channel_names: tuple[str, ...], target_name: str) -> int | None:
+    """The first source that is the same quantity as the target: the same name, or both CT."""
+    target_is_ct = scheme_of(target_name, target=True) == "ct"
+    for channel, name in enumerate(channel_names):
+        source_is_ct = scheme_of(name, target=False) == "ct"
+        if name.casefold() == target_name.casefold() or (source_is_ct and target_is_ct):
+            return channel
+    return None
+
+
+def choose_normalisations(
+    fingerprint: Fingerprint,
+) -> tuple[tuple[Normalisation, ...], Normalisation, str]:
+    """The sources' normalisations, the target's, and the reason in words."""
+    target_scheme = scheme_of(fingerprint.target_name, target=True)
+    target = _normalisation(target_scheme, fingerprint.target)
+    same = residual_channel(fingerprint.channel_names, fingerprint.target_name)
+    sources = []
+    words = [f"target {fingerprint.target_name}: {_because(target)}"]
+    pairs = zip(fingerprint.channel_names, fingerprint.sources, strict=True)
+    for channel, (name, intensity) in enumerate(pairs):
+        scheme = scheme_of(name, target=False)
+        if scheme == target_scheme == "ct":
+            source = target
+            why = "exactly as the target, so that their difference is one of HU"
+        elif channel == same:
+            source = _normalisation(target_scheme, intensity)
+            why = f"{_because(source)}; as the target, whose quantity it is"
+        else:
+            source = _normalisation(scheme, intensity)
+            why = _because(source)
+        sources.append(source)
+        words.append(f"source {name}: {why}")
+    return tuple(sources), target, "; ".join(words) + "."
+
+
+def _normalisation(scheme: str, intensity: Intensity) -> Normalisation:
+    if scheme == "ct":
+        high = max(_CT_CEILING, float(ceil(intensity.p99_5)))
+        return Normalisation(
+            "ct", intensity.mean, _width(intensity.std), _AIR, high, background=_AIR
+        )
+    if scheme == "percentiles":
+        width = _width(intensity.p99 - intensity.p01)
+        return Normalisation(scheme, intensity.p01, width, None, None, intensity.outside)
+    if scheme == "zscore":
+        low, high = intensity.p00_5, intensity.p99_5
+        width = _width(intensity.std)
+        return Normalisation(scheme, intensity.mean, width, low, high, intensity.outside)
+    return Normalisation("none", 0.0, 1.0, None, None, intensity.outside)
+
+
+def _width(value: float) -> float:
+    return value if value > 0 else 1.0
+
+
+def _because(normalisation: Normalisation) -> str:
+    if normalisation.scheme == "ct":
+        return (
+            f"ct, HU are the same in every case: one window of {normalisation.low:g} to"
+            f" {normalisation.high:g} HU (12 bits; more only where half a percent of the body"
+            " exceeds it, so that metal does not stretch the scale), mean and deviation inside the"
+            " body over all cases"
+        )
+    return {
+        "percentiles": "percentiles, no physical unit: each case's own p1 and p99 inside the body"
+        " become 0 and 1; predictions are written with the medians over the training cases",
+        "zscore": "zscore, no physical unit: clipped to each case's own p0.5 to p99.5 inside the"
+        " body, then mean 0 and deviation 1",
+        "none": "none, as its name asks",
+    }[normalisation.scheme]
 
 
 def _median_shape(fingerprint: Fingerprint, spacing: Spacing) -> Shape:
     shapes = [resampled_shape(case.shape, case.spacing, spacing) for case in fingerprint.cases]
-    return as_shape(max(1, round(float(median))) for median in np.median(shapes, axis=0))
+    return triple(max(1, round(float(median))) for median in np.median(shapes, axis=0))
 
 
 def _network(spacing: Spacing, median_shape: Shape, preset: Preset, memory_gb: float) -> Network:
@@ -306,8 +361,3 @@ def _region(fingerprint: Fingerprint) -> tuple[Region, dict[str, str]]:
         "region": "dataset.json says so: the target counts there, outside the patient, too; patches"
         " in training lie around voxels of the patient."
     }
-
-
-def _spacing(values: Iterable[float]) -> Spacing:
-    z, y, x = (float(value) for value in values)
-    return z, y, x

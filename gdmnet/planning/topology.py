@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from math import ceil, prod
+from typing import TypeVar
 
 from gdmnet.geometry import Shape, Spacing
 from gdmnet.plan import Architecture
@@ -17,6 +18,7 @@ _MIN_EDGE = 4  # voxels an axis keeps at the bottleneck
 THIN = 10  # an axis of so few voxels, and far shorter than the others, is treated as a stack
 _THIN_SHARE = 4
 _LARGE_PATCH = 256**3  # voxels from which a patch is shrunk until it fits the memory
+T = TypeVar("T")
 
 
 def is_thin(patch: Shape, axis: int) -> bool:
@@ -32,12 +34,7 @@ def topology(
     Each stage halves the axes that have at least 8 voxels left and are finer than twice the finest
     of these, until none is left (an axis that is halved alone must have 12). The kernel of an axis
     is 1 until its spacing lies within a factor of 2 of the finest, then 3. Thin axes keep kernel
-    and stride 1.
-
-    Args:
-        spacing: mm (z, y, x).
-        patch: wished voxels (z, y, x).
-        max_stages: stages at most, None for no limit.
+    and stride 1. Spacing is in mm, the wished patch in voxels, both (z, y, x).
 
     Returns:
         The patch, padded up to a multiple of each axis' total stride; kernels; strides. Both have
@@ -54,15 +51,15 @@ def topology(
         for axis in halved:
             current[axis] *= 2
             size[axis] = ceil(size[axis] / 2)
-        strides.append(as_shape(2 if axis in halved else 1 for axis in range(3)))
+        strides.append(triple(2 if axis in halved else 1 for axis in range(3)))
         kernels.append(_kernel(current, kernels[-1], thin))
     padded = (ceil(n / m) * m for n, m in zip(patch, total_stride(strides), strict=True))
-    return as_shape(padded), tuple(kernels), tuple(strides)
+    return triple(padded), tuple(kernels), tuple(strides)
 
 
 def total_stride(strides: Sequence[Shape]) -> Shape:
     """Voxels of the patch per voxel of the bottleneck, on each axis."""
-    return as_shape(prod(stride[axis] for stride in strides) for axis in range(3))
+    return triple(prod(stride[axis] for stride in strides) for axis in range(3))
 
 
 def _axes_to_halve(spacing: list[float], size: list[int], thin: list[bool]) -> list[int]:
@@ -78,14 +75,14 @@ def _axes_to_halve(spacing: list[float], size: list[int], thin: list[bool]) -> l
 
 def _kernel(spacing: list[float], previous: Sequence[int], thin: list[bool]) -> Shape:
     finest = min(spacing)
-    return as_shape(
+    return triple(
         3 if previous[axis] == 3 or (spacing[axis] / finest < 2 and not thin[axis]) else 1
         for axis in range(3)
     )
 
 
-def as_shape(values: Iterable[int]) -> Shape:
-    """Three whole numbers as (z, y, x)."""
+def triple(values: Iterable[T]) -> tuple[T, T, T]:
+    """Three numbers as (z, y, x)."""
     z, y, x = values
     return z, y, x
 
@@ -120,29 +117,25 @@ def fit_network(
     if preset.max_voxels is not None:  # padding up would spend voxels that the limit has not got
         _, _, strides = topology(spacing, wished, max_stages=preset.max_stages)
         steps = zip(wished, total_stride(strides), strict=True)
-        wished = as_shape(max(m, round(n / m) * m) for n, m in steps)
+        wished = triple(max(m, round(n / m) * m) for n, m in steps)
     while True:
         patch, kernels, strides = topology(spacing, wished, max_stages=preset.max_stages)
         architecture = make_architecture(preset, kernels, strides)
         network = Network(patch, architecture, feature_map_voxels(architecture, patch))
-        fits = (
-            _is_small(network, median_shape, preset.max_voxels)
-            if preset.max_voxels
-            else affords(network)
-        )
+        if preset.max_voxels:
+            within = all(n <= m for n, m in zip(patch, median_shape, strict=True))
+            fits = within and prod(patch) <= preset.max_voxels
+        else:
+            fits = affords(network)
         if fits or max(wished) == 1:
             return network
         wished = _shrunk(wished, patch, spacing, median_shape, preset)
 
 
 def first_patch(spacing: Spacing, median_shape: Shape, voxels: int, *, spread: bool) -> Shape:
-    """A cube in mm of so many voxels, cut to the median shape.
+    """A cube in mm of so many voxels, cut to the median shape (z, y, x).
 
-    Args:
-        spacing: mm (z, y, x).
-        median_shape: voxels (z, y, x).
-        voxels: of the cube.
-        spread: whether the other axes grow by what the median shape cuts off.
+    With `spread` the other axes grow by what is cut off.
     """
     sizes = list(median_shape)
     free = [0, 1, 2]
@@ -156,12 +149,7 @@ def first_patch(spacing: Spacing, median_shape: Shape, voxels: int, *, spread: b
                 sizes[axis] = min(wished[axis], median_shape[axis])
             break
         free = [axis for axis in free if axis not in cut]
-    return as_shape(sizes)
-
-
-def _is_small(network: Network, median_shape: Shape, max_voxels: int) -> bool:
-    within = all(n <= m for n, m in zip(network.patch, median_shape, strict=True))
-    return within and prod(network.patch) <= max_voxels
+    return triple(sizes)
 
 
 def _shrunk(
@@ -182,4 +170,4 @@ def _shrunk(
 
 
 def _with(shape: Shape, axis: int, size: int) -> Shape:
-    return as_shape(size if a == axis else n for a, n in enumerate(shape))
+    return triple(size if a == axis else n for a, n in enumerate(shape))

@@ -69,9 +69,8 @@ def data_consistent(
         start = acquisition.mu_water * (1 + whole / 1000)  # noise in air must not be clipped
         residual = measured - project(start, acquisition.slice_grid, acquisition.scan)
         error = np.where(padding, _OUTSIDE, _expected_error(whole))
-        belief = (1000 / (acquisition.mu_water * error)) ** 2
+        belief = ((1000 / (acquisition.mu_water * error)) ** 2).astype(np.float32)
         weights = _weights(measured, acquisition)
-        belief = belief.astype(np.float32)
         change = _most_likely_change(residual, weights, belief, acquisition, iterations)
         result[part] += np.where(padding, 0, change * (1000 / acquisition.mu_water))
     return result
@@ -85,8 +84,7 @@ def _expected_error(hu: NDArray) -> NDArray:
     smooth = ndimage.gaussian_filter(hu, (0, 0.7, 0.7))  # not every grain is an edge
     size = (1, 3, 3)
     spread = ndimage.maximum_filter(smooth, size) - ndimage.minimum_filter(smooth, size)
-    error: NDArray = _FLAT + _EDGE * spread
-    return error
+    return np.asarray(_FLAT + _EDGE * spread)
 
 
 def _weights(measured: NDArray, acquisition: Acquisition) -> NDArray:
@@ -103,16 +101,10 @@ def _weights(measured: NDArray, acquisition: Acquisition) -> NDArray:
 def _most_likely_change(
     residual: NDArray, weights: NDArray, belief: NDArray, acquisition: Acquisition, iterations: int
 ) -> NDArray:
-    """The minimum over d of sum w (r - A d)^2 + sum b d^2, by conjugate gradients.
+    """The minimum over d of sum w (r - A d)^2 + sum b d^2, by conjugate gradients from d = 0.
 
     Preconditioned by the diagonal: rays through the middle of a body weigh thousandfold less.
-
-    Args:
-        residual: (z, views, bins), p - A x0.
-        weights: (z, views, bins), of the squared residual.
-        belief: (z, y, x), weight of the squared change, in mm^2.
-        acquisition: of the sinogram.
-        iterations: steps from d = 0.
+    Residual r = p - A x0 and weights are (z, views, bins), the belief b is (z, y, x) in mm^2.
     """
     grid, scan = acquisition.slice_grid, acquisition.scan
     back = partial(project_adjoint, grid=grid, scan=scan)
@@ -135,5 +127,4 @@ def _most_likely_change(
 def _dots(first: NDArray, second: NDArray) -> NDArray:
     """The inner product slice by slice, (z, 1, 1)."""
     products = np.einsum("zyx,zyx->z", first, second, dtype=np.float64)
-    dots: NDArray = products.astype(np.float32)[:, None, None]
-    return dots
+    return np.asarray(products, np.float32)[:, None, None]

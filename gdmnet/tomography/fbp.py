@@ -11,8 +11,7 @@ from scipy import fft, sparse
 
 from gdmnet.errors import DatasetError
 from gdmnet.tomography.projection import ViewBlocks, hounsfield, product, slabs
-from gdmnet.tomography.scan import Acquisition, Grid, Scan
-from gdmnet.tomography.settings import CURVED
+from gdmnet.tomography.scan import CURVED, Acquisition, Grid, Scan
 
 WINDOWS: dict[str, Callable[[NDArray], NDArray]] = {
     "ram-lak": np.ones_like,
@@ -28,16 +27,9 @@ _TRUNCATED = 0.01  # mean of the outermost bins as a share of the largest value
 
 
 def reconstruct(sinogram: NDArray, grid: Grid, scan: Scan, *, window: str = "hann") -> NDArray:
-    """Slices from line integrals.
+    """Slices, float32 (z, y, x) in 1/mm, from line integrals (z, views, bins).
 
-    Args:
-        sinogram: (z, views, bins), without unit.
-        grid: of a slice.
-        scan: what was measured.
-        window: a name in `FILTERS`.
-
-    Returns:
-        float32 (z, y, x), attenuation in 1/mm; zero where not all views see the pixel.
+    They are zero where not all views see the pixel; `window` is a name in `FILTERS`.
 
     Raises:
         DatasetError: the arc of a fan is too short.
@@ -136,12 +128,6 @@ def filter_rows(sinogram: NDArray, scan: Scan, window: str, *, truncated: bool =
     Rows are padded with zeros so that the convolution does not wrap around. Truncated rows are
     continued by a soft slope to zero instead: a step at the detector's end would become a bright
     rim about the field of view.
-
-    Args:
-        sinogram: (..., bins).
-        scan: whose detector has these bins.
-        window: a name in `FILTERS`.
-        truncated: the object reaches beyond the detector.
 
     Returns:
         float32 (..., bins), in 1/mm.

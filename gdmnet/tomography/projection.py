@@ -27,18 +27,13 @@ _Axis = tuple[NDArray, float, int]
 
 def attenuation(hu: NDArray, mu_water: float) -> NDArray:
     """Attenuation mu_water (1 + HU / 1000) in 1/mm, float32; nothing is thinner than vacuum."""
-    mu = hu.astype(np.float32)
-    mu *= np.float32(mu_water / 1000)
-    mu += np.float32(mu_water)
+    mu = hu.astype(np.float32) * np.float32(mu_water / 1000) + np.float32(mu_water)
     return np.maximum(mu, 0, out=mu)
 
 
 def hounsfield(mu: NDArray, mu_water: float) -> NDArray:
     """Hounsfield units 1000 (mu / mu_water - 1), float32."""
-    hu = mu.astype(np.float32)
-    hu *= np.float32(1000 / mu_water)
-    hu -= np.float32(1000)
-    return hu
+    return mu.astype(np.float32) * np.float32(1000 / mu_water) - np.float32(1000)
 
 
 def measure(
@@ -54,13 +49,13 @@ def measure(
 
     Each bin collects `RAYS_PER_BIN` rays. It counts Poisson(photons * mean of exp(-line integral)),
     plus a normal deviate of the electronics; less than one photon counts as one; the line integral
-    is -log(count / photons).
+    is -log(count / photons). Slices draw their noise in order.
 
     Args:
         volume: (z, y, x), attenuation in 1/mm.
         grid: of a slice.
         scan: what is measured.
-        rng: of the noise; the slices are drawn in order.
+        rng: of the noise.
         photons: that reach a bin through air; None is without any noise.
         electronic_noise: standard deviation in photons.
 
@@ -83,16 +78,7 @@ def measure(
 
 
 def project(volume: NDArray, grid: Grid, scan: Scan) -> NDArray:
-    """Line integrals of every slice.
-
-    Args:
-        volume: (z, y, x), attenuation in 1/mm; zero outside the array.
-        grid: of a slice.
-        scan: what is measured.
-
-    Returns:
-        float32 (z, views, bins), without unit.
-    """
+    """Line integrals, float32 (z, views, bins), of every slice of a (z, y, x) in 1/mm."""
     sinogram = np.empty((len(volume), scan.n_views, scan.detector.n_bins), dtype=np.float32)
     for views, matrix in projector(scan, grid):
         for part in slabs(len(volume)):
@@ -101,17 +87,10 @@ def project(volume: NDArray, grid: Grid, scan: Scan) -> NDArray:
 
 
 def project_adjoint(sinogram: NDArray, grid: Grid, scan: Scan) -> NDArray:
-    """Spread line integrals back along their rays: the exact adjoint, by the same matrix.
+    """Spread line integrals (z, views, bins) back along their rays, float32 (z, y, x).
 
-    For every v and s the inner products <project(v), s> and <v, project_adjoint(s)> are equal.
-
-    Args:
-        sinogram: (z, views, bins).
-        grid: of a slice.
-        scan: what was measured.
-
-    Returns:
-        float32 (z, y, x).
+    The exact adjoint, by the same matrix: the inner products <project(v), s> and
+    <v, project_adjoint(s)> are equal.
     """
     volume = np.zeros((len(sinogram), *grid.shape), dtype=np.float32)
     for views, matrix in projector(scan, grid):
@@ -121,15 +100,14 @@ def project_adjoint(sinogram: NDArray, grid: Grid, scan: Scan) -> NDArray:
 
 
 class ViewBlocks:
-    """The matrix of a scan in blocks of consecutive views: kept where all fit, else made anew."""
+    """The matrix of a scan in blocks of consecutive views: kept where all fit, else made anew.
+
+    `build` makes that of the views from a first to before a last; `entries_per_view` is at most so.
+    """
 
     def __init__(
         self, build: Callable[[int, int], sparse.csr_array], n_views: int, entries_per_view: int
     ) -> None:
-        """`build` makes the matrix of the views from a first to before a last, when asked for it.
-
-        `entries_per_view` is an estimate from above.
-        """
         bytes_per_view = _BYTES_PER_ENTRY * entries_per_view
         step = max(1, BLOCK_BYTES // bytes_per_view)
         self._ends = [(i, min(i + step, n_views)) for i in range(0, n_views, step)]

@@ -10,9 +10,10 @@ D (Kak & Slaney, Principles of Computerized Tomographic Imaging, 1988, section 3
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import MISSING, dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,57 +21,49 @@ from numpy.typing import NDArray
 from gdmnet import codec
 from gdmnet.errors import DatasetError, PlanError, SettingError
 from gdmnet.files import whole_file
-from gdmnet.geometry import Geometry
+from gdmnet.geometry import SPACINGS, Geometry
 from gdmnet.settings import Settings, setting
-from gdmnet.tomography.settings import CURVED, FLAT, MOST_VIEWS, MU_WATER
+
+FLAT, CURVED = "flat", "curved"
+FILTERS = ("ram-lak", "shepp-logan", "cosine", "hamming", "hann")
+"""From the sharpest to the smoothest."""
+MU_WATER = 0.0192
+"""Attenuation of water in 1/mm at about 70 keV, the mean energy of a 120 kVp beam."""
+MOST_VIEWS = 10_000
+_MOST_PHOTONS = 1e12
 
 FOLDER = "simulation"
 """Of a raw dataset: CASE.json and, if they were kept, the sinograms CASE.npz."""
 
 _MOST_PIXELS = 4096  # along an axis of the grid
 _MOST_INTEGRAL = 1e6  # -log of a transmission; a metre of iron has 800
-_SPACINGS = (0.02, 60.0)  # mm
 _FARTHEST = 1e6  # mm
-_MOST_CODE = 5  # of a NIfTI form
 _WIDEST_FAN = 0.98  # of the source's distance: the field must end before the source
 
 
 @dataclass(frozen=True)
 class Detector(Settings):
-    """A row of bins, the same for every slice.
-
-    Attributes:
-        n_bins: along the row.
-        pitch: mm from bin to bin; of a curved detector along its arc.
-        shape: "flat" or "curved" (an arc about the source); parallel beams know only "flat".
-        offset: of the row's middle from the central ray, in bins (0.25: quarter-bin offset).
-    """
+    """A row of bins, the same for every slice; a curved one is an arc about the source."""
 
     n_bins: int = setting(MISSING, "along the row", least=2, most=10_000)
-    pitch: float = setting(MISSING, "mm from bin to bin", least=1e-3, most=1e3)
+    pitch: float = setting(MISSING, "mm from bin to bin, along the arc", least=1e-3, most=1e3)
     shape: str = setting(FLAT, "of the row", choices=(FLAT, CURVED))
-    offset: float = setting(0.0, "of the row's middle in bins", least=-1e4, most=1e4)
+    offset: float = setting(
+        0.0, "of the row's middle from the central ray, in bins", least=-1e4, most=1e4
+    )
 
 
 @dataclass(frozen=True)
 class Scan(Settings):
     """A circular scan of axial slices: parallel, or a fan if the source has a distance.
 
-    Attributes:
-        n_views: equidistant, the end of the arc excluded.
-        arc: degrees, at most 360.
-        detector: the row of bins.
-        source_distance: mm from source to isocentre; None is a parallel beam.
-        detector_distance: mm from source to detector, where the pitch is measured; None is at the
-            isocentre.
-        start: degrees of the first view.
+    The pitch is measured at `detector_distance`; None is at the isocentre.
 
     Raises:
-        SettingError: numbers that no scan can have, by name.
-        DatasetError: numbers that do not fit each other.
+        SettingError: numbers that no scan can have, or that do not fit each other.
     """
 
-    n_views: int = setting(MISSING, "on the arc", least=1, most=MOST_VIEWS)
+    n_views: int = setting(MISSING, "equidistant, arc's end excluded", least=1, most=MOST_VIEWS)
     arc: float = setting(MISSING, "in degrees", above=0, most=360)
     detector: Detector = MISSING  # type: ignore[assignment]
     source_distance: float | None = setting(None, "mm to the isocentre", least=1, most=1e5)
@@ -79,15 +72,14 @@ class Scan(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.source_distance is None and (
-            self.detector.shape == CURVED or self.detector_distance is not None
-        ):
-            raise DatasetError(
+        is_curved = self.detector.shape == CURVED
+        if self.source_distance is None and (is_curved or self.detector_distance is not None):
+            raise SettingError(
                 "a parallel beam has a flat detector and no detector_distance; for a fan beam give"
                 " the source_distance"
             )
-        if self.detector.shape == CURVED and np.abs(self.fan_angles()).max() >= np.pi / 2:
-            raise DatasetError("the curved detector reaches behind the source: too many bins")
+        if is_curved and np.abs(self.fan_angles()).max() >= np.pi / 2:
+            raise SettingError("the curved detector reaches behind the source: too many bins")
 
     def angles(self) -> NDArray:
         """Angles of the views in radians."""
@@ -158,13 +150,8 @@ def covering_scan(
 ) -> Scan:
     """A scan whose detector sees the whole slice, corners too: nothing is truncated.
 
-    Args:
-        grid: of the slice.
-        n_views: on the arc.
-        arc: degrees.
-        source_distance: mm; None is a parallel beam.
-        shape: "flat" or "curved".
-        pitch: mm from bin to bin at the isocentre; None is the smaller side of a pixel.
+    The settings are those of `Scan` and `Detector`; the pitch, in mm at the isocentre, is a pixel's
+    smaller side if it is None.
 
     Raises:
         DatasetError: the slice reaches the source.
@@ -185,23 +172,14 @@ def covering_scan(
 
 @dataclass(frozen=True)
 class Simulation:
-    """Where a simulated sinogram comes from.
+    """Where a simulated sinogram comes from; the noise as in `ScanSettings`."""
 
-    Attributes:
-        source: name of the CT's file.
-        sha256: of its voxels in HU.
-        photons: that reach a bin through air; None is without noise.
-        electronic_noise: standard deviation in photons.
-        filter: of the reconstruction that is the network's source.
-        seed: of the whole dataset; the case's own comes from it and the case's name.
-    """
-
-    source: str
-    sha256: str
+    source: str  # name of the CT's file
+    sha256: str  # of its voxels in HU
     photons: float | None
     electronic_noise: float
-    filter: str
-    seed: int
+    filter: str  # of the reconstruction that is the network's source
+    seed: int  # of the whole dataset; the case's own comes from it and the case's name
     version: str
 
 
@@ -209,11 +187,11 @@ class Simulation:
 class Acquisition(Settings):
     """How the sinogram of one volume was acquired, and the grid that it is reconstructed on.
 
-    Attributes:
-        scan: of every slice.
-        grid: of the volume; slices lie across its LPS z axis, the isocentre in their middle.
-        mu_water: attenuation of water in 1/mm, which is 0 HU.
-        simulation: None for sinograms of a scanner.
+    Slices lie across the grid's LPS z axis, the isocentre in their middle. Sinograms of a scanner
+    have no `simulation`.
+
+    Raises:
+        SettingError: a grid that would exhaust the memory, or crash what computes on it.
     """
 
     SCHEMA: ClassVar[int] = 1
@@ -226,7 +204,15 @@ class Acquisition(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require_grid(self.grid)
+        shape, spacing = self.grid.shape, self.grid.spacing
+        if max(shape) > _MOST_PIXELS:
+            raise SettingError(f"grid: a shape of {shape} voxels cannot be")
+        if not all(SPACINGS[0] <= side <= SPACINGS[1] for side in spacing):
+            raise SettingError(f"grid: a spacing of {spacing} mm cannot be")
+        is_near = max(map(abs, (*self.grid.itk_origin, *self.grid.itk_direction))) < _FARTHEST
+        cosines = np.reshape(self.grid.itk_direction, (3, 3))
+        if not is_near or not np.allclose(cosines @ cosines.T, np.eye(3), atol=1e-3):
+            raise SettingError("grid: origin or direction are not those of an image")
 
     @property
     def slice_grid(self) -> Grid:
@@ -239,28 +225,6 @@ class Acquisition(Settings):
         return self.grid.shape[0], self.scan.n_views, self.scan.detector.n_bins
 
 
-def _require_grid(grid: Geometry) -> None:
-    """Refuse a grid that no image has: it would exhaust the memory, or crash what computes on it.
-
-    Raises:
-        DatasetError: the first thing that cannot be.
-    """
-    if not all(1 <= n <= _MOST_PIXELS for n in grid.shape):
-        raise DatasetError(f"grid: a shape of {grid.shape} voxels cannot be")
-    if not all(_SPACINGS[0] <= side <= _SPACINGS[1] for side in grid.spacing):
-        raise DatasetError(f"grid: a spacing of {grid.spacing} mm cannot be")
-    numbers = [*grid.itk_origin, *grid.itk_direction]
-    sizes = [len(grid.itk_direction) == 9, sorted(grid.axes) == [0, 1, 2]]
-    if grid.forms is not None:
-        numbers += [*grid.forms.pixdim, *grid.forms.qform, *grid.forms.sform]
-        sizes += [len(grid.forms.qform) == 6, len(grid.forms.sform) == 12]
-        sizes += [0 <= code <= _MOST_CODE for code in grid.forms.codes]
-    is_sound = all(sizes) and all(abs(number) < _FARTHEST for number in numbers)
-    cosines = np.reshape(grid.itk_direction, (3, 3)) if is_sound else np.zeros((3, 3))
-    if not np.allclose(cosines @ cosines.T, np.eye(3), atol=1e-3):
-        raise DatasetError("grid: origin, direction, axes or forms are not those of an image")
-
-
 def load_acquisition(path: Path) -> Acquisition:
     """An acquisition from its JSON file.
 
@@ -269,9 +233,8 @@ def load_acquisition(path: Path) -> Acquisition:
     """
     try:
         return codec.load(Acquisition, path)
-    except (PlanError, DatasetError, SettingError) as error:
-        text = str(error)
-        raise DatasetError(text if str(path) in text else f"{path}: {text}") from None
+    except PlanError as error:
+        raise DatasetError(str(error)) from None
 
 
 def load_sinogram(path: Path, acquisition: Acquisition) -> NDArray:
@@ -323,3 +286,52 @@ def save_sinogram(path: Path, sinogram: NDArray, *, noisy: bool = False) -> None
     numbers = sinogram.astype(np.float16 if noisy else np.float32)
     with whole_file(path) as aside, aside.open("wb") as handle:
         np.savez_compressed(handle, sinogram=numbers)
+
+
+@dataclass(frozen=True)
+class ScanSettings(Settings):
+    """How scans are simulated; `usual_settings` knows the arc and the filter that go with a beam.
+
+    `photons` reach a bin through air; None is without noise.
+    """
+
+    views: int = 60
+    geometry: str = setting("parallel", "of the beam", choices=("parallel", "fan"))
+    arc: float = setting(
+        180.0, "the end excluded; of a fan 360", above=0, most=360, metavar="DEGREES"
+    )
+    detector: str = setting(FLAT, "of a fan", choices=(FLAT, CURVED))
+    source_distance: float = setting(
+        595.0, "of a fan, source to isocentre", least=1, most=1e5, metavar="MM"
+    )
+    pitch: float | None = setting(  # no scanner's detector gets coarser with the image
+        None,
+        "from bin to bin at the isocentre (default: a pixel's smaller side, at most 1)",
+        least=0.01,
+        most=100,
+        metavar="MM",
+    )
+    photons: float | None = 1e5
+    electronic_noise: float = setting(
+        0.0, "standard deviation in photons", least=0, most=1e9, metavar="N"
+    )
+    filter: str = setting("hann", "of the reconstruction; without noise ram-lak", choices=FILTERS)
+    mu_water: float = setting(
+        MU_WATER, "attenuation of water in 1/mm", least=1e-3, most=1, metavar="MU"
+    )
+    seed: int = setting(0, "of noise and test cases", least=0)
+
+    def __post_init__(self) -> None:
+        if self.photons is not None and not 0 < self.photons <= _MOST_PHOTONS:
+            raise SettingError(f"photons must be above 0 and at most 1e12, not {self.photons:g}")
+        super().__post_init__()
+
+
+def usual_settings(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a scan with the arc and the filter that go with them, where these are not given.
+
+    Parallel rays see each line on a half turn, a fan needs a full one; `hann` smoothes noise.
+    """
+    arc = 360.0 if given.get("geometry") == "fan" else 180.0
+    window = "ram-lak" if given.get("photons", 0) is None else "hann"
+    return {"arc": arc, "filter": window, **given}

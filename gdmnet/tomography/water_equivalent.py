@@ -33,23 +33,16 @@ SHORTEST_PATH = 10.0  # mm of water: rays that only graze the body are left out
 class DensityTable:
     """Density relative to water over HU, linear between its points and constant beyond them.
 
-    Attributes:
-        hu: increasing, in Hounsfield units.
-        density: relative to water, at least 0: of electrons for photons, stopping power for
-            protons.
+    The density, at least 0, is that of electrons for photons, the stopping power for protons.
     """
 
-    hu: tuple[float, ...]
+    hu: tuple[float, ...]  # increasing
     density: tuple[float, ...]
 
     def __post_init__(self) -> None:
         pairs = np.array([self.hu, self.density], dtype=float)
-        if (
-            pairs.shape[1] < 2
-            or not np.isfinite(pairs).all()
-            or (np.diff(pairs[0]) <= 0).any()
-            or (pairs[1] < 0).any()
-        ):
+        is_sound = pairs.shape[1] >= 2 and np.isfinite(pairs).all()
+        if not is_sound or (np.diff(pairs[0]) <= 0).any() or (pairs[1] < 0).any():
             raise DatasetError(
                 "a density table needs two or more rows of increasing HU and a density of 0 or more"
             )
@@ -94,26 +87,18 @@ def read_density_table(path: Path) -> DensityTable:
             ) from None
         points.append((hu, density))
     try:
-        return DensityTable(*map(tuple, zip(*points, strict=True)))
-    except (TypeError, DatasetError):
-        raise DatasetError(
-            f"{path}: needs two or more rows of increasing HU and a density of 0 or more"
-        ) from None
+        return DensityTable(tuple(hu for hu, _ in points), tuple(share for _, share in points))
+    except DatasetError as problem:
+        raise DatasetError(f"{path}: {problem}") from None
 
 
 @dataclass(frozen=True)
 class DepthErrors:
-    """Errors in depth along one gantry angle, in mm of water; positive is too deep.
+    """Errors in depth along one gantry angle, in mm of water; positive is too deep."""
 
-    Attributes:
-        mean: over all rays that cross the body, entry to exit.
-        p95: 95th percentile of the absolute error over them.
-        to_centre: of the ray to the centre of each region, from entry to there, by its label.
-    """
-
-    mean: float
-    p95: float
-    to_centre: Mapping[int, float]
+    mean: float  # over all rays that cross the body, entry to exit
+    p95: float  # 95th percentile of the absolute error over them
+    to_centre: Mapping[int, float]  # from the entry to each region's centre, by its label
 
 
 def depth_errors(
@@ -170,15 +155,13 @@ def _errors_along(
 def _centres(labels: NDArray, grid: Grid) -> dict[int, Centre]:
     """Of every region the slice and the place (y, x) in mm of its centre of mass."""
     names = [int(label) for label in np.unique(labels) if label > 0]
+    middle = (np.array(grid.shape) - 1) / 2
     found = {}
     for label, (z, *place) in zip(
         names, ndimage.center_of_mass(labels > 0, labels, names), strict=True
     ):
-        y, x = (
-            (index - (n - 1) / 2) * side
-            for index, n, side in zip(place, grid.shape, grid.spacing, strict=True)
-        )
-        found[label] = (round(z), float(y), float(x))
+        y, x = ((np.array(place) - middle) * grid.spacing).tolist()
+        found[label] = (round(z), y, x)
     return found
 
 

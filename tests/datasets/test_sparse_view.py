@@ -21,11 +21,10 @@ from gdmnet.datasets.sparse_view import (
 )
 from gdmnet.errors import DatasetError, SettingError
 from gdmnet.geometry import Geometry, nearest_lps
-from gdmnet.planning.intensities import residual_channel
+from gdmnet.planning.planner import residual_channel
 from gdmnet.tomography.fbp import reconstruct
 from gdmnet.tomography.projection import hounsfield
-from gdmnet.tomography.scan import load_acquisition, load_sinogram
-from gdmnet.tomography.settings import ScanSettings
+from gdmnet.tomography.scan import ScanSettings, load_acquisition, load_sinogram
 
 SHAPE, SPACING = (4, 30, 40), (3.0, 6.0, 4.5)
 QUICK = ScanSettings(views=30)

@@ -16,8 +16,7 @@ from gdmnet.inference.inputs import find_cases
 from gdmnet.inference.predict import predict_folder
 from gdmnet.plan import Normalisation
 from gdmnet.tomography.consistency import data_consistent
-from gdmnet.tomography.scan import load_acquisition, load_sinogram
-from gdmnet.tomography.settings import ScanSettings
+from gdmnet.tomography.scan import ScanSettings, load_acquisition, load_sinogram
 
 SHAPE = (11, 40, 44)
 

@@ -10,8 +10,7 @@ from gdmnet.tomography import consistency
 from gdmnet.tomography.consistency import data_consistent
 from gdmnet.tomography.fbp import reconstruct
 from gdmnet.tomography.projection import attenuation, hounsfield, measure, project, projector
-from gdmnet.tomography.scan import Acquisition, Grid, Simulation, covering_scan
-from gdmnet.tomography.settings import MU_WATER
+from gdmnet.tomography.scan import MU_WATER, Acquisition, Grid, Simulation, covering_scan
 
 GRID = Grid((48, 56), (2.0, 1.5))
 

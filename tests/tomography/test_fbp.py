@@ -17,8 +17,7 @@ from gdmnet.tomography.fbp import (
     view_weights,
 )
 from gdmnet.tomography.projection import hounsfield, project
-from gdmnet.tomography.scan import Detector, Grid, Scan, covering_scan
-from gdmnet.tomography.settings import FILTERS
+from gdmnet.tomography.scan import FILTERS, Detector, Grid, Scan, covering_scan
 
 GRID = Grid((96, 96), (1.0, 1.0))
 SOURCE = 150.0

@@ -13,8 +13,7 @@ from gdmnet.tomography.projection import (
     project_adjoint,
     projector,
 )
-from gdmnet.tomography.scan import Detector, Grid, Scan, covering_scan
-from gdmnet.tomography.settings import MU_WATER
+from gdmnet.tomography.scan import MU_WATER, Detector, Grid, Scan, covering_scan
 
 ODD = Grid((53, 70), (1.5, 1.0))
 SHAPES = (

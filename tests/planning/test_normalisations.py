@@ -4,7 +4,7 @@ import pytest
 
 from gdmnet.arrays.normalise import apply, invert
 from gdmnet.plan import CaseFingerprint, Fingerprint, Intensity
-from gdmnet.planning.intensities import choose_normalisations, residual_channel
+from gdmnet.planning.planner import choose_normalisations, residual_channel
 
 HU = Intensity(-200.0, 450.0, -1024.0, 2900.0, -1000.0, -980.0, -50.0, 950.0, 1200.0, -1024.0)
 MR = Intensity(350.0, 200.0, 0.0, 1700.0, 3.0, 10.0, 330.0, 790.0, 840.0, 1.0)
