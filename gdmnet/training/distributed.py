@@ -117,12 +117,11 @@ def process_group(rank: ProcessRank | None) -> Iterator[None]:
     has_nccl = torch.cuda.is_available() and distributed.is_nccl_available()  # not on Windows
     backend = "cpu:gloo,cuda:nccl" if has_nccl else "gloo"
     with _losses_said(rank):
+        meeting = distributed.rendezvous(rank.meeting, rank.rank, rank.n_ranks, timeout=HANGS_AFTER)
+        # torchrun keeps its store when it starts a training anew: the dead ranks' addresses, too.
+        store = distributed.PrefixStore(f"start {rank.restarts}", next(meeting)[0])
         distributed.init_process_group(
-            backend,
-            init_method=rank.meeting,
-            rank=rank.rank,
-            world_size=rank.n_ranks,
-            timeout=HANGS_AFTER,
+            backend, store=store, rank=rank.rank, world_size=rank.n_ranks, timeout=HANGS_AFTER
         )
         _process = TrainingProcess(rank.rank, rank.n_ranks, rank.local_rank, rank.n_local)
         try:

@@ -2,7 +2,16 @@ from __future__ import annotations
 
 import pytest
 import torch
-from training.together import CPU, joined, killed, rank_work, refused, train
+from training.together import (
+    CPU,
+    joined,
+    killed,
+    met_by_torchrun,
+    rank_work,
+    refused,
+    run_apart,
+    train,
+)
 
 from gdmnet.errors import DeviceError, GdmnetError, TrainingError
 from gdmnet.objectives.ranks import mean_over_ranks, on_all_ranks
@@ -37,6 +46,14 @@ def test_what_the_user_can_mend_comes_through_as_one_line(tmp_path):
 def test_a_killed_process_is_told_and_hangs_nobody(tmp_path):
     with pytest.raises(TrainingError, match="training process 1 was killed by signal 9"):
         run_together(killed, 2, tmp_path)
+
+
+def test_a_training_that_torchrun_starts_anew_finds_its_ranks_and_not_the_dead(tmp_path):
+    """torchrun's agent keeps one store for all starts, and the addresses of the first in it."""
+    store = torch.distributed.TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
+    for start in range(2):
+        run_apart(met_by_torchrun, 2, store.port, start, tmp_path)
+    assert len(list(tmp_path.glob("met*"))) == 4
 
 
 def test_more_devices_than_there_are_are_refused():

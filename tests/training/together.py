@@ -5,15 +5,19 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
+import time
+from datetime import timedelta
 
 import torch
 from objectives.small import CountingEncoder, make_batch, make_context, small_generator
 
+from gdmnet.cluster import rank_from_environment
 from gdmnet.errors import GdmnetError
 from gdmnet.objectives.base import Batch
 from gdmnet.objectives.build import OBJECTIVES
 from gdmnet.objectives.ranks import mean_over_ranks, n_ranks, on_all_ranks
 from gdmnet.plan import Recipe
+from gdmnet.training import distributed
 from gdmnet.training.distributed import this_process
 from gdmnet.training.step import GeneratorOptimizer
 
@@ -72,3 +76,20 @@ def killed(folder) -> None:
     if this_process().rank == 1:
         os.kill(os.getpid(), signal.SIGKILL)
     on_all_ranks(condition=True, device=CPU)
+
+
+def run_apart(function, n_processes, *args) -> None:
+    """`function(rank, *args)` in processes that no `run_together` has joined."""
+    torch.multiprocessing.spawn(function, args, nprocs=n_processes)
+
+
+def met_by_torchrun(rank, port, start, folder) -> None:
+    """Join the group as a process of torchrun's start-th start; rank 1 comes late."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+    os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+    os.environ |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": str(start)}
+    distributed.HANGS_AFTER = timedelta(seconds=30)
+    time.sleep(rank * start * 3)
+    with distributed.process_group(rank_from_environment()):
+        assert on_all_ranks(condition=True, device=CPU)
+        (folder / f"met{start}{rank}").touch()
