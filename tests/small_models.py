@@ -7,6 +7,7 @@ to the window, plus `shift` HU.
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -210,3 +211,14 @@ def make_fingerprint(*, n_sources=1, n_cases=3) -> Fingerprint:
             )
         )
     return summarise("Dataset501_Test", cases, names, "CT")
+
+
+def trained_fold(model: Path, cases=(), *, on_training=False) -> SimpleNamespace:
+    """As much of a `FoldTraining` of fold 0 as its validation takes."""
+    return SimpleNamespace(
+        folder=folders.fold_folder(model, "0"),
+        run=SimpleNamespace(fold="0"),
+        split=SimpleNamespace(validates_on_training=on_training),
+        cases=lambda: ([], cases),
+        process_device=lambda: torch.device("cpu"),
+    )

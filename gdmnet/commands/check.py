@@ -231,10 +231,10 @@ def check_encoder(
     Raises:
         GdmnetError: an unknown dataset, configuration or fold; an encoder that does not fit.
     """
-    from gdmnet.training.feature_encoder import prepare_encoder
-    from gdmnet.training.pretrain import (
+    from gdmnet.training.feature_encoder import (
         ENCODER_FILE,
         held_out_patches,
+        prepare_encoder,
         pretraining_patch,
         split_cases,
     )

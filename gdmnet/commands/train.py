@@ -84,8 +84,8 @@ def _settings(args: argparse.Namespace) -> TrainingSettings:
 
 
 def _train(args: argparse.Namespace, settings: TrainingSettings) -> int:
+    from gdmnet.training.feature_encoder import ENCODER_FILE, REPORT_FILE
     from gdmnet.training.fold import train_fold, train_fold_encoder
-    from gdmnet.training.pretrain import ENCODER_FILE, REPORT_FILE
     from gdmnet.training.usefulness import EncoderReport
 
     if args.configuration is None:

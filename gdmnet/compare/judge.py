@@ -41,7 +41,7 @@ from gdmnet.models.seeds import numpy_rng, sequence
 from gdmnet.plan import Architecture, Normalisation
 from gdmnet.planning.topology import topology
 from gdmnet.training.batches import patch_start, read_patch
-from gdmnet.training.pretrain import train_autoencoder
+from gdmnet.training.feature_encoder import train_autoencoder
 
 FEATURES = (24, 24, 24)  # other widths than the encoder of any training
 N_GROUPS = 4

@@ -30,8 +30,8 @@ from gdmnet.models.device import find_device
 from gdmnet.networks.unet import CountCalls
 from gdmnet.objectives.options import OPTIONS
 from gdmnet.plan import Plan
+from gdmnet.training.feature_encoder import default_iterations
 from gdmnet.training.fold import train_fold
-from gdmnet.training.pretrain import default_iterations
 from gdmnet.training.settings import (
     DEFAULT_GPU_LENGTH,
     DEFAULT_LENGTH,

@@ -44,9 +44,9 @@ class HuWindow:
 
 @dataclass(frozen=True)
 class ZScore:
-    """An encoder of any modality that knows the mean and deviation of what it sees.
+    """An encoder of any modality that sees a z-score, of the `whole` volume or of the body.
 
-    `whole` says whether of the whole volume or of the body, `mean` and `std` what they become.
+    It has the mean and deviation `mean` and `std`.
     """
 
     whole: bool = True
@@ -105,14 +105,10 @@ RAS = AxisLayout((2, 1, 0), (0, 1))  # MONAI's
 
 
 class EncoderAdapter(nn.Module):
-    """A network with what stands between it and gdmnet's patches; maps come back in our axes.
+    """A network (b, 1, d, h, w) -> maps, finest first, and what stands between it and our patches.
 
-    Args:
-        network: (b, 1, d, h, w) -> a list of maps (b, c, d', h', w'), finest first.
-        strides: of the stages in use, finest first, along the network's axes.
-        intensities: from the target's network units to the network's.
-        layout: of the network's axes.
-        zoom: voxels of the network per voxel of the patch, along the network's axes.
+    Strides (of the stages in use, finest first) and zoom (voxels of the network per voxel of the
+    patch) are along the network's axes; maps come back in ours.
     """
 
     def __init__(
@@ -129,10 +125,7 @@ class EncoderAdapter(nn.Module):
         self.intensities, self.layout, self.zoom = intensities, layout, zoom
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Feature maps, finest first.
-
-        Args:
-            x: (b, 1, z, y, x) in network units of the target.
+        """Maps of patches (b, 1, z, y, x) in network units of the target, finest first.
 
         Returns:
             float32 (b, c, z', y', x') of every stage in use; the i-th of n locations along an axis
@@ -158,14 +151,10 @@ class EncoderAdapter(nn.Module):
 def intensity_map(
     expects: HuWindow | ZScore, target: Normalisation, fingerprint: Fingerprint | None, *, name: str
 ) -> IntensityMap:
-    """The mapping to an encoder's input.
+    """The mapping to an encoder's input, by what it was trained on.
 
-    Args:
-        expects: what the encoder was trained on.
-        target: of the configuration.
-        fingerprint: of the training set; z-scores are made of it, and the target's range is that
-            of its 0.5 and 99.5 percentiles (else of the plan's clip).
-        name: of the encoder, for complaints.
+    Z-scores are made of the training set's fingerprint, and the target's range is that of its 0.5
+    and 99.5 percentiles (else of the plan's clip).
 
     Raises:
         PlanError: an encoder of CT and a target without HU; a z-score without a fingerprint.
@@ -240,7 +229,7 @@ def _share_outside(window: HuWindow, target: Normalisation, known: Fingerprint |
 
 
 def zoom_to(spacing: Spacing, wanted: Spacing | None) -> Zoom:
-    """Factors from a spacing to the wanted one (None: any), mm along the network's axes.
+    """Factors along the network's axes from a spacing to the wanted one, in mm; None is any.
 
     All are 1 where every axis is within 1.5 times of the wanted one.
     """

@@ -49,8 +49,8 @@ def build_encoder(
         came from. `freeze_norms` makes its normalisation layers constants.
 
     Raises:
-        GdmnetError: an unknown name; weights that are missing, damaged or of something else;
-            a target that the encoder cannot be shown; missing packages of the extra `encoders`.
+        GdmnetError: an unknown name; weights that are missing, damaged or of something else; a
+            target that the encoder cannot be shown; missing packages of the extra `encoders`.
     """
     kind, _, folder = name.partition(":")
     if kind not in ENCODERS:
@@ -113,7 +113,7 @@ def _read_network(
         raise TrainingError(f"encoder {name}: {problem}; pip install 'gdmnet[encoders]'") from None
     try:
         found = take(tensors, staged)
-        check(found, whole.state_dict())
+        check(found.tensors, whole.state_dict(), found.prefix)
     except CheckpointError as problem:
         raise CheckpointError(f"{file}: not the weights of {name} ({problem}); {REMEDY}") from None
     unused = torch.tensor(0)  # counters of batches, which some files lack and nothing reads

@@ -173,9 +173,8 @@ _UNDERSTOOD |= {"dropout_op", "dropout_op_kwargs"}  # off in evaluation
 def nnunet_family(folder: Path | None) -> tuple[EncoderFamily, Path]:
     """The encoder of an nnU-Net results folder and its checkpoint.
 
-    Args:
-        folder: of the model, or of one of its folds; of a model the first finished fold is taken.
-            None for $gdmnet_encoders/nnunet.
+    The folder is that of the model, of which the first finished fold is taken, or of one of its
+    folds; None is $gdmnet_encoders/nnunet.
 
     Raises:
         CheckpointError: a file is missing or says something that gdmnet's encoders are not.

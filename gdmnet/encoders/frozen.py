@@ -15,14 +15,11 @@ from gdmnet.geometry import Shape
 class EncoderReport:
     """Where an encoder's weights came from and how it sees a patch.
 
-    Attributes:
-        file: of the weights; None for random ones.
-        prefix: before the encoder's names in the file.
-        n_others: tensors of the file that are not the encoder's.
-        stages: of the network whose maps are used, 0 is the finest.
-        strides: of each map: voxels of the network's grid along z, y, x between two locations.
-        zoom: voxels of the network's grid per voxel of the patch, along z, y, x.
-        outside: share of the target's intensity range that the encoder cannot tell apart.
+    The `file` of random weights is None; `prefix` is before the encoder's names in it, `n_others`
+    of its tensors are not the encoder's. The stages whose maps are used count from the finest;
+    strides are voxels (z, y, x) of the network's grid between two locations of a map, `zoom` such
+    voxels per voxel of the patch. `outside` is the share of the target's intensity range that the
+    encoder cannot tell apart.
     """
 
     name: str
@@ -59,14 +56,11 @@ class FrozenEncoder(nn.Module):
 
 @torch.no_grad()
 def freeze_norms(encoder: nn.Module, patches: Iterable[Tensor]) -> int:
-    """Make batch norms, which stand still, of all instance and group norms.
+    """Make batch norms, which stand still, of all instance and group norms of an encoder.
 
     Such layers recompute their statistics on every patch and so hide the contrast and the strength
-    of texture that regression loses (method 10). What they see of real targets becomes constant.
-
-    Args:
-        encoder: changed in place.
-        patches: some 30 batches (b, 1, z, y, x) of real targets, on the encoder's device.
+    of texture that regression loses (method 10). What they see of real targets, some 30 batches (b,
+    1, z, y, x) on the encoder's device, becomes constant.
 
     Returns:
         The number of layers; 0 for a network without them.

@@ -29,10 +29,8 @@ class StagedNetwork:
     """A network whose stages give a map each, and how its tensors are called in checkpoints.
 
     Attributes:
-        build: its first n stages: (b, 1, d, h, w) -> a list of maps (b, c, d', h', w'), finest
-            first, of which the first n are meant.
+        build: its first n stages: (b, 1, d, h, w) -> maps (b, c, d', h', w'), finest first.
         anchor: a tensor's name that every checkpoint has, at the end of its full name.
-        channels: of every stage's map.
         strides: of every stage's map, voxels along the network's axes between two locations.
         renamed: parts of names in some files, and what they are called here.
         heads: how the names of a pretraining's own tensors begin, which are not needed.
@@ -62,12 +60,10 @@ def cubes(*sides: int) -> tuple[Shape, ...]:
 class UNetStages:
     """The encoder of an nnU-Net, one entry a stage, finest first; axes are the network's own.
 
-    Attributes:
-        strides: of the stage's first convolution; sizes must be divisible by them.
-        depths: convolutions (plain) or blocks (residual).
-        residual: a ResidualEncoderUNet: a stem, then basic blocks whose shortcut averages where the
-            block strides and projects where it widens; else convolutions of a PlainConvUNet.
-        slope: of the leaky ReLU after each instance norm; 1 for none.
+    Sizes must be divisible by the strides of the stages' first convolutions; depths count
+    convolutions or, if `residual` (a ResidualEncoderUNet: a stem, then basic blocks whose shortcut
+    averages where the block strides and projects where it widens), blocks. `slope` is of the leaky
+    ReLU after each instance norm, 1 for none.
     """
 
     features: tuple[int, ...]
@@ -203,11 +199,9 @@ class _LinkNetBlock(nn.Module):
 
 
 def segresnet(width: int, *, norm: str) -> StagedNetwork:
-    """The encoder of SegResNetDS (Myronenko 2018).
+    """The encoder of SegResNetDS (Myronenko 2018) with norms "batch" or "instance".
 
-    Args:
-        width: channels of the first stage; each further one has twice as many.
-        norm: "batch" or "instance".
+    The first stage has `width` channels, each further one twice as many.
     """
 
     def build(n: int) -> nn.Module:
@@ -267,10 +261,8 @@ def swin(width: int, *, residual: bool = False) -> StagedNetwork:
     """The transformer of Swin UNETR (Tang et al. 2022): embedded patches, then four layers.
 
     Every location of a map is normalised over its channels, as Swin UNETR's own decoder sees it.
-
-    Args:
-        width: channels of the embedded patches; each further stage has twice as many.
-        residual: a convolution block before each layer ("version 2", VoCo).
+    Embedded patches have `width` channels, each further stage twice as many; a `residual` one has a
+    convolution block before each layer ("version 2", VoCo).
     """
 
     def build(n: int) -> nn.Module:

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from gdmnet.encoders.frozen import EncoderReport, FrozenEncoder
 from gdmnet.encoders.networks import POINT, total_strides
-from gdmnet.encoders.weights import EncoderTensors, check, read_plain
+from gdmnet.encoders.weights import check, read_plain
 from gdmnet.errors import CheckpointError
 from gdmnet.geometry import Shape, Spacing
 from gdmnet.plan import Architecture
@@ -51,14 +51,7 @@ class PlainEncoder(nn.Module):
         self.convolutions = nn.ModuleList(_convolution(*layer) for layer in layers)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Feature maps, finest first.
-
-        Args:
-            x: (b, 1, z, y, x) in network units of the target.
-
-        Returns:
-            (b, 16, ...), (b, 32, ...), (b, 32, ...), in the autocast type where one is on.
-        """
+        """(b, 1, z, y, x) in the target's network units to the three maps, finest first."""
         first, second, third = self.convolutions
         fine = functional.leaky_relu(first(x), SLOPE)
         middle = functional.leaky_relu(second(fine), SLOPE)
@@ -92,8 +85,8 @@ def encoder_for(
 ) -> PlainEncoder:
     """The plan's encoder with seeded Kaiming weights: start of "self" and all of "random".
 
-    Strides are those of the plan's stages 1 and 2 where it has them. An axis whose plan kernel is
-    1 keeps kernel 1 as long as it is not strided, so single slices and thick slices work.
+    Strides are those of the plan's stages 1 and 2 where it has them. An axis whose plan kernel is 1
+    keeps kernel 1 as long as it is not strided, so single slices and thick slices work.
     """
     _, second, third, *_ = (*architecture.strides, POINT, POINT)
     kernels = []
@@ -141,10 +134,9 @@ def cell_shape(spacing: Spacing, patch: Shape) -> Shape:
 def random_mask(
     n: int, shape: Shape, cell: Shape, *, ratio: float, generator: torch.Generator
 ) -> Tensor:
-    """Whole cells chosen at random, an exact number in every patch, at least one.
+    """Bool (n, 1, z, y, x), True where a voxel is hidden from the encoder.
 
-    Returns:
-        bool (n, 1, z, y, x), True where the voxel is hidden from the encoder.
+    Whole cells are chosen at random, an exact number in every patch, at least one.
     """
     grid = [math.ceil(side / step) for side, step in zip(shape, cell, strict=True)]
     n_cells = math.prod(grid)
@@ -169,19 +161,19 @@ def random_encoder(architecture: Architecture, *, seed: int) -> FrozenEncoder:
 
 
 def self_encoder(architecture: Architecture, *, file: Path) -> FrozenEncoder:
-    """The encoder that `training.pretrain` left in `file`; every tensor must be there and fit.
+    """The encoder that a training left in `file`; every tensor must be there and fit.
 
     Raises:
         CheckpointError: the file is missing, damaged or belongs to another architecture.
     """
     encoder, weights = encoder_for(architecture, seed=0), read_file(file).get(WEIGHTS)
     items = weights.items() if isinstance(weights, Mapping) else ()
-    found = EncoderTensors({key: value for key, value in items if isinstance(value, Tensor)})
+    found = {key: value for key, value in items if isinstance(value, Tensor)}
     try:
         check(found, encoder.state_dict())
     except CheckpointError as problem:
         raise CheckpointError(f"{file}: not this configuration's ({problem}); {REMEDY}") from None
-    encoder.load_state_dict(found.tensors)
+    encoder.load_state_dict(found)
     return FrozenEncoder(encoder, _report("self", encoder, str(file)))
 
 
@@ -197,11 +189,7 @@ def _report(name: str, encoder: PlainEncoder, file: str | None = None) -> Encode
 
 
 def read_file(file: Path) -> Mapping[str, Any]:
-    """An encoder file as the dict that was saved: tensors and plain values only.
-
-    Raises:
-        CheckpointError: the file is missing or damaged.
-    """
+    """An encoder file as the dict that was saved; a CheckpointError if it is missing or damaged."""
     if not file.is_file():
         raise CheckpointError(f"{file}: no such encoder; run gdm_train, which makes it")
     return read_plain(file, remedy=REMEDY)

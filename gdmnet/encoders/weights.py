@@ -67,14 +67,9 @@ class EncoderTensors:
 def find_file(name: str, given: Path | None, filename: str, *, needs: str, wheel: str = "") -> Path:
     """The file of an encoder's weights: the one given, else $gdmnet_encoders/NAME/FILENAME.
 
-    Some lie in an installed package, NAME, which is looked at last and never imported.
-
-    Args:
-        name: of the encoder.
-        given: a file, or a folder that holds `filename` or a single file of weights.
-        filename: under which the weights are published.
-        needs: where they come from, for the complaint.
-        wheel: the file's path in the package of the encoder's name; "" where there is none.
+    A folder holds `filename`, under which the weights are published, or a single file of weights.
+    Some lie at the path `wheel` in an installed package, NAME, which is looked at last and never
+    imported. `needs` is where they come from, for the complaint.
 
     Raises:
         CheckpointError: there is no such file; gdmnet downloads nothing.
@@ -106,8 +101,7 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
     """All tensors of a checkpoint by name, out of whatever container holds them.
 
     Raises:
-        CheckpointError: the file is damaged, holds anything but tensors and plain values, or no
-            tensors at all.
+        CheckpointError: the file is damaged, or holds no tensors or more than plain values.
         ImportError: a safetensors file, and the package of this name is missing.
     """
     content = _read_safetensors(file) if file.suffix == ".safetensors" else read_plain(file)
@@ -144,17 +138,14 @@ def take(tensors: Mapping[str, Tensor], network: StagedNetwork) -> EncoderTensor
     return EncoderTensors(mine, prefix, len(tensors) - len(mine))
 
 
-def check(found: EncoderTensors, wanted: Mapping[str, Tensor]) -> None:
+def check(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor], prefix: str = "") -> None:
     """Refuse weights of which a single tensor is missing, left over, misshapen or no weight's.
 
-    Args:
-        found: in the file.
-        wanted: the state dict of the whole network; only shapes are looked at.
+    Of the whole network's state dict, `wanted`, only shapes are looked at.
 
     Raises:
         CheckpointError: with the names; the file is not named.
     """
-    tensors = found.tensors
     missing = [key for key in wanted if key not in tensors and not key.endswith(COUNTERS)]
     unexpected = [key for key in tensors if key not in wanted]
     misshapen = [
@@ -162,12 +153,10 @@ def check(found: EncoderTensors, wanted: Mapping[str, Tensor]) -> None:
         for key, tensor in wanted.items()
         if key in tensors and tensors[key].shape != tensor.shape
     ]
-    if missing or unexpected or misshapen:
-        raise CheckpointError(
-            f"prefix {found.prefix!r}: {len(missing)} missing ({_first_of(missing)}),"
-            f" {len(unexpected)} unexpected ({_first_of(unexpected)}),"
-            f" {len(misshapen)} of another shape ({_first_of(misshapen)})"
-        )
+    found = {"missing": missing, "unexpected": unexpected, "of another shape": misshapen}
+    if any(found.values()):
+        words = ", ".join(f"{len(n)} {what} ({_first_of(n)})" for what, n in found.items())
+        raise CheckpointError(f"prefix {prefix!r}: {words}" if prefix else words)
     if odd := [key for key, tensor in tensors.items() if not is_possible(tensor)]:
         raise CheckpointError(
             f"numbers that are not finite or above {LARGEST_WEIGHT:g}: {_first_of(odd)}"

@@ -53,18 +53,15 @@ class ModelCard:
     """Which weights a translator uses and how; written beside every prediction.
 
     Attributes:
-        folder: of the model.
-        objective: that it was trained with.
-        configuration: of the plan.
         checkpoints: fold -> SHA-256 of its checkpoint file.
         device: "cpu", "cuda:0", ...
         precision: "fp32", "bf16" or "fp16"; sums are fp32 always.
         settings: as they are used: with the sampler's own steps, name and seed; these are None
             where the network is called once.
         realism: fold -> T of the realism dial; empty without one.
-        finish: strength of the spectral finish; 0 without one.
         data_consistency: True if predictions are made to agree with measured line integrals.
         network_calls: evaluations of each fold's network for a window, without mirrored copies.
+        finish: strength of the spectral finish; 0 without one.
     """
 
     folder: str

@@ -7,16 +7,16 @@ Every checkpoint holds `epoch` (finished epochs) and `ema` (the generator's aver
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from gdmnet import files
-from gdmnet.encoders.weights import LARGEST_WEIGHT, is_possible, read_plain
+from gdmnet.encoders.weights import LARGEST_WEIGHT, check, is_possible, read_plain
 from gdmnet.errors import CheckpointError
 from gdmnet.table import first_names
 
@@ -25,24 +25,8 @@ _REMEDY = "delete it, then train again or use another checkpoint of the same fol
 _few = partial(first_names, limit=4, none="nothing")  # names of weights in a refusal
 
 
-class Stateful(Protocol):
-    """Modules, optimisers, averages, scalers."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Tensors and numbers."""
-        ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> Any:  # noqa: ANN401
-        """Take them back."""
-        ...
-
-
 def save(path: Path, state: Mapping[str, Any]) -> None:
-    """Write a checkpoint, whole or not at all.
-
-    Args:
-        path: of the checkpoint.
-        state: names to state dicts, tensors and numbers.
+    """Write a checkpoint, whole or not at all: names to state dicts, tensors and numbers.
 
     Raises:
         OutputError: the folder is not writable or the disk is full; the old file is untouched.
@@ -75,14 +59,11 @@ def load(path: Path) -> dict[str, Any]:
 def require_finite(weights: Mapping[str, Any], like: Mapping[str, Tensor], path: Path) -> None:
     """Refuse weights that would make every prediction NaN, or that lose something on the way.
 
-    Args:
-        weights: by name.
-        like: of the network that takes them: where it has real numbers, so must they.
-        path: of their checkpoint.
+    Where the network that takes them, `like`, has real numbers, so must they.
 
     Raises:
-        CheckpointError: a value is no dense tensor, of another kind of number, not finite
-            or too large.
+        CheckpointError: a value is no dense tensor, of another kind of number, not finite or too
+            large.
     """
 
     def is_sound(name: str, weight: Any) -> bool:  # noqa: ANN401 (whatever the file holds)
@@ -100,8 +81,8 @@ def require_finite(weights: Mapping[str, Any], like: Mapping[str, Tensor], path:
         )
 
 
-def capture(parts: Mapping[str, Stateful]) -> dict[str, Any]:
-    """The state of every part by its name."""
+def capture(parts: Mapping[str, Any]) -> dict[str, Any]:
+    """The state of every part by its name: modules, optimisers, whatever has a state_dict."""
     return {name: part.state_dict() for name, part in parts.items()}
 
 
@@ -116,20 +97,17 @@ def copied(state: Any) -> Any:  # noqa: ANN401
     return state
 
 
-def restore(parts: Mapping[str, Stateful], state: Mapping[str, Any], path: Path) -> None:
-    """Give every part its state back.
-
-    Args:
-        parts: names to what was captured.
-        state: of `load`, without names that belong to no part.
-        path: named in complaints.
+def restore(parts: Mapping[str, Any], state: Mapping[str, Any], path: Path) -> None:
+    """Give every part its state back, of `load` without names that belong to no part.
 
     Raises:
         CheckpointError: names are missing or unknown, or a state does not fit its part.
     """
-    if lacks := _other_names(parts, state):
+    missing, unknown = sorted({*parts} - {*state}), sorted({*state} - {*parts})
+    if missing or unknown:
         raise CheckpointError(
-            f"{path}: does not belong to this training: {lacks}; was it made by another objective?"
+            f"{path}: does not belong to this training: lacks {_few(missing)}, has in addition"
+            f" {_few(unknown)}; was it made by another objective?"
         )
     for name, part in parts.items():
         try:
@@ -148,14 +126,14 @@ def load_pretrained(generator: nn.Module, path: Path) -> None:
     """
     found: dict[str, Tensor] = load(path)["ema"]
     wanted = generator.state_dict()
-    if lacks := _other_names(wanted, found):
-        raise CheckpointError(
-            f"{path}: weights of another network: {lacks}; pretrain with the same plan"
-        )
     require_finite(found, wanted, path)
-    differing = [name for name in wanted if wanted[name].shape != found[name].shape]
-    if differing:
-        raise CheckpointError(f"{path}: {_difference(differing, wanted, found)}")
+    try:
+        check(found, wanted)
+    except CheckpointError as problem:
+        raise CheckpointError(
+            f"{path}: weights of another network ({problem}); pretrain with the same plan and the"
+            " same source channels"
+        ) from None
     generator.load_state_dict(found)
 
 
@@ -164,15 +142,8 @@ def between(
 ) -> dict[str, Tensor]:
     """The realism dial: weights on the line through those of a generator and of its twin.
 
-    theta(T) = theta_twin + T (theta_generator - theta_twin) for every weight.
-
-    Args:
-        twin: weights by name.
-        generator: weights of the same names and shapes.
-        realism: T; 0 is the twin and 1 the generator, exactly.
-
-    Returns:
-        New tensors of the same names.
+    theta(T) = theta_twin + T (theta_generator - theta_twin) for every weight; T = 0 is the twin and
+    T = 1 the generator, exactly.
     """
     if realism in (0.0, 1.0):
         return dict(generator if realism else twin)
@@ -189,25 +160,3 @@ def weights_sha256(module: nn.Module) -> str:
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
-
-
-def _difference(
-    differing: list[str], wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]
-) -> str:
-    theirs, ours = found[differing[0]].shape, wanted[differing[0]].shape
-    same_but_inputs = theirs[:1] == ours[:1] and theirs[2:] == ours[2:]
-    if differing[0] == next(iter(wanted)) and same_but_inputs and len(ours) == 5:
-        return (
-            f"its network takes {theirs[1]} input channels and this one {ours[1]}; pretrained"
-            " weights need the same source channels"
-        )
-    shapes = [f"{n} {tuple(found[n].shape)} against {tuple(wanted[n].shape)}" for n in differing]
-    return f"weights of other shapes: {_few(shapes)}; pretrain with the same plan"
-
-
-def _other_names(wanted: Iterable[str], found: Iterable[str]) -> str:
-    """Names that are missing and names that are too many, in words; empty for neither."""
-    missing, unknown = sorted(set(wanted) - set(found)), sorted(set(found) - set(wanted))
-    if not (missing or unknown):
-        return ""
-    return f"lacks {_few(missing)}, has in addition {_few(unknown)}"

@@ -29,19 +29,10 @@ COVERAGE = 0.9  # share of the voxels whose error shall be within the stated hal
 class ExpectedError(Settings):
     """What |error| was on the validation cases, in the prediction's file units (CT: HU).
 
-    `half_widths` and `means` have a row a band and a column a bin, one row after the other.
-
-    Attributes:
-        folds: whose validation cases these are.
-        n_cases: of them.
-        band_edges: predicted values that part the bands, ascending; none is one band.
-        difficulty_edges: that part the bins, ascending from 0, which is a bin of its own.
-        half_widths: that hold 90 % of the voxels of cases which were left out in turn.
-        means: mean of |error|.
-        mae: lowest and highest MAE of the cases.
-        coverage: lowest and highest share of a left-out case's voxels within the half-width.
-        mae_ratio: lowest and highest MAE of a left-out case over the one expected of it.
-        rank_correlation: of these two over the cases (Spearman); 0 where it is not defined.
+    Edges ascend; no band edges are one band; difficulty 0 is a bin of its own. `half_widths`, of
+    cases that were left out in turn, and `means` have a row a band and a column a bin, one row
+    after the other. Coverage (of voxels by half-widths) and MAE ratio are the lowest and highest of
+    a left-out case; the rank correlation is Spearman's over the cases, 0 where it is not defined.
     """
 
     folds: tuple[str, ...] = setting(MISSING, "whose validation cases these are")
@@ -66,17 +57,12 @@ class ExpectedError(Settings):
             raise SettingError(f"half_widths and means need {n_cells} entries, ranges two ends")
 
     def half_width(self, prediction: NDArray, difficulty: NDArray) -> NDArray:
-        """float32, of the arrays' shape: 90 % of the voxels are expected within +- so much.
-
-        Args:
-            prediction: in file units.
-            difficulty: see the function, file units.
-        """
+        """Float32 of the arrays' shape, file units: 90 % of voxels are expected within +- it."""
         cells = cells_of(prediction, difficulty, self.band_edges, self.difficulty_edges)
         return np.array(self.half_widths, np.float32)[cells]
 
     def expected_mae(self, prediction: NDArray, difficulty: NDArray) -> float:
-        """The MAE that is expected of voxels; arguments as for `half_width`."""
+        """The MAE that is expected of voxels; file units."""
         cells = cells_of(prediction, difficulty, self.band_edges, self.difficulty_edges)
         return float(np.array(self.means)[cells].mean())
 

@@ -53,12 +53,11 @@ class DialChoice(Settings):
 
 
 def read_run(fold: Path) -> Run:
-    """The training of a fold as it last was.
+    """The training of a fold as it last was, from its folder's run.json.
 
-    Args:
-        fold: its folder, with run.json; with continued.json if it was continued otherwise than it
-            began; with dial.json if its validation chose a setting of the realism dial (models of
-            before have that in run.json), with finish.json if a spectral finish was fitted.
+    continued.json is there if it was continued otherwise than it began, dial.json if its validation
+    chose a setting of the realism dial (older and exported models have that in run.json),
+    finish.json if a spectral finish was fitted.
 
     Raises:
         PlanError: a file is missing, damaged or of another version.
@@ -79,12 +78,8 @@ def read_run(fold: Path) -> Run:
 class ModelFolder:
     """What a model's folder says.
 
-    Attributes:
-        path: of the folder.
-        plan: of the training set.
-        runs: fold -> its training.
-        fingerprint: of the training set; None for a model of before it travelled along.
-        expected: error of a prediction; None where no fold's validation measured it.
+    Runs are by fold; the fingerprint is None for a model of before it travelled along, the expected
+    error where no fold's validation measured it.
     """
 
     path: Path
@@ -104,11 +99,7 @@ class ModelFolder:
 
 
 def read_model(path: Path, folds: Sequence[str] | None = None) -> ModelFolder:
-    """Read a model's folder.
-
-    Args:
-        path: of the folder.
-        folds: "0", "1", ... or "all"; None takes all finished numeric ones.
+    """Read a model's folder; no folds named are all finished numeric ones.
 
     Raises:
         CheckpointError: not a model folder, an unfinished fold, or a fold of another model.
@@ -140,9 +131,6 @@ def require_alike(runs: Mapping[str, Run]) -> None:
     """Refuse folds that were trained differently: their mean is no model that was validated.
 
     Cases, seeds, devices and precisions may differ.
-
-    Args:
-        runs: fold -> its training.
 
     Raises:
         CheckpointError: what differs is named with its value in every fold.
@@ -194,11 +182,7 @@ def read_fingerprint(path: Path, plan: Plan) -> Fingerprint | None:
 
 
 def read_summaries(model: ModelFolder) -> dict[str, Summary]:
-    """Fold -> its validation, of the folds that have one.
-
-    Raises:
-        PlanError: one is damaged or of another version.
-    """
+    """Fold -> its validation, of the folds that have one; a PlanError if one is damaged."""
     paths = {fold: folders.fold_folder(model.path, fold) / folders.SUMMARY_JSON
              for fold in model.runs}  # fmt: skip
     return {fold: codec.load(Summary, path) for fold, path in paths.items() if path.is_file()}
@@ -207,12 +191,7 @@ def read_summaries(model: ModelFolder) -> dict[str, Summary]:
 def anonymised(
     model: ModelFolder, summaries: Mapping[str, Summary]
 ) -> tuple[ModelFolder, dict[str, Summary]]:
-    """The same with cases called case_001, case_002, ..., in the order of their names.
-
-    Args:
-        model: plan, runs and fingerprint.
-        summaries: of the folds' validation, by fold.
-    """
+    """The same with cases called case_001, case_002, ..., in the order of their names."""
     described = () if model.fingerprint is None else model.fingerprint.cases
     names = {case.identifier for case in described}
     for run in model.runs.values():

@@ -33,9 +33,8 @@ class Manifest:
 
     Attributes:
         version: of the gdmnet that exported.
-        dataset: for example "Dataset501_MRtoCT"; with objective and configuration the model's
-            place among the results.
-        folds: "0", "1", ... or "all".
+        dataset: for example "Dataset501_MRtoCT"; with objective and configuration the model's place
+            among the results.
         checkpoints: "final", and "best" where it was asked for.
         licence: of the weights, in the exporter's words.
         versions: of the packages that the first fold was trained with.
@@ -58,11 +57,7 @@ class Manifest:
 
 
 def require_names(manifest: Manifest, where: Path) -> None:
-    """Refuse a model that is no whole one, or whose names would lead out of the results.
-
-    Raises:
-        CheckpointError: it is one.
-    """
+    """Refuse a model that is no whole one, or whose names would lead out of the results."""
     named = (manifest.dataset, manifest.objective, manifest.configuration)
     if not all(_NAME.fullmatch(name) for name in named) or not _DATASET.fullmatch(named[0]):
         raise CheckpointError(
@@ -101,9 +96,6 @@ def require_complete(manifest: Manifest, archive: ZipFile, where: Path) -> None:
     """Refuse files that are missing, of another size than listed, or none of a model's.
 
     The names that may occur follow from folds and checkpoints, so that none leaves the folder.
-
-    Raises:
-        CheckpointError: there is one.
     """
     weights = [CHECKPOINTS[kind] for kind in manifest.checkpoints]
     folds = [f"fold_{fold}" for fold in manifest.folds]

@@ -22,10 +22,6 @@ def choose(precision: str, device: torch.device) -> str:
     auto: bf16 on CUDA devices that have it, fp16 on older ones; bf16 on CPUs that have it in
     hardware (measured 2.4 times faster steps); else fp32.
 
-    Args:
-        precision: auto, fp32, bf16 or fp16.
-        device: that computes.
-
     Raises:
         TrainingError: an unknown precision, or fp16 away from CUDA.
     """

@@ -31,9 +31,7 @@ class ModelChoice(Settings):
 def find_model(choice: ModelChoice, results: Path) -> Path:
     """The folder of the model that is meant: the one named, or the one finished model that fits.
 
-    Args:
-        choice: what was named; all of its folds must be finished.
-        results: the root folder of the trained models.
+    All folds that were named must be finished.
 
     Raises:
         DatasetError: no such dataset in the results.

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from gdmnet.errors import TrainingError
 from gdmnet.geometry import Shape, Spacing
 from gdmnet.plan import Architecture
 
@@ -19,11 +20,9 @@ from gdmnet.plan import Architecture
 class Inputs:
     """What the generator takes beside the source channels, and what it gives.
 
-    Attributes:
-        extra_channels: of a sampler's state, after the source channels.
-        time: it takes times (b,) from 0 to 1, too.
-        residual: where a source is the same quantity as the target, the output is that source plus
-            a correction; False for outputs that are no target, for example a velocity.
+    `extra_channels` of a sampler's state come after the source channels; with `time` it takes times
+    (b,) from 0 to 1, too. Where a source is the same quantity as the target, the output of a
+    `residual` generator is that source plus a correction; a velocity, say, is no target.
     """
 
     extra_channels: int = 0
@@ -33,12 +32,9 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Batch:
-    """Patches in network units.
+    """Patches in network units, float32: source (b, c, z, y, x), target and mask (b, 1, z, y, x).
 
-    Attributes:
-        source: float32 (b, c, z, y, x).
-        target: float32 (b, 1, z, y, x).
-        mask: float32 (b, 1, z, y, x), 1 inside the body and inside the volume, else 0.
+    The mask is 1 inside the body and inside the volume, else 0.
     """
 
     source: Tensor
@@ -75,18 +71,10 @@ class Descent:
 class Context:
     """What an objective may know when it is built.
 
-    Attributes:
-        total_steps: steps of the whole training, for schedules.
-        patch_size: voxels (z, y, x).
-        spacing: mm (z, y, x).
-        n_sources: source channels.
-        encoder: the frozen feature encoder, for objectives that need one.
-        seed: of the run.
-        options: the objective's own options by name; see `options.read_options`.
-        architecture: of the generator, for objectives with a network of their own.
-        target_width: about the standard deviation of the target inside the body, network units.
-        source_widths: about that of each source channel, network units; () stands for all as wide
-            as the target.
+    Spatial tuples are (z, y, x), spacing in mm; `total_steps` is of the whole training, `options`
+    are the objective's own by name, `architecture` is the generator's. Widths are about the
+    standard deviation inside the body, network units; no `source_widths` stands for all as wide as
+    the target.
     """
 
     total_steps: int
@@ -99,6 +87,12 @@ class Context:
     architecture: Architecture | None = None
     target_width: float = 1.0
     source_widths: tuple[float, ...] = ()
+
+    def frozen_encoder(self) -> nn.Module:
+        """The encoder, or a TrainingError where there is none."""
+        if self.encoder is None:
+            raise TrainingError("the objective needs a frozen encoder and was given none")
+        return self.encoder.eval().requires_grad_(False)
 
 
 class Objective(ABC):

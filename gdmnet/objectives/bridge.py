@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from gdmnet.objectives.base import Batch, Context
-from gdmnet.objectives.options import N_TIMES, BridgeOptions, read_options
+from gdmnet.objectives.options import N_TIMES, BridgeOptions, read_objective_options
 from gdmnet.objectives.sampling import DiscretePath, Draw, Sampling, at_times, start_channel
 
 LEAST, MOST = 1e-4, 3e-4  # beta at the ends and, were the rise not mirrored halfway, at the last
@@ -24,13 +24,10 @@ PAPER_WIDTH = 0.5  # about the standard deviation of the paper's images, which l
 
 
 def variances(width: float) -> Tensor:
-    """s_n^2 for n = 0 .. N: the sum of beta up to n, float64 (N + 1,).
+    """s_n^2 for n = 0 .. N: the sum of beta up to n, float64 (N + 1,); deviations times `width`.
 
     sqrt(beta) rises linearly over the first half and falls over the second one, mirrored (section
     4.1 of the paper and its settings: beta_max = 0.3, N = 1000).
-
-    Args:
-        width: standard deviations are multiplied by it.
     """
     rise = torch.linspace(LEAST**0.5, MOST**0.5, N_TIMES, dtype=torch.float64)[: N_TIMES // 2] ** 2
     steps = torch.cat([rise, rise.flip(0)]) * width**2
@@ -38,16 +35,10 @@ def variances(width: float) -> Tensor:
 
 
 def on_path(target: Tensor, end: Tensor, gathered: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and variance of a state between y and a later one.
+    """Mean and variance of a state between y (b, 1, z, y, x) and a later one, of `gathered` s^2.
 
-    With the later one at the source this is x_t of training (Eq. 11), else the posterior of x_n
-    given y and the x_m from that it comes, n < m (Eq. 4).
-
-    Args:
-        target: y, (b, 1, z, y, x).
-        end: x_k, or x_m (b, 1, z, y, x).
-        gathered: s^2 of the state, (b, 1, 1, 1, 1) or a scalar.
-        total: s^2 of the later one, which is s^2 + r^2 at the source.
+    With the later one at the source, where its s^2, `total`, is s^2 + r^2, this is x_t of training
+    (Eq. 11), else the posterior of x_n given y and the x_m from that it comes, n < m (Eq. 4).
     """
     share = gathered / total
     return (1 - share) * target + share * end, gathered * (1 - share)
@@ -61,7 +52,7 @@ class Bridge(DiscretePath):
     """
 
     def __init__(self, context: Context) -> None:
-        options = read_options(BridgeOptions, context.options, objective="bridge")
+        options: BridgeOptions = read_objective_options("bridge", context.options)
         super().__init__(options.fidelity, context.target_width)
         self.is_ode = options.ot_ode
         self.start_of = start_channel(context, options.start_channel)

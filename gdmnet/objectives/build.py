@@ -12,9 +12,9 @@ from gdmnet.objectives.base import Context, Inputs, Objective
 from gdmnet.objectives.bridge import Bridge
 from gdmnet.objectives.diffusion import Diffusion
 from gdmnet.objectives.flow import Flow
-from gdmnet.objectives.gan import build_gan
-from gdmnet.objectives.gdm import build_gdm
-from gdmnet.objectives.regression import build_regression
+from gdmnet.objectives.gan import Gan
+from gdmnet.objectives.gdm import Gdm
+from gdmnet.objectives.regression import Regression
 from gdmnet.objectives.sampling import Sampled
 from gdmnet.plan import Configuration
 
@@ -26,9 +26,9 @@ SAMPLED: dict[str, Callable[[Context], Sampled]] = {
 """Objectives that call the network several times; built for prediction, too, without encoder."""
 
 OBJECTIVES: dict[str, Callable[[Context], Objective]] = {
-    "gdm": build_gdm,
-    "regression": build_regression,
-    "gan": build_gan,
+    "gdm": Gdm,
+    "regression": Regression,
+    "gan": Gan,
     **SAMPLED,
 }
 """The ways to train a generator; their options lie in `options.OPTIONS`."""
@@ -45,15 +45,7 @@ def context_of(
     seed: int = 0,
     encoder: nn.Module | None = None,
 ) -> Context:
-    """What an objective may know of a configuration.
-
-    Args:
-        configuration: of a plan.
-        options: the objective's own, by name.
-        total_steps: of the whole training.
-        seed: of the run.
-        encoder: the frozen feature encoder, for objectives that need one.
-    """
+    """What an objective may know of a plan's configuration."""
     return Context(
         total_steps=total_steps,
         patch_size=configuration.patch_size,

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from gdmnet.objectives.base import Batch, Context, Inputs
-from gdmnet.objectives.options import N_TIMES, DiffusionOptions, read_options
+from gdmnet.objectives.options import N_TIMES, DiffusionOptions, read_objective_options
 from gdmnet.objectives.sampling import DiscretePath, Draw, Sampling, at_times
 
 OFFSET = 0.008  # s of the cosine schedule
@@ -44,14 +44,8 @@ def ddim_step(
 ) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of x_s given x_t, s < t (Song et al., ICLR 2021, Eq. 12, 16).
 
-    With eta = 1 this is the posterior of ancestral sampling (Ho et al., Eq. 6 and 7).
-
-    Args:
-        target: y as the network predicts it.
-        state: x_t.
-        later: a_t.
-        sooner: a_s.
-        eta: from 0 (no noise) to 1.
+    With eta = 1 this is the posterior of ancestral sampling (Ho et al., Eq. 6 and 7), with 0 there
+    is no noise. `target` is y as the network predicts it, `later` is a_t, `sooner` a_s.
     """
     noise = (state - later.sqrt() * target) / (1 - later).sqrt()  # e                 (b,1,z,y,x)
     sigma = eta * ((1 - sooner) / (1 - later)).sqrt() * (1 - later / sooner).sqrt()
@@ -69,7 +63,7 @@ class Diffusion(DiscretePath):
     samplers: Mapping[str, int] = {"ddim": 1, "ancestral": 1}
 
     def __init__(self, context: Context) -> None:
-        options = read_options(DiffusionOptions, context.options, objective="diffusion")
+        options: DiffusionOptions = read_objective_options("diffusion", context.options)
         super().__init__(options.fidelity, context.target_width)
         self.etas = {"ddim": options.eta, "ancestral": 1.0}
         self.width = options.noise * context.target_width

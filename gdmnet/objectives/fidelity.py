@@ -38,10 +38,7 @@ def masked_mean(values: Tensor, weights: Tensor) -> Tensor:
 def fidelity_loss(prediction: Tensor, batch: Batch, *, name: str = "l1") -> Tensor:
     """Mean penalty inside the mask, a scalar: sum(m rho(x - y)) / sum(m), see `masked_mean`.
 
-    Args:
-        prediction: x, (b, 1, z, y, x) float32, network units.
-        batch: its target y and mask m.
-        name: of rho, a key of `FIDELITIES`.
+    The prediction x is float32 (b, 1, z, y, x), network units; rho is `FIDELITIES[name]`.
     """
     return masked_mean(FIDELITIES[name](prediction - batch.target), batch.mask)
 
@@ -51,13 +48,8 @@ def fidelity_gradient(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Cut the graph at the generator's output and differentiate the fidelity there.
 
-    Args:
-        output: the generator's output (b, 1, z, y, x), of any float type.
-        batch: its target and mask.
-        name: a key of `FIDELITIES`.
-
     Returns:
-        leaf: the output as a detached float32 leaf that requires gradients.
+        leaf: the output as a detached float32 leaf that requires gradients, (b, 1, z, y, x).
         loss: the fidelity, a detached scalar.
         gradient: d loss / d leaf, float32 (b, 1, z, y, x).
     """

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from gdmnet.objectives.base import Batch, Context
-from gdmnet.objectives.options import MOST_STEPS, FlowOptions, read_options
+from gdmnet.objectives.options import MOST_STEPS, FlowOptions, read_objective_options
 from gdmnet.objectives.sampling import Draw, Evaluate, Sampled, Sampling, start_channel
 
 
@@ -66,7 +66,7 @@ class Flow(Sampled):
     most_steps = MOST_STEPS
 
     def __init__(self, context: Context) -> None:
-        self.options = read_options(FlowOptions, context.options, objective="flow")
+        self.options: FlowOptions = read_objective_options("flow", context.options)
         super().__init__(self.options.fidelity, context.target_width)
         self.start_of = start_channel(context, self.options.start_channel or 0)
         self.sampling = Sampling(self.options.solver, self.options.steps)

@@ -18,7 +18,7 @@ from gdmnet.drifting.representations import coverage
 from gdmnet.networks.critic import Critic
 from gdmnet.objectives.base import Batch, Context, Descent, Objective
 from gdmnet.objectives.fidelity import all_finite, fidelity_gradient, masked_mean
-from gdmnet.objectives.options import GanOptions, read_options
+from gdmnet.objectives.options import GanOptions, read_objective_options
 from gdmnet.objectives.ranks import mean_over_ranks, on_all_ranks, shared_norms
 
 BETAS = (0.5, 0.999)  # of the critic's Adam, as in pix2pix
@@ -42,11 +42,12 @@ class Gan(Objective):
     small for float16, and its flat maps crash bfloat16 on CPUs (see `models.precision`).
     """
 
-    def __init__(self, options: GanOptions, critic: nn.Module, total_steps: int) -> None:
-        self.options = options
-        self.total_steps = total_steps
-        self.state = GanState(critic, balanced=options.balance > 0)
-        self.optimizer = Adam(critic.parameters(), options.critic_rate, BETAS)
+    def __init__(self, context: Context, critic: nn.Module | None = None) -> None:
+        self.options: GanOptions = read_objective_options("gan", context.options)
+        self.total_steps = context.total_steps
+        critic = critic or critic_for(context, normed=self.options.balance == 0)
+        self.state = GanState(critic, balanced=self.options.balance > 0)
+        self.optimizer = Adam(critic.parameters(), self.options.critic_rate, BETAS)
 
     def modules(self) -> dict[str, nn.Module]:
         """The critic and its count of steps."""
@@ -104,15 +105,10 @@ class Gan(Objective):
 
 
 def judged(critic: nn.Module, batch: Batch, image: Tensor) -> Tensor:
-    """The critic's scores of an image beside its source.
+    """The critic's scores of an image (b, 1, z, y, x) beside its source.
 
     Both are 0 outside the mask, in real and generated pairs alike, so that the critic learns
     nothing from what the generator is not asked for, and its gradient is 0 there.
-
-    Args:
-        critic: (b, c + 1, z, y, x) to scores.
-        batch: its source and mask.
-        image: (b, 1, z, y, x), float32, network units.
     """
     pair = torch.cat([batch.source, image], dim=1)
     scores: Tensor = critic(torch.where(batch.mask > 0.5, pair, 0.0))
@@ -122,10 +118,8 @@ def judged(critic: nn.Module, batch: Batch, image: Tensor) -> Tensor:
 def square_loss(scores: Tensor, weights: Tensor, *, goal: float) -> Tensor:
     """sum(w (s - goal)^2) / sum(w), a scalar; 0 where no score lies in the mask.
 
-    Args:
-        scores: s, (b, 1, z', y', x').
-        weights: w, (b, 1, z', y', x'): the share of each score's cell inside the mask.
-        goal: 1 for real, 0 for generated.
+    Scores s and weights w are (b, 1, z', y', x'); w is the share of each score's cell inside the
+    mask; the goal is 1 for real, 0 for generated.
     """
     return masked_mean((scores - goal).square(), weights)
 
@@ -141,17 +135,10 @@ def critic_rate(step: int, total_steps: int, rate: float) -> float:
     return rate * max(0.0, min(1.0, 2.0 * (1.0 - step / total_steps)))
 
 
-def build_gan(context: Context) -> Gan:
-    """The objective `gan` from its options, with a critic that follows the plan.
-
-    Raises:
-        SettingError: an unknown option or fidelity, or a number out of bounds.
-    """
-    options = read_options(GanOptions, context.options, objective="gan")
+def critic_for(context: Context, *, normed: bool) -> Critic:
+    """A critic that follows the plan, with seeded weights that are equal on all ranks."""
     if context.architecture is None:
         raise ValueError("objective gan needs the generator's architecture")
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(context.seed)  # equal on all ranks
-        normed = options.balance == 0
-        critic = Critic(context.architecture, context.n_sources + 1, normed=normed)
-    return Gan(options, critic, context.total_steps)
+        torch.manual_seed(context.seed)
+        return Critic(context.architecture, context.n_sources + 1, normed=normed)

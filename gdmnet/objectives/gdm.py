@@ -8,13 +8,13 @@ backward once. Without drift (r = 0) this is `regression`, to the bit.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from gdmnet.drifting.coordination import COORDINATIONS, balance
 from gdmnet.drifting.representations import Draw, look
-from gdmnet.errors import TrainingError
 from gdmnet.geometry import Shape
 from gdmnet.objectives.base import Batch, Context, Descent, Metrics, Objective
 from gdmnet.objectives.fidelity import all_finite, fidelity_gradient
@@ -26,8 +26,8 @@ from gdmnet.objectives.gdm_levels import (
     ring_sizes,
     watched,
 )
-from gdmnet.objectives.gdm_state import DriftState, schedule_of, watch_validation
-from gdmnet.objectives.options import GdmOptions, RegressionOptions, read_options
+from gdmnet.objectives.gdm_state import DriftState, Schedule, watch_validation
+from gdmnet.objectives.options import GdmOptions, read_objective_options
 from gdmnet.objectives.ranks import on_all_ranks
 from gdmnet.objectives.regression import Regression
 
@@ -38,12 +38,12 @@ class Gdm(Objective):
     The frozen encoder is the run's own file and follows the batch's device; it is not saved here.
     """
 
-    def __init__(self, options: GdmOptions, context: Context, encoder: nn.Module) -> None:
-        self.options = options
-        self.encoder = encoder
-        self.seed = context.seed
-        self.schedule = schedule_of(options, context.total_steps)
-        self.state = empty_state(options, context.patch_size, encoder)
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.options: GdmOptions = read_objective_options("gdm", context.options)
+        self.encoder = context.frozen_encoder()
+        self.schedule = Schedule(self.options, context.total_steps)
+        self.state = empty_state(self.options, context.patch_size, self.encoder)
 
     def modules(self) -> dict[str, nn.Module]:
         """What is remembered between steps."""
@@ -64,7 +64,9 @@ class Gdm(Objective):
             return Descent(output, g_f, self._metrics(loss, ratio, {}))
         views = look(self.encoder, leaf, batch.target, batch.mask)  # f(x), f(y)
         with torch.autocast(leaf.device.type, enabled=False):
-            draw = Draw(options.locations, self._places_of(step))
+            # The step's own generator: a resumed training draws what the unbroken one draws.
+            places = torch.Generator().manual_seed((self.context.seed * 1_000_003 + step) % 2**63)
+            draw = Draw(options.locations, places)
             rows = draw_rows(views, draw, state, options.levels)  # pairs [n,S] a level and map
             found = level_losses(rows, draw, state, options)  # L_l: the field, a loss a level
             push_rows(rows, state)
@@ -79,16 +81,13 @@ class Gdm(Objective):
         """A regression from the step on in which the drift first moves the generator."""
         if not self.options.realism_dial:
             return None
-        return Regression(RegressionOptions(self.options.fidelity)), self.schedule.start
+        faithful = replace(self.context, options={"fidelity": self.options.fidelity})
+        return Regression(faithful), self.schedule.start
 
     def on_validation(self, metrics: Mapping[str, float]) -> None:
         """Halve r where realism is bought too dearly; called at most once an epoch."""
         adapts = self.options.adapt_drift
         watch_validation(metrics, self.state, self.schedule, adapts=adapts)
-
-    def _places_of(self, step: int) -> torch.Generator:
-        """The step's own generator: a resumed training draws what the unbroken one draws."""
-        return torch.Generator().manual_seed((self.seed * 1_000_003 + step) % 2**63)
 
     def _metrics(self, loss: Tensor, ratio: float, watch: dict[str, Tensor]) -> Metrics:
         skipped = self.state.skipped_in_a_row > 0  # its mean over an epoch is the skipped share
@@ -103,16 +102,3 @@ def empty_state(options: GdmOptions, patch_size: Shape, encoder: nn.Module) -> D
         views = look(encoder, patch, patch, torch.ones_like(patch))
     draw = Draw(1, torch.Generator(), minimum=1)
     return DriftState(options.levels, ring_sizes(views, draw, options))
-
-
-def build_gdm(context: Context) -> Gdm:
-    """The objective `gdm` from its options and a frozen encoder.
-
-    Raises:
-        SettingError: an unknown option or name, or a number out of bounds.
-        TrainingError: no encoder.
-    """
-    options = read_options(GdmOptions, context.options, objective="gdm")
-    if context.encoder is None:
-        raise TrainingError("objective gdm needs a frozen encoder and was given none")
-    return Gdm(options, context, context.encoder.eval().requires_grad_(False))

@@ -40,7 +40,7 @@ class LevelLosses:
     """What the levels of one step say.
 
     Attributes:
-        losses: for each level that has rows, its drift loss, a scalar with its graph.
+        losses: of each level that has rows its drift loss, a scalar with its graph.
         watch: numbers for the log.
         waiting: whether a level only waits for its rings.
         drifts: whether their gradient is finite and not 0; known once there is one.
@@ -116,13 +116,8 @@ def drift_gradient(found: LevelLosses, leaf: Tensor, fidelity: Tensor, state: Dr
     """g_d = sum_l g_l / N_l at the leaf, (b, 1, z, y, x); 0 where it would not be finite.
 
     The levels' mean norms N_l are measured in the first active steps and in every tenth one after,
-    by a backward a level; in between one backward serves all.
-
-    Args:
-        found: losses with their graphs; `found.watch` gains each level's norm and cosine.
-        leaf: (b, 1, z, y, x).
-        fidelity: g_f, for the cosines.
-        state: its level norms are updated.
+    by a backward a level; in between one backward serves all. `found.watch` gains each level's norm
+    and its cosine with the fidelity's gradient.
     """
     losses = found.losses
     new = any(state.level_norm(level).weight == 0 for level in losses)
@@ -130,7 +125,7 @@ def drift_gradient(found: LevelLosses, leaf: Tensor, fidelity: Tensor, state: Dr
         return torch.zeros_like(leaf)
     if state.active >= MEASURED_FIRST and state.active % MEASURED_EVERY and not new:
         weighted = [loss / state.level_norm(level).value for level, loss in losses.items()]
-        total = _backward(torch.stack(weighted).sum(), leaf, keep=False)  # d(sum_l L_l / N_l)/dx
+        (total,) = torch.autograd.grad(torch.stack(weighted).sum(), leaf)  # d(sum_l L_l / N_l)/dx
     else:
         total = _measured(found, leaf, fidelity, state)
     size = float(norms(total).mean())  # mean_b |g_d|
@@ -145,7 +140,8 @@ def _measured(found: LevelLosses, leaf: Tensor, fidelity: Tensor, state: DriftSt
         norm = state.level_norm(level)
         weight = 1.0 / norm.value if norm.weight > 0 else norm.value + START_WEIGHT
         keep = place < len(found.losses)
-        gradients[level] = _backward(loss * weight, leaf, keep=keep) / weight  # g_l
+        (scaled,) = torch.autograd.grad(loss * weight, leaf, retain_graph=keep)
+        gradients[level] = scaled / weight  # g_l
     sizes = torch.stack([norms(g).mean() for g in gradients.values()]).tolist()  # mean_b |g_l|
     total = torch.zeros_like(leaf)
     for (level, gradient), size in zip(gradients.items(), sizes, strict=True):
@@ -173,11 +169,6 @@ def watched(
         "norm_fidelity": n_f,
         "norm_drift": n_d,
     }
-
-
-def _backward(loss: Tensor, leaf: Tensor, *, keep: bool) -> Tensor:
-    (gradient,) = torch.autograd.grad(loss, leaf, retain_graph=keep)
-    return gradient
 
 
 def _waits(group: Sequence[Rows], state: DriftState) -> bool:

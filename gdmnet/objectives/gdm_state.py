@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
 from torch import Tensor, nn
 
@@ -47,12 +46,7 @@ class DriftState(NumbersModule):
     lowest_sharpness: float
 
     def __init__(self, levels: Iterable[str], rings: Mapping[str, tuple[int, int]]) -> None:
-        """Empty.
-
-        Args:
-            levels: names, each with a mean norm.
-            rings: for each ring its name, capacity and row length.
-        """
+        """Empty, with a mean norm a level and rings of (capacity, row length) by name."""
         super().__init__(
             step=0,
             active=0,
@@ -90,15 +84,10 @@ class DriftState(NumbersModule):
     def mean_norms(
         self, fidelity: Tensor, drift: Tensor, *, due: bool, drifts: bool
     ) -> tuple[Tensor, Tensor]:
-        """N_f and N_d, scalars, with both gradients of this step in them.
+        """N_f and N_d, scalars, with both gradients of this step, (b, 1, z, y, x), in them.
 
-        They are equal on all ranks: the means over those that have measured any.
-
-        Args:
-            fidelity: g_f (b, 1, z, y, x).
-            drift: g_d, finite.
-            due: False for a step in which no drift was to be had yet.
-            drifts: whether there is any; a step in which it was due, but is not, is skipped.
+        They are equal on all ranks: the means over those that have measured any. A step in which a
+        drift is `due`, but none `drifts`, is skipped.
         """
         if due:
             self.fidelity_norm.update(fidelity)
@@ -118,21 +107,16 @@ class DriftState(NumbersModule):
             logger.warning("%d steps in a row without a drift", self.skipped_in_a_row)
 
 
-@dataclass(frozen=True)
 class Schedule:
-    """Regression, then a linear ramp, then constant; steps count from 0.
+    """Regression, then a linear ramp of r to `ratio`, then constant; steps count from 0.
 
-    Attributes:
-        ratio: r after the ramp.
-        start: first step of the ramp.
-        ramp: its length in steps, at least 1.
-        every: only every so many-th step has a drift.
+    The ramp begins at the step `start` and takes `ramp` steps, at least 1.
     """
 
-    ratio: float
-    start: int
-    ramp: int
-    every: int = 1
+    def __init__(self, options: GdmOptions, total_steps: int) -> None:
+        self.ratio, self.every = options.drift_ratio, options.every
+        self.start = math.ceil(options.regression_share * total_steps)
+        self.ramp = max(1, math.ceil(options.ramp_share * total_steps))
 
     def drifts(self, step: int) -> bool:
         """Whether the encoder runs: from before the ramp on, first to fill rings and norms."""
@@ -142,32 +126,18 @@ class Schedule:
         """R of a step, where `factor` is left after alarms; as much larger as drifts are rarer."""
         if not self.drifts(step):
             return 0.0
-        return (
-            self.ratio * factor * self.every * min(1.0, max(0, step - self.start + 1) / self.ramp)
-        )
-
-
-def schedule_of(options: GdmOptions, total_steps: int) -> Schedule:
-    """The schedule for a whole training of so many steps."""
-    start = math.ceil(options.regression_share * total_steps)
-    ramp = max(1, math.ceil(options.ramp_share * total_steps))
-    return Schedule(options.drift_ratio, start, ramp, options.every)
+        grown = min(1.0, max(0, step - self.start + 1) / self.ramp)
+        return self.ratio * factor * self.every * grown
 
 
 def watch_validation(
     metrics: Mapping[str, float], state: DriftState, schedule: Schedule, *, adapts: bool
 ) -> None:
-    """Halve r, to an eighth at least, where realism is bought too dearly.
+    """Halve r, to an eighth at least, where realism is bought too dearly; or only log the alarm.
 
     A prediction that is too sharp is the drift's fault only if it was less so before: early in
-    a training the streaks of a sparse-view CT, say, are still in it.
-
-    Args:
-        metrics: "sharpness" (mean |grad prediction| / mean |grad target|) and "mae" of a
-            validation with EMA weights.
-        state: its factor of r is halved.
-        schedule: says when the drift begins.
-        adapts: False only logs the alarm.
+    a training the streaks of a sparse-view CT, say, are still in it. The metrics are "sharpness"
+    (mean |grad prediction| / mean |grad target|) and "mae" of a validation with EMA weights.
     """
     mae, sharpness = metrics.get("mae", math.inf), metrics.get("sharpness", 0.0)
     best = state.best_regression_mae

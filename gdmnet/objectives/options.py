@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from gdmnet.errors import SettingError
 from gdmnet.settings import Settings, make_settings, setting
-
-Options = TypeVar("Options", bound=Settings)
 
 N_TIMES = 1000  # that the training of bridge and diffusion knows; most steps of their samplers
 MOST_STEPS = 10_000  # of a solver
@@ -137,8 +135,8 @@ OPTIONS: dict[str, type[Settings]] = {
 """Name of each objective -> its options."""
 
 
-def read_objective_options(objective: str, given: Mapping[str, Any]) -> Settings:
-    """The options of an objective from names and plain values, the rest as by default.
+def read_objective_options(objective: str, given: Mapping[str, Any]) -> Any:  # noqa: ANN401
+    """The options of an objective (see `OPTIONS`) from plain values, the rest as by default.
 
     Raises:
         SettingError: an unknown objective or option (the known ones are listed), a value of another
@@ -146,13 +144,8 @@ def read_objective_options(objective: str, given: Mapping[str, Any]) -> Settings
     """
     if objective not in OPTIONS:
         raise SettingError(f"objective {objective!r} is unknown; take one of {', '.join(OPTIONS)}")
-    return read_options(OPTIONS[objective], given, objective=objective)
-
-
-def read_options(kind: type[Options], given: Mapping[str, Any], *, objective: str) -> Options:
-    """As `read_objective_options`, of a known kind."""
     try:
-        return make_settings(kind, given)
+        return make_settings(OPTIONS[objective], given)
     except SettingError as problem:
         raise SettingError(f"objective {objective}: {problem}") from None
 

@@ -10,10 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from gdmnet.drifting.representations import coverage, look
-from gdmnet.errors import TrainingError
 from gdmnet.objectives.base import Batch, Context, Descent, Metrics, Objective
 from gdmnet.objectives.fidelity import all_finite, fidelity_gradient, masked_mean
-from gdmnet.objectives.options import RegressionOptions, read_options
+from gdmnet.objectives.options import RegressionOptions, read_objective_options
 
 SCALE = 1024.0  # of the loss in its backward: keeps float16 gradients from vanishing
 FLOOR = 1e-6  # of a mean square: a location without any features has none to compare
@@ -26,9 +25,9 @@ class Regression(Objective):
     bit.
     """
 
-    def __init__(self, options: RegressionOptions, encoder: nn.Module | None = None) -> None:
-        self.options = options
-        self.encoder = encoder
+    def __init__(self, context: Context) -> None:
+        self.options: RegressionOptions = read_objective_options("regression", context.options)
+        self.encoder = context.frozen_encoder() if self.options.perceptual else None
 
     def descend(self, generator: nn.Module, batch: Batch, rng: torch.Generator) -> Descent:
         """One forward of the generator and the fidelity's gradient at its output."""
@@ -43,17 +42,9 @@ class Regression(Objective):
 
 
 def perceptual_gradient(encoder: nn.Module, leaf: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-    """The perceptual distance P of a prediction and its gradient there.
+    """The perceptual distance P of a prediction, and dP / d leaf, float32 (b, 1, z, y, x).
 
     Outside the mask the encoder sees the target in both images, so that the gradient there is 0.
-
-    Args:
-        encoder: frozen; (b, 1, z, y, x) to maps, finest first; moved to the leaf's device.
-        leaf: the prediction, float32 (b, 1, z, y, x), requires gradients.
-        batch: its target and mask.
-
-    Returns:
-        P, a detached scalar, and d P / d leaf, float32 (b, 1, z, y, x).
     """
     with torch.enable_grad():
         views = look(encoder, leaf, batch.target, batch.mask)
@@ -69,11 +60,7 @@ def feature_distance(generated: Tensor, target: Tensor, mask: Tensor) -> Tensor:
 
     The feature vectors of a location are brought to one length before they are compared, as in
     LPIPS (Zhang et al., CVPR 2018); to sqrt(c), so that maps of few and many channels weigh alike.
-
-    Args:
-        generated: a map f (b, c, z, y, x).
-        target: the map t of the target (b, c, z, y, x).
-        mask: (b, 1, z, y, x) of the image; m is its share of each location p.
+    Maps f and t are (b, c, z, y, x); m is the share of the image's mask in each location p.
     """
     difference = _one_length(generated.float()) - _one_length(target.float())  # (b,c,z,y,x)
     apart = difference.abs().mean(dim=1, keepdim=True)  # (b,1,z,y,x)
@@ -82,18 +69,3 @@ def feature_distance(generated: Tensor, target: Tensor, mask: Tensor) -> Tensor:
 
 def _one_length(maps: Tensor) -> Tensor:
     return maps * (maps.square().mean(dim=1, keepdim=True) + FLOOR).rsqrt()
-
-
-def build_regression(context: Context) -> Regression:
-    """The objective `regression` from its options.
-
-    Raises:
-        SettingError: an unknown option or fidelity, or a weight out of bounds.
-        TrainingError: a weight of the distance of features, but no encoder for it.
-    """
-    options = read_options(RegressionOptions, context.options, objective="regression")
-    if options.perceptual == 0:
-        return Regression(options)
-    if context.encoder is None:
-        raise TrainingError("regression with perceptual needs a frozen encoder and was given none")
-    return Regression(options, context.encoder.eval().requires_grad_(False))

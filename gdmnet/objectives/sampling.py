@@ -34,19 +34,11 @@ class Sampling:
 
 
 def network_input(source: Tensor, state: Tensor, mask: Tensor | None, width: float) -> Tensor:
-    """Source channels, then the state in widths of the target, 0 outside the mask.
+    """Source channels, then the state in widths of the target: (b, c + 1, z, y, x).
 
-    So the state is as loud as the source, whatever the target's units. Outside the mask the network
-    is not trained, so that the state there is nothing to go by.
-
-    Args:
-        source: (b, c, z, y, x).
-        state: (b, 1, z, y, x).
-        mask: (b, 1, z, y, x), 1 inside; None is 1 everywhere.
-        width: `Sampled.state_width`.
-
-    Returns:
-        (b, c + 1, z, y, x).
+    So the state is as loud as the source, whatever the target's units. It is 0 outside the mask,
+    where the network is not trained, so that the state is nothing to go by; no mask is 1
+    everywhere.
     """
     if mask is not None:
         state = torch.where(mask > 0.5, state, 0.0)
@@ -64,8 +56,7 @@ class Sampled(Objective):
         sampling: what is used unless asked otherwise.
         most_steps: that a sampler can take.
         fidelity: a key of `FIDELITIES`, of the network's output.
-        state_width: what states are divided by before the network sees them, about their standard
-            deviation.
+        state_width: what states are divided by before the network sees them.
     """
 
     inputs = Inputs(extra_channels=1, time=True, residual=False)
@@ -85,22 +76,12 @@ class Sampled(Objective):
     def example(self, batch: Batch, time: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """States and what the network should give for them, each (b, 1, z, y, x).
 
-        Args:
-            batch: paired patches.
-            time: (b, 1, 1, 1, 1).
-            noise: (b, 1, z, y, x), standard normal.
+        The time is (b, 1, 1, 1, 1), the noise (b, 1, z, y, x), standard normal.
         """
 
     @abstractmethod
     def sample(self, evaluate: Evaluate, source: Tensor, draw: Draw, sampling: Sampling) -> Tensor:
-        """Sources (b, c, z, y, x) to targets (b, 1, z, y, x), network units.
-
-        Args:
-            evaluate: one call of the network.
-            source: of the whole field that is sampled.
-            draw: gives the next field of noise at each call.
-            sampling: the sampler and its number of steps.
-        """
+        """Sources (b, c, z, y, x) of the whole field to targets (b, 1, z, y, x), network units."""
 
     def descend(self, generator: nn.Module, batch: Batch, rng: torch.Generator) -> Descent:
         """One forward at a random time of each patch, and the gradient of the masked fidelity."""
@@ -123,12 +104,7 @@ class Sampled(Objective):
     ) -> Tensor:
         """Targets of patches (b, 1, z, y, x): every call of the network sees whole patches.
 
-        Args:
-            generator: trained by this objective.
-            source: (b, c, z, y, x), network units.
-            noise: (b, 1, z, y, x), standard normal; None is zero.
-            mask: of the body, (b, 1, z, y, x); None is 1 everywhere.
-            sampling: None is the objective's own.
+        No noise is zero noise, no mask is 1 everywhere, no sampling the objective's own.
         """
 
         def evaluate(state: Tensor, time: float) -> Tensor:
@@ -157,11 +133,7 @@ class DiscretePath(Sampled):
     ) -> tuple[Tensor, Tensor]:
         """Mean (b, 1, z, y, x) and standard deviation, a scalar, of the next state.
 
-        Args:
-            output: of the network for the state.
-            state: (b, 1, z, y, x), at the first of the levels.
-            levels: n of the state and of the next one, which is smaller.
-            sampler: a key of `samplers`.
+        `levels` are n of the state and of the next one, which is smaller.
         """
 
     def sample(self, evaluate: Evaluate, source: Tensor, draw: Draw, sampling: Sampling) -> Tensor:

@@ -36,28 +36,19 @@ ANISOTROPY = 3.0  # nnU-Net's: axes whose patch size or spacing differ by more a
 
 def rotation_axes(patch: Shape, spacing: Spacing) -> tuple[bool, bool, bool]:
     """Which axes (z, y, x) may be rotated about: those whose plane is not too anisotropic."""
-    allowed = []
-    for axis in range(3):
-        plane = [other for other in range(3) if other != axis]
-        sizes = [patch[other] for other in plane]
-        lengths = [spacing[other] for other in plane]
-        allowed.append(
-            min(sizes) > 1
-            and max(sizes) / min(sizes) <= ANISOTROPY
-            and max(lengths) / min(lengths) <= ANISOTROPY
-        )
-    return (allowed[0], allowed[1], allowed[2])
+
+    def may_mix(a: int, b: int) -> bool:
+        sizes, lengths = (patch[a], patch[b]), (spacing[a], spacing[b])
+        alike = all(max(pair) / min(pair) <= ANISOTROPY for pair in (sizes, lengths))
+        return alike and min(sizes) > 1
+
+    return may_mix(1, 2), may_mix(0, 2), may_mix(0, 1)
 
 
 def draw_coordinates(patch: Shape, spacing: Spacing, rng: np.random.Generator) -> NDArray | None:
     """Where a patch takes its voxels from after a random rotation and zoom.
 
-    Rotations are rotations of the patient: in mm, not in voxels.
-
-    Args:
-        patch: size (z, y, x).
-        spacing: mm (z, y, x).
-        rng: decides whether and how.
+    Rotations are rotations of the patient: in mm, not in voxels. Spacing is in mm (z, y, x).
 
     Returns:
         float64 (3, z, y, x), voxels relative to the middle of the patch; None for no transform.
@@ -83,8 +74,7 @@ def draw_coordinates(patch: Shape, spacing: Spacing, rng: np.random.Generator) -
 def region_of(coordinates: NDArray) -> tuple[Shape, Shape]:
     """Start and size (z, y, x) of the smallest box of voxels that linear interpolation needs.
 
-    Args:
-        coordinates: (3, z, y, x) in voxels of the volume.
+    The coordinates are (3, z, y, x) in voxels of the volume.
     """
     flat = coordinates.reshape(3, -1)
     first = np.floor(flat.min(axis=1)).astype(int)
@@ -95,19 +85,11 @@ def region_of(coordinates: NDArray) -> tuple[Shape, Shape]:
 
 
 def sample(region: NDArray, coordinates: NDArray) -> NDArray:
-    """Linear interpolation of every channel at the same coordinates.
+    """Every channel of a region (c, z, y, x) at the same coordinates, by linear interpolation.
 
-    Args:
-        region: float32 (c, z, y, x).
-        coordinates: (3, z, y, x) in voxels of the region, inside it.
-
-    Returns:
-        float32 (c, z, y, x) of the coordinates' shape.
+    They are (3, z, y, x) in voxels of the region, inside it; float32 (c, z, y, x) of their shape.
     """
-    channels = [
-        interpolate_img(channel, coordinates, order=1, mode="nearest") for channel in region
-    ]
-    return np.stack(channels)
+    return np.stack([interpolate_img(c, coordinates, order=1, mode="nearest") for c in region])
 
 
 def mirror(patch: NDArray, rng: np.random.Generator) -> NDArray:
@@ -135,13 +117,7 @@ def intensity_transforms() -> Compose:
 
 
 def augment_intensities(source: NDArray, channels: Sequence[int], transforms: Compose) -> None:
-    """Change the intensities of some source channels in place.
-
-    Args:
-        source: float32 (b, c, z, y, x).
-        channels: the ones that may change: MR-like, without a physical unit.
-        transforms: of `intensity_transforms`.
-    """
+    """Change the MR-like channels of sources, float32 (b, c, z, y, x), in place."""
     if channels:
         chosen = list(channels)
         source[:, chosen] = transforms(data=source[:, chosen])["data"]

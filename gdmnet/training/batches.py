@@ -35,12 +35,8 @@ MR_LIKE = ("zscore", "percentiles")  # the other schemes keep numbers that mean 
 class Batches:
     """Patches around random voxels inside the body, the cases taken in turn.
 
-    Args:
-        cases: prepared cases with targets; all of one configuration.
-        configuration: patch and batch size, spacing and normalisations.
-        seed: of the run.
-        augment: False leaves the patches as they are stored (validation).
-        n_workers: processes that prepare batches ahead; 0 makes them in this process.
+    Cases are prepared ones with targets, all of one configuration. Without `augment` their patches
+    are as they are stored (validation); `n_workers` processes prepare batches ahead, 0 is this one.
 
     Raises:
         TrainingError: no cases.
@@ -71,6 +67,9 @@ class Batches:
         self.n_workers = n_workers
         self._source_fill = [background_value(scheme) for scheme in configuration.sources]
         self._transforms = augmentation.intensity_transforms()
+        residual = configuration.residual_channel  # the output adds to it: it stays as it is
+        mr_like = (source.scheme in MR_LIKE for source in configuration.sources)
+        self._changing = [i for i, may in enumerate(mr_like) if may and i != residual]
 
     def batch(self, epoch: int, step: int, rank: int = 0) -> Batch:
         """The batch of one step, CPU tensors in network units.
@@ -84,14 +83,8 @@ class Batches:
         if self.augment:
             rng = seeds.numpy_rng(self.seed, epoch, step, rank, _INTENSITY)
             with seeds.seeded_globals(rng):
-                augmentation.augment_intensities(source, self._mr_like(), self._transforms)
+                augmentation.augment_intensities(source, self._changing, self._transforms)
         return Batch(*(torch.from_numpy(np.ascontiguousarray(a)) for a in (source, target, mask)))
-
-    def _mr_like(self) -> list[int]:
-        """Channels whose intensities may change; not the one that the output is a residual of."""
-        residual = self.configuration.residual_channel
-        schemes = [source.scheme for source in self.configuration.sources]
-        return [i for i, scheme in enumerate(schemes) if scheme in MR_LIKE and i != residual]
 
     def _sample(self, epoch: int, number: int, rank: int) -> NDArray:
         """One patch: source channels, target and mask, float32 (c + 2, z, y, x)."""
@@ -134,35 +127,24 @@ class Batches:
 def patch_start(centre: Sequence[int], patch: Shape, shape: Shape) -> Shape:
     """First voxel of a patch around a voxel, shifted so that the patch stays inside the volume.
 
-    Args:
-        centre: voxel (z, y, x).
-        patch: size (z, y, x).
-        shape: of the volume (z, y, x).
-
-    Returns:
-        The start (z, y, x); negative on axes where the volume is smaller than the patch, where
-        the volume then lies in the middle of the patch.
+    All are (z, y, x). The start is negative on axes where the volume is smaller than the patch:
+    there it lies in the middle of the patch.
     """
-    starts = []
-    for middle, size, length in zip(centre, patch, shape, strict=True):
-        if length <= size:
-            starts.append(-((size - length) // 2))
-        else:
-            starts.append(min(max(int(middle) - size // 2, 0), length - size))
-    return (starts[0], starts[1], starts[2])
+    z, y, x = (
+        -((size - n) // 2) if n <= size else min(max(int(middle) - size // 2, 0), n - size)
+        for middle, size, n in zip(centre, patch, shape, strict=True)
+    )
+    return z, y, x
 
 
 def read_patch(array: Any, start: Shape, size: Shape, fill: float | Sequence[float]) -> NDArray:  # noqa: ANN401
-    """Read one patch; voxels outside the volume are filled.
+    """A patch (z, y, x) of an array, a new float32 array (c, *size) or (*size).
 
     Args:
         array: (c, z, y, x) or (z, y, x), numpy or blosc2 (only the patch is decompressed).
-        start: first voxel (z, y, x), possibly outside the volume.
-        size: of the patch (z, y, x).
+        start: first voxel, possibly outside the volume.
+        size: of the patch.
         fill: value outside the volume, one a channel.
-
-    Returns:
-        A new float32 array (c, *size) or (*size).
     """
     *channels, depth, height, width = array.shape
     patch = np.empty((*channels, *size), dtype=np.float32)
@@ -189,15 +171,11 @@ def prefetched(
     *,
     pinned: bool = False,
 ) -> Generator[Batch, None, None]:
-    """The batches of some steps, in order; workers only change how fast they come.
+    """The batches of some steps, epoch and step of each, in order; workers only make them faster.
 
-    Args:
-        batches: where they come from.
-        places: epoch and step of each; the workers live until the last one.
-        n_workers: processes that prepare batches ahead; 0 makes them in this process, and so
-            does every system but Linux (memory-mapped cases reach a worker only by a fork).
-        rank: of this process in a distributed training.
-        pinned: put what workers make into memory that a CUDA device copies without the host.
+    They live until the last step; 0 prepares batches in this process, and so does every system but
+    Linux (memory-mapped cases reach a worker only by a fork). What they make is put, if `pinned`,
+    into memory that a CUDA device copies without the host.
 
     Raises:
         TrainingError: a worker process died.

@@ -8,7 +8,6 @@ srun, or from `run_together` (--num-gpus).
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import logging
 import os
 import signal
@@ -22,13 +21,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from torch import distributed, nn
+from torch import distributed
 from torch.multiprocessing.spawn import (
     ProcessExitedException,
     ProcessRaisedException,
     start_processes,
 )
-from torch.nn.parallel import DistributedDataParallel
 
 from gdmnet.cluster import ProcessRank
 from gdmnet.errors import DeviceError, GdmnetError, TrainingError
@@ -43,45 +41,24 @@ _GRACE_SECONDS = 10.0  # between asking a process to stop and killing it
 _OF_THE_GROUP = ("gloo", "nccl", "connection", "timed out", "store", "peer", "socket")
 
 
-@dataclasses.dataclass(frozen=True)
-class TrainingProcess:
-    """This process among those that train together.
-
-    Attributes:
-        rank: from 0.
-        n_processes: in all.
-        local_rank: on this machine, from 0.
-        n_local: on this machine, in all.
-    """
-
-    rank: int = 0
-    n_processes: int = 1
-    local_rank: int = 0
-    n_local: int = 1
-
-    @property
-    def is_leader(self) -> bool:
-        """Whether this process validates, logs and saves."""
-        return self.rank == 0
-
-    def device(self, device: torch.device) -> torch.device:
-        """The device of this rank: its machine's k-th CUDA device, or the CPU that all share."""
-        if self.n_processes == 1:
-            return device
-        return torch.device("cuda", self.local_rank) if device.type == "cuda" else device
+_ALONE = ProcessRank(rank=0, n_ranks=1, local_rank=0, n_local=1, meeting="")
+_process = _ALONE
 
 
-_process = TrainingProcess()
-
-
-def this_process() -> TrainingProcess:
-    """This process's rank; 0 of 1 without a distributed training."""
+def this_process() -> ProcessRank:
+    """This process among those that train together; rank 0, which is 0 of 1 alone, leads them."""
     return _process
+
+
+def own_device(device: torch.device) -> torch.device:
+    """The device of this rank: its machine's k-th CUDA device, or the CPU that all share."""
+    together = _process.n_ranks > 1 and device.type == "cuda"
+    return torch.device("cuda", _process.local_rank) if together else device
 
 
 def devices_here(n_devices: int) -> int:
     """How many of a training's devices are this machine's."""
-    return n_devices if _process.n_processes == 1 else _process.n_local
+    return n_devices if _process.n_ranks == 1 else _process.n_local
 
 
 def require_devices(n_devices: int, device: torch.device) -> None:
@@ -123,14 +100,14 @@ def process_group(rank: ProcessRank | None) -> Iterator[None]:
         distributed.init_process_group(
             backend, store=store, rank=rank.rank, world_size=rank.n_ranks, timeout=HANGS_AFTER
         )
-        _process = TrainingProcess(rank.rank, rank.n_ranks, rank.local_rank, rank.n_local)
+        _process = rank
         try:
             if rank.rank > 0:  # rank 0 says it for all
                 logging.disable(logging.WARNING)
             yield
         finally:
             logging.disable(logging.NOTSET)
-            _process = TrainingProcess()
+            _process = _ALONE
             _patient_group.cache_clear()
             distributed.destroy_process_group()
 
@@ -152,8 +129,8 @@ def _losses_said(rank: ProcessRank) -> Iterator[None]:
         ) from None
 
 
-def made_by_leader(make: Callable[[], R]) -> R:
-    """What rank 0 makes, on every rank; the others wait as long as that takes.
+def made_by_leader(make: Callable[[], R], *, patient: bool = True) -> R:
+    """What rank 0 makes, on every rank; the others wait as long as that takes if `patient`.
 
     Raises:
         GdmnetError: what `make` raised, on rank 0; the others end without a word.
@@ -161,15 +138,15 @@ def made_by_leader(make: Callable[[], R]) -> R:
     if n_ranks() == 1:
         return make()
     box: list[Any] = [None, None]
-    if _process.is_leader:
+    if _process.rank == 0:
         try:
             box[0] = make()
         except GdmnetError as error:
             box[1] = error
-    distributed.broadcast_object_list(box, src=0, group=_patient_group())
+    distributed.broadcast_object_list(box, src=0, group=_patient_group() if patient else None)
     if box[1] is None:
         return box[0]
-    raise box[1] if _process.is_leader else SystemExit(2)
+    raise box[1] if _process.rank == 0 else SystemExit(2)
 
 
 def collected(value: R) -> list[R]:
@@ -190,12 +167,8 @@ def _patient_group() -> Any:  # noqa: ANN401
 def run_together(function: Callable[..., None], n_processes: int, *args: object) -> None:
     """Call `function(*args)` in so many processes of this machine that can talk to each other.
 
-    They end with this process, whatever ends it, and all end when one of them fails.
-
-    Args:
-        function: importable by name.
-        n_processes: of them.
-        args: can be pickled.
+    They end with this process, whatever ends it, and all end when one of them fails. The function
+    is importable by name, its arguments can be pickled.
 
     Raises:
         GdmnetError: what the first process that failed raised, if the user can mend it.
@@ -263,22 +236,6 @@ def _run_one(
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)
-
-
-def averaged_over_ranks(generator: nn.Module, device: torch.device) -> nn.Module:
-    """The generator, wrapped so that a backward averages its gradients over the ranks."""
-    if n_ranks() == 1:
-        return generator
-    return DistributedDataParallel(generator, [device] if device.type == "cuda" else None)
-
-
-def from_leader(values: list[float], device: torch.device) -> list[float]:
-    """Rank 0's numbers on every rank."""
-    if n_ranks() == 1:
-        return values
-    packed = torch.tensor(values, dtype=torch.float64, device=device)
-    distributed.broadcast(packed, src=0)
-    return [float(value) for value in packed]
 
 
 def gathered(state: dict[str, Any]) -> list[dict[str, Any]]:

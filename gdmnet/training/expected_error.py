@@ -9,8 +9,8 @@ from __future__ import annotations
 import logging
 import zipfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,8 +33,7 @@ _LEAST_WIDTH = 1e-9  # file units: an error of 0 is covered by no ratio
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, eq=False)
-class CaseErrors:
+class CaseErrors(NamedTuple):
     """Some voxels of a case: float32 (n,), file units of the prediction; and its whole MAE."""
 
     prediction: NDArray
@@ -48,11 +47,8 @@ def sample_errors(
 ) -> CaseErrors:
     """The same number of voxels of every case, evenly over its mask.
 
-    Args:
-        prediction: (z, y, x), file units.
-        difficulty: (z, y, x), see `models.expected_error`.
-        target: (z, y, x), the same units.
-        mask: (z, y, x), non-zero where errors count.
+    All are (z, y, x), prediction, difficulty (see `models.expected_error`) and target in file
+    units.
     """
     inside = np.flatnonzero(mask)
     error = np.abs(prediction - target)
@@ -63,29 +59,24 @@ def sample_errors(
 
 def save_errors(cases: Sequence[CaseErrors], fold: Path) -> None:
     """Keep a fold's validation cases in its folder, for the table of all folds."""
-    prediction, difficulty, error = _columns(cases)
-    maes = np.array([case.mae for case in cases])
+    columns: dict[str, Any] = dict(
+        zip(CaseErrors._fields, map(np.stack, zip(*cases, strict=True)), strict=True)
+    )
     with whole_file(fold / ERRORS_NPZ, ending=".npz", private=True) as aside:
-        np.savez_compressed(
-            aside, prediction=prediction, difficulty=difficulty, error=error, mae=maes
-        )
+        np.savez_compressed(aside, **columns)
 
 
 def _load_errors(path: Path) -> list[CaseErrors]:
     try:
         with np.load(path, allow_pickle=False) as file:
-            columns = file["prediction"], file["difficulty"], file["error"], file["mae"]
-            return [CaseErrors(p, d, e, float(m)) for p, d, e, m in zip(*columns, strict=True)]
+            columns = [file[name] for name in CaseErrors._fields]
+            return [CaseErrors(*values) for values in zip(*columns, strict=True)]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as problem:
         raise CheckpointError(f"{path}: damaged ({problem}); delete it") from None
 
 
 def update_table(model: Path, configuration: Configuration) -> None:
     """Make a model's table anew of the validations of all its folds; of too few cases, none.
-
-    Args:
-        model: the model's folder.
-        configuration: that it was trained in.
 
     Raises:
         CheckpointError: a fold's errors are damaged.
@@ -121,7 +112,7 @@ def fit_table(
     is the 90 % quantile of the scores of all cases, so that on average over the left-out cases
     90 % of the voxels are within.
     """
-    prediction, difficulty, error = _columns(cases)  # case, voxel
+    prediction, difficulty, error, true = map(np.stack, zip(*cases, strict=True))  # case, voxel
     doubted = difficulty[difficulty > 0]
     quantiles = np.quantile(doubted, BINS) if doubted.size else []
     difficulty_edges = (0.0, *map(float, np.unique(quantiles)))
@@ -133,7 +124,7 @@ def fit_table(
         scores[out] = error[out] / _of_cells(_quantile, *others, shape)[cells[out]]
         guesses[out] = _of_cells(np.mean, *others, shape)[cells[out]].mean(axis=1)
     factor = np.quantile(scores, COVERAGE)
-    covered, true = (scores <= factor).mean(axis=1), np.array([case.mae for case in cases])
+    covered = (scores <= factor).mean(axis=1)
     return ExpectedError(
         folds=folds,
         n_cases=len(cases),
@@ -148,29 +139,17 @@ def fit_table(
     )
 
 
-def _columns(cases: Sequence[CaseErrors]) -> tuple[NDArray, NDArray, NDArray]:
-    parts = zip(*((case.prediction, case.difficulty, case.error) for case in cases), strict=True)
-    prediction, difficulty, error = map(np.stack, parts)
-    return prediction, difficulty, error
-
-
 def _of_cells(
     statistic: Callable[[NDArray], float], error: NDArray, cells: NDArray, shape: tuple[int, int]
 ) -> NDArray:
     """(n_cells,): a statistic of each cell; a thin one takes that of its bin, or of all voxels."""
-    everything = statistic(error)
-    bins = cells % shape[1]
-    of_bins = [_unless_thin(statistic, error[bins == i], everything) for i in range(shape[1])]
-    return np.array(
-        [
-            _unless_thin(statistic, error[cells == i], of_bins[i % shape[1]])
-            for i in range(shape[0] * shape[1])
-        ]
-    )
+    everything, bins, (n_bands, n_bins) = statistic(error), cells % shape[1], shape
 
+    def of(values: NDArray, otherwise: float) -> float:
+        return statistic(values) if values.size >= THIN else otherwise
 
-def _unless_thin(statistic: Callable[[NDArray], float], values: NDArray, otherwise: float) -> float:
-    return statistic(values) if values.size >= THIN else otherwise
+    of_bins = [of(error[bins == i], everything) for i in range(n_bins)]
+    return np.array([of(error[cells == i], of_bins[i % n_bins]) for i in range(n_bands * n_bins)])
 
 
 def _quantile(values: NDArray) -> float:

@@ -31,7 +31,7 @@ from gdmnet.training.distributed import (
 from gdmnet.training.expected_error import update_table
 from gdmnet.training.feature_encoder import log_origin, prepare_encoder
 from gdmnet.training.loop import fit
-from gdmnet.training.memory import compare_with_device, memory_errors, predicted_gb
+from gdmnet.training.memory import memory_watched, predicted_gb
 from gdmnet.training.progress import PROGRESS_PNG
 from gdmnet.training.run import (
     FoldTraining,
@@ -56,8 +56,8 @@ def train_fold(
 ) -> Path:
     """Train and validate one fold.
 
-    Everything is checked before anything is written, and a training that is to be overwritten
-    stays until the new one has its first checkpoint on the disk.
+    Everything is checked before anything is written, and a training that is to be overwritten stays
+    until the new one has its first checkpoint on the disk.
 
     Args:
         dataset: 501 or "Dataset501_Name"; planned and prepared.
@@ -72,8 +72,8 @@ def train_fold(
 
     Raises:
         GdmnetError: an unknown dataset, configuration, fold or device; a setting, a case or a
-            pretrained checkpoint that does not fit; an existing training; another process that
-            trains this fold.
+            pretrained checkpoint that does not fit; an existing training, or another process at
+            this one.
     """
     rank = rank_from_environment()
     asked = _as_launched(settings or TrainingSettings(), rank)
@@ -81,7 +81,7 @@ def train_fold(
         held.enter_context(process_group(rank))
         where = (dataset, configuration, fold, roots)
         training = made_by_leader(lambda: _claimed(held, describe_training(*where, asked), asked))
-        if this_process().n_processes == 1 and training.run.n_devices > 1:
+        if this_process().n_ranks == 1 and training.run.n_devices > 1:
             run_together(_train_and_validate, training.run.n_devices, training, asked, roots.raw)
         else:
             _train_and_validate(training, asked, roots.raw)
@@ -111,57 +111,45 @@ def _claimed(
         build_generator(training)  # do its weights fit?
     held.enter_context(files.lock(training.folder))
     training = _new_or_continued(training, settings)
-    if not _is_finished(training):
-        _announce(training)
-    if (n := training.run.n_devices) > 1:
-        recipe = training.run.recipe
-        _log.info(
-            "%d processes train together: %d steps an epoch at a learning rate of %.3g",
-            n,
-            recipe.iterations,
-            recipe.learning_rate,
-        )
-    return training if _is_finished(training) else _with_encoder(training)
+    if _is_finished(training):
+        return training
+    _announce(training)
+    return _with_encoder(training)
 
 
 def _announce(training: FoldTraining) -> None:
     """What is going to happen, where, and what to look at."""
-    run, split = training.run, training.split
+    run, recipe, split = training.run, training.run.recipe, training.split
     device = f"{training.device} ({describe_devices().get(training.device, '')})"
-    _log.info("%s on %s in %s", run.objective, device.removesuffix(" ()"), run.recipe.precision)
-    _log.info(
-        "%d cases to train on, %d to validate by; %d epochs of %d steps",
-        len(split.training),
-        len(split.validation),
-        run.recipe.epochs,
-        run.recipe.iterations,
-    )
+    _log.info("%s on %s in %s", run.objective, device.removesuffix(" ()"), recipe.precision)
+    n_cases = len(split.training), len(split.validation)
+    text = "%d cases to train on, %d to validate by; %d epochs of %d steps"
+    _log.info(text, *n_cases, recipe.epochs, recipe.iterations)
     _log.info("results: %s (look at %s)", training.folder, PROGRESS_PNG)
+    if run.n_devices > 1:
+        text = "%d processes train together: %d steps an epoch at a learning rate of %.3g"
+        _log.info(text, run.n_devices, recipe.iterations, recipe.learning_rate)
 
 
 def _train_and_validate(training: FoldTraining, settings: TrainingSettings, raw: Path) -> None:
     """What every process of a training does."""
     if not _is_finished(training):
-        _train(training, build_objective(training)[0])
+        _train(training)
     if settings.validates and not (training.folder / folders.SUMMARY_JSON).is_file():
-        _validate(training, settings, raw)
+        validate_fold(training, settings, raw / training.run.dataset)
+
+
+def _train(training: FoldTraining) -> None:
+    """What holds memory here has gone when the validation begins."""
+    run, device, (objective, _) = training.run, training.process_device(), build_objective(training)
+    with memory_watched(predicted_gb(run, training.configuration), device):
+        new = None if training.resume else _new_fold(training)
+        generator, batches = build_generator(training), patch_batches(training)
+        fit(generator, objective, *batches, run.recipe, training.folder, device, new=new)
 
 
 def _is_finished(training: FoldTraining) -> bool:
     return training.resume and (training.folder / folders.FINAL).is_file()
-
-
-def _validate(training: FoldTraining, settings: TrainingSettings, raw: Path) -> None:
-    validate_fold(
-        training.folder.parent,
-        training.run.fold,
-        training.cases()[1],
-        raw / training.run.dataset,
-        device=str(training.process_device()),
-        on_training=training.split.validates_on_training,
-        fidelity_budget=settings.fidelity_budget,
-        finishes=settings.finish,
-    )
 
 
 def train_fold_encoder(
@@ -171,14 +159,7 @@ def train_fold_encoder(
     roots: Roots,
     settings: TrainingSettings | None = None,
 ) -> Path:
-    """Train the embedded encoder of one fold alone, or find that it is there.
-
-    Args:
-        dataset: 501 or "Dataset501_Name"; planned and prepared.
-        configuration: a name of its plan.
-        fold: "0", "1", ... or "all": only its training cases are looked at.
-        roots: the folders.
-        settings: as for `train_fold`, which then takes the encoder as it lies.
+    """Train the embedded encoder of one fold alone, as `train_fold` would, or find it there.
 
     Returns:
         The folder with encoder.pt and report.json.
@@ -214,9 +195,8 @@ def _new_or_continued(training: FoldTraining, settings: TrainingSettings) -> Fol
     _require_one_plan(training)
     if not (folder.parent / folders.PLAN_JSON).is_file():  # killed before it was there
         _keep_plan(training)
-    device = torch.device(training.device)
-    run = continue_run(folder, training.run, settings, training.configuration, device)
-    require_devices(devices_here(run.n_devices), device)
+    run = continue_run(training, settings)
+    require_devices(devices_here(run.n_devices), torch.device(training.device))
     return replace(training, run=run, pretrained=None, resume=True)
 
 
@@ -232,10 +212,7 @@ def _require_one_plan(training: FoldTraining, but: Path | None = None) -> None:
 
 
 def _keep_plan(training: FoldTraining) -> None:
-    """Put the plan into the model's folder, so that the model can be mailed.
-
-    The fingerprint goes along: inputs are compared with it at prediction.
-    """
+    """Put plan and fingerprint into the model's folder, so that the model can be mailed."""
     model = training.folder.parent
     codec.save(_plan_of(training), model / folders.PLAN_JSON)
     fingerprint = training.dataset / folders.FINGERPRINT_JSON
@@ -263,11 +240,7 @@ def _new_fold(training: FoldTraining) -> Iterator[Path]:
 
 
 def _with_encoder(training: FoldTraining) -> FoldTraining:
-    """The training with its encoder's checksum; the encoder is trained first where it is missing.
-
-    Raises:
-        CheckpointError: a resumed training finds another encoder than it began with.
-    """
+    """The training with its encoder's checksum; the encoder is trained first if it is not there."""
     digest, run = build_objective(training, says_encoder=True)[1], training.run
     if training.resume and run.encoder_sha256 not in (None, digest):
         raise CheckpointError(
@@ -299,19 +272,3 @@ def build_objective(
     if run.objective not in SAMPLED and objective.inputs != Inputs():
         raise ValueError("only an objective with a sampler may have inputs of its own")
     return objective, None if encoder is None else weights_sha256(encoder)
-
-
-def _train(training: FoldTraining, objective: Objective) -> None:
-    device = training.process_device()
-    predicted = predicted_gb(training.run, training.configuration)
-    compare_with_device(predicted, device)
-    with memory_errors(predicted, device):
-        fit(
-            build_generator(training),
-            objective,
-            *patch_batches(training),
-            training.run.recipe,
-            training.folder,
-            device,
-            new=None if training.resume else _new_fold(training),
-        )

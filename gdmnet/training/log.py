@@ -41,7 +41,7 @@ class StepMetrics:
     """The numbers of an epoch's steps; those that lie on a device are read ten steps at a time."""
 
     def __init__(self) -> None:
-        self._records: list[dict[str, float]] = []
+        self.records: list[dict[str, float]] = []
         self._waiting: list[Mapping[str, float | Tensor]] = []
 
     def add(self, metrics: Mapping[str, float | Tensor]) -> bool:
@@ -62,13 +62,9 @@ class StepMetrics:
             values = (
                 (n, next(numbers) if isinstance(v, Tensor) else v) for n, v in metrics.items()
             )
-            self._records.append(dict(values))
+            self.records.append(dict(values))
         self._waiting.clear()
-        return self._records
-
-    def last(self) -> dict[str, float]:
-        """The numbers of the last step that was read."""
-        return self._records[-1]
+        return self.records
 
 
 def means(records: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -81,15 +77,10 @@ def means(records: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 def append(folder: Path, record: dict[str, Any]) -> str:
-    """Write one epoch's record to both files.
+    """Write one epoch's record to both files and return the line for people.
 
-    Args:
-        folder: of the fold.
-        record: JSON values with at least `epoch` (from 1) and `epochs`; numbers that are not
-            finite become null.
-
-    Returns:
-        The line for people.
+    It has JSON values with at least `epoch` (from 1) and `epochs`; numbers that are not finite
+    become null.
 
     Raises:
         OutputError: the folder is not writable or the disk is full.
@@ -99,18 +90,15 @@ def append(folder: Path, record: dict[str, Any]) -> str:
         for name, value in record.items()
     }
     line = readable(finite)
-    _append(folder / LOG_JSONL, json.dumps(finite, allow_nan=False))
-    _append(folder / LOG_TXT, line)
+    append_line(folder / LOG_JSONL, json.dumps(finite, allow_nan=False))
+    append_line(folder / LOG_TXT, line)
     return line
 
 
-def append_note(folder: Path, text: str) -> None:
-    """Write a line for people to log.txt.
-
-    Raises:
-        OutputError: the folder is not writable or the disk is full.
-    """
-    _append(folder / LOG_TXT, text)
+def append_line(path: Path, line: str) -> None:
+    """Write one more line to a file, or raise an OutputError."""
+    with output_errors(path), path.open("a", encoding="utf-8") as handle:
+        handle.write(line + "\n")
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
@@ -175,7 +163,8 @@ def readable(record: dict[str, Any]) -> str:
         words.append("best so far")
     left = record["epochs"] - record["epoch"]
     if left and record.get("seconds"):
-        words.append(time_left(left * record["seconds"]))
+        seconds = left * record["seconds"]
+        words.append(f"{duration(seconds)} to go, done about {clock_after(seconds)}")
     return "  ".join(words)
 
 
@@ -195,9 +184,9 @@ def unit_of(record: dict[str, Any]) -> tuple[str, float]:
     return "network units", 1.0
 
 
-def time_left(seconds: float) -> str:
-    """How long something still takes, and when it is over by this machine's clock."""
-    return f"{duration(seconds)} to go, done about {clock_after(seconds)}"
+def short(value: float) -> str:
+    """A number for people: whole from 100 on, else three figures."""
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def duration(seconds: float) -> str:
@@ -221,8 +210,3 @@ def clock_after(seconds: float) -> str:
 def _epoch_of(line: str) -> int:
     found = _EPOCH_LINE.match(line)
     return int(found.group(1)) if found else 0
-
-
-def _append(path: Path, line: str) -> None:
-    with output_errors(path), path.open("a", encoding="utf-8") as handle:
-        handle.write(line + "\n")

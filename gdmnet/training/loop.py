@@ -25,7 +25,7 @@ from gdmnet.parallel import progress_bar
 from gdmnet.plan import Recipe
 from gdmnet.training import log
 from gdmnet.training.batches import Batches, prefetched
-from gdmnet.training.distributed import from_leader, gathered
+from gdmnet.training.distributed import gathered, made_by_leader
 from gdmnet.training.patch_validation import PatchQuality, translate_plane, validate_patches
 from gdmnet.training.progress import INTERNALS_PNG, PROGRESS_PNG, draw_internals, draw_progress
 from gdmnet.training.state import (
@@ -76,7 +76,7 @@ def fit(
     training = Training(generator, objective, recipe, folder, device)
     with ExitStack() as beginning, ExitStack() as held:
         first = restore_latest(training) if new is None else 0
-        if new is not None and training.process.is_leader:
+        if new is not None and training.rank == 0:
             training.folder = beginning.enter_context(new)
         writer = held.enter_context(ThreadPoolExecutor(1))
         written = writer.submit(_nothing)
@@ -93,7 +93,7 @@ def fit(
                 training.folder = folder
             _draw(training, epoch + 1, validation_batches)
         written.result()
-    if training.process.is_leader:
+    if training.rank == 0:
         checkpoint.save(folder / FINAL, weights_state(training, recipe.epochs))
 
 
@@ -105,7 +105,7 @@ def _all_batches(training: Training, batches: Batches, first: int) -> Generator[
     """The batches of all steps from an epoch on; workers begin the next one while this ends."""
     recipe, on_gpu = training.recipe, training.device.type == "cuda"
     places = list(product(range(first, recipe.epochs), range(recipe.iterations)))
-    return prefetched(batches, places, batches.n_workers, training.process.rank, pinned=on_gpu)
+    return prefetched(batches, places, batches.n_workers, training.rank, pinned=on_gpu)
 
 
 def _train_epoch(
@@ -115,20 +115,20 @@ def _train_epoch(
 
     With `estimate`, the end of the training is foretold after its first steps.
     """
-    recipe, process, epoch_metrics = training.recipe, training.process, log.StepMetrics()
+    recipe, leads, epoch_metrics = training.recipe, training.rank == 0, log.StepMetrics()
     title, n_steps = f"epoch {epoch + 1}/{recipe.epochs}", recipe.iterations
     own = islice(batches, n_steps)
-    with progress_bar(own, title, total=n_steps, shown=process.is_leader) as bar:
+    with progress_bar(own, title, total=n_steps, shown=leads) as bar:
         for step, batch in enumerate(bar):
             metrics, finite = _step(training, batch.to(training.device), epoch, step)
             if training.counts.count_step(finite=finite):
                 raise TrainingError(_too_many(training.folder, epoch + 1, step + 1, metrics))
             if finite and epoch_metrics.add(metrics):
-                name, value = next(iter(epoch_metrics.last().items()))
+                name, value = next(iter(epoch_metrics.records[-1].items()))
                 bar.set_postfix_str(f"{name} {value:.3g}", refresh=False)
             if step + 1 == _TIMED[0]:
                 begun = time.perf_counter()
-            if step + 1 == _TIMED[1] and estimate and process.is_leader:
+            if step + 1 == _TIMED[1] and estimate and leads:
                 seconds = (time.perf_counter() - begun) / (_TIMED[1] - _TIMED[0])
                 left = recipe.total_steps - training.counts.step
                 _log_end(recipe, epoch, seconds * left, training.device)
@@ -152,7 +152,7 @@ def _step(training: Training, batch: Batch, epoch: int, step: int) -> tuple[Metr
     recipe, device, twin = training.recipe, training.device, training.twin
     number = training.counts.step
     rng = torch.Generator(device=device)
-    seeds.reseed(rng, recipe.seed, epoch, step, training.process.rank, _STEP)
+    seeds.reseed(rng, recipe.seed, epoch, step, training.rank, _STEP)
     twin_metrics: Metrics = {}
     if twin is not None and number >= twin.start:
         optimizer = twin.optimizer or twin.begin(training.optimizer)
@@ -171,13 +171,7 @@ def _step(training: Training, batch: Batch, epoch: int, step: int) -> tuple[Metr
 
 def _validate(training: Training, batches: Batches) -> PatchQuality:
     """The averaged weights on fixed patches, judged by rank 0 for all."""
-    quality = PatchQuality()
-    if training.process.is_leader:
-        network = training.optimizer.average.network
-        quality = validate_patches(
-            training.objective, network, batches, training.recipe, training.device
-        )
-    return PatchQuality(*from_leader(list(dataclasses.astuple(quality)), training.device))
+    return made_by_leader(lambda: validate_patches(training, batches), patient=False)
 
 
 def _finish_epoch(
@@ -214,7 +208,7 @@ def _finish_epoch(
         "seconds": time.perf_counter() - started,
     }
     ranks = gathered(checkpoint.copied(checkpoint.capture(training.rank_parts())))
-    if not training.process.is_leader:
+    if training.rank > 0:
         return _nothing
     line = log.append(folder, record)
     states = {BEST: weights_state(training, epoch)} if is_best else {}
@@ -233,12 +227,9 @@ def _draw(training: Training, epoch: int, validation: Batches) -> None:
     """Draw a validation case and the log's curves, not more often than one can look."""
     path = training.folder / PROGRESS_PNG
     fresh = path.is_file() and time.time() - path.stat().st_mtime <= DRAW_SECONDS
-    if training.process.is_leader and (epoch == training.recipe.epochs or not fresh):
-        records, network = log.read(training.folder), training.optimizer.average.network
-        shown = translate_plane(
-            training.objective, network, validation, training.recipe, training.device
-        )
-        draw_progress(records, path, shown)
+    if training.rank == 0 and (epoch == training.recipe.epochs or not fresh):
+        records = log.read(training.folder)
+        draw_progress(records, path, *translate_plane(training, validation))
         draw_internals(records, path.with_name(INTERNALS_PNG))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -32,20 +33,6 @@ def predicted_gb(run: Run, configuration: Configuration) -> float:
     )
 
 
-def compare_with_device(predicted: float, device: torch.device) -> None:
-    """Warn in one line where a CUDA device is smaller than a step of this peak (GB) needs."""
-    there, needed = memory_gb(device), device_gb_for(predicted)
-    if there is not None and there < needed:
-        _log.warning(
-            "warning: a step of this training is predicted to need a device of %.1f GB, and %s has"
-            " %.1f; if memory runs out, plan with --memory %.0f",
-            needed,
-            device,
-            there,
-            there,
-        )
-
-
 class PeakMemory:
     """The most that the steps of this process have held of a CUDA device; elsewhere nothing."""
 
@@ -69,16 +56,23 @@ class PeakMemory:
 
 
 @contextmanager
-def memory_errors(predicted: float, device: torch.device) -> Iterator[None]:
-    """Turn a CUDA device's running out of memory into one line.
+def memory_watched(predicted: float, device: torch.device) -> Iterator[None]:
+    """Warn where a CUDA device is smaller than a step of this peak (GB) needs; then train on it.
 
     Raises:
-        TrainingError: it did.
+        TrainingError: the device ran out of memory.
     """
+    there, needed = memory_gb(device) or math.inf, device_gb_for(predicted)
+    if there < needed:
+        _log.warning(
+            "warning: a step of this training is predicted to need a device of %.1f GB, and %s has"
+            " %.1f; if memory runs out, plan with --memory %.0f",
+            *(needed, device, there, there),
+        )
     try:
         yield
     except torch.cuda.OutOfMemoryError:
-        there, held = memory_gb(device) or 0.0, torch.cuda.max_memory_allocated(device) / 2**30
+        held = torch.cuda.max_memory_allocated(device) / 2**30
         raise TrainingError(
             f"{device} ran out of memory: it has {there:.1f} GB, this training held {held:.1f} and"
             f" was predicted to hold {predicted:.1f} at its peak; end other programs on the device,"

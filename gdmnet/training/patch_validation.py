@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from gdmnet.arrays.normalise import invert
+from gdmnet.charts import Picture
 from gdmnet.geometry import Spacing
 from gdmnet.inference.windows import windows
 from gdmnet.metrics.edges import gradient_magnitudes
 from gdmnet.metrics.plausibility import NEGLIGIBLE_SHARE, value_range, wasserstein_1
 from gdmnet.metrics.spectrum import log_distance, radial_power
 from gdmnet.models import precision, seeds
-from gdmnet.objectives.base import Batch, Objective
+from gdmnet.objectives.base import Batch
 from gdmnet.objectives.sampling import Sampled
-from gdmnet.plan import Recipe
 from gdmnet.training.batches import Batches, patch_start
+from gdmnet.training.log import short
+from gdmnet.training.state import Training
 
 SAMPLER_STEPS = 4  # at most: every epoch pays for them
 _NOISE = 4  # a stream of random numbers beside those of the batches and of the steps
@@ -33,16 +36,11 @@ Patch = tuple[NDArray, NDArray, NDArray]  # prediction, target, what is inside
 class PatchQuality:
     """How good predictions are on the validation patches.
 
-    Attributes:
-        mae: mean absolute error inside the mask, network units.
-        sharpness: mean |gradient of the prediction| / mean |gradient of the target| inside the
-            mask; below 1 is blur, above 1.1 suspect texture.
-        histogram_w1: how far the intensities are from the targets', network units.
-        gradient_w1: the same of the gradient magnitudes, per mm.
-        spectrum_distance: of the radial power spectra, dB.
-        mae_hu: mae in HU, of CT; NaN of other targets.
-        mae_file: mae in the units of the files of other targets, of a typical case where each has
-            a scale of its own; NaN of CT.
+    `mae` is inside the mask, in network units, in HU for CT, in the files' units for other targets
+    (of a typical case where each has a scale of its own). `sharpness` is mean |gradient of the
+    prediction| / mean |gradient of the target| inside the mask; below 1 is blur, above 1.1 suspect
+    texture. How far intensities and gradient magnitudes are from the targets' is in network units
+    and per mm, the radial power spectra's distance in dB.
     """
 
     mae: float = math.nan
@@ -54,64 +52,26 @@ class PatchQuality:
     mae_file: float = math.nan
 
 
-@dataclass(frozen=True)
-class TranslatedPlane:
-    """An axial plane of a validation case, (y, x) in file units.
+def validate_patches(training: Training, batches: Batches) -> PatchQuality:
+    """Judge predictions on fixed patches of validation cases: of the batches' epoch 0, rank 0.
 
-    Attributes:
-        title: which case and plane.
-        source: the first channel.
-        prediction: by the averaged weights; the target's background outside the body.
-        target: what was wanted.
-        inside: True where the target counts.
-        mae: mean absolute error inside the mask; NaN where nothing is.
-        unit: of prediction, target and error.
-        aspect: mm down / mm across.
+    The objective translates with the averaged generator as at prediction, but with few steps of a
+    sampler; the recipe's seed gives the noise, the same in every epoch, and at least its number of
+    validation patches is used.
     """
-
-    title: str
-    source: NDArray
-    prediction: NDArray
-    target: NDArray
-    inside: NDArray
-    mae: float
-    unit: str
-    aspect: float
-
-
-@torch.no_grad()
-def validate_patches(
-    objective: Objective, network: nn.Module, batches: Batches, recipe: Recipe, device: torch.device
-) -> PatchQuality:
-    """Judge predictions on fixed patches: those of the batches' epoch 0, rank 0.
-
-    Args:
-        objective: translates as at prediction, but with few steps of a sampler.
-        network: the averaged generator.
-        batches: of the validation cases.
-        recipe: its seed gives the noise, the same in every epoch; at least its number of
-            validation patches is used.
-        device: of the network.
-    """
-    patches = _predicted_patches(objective, network, batches, recipe, device)
+    patches = _predicted_patches(training, batches)
     quality = judge_patches(patches, batches.configuration.spacing)
     target = batches.configuration.target
     name = "mae_hu" if target.scheme == "ct" else "mae_file"
     return replace(quality, **{name: quality.mae * target.scale})
 
 
-@torch.no_grad()
-def translate_plane(
-    objective: Objective, network: nn.Module, batches: Batches, recipe: Recipe, device: torch.device
-) -> TranslatedPlane:
+def translate_plane(training: Training, batches: Batches) -> tuple[str, list[Picture]]:
     """The middle axial plane of the first validation case, by windows side by side.
 
-    Args:
-        objective: translates as at prediction, but with few steps of a sampler.
-        network: the averaged generator.
-        batches: of the validation cases.
-        recipe: its precision, and its seed, which gives the noise.
-        device: of the network.
+    Returns:
+        What it is and its error inside the mask; source, prediction and target, (y, x) in file
+        units, the last two in the target's window, with its background outside the body.
     """
     case, configuration = batches.cases[0], batches.configuration
     patch, shape, norm = configuration.patch_size, case.record.shape, case.record.target
@@ -125,58 +85,59 @@ def translate_plane(
         parts = torch.from_numpy(np.ascontiguousarray(images[None, :, z, y, x])).split(
             [len(images) - 2, 1, 1], dim=1
         )
-        with precision.autocast(recipe.precision, device):
-            output = _translate(objective, network, Batch(*parts).to(device), (recipe.seed, 0, 0))
-        guess[z, y, x] = output[0, 0].float().cpu().numpy()
+        guess[z, y, x] = _translate(training, Batch(*parts), 0)[0]
     level = middle[0] - start[0]
     inside, down, across = images[-1, level] > 0, *configuration.spacing[1:]
     truth = np.asarray(invert(images[-2, level], norm))
     prediction = np.where(inside, invert(guess[level], norm), norm.background)
     errors = np.abs(prediction - truth)[inside]
-    return TranslatedPlane(
-        f"{case.record.identifier}, axial plane {middle[0] + 1} of {shape[0]}",
-        images[0, level],
-        prediction,
-        truth,
-        inside,
-        float(errors.mean()) if errors.size else math.nan,
-        "HU" if norm.scheme == "ct" else "file units",
-        down / across,
-    )
+    mae = float(errors.mean()) if errors.size else math.nan
+    unit = "HU" if norm.scheme == "ct" else "file units"
+    low, high = _window(truth, inside)
+    planes = {
+        "source": (images[0, level], *_window(images[0, level], inside)),
+        f"prediction, {short(low)} to {short(high)} {unit}": (prediction, low, high),
+        "target, same window": (truth, low, high),
+    }
+    pictures = [Picture(name, *plane, down / across) for name, plane in planes.items()]
+    title = f"{case.record.identifier}, axial plane {middle[0] + 1} of {shape[0]}"
+    return f"{title}: MAE {short(mae)} {unit} in this plane", pictures
 
 
-def _predicted_patches(
-    objective: Objective, network: nn.Module, batches: Batches, recipe: Recipe, device: torch.device
-) -> Iterator[Patch]:
-    for step in range(math.ceil(recipe.validation_patches / batches.configuration.batch_size)):
+def _window(image: NDArray, inside: NDArray) -> tuple[float, float]:
+    low, high = np.percentile(image[inside] if inside.any() else image, (1, 99.5))
+    return float(low), float(high)
+
+
+def _predicted_patches(training: Training, batches: Batches) -> Iterator[Patch]:
+    n_patches, size = training.recipe.validation_patches, batches.configuration.batch_size
+    for step in range(math.ceil(n_patches / size)):
         batch = batches.batch(0, step)
-        with precision.autocast(recipe.precision, device):
-            guess = _translate(objective, network, batch.to(device), (recipe.seed, step, 0))
-        images = guess.float().cpu().numpy(), batch.target.numpy(), batch.mask.numpy() > 0
-        yield from zip(*(image[:, 0] for image in images), strict=True)
+        truth, inside = batch.target[:, 0].numpy(), batch.mask[:, 0].numpy() > 0
+        yield from zip(_translate(training, batch, step), truth, inside, strict=True)
 
 
-def _translate(
-    objective: Objective, network: nn.Module, batch: Batch, numbers: tuple[int, ...]
-) -> Tensor:
-    """Patches (b, 1, z, y, x) of a batch; the numbers decide the noise."""
-    noise = None
+@torch.no_grad()
+def _translate(training: Training, batch: Batch, step: int) -> NDArray:
+    """Patches (b, z, y, x) of a batch by the averaged generator; the step decides the noise."""
+    objective, noise, batch = training.objective, None, batch.to(training.device)
+    translate: Callable[..., Tensor] = objective.translate
     if n_noise := objective.inputs.extra_channels:
-        rng = seeds.reseed(torch.Generator(), *numbers, _NOISE)
+        rng = seeds.reseed(torch.Generator(), training.recipe.seed, step, 0, _NOISE)
         shape = (batch.source.shape[0], n_noise, *batch.source.shape[2:])
         noise = torch.randn(shape, generator=rng).to(batch.source.device)
-    if not isinstance(objective, Sampled):
-        return objective.translate(network, batch.source, noise)
-    few = replace(objective.sampling, steps=min(SAMPLER_STEPS, objective.sampling.steps))
-    return objective.translate(network, batch.source, noise, mask=batch.mask, sampling=few)
+    if isinstance(objective, Sampled):
+        few = replace(objective.sampling, steps=min(SAMPLER_STEPS, objective.sampling.steps))
+        translate = partial(objective.translate, mask=batch.mask, sampling=few)
+    with precision.autocast(training.recipe.precision, training.device):
+        guess = translate(training.optimizer.average.network, batch.source, noise)
+    return guess[:, 0].float().cpu().numpy()
 
 
 def judge_patches(patches: Iterable[Patch], spacing: Spacing) -> PatchQuality:
     """Errors, edges and look of patches, pooled over all of them; those without mask do not count.
 
-    Args:
-        patches: prediction, target and what is inside, each (z, y, x).
-        spacing: mm (z, y, x).
+    A patch is the prediction, the target and what is inside, each (z, y, x); spacing in mm.
     """
     error, n_voxels, edges = 0.0, 0, [0.0, 0.0]  # of predictions, of targets
     values: list[list[NDArray]] = [[], []]

@@ -9,12 +9,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from gdmnet.charts import Chart, Curve, Picture, save_charts
-from gdmnet.training.log import unit_of
-from gdmnet.training.patch_validation import TranslatedPlane
+from gdmnet.training.log import short, unit_of
 
 PROGRESS_PNG, INTERNALS_PNG = "progress.png", "internals.png"
 _MOST_CURVES = 6  # of a chart: more cannot be told apart
@@ -25,12 +21,8 @@ Record = dict[str, Any]
 class Panel:
     """One chart of the picture.
 
-    Attributes:
-        title: above it.
-        names: log keys and their names in the legend; a key that ends in * stands for all that
-            begin like it.
-        logarithmic: the y axis.
-        marks: dashed lines.
+    `names` are log keys and their names in the legend; a key that ends in * stands for all that
+    begin like it. The rest is as in a `Chart`.
     """
 
     title: str
@@ -81,36 +73,23 @@ INTERNALS = (
 )
 
 
-def draw_progress(records: list[Record], path: Path, plane: TranslatedPlane | None = None) -> None:
-    """Draw a validation case, and below it the curves that a user can act on.
+def draw_progress(
+    records: list[Record], path: Path, title: str = "", pictures: Sequence[Picture] = ()
+) -> None:
+    """Draw a validation case with a title, and below it the curves that a user can act on.
 
-    Args:
-        records: of `log.read`, one an epoch; panels without numbers are left out.
-        path: of the picture.
-        plane: of the case, by the last weights.
+    Records are those of `log.read`, one an epoch; panels without numbers are left out.
 
     Raises:
         OutputError: the folder is not writable or the disk is full.
     """
     unit, records = _in_file_units(records)
-    heading, pictures = _heading(records, unit), []
-    if plane is not None:
-        heading = f"{heading}\n{plane.title}: MAE {_short(plane.mae)} {plane.unit} in this plane"
-        pictures = _pictures(plane)
+    heading = "\n".join(filter(None, (_heading(records, unit), title)))
     save_charts(_charts(PANELS, records, unit), path, heading=heading, n_columns=2, above=pictures)
 
 
 def draw_internals(records: list[Record], path: Path, *, more: Sequence[Chart] = ()) -> None:
-    """Draw the curves that explain a training.
-
-    Args:
-        records: of `log.read`, one an epoch; panels without numbers are left out.
-        path: of the picture.
-        more: charts that come after the log's.
-
-    Raises:
-        OutputError: the folder is not writable or the disk is full.
-    """
+    """Draw the curves that explain a training, then more charts; otherwise as `draw_progress`."""
     unit, records = _in_file_units(records)
     charts = [*_charts(INTERNALS, records, unit), *more]
     save_charts(charts, path, heading=_heading(records, unit), n_columns=3)
@@ -122,27 +101,6 @@ def _in_file_units(records: list[Record]) -> tuple[str, list[Record]]:
     errors = ("validation_mae", "validation_mae_smoothed")
     scaled = [{k: r[k] * scale for k in errors if r.get(k) is not None} for r in records]
     return unit, [r | own for r, own in zip(records, scaled, strict=True)]
-
-
-def _pictures(plane: TranslatedPlane) -> list[Picture]:
-    """Source, prediction and target; the last two in the target's window."""
-    dark, bright = _window(plane.source, plane.inside)
-    low, high = _window(plane.target, plane.inside)
-    window = f"{_short(low)} to {_short(high)} {plane.unit}"
-    return [
-        Picture("source", plane.source, dark, bright, plane.aspect),
-        Picture(f"prediction, {window}", plane.prediction, low, high, plane.aspect),
-        Picture("target, same window", plane.target, low, high, plane.aspect),
-    ]
-
-
-def _window(image: NDArray, inside: NDArray) -> tuple[float, float]:
-    low, high = np.percentile(image[inside] if inside.any() else image, (1, 99.5))
-    return float(low), float(high)
-
-
-def _short(value: float) -> str:
-    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def _charts(panels: Sequence[Panel], records: list[Record], unit: str) -> list[Chart]:
@@ -181,7 +139,7 @@ def _heading(records: list[Record], unit: str) -> str:
     words += [f"skipped steps {last['skipped']}"] if last.get("skipped") else []
     words.append(f"{seconds} h")
     if best is not None:
-        words.append(f"best epoch {best[0]:.0f}: smoothed MAE {_short(best[1])} {unit}")
+        words.append(f"best epoch {best[0]:.0f}: smoothed MAE {short(best[1])} {unit}")
     return "   ".join(words)
 
 

@@ -36,7 +36,7 @@ from gdmnet.plan import Configuration, Fingerprint, Plan, Recipe, Run
 from gdmnet.preprocessing import preparation_sha256
 from gdmnet.training import log
 from gdmnet.training.batches import Batches
-from gdmnet.training.distributed import devices_here, require_devices, this_process
+from gdmnet.training.distributed import devices_here, own_device, require_devices
 from gdmnet.training.settings import (
     DEFAULT_GPU_LENGTH,
     DEFAULT_LENGTH,
@@ -56,8 +56,6 @@ class FoldTraining:
 
     Attributes:
         run: of run.json; the encoder's checksum is missing until the encoder is there.
-        configuration: of the plan.
-        split: whose cases lie prepared in `dataset`.
         dataset: folder of the prepared dataset, with its plan, fingerprint and cases.
         folder: of the fold, in the model's folder.
         encoder_folder: where the embedded encoder is kept.
@@ -106,7 +104,7 @@ class FoldTraining:
 
     def process_device(self) -> torch.device:
         """The device of this process among those that train together."""
-        return this_process().device(torch.device(self.device))
+        return own_device(torch.device(self.device))
 
 
 def describe_training(
@@ -115,7 +113,8 @@ def describe_training(
     """The training that is asked for, as if its folder were empty; nothing is written.
 
     Raises:
-        GdmnetError: an unknown dataset, configuration, fold or device.
+        GdmnetError: an unknown dataset, configuration, fold or device, a precision that is not to
+            be had there, or no such pretrained checkpoint.
     """
     name = folders.resolve_dataset(dataset, roots.preprocessed, raw=roots.raw)
     home = roots.preprocessed / name
@@ -124,7 +123,7 @@ def describe_training(
     chosen = plan.configuration(configuration)
     split = split_for(str(fold), home / folders.SPLITS_JSON)
     device = find_device(settings.device)
-    run = describe_run(plan, chosen, str(fold), split, settings, device)
+    run = _new_run(plan, chosen, str(fold), split, settings, device)
     require_devices(devices_here(run.n_devices), device)
     model = folders.model_folder(roots.results, name, settings.objective, configuration)
     encoders = settings.encoder_root or roots.results
@@ -177,7 +176,7 @@ def build_generator(training: FoldTraining) -> nn.Module:
     return generator
 
 
-def describe_run(
+def _new_run(
     plan: Plan,
     configuration: Configuration,
     fold: str,
@@ -185,12 +184,7 @@ def describe_run(
     settings: TrainingSettings,
     device: torch.device,
 ) -> Run:
-    """What run.json says of a new training.
-
-    Raises:
-        TrainingError: a precision that the device or the configuration does not allow.
-        CheckpointError: no such pretrained checkpoint.
-    """
+    """What run.json says of a new training."""
     epochs, iterations = DEFAULT_LENGTH.get(plan.preset, DEFAULT_GPU_LENGTH)
     rate = DEFAULT_RATE.get(plan.preset, Recipe.learning_rate)
     n_devices = settings.n_devices or 1  # as many samples in all, in larger batches
@@ -238,29 +232,19 @@ def _encoder_fields(settings: TrainingSettings, options: Mapping[str, Any]) -> d
     return {"encoder": values.pop("name"), "encoder_options": values}
 
 
-def continue_run(
-    folder: Path,
-    asked: Run,
-    settings: TrainingSettings,
-    configuration: Configuration,
-    device: torch.device,
-) -> Run:
+def continue_run(training: FoldTraining, settings: TrainingSettings) -> Run:
     """The run with which a training goes on: as it began, but for how it computes.
 
-    Args:
-        folder: of the fold, with its run.json.
-        asked: `describe_run` of now; what was not asked for is taken from run.json.
-        settings: what was asked.
-        configuration: of the plan.
-        device: that computes from now on.
+    Where the settings do not ask for anything in the run of now, run.json decides.
 
     Raises:
         TrainingError: something was asked for that differs from how the training began, or a
             precision that the device does not have.
         PlanError: run.json is damaged.
     """
+    folder = training.folder
     before = read_run(folder)
-    now = _with_unasked(asked, before, settings)
+    now = _with_unasked(training.run, before, settings)
     path = folder / folders.RUN_JSON
     was, are = _comparable(before, path), _comparable(now, path)
     changes = {
@@ -277,12 +261,13 @@ def continue_run(
             )
     if (folder / folders.FINAL).is_file():
         return before
-    precision.choose_for(now.recipe.precision, device, configuration)
+    device = torch.device(training.device)
+    precision.choose_for(now.recipe.precision, device, training.configuration)
     for name, text in changes.items():
         if name != "n_workers":  # they only change how fast patches come
             text += "; what follows is no longer bit-equal to the unbroken run"
         _log.warning("warning: %s", text)
-        log.append_note(folder, text)
+        log.append_line(folder / log.LOG_TXT, text)
     if changes:
         codec.save(Computation.of(now), folder / CONTINUED_JSON)
     return read_run(folder)

@@ -29,13 +29,8 @@ MOST_IN_A_ROW = 10  # non-finite steps before the training stops
 class TrainingCounts:
     """What a training counts and remembers, saved with it; times are not part of it.
 
-    Attributes:
-        step: steps of the run that are over.
-        skipped: steps whose numbers were not finite.
-        in_a_row: of them, the last ones without a good one between.
-        smoothed_mae: of the validation, network units.
-        best_mae: the smallest smoothed one.
-        best_epoch: where it was found; 0 for none yet.
+    `step` steps are over, `skipped` of them were not finite, the last `in_a_row` without a good one
+    between; MAEs of the validation are in network units; `best_epoch` is 0 for none yet.
     """
 
     step: int = 0
@@ -68,12 +63,7 @@ class TrainingCounts:
         return asdict(self)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take the numbers back.
-
-        Raises:
-            KeyError: one is missing.
-            ValueError: one is none, or below 0.
-        """
+        """Take the numbers back; KeyError: one is missing; ValueError: one is none, or below 0."""
         for entry in fields(self):
             value = state[entry.name]
             if type(value) is not type(getattr(self, entry.name)) or not value >= 0:
@@ -84,13 +74,8 @@ class TrainingCounts:
 class Training:
     """The parts of one training, which it moves to their device.
 
-    Attributes:
-        optimizer: of the generator.
-        twin: of the generator, where the objective asks for one.
-        process: this one among those that train together.
-        counts: of steps, and the best validation.
-        peak_memory: of the device.
-        folder: where files are written; at first not yet the fold's own.
+    The twin is the generator's, where the objective asks for one; `rank` is this process's among
+    those that train together, 0 leads them; `folder` is at first not yet the fold's own.
     """
 
     def __init__(
@@ -108,18 +93,18 @@ class Training:
         self.optimizer = GeneratorOptimizer(generator, recipe, device)
         twin = objective.twin()
         self.twin = None if twin is None else RegressionTwin(*twin)
-        self.process = this_process()
+        self.rank = this_process().rank
         self.counts = TrainingCounts()
         self.peak_memory = PeakMemory(device)
 
-    def parts(self) -> dict[str, checkpoint.Stateful]:
+    def parts(self) -> dict[str, Any]:
         """Everything that is the same on all ranks, by its name in the checkpoint."""
         parts = {"generator": self.generator, **self.optimizer.parts(), "tally": self.counts}
         if self.twin is not None:
             parts["twin"] = self.twin
         return parts
 
-    def rank_parts(self) -> dict[str, checkpoint.Stateful]:
+    def rank_parts(self) -> dict[str, Any]:
         """What the objective remembers of this rank's patches."""
         modules, optimizers = self.objective.modules(), self.objective.optimizers()
         return {f"module.{name}": module for name, module in modules.items()} | {
@@ -128,23 +113,16 @@ class Training:
 
 
 def latest_state(training: Training, epoch: int, ranks: list[dict[str, Any]]) -> dict[str, Any]:
-    """Copies of all that is needed to go on after `epoch` finished epochs.
-
-    Args:
-        training: rank 0's.
-        epoch: finished.
-        ranks: the state of every rank's `rank_parts`.
-    """
+    """Copies of all that is needed to go on after so many epochs; ranks are their `rank_parts`."""
     state = {"epoch": epoch, "recipe": codec.encode(training.recipe), "ranks": ranks}
     return state | checkpoint.copied(checkpoint.capture(training.parts()))
 
 
 def weights_state(training: Training, epoch: int) -> dict[str, Any]:
     """Copies of what prediction needs, for checkpoint_best or checkpoint_final."""
-    average, counts = training.optimizer.average.state_dict(), training.counts.state_dict()
-    state: dict[str, Any] = {"epoch": epoch, "ema": average, "tally": counts}
-    twin = None if training.twin is None else training.twin.weights()
-    if twin is not None:
+    average = training.optimizer.average.network.state_dict()
+    state = {"epoch": epoch, "ema": average, "tally": training.counts.state_dict()}
+    if training.twin is not None and (twin := training.twin.weights()) is not None:
         state["twin"] = twin
     copies: dict[str, Any] = checkpoint.copied(state)
     return copies
@@ -177,7 +155,7 @@ def restore_latest(training: Training) -> int:
     if training.twin is not None and state.get("twin"):
         training.twin.begin(training.optimizer)
     checkpoint.restore(training.parts(), state, path)
-    own = ranks[training.process.rank % len(ranks)]  # of more ranks than before some share one
+    own = ranks[training.rank % len(ranks)]  # of more ranks than before some share one
     checkpoint.restore(training.rank_parts(), own, path)
     counts, n_steps = training.counts, training.recipe.iterations
     if counts.step != epoch * n_steps or epoch > training.recipe.epochs:
@@ -186,6 +164,6 @@ def restore_latest(training: Training) -> int:
         )
     weights = training.generator.state_dict()
     checkpoint.require_finite(weights, weights, path)
-    if training.process.is_leader:
+    if training.rank == 0:
         log.truncate(training.folder, epoch)
     return epoch

@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from gdmnet.objectives.base import Descent, Objective
-from gdmnet.objectives.ranks import on_all_ranks
+from gdmnet.objectives.ranks import n_ranks, on_all_ranks
 from gdmnet.plan import Recipe
-from gdmnet.training.distributed import averaged_over_ranks
 
 BETAS = (0.9, 0.95)
 MOST_WARM_UP_STEPS = 1000
@@ -25,14 +25,10 @@ def warm_up_steps(recipe: Recipe) -> int:
 
 
 def learning_rate(step: int, recipe: Recipe) -> float:
-    """Linear warm-up, then a half cosine to 0 over the planned total of steps.
+    """Linear warm-up, then a half cosine to 0 over the planned total of steps; they count from 0.
 
     lr(s) = lr (s + 1) / w for s < w, else lr (1 + cos(pi (s - w) / (S - w))) / 2, with w warm-up
     steps of S steps in all (SGDR, arXiv 1608.03983, without restarts).
-
-    Args:
-        step: from 0.
-        recipe: of the run.
     """
     warm = warm_up_steps(recipe)
     if step < warm:
@@ -86,12 +82,7 @@ class GradientScaler(torch.amp.GradScaler):
 
 
 class WeightAverage:
-    """A frozen copy of a network whose weights follow the trained ones slowly.
-
-    Args:
-        network: the trained one, already on its device.
-        decay: of a long run; young averages use a smaller one.
-    """
+    """A frozen copy of a network whose weights follow the trained ones slowly, in eval mode."""
 
     def __init__(self, network: nn.Module, decay: float) -> None:
         self.network = copy.deepcopy(network).eval().requires_grad_(False)
@@ -110,31 +101,20 @@ class WeightAverage:
         for kept, buffer in zip(self.network.buffers(), network.buffers(), strict=True):
             kept.copy_(buffer)
 
-    def state_dict(self) -> dict[str, Any]:
-        """The averaged weights, named as the network names them."""
-        return self.network.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take averaged weights back."""
-        self.network.load_state_dict(state)
-
 
 class GeneratorOptimizer:
-    """Optimiser, gradient scaler and weight average of one generator.
+    """Optimiser, gradient scaler and weight average of one generator that is on the device.
 
-    Args:
-        generator: on its device already.
-        recipe: of the training.
-        device: of the generator.
-
-    Attributes:
-        trained: what a step calls: the generator, in a distributed training the wrapper that
-            averages its gradients over the ranks.
+    A step calls `trained`: the generator, in a distributed training the wrapper that averages its
+    gradients over the ranks.
     """
 
     def __init__(self, generator: nn.Module, recipe: Recipe, device: torch.device) -> None:
         self.generator = generator
-        self.trained = averaged_over_ranks(generator, device)
+        self.trained = generator
+        if n_ranks() > 1:
+            here = [device] if device.type == "cuda" else None
+            self.trained = DistributedDataParallel(generator, here)
         self.recipe = recipe
         self.device = device
         self.optimizer = adamw(generator, recipe)
@@ -143,7 +123,7 @@ class GeneratorOptimizer:
 
     def parts(self) -> dict[str, Any]:
         """All that has state but the generator, by its name in a checkpoint."""
-        return {"ema": self.average, "optimizer": self.optimizer, "scaler": self.scaler}
+        return {"ema": self.average.network, "optimizer": self.optimizer, "scaler": self.scaler}
 
     def copy(self) -> GeneratorOptimizer:
         """The same of a copy of the generator, with the same state."""
@@ -155,13 +135,9 @@ class GeneratorOptimizer:
     def step(self, descent: Descent, number: int) -> tuple[float, bool]:
         """Backward, clip, step, average; nothing changes when a number is not finite.
 
-        Args:
-            descent: of the objective.
-            number: of the step in the run, from 0.
-
         Returns:
-            The gradient's norm before clipping, and whether the step counts as finite: a gradient
-            scaler that only looks for its scale does.
+            The gradient's norm before clipping, and whether the step, whose number is from 0,
+            counts as finite: a gradient scaler that only looks for its scale does.
         """
         if not on_all_ranks(condition=descent.finite, device=self.device):
             return math.nan, False
@@ -185,16 +161,10 @@ class GeneratorOptimizer:
 class RegressionTwin:
     """A second generator with its own optimiser: the faithful end of the realism dial.
 
-    It begins as a copy of the generator in the step in which the realism begins, and from then on
-    sees the same patches with the same schedule, but descends the fidelity alone. The dial is the
-    line through both in weight space: theta(T) = theta_twin + T (theta_generator - theta_twin).
-
-    Args:
-        objective: the regression that it descends.
-        start: the step of the run in which it begins.
-
-    Attributes:
-        optimizer: of its generator; None until it begins.
+    It begins as a copy of the generator in the step `start`, in which the realism begins, and from
+    then on sees the same patches with the same schedule, but descends the fidelity alone. The dial
+    is the line through both in weight space: theta(T) = theta_twin + T (theta_generator -
+    theta_twin).
     """
 
     def __init__(self, objective: Objective, start: int) -> None:
@@ -222,7 +192,7 @@ class RegressionTwin:
 
     def weights(self) -> dict[str, Tensor] | None:
         """The averaged weights, or None before it begins."""
-        return None if self.optimizer is None else self.optimizer.average.state_dict()
+        return None if self.optimizer is None else self.optimizer.average.network.state_dict()
 
     def _parts(self) -> dict[str, Any]:
         if self.optimizer is None:

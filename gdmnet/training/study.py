@@ -36,18 +36,12 @@ def train_study(
 
     What is finished stays, what was begun goes on: after any kill the same call goes on.
 
-    Args:
-        dataset: 501 or "Dataset501_Name"; planned and prepared.
-        roots: the folders.
-        settings: of each fold's training.
-
     Returns:
         The model's folder, which gdm_predict takes, and the cross-validation over all cases, which
         is in its cross_validation.json, too.
 
     Raises:
-        TrainingError: --overwrite, which would begin anew after every kill.
-        GdmnetError: as `train_fold`.
+        GdmnetError: as `train_fold`; --overwrite, which would begin anew after every kill.
     """
     settings = settings or TrainingSettings()
     if settings.overwrite:
@@ -62,13 +56,8 @@ def train_study(
     folds = [str(number) for number in range(len(read_splits(home / folders.SPLITS_JSON)))]
     model = folders.model_folder(roots.results, name, settings.objective, configuration)
     devices = _free_devices(settings)
-    _log.info(
-        "%s, %s: folds %s%s",
-        name,
-        configuration,
-        ", ".join(folds),
-        f", one on each of {', '.join(devices)}" if len(devices) > 1 else "",
-    )
+    where = f", one on each of {', '.join(devices)}" if len(devices) > 1 else ""
+    _log.info("%s, %s: folds %s%s", name, configuration, ", ".join(folds), where)
     resumed = replace(settings, resume=True)
     if len(devices) > 1:
         _train_side_by_side(folds, devices, (name, configuration, roots, resumed))
@@ -82,10 +71,9 @@ def train_study(
 
 
 def pooled(folds: Sequence[Path]) -> Summary:
-    """The summaries of several folds as one: every case was judged by the fold that did not see it.
+    """The summaries of several folds as one; a PlanError if one is missing or damaged.
 
-    Raises:
-        PlanError: a summary is missing or damaged.
+    Every case was judged by the fold that did not see it.
     """
     parts = [codec.load(Summary, fold / folders.SUMMARY_JSON) for fold in folds]
     masks = sorted({part.mask for part in parts})
@@ -126,10 +114,8 @@ def _train_side_by_side(folds: Sequence[str], devices: Sequence[str], where: _Wh
         running.append(process)
         process.join()
         free.put(device)
-        if process.exitcode != 0:
-            reason = (
-                f"its process ended with {process.exitcode}" if answers.empty() else answers.get()
-            )
+        if code := process.exitcode:
+            reason = f"its process ended with {code}" if answers.empty() else answers.get()
             raise TrainingError(f"fold {fold}: {reason}; the same command goes on")
 
     with ThreadPoolExecutor(len(devices)) as pool:

@@ -30,14 +30,11 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Patches that the training did not see.
+    """Patches that the training did not see, and the cases that they come from.
 
-    Attributes:
-        cases: names of the cases they come from.
-        images: float32 (n, 1, z, y, x) in network units.
-        bodies: bool (n, 1, z, y, x).
-        cell: voxels (z, y, x) of a masked cell.
-        edges: the three inner borders of the four tissue bins, network units.
+    Images are float32 (n, 1, z, y, x) in network units, bodies bool of that shape, `cell` the
+    voxels (z, y, x) of a masked cell, `edges` the three inner borders of the four tissue bins,
+    network units.
     """
 
     cases: tuple[str, ...]
@@ -71,14 +68,8 @@ class Figure:
 class EncoderReport:
     """What report.json says of an encoder, beside a twin with random weights.
 
-    Attributes:
-        cases: that the patches come from.
-        n_patches: held out.
-        masked_mse: mean squared error of hidden voxels, by who fills them in.
-        encoder: measure -> a number a map, finest first.
-        twin: the same of the twin.
-        figures: those with a limit.
-        failed: names of the figures beyond their limit.
+    `masked_mse` is the mean squared error of hidden voxels, by who fills them in; encoder and twin
+    have for each measure a number a map, finest first; `failed` figures are beyond their limit.
     """
 
     cases: tuple[str, ...]
@@ -122,13 +113,9 @@ def tissue_edges(target: Normalisation, images: Tensor, bodies: Tensor) -> tuple
 def judge(
     encoder: nn.Module, decoder: nn.Module, twin: nn.Module, held_out: HeldOut
 ) -> EncoderReport:
-    """Measure the encoder, warn of each failed figure, refuse a useless one.
+    """Measure the encoder, warn of each failed figure, refuse a useless one; all on the CPU.
 
-    Args:
-        encoder: images to maps, finest first; like the others on the CPU.
-        decoder: maps to images.
-        twin: the encoder's architecture with random weights.
-        held_out: patches that the training did not see.
+    The decoder takes the encoder's maps, finest first, to images; the twin has random weights.
 
     Raises:
         TrainingError: weights are not finite, a channel is dead, or no gradient reaches the image.
@@ -144,16 +131,13 @@ def judge(
     errors = masked_mse(encoder, decoder, held_out)
     figures = _figures(errors, ours, theirs)
     failed = [figure for figure in figures if not figure.passed]
+    names, n_patches = tuple(figure.name for figure in failed), len(held_out.images)
     if failed:
         _log.warning(
             "warning: feature encoder: %d of %d figures are poor, so that the drift may see little;"
             " compare with --encoder random (%s)",
-            len(failed),
-            len(figures),
-            ", ".join(figure.name for figure in failed),
+            *(len(failed), len(figures), ", ".join(names)),
         )
-    names = tuple(figure.name for figure in failed)
-    n_patches = len(held_out.images)
     return EncoderReport(held_out.cases, n_patches, errors, ours, theirs, figures, names)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +38,8 @@ from gdmnet.training import log
 from gdmnet.training.distributed import collected, made_by_leader, this_process
 from gdmnet.training.expected_error import CaseErrors, sample_errors, save_errors, update_table
 from gdmnet.training.progress import INTERNALS_PNG, draw_internals
+from gdmnet.training.run import FoldTraining
+from gdmnet.training.settings import TrainingSettings
 
 FOLDER = "validation"
 ON_TRAINING = "the cases were trained on: this says nothing about new patients"
@@ -49,54 +51,38 @@ ROUNDING = 1e-4  # of figures that are 0 but for the arithmetic: HU, dB
 _log = logging.getLogger(__name__)
 
 
-def validate_fold(
-    model: Path,
-    fold: str,
-    cases: Sequence[StoredCase],
-    raw: Path,
-    *,
-    device: str,
-    on_training: bool,
-    fidelity_budget: float = 0.01,
-    finishes: bool = False,
-) -> Summary | None:
+def validate_fold(training: FoldTraining, settings: TrainingSettings, raw: Path) -> Summary | None:
     """Predict every case of a fold with its final weights and score it as gdm_evaluate does.
 
-    Processes that train together share the cases; rank 0 tunes and scores.
-
     Predictions are written to the fold's validation folder, on the source's own grid, as
-    gdm_predict would write them, and scored against the raw targets: inside the dataset's masks,
-    or the body; in HU for CT. Targets without a physical unit are matched linearly first.
+    gdm_predict would write them, and scored against the raw targets: inside the dataset's masks, or
+    the body; in HU for CT. Targets without a physical unit are matched linearly first. Processes
+    that train together share the cases; rank 0 tunes and scores.
 
     Args:
-        model: the model's folder.
-        fold: "0", "1", ... or "all".
-        cases: of the fold's validation, with targets.
+        training: that is finished; its split says whether the cases were trained on.
+        settings: may ask for a spectral finish, and say what it and the dial may cost.
         raw: folder of the raw dataset, whose sources are predicted; those of the prepared cases
             where it is not there. Where it lacks a target nothing is scored, and said so.
-        device: as for `load_model`.
-        on_training: the cases were trained on; the summary says so.
-        fidelity_budget: share of the MAE that a realism dial's setting may cost, see `dial_fold`,
-            and a finish on top of it.
-        finishes: fit a spectral finish, see `finish_fold`.
 
     Returns:
         What was written to summary.json; None where nothing is scored.
     """
-    home = folders.fold_folder(model, fold)
+    home, cases, budget = training.folder, training.cases()[1], settings.fidelity_budget
 
     def tuned() -> dict[str, Values]:
-        front = dial_fold(model, fold, cases, device=device, budget=fidelity_budget)
+        front = dial_fold(training, cases, budget)
         (home / FINISH_JSON).unlink(missing_ok=True)
-        if finishes:
-            finish_fold(model, fold, cases, device=device, budget=fidelity_budget, front=front)
+        if settings.finish:
+            finish_fold(training, cases, budget, front)
         return front
 
     front = made_by_leader(tuned)
-    translator = load_model(model, folds=[fold], device=device)
+    translator = _translator(training)
     known, process = _raw_cases(raw), this_process()
+    on_training = training.split.validates_on_training
     measures = not on_training and translator.card.settings.sampler is None
-    shared = cases[process.rank :: process.n_processes]
+    shared = cases[process.rank :: process.n_ranks]
     own = _predict(translator, shared, known, home / FOLDER, measures=measures)
     found = {name: result for part in collected(own) for name, result in part.items()}
     predictions = {name: path for name, (path, _) in found.items()}
@@ -110,21 +96,24 @@ def validate_fold(
         text = f"{raw}: no target of {lacking}, so that {home / FOLDER} is not scored"
         _log.warning("warning: %s; name its place by --raw, and add --continue", text)
         return None
-    settings = EvaluationSettings(
-        match_intensity=None if translator.configuration.target.scheme == "ct" else "linear",
-        allow_constant=True,
-    )
+    matched = None if translator.configuration.target.scheme == "ct" else "linear"
+    convention = EvaluationSettings(match_intensity=matched, allow_constant=True)
     note = ON_TRAINING if on_training else None
     errors = [error for _, error in found.values() if error is not None]
 
     def judged() -> Summary:
-        summary = _score(pairs, home, settings, front, note)
+        summary = _score(pairs, home, convention, front, note)
         if errors:
             save_errors(errors, home)
-        update_table(model, translator.configuration)
+        update_table(home.parent, translator.configuration)
         return summary
 
     return made_by_leader(judged)
+
+
+def _translator(training: FoldTraining, settings: PredictionSettings | None = None) -> Translator:
+    folder, device = training.folder.parent, str(training.process_device())
+    return load_model(folder, settings, folds=[training.run.fold], device=device)
 
 
 def _predict(
@@ -204,38 +193,24 @@ def _score(
 
 
 def dial_fold(
-    model: Path, fold: str, cases: Sequence[StoredCase], *, device: str, budget: float
+    training: FoldTraining, cases: Sequence[StoredCase], budget: float
 ) -> dict[str, Values]:
     """Score a fold's validation at every setting T and write the chosen one into dial.json.
 
-    Chosen is the largest T that costs neither MAE nor plausibility: `choose_setting`.
-
-    Args:
-        model: the model's folder.
-        fold: "0", "1", ... or "all".
-        cases: of the fold's validation, with targets.
-        device: as for `load_model`.
-        budget: a share of the twin's MAE, for example 0.01.
+    Chosen is the largest T that costs neither MAE nor plausibility: `choose_setting`. The budget is
+    a share of the twin's MAE.
 
     Returns:
         T as text -> metric -> mean over the cases; empty where the model has no twin.
     """
-    home = folders.fold_folder(model, fold)
+    home = training.folder
     if "twin" not in checkpoint.load(home / folders.FINAL):
         return {}
     front: dict[str, Values] = {}
     for setting in progress_bar(SETTINGS, "realism dial"):
-        translator = load_model(
-            model, PredictionSettings(realism=setting, finish=False), folds=[fold], device=device
-        )
-        scores = {
-            case.record.identifier: score_prepared(
-                translator, case, translator.predict(as_input(case)).mean
-            )
-            for case in cases
-        }
-        means = aggregate_cases(scores)
-        front[f"{setting:g}"] = {metric: values["mean"] for metric, values in means.items()}
+        translator = _translator(training, PredictionSettings(realism=setting, finish=False))
+        predicted = ((case, translator.predict(as_input(case)).mean) for case in cases)
+        front[f"{setting:g}"] = _mean_scores(translator, predicted)
     chosen, reason = choose_setting(front, budget)
     codec.save(DialChoice(chosen, budget), home / DIAL_JSON)
     draw_internals(log.read(home), home / INTERNALS_PNG, more=[_chart(front, chosen)])
@@ -244,44 +219,31 @@ def dial_fold(
 
 
 def finish_fold(
-    model: Path,
-    fold: str,
-    cases: Sequence[StoredCase],
-    *,
-    device: str,
-    budget: float,
-    front: Mapping[str, Values],
+    training: FoldTraining, cases: Sequence[StoredCase], budget: float, front: Mapping[str, Values]
 ) -> SpectralFinish:
     """Fit a fold's spectral finish to its validation, and write it to finish.json.
 
     Its strength is the largest that costs neither MAE nor plausibility (`choose_setting`), of at
-    most eight cases; 0 leaves predictions as they are.
-
-    Args:
-        model: the model's folder.
-        fold: "0", "1", ... or "all".
-        cases: of the fold's validation, with targets.
-        device: as for `load_model`.
-        budget: a share of the MAE without the filter, or of the twin's, where there is a dial.
-        front: of the dial; empty without one.
+    most eight cases; 0 leaves predictions as they are. The budget is a share of the MAE without the
+    filter, or of the twin's, where the `front` of a dial has one.
     """
-    home = folders.fold_folder(model, fold)
-    translator = load_model(model, folds=[fold], device=device)
-    few = cases[:MOST_FINISHED]
+    home, translator, few = training.folder, _translator(training), cases[:MOST_FINISHED]
     with tempfile.TemporaryDirectory(dir=home) as scratch:
         places = [Path(scratch) / f"{number}.npy" for number in range(len(few))]
         for case, place in zip(few, places, strict=True):
             np.save(place, translator.predict(as_input(case)).mean[0])
-        finish = fit_finish(map(_finish_case, few, places))
+        finish = fit_finish(
+            FinishCase(np.load(place), c.target[:][0], c.body[:] > 0, c.record.spacing)
+            for c, place in zip(few, places, strict=True)
+        )
         tried: dict[str, Values] = {}
         for strength in STRENGTHS:
             attempt = dataclasses.replace(finish, strength=strength)
-            scores = {}
-            for case, place in zip(few, places, strict=True):
-                image = apply_finish(attempt, np.load(place), case.body[:] > 0, case.record.spacing)
-                scores[case.record.identifier] = score_prepared(translator, case, image[None])
-            means = aggregate_cases(scores)
-            tried[f"{strength:g}"] = {name: values["mean"] for name, values in means.items()}
+            finished = (
+                (c, apply_finish(attempt, np.load(place), c.body[:] > 0, c.record.spacing)[None])
+                for c, place in zip(few, places, strict=True)
+            )
+            tried[f"{strength:g}"] = _mean_scores(translator, finished)
     if front:
         tried["0"]["mae"] = front["0"]["mae"]  # the budget is one, of dial and finish together
     strength, reason = choose_setting(tried, budget)
@@ -291,21 +253,13 @@ def finish_fold(
     return finish
 
 
-def _finish_case(stored: StoredCase, place: Path) -> FinishCase:
-    target, body = stored.target[:][0], stored.body[:] > 0
-    return FinishCase(np.load(place), target, body, stored.record.spacing)
-
-
 def choose_setting(front: Mapping[str, Values], budget: float) -> tuple[float, str]:
     """The largest T before the first setting that costs too much, and what stops the next one.
 
-    A setting costs too much whose MAE exceeds the twin's (T = 0) by more than the budget, whose
-    sharpness exceeds 1.1 and the twin's (texture that is not there), or one of whose figures of
-    plausibility is worse than the twin's by more than the budget.
-
-    Args:
-        front: T as text, ascending from 0 -> metric -> mean over the cases.
-        budget: a share, for example 0.01.
+    A setting costs too much whose MAE exceeds the twin's (T = 0) by more than the budget, a share,
+    whose sharpness exceeds 1.1 and the twin's (texture that is not there), or one of whose figures
+    of plausibility is worse than the twin's by more than the budget. The front has T as text,
+    ascending from 0 -> metric -> mean over the cases.
     """
     twin, chosen = front["0"], 0.0
     for setting, values in front.items():
@@ -332,6 +286,12 @@ def score_prepared(translator: Translator, stored: StoredCase, prediction: NDArr
     if target.scheme == "ct":
         guess, truth = np.asarray(invert(guess, target)), np.asarray(invert(truth, target))
     return score(guess, truth, stored.body[:], stored.record.spacing)
+
+
+def _mean_scores(translator: Translator, predicted: Iterable[tuple[StoredCase, NDArray]]) -> Values:
+    """Metric -> mean over cases with their predictions, see `score_prepared`."""
+    scores = {c.record.identifier: score_prepared(translator, c, image) for c, image in predicted}
+    return {metric: values["mean"] for metric, values in aggregate_cases(scores).items()}
 
 
 def _chart(front: Mapping[str, Values], chosen: float) -> Chart:

@@ -71,10 +71,8 @@ def test_the_objective_of_the_documentation_trains_and_predicts(home, monkeypatc
     names = dict(vars(options))
     for block in blocks:
         exec(compile(block, str(PAGE), "exec"), names)
-        kind = names["CharbonnierOptions"]
-        monkeypatch.setattr(options, "CharbonnierOptions", kind, raising=False)
-    monkeypatch.setitem(options.OPTIONS, "charbonnier", kind)
-    monkeypatch.setitem(OBJECTIVES, "charbonnier", names["build_charbonnier"])
+    monkeypatch.setitem(options.OPTIONS, "charbonnier", names["CharbonnierOptions"])
+    monkeypatch.setitem(OBJECTIVES, "charbonnier", names["Charbonnier"])
     arguments = ["999", "3d_fullres", "--objective", "charbonnier", "--option", "floor=1e-4"]
     assert train.main([*arguments, *SHORT, *roots(home)]) == 0
     code, record = predicted(home, "charbonnier")

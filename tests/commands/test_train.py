@@ -15,7 +15,7 @@ from gdmnet import files
 from gdmnet.commands import predict, train
 from gdmnet.errors import DatasetError
 from gdmnet.files import file_sha256
-from gdmnet.training import loop, pretrain
+from gdmnet.training import feature_encoder, loop
 from gdmnet.training.usefulness import EncoderReport, Figure
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -352,7 +352,7 @@ def test_the_encoder_is_trained_alone_reported_and_taken(home, capsys, monkeypat
     def fail(*_, **__):
         raise AssertionError("trained again")
 
-    monkeypatch.setattr(pretrain, "train_autoencoder", fail)
+    monkeypatch.setattr(feature_encoder, "train_autoencoder", fail)
     assert call(home, *asked) == 0
     assert call(home, *SHORT) == 0
 

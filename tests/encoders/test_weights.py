@@ -13,7 +13,7 @@ import torch
 from encoders.fakes import needs_extra, write_safetensors
 
 from gdmnet.encoders.networks import StagedNetwork
-from gdmnet.encoders.weights import EncoderTensors, check, find_file, read_tensors, take
+from gdmnet.encoders.weights import check, find_file, read_tensors, take
 from gdmnet.errors import CheckpointError
 
 STEM = StagedNetwork(torch.nn.Identity, "stem.weight", (1,), ((1, 1, 1),))
@@ -158,7 +158,7 @@ def test_names_are_replaced_and_heads_are_left_out():
 
 
 def test_complaints_name_a_few_of_many():
-    found = EncoderTensors({"weight": torch.ones(1)})
+    found = {"weight": torch.ones(1)}
     wanted = {f"layer{n}": torch.ones(1) for n in range(20)}
     with pytest.raises(CheckpointError) as problem:
         check(found, wanted)
@@ -169,7 +169,7 @@ def test_complaints_name_a_few_of_many():
 
 @pytest.mark.parametrize("number", [math.nan, -math.inf, 1e30])
 def test_numbers_that_no_weight_has_are_refused(number):
-    found = EncoderTensors({"weight": torch.tensor([1.0, number])})
+    found = {"weight": torch.tensor([1.0, number])}
     with pytest.raises(CheckpointError, match=r"not finite or above 1e\+15: weight"):
         check(found, {"weight": torch.ones(2)})
 

@@ -130,10 +130,10 @@ def test_pretrained_weights_are_the_averaged_ones(path):
 @pytest.mark.parametrize(
     ("donor", "complaint"),
     [
-        (_network(n_sources=2), "takes 2 input channels and this one 1"),
-        (_network(width=6), r"other shapes: 0.weight \(6, 1, 3, 3, 3\) against \(4, 1, 3, 3, 3\)"),
-        (_network(depth=1), "lacks 1.bias, 1.weight, has in addition nothing"),
-        (_network(depth=3), "lacks nothing, has in addition 2.bias, 2.weight"),
+        (_network(n_sources=2), r"1 of another shape .*against \(4, 1, .*same source channels"),
+        (_network(width=6), r"shape .*0.weight \(6, 1, 3, 3, 3\) against \(4, 1, 3, 3, 3\)"),
+        (_network(depth=1), r"2 missing \(1.weight, 1.bias\), 0 unexpected"),
+        (_network(depth=3), r"0 missing .* 2 unexpected \(2.weight, 2.bias\)"),
     ],
 )
 def test_pretrained_weights_of_another_network_are_refused(path, donor, complaint):

@@ -17,9 +17,9 @@ from torch import nn
 
 from gdmnet.drifting.coordination import inner, norms
 from gdmnet.objectives.base import Batch
-from gdmnet.objectives.gan import Gan, build_gan, critic_loss, critic_rate, judged, square_loss
+from gdmnet.objectives.gan import Gan, critic_loss, critic_rate, judged, square_loss
 from gdmnet.objectives.options import GanOptions
-from gdmnet.objectives.regression import build_regression
+from gdmnet.objectives.regression import Regression
 from gdmnet.plan import Architecture
 
 
@@ -73,7 +73,7 @@ def test_losses_and_gradients_are_those_of_the_hand():
 
 def test_a_step_gives_both_gradients_and_then_trains_the_critic():
     critic = linear_critic()
-    gan = Gan(GanOptions(adversarial=0.1), critic, total_steps=10)
+    gan = Gan(make_context(10, adversarial=0.1), critic)
     descent = gan.descend(Fixed(GENERATED), BATCH, torch.Generator())
     # L1: sign(x - y) / 2 = -1/2 at both voxels; the critic of before the step: 0.1 (0.5, -4.5).
     assert descent.cotangent.flatten().tolist() == pytest.approx([-0.45, -0.95])
@@ -91,7 +91,7 @@ def test_nothing_outside_the_mask_counts():
     half = dataclasses.replace(BATCH, mask=row(1, 0))
     odd = Batch(row(1, 77), row(1, -55), row(1, 0))
     for batch, output in ((half, GENERATED), (odd, row(0.5, 99.0))):
-        gan = Gan(GanOptions(adversarial=0.1), linear_critic(), total_steps=10)
+        gan = Gan(make_context(10, adversarial=0.1), linear_critic())
         descent = gan.descend(Fixed(output), batch, torch.Generator())
         assert descent.cotangent.flatten().tolist() == pytest.approx([-1 + 0.1 * 1.0, 0])
         assert descent.metrics["adversarial"] == 0.0625
@@ -100,7 +100,7 @@ def test_nothing_outside_the_mask_counts():
 
 def test_without_the_critics_weight_it_is_regression_to_the_bit():
     weights = []
-    for objective in (build_gan(make_context(adversarial=0.0)), build_regression(make_context())):
+    for objective in (Gan(make_context(adversarial=0.0)), Regression(make_context())):
         generator = small_generator()
         optimiser = adam(generator)
         for step in range(3):
@@ -111,7 +111,7 @@ def test_without_the_critics_weight_it_is_regression_to_the_bit():
 
 def test_the_critic_learns_to_tell_and_the_generator_to_please_it():
     batch = make_batch(0)
-    generator, gan = small_generator(), build_gan(make_context(60, critic_rate=2e-3))
+    generator, gan = small_generator(), Gan(make_context(60, critic_rate=2e-3))
     still = torch.optim.SGD(generator.parameters(), 0.0)
     logged = [loop_step(generator, gan, still, 0, batch).metrics["critic"] for _ in range(15)]
     assert logged[-1] < 0.5 * logged[0]
@@ -123,17 +123,17 @@ def test_the_critic_learns_to_tell_and_the_generator_to_please_it():
 
 
 def test_a_balanced_critic_has_no_norms_and_pulls_as_hard_as_it_is_told():
-    gan = build_gan(make_context(60, balance=0.3, critic_rate=2e-3))
+    gan = Gan(make_context(60, balance=0.3, critic_rate=2e-3))
     kinds = [
         {type(part).__name__ for part in objective.state.critic.modules()}
-        for objective in (gan, build_gan(make_context()))
+        for objective in (gan, Gan(make_context()))
     ]
     assert ["InstanceNorm" in kind for kind in kinds] == [False, True]
     fixed, shares = small_generator(), []
     for step in range(20):
         batch = make_batch(step)
         found = gan.descend(fixed, batch, torch.Generator()).cotangent
-        plain = build_regression(make_context()).descend(fixed, batch, torch.Generator()).cotangent
+        plain = Regression(make_context()).descend(fixed, batch, torch.Generator()).cotangent
         assert (inner(found, plain) >= norms(plain) ** 2 * (1 - 1e-4)).all()
         shares.append(float((norms(found - plain) / norms(plain)).mean()))
     assert 0.2 < sum(shares) / len(shares) < 0.4
@@ -143,7 +143,7 @@ def test_the_rate_is_constant_and_then_falls_to_nothing():
     assert [critic_rate(step, 100, 2.0) for step in (0, 49, 50, 75, 99, 120)] == pytest.approx(
         [2, 2, 2, 1, 0.04, 0]
     )
-    gan = build_gan(make_context(4))
+    gan = Gan(make_context(4))
     rates = []
     for step in range(4):
         gan.descend(small_generator(), make_batch(step), torch.Generator())
@@ -153,8 +153,8 @@ def test_the_rate_is_constant_and_then_falls_to_nothing():
 
 def test_autocast_does_not_reach_the_critic():
     batch = make_batch(0)
-    plain = build_gan(make_context()).descend(Fixed(batch.source), batch, torch.Generator())
-    gan = build_gan(make_context())
+    plain = Gan(make_context()).descend(Fixed(batch.source), batch, torch.Generator())
+    gan = Gan(make_context())
     found = []
     gan.state.critic.head.register_forward_hook(lambda *io: found.append(io[-1].dtype))
     with torch.autocast("cpu", torch.bfloat16):
@@ -166,18 +166,18 @@ def test_autocast_does_not_reach_the_critic():
 def test_the_critics_first_weights_follow_the_seed_alone():
     context = make_context()
     torch.manual_seed(1)
-    first = build_gan(context).state.state_dict()
+    first = Gan(context).state.state_dict()
     after = torch.rand(1)
     torch.manual_seed(1)
     assert torch.equal(torch.rand(1), after)
-    second = build_gan(context).state.state_dict()
+    second = Gan(context).state.state_dict()
     assert all(torch.equal(first[name], second[name]) for name in first)
-    other = build_gan(dataclasses.replace(context, seed=4)).state.state_dict()
+    other = Gan(dataclasses.replace(context, seed=4)).state.state_dict()
     assert not torch.equal(first["critic.head.weight"], other["critic.head.weight"])
 
 
 def test_a_critic_that_is_not_finite_is_left_alone_and_its_step_skipped():
-    gan = build_gan(make_context())
+    gan = Gan(make_context())
     with torch.no_grad():
         gan.state.critic.head.bias.fill_(torch.inf)
     before = gan.state.critic.head.weight.clone()
@@ -189,7 +189,7 @@ def test_a_critic_that_is_not_finite_is_left_alone_and_its_step_skipped():
 def test_flat_and_single_slice_patches_are_trained_on(size):
     flat = Architecture((3, 6, 6), ((1, 3, 3),) * 3, ((1, 1, 1), (1, 2, 2), (1, 2, 2)), (1, 1, 1))
     source, target = torch.randn(2, 2, 1, *size)
-    gan = build_gan(dataclasses.replace(make_context(), architecture=flat))
+    gan = Gan(dataclasses.replace(make_context(), architecture=flat))
     descent = gan.descend(
         small_generator(), Batch(source, target, torch.ones_like(target)), torch.Generator()
     )
@@ -198,13 +198,13 @@ def test_flat_and_single_slice_patches_are_trained_on(size):
 
 
 def test_several_source_channels_are_all_shown_to_the_critic():
-    gan = build_gan(dataclasses.replace(make_context(), n_sources=3))
+    gan = Gan(dataclasses.replace(make_context(), n_sources=3))
     first = next(gan.state.critic.parameters())
     assert first.shape[:2] == (2 * ARCHITECTURE.features[0], 4)
 
 
 def test_an_empty_mask_moves_nothing():
     batch = make_batch(0, mask=torch.zeros(2, 1, 8, 12, 16))
-    descent = build_gan(make_context()).descend(small_generator(), batch, torch.Generator())
+    descent = Gan(make_context()).descend(small_generator(), batch, torch.Generator())
     assert descent.finite
     assert not bool(descent.cotangent.any())

@@ -21,8 +21,8 @@ from gdmnet.drifting.pairing import PAIRINGS
 from gdmnet.errors import TrainingError
 from gdmnet.objectives import gdm_levels, gdm_state
 from gdmnet.objectives.base import Batch, Context
-from gdmnet.objectives.gdm import Gdm, build_gdm
-from gdmnet.objectives.regression import build_regression
+from gdmnet.objectives.gdm import Gdm
+from gdmnet.objectives.regression import Regression
 
 AT_ONCE = {"regression_share": 0.0, "ramp_share": 0.0}
 
@@ -40,7 +40,7 @@ def descend(objective: Gdm, batch: Batch | None = None, step: int = 0):
 
 
 def fidelity_gradient(batch: Batch) -> torch.Tensor:
-    return build_regression(make_context()).descend(small_generator(), batch, None).cotangent
+    return Regression(make_context()).descend(small_generator(), batch, None).cotangent
 
 
 def train(objective, steps: int, *, dropout: float = 0.0, rate: float = 3e-3):
@@ -53,18 +53,18 @@ def train(objective, steps: int, *, dropout: float = 0.0, rate: float = 3e-3):
 
 def test_without_drift_it_is_regression_to_the_bit(monkeypatch):
     monkeypatch.setattr(gdm_state, "WARM_STEPS", 12)
-    plain, _ = train(build_regression(make_context()), 24, dropout=0.3)
-    gdm = build_gdm(gdm_context(100))  # rings fill from step 8, drift from 20
+    plain, _ = train(Regression(make_context()), 24, dropout=0.3)
+    gdm = Gdm(gdm_context(100))  # rings fill from step 8, drift from 20
     warmed, descents = train(gdm, 20, dropout=0.3)
     assert gdm.encoder.calls > 1
     assert descents[-1].metrics["norm_drift"] > 0
-    shorter, _ = train(build_regression(make_context()), 20, dropout=0.3)
+    shorter, _ = train(Regression(make_context()), 20, dropout=0.3)
     for mine, other in zip(warmed.parameters(), shorter.parameters(), strict=True):
         assert torch.equal(mine, other)
-    zero, _ = train(build_gdm(gdm_context(24, drift_ratio=0.0)), 24, dropout=0.3)
+    zero, _ = train(Gdm(gdm_context(24, drift_ratio=0.0)), 24, dropout=0.3)
     for mine, other in zip(zero.parameters(), plain.parameters(), strict=True):
         assert torch.equal(mine, other)
-    drifted, _ = train(build_gdm(gdm_context(100)), 24, dropout=0.3)
+    drifted, _ = train(Gdm(gdm_context(100)), 24, dropout=0.3)
     assert any(
         not torch.equal(mine, other)
         for mine, other in zip(drifted.parameters(), plain.parameters(), strict=True)
@@ -72,27 +72,27 @@ def test_without_drift_it_is_regression_to_the_bit(monkeypatch):
 
 
 def test_the_encoder_runs_only_when_needed():
-    objective = build_gdm(gdm_context(395))  # the drift begins at step 79, its encoder at 15
+    objective = Gdm(gdm_context(395))  # the drift begins at step 79, its encoder at 15
     at_build = objective.encoder.calls
     train(objective, 15)
     assert objective.encoder.calls == at_build
     train(objective, 3)
     assert objective.encoder.calls == at_build + 6  # prediction and target
-    without = build_gdm(gdm_context(10, drift_ratio=0.0))
+    without = Gdm(gdm_context(10, drift_ratio=0.0))
     at_build = without.encoder.calls
     train(without, 10)
     assert without.encoder.calls == at_build
 
 
 def test_the_ratio_ramps_up():
-    objective = build_gdm(gdm_context(40, ramp_share=0.1, drift_ratio=0.4))
+    objective = Gdm(gdm_context(40, ramp_share=0.1, drift_ratio=0.4))
     _, descents = train(objective, 14)
     ratios = [descent.metrics["ratio"] for descent in descents]
     assert ratios == pytest.approx([0.0] * 8 + [0.1, 0.2, 0.3, 0.4, 0.4, 0.4])
 
 
 def test_rarer_drift_steps_are_as_much_stronger():
-    objective = build_gdm(gdm_context(40, ramp_share=0.0, drift_ratio=0.2, every=3))
+    objective = Gdm(gdm_context(40, ramp_share=0.0, drift_ratio=0.2, every=3))
     at_build = objective.encoder.calls
     _, descents = train(objective, 14)
     ratios = [descent.metrics["ratio"] for descent in descents[8:]]
@@ -109,8 +109,8 @@ def test_drift_gives_back_the_texture_that_regression_loses():
             prediction = generator(unseen.source)
         return float(prediction.diff(dim=4).abs().mean() / unseen.target.diff(dim=4).abs().mean())
 
-    plain = spread(build_regression(make_context()))
-    drifted = spread(build_gdm(gdm_context(60, drift_ratio=1.0, levels=["global", "local"])))
+    plain = spread(Regression(make_context()))
+    drifted = spread(Gdm(gdm_context(60, drift_ratio=1.0, levels=["global", "local"])))
     assert plain < 0.8
     assert plain + 0.1 < drifted < 1.2
 
@@ -118,7 +118,7 @@ def test_drift_gives_back_the_texture_that_regression_loses():
 @pytest.mark.parametrize("pairing", sorted(PAIRINGS))
 @pytest.mark.parametrize("levels", [["global"], ["local"], ["spatial"]])
 def test_every_pairing_and_level_drifts(pairing, levels):
-    objective = build_gdm(gdm_context(**AT_ONCE, pairing=pairing, levels=levels))
+    objective = Gdm(gdm_context(**AT_ONCE, pairing=pairing, levels=levels))
     for step in range(3):
         descent = descend(objective, step=step)
     assert descent.finite
@@ -130,7 +130,7 @@ def test_every_pairing_and_level_drifts(pairing, levels):
 
 
 def test_it_never_descends_the_fidelity_less():
-    objective = build_gdm(gdm_context(**AT_ONCE, drift_ratio=3.0))
+    objective = Gdm(gdm_context(**AT_ONCE, drift_ratio=3.0))
     for step in range(20):  # the rings remember darker targets: drift and fidelity disagree
         batch = make_batch(step)
         descend(objective, Batch(batch.source, batch.target - 20, batch.mask))
@@ -144,7 +144,7 @@ def test_by_voxels_the_drift_keeps_half_of_what_it_loses_by_samples():
     batch, found = make_batch(0), {}
     dark = Batch(batch.source, batch.target - 20, batch.mask)
     for name in ("sample", "voxel"):
-        objective = build_gdm(gdm_context(**AT_ONCE, drift_ratio=0.1, coordination=name))
+        objective = Gdm(gdm_context(**AT_ONCE, drift_ratio=0.1, coordination=name))
         found[name] = descend(objective, dark).cotangent - fidelity_gradient(dark)
     opposed = found["voxel"] * fidelity_gradient(dark) < 0
     assert opposed.any()
@@ -152,7 +152,7 @@ def test_by_voxels_the_drift_keeps_half_of_what_it_loses_by_samples():
 
 
 def test_the_drift_has_the_ratio_of_the_fidelity_norm():
-    objective = build_gdm(gdm_context(**AT_ONCE, drift_ratio=0.5))
+    objective = Gdm(gdm_context(**AT_ONCE, drift_ratio=0.5))
     for step in range(4):
         batch = make_batch(step)
         added = descend(objective, batch).cotangent - fidelity_gradient(batch)
@@ -163,7 +163,7 @@ def test_the_drift_has_the_ratio_of_the_fidelity_norm():
 def test_the_drift_stays_inside_the_mask_and_does_not_see_the_prediction_outside():
     mask = half_mask()
     batch = make_batch(0, mask=mask)
-    inside = descend(build_gdm(gdm_context(**AT_ONCE)), batch).cotangent
+    inside = descend(Gdm(gdm_context(**AT_ONCE)), batch).cotangent
     assert torch.equal(inside * (1 - mask), torch.zeros_like(inside))
     assert float((inside * mask).abs().max()) > 0
 
@@ -175,12 +175,12 @@ def test_the_drift_stays_inside_the_mask_and_does_not_see_the_prediction_outside
         def forward(self, x):
             return self.inner(x) + 50 * (1 - mask)
 
-    painted = build_gdm(gdm_context(**AT_ONCE)).descend(Painter(), batch, torch.Generator())
+    painted = Gdm(gdm_context(**AT_ONCE)).descend(Painter(), batch, torch.Generator())
     assert torch.allclose(painted.cotangent, inside, atol=1e-9)
 
 
 def test_a_batch_without_body_has_no_drift_and_no_gradient():
-    objective = build_gdm(gdm_context(**AT_ONCE))
+    objective = Gdm(gdm_context(**AT_ONCE))
     descent = descend(objective, make_batch(0, mask=torch.zeros(2, 1, *PATCH)))
     assert descent.finite
     assert torch.equal(descent.cotangent, torch.zeros_like(descent.cotangent))
@@ -190,7 +190,7 @@ def test_a_batch_without_body_has_no_drift_and_no_gradient():
 @pytest.mark.parametrize("factor", [float("nan"), float("inf"), 0.0])
 def test_a_useless_drift_leaves_the_fidelity_alone(factor, caplog):
     encoder = CountingEncoder()
-    objective = build_gdm(gdm_context(100, encoder=encoder, **AT_ONCE))
+    objective = Gdm(gdm_context(100, encoder=encoder, **AT_ONCE))
     good = descend(objective)
     assert good.metrics["drift_skipped"] == 0
     watched = ("drift_norm", "level_norms", "rings") if factor != 0 else ("drift_norm",)
@@ -225,7 +225,7 @@ def test_a_useless_drift_leaves_the_fidelity_alone(factor, caplog):
 def test_a_level_without_rows_is_named_once(caplog):
     mask = torch.zeros(2, 1, *PATCH)
     mask[:, :, :2, :2, :2] = 1  # 16 voxels: a mean, but no 32 places
-    objective = build_gdm(gdm_context(**AT_ONCE))
+    objective = Gdm(gdm_context(**AT_ONCE))
     with caplog.at_level(logging.WARNING):
         for step in range(3):
             assert descend(objective, make_batch(step, mask=mask)).metrics["norm_drift"] > 0
@@ -235,19 +235,19 @@ def test_a_level_without_rows_is_named_once(caplog):
 
 
 def test_only_the_global_level_waits_for_its_rows(caplog):
-    objective = build_gdm(gdm_context(regression_share=0.0))  # two rows a step, 16 wanted
+    objective = Gdm(gdm_context(regression_share=0.0))  # two rows a step, 16 wanted
     for step in range(8):
         metrics = descend(objective, step=step).metrics
         assert "force_0.2_global" not in metrics
         assert "force_0.2_local" in metrics
     assert "force_0.2_global" in descend(objective, step=8).metrics
-    alone = build_gdm(gdm_context(regression_share=0.0, levels=["global"]))
+    alone = Gdm(gdm_context(regression_share=0.0, levels=["global"]))
     assert descend(alone).metrics["drift_skipped"] == 0
     assert caplog.text == ""
 
 
 def test_a_joint_backward_equals_the_levels_one_by_one():
-    joint, apart = (build_gdm(gdm_context(**AT_ONCE)) for _ in range(2))
+    joint, apart = (Gdm(gdm_context(**AT_ONCE)) for _ in range(2))
     for step in range(3):
         descend(joint, step=step)
     apart.state.load_state_dict(joint.state.state_dict())
@@ -265,13 +265,13 @@ def test_a_joint_backward_equals_the_levels_one_by_one():
 
 
 def test_levels_are_measured_in_the_first_steps_and_every_tenth_one_after():
-    objective = build_gdm(gdm_context(1000, **AT_ONCE))
+    objective = Gdm(gdm_context(1000, **AT_ONCE))
     measured = [step for step in range(32) if "cos_local" in descend(objective, step=step).metrics]
     assert measured == [*range(20), 20, 30]
 
 
 def test_the_levels_are_made_equal_before_they_are_summed():
-    objective = build_gdm(gdm_context(**AT_ONCE))
+    objective = Gdm(gdm_context(**AT_ONCE))
     for step in range(10):
         metrics = descend(objective, step=step).metrics
     assert {"norm_global", "norm_local", "norm_spatial"} <= set(metrics)
@@ -280,9 +280,9 @@ def test_the_levels_are_made_equal_before_they_are_summed():
 
 def test_bfloat16_autocast_changes_little():
     batch = make_batch(0)
-    full = descend(build_gdm(gdm_context(**AT_ONCE)), batch).cotangent
+    full = descend(Gdm(gdm_context(**AT_ONCE)), batch).cotangent
     with torch.autocast("cpu", torch.bfloat16):
-        half = descend(build_gdm(gdm_context(**AT_ONCE)), batch)
+        half = descend(Gdm(gdm_context(**AT_ONCE)), batch)
     assert half.tensor.dtype == torch.bfloat16
     cosine = inner(full, half.cotangent) / (norms(full) * norms(half.cotangent))
     assert float(cosine.min()) > 0.95
@@ -291,13 +291,13 @@ def test_bfloat16_autocast_changes_little():
 def test_the_seed_moves_the_places():
     context = gdm_context(**AT_ONCE)
     other = Context(40, PATCH, (1.0, 1.0, 1.0), 1, CountingEncoder(), 4, context.options)
-    first, again, moved = (descend(build_gdm(c)).cotangent for c in (context, context, other))
+    first, again, moved = (descend(Gdm(c)).cotangent for c in (context, context, other))
     assert torch.equal(first, again)
     assert not torch.equal(first, moved)
 
 
 def test_every_step_draws_its_own_places_and_draws_them_again():
-    objective = build_gdm(gdm_context(**AT_ONCE, levels=["spatial"], pairing="paired"))
+    objective = Gdm(gdm_context(**AT_ONCE, levels=["spatial"], pairing="paired"))
     fresh = {name: value.clone() for name, value in objective.state.state_dict().items()}
 
     def at(step: int) -> torch.Tensor:
@@ -315,7 +315,7 @@ def test_thin_patches_train_too():
         target = torch.randn(2, 1, *patch, generator=rng)
         batch = Batch(target * 0.5, target, torch.ones_like(target))
         context = Context(10, patch, (5.0, 1.0, 1.0), 1, CountingEncoder(), 0, AT_ONCE)
-        metrics = descend(build_gdm(context), batch).metrics
+        metrics = descend(Gdm(context), batch).metrics
         for level in ("global", "local", "spatial"):
             assert metrics[f"force_0.2_{level}"] > 0
 
@@ -324,11 +324,11 @@ def test_an_encoder_is_needed():
     context = gdm_context()
     bare = Context(context.total_steps, PATCH, context.spacing, 1)
     with pytest.raises(TrainingError, match="needs a frozen encoder"):
-        build_gdm(bare)
+        Gdm(bare)
 
 
 def watching(step: int, **options) -> Gdm:
-    objective = build_gdm(gdm_context(40, **options))
+    objective = Gdm(gdm_context(40, **options))
     objective.on_validation({"mae": 1.0, "sharpness": 0.7})
     objective.on_validation({"mae": 2.0, "sharpness": 1.0})  # still regression
     objective.state.step = step

@@ -13,7 +13,7 @@ from gdmnet.errors import SettingError
 from gdmnet.objectives.build import OBJECTIVES
 from gdmnet.objectives.fidelity import FIDELITIES
 from gdmnet.objectives.flow import SOLVERS
-from gdmnet.objectives.gdm_state import schedule_of
+from gdmnet.objectives.gdm_state import Schedule
 from gdmnet.objectives.options import (
     OPTIONS,
     FlowOptions,
@@ -106,7 +106,7 @@ def test_options_are_checked_without_torch():
 
 
 def test_the_schedule_is_regression_then_a_ramp_then_constant():
-    schedule = schedule_of(GdmOptions(drift_ratio=0.5), 1000)
+    schedule = Schedule(GdmOptions(drift_ratio=0.5), 1000)
     assert (schedule.start, schedule.ramp) == (200, 50)
     assert [schedule.drifts(step) for step in (135, 136, 200)] == [False, True, True]
     ramp = [2 * schedule.ratio_at(step, 1.0) for step in (0, 199, 200, 224, 249, 250, 999)]
@@ -116,6 +116,6 @@ def test_the_schedule_is_regression_then_a_ramp_then_constant():
 
 @pytest.mark.parametrize("total", [1, 2, 7])
 def test_a_very_short_training_has_a_schedule_too(total):
-    schedule = schedule_of(GdmOptions(), total)
+    schedule = Schedule(GdmOptions(), total)
     assert schedule.ratio_at(0, 1.0) == 0
     assert schedule.ratio_at(schedule.start, 1.0) == 0.2

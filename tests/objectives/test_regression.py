@@ -19,7 +19,7 @@ from gdmnet.errors import SettingError, TrainingError
 from gdmnet.objectives.base import Batch
 from gdmnet.objectives.fidelity import fidelity_gradient
 from gdmnet.objectives.options import needs_encoder
-from gdmnet.objectives.regression import build_regression, feature_distance, perceptual_gradient
+from gdmnet.objectives.regression import Regression, feature_distance, perceptual_gradient
 
 
 def slow_distance(generated, target, weights) -> float:
@@ -110,7 +110,7 @@ def test_nothing_outside_the_mask_counts():
 
 def test_regression_adds_the_weighted_gradient():
     generator, encoder, batch = small_generator(), CountingEncoder(), make_batch(0)
-    objective = build_regression(make_context(encoder=encoder, perceptual=0.5))
+    objective = Regression(make_context(encoder=encoder, perceptual=0.5))
     descent = objective.descend(generator, batch, torch.Generator())
     leaf, loss, fidelity = fidelity_gradient(generator(batch.source), batch)
     distance, pull = perceptual_gradient(encoder, leaf, batch)
@@ -122,7 +122,7 @@ def test_without_weight_no_encoder_is_called_or_needed():
     encoder = CountingEncoder()
     weights = []
     for context in (make_context(encoder=encoder, perceptual=0), make_context()):
-        generator, objective = small_generator(), build_regression(context)
+        generator, objective = small_generator(), Regression(context)
         assert objective.encoder is None
         descent = loop_step(generator, objective, adam(generator), 0)
         assert list(descent.metrics) == ["fidelity"]
@@ -131,7 +131,7 @@ def test_without_weight_no_encoder_is_called_or_needed():
     assert all(torch.equal(a, b) for a, b in zip(*weights, strict=True))
     batch = make_batch(0)
     generator = small_generator()
-    descent = build_regression(make_context()).descend(generator, batch, torch.Generator())
+    descent = Regression(make_context()).descend(generator, batch, torch.Generator())
     assert torch.equal(descent.cotangent, fidelity_gradient(generator(batch.source), batch)[2])
 
 
@@ -154,7 +154,7 @@ def test_an_encoder_is_made_only_where_it_is_used(objective, options, needed):
 def test_flat_patches_and_bfloat16_are_trained_on(size, bf16):
     source, target = torch.randn(2, 2, 1, *size)
     batch = Batch(source, target, torch.ones_like(target))
-    objective = build_regression(make_context(perceptual=1.0))
+    objective = Regression(make_context(perceptual=1.0))
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         descent = objective.descend(small_generator(), batch, torch.Generator())
     assert descent.finite
@@ -163,11 +163,11 @@ def test_flat_patches_and_bfloat16_are_trained_on(size, bf16):
 
 def test_what_cannot_be_is_named():
     with pytest.raises(SettingError, match="perceptual must be at least 0, not -1"):
-        build_regression(make_context(perceptual=-1.0))
+        Regression(make_context(perceptual=-1.0))
     context = make_context(perceptual=1.0)
     object.__setattr__(context, "encoder", None)
     with pytest.raises(TrainingError, match="needs a frozen encoder"):
-        build_regression(context)
+        Regression(context)
 
 
 def test_an_empty_mask_moves_nothing():

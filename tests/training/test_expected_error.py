@@ -24,6 +24,7 @@ from gdmnet.training.expected_error import (
     save_errors,
     update_table,
 )
+from gdmnet.training.settings import TrainingSettings
 from gdmnet.training.validate import validate_fold
 
 
@@ -163,8 +164,8 @@ def test_validation_says_what_to_expect_of_a_new_case(tmp_path, on_training):
     for case in files:
         prepare_and_store(case, configuration, prepared)
     cases = [open_case(prepared, case.identifier) for case in files]
-    how = {"device": "cpu", "on_training": on_training}
-    summary = validate_fold(model, "0", cases, raw, **how)
+    training = small_models.trained_fold(model, cases, on_training=on_training)
+    summary = validate_fold(training, TrainingSettings(), raw)
     assert (model / EXPECTED_JSON).is_file() != on_training
     if on_training:
         return

@@ -18,17 +18,17 @@ def eight_gb(monkeypatch):
 
 
 def test_a_device_that_is_too_small_is_named_in_one_line(eight_gb, caplog):
-    memory.compare_with_device(6.0, CUDA)  # (.6 + 6.6) / .95 = 7.6
-    assert caplog.messages == []
-    memory.compare_with_device(6.5, CUDA)  # (.6 + 7.15) / .95 = 8.2
-    (line,) = caplog.messages
+    with memory.memory_watched(6.0, CUDA):  # (.6 + 6.6) / .95 = 7.6
+        assert caplog.messages == []
+    with memory.memory_watched(6.5, CUDA):  # (.6 + 7.15) / .95 = 8.2
+        (line,) = caplog.messages
     assert "need a device of 8.2 GB, and cuda:0 has 8.0" in line
     assert line.endswith("plan with --memory 8")
 
 
 def test_a_cpu_is_compared_with_nothing(caplog):
-    memory.compare_with_device(1e6, torch.device("cpu"))
-    assert caplog.messages == []
+    with memory.memory_watched(1e6, torch.device("cpu")):
+        assert caplog.messages == []
     assert memory.PeakMemory(torch.device("cpu")).measured() == {}
 
 
@@ -43,7 +43,7 @@ def test_a_peak_is_told_once_and_where_it_rises(eight_gb, monkeypatch, caplog):
 
 
 def test_running_out_of_memory_is_one_line(eight_gb):
-    with pytest.raises(TrainingError) as caught, memory.memory_errors(6.5, CUDA):
+    with pytest.raises(TrainingError) as caught, memory.memory_watched(6.5, CUDA):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB ...")
     text = str(caught.value)
     assert "\n" not in text

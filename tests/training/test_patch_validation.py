@@ -11,6 +11,7 @@ from scipy.stats import wasserstein_distance
 from gdmnet.arrays.normalise import invert
 from gdmnet.objectives.base import Batch, Objective
 from gdmnet.plan import Recipe
+from gdmnet.training import log
 from gdmnet.training.batches import Batches
 from gdmnet.training.patch_validation import (
     PatchQuality,
@@ -64,9 +65,20 @@ class _Plain(Objective):
         raise AssertionError("only judged")
 
 
+def training_of(network, recipe):
+    average = SimpleNamespace(network=network)
+    return SimpleNamespace(
+        objective=_Plain(),
+        optimizer=SimpleNamespace(average=average),
+        recipe=recipe,
+        device=torch.device("cpu"),
+    )
+
+
 def judged(network, batches, n_patches):
-    recipe = Recipe(1, 1, validation_patches=n_patches)
-    return validate_patches(_Plain(), network, batches, recipe, torch.device("cpu"))
+    return validate_patches(
+        training_of(network, Recipe(1, 1, validation_patches=n_patches)), batches
+    )
 
 
 def test_validation_pools_voxels_of_fixed_patches():
@@ -86,21 +98,29 @@ def test_a_whole_plane_is_translated_window_by_window(make_noise_case, make_conf
     configuration = make_configuration(schemes=("zscore",))
     case = make_noise_case(shape=shape)
     batches = Batches([case], configuration, seed=0, augment=False)
-    recipe, cpu = Recipe(1, 1), torch.device("cpu")
-    plane = translate_plane(_Plain(), lambda source: 2 * source, batches, recipe, cpu)
+    training = training_of(lambda source: 2 * source, Recipe(1, 1))
+    title, pictures = translate_plane(training, batches)
+    source, prediction, target = (picture.image for picture in pictures)
     level = int(np.median(case.centres[:, 0]))
-    assert plane.title == f"{case.record.identifier}, axial plane {level + 1} of {shape[0]}"
-    edges = [(w - n) // 2 for w, n in zip(plane.source.shape, shape[1:], strict=True)]
+    edges = [(w - n) // 2 for w, n in zip(source.shape, shape[1:], strict=True)]
     rows, columns = (slice(e, e + n) for e, n in zip(edges, shape[1:], strict=True))
     inside, norm = case.body[level] > 0, case.record.target
     truth = invert(case.target[0, level], norm)
     guess = invert(2 * case.source[0, level], norm)
-    np.testing.assert_array_equal(plane.source[rows, columns], case.source[0, level])
-    np.testing.assert_allclose(plane.target[rows, columns], truth, rtol=1e-6)
-    np.testing.assert_allclose(plane.prediction[rows, columns][inside], guess[inside], rtol=1e-5)
-    assert (plane.prediction[rows, columns][~inside] == norm.background).all()
-    assert plane.mae == pytest.approx(np.abs(guess - truth)[inside].mean(), rel=1e-5)
-    assert plane.unit == ("HU" if norm.scheme == "ct" else "file units")
+    np.testing.assert_array_equal(source[rows, columns], case.source[0, level])
+    np.testing.assert_allclose(target[rows, columns], truth, rtol=1e-6)
+    np.testing.assert_allclose(prediction[rows, columns][inside], guess[inside], rtol=1e-5)
+    assert (prediction[rows, columns][~inside] == norm.background).all()
+    unit, mae = "HU" if norm.scheme == "ct" else "file units", np.abs(guess - truth)[inside].mean()
+    words = f"axial plane {level + 1} of {shape[0]}: MAE {log.short(mae)} {unit} in this plane"
+    assert title == f"{case.record.identifier}, {words}"
+    window = np.percentile(truth[inside], (1, 99.5))
+    for picture in pictures[1:]:
+        np.testing.assert_allclose((picture.low, picture.high), window, rtol=1e-5)
+    down, across = configuration.spacing[1:]
+    assert {picture.aspect for picture in pictures} == {down / across}
+    low, high = map(log.short, window)
+    assert pictures[1].title == f"prediction, {low} to {high} {unit}"
 
 
 def test_gradients_are_measured_per_mm_of_each_axis():

@@ -16,8 +16,8 @@ from gdmnet.encoders.self_supervised import CUBE, encoder_for, self_encoder
 from gdmnet.errors import TrainingError
 from gdmnet.geometry import Geometry
 from gdmnet.plan import Architecture, Configuration, Normalisation
-from gdmnet.training import pretrain
-from gdmnet.training.pretrain import (
+from gdmnet.training import feature_encoder
+from gdmnet.training.feature_encoder import (
     default_iterations,
     flipped,
     hidden_share,
@@ -104,7 +104,7 @@ def test_a_cached_encoder_is_reused_without_training(tmp_path, monkeypatch):
     def fail(*_, **__):
         raise AssertionError("trained again")
 
-    monkeypatch.setattr(pretrain, "train_autoencoder", fail)
+    monkeypatch.setattr(feature_encoder, "train_autoencoder", fail)
     assert equal(make(tmp_path), first)
     reworded = dataclasses.replace(configuration(), reasons={"patch": "in other words"})
     assert equal(make(tmp_path, config=reworded), first)
@@ -121,7 +121,7 @@ def test_a_cached_encoder_is_reused_without_training(tmp_path, monkeypatch):
 )
 def test_other_settings_make_it_anew(tmp_path, monkeypatch, change):
     trained = []
-    monkeypatch.setattr(pretrain, "train_autoencoder", lambda *_, **__: trained.append(1))
+    monkeypatch.setattr(feature_encoder, "train_autoencoder", lambda *_, **__: trained.append(1))
     make(tmp_path)
     make(tmp_path, **change)
     assert len(trained) == 2
@@ -129,7 +129,7 @@ def test_other_settings_make_it_anew(tmp_path, monkeypatch, change):
 
 def test_other_targets_under_the_same_names_make_it_anew(tmp_path, monkeypatch):
     trained = []
-    monkeypatch.setattr(pretrain, "train_autoencoder", lambda *_, **__: trained.append(1))
+    monkeypatch.setattr(feature_encoder, "train_autoencoder", lambda *_, **__: trained.append(1))
     make(tmp_path)
     moved = [dataclasses.replace(case, target=np.roll(case.target, 1, 3)) for case in CASES]
     make(tmp_path, cases=moved)
@@ -156,7 +156,7 @@ def test_flat_patches_are_not_computed_in_bf16_on_a_cpu(
         assert precision == used
         raise StoppedError
 
-    monkeypatch.setattr(pretrain, "train_autoencoder", watched)
+    monkeypatch.setattr(feature_encoder, "train_autoencoder", watched)
     with pytest.raises(StoppedError):
         pretrain_encoder(
             CASES,
@@ -272,7 +272,7 @@ def test_the_rate_rises_then_falls_to_a_twentieth():
 
 def test_the_encoder_does_not_see_what_it_has_to_guess(tmp_path, monkeypatch):
     zeros = []
-    real = pretrain.encoder_for
+    real = feature_encoder.encoder_for
 
     def watched(*args, **kwargs):
         encoder = real(*args, **kwargs)
@@ -281,27 +281,27 @@ def test_the_encoder_does_not_see_what_it_has_to_guess(tmp_path, monkeypatch):
         )
         return encoder
 
-    monkeypatch.setattr(pretrain, "encoder_for", watched)
-    monkeypatch.setattr(pretrain, "judge", lambda *_: {})
+    monkeypatch.setattr(feature_encoder, "encoder_for", watched)
+    monkeypatch.setattr(feature_encoder, "judge", lambda *_: {})
     make(tmp_path, iterations=10)
     assert zeros[:9] == [38 / 64] * 9  # .6 of 4^3 cells; the phantom itself has no zeros
     assert 0 < zeros[9] < 38 / 64
 
 
 def test_only_hidden_voxels_in_the_body_are_learnt_from(tmp_path, monkeypatch):
-    real, seen = pretrain.masked_error, []
+    real, seen = feature_encoder.masked_error, []
 
     def watched(prediction, images, mask):
         seen.append(bool(mask.any() and (images[mask] != BACKGROUND).all()))
         return real(prediction, images, mask)
 
-    monkeypatch.setattr(pretrain, "masked_error", watched)
+    monkeypatch.setattr(feature_encoder, "masked_error", watched)
     make(tmp_path, iterations=3)
     assert seen == [True] * 3
 
 
 def test_the_averaged_weights_are_the_encoder(tmp_path, monkeypatch):
-    monkeypatch.setattr(pretrain.WeightAverage, "update", lambda *_: None)
+    monkeypatch.setattr(feature_encoder.WeightAverage, "update", lambda *_: None)
     untouched = encoder_for(configuration().architecture, seed=0)
     assert equal(make(tmp_path).encoder, untouched)
 

@@ -189,9 +189,3 @@ def test_buffers_are_copied():
     average.update(network, 0)
     assert torch.equal(average.network.running_mean, network.running_mean)
     assert average.network.num_batches_tracked == 1
-
-
-def test_what_is_saved_is_loaded():
-    first, second = (WeightAverage(nn.Linear(2, 1), 0.9) for _ in range(2))
-    second.load_state_dict(first.state_dict())
-    assert torch.equal(first.network.weight, second.network.weight)

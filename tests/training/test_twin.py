@@ -8,8 +8,8 @@ from gdmnet.folders import FINAL, LATEST
 from gdmnet.models import checkpoint
 from gdmnet.models.checkpoint import between
 from gdmnet.objectives.base import Context
-from gdmnet.objectives.gdm import build_gdm
-from gdmnet.objectives.regression import build_regression
+from gdmnet.objectives.gdm import Gdm
+from gdmnet.objectives.regression import Regression
 from gdmnet.plan import Recipe
 from gdmnet.training.batches import Batches
 from gdmnet.training.loop import fit
@@ -23,7 +23,7 @@ def objective(*, dial: bool = True):
     options |= {"regression_share": 0.35, "ramp_share": 0.0}
     encoder = CountingEncoder()
     context = Context(RECIPE.total_steps, PATCH, (1.0, 1.0, 1.0), 1, encoder, 3, options)
-    return build_gdm(context)
+    return Gdm(context)
 
 
 def run(folder, parts, objective, recipe=RECIPE):
@@ -52,7 +52,7 @@ def test_the_twin_is_the_regression_and_the_generator_is_not_disturbed(
     parts = parts_of(make_generator, make_noise_case, make_configuration)
     both = run(tmp_path / "both", parts, objective())
     context = Context(RECIPE.total_steps, PATCH, (1.0, 1.0, 1.0), 1)
-    alone = run(tmp_path / "alone", parts, build_regression(context))
+    alone = run(tmp_path / "alone", parts, Regression(context))
     assert_same(both["twin"], alone["ema"])
     without = run(tmp_path / "without", parts, objective(dial=False))
     assert_same(both["ema"], without["ema"])

@@ -7,6 +7,7 @@ import pytest
 import small_models
 import torch
 from scipy.ndimage import gaussian_filter
+from small_models import trained_fold
 
 from gdmnet import codec, folders
 from gdmnet.data.raw import Description, read_description, training_cases, write_description
@@ -19,6 +20,7 @@ from gdmnet.models import checkpoint
 from gdmnet.models.folder import DIAL_JSON, FINISH_JSON, DialChoice, read_run
 from gdmnet.plan import Run
 from gdmnet.preprocessing import prepare_and_store, prepare_volumes
+from gdmnet.training.settings import TrainingSettings
 from gdmnet.training.validate import (
     SETTINGS,
     as_input,
@@ -92,11 +94,11 @@ def test_without_a_twin_only_the_trained_realism_is_there(tmp_path):
     assert shift(folder, realism=1.0) == pytest.approx(40, abs=1)
     with pytest.raises(CheckpointError, match="train with --realism-dial"):
         load_model(folder, PredictionSettings(realism=0.5), device="cpu")
-    assert dial_fold(folder, "0", [], device="cpu", budget=0.01) == {}
+    assert dial_fold(trained_fold(folder), [], 0.01) == {}
 
 
 def test_the_largest_setting_within_the_budget_is_chosen(model, case):
-    front = dial_fold(model, "0", [case], device="cpu", budget=0.01)
+    front = dial_fold(trained_fold(model), [case], 0.01)
     assert [float(setting) for setting in front] == list(SETTINGS)
     errors = [values["mae"] for values in front.values()]
     assert errors == pytest.approx([abs(40 * t - 10) for t in SETTINGS], abs=1)
@@ -124,7 +126,7 @@ def test_a_finish_is_as_strong_as_validation_allows_and_can_be_left_out(blurred)
     folder, case = blurred
     home = folders.fold_folder(folder, "0")
     plain = load_model(folder, device="cpu").predict(as_input(case)).mean
-    finish = finish_fold(folder, "0", [case], device="cpu", budget=0.01, front={})
+    finish = finish_fold(trained_fold(folder), [case], 0.01, {})
     assert finish.strength == 0.5
     assert not list(home.glob("tmp*"))
     assert read_run(home).finish == finish
@@ -147,13 +149,13 @@ def test_a_finish_is_as_strong_as_validation_allows_and_can_be_left_out(blurred)
 def test_a_finish_spends_what_the_dial_has_left_of_the_budget(blurred):
     folder, case = blurred
     front = {"0": {"mae": 0.0}}  # a perfect twin: nothing is left
-    finish = finish_fold(folder, "0", [case], device="cpu", budget=0.01, front=front)
+    finish = finish_fold(trained_fold(folder), [case], 0.01, front)
     assert finish.strength == 0
     assert load_model(folder, device="cpu").card.finish == 0
 
 
 def test_a_finish_belongs_to_the_weights_that_it_was_fitted_with(model, case):
-    finish_fold(model, "0", [case], device="cpu", budget=1.0, front={})
+    finish_fold(trained_fold(model), [case], 1.0, {})
     home = folders.fold_folder(model, "0")
     codec.save(dataclasses.replace(read_run(home).finish, strength=0.25), home / FINISH_JSON)
     codec.save(DialChoice(1.0, 0.01), home / DIAL_JSON)
@@ -215,7 +217,8 @@ def test_validation_predicts_what_gdm_predict_does_on_the_sources_own_grid(tmp_p
     (files,), _ = training_cases(raw, read_description(raw))
     prepare_and_store(files, configuration, prepared)
     cases = [open_case(prepared, "a")]
-    summary = validate_fold(folder, "0", cases, raw, device="cpu", on_training=False)
+    training = trained_fold(folder, cases)
+    summary = validate_fold(training, TrainingSettings(), raw)
     load_model(folder, device="cpu").translate_files(files.sources[0], tmp_path / "a.nii.gz")
     (made,) = folder.rglob("validation/a.nii.gz")
     theirs = read_volume(tmp_path / "a.nii.gz").array
