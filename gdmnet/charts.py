@@ -8,12 +8,13 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from html import escape
 from itertools import product
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from gdmnet.files import whole_file
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
 Point = tuple[float, float]
@@ -78,11 +80,9 @@ class Curve:
 
 @dataclass(frozen=True)
 class Chart:
-    """Curves over the same axis.
+    """Curves over the same axis, in the order of the legend, under a title.
 
     Attributes:
-        title: above it.
-        curves: in the order of the legend.
         logarithmic: the y axis; values of 0 and less are then left out.
         marks: y of horizontal dashed lines, always inside the shown range.
         star: one point to point out.
@@ -99,14 +99,9 @@ class Chart:
 
 @dataclass(frozen=True)
 class Picture:
-    """A plane in grey.
+    """A plane (y, x) in grey under its title: `low` is shown black, `high` white.
 
-    Attributes:
-        title: above it.
-        image: (y, x).
-        low: shown black.
-        high: shown white.
-        aspect: height of a pixel / its width.
+    `aspect` is the height of a pixel / its width.
     """
 
     title: str
@@ -128,12 +123,9 @@ class Dot:
 
 
 def as_svg(draw: Callable[[Axes], None], *, title: str, text: str) -> str:
-    """A chart as an SVG element for a page; the same chart is the same text.
+    """A chart, drawn into empty axes, as an SVG element for a page; the same one is the same text.
 
-    Args:
-        draw: draws into empty axes.
-        title: names the chart to those who cannot see it.
-        text: says to them what it shows.
+    Title and text name the chart to those who cannot see it, and say what it shows.
     """
     from matplotlib.figure import Figure
 
@@ -161,29 +153,14 @@ def save_charts(
     n_columns: int,
     above: Sequence[Picture] = (),
 ) -> None:
-    """Write charts in rows as one PNG.
-
-    Args:
-        charts: in reading order; none gives a picture of the heading only.
-        path: of the picture.
-        heading: a line above all.
-        n_columns: charts side by side.
-        above: pictures side by side, above the charts.
-
-    Raises:
-        OutputError: the folder is not writable or the disk is full.
-    """
-    from matplotlib.figure import Figure
-
+    """Write charts in rows, and pictures side by side above them, under a heading as one PNG."""
     n_rows = max(1, math.ceil(len(charts) / n_columns))
     width, height = _PANEL_INCHES
-    with chart_style({}), whole_file(path) as aside:
-        heights = [n_rows * height]
-        if above:
-            heights.insert(0, _picture_height(above, n_columns * width / len(above)))
-        size = (n_columns * width, sum(heights) + 0.2 + 0.2 * len(heading.splitlines()))
-        figure = Figure(size, dpi=100, layout="constrained")
-        figure.suptitle(heading, x=0.01, ha="left", fontsize=12)
+    heights = [n_rows * height]
+    if above:
+        heights.insert(0, _picture_height(above, n_columns * width / len(above)))
+    size = (n_columns * width, sum(heights) + 0.2 + 0.2 * len(heading.splitlines()))
+    with _png(path, size, heading, fontsize=12) as figure:
         rows = figure.subfigures(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
         for i, picture in enumerate(above):
             draw_picture(rows[0].add_subplot(1, len(above), i + 1), picture)
@@ -191,41 +168,41 @@ def save_charts(
             axes = rows[-1].add_subplot(n_rows, n_columns, i + 1)
             axes.set_title(chart.title, loc="left")
             draw_curves(axes, chart)
-        figure.savefig(aside, format="png", metadata={"Software": None})
 
 
 def save_pictures(pictures: Sequence[Picture], path: Path, *, heading: str) -> None:
-    """Write pictures in rows of six as one PNG.
-
-    Args:
-        pictures: in reading order, at least one.
-        path: of the PNG.
-        heading: a line above all.
-
-    Raises:
-        OutputError: the folder is not writable or the disk is full.
-    """
-    from matplotlib.figure import Figure
-
+    """Write pictures, at least one, in rows of six under a heading as one PNG."""
     n_columns = min(len(pictures), _SHEET_COLUMNS)
     n_rows = math.ceil(len(pictures) / n_columns)
     height = _picture_height(pictures, _SHEET_INCHES)
-    with chart_style({"axes.titlesize": 8}), whole_file(path) as aside:
-        size = (max(n_columns * _SHEET_INCHES, 6.0), n_rows * height + 0.4)
-        figure = Figure(size, dpi=100, layout="constrained")
-        figure.suptitle(heading, x=0.01, ha="left", fontsize=10)
+    size = (max(n_columns * _SHEET_INCHES, 6.0), n_rows * height + 0.4)
+    with _png(path, size, heading, fontsize=10, style={"axes.titlesize": 8}) as figure:
         for i, picture in enumerate(pictures):
             draw_picture(figure.add_subplot(n_rows, n_columns, i + 1), picture)
+
+
+@contextmanager
+def _png(
+    path: Path,
+    size: tuple[float, float],
+    heading: str,
+    *,
+    fontsize: int,
+    style: Mapping[Any, Any] = MappingProxyType({}),
+) -> Iterator[Figure]:
+    """A figure with a heading, of a size in inches, that is written once the block has drawn it."""
+    from matplotlib.figure import Figure
+
+    with chart_style(style), whole_file(path) as aside:
+        figure = Figure(size, dpi=100, layout="constrained")
+        figure.suptitle(heading, x=0.01, ha="left", fontsize=fontsize)
+        yield figure
         figure.savefig(aside, format="png", metadata={"Software": None})
 
 
 @contextmanager
-def chart_style(more: dict[Any, Any]) -> Iterator[None]:
-    """Draw as all charts are drawn: matplotlib's own settings are put aside.
-
-    Args:
-        more: names and values of matplotlib's rcParams, over those of charts.
-    """
+def chart_style(more: Mapping[Any, Any]) -> Iterator[None]:
+    """Draw as all charts are drawn; `more` names and values of rcParams stand over those."""
     from matplotlib import rc_context
 
     with rc_context({**_STYLE, **more}):
@@ -275,10 +252,8 @@ def draw_curves(axes: Axes, chart: Chart) -> None:
 def draw_density(axes: Axes, counts: NDArray, box: tuple[float, float, float, float]) -> None:
     """Counts (y, x) as an image, dark where there are many, on a logarithmic scale.
 
-    Args:
-        axes: get the box as their limits.
-        counts: whole numbers from 0; where there is nothing the page shows.
-        box: left, right, bottom and top of the counts.
+    The axes get the box as their limits: left, right, bottom and top of the counts, which are whole
+    numbers; where there are none the page shows.
     """
     from matplotlib.colors import LinearSegmentedColormap, LogNorm
 
@@ -301,15 +276,9 @@ def draw_dots(axes: Axes, dots: Sequence[Dot]) -> None:
     """
     lines = list(axes.lines)
     for dot in dots:
-        axes.plot(
-            dot.x,
-            dot.y,
-            "o",
-            color=dot.colour,
-            markerfacecolor=dot.colour if dot.filled else "white",
-            markersize=7,
-            markeredgewidth=2,
-        )
+        face = dot.colour if dot.filled else "white"
+        look: dict[str, Any] = {"color": dot.colour, "markerfacecolor": face}
+        axes.plot(dot.x, dot.y, "o", markersize=7, markeredgewidth=2, **look)
     axes.margins(0.14)
     for axis, values in (("x", [dot.x for dot in dots]), ("y", [dot.y for dot in dots])):
         low, high = getattr(axes, f"get_{axis}lim")()

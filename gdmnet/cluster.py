@@ -18,12 +18,10 @@ class ClusterError(GdmnetError):
 
 @dataclass(frozen=True)
 class ProcessRank:
-    """One process of a training that several share.
+    """One process of a training that several share; all numbers count from 0.
 
     Attributes:
-        rank: of this process, from 0.
-        n_ranks: processes in all.
-        local_rank: of this process on its machine, from 0: which device is its own.
+        local_rank: of this process on its machine: which device is its own.
         n_local: processes on this machine, which share its cores.
         meeting: where all find each other, as torch.distributed's `init_method`.
         restarts: how often the launcher has started the training anew after a failure.

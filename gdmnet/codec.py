@@ -32,13 +32,10 @@ def encode(value: Any) -> Any:  # noqa: ANN401 (JSON is untyped by nature)
 
 
 def decode(kind: type[T], data: Any, where: str = "$") -> T:  # noqa: ANN401
-    """Build `kind` from JSON values.
+    """Build `kind` from what `json.load` gave; complaints name the path `where`.
 
-    Args:
-        kind: a dataclass, or a type made of int, float, str, bool, None, tuple, dict, unions and
-            literal strings.
-        data: what `json.load` gave.
-        where: the path named in complaints.
+    A kind is a dataclass, or made of int, float, str, bool, None, tuple, dict, unions and literal
+    strings.
 
     Raises:
         PlanError: an unknown, missing or ill-typed key, named by its path.
@@ -53,7 +50,9 @@ def _decode(kind: Any, data: Any, where: str) -> Any:  # noqa: ANN401
     if origin in (typing.Union, types.UnionType):
         return _decode_union(typing.get_args(kind), data, where)
     if origin is typing.Literal:
-        return _decode_name(typing.get_args(kind), data, where)
+        if data not in typing.get_args(kind):
+            raise _wrong(where, f"one of {', '.join(typing.get_args(kind))}", data)
+        return data
     if origin is tuple:
         return _decode_tuple(typing.get_args(kind), data, where)
     if origin is dict:
@@ -89,8 +88,6 @@ def _decode_union(kinds: tuple[Any, ...], data: Any, where: str) -> Any:  # noqa
         return None
     complaints = []
     for kind in kinds:
-        if kind is type(None):
-            continue
         try:
             return _decode(kind, data, where)
         except PlanError as error:
@@ -111,12 +108,6 @@ def _decode_tuple(kinds: tuple[Any, ...], data: Any, where: str) -> tuple[Any, .
     )
 
 
-def _decode_name(names: tuple[str, ...], data: Any, where: str) -> str:  # noqa: ANN401
-    if data not in names:
-        raise _wrong(where, f"one of {', '.join(names)}", data)
-    return str(data)
-
-
 def _decode_scalar(kind: Any, data: Any, where: str) -> Any:  # noqa: ANN401
     if kind is Any:
         return data
@@ -127,9 +118,7 @@ def _decode_scalar(kind: Any, data: Any, where: str) -> Any:  # noqa: ANN401
             raise _wrong(where, "a number that a float can hold", data) from None
     if kind is Path and isinstance(data, str):
         return Path(data)
-    if isinstance(data, bool) and kind is not bool:
-        raise _wrong(where, kind.__name__, data)
-    if not isinstance(data, kind):
+    if not isinstance(data, kind) or (isinstance(data, bool) and kind is not bool):
         raise _wrong(where, kind.__name__, data)
     return data
 
@@ -184,13 +173,12 @@ def load(kind: type[T], path: Path | zipfile.Path) -> T:
     """A dataclass from a JSON file; complaints carry the file and the key's path."""
     data = read_json(path)
     known = getattr(kind, "SCHEMA", None)
-    if isinstance(data, dict) and "schema" in data and known is not None:
-        schema = data["schema"]
-        if schema != known:
-            raise PlanError(
-                f"{path}: schema {schema} was written by another version of gdmnet (this one reads"
-                f" schema {known}); make the file anew with this version"
-            )
+    schema = data.get("schema", known) if isinstance(data, dict) else known
+    if known is not None and schema != known:
+        raise PlanError(
+            f"{path}: schema {schema} was written by another version of gdmnet (this one reads"
+            f" schema {known}); make the file anew with this version"
+        )
     return decode(kind, data, str(path))
 
 
@@ -201,10 +189,6 @@ def save(value: Any, path: Path, *, private: bool = False) -> None:  # noqa: ANN
 
 
 def write_text(path: Path, text: str, *, private: bool = False) -> None:
-    """Write a text file, whole or not at all; `private`: it names patients, mode 0600.
-
-    Raises:
-        OutputError: the folder is not writable or the disk is full.
-    """
+    """Write a text file, whole or not at all; `private`: it names patients, mode 0600."""
     with whole_file(path, private=private) as aside:
         aside.write_text(text, encoding="utf-8")

@@ -40,7 +40,7 @@ def whole_file(
     Args:
         path: of the file that shall be there as a whole; its folder is made.
         ending: that the name aside must have, for writers that tell formats by it.
-        also: errors of the writer that mean a full disk or missing permissions, beside OSError.
+        also: as for `output_errors`.
         private: names or shows patients: mode 0600, only the owner may read it.
 
     Raises:
@@ -65,10 +65,7 @@ def whole_file(
 def whole_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """A new empty folder beside `path` to fill; it takes that name once all of it is on the disk.
 
-    Args:
-        path: of the folder that shall be there as a whole; its parents are made.
-        overwrite: take the place of a folder that is there, which goes only when the new one is
-            whole.
+    With `overwrite` it may take the place of one that is there, which goes only then.
 
     Raises:
         OutputError: the folder cannot be written, or is there already.
@@ -86,11 +83,7 @@ def whole_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
 
 
 def folder_aside(path: Path) -> Path:
-    """A new empty folder beside `path`; `sweep` removes it once this process has been killed.
-
-    Raises:
-        OutputError: it cannot be made.
-    """
+    """A new empty folder beside `path`; `sweep` removes it once this process has been killed."""
     with output_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         aside = _name_aside(path, "part")
@@ -102,9 +95,6 @@ def put_in_place(aside: Path, path: Path) -> None:
     """Give a folder of `folder_aside` its name once all of it is on the disk.
 
     What had the name before goes only then; if this is killed, `sweep` brings it back.
-
-    Raises:
-        OutputError: the folder cannot be written.
     """
     with output_errors(path):
         for folder, _, names in os.walk(aside):
@@ -144,12 +134,9 @@ def sweep(folder: Path, *, only: str | None = None) -> None:
     """Clean up after killed processes of this machine: what they left in a folder half-written.
 
     What one of them had set aside comes back to its place if nothing else has taken it. Files of
-    living processes, and of other machines, are left alone.
-
-    Args:
-        folder: whose entries are looked at, not those of its subfolders.
-        only: the one subfolder whose leftovers go, with those of files: processes in another
-            container, which may be at work in the others, cannot be seen from here.
+    living processes, of other machines, and in subfolders are left alone. `only` is the one
+    subfolder whose leftovers go, with those of files: processes in another container, which may be
+    at work in the others, cannot be seen from here.
     """
     if not folder.is_dir():
         return
@@ -183,8 +170,7 @@ def lock(folder: Path) -> Iterator[None]:
     with output_errors(path):
         folder.parent.mkdir(parents=True, exist_ok=True)
         handle = None if name in _held else _locked(path)
-    if handle is None:
-        # Closing our own lock file, once read, would end our lock.
+    if handle is None:  # closing our own lock file, once read, would end our lock
         owner = "this very process" if name in _held else _owner_of(path)
         raise BusyError(f"{folder}: {owner} is at work here; wait for it or stop it")
     _held.add(name)
@@ -290,9 +276,7 @@ def _owner_of(path: Path) -> str:
 def output_errors(path: Path, also: tuple[type[Exception], ...] = ()) -> Iterator[None]:
     """An OutputError in one wording, where `path` cannot be written.
 
-    Args:
-        path: named in the error.
-        also: errors of a writer that mean a full disk or missing permissions, beside OSError.
+    `also` are errors of a writer that mean a full disk or missing permissions, beside OSError.
     """
     try:
         yield
@@ -336,8 +320,6 @@ def _is_alive(pid: int) -> bool:
         return True  # os.kill would end it there
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
+    except OSError as problem:
+        return not isinstance(problem, ProcessLookupError)
     return True

@@ -48,24 +48,18 @@ def find_roots(
     raw: Path | None = None, preprocessed: Path | None = None, results: Path | None = None
 ) -> Roots:
     """Roots from the arguments, else the environment, else folders in the current directory."""
-    unset: list[str] = []
+    places: list[Path] = []
     origins: list[str] = []
-
-    def choose(given: Path | None, name: str) -> Path:
-        if given is not None:
-            origins.append("given")
-            return given
-        if os.environ.get(name):
-            origins.append("environment variable")
-            return Path(os.environ[name])
-        origins.append("current directory")
-        if not Path(name).is_dir():
-            unset.append(name)
-        return Path.cwd() / name
-
-    chosen = choose(raw, RAW), choose(preprocessed, PREPROCESSED), choose(results, RESULTS)
+    unset: list[str] = []
+    for name, given in ((RAW, raw), (PREPROCESSED, preprocessed), (RESULTS, results)):
+        variable = os.environ.get(name)
+        places.append(given or Path(variable or Path.cwd() / name))
+        is_set = given is not None or variable
+        unset += [] if is_set or places[-1].is_dir() else [name]
+        default = "environment variable" if variable else "current directory"
+        origins.append(default if given is None else "given")
     note = f"not set, so in {Path.cwd()}: {', '.join(unset)}" if unset else ""
-    return Roots(*chosen, note, tuple(origins))
+    return Roots(places[0], places[1], places[2], note, tuple(origins))
 
 
 def encoders_root() -> Path | None:
@@ -114,12 +108,9 @@ def dataset_names(root: Path) -> list[str]:
 
 
 def resolve_dataset(dataset: str | int, root: Path, *, raw: Path | None = None) -> str:
-    """The full name of a dataset given as 501, "501" or "Dataset501_Name".
+    """The full name of a dataset in a root, given as 501, "501" or "Dataset501_Name".
 
-    Args:
-        dataset: its number or name.
-        root: the folder that must hold it.
-        raw: of the raw datasets, where the dataset may lie and not be planned yet.
+    `raw` has the raw datasets, where it may lie and not be planned yet.
 
     Raises:
         DatasetError: no such dataset in the root, or two with the same number.

@@ -102,11 +102,10 @@ def _refuse_unless(**fields: bool) -> None:
 
 def placement_note(geometry: Geometry) -> str | None:
     """What a person should know of where an image lies in its patient; None if all is plain."""
-    if geometry.forms is None:
-        return None
-    if geometry.forms.decided:
-        return f"sform and qform differ; placed by its {geometry.forms.decided}, as was asked for"
-    if not any(geometry.forms.codes):
+    forms = geometry.forms
+    if forms is not None and forms.decided:
+        return f"sform and qform differ; placed by its {forms.decided}, as was asked for"
+    if forms is not None and not any(forms.codes):
         return (
             "the file says nothing of its orientation (both NIfTI codes are 0): left, right and"
             " the order of the axes are a guess"
@@ -120,38 +119,26 @@ def stored_geometry(
     origin: Sequence[float] | NDArray,
     direction: NDArray,
 ) -> Geometry:
-    """The grid of an array as a file stores it.
+    """The grid of an array as a file stores it: voxels and mm along the stored axes (z, y, x).
 
-    Args:
-        shape: voxels along the stored axes (z, y, x).
-        spacing: mm along them.
-        origin: mm (x, y, z) in LPS of the first voxel.
-        direction: cosines (3, 3), a column each of the stored x, y and z.
+    The origin is that of the first voxel, mm (x, y, z) in LPS; the direction's cosines (3, 3) are a
+    column each of the stored x, y and z.
     """
     cosines = tuple(float(cosine) for cosine in direction.ravel())
     axes, flips = nearest_lps(cosines)
     x, y, z = (float(place) for place in origin)
-    return Geometry(
-        shape=(shape[axes[0]], shape[axes[1]], shape[axes[2]]),
-        spacing=(spacing[axes[0]], spacing[axes[1]], spacing[axes[2]]),
-        itk_origin=(x, y, z),
-        itk_direction=cosines,
-        axes=axes,
-        flips=flips,
-    )
+    (a, b, c), first = axes, (x, y, z)
+    sizes, widths = (shape[a], shape[b], shape[c]), (spacing[a], spacing[b], spacing[c])
+    return Geometry(sizes, widths, first, cosines, axes, flips)
 
 
 def nearest_lps(
     itk_direction: tuple[float, ...],
 ) -> tuple[tuple[int, int, int], tuple[bool, bool, bool]]:
-    """The permutation and the flips that bring a stored array nearest to LPS axes.
+    """The permutation and the flips that bring a stored array nearest to LPS, as in `Geometry`.
 
-    Args:
-        itk_direction: nine direction cosines, row-major; column k is the patient direction of the
-            stored index axis k = x, y, z.
-
-    Returns:
-        `axes` and `flips` as in `Geometry`.
+    The nine direction cosines are row-major; column k is the patient direction of the stored index
+    axis k = x, y, z.
     """
     cosines = np.asarray(itk_direction, dtype=np.float64).reshape(3, 3)
     remaining = np.abs(cosines)

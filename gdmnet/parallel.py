@@ -56,12 +56,7 @@ def progress_bar(
 ) -> tqdm[A]:
     """A bar with "3/200" and the time left on a terminal; nothing where stderr is a file.
 
-    Args:
-        items: what to iterate over; None counts by `update()`.
-        title: before the bar.
-        total: number of items that have no length.
-        shown: False never draws it.
-        delay: seconds until it is drawn.
+    Without items it counts by `update()`, up to `total`; it is drawn after `delay` seconds.
     """
     disable = None if shown else True
     return tqdm(items, title, total, disable=disable, leave=False, delay=delay)
@@ -81,12 +76,8 @@ def map_cases(
 ) -> list[R]:
     """`[function(item) for item in items]`, in `n_processes` processes, with a progress bar.
 
-    Args:
-        function: a picklable function (spawned processes import it).
-        items: one argument each.
-        n_processes: 1 works in this process.
-        name: how an item is called in an error: by its identifier, if it has one.
-        title: of the progress bar; it is drawn on terminals only.
+    The function must be picklable, since spawned processes import it; one process is this one.
+    `name` is how an item is called in an error: by its identifier, if it has one.
 
     Raises:
         WorkerDiedError: a worker process died; the cases in work are named.

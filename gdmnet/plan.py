@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import MISSING, dataclass, field
+from itertools import chain
 from math import prod
 from typing import Any, ClassVar, Literal
 
@@ -102,13 +103,9 @@ SCHEMES = ("ct", "percentiles", "zscore", "none")
 class Normalisation:
     """File units to network units and back: y = (clip(t, low, high) - centre) / scale.
 
-    Attributes:
-        scheme: a name in `SCHEMES`.
-        centre: file units; for per-case schemes the median over the training cases.
-        scale: file units per network unit; for per-case schemes the median over the training cases.
-        low: lower clip in file units, None for no clip.
-        high: upper clip in file units, None for no clip.
-        background: what lies outside body, crop and volume, in file units (CT: air).
+    All are in file units; low and high may be None, for no clip. `centre` and `scale` of per-case
+    schemes are medians over the training cases. `background` is what lies outside body, crop and
+    volume (CT: air).
     """
 
     scheme: str
@@ -158,41 +155,32 @@ class Configuration:
     def __post_init__(self) -> None:
         network, patch = self.architecture, self.patch_size
         lists = (network.kernels, network.strides, network.blocks)
-        n_stages = len(network.features)
+        n_stages, n_sources = len(network.features), len(self.sources)
+        residual = self.residual_channel
+        odd = all(size in range(1, 10, 2) for size in chain(*network.kernels))
         whole = tuple(prod(stride[axis] for stride in network.strides) for axis in range(3))
+        alike = all(len(entries) == n_stages for entries in lists) and 1 <= n_stages <= 12
+        fits = min(whole) >= 1 and all(n % m == 0 for n, m in zip(patch, whole, strict=True))
+        small = min(patch) >= 1 and prod(patch) <= _LARGEST_PATCH
+        at = "architecture"
         _require(
             _spacing_rule(self.spacing),
             (min(self.median_shape) >= 1, f"median_shape {self.median_shape} must be at least 1"),
             (1 <= self.batch_size <= 1024, f"batch_size {self.batch_size} is not in 1 to 1024"),
-            (len(self.sources) >= 1, "sources must name at least one channel"),
+            (n_sources >= 1, "sources must name at least one channel"),
             (self.feature_map_voxels >= 0, "feature_map_voxels must not be below 0"),
             (
-                self.residual_channel in (None, *range(len(self.sources))),
-                f"residual_channel {self.residual_channel} is none of {len(self.sources)} sources",
+                residual in (None, *range(n_sources)),
+                f"residual_channel {residual} is none of {n_sources} sources",
             ),
-            (
-                all(len(entries) == n_stages for entries in lists) and 1 <= n_stages <= 12,
-                "architecture: features, kernels, strides and blocks must have as many entries",
-            ),
-            (_lie(network.features, 1, 4096), "architecture.features must lie in 1 to 4096"),
-            (_lie(network.blocks, 1, 32), "architecture.blocks must lie in 1 to 32"),
-            (
-                all(size in range(1, 10, 2) for kernel in network.kernels for size in kernel),
-                "architecture.kernels must be odd and lie in 1 to 9",
-            ),
-            (
-                all(_lie(stride, 1, 4) for stride in network.strides),
-                "architecture.strides must lie in 1 to 4",
-            ),
-            (network.strides[:1] == ((1, 1, 1),), "architecture.strides must begin with 1, 1, 1"),
-            (
-                min(whole) >= 1 and all(n % m == 0 for n, m in zip(patch, whole, strict=True)),
-                f"patch_size {patch} is no multiple of the strides' product {whole}",
-            ),
-            (
-                min(patch) >= 1 and prod(patch) <= _LARGEST_PATCH,
-                f"patch_size {patch} must have 1 to {_LARGEST_PATCH} voxels",
-            ),
+            (alike, f"{at}: features, kernels, strides and blocks must have as many entries"),
+            (_lie(network.features, 1, 4096), f"{at}.features must lie in 1 to 4096"),
+            (_lie(network.blocks, 1, 32), f"{at}.blocks must lie in 1 to 32"),
+            (odd, f"{at}.kernels must be odd and lie in 1 to 9"),
+            (_lie(chain(*network.strides), 1, 4), f"{at}.strides must lie in 1 to 4"),
+            (network.strides[:1] == ((1, 1, 1),), f"{at}.strides must begin with 1, 1, 1"),
+            (fits, f"patch_size {patch} is no multiple of the strides' product {whole}"),
+            (small, f"patch_size {patch} must have 1 to {_LARGEST_PATCH} voxels"),
         )
 
 

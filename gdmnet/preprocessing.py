@@ -108,33 +108,14 @@ def prepare_volumes(
         prepared_target = np.where(small_inside != 0, resampled, background)
         real = None if detail is None else lost_detail(wanted, shape)
         if detail is not None and real is not None:
-            products = _products(detail[0][inside != 0], real[0][inside != 0])
-    record = CaseRecord(
-        identifier,
-        source.geometry,
-        box,
-        configuration.spacing,
-        shape,
-        body.rule,
-        units,
-        detail=products,
-    )
+            s, t = detail[0][inside != 0], real[0][inside != 0]
+            products = float((s * t).sum(dtype=float)), float((s * s).sum(dtype=float))
+    grid = source.geometry, box, configuration.spacing, shape
+    record = CaseRecord(identifier, *grid, body.rule, units, detail=products)
     small_patient = None if body.patient is body.counted else resample_mask(patient, shape)
-    case = Case(
-        record,
-        prepared,
-        prepared_target,
-        small_inside,
-        small_patient,
-        inside if target is None else None,
-        detail if target is None else None,
-    )
+    arrays = prepared, prepared_target, small_inside, small_patient
+    case = Case(record, *arrays, *((inside, detail) if target is None else (None, None)))
     return case, Volume(corrected, source.geometry)
-
-
-def _products(s: NDArray, t: NDArray) -> tuple[float, float]:
-    """(sum of s t, sum of s s), in float64."""
-    return float(np.sum(s * t, dtype=np.float64)), float(np.sum(s * s, dtype=np.float64))
 
 
 def source_normalisations(configuration: Configuration) -> tuple[Normalisation, ...]:
@@ -195,11 +176,7 @@ def is_prepared(
 ) -> bool:
     """Whether a stored case was made of raw files with these digests, and as a configuration says.
 
-    Args:
-        folder: of the configuration's cases.
-        identifier: of the case.
-        digests: `CaseFiles.digests`.
-        configuration: of the plan.
+    `folder` holds the configuration's cases, `digests` are `CaseFiles.digests`.
     """
     record = stored_record(folder, identifier)
     known = None if record is None else (record.digests, record.decided_by)
@@ -215,12 +192,7 @@ def preparation_sha256(configuration: Configuration) -> str:
 
 
 def _require_fit(
-    identifier: str,
-    source: Volume,
-    configuration: Configuration,
-    *,
-    target: Volume | None,
-    mask: Volume | None,
+    identifier: str, source: Volume, configuration: Configuration, **others: Volume | None
 ) -> None:
     n_channels = len(configuration.sources)
     if source.array.shape[0] != n_channels:
@@ -228,7 +200,7 @@ def _require_fit(
             f"case {identifier}: {source.array.shape[0]} source channels, but the plan has"
             f" {n_channels}; give every channel of the training set"
         )
-    for volume, what in ((target, "target"), (mask, "mask")):
+    for what, volume in others.items():
         difference = volume and grid_difference(volume.geometry, source.geometry)
         if difference:
             raise DatasetError(

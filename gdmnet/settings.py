@@ -29,7 +29,7 @@ S = TypeVar("S", bound="Settings")
 
 @dataclass(frozen=True)
 class _Facts:
-    """What a field knows of itself beside its type and default."""
+    """What a field knows of itself beside its type and default; see `setting`."""
 
     help: str
     least: float | None = None
@@ -40,31 +40,17 @@ class _Facts:
     metavar: str = ""
 
 
-def setting(
-    default: Any,  # noqa: ANN401 (of the field's own type)
-    help: str,
-    *,
-    least: float | None = None,
-    most: float | None = None,
-    above: float | None = None,
-    choices: Collection[str] = (),
-    flag: str = "",
-    metavar: str = "",
-) -> Any:  # noqa: ANN401
+def setting(default: Any, help: str, **facts: Any) -> Any:  # noqa: ANN401 (of the field's own type)
     """A field of a `Settings` dataclass.
 
     Args:
         default: None stands for a choice made later, and is never out of bounds.
         help: what it is, with its unit; argparse adds the default.
-        least: smallest value, itself allowed.
-        most: largest value, itself allowed.
-        above: bound below, itself not allowed. Numbers are finite in any case.
-        choices: allowed names; for a tuple, of each entry.
-        flag: the option, where it is not the field's name with dashes.
-        metavar: of the option's value in help.
+        facts: the bounds `least` and `most`, allowed themselves, and `above`, which is not (numbers
+            are finite in any case); `choices`, of a tuple those of each entry; the option's `flag`,
+            where it is not the field's name with dashes, and its value's `metavar` in help.
     """
-    facts = _Facts(help, least, most, above, choices, flag, metavar)
-    return dataclasses.field(default=default, metadata={"facts": facts})
+    return dataclasses.field(default=default, metadata={"facts": _Facts(help, **facts)})
 
 
 @dataclass(frozen=True)
@@ -105,16 +91,12 @@ def make_settings(kind: type[S], given: Mapping[str, Any]) -> S:
     return kind(**{name: checked(kind, name, value) for name, value in given.items()})
 
 
-def setting_names(kind: type[Settings]) -> list[str]:
-    """The names of a kind's settings, in their order."""
-    return list(_settings_of(kind))
-
-
 def add_settings(
     parser: argparse._ActionsContainer,
     kind: type[Settings],
     names: Iterable[str] | None = None,
     *,
+    without: Collection[str] = (),
     prefix: str = "",
 ) -> None:
     """An option for each setting, or for those named; what is not typed leaves no trace in args.
@@ -122,7 +104,7 @@ def add_settings(
     A bool becomes a switch: --name where the default is False, --no-name where it is True. A
     `prefix` such as "encoder_" comes before every name: --encoder-weights.
     """
-    for name in _settings_of(kind) if names is None else names:
+    for name in names or [name for name in _settings_of(kind) if name not in without]:
         wanted, facts, default = _settings_of(kind)[name]
         dashed = f"{prefix}{name}".replace("_", "-")
         common: dict[str, Any] = {
@@ -132,9 +114,7 @@ def add_settings(
         }
         if wanted is bool:
             common["action"] = "store_false" if default else "store_true"
-            parser.add_argument(
-                facts.flag or (f"--no-{dashed}" if default else f"--{dashed}"), **common
-            )
+            parser.add_argument(facts.flag or f"--{'no-' * bool(default)}{dashed}", **common)
             continue
         several = typing.get_origin(wanted) is tuple
         item = typing.get_args(wanted)[0] if several else wanted
@@ -157,6 +137,11 @@ def given_settings(
     """Names and values of the settings that were typed; `prefix` as for `add_settings`."""
     typed = vars(args)
     return {name: typed[prefix + name] for name in _settings_of(kind) if prefix + name in typed}
+
+
+def settings_from(args: argparse.Namespace, kind: type[S]) -> S:
+    """A settings object of what was typed, the rest as by default."""
+    return kind(**given_settings(args, kind))
 
 
 def parse_value(text: str, wanted: type) -> Any:  # noqa: ANN401
@@ -236,11 +221,7 @@ class _Several(argparse.Action):
 
 
 def _argument_type(
-    name: str,
-    wanted: Any,  # noqa: ANN401
-    facts: _Facts,
-    *,
-    several: bool,
+    name: str, wanted: type, facts: _Facts, *, several: bool
 ) -> Callable[[str], Any]:
     def convert(text: str) -> Any:  # noqa: ANN401
         split = several and wanted in (int, float)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 Cell = str | float | None
 
@@ -36,6 +38,16 @@ def text_table(
         pad = str.ljust if n_left is None or number < n_left else str.rjust
         lines = [line + gap + pad(cell, room) for line, cell in zip(lines, cells, strict=True)]
     return [line.rstrip() for line in lines]
+
+
+def csv_text(rows: Sequence[Mapping[str, Cell]]) -> str:
+    """Comma-separated values: a column a name, in the order in which they first come up."""
+    text = io.StringIO()
+    names = dict.fromkeys(name for row in rows for name in row)
+    table = csv.DictWriter(text, [*names], lineterminator="\n")
+    table.writeheader()
+    table.writerows(rows)
+    return text.getvalue()
 
 
 def decimals_of(column: Iterable[Cell]) -> int:

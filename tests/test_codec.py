@@ -111,7 +111,6 @@ def test_a_fingerprint_comes_back_from_json_as_it_was(fingerprint):
     assert codec.decode(Fingerprint, json.loads(text)) == fingerprint
 
 
-@settings(deadline=None, max_examples=25)
 def runs():
     """Runs whose settings are in bounds; out of them none can be made."""
     counts, shares = st.integers(1, 10**6), st.floats(0, 1)
@@ -138,6 +137,7 @@ def runs():
     )
 
 
+@settings(deadline=None, max_examples=25)
 @given(runs())
 def test_a_run_comes_back_from_json_as_it_was(run):
     assert codec.decode(Run, json.loads(json.dumps(codec.encode(run)))) == run

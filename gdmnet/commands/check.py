@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -9,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gdmnet import codec
-from gdmnet.commands.encoder_options import add_encoder_options, encoder_settings
-from gdmnet.commands.terminal import CommandParser, guarded, new_parser, roots_from
+from gdmnet.commands.terminal import add_path, command, encoder_settings, new_parser, roots_from
+from gdmnet.errors import SettingError
 from gdmnet.folders import Roots, resolve_dataset
 from gdmnet.table import text_table
 from gdmnet.training.settings import EncoderSettings, TrainingSettings
@@ -36,107 +37,75 @@ the random encoder. A tissue read-out far below the random encoder's shows wrong
 axes."""
 
 
-def build_parser() -> CommandParser:
+def build_parser() -> argparse.ArgumentParser:
     """The command's parser."""
     parser = new_parser(__doc__ or "", _EPILOG)
     parser.add_dataset_arguments("dataset", "configuration", "fold", required=1, fold="0")
-    parser.add_argument(
-        "-o",
-        dest="output",
-        type=Path,
-        metavar="DIR",
-        help="for check.json and pictures (default: DATASET/check among the preprocessed)",
-    )
-    parser.add_argument(
-        "--register", metavar="ID", help="write a registered copy under this new number"
-    )
-    add_encoder_options(parser, trains=False)
-    parser.add_argument(
-        "--seed", type=int, default=0, help="of the encoder's patches and random weights"
-    )
+    text = "for check.json and pictures (default: DATASET/check among the preprocessed)"
+    add_path(parser, "-o", "output", text)
+    text = "write a registered copy under this new number"
+    parser.add_argument("--register", metavar="ID", help=text)
+    parser.add_encoder_options(without=["iterations"])
+    text = "of the encoder's patches and random weights"
+    parser.add_argument("--seed", type=int, default=0, help=text)
     parser.add_shared_options()
     return parser
 
 
-def main(argv: list[str] | None = None) -> int:
+@command(build_parser)
+def main(args: argparse.Namespace) -> int:
     """Entry point of gdm_check."""
-    parser = build_parser()
-    args = parser.parse_args(argv)
     encoder = encoder_settings(args)
     if encoder is not None and args.configuration is None:
-        parser.error("--encoder needs a prepared configuration, such as 3d_fullres (-c)")
+        raise SettingError("--encoder needs a prepared configuration, such as 3d_fullres (-c)")
     if encoder is None and args.configuration is not None:
-        parser.error("a configuration and a fold go with --encoder: without it, all is looked at")
-
-    def body() -> int:
-        roots = roots_from(args)
-        if encoder is not None:
-            lines = check_encoder(
-                args.dataset, args.configuration, args.fold, roots, encoder, seed=args.seed
-            )
-            print("\n".join(lines))
-            return 0
-        check, files, output = run(
-            args.dataset, roots, output=args.output, n_processes=args.n_processes
+        raise SettingError(
+            "a configuration and a fold go with --encoder: without it, all is looked at"
         )
-        sheets = draw_pictures(check, files, roots, output, n_processes=args.n_processes)
-        print("\n".join(table(check)))
-        print(f"written: {output}")
-        if sheets:
-            print(f"look at every pair: {', '.join(map(str, sheets))}")
-        if args.register is not None:
-            print(register(check, files, roots, args.register, n_processes=args.n_processes))
-        return 0 if check.is_sound else 1
+    roots = roots_from(args)
+    if encoder is not None:
+        where = (args.dataset, args.configuration, args.fold, roots)
+        print("\n".join(check_encoder(*where, encoder, seed=args.seed)))
+        return 0
+    n_processes = args.n_processes
+    raw = roots.raw / resolve_dataset(args.dataset, roots.raw)
+    output = args.output or roots.preprocessed / raw.name / FOLDER
+    check, files = examine(raw, n_processes=n_processes)
+    codec.save(check, output / CHECK_JSON)
+    sheets = draw_pictures(check, files, raw, output, n_processes=n_processes)
+    print("\n".join([*table(check), f"written: {output}"]))
+    if sheets:
+        print(f"look at every pair: {', '.join(map(str, sheets))}")
+    if args.register is not None:
+        print(register(check, files, raw, args.register, n_processes=n_processes))
+    return 0 if check.is_sound else 1
 
-    return guarded(body)
 
-
-def run(
-    dataset: str | int, roots: Roots, *, output: Path | None = None, n_processes: int = 1
-) -> tuple[DatasetCheck, list[CaseFiles], Path]:
-    """Check a dataset and write check.json.
-
-    Returns:
-        What was found, the files of the cases, and where it was written.
+def examine(raw: Path, *, n_processes: int) -> tuple[DatasetCheck, list[CaseFiles]]:
+    """Check the dataset in a folder; also the files of its cases that have targets.
 
     Raises:
-        DatasetError: no such dataset, or its dataset.json is broken.
-        OutputError: the output cannot be written.
+        DatasetError: its dataset.json is broken.
     """
     from gdmnet.data.check import check_dataset
     from gdmnet.data.raw import read_description, test_cases, training_cases
     from gdmnet.datasets.soundness import LIMITS, DatasetCheck, examine_dataset
 
-    name = resolve_dataset(dataset, roots.raw)
-    folder = roots.raw / name
-    output = output or roots.preprocessed / name / FOLDER
-    description = read_description(folder)
-    cases = (*training_cases(folder, description)[0], *test_cases(folder, description)[0])
+    description = read_description(raw)
+    cases = (*training_cases(raw, description)[0], *test_cases(raw, description)[0])
     files = [case for case in cases if case.target is not None]
-    complaints = check_dataset(folder, n_processes=n_processes)
-    facts = examine_dataset(files, description, n_processes=n_processes)
-    check = DatasetCheck(
-        DatasetCheck.SCHEMA, name, LIMITS, tuple(map(str, complaints)), tuple(facts)
-    )
-    codec.save(check, output / CHECK_JSON)
-    return check, files, output
+    complaints = tuple(map(str, check_dataset(raw, n_processes=n_processes)))
+    facts = tuple(examine_dataset(files, description, n_processes=n_processes))
+    return DatasetCheck(DatasetCheck.SCHEMA, raw.name, LIMITS, complaints, facts), files
 
 
 def draw_pictures(
-    check: DatasetCheck,
-    files: Sequence[CaseFiles],
-    roots: Roots,
-    output: Path,
-    *,
-    n_processes: int = 1,
+    check: DatasetCheck, files: Sequence[CaseFiles], raw: Path, output: Path, *, n_processes: int
 ) -> list[Path]:
     """Write contact sheets of every pair that can be read, and a picture of each flagged one.
 
     Returns:
         The contact sheets.
-
-    Raises:
-        OutputError: the output cannot be written.
     """
     from gdmnet.data.raw import read_description
     from gdmnet.datasets.pair_picture import draw_pair, draw_thumbnail, save_contact_sheets
@@ -146,7 +115,7 @@ def draw_pictures(
 
     for picture in output.glob("*.png"):  # of an earlier check
         picture.unlink()
-    description = read_description(roots.raw / check.dataset)
+    description = read_description(raw)
     pairs = zip(files, check.cases, strict=True)
     readable = [(case, found) for case, found in pairs if found.overlap is not None]
     for case, found in progress_bar([(c, f) for c, f in readable if f.flags], "pictures"):
@@ -164,25 +133,19 @@ def draw_pictures(
 
 
 def register(
-    check: DatasetCheck,
-    files: Sequence[CaseFiles],
-    roots: Roots,
-    number: str | int,
-    *,
-    n_processes: int = 1,
+    check: DatasetCheck, files: Sequence[CaseFiles], raw: Path, number: str, *, n_processes: int
 ) -> str:
     """Write the registered copy; returns what to say about it.
 
     Raises:
         DatasetError: the number is impossible or taken.
-        OutputError: the copy cannot be written.
     """
     from gdmnet.datasets.conversion import new_dataset
     from gdmnet.datasets.registration import write_registered
 
-    copy = new_dataset(roots.raw, number, f"{check.dataset[11:]}Registered")
+    copy = new_dataset(raw.parent, number, f"{raw.name[11:]}Registered")
     found = {case.identifier: case.alignments for case in check.cases}
-    moved = write_registered(roots.raw / check.dataset, copy, files, found, n_processes=n_processes)
+    moved = write_registered(raw, copy, files, found, n_processes=n_processes)
     return f"written: {copy}, moved: {', '.join(moved) or 'nothing'}"
 
 
@@ -197,9 +160,9 @@ def table(check: DatasetCheck) -> list[str]:
 
 
 def _row(case: CaseFacts) -> tuple[str, ...]:
-    worst = max(case.alignments, key=lambda found: found.distance, default=None)
     numbers = ("-", "-", "-")
-    if worst is not None:
+    if case.alignments:
+        worst = max(case.alignments, key=lambda found: found.distance)
         share = worst.mirrored_information / max(worst.motion.information, 1e-6)
         numbers = (f"{worst.distance:.1f}", f"{worst.angle:.1f}", f"{100 * share:.0f} %")
     overlap = "-" if case.overlap is None else f"{case.overlap:.3f}"
@@ -207,23 +170,11 @@ def _row(case: CaseFacts) -> tuple[str, ...]:
 
 
 def check_encoder(
-    dataset: str | int,
-    configuration: str,
-    fold: str,
-    roots: Roots,
-    choice: EncoderSettings,
-    *,
-    seed: int = 0,
+    dataset: str, configuration: str, fold: str, roots: Roots, choice: EncoderSettings, *, seed: int
 ) -> list[str]:
     """Measure an encoder on patches of a fold's training targets, on the CPU.
 
-    Args:
-        dataset: 501 or "Dataset501_Name"; planned and prepared.
-        configuration: a name of its plan.
-        fold: "0", "1", ... or "all".
-        roots: the folders.
-        choice: of the encoder; "self" is read, not trained.
-        seed: of the patches and of random weights.
+    "self" is read, not trained; `seed` is of the patches and of random weights.
 
     Returns:
         Where it came from and a table of measures, in lines.
@@ -231,26 +182,22 @@ def check_encoder(
     Raises:
         GdmnetError: an unknown dataset, configuration or fold; an encoder that does not fit.
     """
-    from gdmnet.training.feature_encoder import (
-        ENCODER_FILE,
-        held_out_patches,
-        prepare_encoder,
-        pretraining_patch,
-        split_cases,
-    )
+    from gdmnet.training import feature_encoder
+    from gdmnet.training.feature_encoder import prepare_encoder
     from gdmnet.training.run import describe_training
     from gdmnet.training.usefulness import describe, measures_table
 
     settings = TrainingSettings(seed=seed, device="cpu")
     training = describe_training(dataset, configuration, fold, roots, settings)
-    patch = pretraining_patch(training.configuration.patch_size)
+    patch = feature_encoder.pretraining_patch(training.configuration.patch_size)
     examined = replace(training.configuration, patch_size=patch)
     training = replace(training, configuration=examined)
     if choice.name == "self" and choice.weights is None:
-        choice = replace(choice, weights=training.encoder_folder / ENCODER_FILE)
+        choice = replace(choice, weights=training.encoder_folder / feature_encoder.ENCODER_FILE)
     encoder = prepare_encoder(training, choice)
     control = prepare_encoder(training, EncoderSettings("random"))
-    held_out = held_out_patches(split_cases(training.cases()[0])[1], examined, seed=seed)
+    _, cases = feature_encoder.split_cases(training.cases()[0])
+    held_out = feature_encoder.held_out_patches(cases, examined, seed=seed)
     measured = {"this": describe(encoder, held_out), "random": describe(control, held_out)}
     return [*_origin(encoder.report), "", *measures_table(measured)]
 

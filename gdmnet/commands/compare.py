@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gdmnet import folders
-from gdmnet.commands.encoder_options import add_encoder_options, encoder_settings
-from gdmnet.commands.terminal import guarded, new_parser, roots_from
+from gdmnet.commands.terminal import add_path, command, encoder_settings, new_parser, roots_from
 from gdmnet.compare.settings import ComparisonSettings, JudgingSettings, MethodSettings
 from gdmnet.errors import SettingError
+from gdmnet.files import lock
 from gdmnet.objectives.options import OPTIONS
-from gdmnet.settings import add_settings, given_settings, make_settings
+from gdmnet.settings import add_settings, given_settings, settings_from
 
 if TYPE_CHECKING:
     from gdmnet.compare.record import Comparison
@@ -32,13 +32,8 @@ def build_parser() -> argparse.ArgumentParser:
     """The command's parser."""
     parser = new_parser(__doc__ or "", _EPILOG)
     parser.add_dataset_arguments("dataset", "configuration", required=1)
-    parser.add_argument(
-        "-o",
-        dest="output",
-        type=Path,
-        metavar="OUT",
-        help="folder (default: compare or compare_CONFIGURATION in the dataset's results)",
-    )
+    text = "folder (default: compare or compare_CONFIGURATION in the dataset's results)"
+    add_path(parser, "-o", "output", text, metavar="OUT")
     add_settings(parser, JudgingSettings)
     parser.add_argument(
         "-m",
@@ -54,29 +49,26 @@ def build_parser() -> argparse.ArgumentParser:
     add_settings(group, MethodSettings)
     add_settings(group, ComparisonSettings)
     group.add_argument("--dry-run", action="store_true", help="list what would be done, and stop")
-    add_encoder_options(parser)
+    parser.add_encoder_options()
     parser.add_shared_options()
     return parser
 
 
-def main(argv: list[str] | None = None) -> int:
+@command(build_parser)
+def main(args: argparse.Namespace) -> int:
     """Entry point of gdm_compare."""
-    args = build_parser().parse_args(argv)
+    from gdmnet.compare.tables import as_text
 
-    def body() -> int:
-        from gdmnet.compare.tables import as_text
-
-        compared, home = _compare_trained(args) if args.configuration else _compare_models(args)
-        if compared is not None:
-            print(f"{as_text(compared)}\n\nwritten: {home / 'compare.html'}")
-        return 0
-
-    return guarded(body)
+    compared, home = _compare_trained(args) if args.configuration else _compare_models(args)
+    if compared is not None:
+        print(f"{as_text(compared)}\n\nwritten: {home / 'compare.html'}")
+    return 0
 
 
 def _compare_models(args: argparse.Namespace) -> tuple[Comparison, Path]:
     """Compare what is there."""
-    from gdmnet.compare.comparison import compare_models
+    from gdmnet.compare.comparison import compare
+    from gdmnet.compare.methods import common_cases, find_models, find_validated
 
     given = _given_trainings(args)
     folds = given.pop("folds", None)
@@ -88,31 +80,33 @@ def _compare_models(args: argparse.Namespace) -> tuple[Comparison, Path]:
     roots = roots_from(args)
     dataset = folders.resolve_dataset(args.dataset, roots.results)
     home = args.output or roots.results / dataset / "compare"
-    judging = make_settings(JudgingSettings, given_settings(args, JudgingSettings))
-    found = compare_models(
-        dataset, roots, home, judging, names=args.models, folds=folds, n_processes=args.n_processes
-    )
-    return found, home
+    methods, notes = find_models(roots.results, dataset, args.models, folds)
+    identifiers, left_out = common_cases(methods)
+    cases = find_validated(roots.raw / dataset, identifiers)
+    with lock(home):
+        what, notes = (methods, cases, settings_from(args, JudgingSettings)), [*notes, *left_out]
+        return compare(*what, home, notes=notes, n_processes=args.n_processes), home
 
 
 def _compare_trained(args: argparse.Namespace) -> tuple[Comparison | None, Path]:
     """Train and predict what is missing, then compare; a dry run only lists it."""
-    from gdmnet.compare.comparison import compare_trained
-    from gdmnet.compare.trainings import plan_trainings, what_is_left
+    from gdmnet.compare.comparison import compare
+    from gdmnet.compare.trainings import plan_trainings, what_is_left, work_off
 
     if args.models is not None:
         raise SettingError("-m chooses among models that are there: leave the configuration out")
     roots = roots_from(args)
     dataset = folders.resolve_dataset(args.dataset, roots.preprocessed, raw=roots.raw)
     home = args.output or roots.results / dataset / f"compare_{args.configuration}"
-    judging = make_settings(JudgingSettings, given_settings(args, JudgingSettings))
-    wanted = make_settings(MethodSettings, given_settings(args, MethodSettings))
+    judging, wanted = settings_from(args, JudgingSettings), settings_from(args, MethodSettings)
     given = _given_trainings(args)
     trainings = plan_trainings(dataset, args.configuration, roots, home, wanted, given)
     print("\n".join(what_is_left(trainings)), flush=True)
     if args.dry_run:
         return None, home
-    return compare_trained(trainings, judging, n_processes=args.n_processes), home
+    with lock(home):
+        what, settings = (work_off(trainings), trainings.cases, judging), trainings.settings
+        return compare(*what, home, settings=settings, n_processes=args.n_processes), home
 
 
 def _given_trainings(args: argparse.Namespace) -> dict[str, Any]:

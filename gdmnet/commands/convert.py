@@ -6,14 +6,13 @@ import argparse
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gdmnet import codec
-from gdmnet.commands.terminal import CommandParser, guarded, new_parser, roots_from
+from gdmnet.commands.terminal import CommandParser, add_path, command, new_parser, roots_from
 from gdmnet.datasets.settings import RESAMPLE, SeriesChoice
 from gdmnet.errors import DatasetError
-from gdmnet.settings import add_settings, given_settings
+from gdmnet.settings import add_settings, settings_from
 from gdmnet.table import text_table
 
 if TYPE_CHECKING:
@@ -39,11 +38,9 @@ Patients without a CT become test cases."""
 
 @dataclass(frozen=True)
 class FoundCases:
-    """What a kind of input holds.
+    """What a kind of input holds: what can be written, and its name unless another is given.
 
     Attributes:
-        conversion: what can be written.
-        name: of the dataset, unless another is given.
         patients: case -> the patient it is of, where a patient may have several.
         called: what a user calls a patient -> case.
         mapping: case -> who it is, if that is to be written.
@@ -72,132 +69,89 @@ def _new_parser(
     parser = new_parser(description, epilog)
     parser.add_dataset_arguments("dataset", required=1)
     action = "append" if several else "store"
-    parser.add_argument(
-        "-i", dest="inputs", type=Path, action=action, required=True, metavar="IN", help=inputs
-    )
+    add_path(parser, "-i", "inputs", inputs, metavar="IN", action=action, required=True)
     parser.add_argument("--name", help="of the dataset (default: from what it holds)")
-    parser.add_argument(
-        "--dry-run", action="store_true", help="print what was found and write nothing"
-    )
-    parser.add_argument(
-        "--test",
-        nargs="+",
-        default=(),
-        metavar="CASE",
-        help="cases or patients for imagesTs and targetsTs; all of a patient go there",
-    )
-    parser.add_argument(
-        "--test-fraction",
-        type=float,
-        default=0.0,
-        metavar="F",
-        help="share of the patients for the test, drawn by seed (default: %(default)s)",
-    )
+    text = "print what was found and write nothing"
+    parser.add_argument("--dry-run", action="store_true", help=text)
+    text = "cases or patients for imagesTs and targetsTs; all of a patient go there"
+    parser.add_argument("--test", nargs="+", default=(), metavar="CASE", help=text)
+    text = "share of the patients for the test, drawn by seed (default: %(default)s)"
+    parser.add_argument("--test-fraction", type=float, default=0.0, metavar="F", help=text)
     parser.add_argument("--seed", type=int, default=0, help="of the drawn patients")
     parser.add_shared_options(roots=("raw",))
     return parser
 
 
-def _add_resample(parser: CommandParser) -> None:
-    parser.add_argument(
-        "--resample", choices=RESAMPLE, help="put this one onto the other's grid (default: none)"
-    )
-
-
 def _dicom_parser() -> CommandParser:
     parser = _new_parser("folders of patients in DICOM", _DICOM, "folder of patients' folders")
     add_settings(parser, SeriesChoice)
-    parser.add_argument(
-        "--mapping",
-        type=Path,
-        metavar="FILE",
-        help="write which case is which patient to this file, which identifies patients",
-    )
+    text = "write which case is which patient to this file, which identifies patients"
+    add_path(parser, "--mapping", "mapping", text, metavar="FILE")
     return parser
 
 
 def _pairs_parser() -> CommandParser:
-    parser = _new_parser(
-        "folders of images that belong together by name",
-        _PAIRS,
-        "sources; give it once for each channel",
-        several=True,
-    )
-    parser.add_argument(
-        "-r", dest="targets", type=Path, required=True, metavar="DIR", help="targets"
-    )
-    parser.add_argument("--masks", type=Path, metavar="DIR", help="body masks")
-    parser.add_argument(
-        "--source-name",
-        action="append",
-        metavar="NAME",
-        help="of each channel (default: MR, or MR 0, MR 1, ...)",
-    )
-    parser.add_argument(
-        "--target-name", default="CT", metavar="NAME", help="default: CT, which promises HU"
-    )
-    _add_resample(parser)
-    parser.add_argument(
-        "--skip-unmatched", action="store_true", help="leave out images without a partner"
-    )
-    parser.add_argument(
-        "--yes", dest="dry_run", action="store_false", help="the pairs are right: write them"
-    )
+    title = "folders of images that belong together by name"
+    inputs = "sources; give it once for each channel"
+    parser = _new_parser(title, _PAIRS, inputs, several=True)
+    add_path(parser, "-r", "targets", "targets", required=True)
+    add_path(parser, "--masks", "masks", "body masks")
+    text = "of each channel (default: MR, or MR 0, MR 1, ...)"
+    parser.add_argument("--source-name", action="append", metavar="NAME", help=text)
+    text = "default: CT, which promises HU"
+    parser.add_argument("--target-name", default="CT", metavar="NAME", help=text)
+    text = "put this one onto the other's grid (default: none)"
+    parser.add_argument("--resample", choices=RESAMPLE, help=text)
+    text = "leave out images without a partner"
+    parser.add_argument("--skip-unmatched", action="store_true", help=text)
+    text = "the pairs are right: write them"
+    parser.add_argument("--yes", dest="dry_run", action="store_false", help=text)
     parser.set_defaults(dry_run=True)
     return parser
 
 
 def _synthrad_parser() -> CommandParser:
-    parser = _new_parser(
-        "the SynthRAD challenges' data", _SYNTHRAD, "the folder that holds Task1 or Task2"
-    )
-    parser.add_argument(
-        "--task", type=int, choices=(1, 2), required=True, help="1: MR to CT, 2: CBCT to CT"
-    )
-    parser.add_argument("--year", type=int, choices=(2023, 2025), required=True)
-    parser.add_argument(
-        "--region",
-        default="all",
-        help="brain, pelvis (2023), HN, TH, AB (2025) or all (default: all)",
-    )
+    inputs = "the folder that holds Task1 or Task2"
+    needed: dict[str, Any] = {"type": int, "required": True}
+    parser = _new_parser("the SynthRAD challenges' data", _SYNTHRAD, inputs)
+    parser.add_argument("--task", choices=(1, 2), help="1: MR to CT, 2: CBCT to CT", **needed)
+    parser.add_argument("--year", choices=(2023, 2025), **needed)
+    text = "brain, pelvis (2023), HN, TH, AB (2025) or all (default: all)"
+    parser.add_argument("--region", default="all", help=text)
     return parser
 
 
-def main(argv: list[str] | None = None) -> int:
+@command(build_parser)
+def main(args: argparse.Namespace) -> int:
     """Entry point of gdm_convert."""
-    args = build_parser().parse_args(argv)
     find = {"dicom": _find_dicom, "pairs": _find_pairs, "synthrad": _find_synthrad}[args.command]
+    from gdmnet.datasets.conversion import new_dataset, set_apart, write_dataset
 
-    def body() -> int:
-        from gdmnet.datasets.conversion import new_dataset, set_apart, write_dataset
-
-        raw = roots_from(args).raw
-        new_dataset(raw, args.dataset, args.name or "Name")  # refused before the long look
-        found = find(args)
-        test = [found.called.get(name, name) for name in args.test]
-        conversion = set_apart(
-            found.conversion, found.patients, test, fraction=args.test_fraction, seed=args.seed
-        )
-        if conversion.testing:
-            print(f"for the test: {', '.join(case.identifier for case in conversion.testing)}")
-        if args.dry_run:
-            how = "; if the pairs are right, say --yes" if args.command == "pairs" else ""
-            print(f"nothing was written{how}")
-            return 0
-        folder = new_dataset(raw, args.dataset, args.name or found.name)
-        write_dataset(conversion, folder, n_processes=args.n_processes)
-        if found.mapping:
-            codec.save(found.mapping, args.mapping, private=True)
-        print(f"{folder} is written; next: gdm_check {args.dataset}")
+    raw = roots_from(args).raw
+    new_dataset(raw, args.dataset, args.name or "Name")  # refused before the long look
+    found = find(args)
+    test = [found.called.get(name, name) for name in args.test]
+    conversion = set_apart(
+        found.conversion, found.patients, test, fraction=args.test_fraction, seed=args.seed
+    )
+    if conversion.testing:
+        print(f"for the test: {', '.join(case.identifier for case in conversion.testing)}")
+    if args.dry_run:
+        how = "; if the pairs are right, say --yes" if args.command == "pairs" else ""
+        print(f"nothing was written{how}")
         return 0
-
-    return guarded(body)
+    folder = new_dataset(raw, args.dataset, args.name or found.name)
+    write_dataset(conversion, folder, n_processes=args.n_processes)
+    if found.mapping:
+        codec.save(found.mapping, args.mapping, private=True)
+    print(f"{folder} is written; next: gdm_check {args.dataset}")
+    return 0
 
 
 def _find_dicom(args: argparse.Namespace) -> FoundCases:
     from gdmnet.datasets.dicom_pairs import find_pairs, make_conversion, mapping
 
-    choice = SeriesChoice(**given_settings(args, SeriesChoice))
+    choice = settings_from(args, SeriesChoice)
     found = find_pairs(args.inputs, choice, n_processes=args.n_processes)
     left = ", ".join(f"{what} ({count})" for what, count in sorted(found.skipped.items()))
     notes = [*([f"left aside: {left}"] if left else []), *found.notes]
@@ -243,10 +197,8 @@ def _find_pairs(args: argparse.Namespace) -> FoundCases:
     numbered = [f"MR {i}" for i in range(n_channels)] if n_channels > 1 else ["MR"]
     names = args.source_name or numbered
     if len(names) != n_channels:
-        raise DatasetError(
-            f"{n_channels} folders of sources but {len(names)} names; give --source-name once for"
-            " each -i"
-        )
+        counts = f"{n_channels} folders of sources but {len(names)} names"
+        raise DatasetError(f"{counts}; give --source-name once for each -i")
     found = match_folders(args.inputs, args.targets, args.masks)
     rows: list[tuple[str | None, ...]] = [("case", "source", "target", "mask", "matched by")]
     for case in found.cases:

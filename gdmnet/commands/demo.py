@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import importlib
 import shutil
@@ -11,10 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gdmnet import codec, folders
-from gdmnet.commands.terminal import CommandParser, guarded, new_parser
+from gdmnet.commands.terminal import CommandParser, add_path, command, new_parser
 from gdmnet.errors import OutputError
 from gdmnet.files import lock
-from gdmnet.settings import Settings, add_settings, given_settings, setting
+from gdmnet.settings import Settings, add_settings, setting, settings_from
 from gdmnet.table import text_table
 
 DATASET = "Dataset999_Phantom"
@@ -58,40 +59,27 @@ class DemoResult:
 
 def build_parser() -> CommandParser:
     """The command's parser."""
-    parser = new_parser(
-        __doc__ or "", "exit status 0 if the acceptance printed at the end holds, else 1"
-    )
-    parser.add_argument(
-        "-o",
-        dest="output",
-        type=Path,
-        default=Path("gdm_demo"),
-        metavar="DIR",
-        help="where everything is written (default: %(default)s in the current directory)",
-    )
+    epilog = "exit status 0 if the acceptance printed at the end holds, else 1"
+    parser = new_parser(__doc__ or "", epilog)
+    text = "where everything is written (default: %(default)s in the current directory)"
+    add_path(parser, "-o", "output", text, default=Path("gdm_demo"))
     add_settings(parser, DemoSettings)
     return parser
 
 
-def main(argv: list[str] | None = None) -> int:
+@command(build_parser)
+def main(args: argparse.Namespace) -> int:
     """Entry point of gdm_demo."""
-    args = build_parser().parse_args(argv)
-    settings = DemoSettings(**given_settings(args, DemoSettings))
-
-    def body() -> int:
-        with lock(args.output):
-            result = run(args.output, settings)
-        return 0 if all(check.passed for check in result.checks) else 1
-
-    return guarded(body)
+    settings = settings_from(args, DemoSettings)
+    with lock(args.output):
+        result = run(args.output, settings)
+    return 0 if all(check.passed for check in result.checks) else 1
 
 
-def run(output: Path, settings: DemoSettings | None = None) -> DemoResult:
+def run(output: Path, settings: DemoSettings) -> DemoResult:
     """Make phantoms, plan, train regression and gdm with equal steps, predict, evaluate, compare.
 
-    Args:
-        output: folder of everything: the three roots, predictions/, demo.json, demo.md, demo.png.
-        settings: sizes.
+    In `output` then lie the three roots, predictions/, demo.json, demo.md and demo.png.
 
     Raises:
         OutputError: the folder holds something already, or cannot be written.
@@ -99,7 +87,6 @@ def run(output: Path, settings: DemoSettings | None = None) -> DemoResult:
     """
     from gdmnet.datasets.phantom import write_phantom_dataset
 
-    settings = settings or DemoSettings()
     roots = _fresh_folders(output, overwrite=settings.overwrite)
     seconds: dict[str, float] = {}
     with _step("phantom patients", seconds):
@@ -198,16 +185,11 @@ def acceptance(methods: dict[str, dict[str, float]]) -> tuple[DemoCheck, ...]:
     to_mean = gdm["mae"] / mean["mae"]
     to_regression = gdm["mae"] / regression["mae"]
     blur, left = (abs(1 - values["sharpness"]) for values in (regression, gdm))
-    return (
-        DemoCheck(f"gdm's MAE is {to_mean:.2f} x the mean target's (at most 0.50)", to_mean <= 0.5),
-        DemoCheck(
-            f"gdm's MAE is {to_regression:.3f} x regression's (at most 1.050)",
-            to_regression <= 1.05,
-        ),
-        DemoCheck(
-            f"gdm's sharpness ratio is {left:.3f} away from 1, regression's {blur:.3f}", left < blur
-        ),
-    )
+    near = f"gdm's MAE is {to_mean:.2f} x the mean target's (at most 0.50)"
+    equal = f"gdm's MAE is {to_regression:.3f} x regression's (at most 1.050)"
+    sharp = f"gdm's sharpness ratio is {left:.3f} away from 1, regression's {blur:.3f}"
+    holds = {near: to_mean <= 0.5, equal: to_regression <= 1.05, sharp: left < blur}
+    return tuple(DemoCheck(text, passed) for text, passed in holds.items())
 
 
 def describe(result: DemoResult) -> str:

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gdmnet import codec
-from gdmnet.commands.terminal import guarded, new_parser
+from gdmnet.commands.terminal import add_path, command, new_parser
 from gdmnet.compare.settings import JUDGE_JSON, JUDGE_KINDS, JudgeSettings
 from gdmnet.errors import DatasetError
 from gdmnet.folders import SUMMARY_JSON
 from gdmnet.metrics.conventions import EvaluationSettings
 from gdmnet.metrics.titles import TITLES, title_of
-from gdmnet.settings import add_settings, given_settings, make_settings
+from gdmnet.settings import add_settings, given_settings, settings_from
 from gdmnet.table import Cell, cell_text, text_table
 
 if TYPE_CHECKING:
-    from gdmnet.metrics.evaluation import EvaluationFolders
     from gdmnet.metrics.summary import Summary
 
 _EPILOG = """examples:
@@ -42,16 +40,10 @@ def build_parser() -> argparse.ArgumentParser:
         ("--seg-ref", "seg_ref", "segmentations of the references, same labels"),
         ("--regions", "regions", "label files: MAE and bias, and depths, of each label"),
     ):
-        needed = name in ("predictions", "references")
-        parser.add_argument(option, dest=name, type=Path, required=needed, metavar="DIR", help=text)
-    parser.add_argument(
-        "-o",
-        dest="output",
-        type=Path,
-        metavar="FILE",
-        help="the summary to write (default: summary.json among the predictions)",
-    )
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="also a table, one row a case")
+        add_path(parser, option, name, text, required=name in ("predictions", "references"))
+    text = "the summary to write (default: summary.json among the predictions)"
+    add_path(parser, "-o", "output", text, metavar="FILE")
+    add_path(parser, "--csv", "csv", "also a table, one row a case", metavar="FILE")
     add_settings(parser, EvaluationSettings)
     parser.add_shared_options(roots=())
     group = parser.add_argument_group(
@@ -68,38 +60,31 @@ def build_parser() -> argparse.ArgumentParser:
         " trained without normalisation layers (self, the default), with random weights, or"
         " trained with group norm; writes judge.json beside the summary",
     )
-    group.add_argument(
-        "--train-on",
-        type=Path,
-        metavar="DIR",
-        help="other real images: the judge learns from them and they give the floor (default: the"
-        " references)",
-    )
-    add_settings(group, JudgeSettings, ("encoder", "iterations", "seed"))
+    text = "other real images: the judge learns from them and they give the floor"
+    add_path(group, "--train-on", "train_on", f"{text} (default: the references)")
+    add_settings(group, JudgeSettings, without=["kind"])
     return parser
 
 
-def main(argv: list[str] | None = None) -> int:
+@command(build_parser)
+def main(args: argparse.Namespace) -> int:
     """Entry point of gdm_evaluate."""
-    args = build_parser().parse_args(argv)
+    from gdmnet.data.dicom_partners import partner_folders
 
-    def body() -> int:
-        from gdmnet.data.dicom_partners import partner_folders
-
-        with partner_folders(args.predictions, None, args.references, print) as (_, references):
-            args.references = references
-            return _evaluate(args)
-
-    return guarded(body)
+    with partner_folders(args.predictions, None, args.references, print) as (_, references):
+        args.references = references
+        return _evaluate(args)
 
 
 def _evaluate(args: argparse.Namespace) -> int:
-    from gdmnet.metrics.evaluation import EvaluationFolders, evaluate_folders
+    from gdmnet.metrics.evaluation import EvaluationFolders, evaluate_folders, sound_pairs
     from gdmnet.metrics.summary import as_csv
 
-    labels = _both(args.seg_pred, args.seg_ref)
+    if (args.seg_pred is None) != (args.seg_ref is None):
+        raise DatasetError("--seg-pred and --seg-ref belong together; give both or none")
+    labels = None if args.seg_pred is None else (args.seg_pred, args.seg_ref)
     folders = EvaluationFolders(args.predictions, args.references, args.masks, labels, args.regions)
-    settings = make_settings(EvaluationSettings, given_settings(args, EvaluationSettings))
+    settings = settings_from(args, EvaluationSettings)
     judge = _judge_settings(args)
     if judge is not None and judge.encoder is not None:
         from gdmnet.compare.verdict import refuse_own_encoder
@@ -113,31 +98,19 @@ def _evaluate(args: argparse.Namespace) -> int:
         codec.write_text(args.csv, as_csv(summary), private=True)
         written.append(args.csv)
     if judge is not None:
+        from gdmnet.compare.verdict import judge_pairs, verdict_lines
+
+        pairs, _ = sound_pairs(folders, keep_going=True)
+        scored = [pair for pair in pairs if pair.identifier in summary.cases]
+        match = summary.match_intensity is not None
+        verdict = judge_pairs(scored, judge, args.train_on, match=match)
         written.append(written[0].with_name(JUDGE_JSON))
-        _judge(folders, judge, args.train_on, summary, written[-1])
+        codec.save(verdict, written[-1], private=True)
+        print("\n".join(["", *verdict_lines(verdict)]))
     print(f"written: {', '.join(map(str, written))}")
     for reason in summary.failed.values():
         print(f"not evaluated: {reason}", file=sys.stderr)
     return 1 if summary.failed else 0
-
-
-def _judge(
-    folders: EvaluationFolders,
-    settings: JudgeSettings,
-    train_on: Path | None,
-    summary: Summary,
-    output: Path,
-) -> None:
-    """Judge the cases that were scored; with torch, which only this needs."""
-    from gdmnet.compare.verdict import judge_pairs, verdict_lines
-    from gdmnet.metrics.evaluation import sound_pairs
-
-    pairs, _ = sound_pairs(folders, keep_going=True)
-    scored = [pair for pair in pairs if pair.identifier in summary.cases]
-    match = summary.match_intensity is not None
-    verdict = judge_pairs(scored, settings, train_on, match=match)
-    codec.save(verdict, output, private=True)
-    print("\n".join(["", *verdict_lines(verdict)]))
 
 
 def table(summary: Summary) -> list[str]:
@@ -168,32 +141,21 @@ def table(summary: Summary) -> list[str]:
         notes.append(f"intensities matched: {summary.match_intensity}")
     if summary.note:
         notes.append(f"note: {summary.note}")
-    means = {metric: values["mean"] for metric, values in summary.aggregate.items()}
-    more = [
-        line
-        for own in (depth_rows(means), region_rows(means, summary.unit))
-        if own
-        for line in ("", *text_table(own, width=_WIDTH))
-    ]
     lines = [lines[0], rule, *lines[1 : n_cases + 1], rule, *lines[n_cases + 1 :]]
-    return [*lines, *more, *([""] if more else []), *notes]
+    means = {metric: values["mean"] for metric, values in summary.aggregate.items()}
+    more = [own for own in (depth_rows(means), region_rows(means, summary.unit)) if own]
+    for own in more:
+        lines += ["", *text_table(own, width=_WIDTH)]
+    return [*lines, *([""] if more else []), *notes]
 
 
 def _judge_settings(args: argparse.Namespace) -> JudgeSettings | None:
     given = given_settings(args, JudgeSettings)
     if "kind" in given or "encoder" in given:
-        return make_settings(JudgeSettings, given)
+        return JudgeSettings(**given)
     if given or args.train_on is not None:
         raise DatasetError("the judge's options need --judge; add it")
     return None
-
-
-def _both(predicted: Path | None, reference: Path | None) -> tuple[Path, Path] | None:
-    if predicted is None and reference is None:
-        return None
-    if predicted is None or reference is None:
-        raise DatasetError("--seg-pred and --seg-ref belong together; give both or none")
-    return predicted, reference
 
 
 def _shortened(name: str) -> str:

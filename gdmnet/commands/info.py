@@ -5,18 +5,16 @@ from __future__ import annotations
 import argparse
 import ast
 import contextlib
-import csv
-import io
 import re
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 
 from gdmnet import codec, folders
-from gdmnet.commands.terminal import guarded, new_parser
+from gdmnet.commands.terminal import add_path, command, new_parser
 from gdmnet.errors import CheckpointError, PlanError
 from gdmnet.folders import Roots, find_roots
-from gdmnet.table import Cell, text_table
+from gdmnet.table import Cell, csv_text, text_table
 
 _IN_ORDER = (
     "demo convert simulate_sparse_view check plan_and_preprocess train predict evaluate report"
@@ -30,50 +28,39 @@ def build_parser() -> argparse.ArgumentParser:
     """The command's parser."""
     parser = new_parser(__doc__ or "")
     instead = parser.add_mutually_exclusive_group()
-    instead.add_argument(
-        "--devices", action="store_true", help="what --device accepts here, and versions, instead"
-    )
-    instead.add_argument(
-        "--encoders", action="store_true", help="the feature encoders and what each needs, instead"
-    )
-    instead.add_argument(
-        "--log",
-        type=Path,
-        metavar="FOLD",
-        help="a training's figures as CSV, an epoch a row, instead",
-    )
+    text = "what --device accepts here, and versions, instead"
+    instead.add_argument("--devices", action="store_true", help=text)
+    text = "the feature encoders and what each needs, instead"
+    instead.add_argument("--encoders", action="store_true", help=text)
+    text = "a training's figures as CSV, an epoch a row, instead"
+    add_path(instead, "--log", "log", text, metavar="FOLD")
     parser.add_shared_options(processes=False, images=False)
     return parser
 
 
-def main(argv: list[str] | None = None) -> int:
+@command(build_parser)
+def main(args: argparse.Namespace) -> int:
     """Entry point of gdm_info."""
-    args = build_parser().parse_args(argv)
-
-    def body() -> int:
-        if args.devices:
-            print(devices())
-        elif args.encoders:
-            print(encoders())
-        elif args.log is not None:
-            print(log_as_csv(args.log), end="")
-        else:
-            print(run(find_roots(args.raw, args.preprocessed, args.results)))
-        return 0
-
-    return guarded(body)
+    if args.devices:
+        print(devices())
+    elif args.encoders:
+        print(encoders())
+    elif args.log is not None:
+        print(log_as_csv(args.log), end="")
+    else:
+        print(run(find_roots(args.raw, args.preprocessed, args.results)))
+    return 0
 
 
 def run(roots: Roots) -> str:
     """What gdm_info prints about these folders."""
-    return _sections(
-        {
-            "commands in order of use": [_command(name) for name in COMMANDS],
-            "folders": _folders(roots),
-            "datasets": _datasets(roots),
-            "models": _models(roots.results),
-        }
-    )
+    sections: dict[str, Sequence[Sequence[Cell]]] = {
+        "commands in order of use": [_command(name) for name in COMMANDS],
+        "folders": _folders(roots),
+        "datasets": _datasets(roots),
+        "models": _models(roots.results),
+    }
+    return _sections(sections)
 
 
 def devices() -> str:
@@ -117,12 +104,7 @@ def log_as_csv(fold: Path) -> str:
     records = log.read(fold)
     if not records:
         raise CheckpointError(f"{fold}: no {log.LOG_JSONL} here; name the folder of a fold")
-    text = io.StringIO()
-    names = dict.fromkeys(name for record in records for name in record)
-    table = csv.DictWriter(text, [*names], lineterminator="\n")
-    table.writeheader()
-    table.writerows(records)
-    return text.getvalue()
+    return csv_text(records)
 
 
 def _sections(sections: Mapping[str, Sequence[Sequence[Cell]]]) -> str:

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import dataclasses
+import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from gdmnet import codec, files, folders
 from gdmnet.cluster import chosen_part
-from gdmnet.commands.terminal import CommandParser, guarded, new_parser, roots_from
+from gdmnet.commands.terminal import CommandParser, command, new_parser, roots_from
 from gdmnet.errors import DatasetError, PlanError
 from gdmnet.folders import Roots
 from gdmnet.parallel import map_cases
-from gdmnet.plan import BiasCorrection, Configuration, Fingerprint, Plan
+from gdmnet.plan import BiasCorrection, Fingerprint, Plan
 from gdmnet.planning.memory import PRESETS, choose_preset
-from gdmnet.settings import Settings, add_settings, given_settings, setting
+from gdmnet.settings import Settings, add_settings, setting, settings_from
 from gdmnet.table import first_names
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from gdmnet.data.raw import Description
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class PlanOptions(Settings):
     """How a dataset is planned and prepared; None leaves it to the plan or the machine."""
 
@@ -64,36 +65,48 @@ class PlanOptions(Settings):
     n_processes: int = setting(1, "worker processes", least=1, flag="-np")
 
 
+@dataclass(frozen=True)
+class _RawDataset:
+    """A raw dataset that is sound, and the folder that it is prepared in."""
+
+    raw: Path
+    folder: Path
+    description: Description
+    cases: Sequence[CaseFiles]
+
+    @property
+    def plan(self) -> Path:
+        return self.folder / folders.PLAN_JSON
+
+    @property
+    def fingerprint(self) -> Path:
+        return self.folder / folders.FINGERPRINT_JSON
+
+    def measured(self) -> Fingerprint | None:
+        """What was measured before, if anything was."""
+        return codec.load(Fingerprint, self.fingerprint) if self.fingerprint.is_file() else None
+
+
 def build_parser() -> CommandParser:
     """The command's parser."""
     parser = new_parser(__doc__ or "", "example:\n  gdm_plan_and_preprocess 501")
     parser.add_dataset_arguments("dataset", required=1, several=True)
-    names = [field.name for field in dataclasses.fields(PlanOptions)]
-    add_settings(parser, PlanOptions, names[:-1])
+    add_settings(parser, PlanOptions, without=["n_processes"])
     parser.add_shared_options()
     return parser
 
 
-def main(argv: list[str] | None = None) -> int:
+@command(build_parser)
+def main(args: argparse.Namespace) -> int:
     """Entry point of gdm_plan_and_preprocess."""
-    args = build_parser().parse_args(argv)
-
-    def body() -> int:
-        roots = roots_from(args)
-        for dataset in args.dataset:
-            run(dataset, roots, PlanOptions(**given_settings(args, PlanOptions)))
-        return 0
-
-    return guarded(body)
+    roots = roots_from(args)
+    for dataset in args.dataset:
+        run(dataset, roots, settings_from(args, PlanOptions))
+    return 0
 
 
 def run(dataset: str | int, roots: Roots, options: PlanOptions | None = None) -> Plan:
-    """Check, measure, plan and prepare one dataset.
-
-    Args:
-        dataset: 501 or "Dataset501_Name".
-        roots: the folders.
-        options: see `PlanOptions`.
+    """Check, measure, plan and prepare one dataset, 501 or "Dataset501_Name".
 
     Returns:
         The plan that was made or found.
@@ -106,60 +119,48 @@ def run(dataset: str | int, roots: Roots, options: PlanOptions | None = None) ->
     options = options or PlanOptions()
     name = folders.resolve_dataset(dataset, roots.raw)
     raw, folder = roots.raw / name, roots.preprocessed / name
-    description, cases = _sound_cases(raw, options)
+    found = _RawDataset(raw, folder, *_sound_cases(raw, options))
     part, n_parts = chosen_part(options.num_parts, options.part_id)
     if options.dry_run:
-        return _planned(raw, folder, description, cases, options)[0]
+        return _planned(found, options)[0]
     if n_parts == 1:
         with files.lock(folder):
-            plan, fingerprint = _planned(raw, folder, description, cases, options)
-            _prepare_all(cases, fingerprint, plan, folder, options)
+            plan, fingerprint = _planned(found, options)
+            _prepare_all(found, fingerprint, plan, options)
     else:
-        plan, fingerprint = _shared_plan(raw, folder, description, cases, options)
-        own = cases[part::n_parts]
-        _refuse_changed(own, fingerprint, folder)
+        plan, fingerprint = _shared_plan(found, options)
+        own = replace(found, cases=found.cases[part::n_parts])
+        _refuse_changed(own, fingerprint)
         with files.lock(folder / f"part_{part}_of_{n_parts}"):
-            _prepare_all(own, fingerprint, plan, folder, options)
+            _prepare_all(own, fingerprint, plan, options)
     print(f"ready: gdm_train {name[7:10]} {(options.configurations or [*plan.configurations])[0]}")
     return plan
 
 
-def _planned(
-    raw: Path,
-    folder: Path,
-    description: Description,
-    cases: Sequence[CaseFiles],
-    options: PlanOptions,
-) -> tuple[Plan, Fingerprint]:
+def _planned(dataset: _RawDataset, options: PlanOptions) -> tuple[Plan, Fingerprint]:
     """The plan and what it was made from, printed and, but for a dry run, written."""
     from gdmnet.data.splits import choose_splits
     from gdmnet.planning.table import plan_table
 
-    path = folder / folders.PLAN_JSON
-    existing = codec.load(Plan, path) if path.is_file() else None
-    is_kept = existing is not None and not options.replan
-    correction = options.bias_correction or (_measured_with(folder) if is_kept else "none")
-    fingerprint = _measure(raw.name, description, cases, correction, options.n_processes)
-    plan = _plan(fingerprint, description, folder, existing, options)
+    existing = codec.load(Plan, dataset.plan) if dataset.plan.is_file() else None
+    known = dataset.measured() if existing is not None and not options.replan else None
+    correction = options.bias_correction or (known.bias_correction if known else "none")
+    fingerprint = _measure(dataset, correction, options.n_processes)
+    plan = _plan(dataset, fingerprint, existing, options)
     for configuration in options.configurations or ():
         plan.configuration(configuration)  # an unknown one is refused before anything is written
     if options.dry_run or plan is not existing:
         print(plan_table(plan))
     if not options.dry_run:
-        splits = choose_splits([case.identifier for case in cases], raw / folders.SPLITS_JSON)
-        codec.save(fingerprint, folder / folders.FINGERPRINT_JSON)
-        codec.save(plan, path)
-        codec.save(splits, folder / folders.SPLITS_JSON)
+        names = [case.identifier for case in dataset.cases]
+        splits = choose_splits(names, dataset.raw / folders.SPLITS_JSON)
+        codec.save(fingerprint, dataset.fingerprint)
+        codec.save(plan, dataset.plan)
+        codec.save(splits, dataset.folder / folders.SPLITS_JSON)
     return plan, fingerprint
 
 
-def _shared_plan(
-    raw: Path,
-    folder: Path,
-    description: Description,
-    cases: Sequence[CaseFiles],
-    options: PlanOptions,
-) -> tuple[Plan, Fingerprint]:
+def _shared_plan(dataset: _RawDataset, options: PlanOptions) -> tuple[Plan, Fingerprint]:
     """The plan of several processes: the first one makes it, the others wait for that.
 
     Raises:
@@ -170,20 +171,19 @@ def _shared_plan(
             "--replan and --overwrite would undo what the other parts have done: run the command"
             " once without parts"
         )
-    with files.lock_when_free(folder):
-        if not (folder / folders.SPLITS_JSON).is_file():  # what is written last
-            return _planned(raw, folder, description, cases, options)
-    fingerprint = codec.load(Fingerprint, folder / folders.FINGERPRINT_JSON)
-    return codec.load(Plan, folder / folders.PLAN_JSON), fingerprint
+    with files.lock_when_free(dataset.folder):
+        if not (dataset.folder / folders.SPLITS_JSON).is_file():  # what is written last
+            return _planned(dataset, options)
+    return codec.load(Plan, dataset.plan), codec.load(Fingerprint, dataset.fingerprint)
 
 
-def _refuse_changed(cases: Sequence[CaseFiles], fingerprint: Fingerprint, folder: Path) -> None:
+def _refuse_changed(dataset: _RawDataset, fingerprint: Fingerprint) -> None:
     """Refuse cases whose raw files are not those that the plan was made from."""
     known = {case.identifier: case.digests for case in fingerprint.cases}
-    changed = [case.identifier for case in cases if known.get(case.identifier) != case.digests()]
+    changed = [c.identifier for c in dataset.cases if known.get(c.identifier) != c.digests()]
     if changed:
         raise PlanError(
-            f"{folder / folders.PLAN_JSON}: raw files have changed since it was made, of"
+            f"{dataset.plan}: raw files have changed since it was made, of"
             f" {first_names(changed, 5)}; run the command once with --replan and without parts"
         )
 
@@ -201,21 +201,10 @@ def _sound_cases(raw: Path, options: PlanOptions) -> tuple[Description, list[Cas
     return description, cases
 
 
-def _measured_with(folder: Path) -> str:
-    """The bias correction that was planned for; configurations edited by hand may differ."""
-    path = folder / folders.FINGERPRINT_JSON
-    return codec.load(Fingerprint, path).bias_correction if path.is_file() else "none"
-
-
-def _measure(
-    name: str,
-    description: Description,
-    cases: Sequence[CaseFiles],
-    bias_correction: str,
-    n_processes: int,
-) -> Fingerprint:
+def _measure(dataset: _RawDataset, bias_correction: str, n_processes: int) -> Fingerprint:
     from gdmnet.planning.fingerprint import measure_case, summarise
 
+    description = dataset.description
     how: dict[str, Any] = {
         "channel_names": description.channel_names,
         "target_name": description.target_name,
@@ -223,101 +212,71 @@ def _measure(
         "region": description.region,
     }
     measure = partial(measure_case, **how)
-    measured = map_cases(measure, cases, n_processes=n_processes, title="fingerprint")
-    return summarise(name, measured, **how)
+    measured = map_cases(measure, dataset.cases, n_processes=n_processes, title="fingerprint")
+    return summarise(dataset.raw.name, measured, **how)
 
 
 def _plan(
-    fingerprint: Fingerprint,
-    description: Description,
-    folder: Path,
-    existing: Plan | None,
-    options: PlanOptions,
+    dataset: _RawDataset, fingerprint: Fingerprint, existing: Plan | None, options: PlanOptions
 ) -> Plan:
     if existing is not None and not options.replan:
-        _refuse_contradictions(existing, fingerprint, folder, options)
-        print(f"{folder / folders.PLAN_JSON} is kept (--replan makes it anew)", file=sys.stderr)
+        _refuse_contradictions(dataset, existing, fingerprint, options)
+        print(f"{dataset.plan} is kept (--replan makes it anew)", file=sys.stderr)
         return existing
     from gdmnet.models.device import find_device, memory_gb  # torch only when a plan is made
     from gdmnet.planning.planner import PLANNED, make_plan
 
     device_gb = memory_gb(find_device())
     preset, memory, reason = choose_preset(options.preset, options.memory_gb, device_gb)
+    ending = dataset.description.file_ending
     plan = make_plan(
-        fingerprint,
-        file_ending=description.file_ending,
-        preset=preset,
-        memory_gb=memory,
-        preset_reason=reason,
+        fingerprint, file_ending=ending, preset=preset, memory_gb=memory, preset_reason=reason
     )
     known = {} if existing is None else existing.configurations
     by_hand = {name: known[name] for name in known if name not in PLANNED}
-    return dataclasses.replace(
-        plan,
-        configurations={**plan.configurations, **by_hand},
-        source_series=description.source_series,
-    )
+    configurations, series = plan.configurations | by_hand, dataset.description.source_series
+    return replace(plan, configurations=configurations, source_series=series)
 
 
 def _refuse_contradictions(
-    existing: Plan, fingerprint: Fingerprint, folder: Path, options: PlanOptions
+    dataset: _RawDataset, existing: Plan, found: Fingerprint, options: PlanOptions
 ) -> None:
-    path, facts = folder / folders.PLAN_JSON, folder / folders.FINGERPRINT_JSON
+    known = dataset.measured()
     for option, wanted, made in (
         ("--preset", options.preset, existing.preset),
         ("--memory", options.memory_gb, existing.memory_gb),
-        ("--bias-correction", options.bias_correction, _measured_with(folder)),
+        ("--bias-correction", options.bias_correction, known.bias_correction if known else "none"),
     ):
         if wanted not in (None, made):
-            raise PlanError(
-                f"{path} was made with {option} {made}; add --replan to plan anew with {wanted}"
-            )
-    if facts.is_file() and not _is_same(codec.load(Fingerprint, facts), fingerprint):
+            again = f"add --replan to plan anew with {wanted}"
+            raise PlanError(f"{dataset.plan} was made with {option} {made}; {again}")
+    if known is not None and not any(case.digests for case in known.cases):  # of an older version
+        found = replace(found, cases=tuple(replace(case, digests={}) for case in found.cases))
+    if known not in (None, found):
         raise PlanError(
-            f"{path}: the raw dataset has changed since this plan was made; add --replan to plan"
-            " anew (hand-made configurations are kept)"
+            f"{dataset.plan}: the raw dataset has changed since this plan was made; add --replan"
+            " to plan anew (hand-made configurations are kept)"
         )
 
 
-def _is_same(known: Fingerprint, found: Fingerprint) -> bool:
-    """Whether nothing has changed; fingerprints of older versions know no digests of files."""
-    if not any(case.digests for case in known.cases):
-        cases = tuple(dataclasses.replace(case, digests={}) for case in found.cases)
-        found = dataclasses.replace(found, cases=cases)
-    return known == found
-
-
 def _prepare_all(
-    cases: Sequence[CaseFiles],
-    fingerprint: Fingerprint,
-    plan: Plan,
-    folder: Path,
-    options: PlanOptions,
-) -> None:
-    for configuration in map(plan.configuration, options.configurations or plan.configurations):
-        _prepare(cases, fingerprint, configuration, folder / configuration.name, options)
-
-
-def _prepare(
-    cases: Sequence[CaseFiles],
-    fingerprint: Fingerprint,
-    configuration: Configuration,
-    folder: Path,
-    options: PlanOptions,
+    dataset: _RawDataset, fingerprint: Fingerprint, plan: Plan, options: PlanOptions
 ) -> None:
     """Prepare the cases that are not there yet, or were made of other files or by another plan."""
     from gdmnet.preprocessing import is_prepared, prepare_and_store
 
-    files.sweep(folder)
-    digests = {case.identifier: case.digests for case in fingerprint.cases}
-    missing = [
-        case
-        for case in cases
-        if options.overwrite
-        or not is_prepared(folder, case.identifier, digests[case.identifier], configuration)
-    ]
-    if len(missing) < len(cases):
-        n_done = len(cases) - len(missing)
-        print(f"{configuration.name}: {n_done} of {len(cases)} cases are ready already")
-    prepare = partial(prepare_and_store, configuration=configuration, folder=folder)
-    map_cases(prepare, missing, n_processes=options.n_processes, title=configuration.name)
+    cases, digests = dataset.cases, {case.identifier: case.digests for case in fingerprint.cases}
+    for name in options.configurations or plan.configurations:
+        configuration, folder = plan.configuration(name), dataset.folder / name
+        files.sweep(folder)
+        missing = [
+            case
+            for case in cases
+            if options.overwrite
+            or not is_prepared(folder, case.identifier, digests[case.identifier], configuration)
+        ]
+        if len(missing) < len(cases):
+            n_done = len(cases) - len(missing)
+            print(f"{name}: {n_done} of {len(cases)} cases are ready already")
+        prepare = partial(prepare_and_store, configuration=configuration, folder=folder)
+        map_cases(prepare, missing, n_processes=options.n_processes, title=name)

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from gdmnet.cluster import chosen_part
-from gdmnet.commands.terminal import guarded, new_parser, roots_from
+from gdmnet.commands.terminal import add_path, command, new_parser, roots_from
 from gdmnet.errors import DatasetError, OutputError, SettingError
 from gdmnet.folders import Roots
 from gdmnet.models.card import PredictionSettings
 from gdmnet.models.select import ModelChoice, find_model
-from gdmnet.settings import Settings, add_settings, given_settings, setting
+from gdmnet.settings import Settings, add_settings, setting, settings_from
 
 if TYPE_CHECKING:
     from gdmnet.inference.predict import FolderResult
@@ -84,22 +84,11 @@ def build_parser() -> argparse.ArgumentParser:
     """The command's parser."""
     parser = new_parser(__doc__ or "", _EPILOG)
     scans = parser.add_mutually_exclusive_group(required=True)
-    scans.add_argument(
-        "-i",
-        dest="inputs",
-        type=Path,
-        metavar="IN",
-        help="folder of CASE_0000.nii.gz (one file a channel), one file, or a tree of DICOM series",
-    )
-    scans.add_argument(
-        "--watch",
-        type=Path,
-        metavar="DIR",
-        help="predict for ever what others put into this folder, once it is half a minute old",
-    )
-    parser.add_argument(
-        "-o", dest="output", type=Path, required=True, metavar="OUT", help="output folder"
-    )
+    text = "folder of CASE_0000.nii.gz (one file a channel), one file, or a tree of DICOM series"
+    add_path(scans, "-i", "inputs", text, metavar="IN")
+    text = "predict for ever what others put into this folder, once it is half a minute old"
+    add_path(scans, "--watch", "watch", text)
+    add_path(parser, "-o", "output", "output folder", metavar="OUT", required=True)
     parser.add_dataset_arguments("dataset", "configuration", required=0)
     parser.usage = "%(prog)s (-i IN | --watch DIR) -o OUT [DATASET] [CONFIGURATION] [options]"
     add_settings(parser, ModelChoice, ("objective", "folds", "model"))
@@ -113,24 +102,19 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv: list[str] | None = None) -> int:
+@command(build_parser)
+def main(args: argparse.Namespace) -> int:
     """Entry point of gdm_predict."""
-    args = build_parser().parse_args(argv)
-
-    def body() -> int:
-        choice = ModelChoice(**given_settings(args, ModelChoice))
-        settings = PredictionSettings(**given_settings(args, PredictionSettings))
-        options = PredictionOptions(**given_settings(args, PredictionOptions))
-        if args.watch is not None:
-            watch_folder(args.watch, args.output, roots_from(args), choice, settings, options)
-        result = run(args.inputs, args.output, roots_from(args), choice, settings, options)
-        n_done, n_kept, n_failed = map(len, (result.predicted, result.skipped, result.failed))
-        print(f"{n_done} predicted, {n_kept} there already, {n_failed} failed: {args.output}")
-        if not n_failed:
-            return 0
-        return 1 if n_done or n_kept else 2
-
-    return guarded(body)
+    choice, options = settings_from(args, ModelChoice), settings_from(args, PredictionOptions)
+    settings = settings_from(args, PredictionSettings)
+    if args.watch is not None:
+        watch_folder(args.watch, args.output, roots_from(args), choice, settings, options)
+    result = run(args.inputs, args.output, roots_from(args), choice, settings, options)
+    n_done, n_kept, n_failed = map(len, (result.predicted, result.skipped, result.failed))
+    print(f"{n_done} predicted, {n_kept} there already, {n_failed} failed: {args.output}")
+    if not n_failed:
+        return 0
+    return 1 if n_done or n_kept else 2
 
 
 def run(
@@ -152,9 +136,6 @@ def run(
         settings: how it is used.
         options: everything else.
 
-    Returns:
-        Which cases were predicted, were there already, or failed.
-
     Raises:
         GdmnetError: no model or several, bad inputs, no such device, an output folder that cannot
             be written.
@@ -168,26 +149,21 @@ def watch_folder(
     watched: Path,
     output: Path,
     roots: Roots,
-    choice: ModelChoice | None = None,
-    settings: PredictionSettings | None = None,
-    options: PredictionOptions | None = None,
+    choice: ModelChoice,
+    settings: PredictionSettings,
+    options: PredictionOptions,
 ) -> NoReturn:
     """Predict what arrives in a folder until the process is stopped; arguments as for `run`.
 
     Predictions that are there are kept, so that a restart does nothing twice.
-
-    Raises:
-        DatasetError: the watched folder is not there.
-        GdmnetError: no model or several, no such device.
     """
     from gdmnet.inference.watch import watch
 
-    options = options or PredictionOptions()
     if options.overwrite or options.data_consistency:
         raise SettingError("--watch takes neither --overwrite nor --data-consistency")
     if not watched.is_dir() or output.resolve().is_relative_to(watched.resolve()):
         raise DatasetError(f"--watch {watched}: must be a folder, and the output elsewhere")
-    translator = _translator(choice or ModelChoice(), settings, options, roots)
+    translator = _translator(choice, settings, options, roots)
 
     def take(place: Path) -> None:
         result = _translate(translator, place, output, options)
@@ -214,11 +190,9 @@ def _translator(
         unknown = "no fingerprint.json in the model: inputs are not compared with the training data"
         print(unknown, file=sys.stderr)
     if options.uncertainty and translator.expected is None:
-        print(
-            "no expected errors of this model with these settings: the maps are standard deviations"
-            " of all opinions, no error bars",
-            file=sys.stderr,
-        )
+        known = "no expected errors of this model with these settings"
+        maps = "the maps are standard deviations of all opinions, no error bars"
+        print(f"{known}: {maps}", file=sys.stderr)
     return translator
 
 
@@ -238,16 +212,8 @@ def _translate(
     export = Export(options.dicom_grid or "axial", options.dicom_template)
     templates = find_templates(cases, translator, export) if options.dicom_out else {}
     part_id, n_parts = chosen_part(options.num_parts, options.part_id)
-    result = predict_folder(
-        translator,
-        cases,
-        output,
-        overwrite=options.overwrite,
-        uncertainty=options.uncertainty,
-        n_threads=options.n_threads,
-        n_parts=n_parts,
-        part_id=part_id,
-    )
+    how = {name: getattr(options, name) for name in ("overwrite", "uncertainty", "n_threads")}
+    result = predict_folder(translator, cases, output, **how, n_parts=n_parts, part_id=part_id)
     if options.dicom_out:
         there = {*result.predicted, *result.skipped}
         done = [case for case in cases if case.identifier in there]

@@ -6,16 +6,18 @@ import argparse
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gdmnet import __version__, codec
-from gdmnet.commands.terminal import guarded, new_parser, roots_from
+from gdmnet import codec
+from gdmnet.commands.terminal import add_path, guarded, new_parser, roots_from
 from gdmnet.errors import SettingError
 from gdmnet.folders import SUMMARY_JSON, fold_folder, n_default_processes
 from gdmnet.metrics.conventions import EvaluationSettings
 from gdmnet.models.select import ModelChoice, choose_folds, find_model
-from gdmnet.settings import add_settings, given_settings, make_settings
+from gdmnet.settings import add_settings, given_settings, settings_from
 
 if TYPE_CHECKING:
     from gdmnet.metrics.summary import Summary
@@ -42,14 +44,9 @@ def build_parser() -> argparse.ArgumentParser:
         ("--masks", "masks", "masks: where errors count (default: the body, computed)"),
         ("--regions", "regions", "label files: MAE and bias, and depths, of each label"),
     ):
-        parser.add_argument(option, dest=name, type=Path, metavar="DIR", help=text)
-    parser.add_argument(
-        "-o",
-        dest="output",
-        type=Path,
-        metavar="FILE",
-        help="the report to write (default: report.html among the predictions, or in the fold)",
-    )
+        add_path(parser, option, name, text)
+    text = "the report to write (default: report.html among the predictions, or in the fold)"
+    add_path(parser, "-o", "output", text, metavar="FILE")
     add_settings(parser, EvaluationSettings, _EVALUATION)
     parser.add_dataset_arguments("dataset", "configuration", "fold", required=0, fold="0")
     parser.usage = "%(prog)s -p DIR [options], or %(prog)s [DATASET] [CONFIGURATION] [FOLD]"
@@ -79,16 +76,11 @@ def main(argv: list[str] | None = None) -> int:
             raise SettingError("--regions and --wepl compare with targets: give them by -r")
         places = args.sources, args.targets
         output = args.output or args.predictions / REPORT_HTML
+        how: dict[str, Any] = {"title": title, "n_processes": args.n_processes}
         with partner_folders(args.predictions, *places, print) as (sources, targets):
-            write_report(
-                [ReportFolders(args.predictions, targets, sources, args.masks, args.regions)],
-                output,
-                make_settings(EvaluationSettings, given),
-                typed,
-                title=title,
-                has_files=sources == places[0],
-                n_processes=args.n_processes,
-            )
+            found = ReportFolders(args.predictions, targets, sources, args.masks, args.regions)
+            has_files, settings = sources == places[0], EvaluationSettings(**given)
+            write_report([found], output, settings, typed, has_files=has_files, **how)
         print(f"written: {output} ({output.stat().st_size / 1e6:.1f} MB)")
         return 0
 
@@ -104,7 +96,7 @@ def write_report(
     title: str,
     summary: Summary | None = None,
     has_files: bool = True,
-    n_processes: int = 1,
+    n_processes: int,
 ) -> None:
     """Evaluate predictions, pack their images, and write the page.
 
@@ -117,20 +109,11 @@ def write_report(
         summary: of an evaluation by these settings that was done already.
         has_files: the sources are the files that were translated, whose checksums are recorded.
         n_processes: that evaluate and pack.
-
-    Raises:
-        GdmnetError: an image is missing or cannot be read; the page cannot be written.
     """
-    from dataclasses import replace
-    from datetime import datetime
-    from functools import partial
-
     from gdmnet.metrics.evaluation import EvaluationFolders, evaluate_folders
-    from gdmnet.parallel import map_cases
     from gdmnet.report.cases import PREDICTION, find_cases
-    from gdmnet.report.page import ReportPage, render
+    from gdmnet.report.page import pack_and_render
     from gdmnet.report.provenance import read_origin
-    from gdmnet.report.view import case_page
 
     found = (case for own in folders for case in find_cases(own))
     cases = [case for case in found if summary is None or case.identifier in summary.cases]
@@ -144,25 +127,10 @@ def write_report(
     coverage = {name: one.coverage for name, one in origin.cases.items()}
     cases = [replace(case, coverage=coverage.get(case.identifier)) for case in cases]
     summaries = {} if summary is None else {PREDICTION: summary}
-    pack = partial(
-        case_page,
-        channel_names=origin.channel_names,
-        summaries=summaries,
-        convention=settings.convention,
-    )
-    pages = map_cases(pack, cases, n_processes=n_processes, title="packing")
-    report = ReportPage(
-        title=title,
-        cases=tuple(pages),
-        summaries=summaries,
-        origin=origin,
-        made=(
-            ("gdmnet", __version__),
-            ("command", typed),
-            ("date", datetime.now().astimezone().isoformat(" ", "minutes")),
-        ),
-    )
-    codec.write_text(output, render(report), private=True)
+    made = {"command": typed, "date": datetime.now().astimezone().isoformat(" ", "minutes")}
+    how: dict[str, Any] = {"convention": settings.convention, "n_processes": n_processes}
+    page = pack_and_render(title, cases, summaries, origin, made, **how)
+    codec.write_text(output, page, private=True)
 
 
 def report_validation(
@@ -176,9 +144,6 @@ def report_validation(
         output: the file.
         typed: the command line, for the page.
         summary: of all folds; None reads that of the only one.
-
-    Raises:
-        GdmnetError: an image is missing or cannot be read; the page cannot be written.
     """
     from gdmnet.metrics.summary import Summary
 
@@ -186,15 +151,10 @@ def report_validation(
     if output.is_file() and output.stat().st_mtime >= newest:
         return
     summary = summary or codec.load(Summary, folds[0] / SUMMARY_JSON)
-    write_report(
-        [validation_folders(fold, raw) for fold in folds],
-        output,
-        EvaluationSettings(summary.convention, summary.match_intensity),
-        typed,
-        title=_validation_title(folds),
-        summary=summary,
-        n_processes=min(n_default_processes(), 1 + len(summary.cases) // 4),
-    )
+    settings = EvaluationSettings(summary.convention, summary.match_intensity)
+    title, places = _validation_title(folds), [validation_folders(fold, raw) for fold in folds]
+    n = min(n_default_processes(), 1 + len(summary.cases) // 4)
+    write_report(places, output, settings, typed, title=title, summary=summary, n_processes=n)
 
 
 def validation_folders(fold: Path, raw: Path) -> ReportFolders:
@@ -216,16 +176,13 @@ def _find_validation(args: argparse.Namespace) -> tuple[str, dict[str, Any]]:
 
     Returns:
         The page's title, and the settings that it was scored by.
-
-    Raises:
-        GdmnetError: no such model or fold; folders were given.
     """
     from gdmnet.metrics.summary import Summary
 
     if args.targets or args.sources or args.masks:
         raise SettingError("-r, -s and --masks belong to predictions: give their folder by -p")
     roots = roots_from(args)
-    model = find_model(ModelChoice(**given_settings(args, ModelChoice)), roots.results)
+    model = find_model(settings_from(args, ModelChoice), roots.results)
     fold = fold_folder(model, *choose_folds(model, [args.fold]))
     found = validation_folders(fold, roots.raw / model.parent.name)
     args.predictions, args.targets = found.predictions, found.targets

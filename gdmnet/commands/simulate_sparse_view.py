@@ -5,21 +5,12 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
-from gdmnet.commands.terminal import (
-    CommandParser,
-    guarded,
-    new_parser,
-    positive_float,
-    positive_int,
-    roots_from,
-)
+from gdmnet.commands.terminal import add_path, command, new_parser, positive_int, roots_from
+from gdmnet.errors import SettingError
 from gdmnet.settings import Settings, add_settings, given_settings, setting
 from gdmnet.tomography.scan import MOST_VIEWS, ScanSettings, usual_settings
-
-if TYPE_CHECKING:
-    from gdmnet.data.case import Volume
 
 _EPILOG = """examples:
   gdm_simulate_sparse_view 502 -i ct/ --views 60
@@ -32,12 +23,7 @@ bins), your own or kept ones, become a CT by filtered back-projection."""
 
 @dataclass(frozen=True)
 class SimulationOptions(Settings):
-    """What is made of the CTs.
-
-    Attributes:
-        views: one dataset each.
-        n_processes: that work on cases.
-    """
+    """What is made of the CTs: of each number of views a dataset."""
 
     name: str | None = setting(None, "of the dataset (default: SparseView60 at 60 views)")
     test_fraction: float = setting(
@@ -54,156 +40,93 @@ class SimulationOptions(Settings):
     n_processes: int = 1
 
 
-def build_parser() -> CommandParser:
+def build_parser() -> argparse.ArgumentParser:
     """The command's parser."""
     parser = new_parser(__doc__ or "", _EPILOG)
     parser.add_dataset_arguments("dataset", required=0)
-    parser.add_argument(
-        "-i",
-        dest="inputs",
-        type=Path,
-        required=True,
-        metavar="IN",
-        help="folder of CT volumes in HU, files or DICOM series, at any depth; or a sinogram",
-    )
+    text = "folder of CT volumes in HU, files or DICOM series, at any depth; or a sinogram"
+    add_path(parser, "-i", "inputs", text, metavar="IN", required=True)
     add_settings(parser, SimulationOptions)
     scan = parser.add_argument_group("scan")
-    scan.add_argument(
-        "--views",
-        dest="view_counts",
-        type=_views,
-        default=argparse.SUPPRESS,
-        metavar="N[,N]",
-        help="number of views (default: 60)",
-    )
-    scan.add_argument(
-        "--photons",
-        type=_photons,
-        default=argparse.SUPPRESS,
-        metavar="N",
-        help="that reach a bin through air; inf is without noise (default: 100000)",
-    )
+    number: dict[str, Any] = {"default": argparse.SUPPRESS}
+    text = "number of views (default: 60)"
+    scan.add_argument("--views", type=_views, metavar="N[,N]", help=text, **number)
+    text = "that reach a bin through air; inf is without noise (default: 100000)"
+    scan.add_argument("--photons", type=_photons, metavar="N", help=text, **number)
     add_settings(scan, ScanSettings)
     sinogram = parser.add_argument_group("a CT from line integrals instead")
-    sinogram.add_argument(
-        "--from-sinograms", action="store_true", help="reconstruct IN, a .npy or .npz file"
-    )
-    sinogram.add_argument(
-        "--scan", type=Path, metavar="FILE", help="JSON of scan and grid (default: IN as .json)"
-    )
-    sinogram.add_argument("-o", dest="output", type=Path, metavar="FILE", help="the CT in HU")
+    text = "reconstruct IN, a .npy or .npz file"
+    sinogram.add_argument("--from-sinograms", action="store_true", help=text)
+    text = "JSON of scan and grid (default: IN as .json)"
+    add_path(sinogram, "--scan", "scan", text, metavar="FILE")
+    add_path(sinogram, "-o", "output", "the CT in HU", metavar="FILE")
     parser.add_shared_options(roots=("raw",))
     return parser
 
 
-def main(argv: list[str] | None = None) -> int:
+@command(build_parser)
+def main(args: argparse.Namespace) -> int:
     """Entry point of gdm_simulate_sparse_view."""
-    parser = build_parser()
-    args = parser.parse_args(argv)
-    options = given_settings(args, SimulationOptions)
-    scan = given_settings(args, ScanSettings)
-    if hasattr(args, "photons"):
-        scan["photons"] = args.photons
-    if hasattr(args, "view_counts"):
-        options["views"] = args.view_counts
+    options, scan = given_settings(args, SimulationOptions), given_settings(args, ScanSettings)
+    scan |= {"photons": args.photons} if hasattr(args, "photons") else {}
+    options |= {"views": args.views} if hasattr(args, "views") else {}
     if args.from_sinograms and (
         args.output is None or args.dataset or options or set(scan) - {"filter"}
     ):
-        parser.error("--from-sinograms needs -i and -o, and takes --scan and --filter only")
+        raise SettingError("--from-sinograms needs -i and -o, and takes --scan and --filter only")
     if not args.from_sinograms and (args.dataset is None or args.output or args.scan):
-        parser.error("give the new dataset's number; -o and --scan go with --from-sinograms")
-
-    def body() -> int:
-        if args.from_sinograms:
-            geometry = args.scan or args.inputs.with_suffix(".json")
-            reconstruct(args.inputs, geometry, args.output, **scan)
-            print(f"written: {args.output}")
-            return 0
-        run(
-            args.inputs,
-            roots_from(args).raw,
-            args.dataset,
-            ScanSettings(**usual_settings(scan)),
-            SimulationOptions(**options, n_processes=args.n_processes),
-        )
-        print(f"next: gdm_plan_and_preprocess {args.dataset}")
+        raise SettingError("give the new dataset's number; -o and --scan go with --from-sinograms")
+    if args.from_sinograms:
+        geometry = args.scan or args.inputs.with_suffix(".json")
+        reconstruct(args.inputs, geometry, args.output, **scan)
+        print(f"written: {args.output}")
         return 0
-
-    return guarded(body)
+    settings = ScanSettings(**usual_settings(scan))
+    chosen = SimulationOptions(**options, n_processes=args.n_processes)
+    run(args.inputs, roots_from(args).raw, args.dataset, settings, chosen)
+    print(f"next: gdm_plan_and_preprocess {args.dataset}")
+    return 0
 
 
 def run(
-    cts: Path,
-    raw: Path,
-    dataset: str | int,
-    settings: ScanSettings | None = None,
-    options: SimulationOptions | None = None,
-) -> list[Path]:
+    cts: Path, raw: Path, dataset: str, settings: ScanSettings, options: SimulationOptions
+) -> None:
     """Make one dataset for each number of views, and say how many cases are new.
 
-    Args:
-        cts: folder of CT volumes.
-        raw: root of the raw datasets.
-        dataset: number of the first dataset, 0 to 999; the others follow.
-        settings: of the scans; the views are taken from the options.
-        options: what is made.
-
-    Returns:
-        The folders of the datasets.
+    `dataset` is the number of the first one, 0 to 999; the others follow. The views are taken from
+    the options.
 
     Raises:
         GdmnetError: no CT, no HU, a number that is taken, other settings in a dataset that is
             there, a folder that cannot be written.
     """
+    from gdmnet.datasets import sparse_view
     from gdmnet.datasets.conversion import new_dataset, number_and_name
-    from gdmnet.datasets.sparse_view import (
-        choose_test_cases,
-        find_ct_volumes,
-        write_sparse_view_dataset,
-    )
 
-    settings, options = settings or ScanSettings(), options or SimulationOptions()
     number, name = number_and_name(dataset)
     name = name or options.name
     folders = {}
     for i, views in enumerate(options.views):
         own = f"{name or 'SparseView'}{views}" if name is None or len(options.views) > 1 else name
         folders[views] = new_dataset(raw, number + i, own, may_be_there=True)
-    training, testing = choose_test_cases(
-        find_ct_volumes(cts, untilt=options.untilt),
-        options.split,
-        options.test_fraction,
-        settings.seed,
-    )
+    found = sparse_view.find_ct_volumes(cts, untilt=options.untilt)
+    test_share = options.split, options.test_fraction
+    cases = sparse_view.choose_test_cases(found, *test_share, settings.seed)
+    keeps, n = options.keep_sinograms, options.n_processes
     for views, folder in folders.items():
-        made = write_sparse_view_dataset(
-            folder,
-            training,
-            testing,
-            replace(settings, views=views),
-            keep_sinograms=options.keep_sinograms,
-            n_processes=options.n_processes,
+        scan = replace(settings, views=views)
+        made = sparse_view.write_sparse_view_dataset(
+            folder, *cases, scan, keep_sinograms=keeps, n_processes=n
         )
-        n_kept = len(training) + len(testing) - len(made)
+        n_kept = sum(map(len, cases)) - len(made)
         print(f"{folder}: {len(made)} cases simulated, {n_kept} there already")
-    return list(folders.values())
 
 
-def reconstruct(sinogram: Path, scan: Path, output: Path, *, filter: str = "hann") -> Volume:
-    """Reconstruct one volume by filtered back-projection and write it as int16.
-
-    Args:
-        sinogram: line integrals, .npy or .npz, see `load_sinogram`.
-        scan: JSON of an `Acquisition`.
-        output: file of the volume; its ending is the format.
-        filter: a name in `FILTERS`.
-
-    Returns:
-        The volume, (1, z, y, x) in HU.
+def reconstruct(sinogram: Path, scan: Path, output: Path, *, filter: str = "hann") -> None:
+    """Reconstruct line integrals by filtered back-projection, and write them in HU as int16.
 
     Raises:
         DatasetError: a file that is missing, broken, or does not fit the other; an unknown ending.
-        OutputError: the output cannot be written.
     """
     from gdmnet.data.case import Volume
     from gdmnet.data.case_files import ending_of
@@ -215,9 +138,7 @@ def reconstruct(sinogram: Path, scan: Path, output: Path, *, filter: str = "hann
     acquisition = load_acquisition(scan)
     measured = load_sinogram(sinogram, acquisition)
     image = reconstruct_hounsfield(measured, acquisition, window=filter)
-    volume = Volume(image, acquisition.grid)
-    write_volume(output, volume, integer=True)
-    return volume
+    write_volume(output, Volume(image, acquisition.grid), integer=True)
 
 
 def _views(text: str) -> tuple[int, ...]:
@@ -230,4 +151,4 @@ def _views(text: str) -> tuple[int, ...]:
 
 
 def _photons(text: str) -> float | None:
-    return None if text == "inf" else positive_float(text)
+    return None if text == "inf" else float(text)

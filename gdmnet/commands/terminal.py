@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from functools import wraps
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -17,6 +18,8 @@ from gdmnet import __version__
 from gdmnet.errors import GdmnetError
 from gdmnet.files import LONGEST_NAME, printable
 from gdmnet.folders import NIFTI_FORMS, Roots, find_roots, n_default_processes, use_nifti_form
+from gdmnet.settings import add_settings, given_settings
+from gdmnet.training.settings import EncoderSettings
 
 _DATASET_OPTIONS = {
     "dataset": ("-d", "ID", "501 or Dataset501_Name"),
@@ -24,6 +27,8 @@ _DATASET_OPTIONS = {
     "fold": ("-f", "FOLD", "0, 1, ... or all"),
 }
 _LONGEST_PATH = 4096  # bytes, of Linux and most others
+_Body = Callable[[argparse.Namespace], int]
+_Main = Callable[..., int]
 _ROOTS = ("raw", "preprocessed", "results")
 _NNUNET = {
     "--npz": "--uncertainty",
@@ -93,56 +98,40 @@ class CommandParser(argparse.ArgumentParser):
         """
         self._words, self._n_required, self._word_defaults = names, required, defaults
         self._several = several
-        shown = (
-            " ".join(
-                name if at < required else f"[{name}]" for at, name in enumerate(names)
-            ).upper()
-            + " ..." * several
-        )
+        words = (name if at < required else f"[{name}]" for at, name in enumerate(names))
+        shown = " ".join(words).upper() + " ..." * several
         self.add_argument("words", nargs="*", metavar="WORD", help=f"{shown}, or by option:")
         self.usage = f"%(prog)s {shown} [options]"
         for name in names:
             flag, metavar, text = _DATASET_OPTIONS[name]
             text += f" (default: {defaults[name]})" if name in defaults else ""
-            self.add_argument(
-                flag,
-                dest=name,
-                metavar=metavar,
-                help=text,
-                nargs="+" if several else None,
-                default=argparse.SUPPRESS,
-            )
+            more: dict[str, Any] = {"nargs": "+" if several else None, "default": argparse.SUPPRESS}
+            self.add_argument(flag, dest=name, metavar=metavar, help=text, **more)
 
     def add_shared_options(
         self, *, roots: Sequence[str] = _ROOTS, processes: bool = True, images: bool = True
     ) -> None:
         """Add the options that mean the same in every command.
 
-        Args:
-            roots: names of root folders: --raw and so on, over the environment variables.
-            processes: also -np, worker processes.
-            images: also --nifti-form, for commands that read images.
+        `roots` are root folders, --raw and so on, over the environment variables; `processes` adds
+        -np, and `images` --nifti-form, for commands that read some.
         """
         if processes:
-            self.add_argument(
-                "-np",
-                dest="n_processes",
-                type=positive_int,
-                default=n_default_processes(),
-                metavar="N",
-                help="worker processes (default: %(default)s)",
-            )
+            n: dict[str, Any] = {"dest": "n_processes", "default": n_default_processes()}
+            text = "worker processes (default: %(default)s)"
+            self.add_argument("-np", type=positive_int, metavar="N", help=text, **n)
         if images:
-            self.add_argument(
-                "--nifti-form",
-                action=_NiftiForm,
-                choices=NIFTI_FORMS,
-                help="what places a NIfTI file whose two forms differ (default: it is refused)",
-            )
+            text = "what places a NIfTI file whose two forms differ (default: it is refused)"
+            self.add_argument("--nifti-form", action=_NiftiForm, choices=NIFTI_FORMS, help=text)
         title = "folders (default: environment variables of these names)"
         group = self.add_argument_group(title) if roots else self
         for name in roots:
             group.add_argument(f"--{name}", type=Path, metavar="DIR", help=f"gdmnet_{name}")
+
+    def add_encoder_options(self, *, without: Sequence[str] = ()) -> None:
+        """Add --encoder and --encoder-weights, -stages, ..., which choose a feature encoder."""
+        group = self.add_argument_group("feature encoder (gdm_info --encoders lists them)")
+        add_settings(group, EncoderSettings, without=without, prefix="encoder_")
 
     def parse_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
@@ -191,6 +180,19 @@ class CommandParser(argparse.ArgumentParser):
                 self.error(f"{printable(word)}: control characters, or bytes that are not UTF-8")
 
 
+def add_path(
+    parser: argparse._ActionsContainer,
+    flag: str,
+    name: str,
+    help: str,
+    *,
+    metavar: str = "DIR",
+    **more: Any,  # noqa: ANN401 (argparse's own)
+) -> None:
+    """Add an option for a file or a folder, `args.NAME`."""
+    parser.add_argument(flag, dest=name, type=Path, metavar=metavar, help=help, **more)
+
+
 def new_parser(description: str, epilog: str | None = None) -> CommandParser:
     """A parser with --version; argparse's own refusals already exit with 2."""
     parser = CommandParser(description=description, epilog=epilog)
@@ -220,14 +222,6 @@ def positive_int(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a positive whole number")
-    return value
-
-
-def positive_float(text: str) -> float:
-    """An argparse type: a finite number above 0."""
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
     return value
 
 
@@ -284,3 +278,22 @@ def guarded(run: Callable[[], int]) -> int:
         sys.unraisablehook = ignored
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def command(build_parser: Callable[[], argparse.ArgumentParser]) -> Callable[[_Body], _Main]:
+    """Make a command's entry point, `main(argv)`, of what it does with parsed arguments."""
+
+    def decorate(body: _Body) -> _Main:
+        def main(argv: list[str] | None = None) -> int:
+            args = build_parser().parse_args(argv)
+            return guarded(lambda: body(args))
+
+        return wraps(body)(main)
+
+    return decorate
+
+
+def encoder_settings(args: argparse.Namespace) -> EncoderSettings | None:
+    """What was typed of a feature encoder, the rest as by default; None where nothing was."""
+    given = given_settings(args, EncoderSettings, prefix="encoder_")
+    return EncoderSettings(**given) if given else None

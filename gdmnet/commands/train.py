@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from gdmnet import codec
 from gdmnet.cluster import is_first_rank
-from gdmnet.commands.encoder_options import add_encoder_options, encoder_settings
 from gdmnet.commands.report import REPORT_HTML, report_validation
-from gdmnet.commands.terminal import CommandParser, guarded, new_parser, roots_from
+from gdmnet.commands.terminal import command, encoder_settings, new_parser, roots_from
 from gdmnet.errors import GdmnetError, SettingError
 from gdmnet.folders import SUMMARY_JSON, finished_folds, fold_folder
 from gdmnet.objectives.options import BridgeOptions, GdmOptions, RegressionOptions, parse_option
-from gdmnet.settings import add_settings, given_settings, setting_names
+from gdmnet.settings import add_settings, given_settings
 from gdmnet.training.settings import TrainingSettings
 
 if TYPE_CHECKING:
@@ -41,37 +40,23 @@ _OBJECTIVE_OPTIONS = {
 """Options with a name of their own; --option reaches all others."""
 
 
-def build_parser() -> CommandParser:
+def build_parser() -> argparse.ArgumentParser:
     """The command's parser."""
     parser = new_parser(__doc__ or "", _EPILOG)
     parser.add_dataset_arguments("dataset", "configuration", "fold", required=1)
     state = parser.add_mutually_exclusive_group()
     add_settings(state, TrainingSettings, _WHEN_THERE)
-    state.add_argument(
-        "--encoder-only", action="store_true", help="train the embedded feature encoder alone"
-    )
-    others = [name for name in setting_names(TrainingSettings) if name not in _WHEN_THERE]
-    add_settings(parser, TrainingSettings, others)
+    text = "train the embedded feature encoder alone"
+    state.add_argument("--encoder-only", action="store_true", help=text)
+    add_settings(parser, TrainingSettings, without=_WHEN_THERE)
     for kind, options in _OBJECTIVE_OPTIONS.items():
         add_settings(parser, kind, options)
-    parser.add_argument(
-        "--option",
-        dest="objective_options",
-        action="append",
-        default=[],
-        type=_option,
-        metavar="NAME=VALUE",
-        help="another option of the objective, for example --option pairing=pooled",
-    )
-    add_encoder_options(parser)
+    text = "another option of the objective, for example --option pairing=pooled"
+    given: dict[str, Any] = {"dest": "objective_options", "action": "append", "default": []}
+    parser.add_argument("--option", type=_option, metavar="NAME=VALUE", help=text, **given)
+    parser.add_encoder_options()
     parser.add_shared_options(processes=False, images=False)
     return parser
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Entry point of gdm_train."""
-    args = build_parser().parse_args(argv)
-    return guarded(lambda: _train(args, _settings(args)))
 
 
 def _settings(args: argparse.Namespace) -> TrainingSettings:
@@ -83,11 +68,14 @@ def _settings(args: argparse.Namespace) -> TrainingSettings:
     return TrainingSettings(**given, objective_options=options, encoder=encoder_settings(args))
 
 
-def _train(args: argparse.Namespace, settings: TrainingSettings) -> int:
+@command(build_parser)
+def main(args: argparse.Namespace) -> int:
+    """Entry point of gdm_train."""
     from gdmnet.training.feature_encoder import ENCODER_FILE, REPORT_FILE
     from gdmnet.training.fold import train_fold, train_fold_encoder
     from gdmnet.training.usefulness import EncoderReport
 
+    settings = _settings(args)
     if args.configuration is None:
         return _train_all(args, settings)
     where = (args.dataset, args.configuration, args.fold or "0", roots_from(args))

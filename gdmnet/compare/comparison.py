@@ -4,96 +4,36 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from statistics import fmean
 
 from gdmnet import __version__, codec
-from gdmnet.compare.cases import ComparisonCases, find_validated
-from gdmnet.compare.methods import (
-    ComparedMethod,
-    common_cases,
-    find_models,
-    find_summaries,
-    find_verdicts,
-)
+from gdmnet.compare.methods import ComparedMethod, ComparisonCases, find_summaries, find_verdicts
 from gdmnet.compare.page import comparison_page
-from gdmnet.compare.record import COMPARED, CRITERIA, Comparison, MethodFigures
-from gdmnet.compare.settings import ComparisonSettings, JudgeSettings, JudgingSettings
-from gdmnet.compare.statistics import (
+from gdmnet.compare.record import (
+    COMPARED,
+    CRITERIA,
+    Comparison,
+    MethodFigures,
     add_criteria,
     find_best,
     find_winners,
     paired_metrics,
     pareto_front,
 )
+from gdmnet.compare.settings import ComparisonSettings, JudgeSettings, JudgingSettings
 from gdmnet.compare.tables import as_text
-from gdmnet.compare.trainings import ComparedTrainings, work_off
 from gdmnet.compare.verdict import JudgeVerdict
-from gdmnet.files import lock
-from gdmnet.folders import Roots
 from gdmnet.metrics.statistics import SIGNIFICANT, Values, aggregate_cases
 from gdmnet.metrics.summary import Summary
 
 COMPARE_JSON, COMPARE_TXT, COMPARE_HTML = "compare.json", "compare.txt", "compare.html"
 
 
-def compare_models(
-    dataset: str,
-    roots: Roots,
-    home: Path,
-    judging: JudgingSettings,
-    *,
-    names: Collection[str] | None = None,
-    folds: Collection[str] | None = None,
-    n_processes: int = 1,
-) -> Comparison:
-    """Compare the trained models of a dataset on the validation cases that all of them have.
-
-    Args:
-        dataset: its full name.
-        roots: the folders; raw for the targets, results for the models.
-        home: folder of the comparison: compare.json, .txt and .html.
-        judging: convention, intensity match, judge.
-        names: model folders or patterns of such; None for all.
-        folds: whose validation counts; None for all.
-        n_processes: that score.
-
-    Raises:
-        GdmnetError: no model to compare, no case that all have, a target that is missing, an
-            output that cannot be written.
-    """
-    methods, notes = find_models(roots.results, dataset, names, folds)
-    identifiers, left_out = common_cases(methods)
-    cases = find_validated(roots.raw / dataset, identifiers)
-    with lock(home):
-        found = [*notes, *left_out]
-        return _compare(methods, cases, judging, home, notes=found, n_processes=n_processes)
-
-
-def compare_trained(
-    trainings: ComparedTrainings, judging: JudgingSettings, *, n_processes: int = 1
-) -> Comparison:
-    """Train and predict what is missing, then compare.
-
-    Args:
-        trainings: of `plan_trainings`; in their folder lie compare.json, .txt and .html.
-        judging: convention, intensity match, judge.
-        n_processes: that score.
-
-    Raises:
-        GdmnetError: a training fails; images that cannot be read.
-    """
-    home, settings = trainings.home, trainings.settings
-    with lock(home):
-        methods = work_off(trainings)
-        cases = trainings.cases
-        return _compare(methods, cases, judging, home, settings=settings, n_processes=n_processes)
-
-
-def _compare(
+def compare(
     methods: Sequence[ComparedMethod],
     cases: ComparisonCases,
     judging: JudgingSettings,
@@ -103,7 +43,13 @@ def _compare(
     notes: Sequence[str] = (),
     n_processes: int,
 ) -> Comparison:
-    """Score and judge all predictions, put the methods beside each other, and write it all."""
+    """Score and judge predictions, put the methods beside each other, and write all that to `home`.
+
+    Settings are those of trainings that were made for it; notes say what was left out.
+
+    Raises:
+        GdmnetError: an image that cannot be read or scored, an output that cannot be written.
+    """
     evaluation = judging.evaluation(in_hu=all(method.facts.in_hu for method in methods))
     seed = 0 if settings is None else settings.seed
     judge = JudgeSettings(iterations=judging.judge_iterations, seed=seed)
@@ -134,7 +80,8 @@ def _put_together(
     figures = {m.name: _figures(m, values[m.name], verdicts[m.name]) for m in methods}
     gdm = (method.name for method in methods if method.facts.objective == "gdm")
     reference = next(gdm, methods[0].name)
-    own = summaries[reference]
+    rivals = {name: rival for name, rival in values.items() if name != reference}
+    own, now = summaries[reference], datetime.now().astimezone().isoformat(" ", "minutes")
     return Comparison(
         version=__version__,
         dataset=cases.dataset,
@@ -147,18 +94,11 @@ def _put_together(
         facts={method.name: method.facts for method in methods},
         figures=figures,
         reference=reference,
-        against={
-            name: paired_metrics(rival, values[reference])
-            for name, rival in values.items()
-            if name != reference
-        },
+        against={name: paired_metrics(rival, values[reference]) for name, rival in rivals.items()},
         best={criterion: find_best(values, criterion) for criterion in CRITERIA},
         winners=find_winners(values, COMPARED),
         front=pareto_front(_coordinates(figures)),
-        made={
-            "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-            "date": datetime.now().astimezone().isoformat(" ", "minutes"),
-        },
+        made={"command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]), "date": now},
     )
 
 

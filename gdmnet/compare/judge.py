@@ -53,15 +53,7 @@ _BATCH = 64
 
 @dataclass(frozen=True)
 class Subject:
-    """One subject's images on one grid, in file units.
-
-    Attributes:
-        identifier: of the case.
-        real: (z, y, x).
-        mask: (z, y, x), non-zero where it counts; not empty.
-        spacing: mm (z, y, x).
-        prediction: (z, y, x), or None.
-    """
+    """One subject's images (z, y, x) in file units; what counts is where the mask is not 0."""
 
     identifier: str
     real: NDArray
@@ -72,12 +64,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class Subjects(Sequence[Subject]):
-    """Subjects that are read when they are asked for, so that one at a time is in memory.
-
-    Attributes:
-        cases: with targets; without a mask the body is computed from the target.
-        predictions: case -> file; None for real images alone.
-    """
+    """Subjects that are read when they are asked for; without a mask the target's body counts."""
 
     cases: Sequence[CaseFiles]
     predictions: Mapping[str, Path] | None = None
@@ -104,14 +91,9 @@ def thin_subjects(subjects: Sequence[Subject], most: int = MOST_SUBJECTS) -> Ite
 
 @dataclass(frozen=True)
 class Judge:
-    """An encoder and how images are shown to it.
+    """An encoder, and how images (n, 1, z, y, x) are shown to it: as (image - centre) / scale.
 
-    Attributes:
-        description: for people.
-        encoder: images (n, 1, z, y, x) in the judge's units to maps, finest first.
-        patch: voxels (z, y, x) of one patch of features.
-        centre: of the units.
-        scale: of the units.
+    `patch` are the voxels (z, y, x) that a row of features comes from.
     """
 
     description: str
@@ -124,12 +106,8 @@ class Judge:
     def features(self, image: NDArray, starts: Sequence[Shape]) -> NDArray:
         """Mean and standard deviation of every channel of every map, one row a patch.
 
-        Args:
-            image: (z, y, x) as `in_own_units` gives it.
-            starts: first voxels (z, y, x) of the patches.
-
-        Returns:
-            float64 (n, 2 x channels of all maps).
+        `image` (z, y, x) is as `in_own_units` gives it, `starts` are first voxels (z, y, x).
+        Returns float64 (n, 2 x channels of all maps).
         """
         fill = float(image.min())
         rows = []
@@ -137,7 +115,9 @@ class Judge:
             chosen = starts[first : first + _BATCH]
             patches = np.stack([read_patch(image, start, self.patch, fill) for start in chosen])
             shown = torch.from_numpy((patches - self.centre) / self.scale).float()[:, None]
-            rows.append(torch.cat([_statistics(m) for m in self.encoder(shown)], dim=1))
+            maps = [found.flatten(2) for found in self.encoder(shown)]
+            moments = [one for m in maps for one in (m.mean(2), m.std(2, correction=0))]
+            rows.append(torch.cat(moments, dim=1))
         return torch.cat(rows).double().numpy()
 
 
@@ -160,23 +140,21 @@ class GroupNormEncoder(PlainEncoder):
 
 
 def make_judge(reals: Sequence[Subject], settings: JudgeSettings) -> Judge:
-    """A judge from real images alone, on the CPU.
+    """A judge from real images alone, on the CPU; another training's encoder judges as it is.
 
-    Args:
-        reals: of which at most 32 are taken, one after the other, so that a lazy sequence spares
-            memory; the first one's grid decides the patch and the strides.
-        settings: kind and seed, and training steps of two patches (none for "random"); an encoder
-            of another training judges as it is.
+    At most 32 of the images are taken, one after the other; the first one's grid decides the patch
+    and the strides. Training takes two patches a step.
 
     Raises:
         TrainingError: the weights are not finite, or the real images are the same everywhere.
         CheckpointError: the encoder's file is missing, damaged or not such an encoder.
     """
     shape, spacing = _training_patch(reals[0]), reals[0].spacing
+    z, y, x = (max(1, side // 2) for side in shape)
     if settings.encoder is not None:
         centre, scale = _units(_cut(reals, shape, n=MOST_PATCHES, seed=0))
         given = read_encoder(settings.encoder)
-        return Judge(f"encoder {settings.encoder}", given, _half(shape), centre, scale)
+        return Judge(f"encoder {settings.encoder}", given, (z, y, x), centre, scale)
     kind, iterations = settings.kind, settings.iterations
     number = int(sequence(settings.seed, _SEED).generate_state(1)[0])
     patches = _cut(reals, shape, n=min(2 * iterations, MOST_PATCHES), seed=number)
@@ -195,19 +173,16 @@ def make_judge(reals: Sequence[Subject], settings: JudgeSettings) -> Judge:
         )
     if not all(bool(tensor.isfinite().all()) for tensor in encoder.state_dict().values()):
         raise TrainingError("the judge's weights are not finite; give it another --seed")
-    return Judge(
-        describe_judge(settings, len(reals)), FrozenEncoder(encoder), _half(shape), centre, scale
-    )
+    words = describe_judge(settings, len(reals))
+    return Judge(words, FrozenEncoder(encoder), (z, y, x), centre, scale)
 
 
 def describe_judge(settings: JudgeSettings, n_reals: int) -> str:
     """A judge that is made here in words; another description is another judge."""
-    layers = (
-        "convolutions with group norm" if settings.kind == "groupnorm" else "plain convolutions"
-    )
-    steps = f", {settings.iterations} steps on {min(n_reals, MOST_SUBJECTS)} real images"
-    trained = "" if settings.kind == "random" else steps
-    return f"{settings.kind}: 3 {layers}, {FEATURES[0]} wide{trained}, seed {settings.seed}"
+    kind, steps = settings.kind, f"{settings.iterations} steps"
+    layers = "convolutions with group norm" if kind == "groupnorm" else "plain convolutions"
+    on = "" if kind == "random" else f", {steps} on {min(n_reals, MOST_SUBJECTS)} real images"
+    return f"{kind}: 3 {layers}, {FEATURES[0]} wide{on}, seed {settings.seed}"
 
 
 def read_encoder(file: Path) -> FrozenEncoder:
@@ -239,11 +214,6 @@ def patch_starts(inside: NDArray, patch: Shape, n: int, rng: np.random.Generator
     return [patch_start(centre, patch, inside.shape) for centre in zip(*centres, strict=True)]
 
 
-def _statistics(feature_map: Tensor) -> Tensor:
-    flat = feature_map.flatten(2)
-    return torch.cat([flat.mean(2), flat.std(2, correction=0)], dim=1)
-
-
 def _training_patch(subject: Subject) -> Shape:
     """Voxels (z, y, x): powers of two, as equally long in mm as the image allows."""
     shape = subject.real.shape
@@ -252,11 +222,6 @@ def _training_patch(subject: Subject) -> Shape:
         2 ** max(0, min(round(math.log2(SIDE * finest / mm)), math.floor(math.log2(n))))
         for mm, n in zip(subject.spacing, shape, strict=True)
     )
-    return z, y, x
-
-
-def _half(shape: Shape) -> Shape:
-    z, y, x = (max(1, side // 2) for side in shape)
     return z, y, x
 
 

@@ -1,4 +1,4 @@
-"""Methods as they are compared: what each is, its predictions, costs, scores and verdicts."""
+"""What is compared: methods, their predictions, costs, scores and verdicts, and on which cases."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from pathlib import Path
 from statistics import fmean
 
 from gdmnet import codec, folders
-from gdmnet.compare.cases import ComparisonCases
 from gdmnet.compare.judge import Subjects, describe_judge, make_judge
 from gdmnet.compare.record import MethodFacts
 from gdmnet.compare.settings import JUDGE_JSON, JudgeSettings
 from gdmnet.compare.verdict import JudgeVerdict, give_verdict
+from gdmnet.data.case import CaseFiles
 from gdmnet.data.case_files import images_by_case
-from gdmnet.data.splits import ALL
-from gdmnet.errors import CheckpointError, PlanError
+from gdmnet.data.raw import Description, read_description, test_cases, training_cases
+from gdmnet.data.splits import ALL, split_for
+from gdmnet.errors import CheckpointError, DatasetError, PlanError
 from gdmnet.metrics.conventions import EvaluationSettings
 from gdmnet.metrics.evaluation import ImagePair, evaluate_pairs, summarise_cases
 from gdmnet.metrics.summary import Summary
@@ -32,14 +33,11 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class CaseCosts:
-    """One volume; costs.json holds those of a folder by case.
+    """What the prediction of one volume cost; costs.json holds those of a folder by case.
 
-    Attributes:
-        seconds: from prepared source to written file.
-        calls: of the network, all windows and folds.
-        peak_mb: of the device's memory on a GPU, else of the whole process, in 2^20 bytes; None
-            where the system does not say.
-        parameters: of one fold's network.
+    `seconds` are from prepared source to written file, `calls` of the network those of all windows
+    and folds; `peak_mb`, 2^20 bytes, is of a GPU, else of the process, None where the system does
+    not say; `parameters` are of one fold's network.
     """
 
     seconds: float
@@ -50,14 +48,9 @@ class CaseCosts:
 
 @dataclass(frozen=True)
 class ComparedMethod:
-    """One method.
+    """One method: what it is, its predictions by case on the source's grid, what they cost.
 
-    Attributes:
-        name: for tables.
-        facts: what it is.
-        predictions: case -> file, on the source's grid.
-        costs: case -> what the prediction cost; empty where nobody measured.
-        folder: that keeps its summary.json and judge.json; None keeps nothing.
+    `costs` is empty where nobody measured; `folder` keeps summary.json and judge.json.
     """
 
     name: str
@@ -75,11 +68,8 @@ def find_models(
 ) -> tuple[list[ComparedMethod], list[str]]:
     """All models with validation predictions, and what was left out and why, a line each.
 
-    Args:
-        results: the root of all models.
-        dataset: its full name.
-        names: only these model folders; patterns as "gdm__*" are allowed. None is any.
-        folds: only their validation; None is any.
+    `names` are folders of models or patterns such as "gdm__*", `folds` those whose validation
+    counts; None is any.
 
     Raises:
         CheckpointError: there is none.
@@ -87,7 +77,7 @@ def find_models(
     """
     found, notes = [], []
     for name, _, configuration, folder in folders.finished_models(results):
-        if name != dataset or not _is_chosen(folder.name, names):
+        if name != dataset or not any(fnmatchcase(folder.name, one) for one in names or ("*",)):
             continue
         model, remarks = _find_model(configuration, folder, folds)
         notes += [f"{folder.name}: {text}" for text in remarks]
@@ -128,11 +118,7 @@ def common_cases(methods: Sequence[ComparedMethod]) -> tuple[list[str], list[str
 
 
 def read_costs(folder: Path) -> dict[str, CaseCosts]:
-    """Case -> what its prediction in a folder cost.
-
-    Raises:
-        PlanError: costs.json is damaged.
-    """
+    """Case -> what its prediction in a folder cost; empty where nobody measured."""
     path = folder / COSTS_JSON
     return codec.load(dict[str, CaseCosts], path) if path.is_file() else {}
 
@@ -147,12 +133,8 @@ def facts_of(
 ) -> MethodFacts:
     """What run.json and the logs of a model's folds tell.
 
-    Args:
-        model: its folder.
-        folds: that are looked at.
-        target: of the model's configuration.
-        all_folds: whether gdm_predict would take just these by itself.
-        steps: of the sampler, where it does not take its default.
+    `all_folds`: gdm_predict would take just these by itself. `steps` are the sampler's, where it
+    does not take its default.
     """
     homes = [folders.fold_folder(model, fold) for fold in folds]
     run = codec.load(Run, homes[0] / folders.RUN_JSON)
@@ -184,11 +166,7 @@ def find_summaries(
     *,
     n_processes: int,
 ) -> dict[str, Summary]:
-    """Every method's summary: as kept, or made anew where cases or settings are others.
-
-    Raises:
-        DatasetError: an image cannot be read or scored.
-    """
+    """Every method's summary: as kept, or made anew where cases or settings are others."""
     kept = {method.name: _kept_summary(method, cases, settings) for method in methods}
     missing = [method for method in methods if kept[method.name] is None]
     pairs = [
@@ -216,15 +194,8 @@ def find_verdicts(
 ) -> dict[str, JudgeVerdict]:
     """Every method's verdict: all as kept, or all given now, so that one judge gives them.
 
-    Args:
-        methods: to judge.
-        cases: with targets; the judge learns from the training set's targets.
-        settings: of the judge.
-        match: whether predictions get mean and standard deviation of their targets first.
-
-    Raises:
-        DatasetError: an image cannot be read.
-        TrainingError: no judge comes of the real images.
+    The judge learns from the training set's targets; with `match`, predictions get the mean and the
+    standard deviation of their targets first.
     """
     description = describe_judge(settings, len(cases.training))
     kept = {}
@@ -256,9 +227,9 @@ def _kept_summary(
     if method.folder is None or not (method.folder / folders.SUMMARY_JSON).is_file():
         return None
     kept = codec.load(Summary, method.folder / folders.SUMMARY_JSON)
-    rules = kept.convention, kept.match_intensity
-    is_same = rules == (settings.convention, settings.match_intensity)
-    return kept if is_same and set(kept.cases) == set(cases.files) else None
+    wanted = settings.convention, settings.match_intensity, set(cases.files)
+    is_same = (kept.convention, kept.match_intensity, set(kept.cases)) == wanted
+    return kept if is_same else None
 
 
 def _find_model(
@@ -287,12 +258,9 @@ def _find_model(
             f"{folder / folders.PLAN_JSON}: has no configuration {configuration}, which the folder"
             " is named after; copy the whole model folder again"
         )
-    facts = facts_of(
-        folder,
-        used,
-        plan.configurations[configuration].target,
-        all_folds=used == [fold for fold in finished if fold.isdecimal()],
-    )
+    target = plan.configurations[configuration].target
+    is_all = used == [fold for fold in finished if fold.isdecimal()]
+    facts = facts_of(folder, used, target, all_folds=is_all)
     return ComparedMethod(folder.name, facts, predictions), notes
 
 
@@ -314,5 +282,94 @@ def _unseen(folder: Path, fold: str) -> tuple[dict[str, Path], list[str]]:
     return {case: images[case] for case in run.validation_cases if case in images}, notes
 
 
-def _is_chosen(name: str, patterns: Collection[str] | None) -> bool:
-    return patterns is None or any(fnmatchcase(name, pattern) for pattern in patterns)
+@dataclass(frozen=True)
+class CaseGroup:
+    """Cases that the same folds translate; `folder` is where their predictions lie."""
+
+    folder: str
+    folds: tuple[str, ...]
+    cases: tuple[CaseFiles, ...]
+
+
+@dataclass(frozen=True)
+class ComparisonCases:
+    """All cases to judge on, with targets; no case is in two groups.
+
+    `origin` says in words where they come from; `training` are the cases of the training set that
+    have a target, for the judge; `channel_names` are those of the sources.
+    """
+
+    dataset: str
+    origin: str
+    groups: Sequence[CaseGroup]
+    training: dict[str, CaseFiles]
+    channel_names: tuple[str, ...]
+
+    @property
+    def files(self) -> dict[str, CaseFiles]:
+        """Identifier -> files of all cases, group by group."""
+        return {case.identifier: case for group in self.groups for case in group.cases}
+
+
+def find_held_out(raw: Path, splits: Path, folds: Sequence[str]) -> ComparisonCases:
+    """The test cases of a dataset if they have targets, else the validation cases of its folds.
+
+    Test cases are translated by all folds together, a validation case by the one fold that was
+    not trained on it. `splits` is the splits_final.json of the trainings.
+
+    Raises:
+        DatasetError: a raw file is missing or unknown, or every case is trained on.
+    """
+    training, description = _read_training(raw)
+    found, complaints = test_cases(raw, description)
+    if complaints:
+        more = len(complaints) - 1
+        rest = f" (and {more} more; gdm_check lists all)" if more else ""
+        raise DatasetError(f"{raw}: {complaints[0]}{rest}")
+    tests = tuple(case for case in found if case.target is not None)
+    if tests:
+        groups, origin = [CaseGroup("", tuple(folds), tests)], "test cases"
+        return ComparisonCases(raw.name, origin, groups, training, description.channel_names)
+    groups = []
+    for fold in folds:
+        split = split_for(fold, splits)
+        if split.validates_on_training:
+            raise DatasetError(
+                f"{raw}: has no test cases with targets (imagesTs, targetsTs), and fold {fold}"
+                " trains on every case; choose another fold, or add test cases"
+            )
+        cases = _with_targets(training, split.validation, raw)
+        groups.append(CaseGroup(f"fold_{fold}", (fold,), cases))
+    origin = f"validation cases of fold{'s' * (len(groups) > 1)} {', '.join(folds)}"
+    return ComparisonCases(raw.name, origin, groups, training, description.channel_names)
+
+
+def find_validated(raw: Path, identifiers: Sequence[str]) -> ComparisonCases:
+    """Training cases that models were validated on.
+
+    Raises:
+        DatasetError: a raw file or a target is missing.
+    """
+    training, description = _read_training(raw)
+    groups = [CaseGroup("", (), _with_targets(training, identifiers, raw))]
+    origin = "cases that no model was trained on"
+    return ComparisonCases(raw.name, origin, groups, training, description.channel_names)
+
+
+def _read_training(raw: Path) -> tuple[dict[str, CaseFiles], Description]:
+    if not raw.is_dir():
+        raise DatasetError(
+            f"{raw}: no such folder; its images and targets are needed, name the place by --raw"
+        )
+    description = read_description(raw)
+    cases, _ = training_cases(raw, description)  # what is missing matters where it is needed
+    return {case.identifier: case for case in cases if case.target is not None}, description
+
+
+def _with_targets(
+    known: dict[str, CaseFiles], identifiers: Sequence[str], raw: Path
+) -> tuple[CaseFiles, ...]:
+    missing = [name for name in identifiers if name not in known]
+    if missing:
+        raise DatasetError(f"{raw}: no target of {', '.join(missing)}; put the files back")
+    return tuple(known[name] for name in identifiers)

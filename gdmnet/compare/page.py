@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from html import escape
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gdmnet.charts import COLOURS, FAINT, Dot, draw_dots, set_logarithmic
-from gdmnet.compare.cases import ComparisonCases
-from gdmnet.compare.methods import ComparedMethod
-from gdmnet.compare.record import FIDELITY, PLAUSIBILITY, Comparison
-from gdmnet.compare.statistics import pareto_front
+from gdmnet.compare.methods import ComparedMethod, ComparisonCases
+from gdmnet.compare.record import FIDELITY, PLAUSIBILITY, Comparison, pareto_front
 from gdmnet.compare.tables import (
     FRONT,
     WINNER,
@@ -24,12 +21,10 @@ from gdmnet.compare.tables import (
     shared_facts,
 )
 from gdmnet.metrics.summary import Summary
-from gdmnet.parallel import map_cases
 from gdmnet.report.cases import ReportCase
 from gdmnet.report.figures import figure, number
-from gdmnet.report.page import ReportPage, render
+from gdmnet.report.page import pack_and_render
 from gdmnet.report.provenance import Origin
-from gdmnet.report.view import case_page
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -52,14 +47,7 @@ def comparison_page(
     *,
     n_processes: int,
 ) -> str:
-    """The HTML file's text.
-
-    Args:
-        compared: what was found.
-        methods: with their predictions, in the order of the panels.
-        cases: with sources and targets.
-        summaries: of every method.
-        n_processes: that pack the images.
+    """The HTML file's text; panels are in the methods' order.
 
     Raises:
         DatasetError: an image cannot be read.
@@ -74,23 +62,11 @@ def comparison_page(
         )
         for name, files in cases.files.items()
     ]
-    pack = partial(
-        case_page,
-        channel_names=cases.channel_names,
-        summaries=dict(summaries),
-        convention=compared.convention,
-    )
-    pages = map_cases(pack, shown, n_processes=n_processes, title="packing")
-    return render(
-        ReportPage(
-            title=f"{compared.dataset}: methods compared",
-            cases=tuple(pages),
-            summaries=summaries,
-            origin=Origin(tuple(shared_facts(compared))),
-            made=(("gdmnet", compared.version), *compared.made.items()),
-            methods=_methods(compared),
-        )
-    )
+    origin = Origin(tuple(shared_facts(compared)), channel_names=cases.channel_names)
+    what = shown, summaries, origin, compared.made
+    how: dict[str, Any] = {"convention": compared.convention, "n_processes": n_processes}
+    title = f"{compared.dataset}: methods compared"
+    return pack_and_render(title, *what, methods=_methods(compared), **how)
 
 
 def _methods(compared: Comparison) -> str:

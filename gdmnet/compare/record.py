@@ -1,26 +1,31 @@
-"""What a comparison found: every method on the same cases, with what it costs."""
+"""What a comparison found: methods on the same cases, what they cost, and who is better."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import Any
+
+import numpy as np
 
 from gdmnet.compare.settings import ComparisonSettings
 from gdmnet.compare.verdict import JudgeVerdict
-from gdmnet.metrics.statistics import Paired, Values
+from gdmnet.errors import DatasetError
+from gdmnet.metrics.statistics import (
+    Paired,
+    Values,
+    aggregate,
+    bootstrap_interval,
+    compare_paired,
+    metric_names,
+)
+from gdmnet.metrics.titles import penalty
 
 FIDELITY, PLAUSIBILITY = "fidelity", "plausibility"
 CRITERIA = (FIDELITY, PLAUSIBILITY)
-COMPARED = (
-    FIDELITY,
-    "psnr",
-    "ssim",
-    "ms_ssim",
-    "sharpness",
-    "histogram_w1",
-    "spectrum_distance",
-    PLAUSIBILITY,
-)
+_MEASURED = ("psnr", "ssim", "ms_ssim", "sharpness", "histogram_w1", "spectrum_distance")
+COMPARED = (FIDELITY, *_MEASURED, PLAUSIBILITY)
 """Metrics that every case has, in the order of the tables."""
 
 
@@ -28,19 +33,8 @@ COMPARED = (
 class MethodFacts:
     """What a method is and what it was given; None where nobody knows.
 
-    Attributes:
-        objective: that trained it.
-        configuration: of the plan.
-        options: of the objective.
-        model: its folder.
-        folds: whose predictions are looked at.
-        in_hu: whether its target is in HU.
-        command: of gdm_predict, that predicts with it.
-        encoder: of the features, if it has any.
-        device: that trained: "cpu" or "cuda".
-        precision: of the training.
-        training_steps: of a fold.
-        training_seconds: of a fold, the mean; epochs with their validation, without the encoder's.
+    `command` is the gdm_predict that predicts with it, `device` what trained it. Steps and seconds
+    are those of a fold: the mean, epochs with their validation, without the encoder's training.
     """
 
     objective: str
@@ -59,16 +53,11 @@ class MethodFacts:
 
 @dataclass(frozen=True)
 class MethodFigures:
-    """A method on the cases of a comparison.
+    """A method on the cases of a comparison; costs are None where nobody measured.
 
-    Attributes:
-        cases: identifier -> metric -> value, with the criteria `fidelity` and `plausibility`.
-        aggregate: metric -> the statistics over the cases.
-        verdict: of the judge.
-        seconds: a case, the mean; None, as those below, where nobody measured.
-        calls: of the network a case, the mean; all folds together.
-        peak_mb: the largest, 2^20 bytes.
-        parameters: of one network.
+    Each case has the criteria `fidelity` and `plausibility` beside its metrics. `seconds` and
+    `calls` of the network (all folds together) are means over the cases, `peak_mb` the largest in
+    2^20 bytes, `parameters` those of one network.
     """
 
     cases: dict[str, Values]
@@ -90,20 +79,13 @@ class BestMethod:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What compare.json holds.
+    """What compare.json holds; facts and figures by method.
 
     Attributes:
-        version: of gdmnet.
-        dataset: its full name.
         cases_from: where the cases come from, in words.
         cases: that all methods were judged on; none of them was trained on these.
-        convention: of the metrics.
-        match_intensity: "linear" or None, for all methods.
         units: of `fidelity`: "HU", or "%" of each reference's range.
         mask: where errors count, in words.
-        facts: method -> what it is.
-        figures: method -> what was measured of it.
-        reference: the method that the others are tested against.
         against: rival -> metric -> the rival minus the reference.
         best: criterion -> the best method.
         winners: metric -> the method that is better than each other one: the paired interval of
@@ -111,7 +93,7 @@ class Comparison:
         front: the methods that no other beats in fidelity, plausibility and network calls at once.
         settings: that all variants share; None for models that were there.
         notes: what was left out and what the figures cannot show.
-        made: rows about the comparison itself: command and date.
+        made: the comparison's own command and date.
     """
 
     version: str
@@ -132,3 +114,113 @@ class Comparison:
     settings: ComparisonSettings | None = None
     notes: tuple[str, ...] = ()
     made: dict[str, str] = field(default_factory=dict)
+
+
+# One distance from the real images for each aspect: values, their steps, texture, edges, detail.
+_DISTANCES = ("histogram_w1", "gradient_w1", "spectrum_distance", "edge_width", "sharpness")
+
+Cases = Mapping[str, Values]
+"""Case -> metric -> value."""
+
+
+def add_criteria(methods: Mapping[str, Cases], *, in_hu: bool) -> None:
+    """Give every case of every method its `fidelity` and `plausibility`; for both, less is better.
+
+    Fidelity is the mean absolute error: in HU, or in % of the reference's range, so that cases of
+    different scales count alike. Plausibility is the distance from the real image as a share of
+    that of the methods' mean, averaged over histogram, gradients, spectrum, edge width and
+    sharpness (for ratios |log|): 1 is as near as the average method, 0.8 is nearer by a fifth.
+    """
+    for case in next(iter(methods.values())):
+        rivals = {name: cases[case] for name, cases in methods.items()}
+        shares: dict[str, list[float]] = {name: [] for name in rivals}
+        for metric in _DISTANCES:
+            distances = [penalty(metric, values.get(metric)) for values in rivals.values()]
+            known = [d for d in distances if d is not None and isfinite(d)]
+            if len(known) < len(distances):  # not defined for all: says nothing about this case
+                continue
+            mean = sum(known) / len(known)
+            for name, distance in zip(rivals, known, strict=True):
+                shares[name].append(distance / mean if mean > 0 else 1.0)
+        for name, values in rivals.items():
+            mae, span = values["mae"], values["data_range"]
+            relative = None if mae is None or not span else 100 * mae / span
+            values[FIDELITY] = mae if in_hu else relative
+            own = shares[name]
+            values[PLAUSIBILITY] = sum(own) / len(own) if own else None
+
+
+def paired_metrics(
+    first: Cases, second: Cases, metrics: Sequence[str] | None = None
+) -> dict[str, Paired]:
+    """Metrics of two methods, first minus second, over the cases where both have it."""
+    found = {}
+    for metric in metrics or metric_names(first):
+        pairs = [(values.get(metric), second[case].get(metric)) for case, values in first.items()]
+        known = [(a, b) for a, b in pairs if a is not None and b is not None]
+        if known:
+            found[metric] = compare_paired(*zip(*known, strict=True))
+    return found
+
+
+def find_best(methods: Mapping[str, Cases], criterion: str) -> BestMethod:
+    """The method whose mean of a criterion is least, and how it differs from each other one.
+
+    Raises:
+        DatasetError: the criterion is not defined for any case.
+    """
+    means = {
+        name: aggregate(values[criterion] for values in cases.values())["mean"]
+        for name, cases in methods.items()
+    }
+    ranked = sorted((mean, name) for name, mean in means.items() if mean is not None)
+    if not ranked:
+        raise DatasetError(f"{criterion} is not defined for any case: the references are flat")
+    best = ranked[0][1]
+    against = {
+        rival: paired_metrics(methods[best], cases, [criterion]).get(criterion)
+        for rival, cases in methods.items()
+        if rival != best
+    }
+    return BestMethod(best, {rival: one for rival, one in against.items() if one is not None})
+
+
+def find_winners(methods: Mapping[str, Cases], metrics: Sequence[str]) -> dict[str, str]:
+    """Metric -> the method that is better than each other one, beyond chance; it may have none.
+
+    Better is less of a penalty, case by case: the 95 % bootstrap interval of the mean difference
+    lies below 0 against every other method.
+    """
+    winners = {}
+    for metric in metrics:
+        penalties = {
+            name: [penalty(metric, values.get(metric)) for values in cases.values()]
+            for name, cases in methods.items()
+        }
+        for name, own in penalties.items():
+            rivals = [other for rival, other in penalties.items() if rival != name]
+            if rivals and all(_is_less(own, other) for other in rivals):
+                winners[metric] = name
+    return winners
+
+
+def pareto_front(points: Mapping[str, Sequence[float | None]]) -> tuple[str, ...]:
+    """Names of the points that no other dominates; on every axis less is better.
+
+    A point dominates another if it is nowhere worse and somewhere better (Pareto 1906); equal
+    points do not. Points, all with as many coordinates, are left out where one is unknown.
+    """
+    known = {name: point for name, point in points.items() if None not in point}
+    all_points = np.array(list(known.values()), dtype=np.float64)  # (n, axes)
+    is_beaten = [
+        ((all_points <= own).all(axis=1) & (all_points < own).any(axis=1)).any()
+        for own in all_points
+    ]
+    return tuple(name for name, beaten in zip(known, is_beaten, strict=True) if not beaten)
+
+
+def _is_less(first: Sequence[float | None], second: Sequence[float | None]) -> bool:
+    pairs = zip(first, second, strict=True)
+    known = [a - b for a, b in pairs if a is not None and b is not None and isfinite(a - b)]
+    _, high = bootstrap_interval(np.array(known, dtype=np.float64))
+    return high is not None and high < 0

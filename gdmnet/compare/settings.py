@@ -1,18 +1,25 @@
-"""The settings of judges and comparisons; what a command says once stands here."""
+"""What is asked of judges and comparisons: settings, and the methods to compare."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
+from gdmnet.errors import SettingError
 from gdmnet.metrics.conventions import CONVENTIONS, GDMNET, EvaluationSettings
+from gdmnet.objectives.options import OPTIONS, parse_option, read_objective_options
 from gdmnet.settings import Settings, setting
 from gdmnet.training.settings import EncoderSettings
 
 JUDGE_JSON = "judge.json"
 JUDGE_KINDS = ("self", "random", "groupnorm")
 JUDGE_ITERATIONS = 400  # about a minute of one core
+_NEXT_OPTION = re.compile(r",(?=[A-Za-z_][\w-]*=)")  # a comma inside a value is followed by none
+_NOT_IN_FOLDERS = re.compile(r"[^\w.,=+-]")
 
 
 @dataclass(frozen=True)
@@ -91,3 +98,93 @@ class ComparisonSettings(Settings):
         0.5, "distance of windows as a share of the patch", above=0, most=1, metavar="S"
     )
     encoder: EncoderSettings = field(default_factory=EncoderSettings)
+
+
+@dataclass(frozen=True)
+class Method:
+    """What is judged: an objective, its options apart from the defaults, its sampler's steps.
+
+    Without steps the sampler takes its default. Such a method is also a variant: what is trained.
+    """
+
+    objective: str
+    options: dict[str, Any] = field(default_factory=dict, hash=False)
+    steps: int | None = None
+
+    @property
+    def variant(self) -> Method:
+        """What is trained for it."""
+        return replace(self, steps=None)
+
+    @property
+    def name(self) -> str:
+        """As a user writes it, and tables show it: "regression:perceptual=0.1", "flow, 4 steps"."""
+        words = (f"{name}={_shown(value)}" for name, value in sorted(self.options.items()))
+        name = f"{self.objective}:{','.join(words)}" if self.options else self.objective
+        return name + (f", {self.steps} step{'s' * (self.steps > 1)}" if self.steps else "")
+
+    @property
+    def folder(self) -> str:
+        """The name as a folder's."""
+        name = _NOT_IN_FOLDERS.sub("_", self.variant.name.replace(":", "+"))
+        return name + (f"+steps={self.steps}" if self.steps else "")
+
+
+def parse_variant(text: str) -> Method:
+    """A variant from NAME or NAME:option=value,option=value.
+
+    Raises:
+        SettingError: an unknown objective or option, options of another form, or a value out of
+            bounds.
+    """
+    objective, colon, options = text.partition(":")
+    if colon and not options:
+        raise SettingError(f"{text}: options are missing after the colon; write NAME:option=value")
+    pairs = [parse_option(part) for part in _NEXT_OPTION.split(options)] if options else []
+    if len(dict(pairs)) < len(pairs):
+        raise SettingError(f"{text}: an option is given twice")
+    read_objective_options(objective, dict(pairs))
+    return Method(objective, dict(pairs))
+
+
+def parse_steps(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    """Numbers of steps by objective or variant, from NAME=1,4,16.
+
+    Raises:
+        SettingError: another form.
+    """
+    found = {}
+    for text in texts:
+        name, _, numbers = text.rpartition("=")
+        if not name or not re.fullmatch(r"[1-9]\d*(,[1-9]\d*)*", numbers):
+            raise SettingError(f"--steps {text}: write NAME=1,4,16, positive whole numbers")
+        found[name] = tuple(dict.fromkeys(int(number) for number in numbers.split(",")))
+    return found
+
+
+def make_methods(variants: Sequence[Method], steps: Mapping[str, Sequence[int]]) -> list[Method]:
+    """All methods of some variants; a variant's own entry in `steps` comes before its objective's.
+
+    Raises:
+        SettingError: steps of something that is not compared or has no sampler, or too many.
+    """
+    for name, numbers in steps.items():
+        meant = [v for v in variants if name in (v.name, v.objective)]
+        if not meant:
+            there = ", ".join(variant.name for variant in variants)
+            raise SettingError(f"--steps {name}: is not compared (there: {there})")
+        for variant in meant:
+            if "steps" not in OPTIONS[variant.objective].__dataclass_fields__:
+                raise SettingError(
+                    f"--steps {name}: calls its network once and has no steps; leave it out"
+                )
+            read_objective_options(variant.objective, {"steps": max(numbers)})
+    return [
+        replace(variant, steps=number)
+        for variant in variants
+        for number in steps.get(variant.name, steps.get(variant.objective, (None,)))
+    ]
+
+
+def _shown(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))

@@ -5,16 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
+from operator import attrgetter
 from typing import Any
 
-from gdmnet.compare.record import (
-    COMPARED,
-    FIDELITY,
-    PLAUSIBILITY,
-    Comparison,
-    MethodFacts,
-    MethodFigures,
-)
+from gdmnet.compare.record import COMPARED, FIDELITY, PLAUSIBILITY, Comparison, MethodFigures
 from gdmnet.metrics.statistics import Paired
 from gdmnet.metrics.summary import HU
 from gdmnet.metrics.titles import best_value, penalty, title_of
@@ -30,14 +24,9 @@ _AVERAGE = "1 is the average method of this table; lower is better"
 
 @dataclass(frozen=True)
 class ComparisonTable:
-    """Cells as text; methods are rows.
+    """Cells as text; a row is a method, whose name is its first cell.
 
-    Attributes:
-        titles: above the columns.
-        hints: a word about each column.
-        rows: the first cell is the method's name.
-        winners: (row, column) of winners.
-        front: rows on the Pareto front.
+    `hints` are a word about each column, `winners` are (row, column), `front` rows.
     """
 
     titles: tuple[str, ...]
@@ -49,13 +38,14 @@ class ComparisonTable:
 
 def methods_table(compared: Comparison) -> ComparisonTable:
     """All methods: metrics, then costs as far as they are known."""
-    pairs = list(zip(compared.figures.values(), compared.facts.values(), strict=True))
+    figures, facts = list(compared.figures.values()), list(compared.facts.values())
     columns = [
-        [_title(m, compared), _hint(m), *(cell_text(f.aggregate[m]["mean"]) for f, _ in pairs)]
+        [_title(m, compared), _hint(m), *(cell_text(f.aggregate[m]["mean"]) for f in figures)]
         for m in COMPARED
     ]
-    for title, hint, measure, show in _COSTS:
-        numbers = [measure(figures, facts) for figures, facts in pairs]
+    for title, hint, name, show in _COSTS:
+        owners = facts if name.startswith("training") else figures
+        numbers = [attrgetter(name)(owner) for owner in owners]
         if any(number is not None for number in numbers):
             columns.append([title, hint, *("-" if n is None else show(n) for n in numbers)])
     names = list(compared.figures)
@@ -208,18 +198,14 @@ def _brief(value: float) -> str:
     return f"{value:.3g}" if value < 100 else _whole(value)
 
 
-_Measure = Callable[[MethodFigures, MethodFacts], float | None]
-_COSTS: Sequence[tuple[str, str, _Measure, Callable[[float], str]]] = (
-    (
-        "Frechet",
-        "distance to real images in the judge's features; lower is better",
-        lambda found, _: found.verdict.prediction.frechet.value,
-        lambda value: f"{value:.3g}",
-    ),
-    ("s a volume", "prediction, the mean", lambda found, _: found.seconds, _brief),
-    ("network calls", "a volume, all windows and folds", lambda found, _: found.calls, _whole),
-    ("memory [GiB]", "peak", lambda found, _: found.peak_mb, lambda mb: f"{mb / 1024:.2f}"),
-    ("weights [M]", "of one network", lambda f, _: f.parameters, lambda n: f"{n / 1e6:.3g}"),
-    ("training steps", "of a fold", lambda _, facts: facts.training_steps, _whole),
-    ("training s", "of a fold", lambda _, facts: facts.training_seconds, _brief),
+_REAL = "distance to real images in the judge's features; lower is better"
+_COSTS: Sequence[tuple[str, str, str, Callable[[float], str]]] = (
+    ("Frechet", _REAL, "verdict.prediction.frechet.value", lambda value: f"{value:.3g}"),
+    ("s a volume", "prediction, the mean", "seconds", _brief),
+    ("network calls", "a volume, all windows and folds", "calls", _whole),
+    ("memory [GiB]", "peak", "peak_mb", lambda mb: f"{mb / 1024:.2f}"),
+    ("weights [M]", "of one network", "parameters", lambda n: f"{n / 1e6:.3g}"),
+    ("training steps", "of a fold", "training_steps", _whole),
+    ("training s", "of a fold", "training_seconds", _brief),
 )
+"""Title, hint, attribute of `MethodFigures` or `MethodFacts`, and how it is written."""

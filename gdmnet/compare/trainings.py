@@ -12,10 +12,23 @@ import torch
 from torch import nn
 
 from gdmnet import codec, folders
-from gdmnet.compare.cases import ComparisonCases, find_held_out
-from gdmnet.compare.methods import COSTS_JSON, CaseCosts, ComparedMethod, facts_of, read_costs
-from gdmnet.compare.settings import ComparisonSettings, MethodSettings
-from gdmnet.compare.variant import Method, Variant, make_methods, parse_steps, parse_variant
+from gdmnet.compare.methods import (
+    COSTS_JSON,
+    CaseCosts,
+    ComparedMethod,
+    ComparisonCases,
+    facts_of,
+    find_held_out,
+    read_costs,
+)
+from gdmnet.compare.settings import (
+    ComparisonSettings,
+    Method,
+    MethodSettings,
+    make_methods,
+    parse_steps,
+    parse_variant,
+)
 from gdmnet.data.case import CaseFiles
 from gdmnet.data.splits import split_for
 from gdmnet.errors import DatasetError, OutputError
@@ -30,14 +43,10 @@ from gdmnet.models.device import find_device
 from gdmnet.networks.unet import CountCalls
 from gdmnet.objectives.options import OPTIONS
 from gdmnet.plan import Plan
+from gdmnet.training import settings as training
 from gdmnet.training.feature_encoder import default_iterations
 from gdmnet.training.fold import train_fold
-from gdmnet.training.settings import (
-    DEFAULT_GPU_LENGTH,
-    DEFAULT_LENGTH,
-    EncoderSettings,
-    TrainingSettings,
-)
+from gdmnet.training.settings import EncoderSettings, TrainingSettings
 
 SETTINGS_JSON = "settings.json"
 _CLEAR, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")  # Linux only
@@ -48,14 +57,7 @@ _log = logging.getLogger(__name__)
 class ComparedTrainings:
     """The trainings and predictions of a comparison: what they share, and where they lie.
 
-    Attributes:
-        roots: raw and preprocessed; the trainings have results roots of their own.
-        home: of the comparison.
-        plan: of the dataset.
-        settings: of every training and prediction.
-        methods: to judge.
-        cases: to judge on.
-        device: that computes.
+    `roots` have the raw and prepared data; the trainings' own results lie in `home`.
     """
 
     roots: Roots
@@ -67,24 +69,24 @@ class ComparedTrainings:
     device: str
 
     @property
-    def variants(self) -> list[Variant]:
+    def variants(self) -> list[Method]:
         """What is trained, each once."""
         return list(dict.fromkeys(method.variant for method in self.methods))
 
-    def results(self, variant: Variant) -> Path:
-        """The results root of a variant's trainings."""
-        return self.home / "models" / variant.folder
+    def results(self, method: Method) -> Path:
+        """The results root of the trainings of a method's variant."""
+        return self.home / "models" / method.variant.folder
 
-    def model(self, variant: Variant) -> Path:
-        """The folder of a variant's model."""
-        root, name = self.results(variant), self.settings.configuration
-        return folders.model_folder(root, self.plan.dataset, variant.objective, name)
+    def model(self, method: Method) -> Path:
+        """The folder of the model that predicts for a method."""
+        root, name = self.results(method), self.settings.configuration
+        return folders.model_folder(root, self.plan.dataset, method.objective, name)
 
     def predictions(self, method: Method) -> Path:
         """Folder of a method's predictions, summary and verdict."""
         return self.home / "predictions" / method.folder
 
-    def untrained_folds(self, variant: Variant) -> list[str]:
+    def untrained_folds(self, variant: Method) -> list[str]:
         """Folds that have no final checkpoint yet."""
         finished = folders.finished_folds(self.model(variant))
         return [fold for fold in self.settings.folds if fold not in finished]
@@ -112,14 +114,8 @@ def plan_trainings(
 ) -> ComparedTrainings:
     """What a comparison trains and predicts; nothing is written.
 
-    Args:
-        dataset: its full name; planned and prepared.
-        configuration: a name of its plan.
-        roots: the folders.
-        home: of the comparison.
-        wanted: methods and device.
-        given: of `ComparisonSettings`, what was asked for; the rest is as the comparison began, or
-            as by default.
+    `given` is what was asked for of `ComparisonSettings`; the rest is as the comparison began, or
+    as by default.
 
     Raises:
         GdmnetError: an unknown configuration, fold, objective or option; a comparison that began
@@ -133,7 +129,7 @@ def plan_trainings(
     device, splits = find_device(wanted.device), prepared / folders.SPLITS_JSON
     begun = _begun_settings({"dataset": dataset, "configuration": configuration, **given}, home)
     if begun is None:
-        epochs, iterations = DEFAULT_LENGTH.get(plan.preset, DEFAULT_GPU_LENGTH)
+        epochs, iterations = training.DEFAULT_LENGTH.get(plan.preset, training.DEFAULT_GPU_LENGTH)
         values = {"epochs": epochs, "iterations": iterations, **given}
         begun = ComparisonSettings(ComparisonSettings.SCHEMA, dataset, configuration, **values)
         # Chosen now, so that one encoder serves all variants.
@@ -206,18 +202,14 @@ def _in_words(value: object) -> str:
     return " ".join(value) if isinstance(value, tuple) else str(value)
 
 
-def _training_options(trainings: ComparedTrainings, variant: Variant) -> TrainingSettings:
-    settings = trainings.settings
+def _training_options(trainings: ComparedTrainings, variant: Method) -> TrainingSettings:
+    names = ("epochs", "iterations", "learning_rate", "seed", "precision", "encoder")
+    shared: dict[str, Any] = {name: getattr(trainings.settings, name) for name in names}
     return TrainingSettings(
-        objective=variant.objective,
-        epochs=settings.epochs,
-        iterations=settings.iterations,
-        learning_rate=settings.learning_rate,
-        seed=settings.seed,
+        variant.objective,
+        **shared,
         device=trainings.device,
-        precision=settings.precision,
         resume=True,
-        encoder=settings.encoder,
         objective_options=variant.options,
         encoder_root=trainings.home / "models" / "encoder",
         validates=bool(variant.options.get("realism_dial")),  # validation sets the dial
@@ -231,7 +223,7 @@ def _predict(trainings: ComparedTrainings, method: Method) -> None:
     (home / folders.SUMMARY_JSON).unlink(missing_ok=True)
     for group in trainings.cases.groups:
         translator = load_model(
-            trainings.model(method.variant),
+            trainings.model(method),
             PredictionSettings(step_size=trainings.settings.step_size, steps=method.steps),
             folds=group.folds,
             device=trainings.device,
@@ -284,14 +276,13 @@ def _peak_mb(device: torch.device) -> float:
 
 
 def _compared(trainings: ComparedTrainings, method: Method) -> ComparedMethod:
-    home, model = trainings.predictions(method), trainings.model(method.variant)
-    settings = trainings.settings
-    target = trainings.plan.configuration(settings.configuration).target
-    facts = facts_of(model, settings.folds, target, steps=method.steps)
+    home, settings, plan = trainings.predictions(method), trainings.settings, trainings.plan
+    target = plan.configuration(settings.configuration).target
+    facts = facts_of(trainings.model(method), settings.folds, target, steps=method.steps)
     predictions: dict[str, Path] = {}
     costs: dict[str, CaseCosts] = {}
     for group in trainings.cases.groups:
-        costs |= read_costs(home / group.folder)
-        for case in group.cases:
-            predictions[case.identifier] = home / group.folder / output_name(case, trainings.plan)
+        folder = home / group.folder
+        costs |= read_costs(folder)
+        predictions |= {c.identifier: folder / output_name(c, plan) for c in group.cases}
     return ComparedMethod(method.name, facts, predictions, costs, home)

@@ -13,17 +13,8 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from gdmnet import codec, folders
-from gdmnet.compare.judge import (
-    MOST_SUBJECTS,
-    Judge,
-    Subject,
-    Subjects,
-    in_own_units,
-    make_judge,
-    patch_starts,
-    read_encoder,
-    thin_subjects,
-)
+from gdmnet.compare import judge as judges
+from gdmnet.compare.judge import MOST_SUBJECTS, Judge, Subject, Subjects, make_judge
 from gdmnet.compare.settings import JudgeSettings
 from gdmnet.data.case import CaseFiles
 from gdmnet.data.case_files import images_by_case
@@ -52,7 +43,6 @@ class JudgeVerdict:
     """Distances in a judge's features; smaller is more like the real images.
 
     Attributes:
-        judge: which encoder.
         n_subjects: with a prediction and a real image.
         n_patches: of each kind of image, at the same places.
         n_dimensions: principal axes of the real patches.
@@ -61,7 +51,6 @@ class JudgeVerdict:
         floor: real images against other real ones; None where there are no others.
         floor_from: who the others are.
         ceiling: real images against the same, blurred by a Gaussian of 1 voxel.
-        note: how to read it.
     """
 
     judge: str
@@ -87,15 +76,11 @@ def give_verdict(
     match: bool = False,
     seed: int = 0,
 ) -> JudgeVerdict:
-    """Judge predictions against the real images of the same subjects.
+    """Judge predictions against the real images of the same subjects, read one after the other.
 
-    Args:
-        judge: of `make_judge`.
-        subjects: with predictions; read one after the other.
-        others: further real images for the floor; without any, the subjects are split into halves.
-        match: give each prediction the mean and the standard deviation of its real image inside
-            the mask first (targets without a unit).
-        seed: of the places.
+    `others` are further real images for the floor; without any, the subjects are split into halves.
+    With `match`, each prediction first gets the mean and the standard deviation of its real image
+    inside the mask (targets without a unit). `seed` is of the places.
     """
     found: Sets = {"prediction": [], "real": [], "blurred": []}
     each = max(FEWEST_A_SUBJECT, math.ceil(N_PATCHES / len(subjects)))
@@ -108,17 +93,12 @@ def give_verdict(
     axes = principal_axes(np.concatenate(found["real"]))
     projected = {name: [axes(one) for one in features] for name, features in found.items()}
     floor, floor_from = _floor(judge, projected["real"], others, axes, seed)
-    return JudgeVerdict(
-        judge=judge.description,
-        n_subjects=len(subjects),
-        n_patches=each * len(subjects),
-        n_dimensions=axes.axes.shape[1],
-        matched=match,
-        prediction=compare(projected["prediction"], projected["real"], paired=True),
-        floor=floor,
-        floor_from=floor_from,
-        ceiling=compare(projected["blurred"], projected["real"], paired=True),
+    to_real, ceiling = (
+        compare(projected[name], projected["real"], paired=True)
+        for name in ("prediction", "blurred")
     )
+    sizes = len(subjects), each * len(subjects), axes.axes.shape[1]
+    return JudgeVerdict(judge.description, *sizes, match, to_real, floor, floor_from, ceiling)
 
 
 def subject_features(
@@ -126,23 +106,20 @@ def subject_features(
 ) -> dict[str, NDArray]:
     """Features of a subject's real image, its blurred copy and its prediction at the same places.
 
-    Outside the mask the prediction is taken to be right.
-
-    Returns:
-        "real", "blurred" and "prediction" -> float64 (n_patches, d); only "real" for a subject
-        without a prediction.
+    Outside the mask the prediction is taken to be right. "real", "blurred" and "prediction" are
+    float64 (n_patches, d); a subject without a prediction has only "real".
     """
     inside = subject.mask != 0
-    real = in_own_units(subject.real, subject.real, inside)
+    real = judges.in_own_units(subject.real, subject.real, inside)
     images = {"real": real}
     if subject.prediction is not None:
         blurred = gaussian_filter(real, BLUR, mode="nearest")
         images["blurred"] = np.where(inside, blurred, real)
-        guess = in_own_units(subject.prediction, subject.real, inside)
+        guess = judges.in_own_units(subject.prediction, subject.real, inside)
         if match:
             guess = match_mean_and_std(guess, real, inside)
         images["prediction"] = np.where(inside, guess, real)
-    starts = patch_starts(inside, judge.patch, n_patches, rng)
+    starts = judges.patch_starts(inside, judge.patch, n_patches, rng)
     return {name: judge.features(image, starts) for name, image in images.items()}
 
 
@@ -151,12 +128,8 @@ def judge_pairs(
 ) -> JudgeVerdict:
     """Judge predictions against the real images of their names.
 
-    Args:
-        pairs: predictions, real images and perhaps masks.
-        settings: of the judge.
-        train_on: folder of real images that the judge learns from; those that are not among the
-            pairs give the floor. None takes the pairs' real images.
-        match: give each prediction its real image's mean and standard deviation first.
+    The judge learns from the real images in the folder `train_on`, and those that are not among the
+    pairs give the floor; None takes the pairs' real images. `match` as for `give_verdict`.
 
     Raises:
         DatasetError: the folder is missing, or an image cannot be read.
@@ -200,7 +173,7 @@ def refuse_own_encoder(predictions: Path, file: Path) -> None:
         TrainingError: it did.
         CheckpointError: its file cannot be used.
     """
-    digest = weights_sha256(read_encoder(file))
+    digest = weights_sha256(judges.read_encoder(file))
     models = {Path(record.model.folder): record for record in read_records(predictions).values()}
     runs = {
         folders.fold_folder(model, fold) / folders.RUN_JSON: model
@@ -230,7 +203,7 @@ def _floor(
     if others:
         each = max(FEWEST_A_SUBJECT, math.ceil(N_PATCHES / min(len(others), MOST_SUBJECTS)))
         features = []
-        for i, other in enumerate(thin_subjects(others)):
+        for i, other in enumerate(judges.thin_subjects(others)):
             rng = numpy_rng(seed, _PLACES, len(real) + i)
             rows = subject_features(judge, other, n_patches=each, rng=rng, match=False)
             features.append(axes(rows["real"]))

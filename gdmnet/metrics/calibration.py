@@ -22,8 +22,8 @@ class Calibration:
         within: share of each group's voxels whose error is at most the stated deviation.
         factor: by which the deviations would have to be multiplied to match the errors overall.
         silent: share of the mask where the deviation is 0: no second opinion; left out of all else.
-        within_one: share of voxels whose error is at most one deviation (Gaussian: 0.68).
-        within_two: the same for two deviations (Gaussian: 0.95).
+        within_one: share of voxels whose error is at most one deviation (Gaussian: 0.68);
+            `within_two` of two (0.95).
         correlation: of deviation and absolute error (Pearson); None where one is constant.
     """
 

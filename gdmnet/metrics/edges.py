@@ -27,13 +27,7 @@ LOST = 0.5  # of the reference's contrast: with less the prediction has no edge 
 def gradient_magnitudes(image: NDArray, mask: NDArray, spacing: Spacing) -> NDArray:
     """The image's gradient magnitude at every voxel of the mask: central differences per mm.
 
-    Args:
-        image: (z, y, x).
-        mask: (z, y, x), bool.
-        spacing: mm (z, y, x).
-
-    Returns:
-        float32 (n,), in the order of `image[mask]`.
+    Image and mask (bool) are (z, y, x), the spacing mm. Returns float32 (n,), as `image[mask]`.
     """
     depth = image.shape[0]
     found = []
@@ -72,15 +66,8 @@ def edge_width(
     these ends. With less than half the reference's contrast it counts as wide as the profile.
     A Gaussian blur of sigma mm makes a step 2.563 sigma wide.
 
-    Args:
-        prediction: (z, y, x).
-        reference: (z, y, x).
-        mask: (z, y, x), bool.
-        spacing: mm (z, y, x).
-        hounsfield: whether the images are in HU.
-
-    Returns:
-        None where the reference has fewer than 50 such edges.
+    Images and mask (bool) are (z, y, x), the spacing mm. None where the reference has fewer than 50
+    such edges.
     """
     voxels, gradients = _candidates(reference, mask, spacing, hounsfield=hounsfield)
     if len(voxels) < FEWEST_EDGES:

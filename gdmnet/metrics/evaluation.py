@@ -17,17 +17,28 @@ from gdmnet.data.case_files import MatchedCase, images_by_case, match_cases
 from gdmnet.data.volume import grid_complaints, read_volume
 from gdmnet.errors import DatasetError
 from gdmnet.geometry import Spacing
-from gdmnet.metrics.conventions import CONVENTIONS, EvaluationSettings, is_ct_like
-from gdmnet.metrics.image import match_linear, match_mean_and_std
-from gdmnet.metrics.score import score
+from gdmnet.metrics import image
+from gdmnet.metrics.conventions import (
+    CONVENTIONS,
+    GDMNET,
+    Convention,
+    DataRange,
+    EvaluationSettings,
+    is_ct_like,
+)
+from gdmnet.metrics.plausibility import plausibility
+from gdmnet.metrics.similarity import masked_ssim, ms_ssim, ssim
 from gdmnet.metrics.statistics import Values
 from gdmnet.metrics.structures import score_structures
 from gdmnet.metrics.summary import HU, Summary, summarise
 from gdmnet.parallel import map_cases
 from gdmnet.tomography.water_equivalent import ELECTRON_DENSITY, depth_errors, read_density_table
 
+METRICS = ("mae", "bias", "psnr", "ssim", "ms_ssim", "sharpness")
+"""The metrics of every case; bands, windows and plausibility come beside them."""
 _LEADING = ("prediction", "reference")  # their images say which cases there are
 _ADVICE = "resample neither: predict on the right grid"
+_MASKS = {"given": "given", "circle": "the field of view: the largest circle in each axial slice"}
 
 
 @dataclass(frozen=True)
@@ -35,11 +46,10 @@ class EvaluationFolders:
     """What is compared with what; every folder holds CASE<ending>, in any of the four formats.
 
     Attributes:
-        predictions: images.
-        references: the same cases, on the same grids.
-        masks: at least these cases; None computes them by the convention's rule.
-        segmentations: label maps of predictions and of references, at least these cases.
-        regions: label maps, each of whose labels is scored by itself, at least these cases.
+        references: the cases of the predictions at least, on the same grids; so all below.
+        masks: None computes them by the convention's rule.
+        segmentations: label maps of predictions and of references.
+        regions: label maps, each of whose labels is scored by itself.
     """
 
     predictions: Path
@@ -80,9 +90,8 @@ def evaluate_folders(
         DatasetError: a folder is missing; or, unless it keeps going, a partner is missing, two
             grids differ (all are listed), or an image cannot be scored. Also if no case is left.
     """
-    pairs, failed = sound_pairs(
-        folders, keep_going=settings.keep_going, every_reference=settings.every_reference
-    )
+    every = settings.every_reference
+    pairs, failed = sound_pairs(folders, keep_going=settings.keep_going, every_reference=every)
     found = evaluate_pairs(pairs, settings, n_processes=n_processes)
     cases = {pair.identifier: case for pair, case in zip(pairs, found, strict=True)}
     failed |= {name: case.failure for name, case in cases.items() if case.failure is not None}
@@ -105,10 +114,7 @@ def sound_pairs(
 ) -> tuple[list[ImagePair], dict[str, str]]:
     """The predictions that have all partners on one grid, and of all others what they lack.
 
-    Args:
-        folders: of the images.
-        keep_going: leave out what lacks something.
-        every_reference: a reference without a prediction lacks something, too.
+    With `every_reference`, a reference without a prediction lacks something, too.
 
     Raises:
         DatasetError: no such folder or no image in it; and, unless it keeps going, everything that
@@ -159,12 +165,13 @@ def summarise_cases(
     failed: Mapping[str, str] | None = None,
 ) -> Summary:
     """The summary of evaluated cases; `masks` is where given masks come from."""
-    rules = sorted({case.mask_rule for case in cases.values()})
+    rules = ", ".join(sorted({case.mask_rule for case in cases.values()}))
+    computed = f"the body, computed from the reference ({rules})"
     return summarise(
         {name: case.values for name, case in cases.items()},
         convention=settings.convention,
         units=HU if all(case.ct_like for case in cases.values()) else "targets' units",
-        mask=masks or _mask_in_words(rules),
+        mask=masks or _MASKS.get(rules, computed),
         match_intensity=settings.match_intensity,
         failed=failed,
         note=_note(settings, [name for name, case in cases.items() if not case.ct_like]),
@@ -193,19 +200,13 @@ def evaluate_pair(settings: EvaluationSettings, pair: ImagePair) -> EvaluatedCas
     matched: Values = {}
     look = None
     if settings.match_intensity == "linear":
-        gain, offset = match_linear(prediction, reference, mask)
-        look = match_mean_and_std(prediction, reference, mask != 0)
+        gain, offset = image.match_linear(prediction, reference, mask)
+        look = image.match_mean_and_std(prediction, reference, mask != 0)
         prediction = gain * prediction + offset
         matched = {"gain": gain, "offset": offset}
-    scores = score(
-        prediction,
-        reference,
-        mask,
-        spacing,
-        convention=settings.convention,
-        with_plausibility=settings.plausibility,
-        look=look,
-    )
+    rules, also = settings.convention, settings.plausibility
+    images = prediction, reference, mask
+    scores = score(*images, spacing, convention=rules, with_plausibility=also, look=look)
     ct_like = is_ct_like(reference)
     regions = None if pair.regions is None else _labels(pair.regions)
     if regions is not None:
@@ -213,8 +214,8 @@ def evaluate_pair(settings: EvaluationSettings, pair: ImagePair) -> EvaluatedCas
     if settings.wepl:
         if not ct_like:
             raise DatasetError(f"{pair.reference}: is no CT in HU: depths (--wepl) need one")
-        scores |= _depths(prediction, reference, mask, spacing, settings, regions)
-    del prediction, look, reference, volume
+        scores |= _depths((*images, spacing), settings, regions)
+    del prediction, look, reference, volume, images
     if pair.segmentations is not None:
         predicted, segmented = map(_labels, pair.segmentations)
         scores |= score_structures(predicted, segmented, spacing)
@@ -232,19 +233,14 @@ def score_regions(prediction: NDArray, reference: NDArray, labels: NDArray) -> V
 
 
 def _depths(
-    prediction: NDArray,
-    reference: NDArray,
-    body: NDArray,
-    spacing: Spacing,
+    images: tuple[NDArray, NDArray, NDArray, Spacing],
     settings: EvaluationSettings,
     regions: NDArray | None,
 ) -> Values:
     """wepl_p95, the mean over the angles; for each wepl_p95_<angle>, wepl_bias_<angle>; regions."""
     path = settings.density_table
     table = ELECTRON_DENSITY if path is None else read_density_table(path)
-    found = depth_errors(
-        prediction, reference, body, spacing, settings.wepl, table=table, regions=regions
-    )
+    found = depth_errors(*images, settings.wepl, table=table, regions=regions)
     values: Values = {"wepl_p95": float(np.mean([errors.p95 for errors in found.values()]))}
     for angle, errors in found.items():
         values |= {f"wepl_bias_{angle:g}": errors.mean, f"wepl_p95_{angle:g}": errors.p95}
@@ -286,14 +282,6 @@ def _refuse_constant(path: Path, values: NDArray) -> None:
         )
 
 
-def _mask_in_words(rules: list[str]) -> str:
-    if rules == ["given"]:
-        return "given"
-    if rules == ["circle"]:
-        return "the field of view: the largest circle in each axial slice"
-    return f"the body, computed from the reference ({', '.join(rules)})"
-
-
 def _note(settings: EvaluationSettings, others: list[str]) -> str | None:
     if CONVENTIONS[settings.convention].span is None or not others:
         return None
@@ -304,20 +292,78 @@ def _note(settings: EvaluationSettings, others: list[str]) -> str | None:
 
 
 def _pair(case: MatchedCase) -> ImagePair:
-    prediction, reference = case.one("prediction"), case.one("reference")
+    (prediction,), (reference,) = case.images["prediction"], case.images["reference"]
     predicted, segmented = case.one("predicted labels"), case.one("reference labels")
-    assert prediction is not None
-    assert reference is not None
     labels = None if predicted is None or segmented is None else (predicted, segmented)
     mask, regions = case.one("mask"), case.one("regions")
     return ImagePair(case.identifier, prediction, reference, mask, labels, regions)
 
 
 def _grid_complaints(case: MatchedCase) -> list[str]:
-    reference = case.one("reference")
-    assert reference is not None
+    (reference,) = case.images["reference"]
     try:
         found = grid_complaints(reference, case.others("reference"))
     except DatasetError as problem:
         return [str(problem)]
     return [f"{complaint}; {_ADVICE}" for complaint in found]
+
+
+def score(
+    prediction: NDArray,
+    reference: NDArray,
+    mask: NDArray,
+    spacing: Spacing,
+    *,
+    convention: str = GDMNET,
+    with_plausibility: bool = True,
+    look: NDArray | None = None,
+) -> Values:
+    """Every metric of `METRICS`, the tissue bands, the convention's windows, plausibility.
+
+    Args:
+        prediction: (z, y, x), file units (CT: HU).
+        reference: (z, y, x), the same; in HU the bands are measured too.
+        mask: (z, y, x), non-zero where errors count; not empty.
+        spacing: mm (z, y, x).
+        convention: a name of `CONVENTIONS`.
+        with_plausibility: also the metrics of `PLAUSIBILITY`.
+        look: the prediction as sharpness and plausibility see it, if its intensities were matched
+            in another way for them.
+
+    Returns:
+        Metric -> value, and `data_range`, that of PSNR, SSIM and MS-SSIM. None where a metric is
+        not defined (PSNR of a perfect prediction).
+    """
+    look = prediction if look is None else look
+    rules = CONVENTIONS[convention]
+    hounsfield = rules.span is not None or is_ct_like(reference)
+    span = rules.span or image.data_range(reference, mask)
+    values: Values = dict.fromkeys(METRICS)
+    values["bias"] = image.bias(prediction, reference, mask)
+    values["sharpness"] = image.sharpness(look, reference, mask, spacing)
+    values |= _errors_and_ssim(prediction, reference, mask, span, rules)
+    values["ms_ssim"] = ms_ssim(prediction, reference, mask, span)
+    values["data_range"] = span.width
+    for name, window in rules.windows.items():
+        inner = _errors_and_ssim(prediction, reference, mask, window, rules)
+        values |= {f"{metric}_window_{name}": value for metric, value in inner.items()}
+    if hounsfield:
+        values |= image.bands(prediction, reference, mask)
+    if with_plausibility:
+        values |= plausibility(look, reference, mask, spacing, hounsfield=hounsfield)
+    return values
+
+
+def _errors_and_ssim(
+    prediction: NDArray, reference: NDArray, mask: NDArray, span: DataRange, rules: Convention
+) -> Values:
+    images = prediction, reference
+    if rules.clips_psnr:
+        clip = partial(np.clip, a_min=span.low, a_max=span.low + span.width)
+        images = clip(prediction), clip(reference)
+    similarity = masked_ssim if rules.inner_ssim else ssim
+    return {
+        "mae": image.mae(*(images if rules.clips_mae else (prediction, reference)), mask),
+        "psnr": image.psnr(*images, mask, span.width),
+        "ssim": similarity(*images, mask, span),
+    }

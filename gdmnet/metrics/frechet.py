@@ -52,13 +52,9 @@ class Projection:
 
 
 def principal_axes(features: NDArray, most: int = MOST_DIMENSIONS) -> Projection:
-    """Fit a projection onto at most `most` principal axes; nothing is whitened.
+    """Fit a projection onto at most `most` principal axes of features (n, d); nothing is whitened.
 
     The axes are scaled by one common number, so that the variances along them have the mean 1.
-
-    Args:
-        features: (n, d) of real patches, n > 1.
-        most: axes at most.
     """
     mean, spread = features.mean(axis=0), features.std(axis=0)
     spread = np.where(spread > _CONSTANT, spread, np.inf)
@@ -83,26 +79,19 @@ def compare(
     eq. 4) with the kernel of KID (Binkowski et al. 2018), k(x, y) = (x y / d + 1)^3. It is 0 on
     average for samples of one distribution, and may be negative.
 
-    Args:
-        first: (n, d) of each subject, more than one row in all.
-        second: (m, d) of each subject, more than one row in all.
-        paired: subject i, row j of both is the same place; such pairs of rows do not count, and
-            subjects are drawn together.
-
-    Returns:
-        Percentile intervals of 200 resamples, always the same ones; none where a set has only one
-        subject.
+    Sets have more than one row in all. If they are paired, subject i, row j of both is the same
+    place; such pairs of rows do not count, and subjects are drawn together. Intervals are
+    percentiles of 200 resamples, always the same; none where a set has only one subject.
     """
-    moments = _Moments.of(first), _Moments.of(second)
-    within, beside = (_PairSums.of(one, one, same_places=True) for one in (first, second))
-    across = _PairSums.of(first, second, same_places=paired)
+    gaussians = _gaussians(first), _gaussians(second)
+    within, beside = (_kernel_means(one, one, same_places=True) for one in (first, second))
+    across = _kernel_means(first, second, same_places=paired)
 
     def frechet(weights: NDArray, others: NDArray) -> float:
-        return _frechet(moments[0].gaussian(weights), moments[1].gaussian(others))
+        return _frechet(gaussians[0](weights), gaussians[1](others))
 
     def kernel(weights: NDArray, others: NDArray) -> float:
-        same = within.mean(weights, weights) + beside.mean(others, others)
-        return same - 2 * across.mean(weights, others)
+        return within(weights, weights) + beside(others, others) - 2 * across(weights, others)
 
     draws = _draws(len(first), len(second), paired=paired)
     return Distances(_interval(frechet, draws), _interval(kernel, draws))
@@ -142,60 +131,38 @@ def _frechet(first: Gaussian, second: Gaussian) -> float:
     return max(0.0, float(np.square(mean - other_mean).sum() + spreads))  # rounding may go below
 
 
-@dataclass(frozen=True)
-class _Moments:
-    """Counts (s,), sums (s, d) and sums of products (s, d, d) of each subject's features."""
+def _gaussians(features: Sequence[NDArray]) -> Callable[[NDArray], Gaussian]:
+    """Weights (s,) -> mean and sample covariance where subject i counts `weights[i]` times."""
+    sizes = np.array([len(one) for one in features], dtype=float)
+    sums = np.stack([one.sum(axis=0) for one in features])
+    products = np.stack([one.T @ one for one in features])
 
-    counts: NDArray
-    sums: NDArray
-    products: NDArray
+    def gaussian(weights: NDArray) -> Gaussian:
+        n = weights @ sizes
+        mean = weights @ sums / n
+        weighted = np.tensordot(weights, products, axes=1)
+        return mean, (weighted - n * np.outer(mean, mean)) / (n - 1)
 
-    @classmethod
-    def of(cls, features: Sequence[NDArray]) -> _Moments:
-        return cls(
-            np.array([len(one) for one in features], dtype=float),
-            np.stack([one.sum(axis=0) for one in features]),
-            np.stack([one.T @ one for one in features]),
-        )
-
-    def gaussian(self, weights: NDArray) -> Gaussian:
-        """Mean and sample covariance where subject i counts `weights[i]` times."""
-        n = weights @ self.counts
-        mean = weights @ self.sums / n
-        products = np.tensordot(weights, self.products, axes=1)
-        return mean, (products - n * np.outer(mean, mean)) / (n - 1)
+    return gaussian
 
 
-@dataclass(frozen=True)
-class _PairSums:
-    """Sums of the kernel over pairs of rows, and the number of pairs, by pairs of subjects (s, t).
+def _kernel_means(
+    first: Sequence[NDArray], second: Sequence[NDArray], *, same_places: bool
+) -> Callable[[NDArray, NDArray], float]:
+    """Weights (s,), (t,) -> mean of the kernel over pairs of rows, where subjects count so often.
 
     With `same_places` row j of subject i in both sets is no pair, however often subjects count.
     """
-
-    sums: NDArray
-    counts: NDArray
-
-    @classmethod
-    def of(
-        cls, first: Sequence[NDArray], second: Sequence[NDArray], *, same_places: bool
-    ) -> _PairSums:
-        sizes, others = (np.array([len(x) for x in one], float) for one in (first, second))
-        counts = np.outer(sizes, others)
-        rows = np.concatenate(second)
-        starts = np.cumsum([0, *(len(one) for one in second[:-1])])
-        sums = np.stack(
-            [np.add.reduceat(_kernel(x @ rows.T, x).sum(axis=0), starts) for x in first]
-        )
-        if same_places:
-            pairs = zip(first, second, strict=True)
-            sums -= np.diag([_kernel(np.einsum("ij,ij->i", x, y), x).sum() for x, y in pairs])
-            counts -= np.diag(sizes)
-        return cls(sums, counts)
-
-    def mean(self, weights: NDArray, others: NDArray) -> float:
-        """Of the kernel where subjects count so often."""
-        return float(weights @ self.sums @ others / (weights @ self.counts @ others))
+    sizes, others = (np.array([len(x) for x in one], float) for one in (first, second))
+    counts = np.outer(sizes, others)
+    rows = np.concatenate(second)
+    starts = np.cumsum([0, *(len(one) for one in second[:-1])])
+    sums = np.stack([np.add.reduceat(_kernel(x @ rows.T, x).sum(axis=0), starts) for x in first])
+    if same_places:
+        pairs = zip(first, second, strict=True)
+        sums -= np.diag([_kernel(np.einsum("ij,ij->i", x, y), x).sum() for x, y in pairs])
+        counts -= np.diag(sizes)
+    return lambda weights, others: float(weights @ sums @ others / (weights @ counts @ others))
 
 
 def _kernel(products: NDArray, features: NDArray) -> NDArray:

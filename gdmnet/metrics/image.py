@@ -17,6 +17,18 @@ from gdmnet.metrics.conventions import CT_LOW, CT_RANGE, DataRange, is_ct_like
 from gdmnet.metrics.edges import AIR_BELOW, BONE_ABOVE, gradient_magnitudes
 
 
+def cut_out(
+    prediction: NDArray, reference: NDArray, mask: NDArray, margin: int
+) -> tuple[NDArray, NDArray, NDArray]:
+    """Prediction, reference and mask (bool) around the mask, with a margin in voxels.
+
+    Outside the mask the prediction is taken to be right.
+    """
+    box = bounding_box(mask, (margin,) * 3)
+    inside, truth = crop(mask, box) != 0, crop(reference, box)
+    return np.where(inside, crop(prediction, box), truth), truth, inside
+
+
 def data_range(reference: NDArray, mask: NDArray) -> DataRange:
     """The range that PSNR and SSIM refer to.
 
@@ -65,16 +77,9 @@ def tissues(reference: NDArray) -> dict[str, NDArray]:
 
 
 def psnr(prediction: NDArray, reference: NDArray, mask: NDArray, width: float) -> float | None:
-    """Peak signal-to-noise ratio in dB: 10 log10(width^2 / MSE inside the mask).
+    """Peak signal-to-noise ratio in dB: 10 log10(width^2 / MSE inside the mask), of the data range.
 
-    Args:
-        prediction: (z, y, x).
-        reference: (z, y, x).
-        mask: (z, y, x).
-        width: the data range.
-
-    Returns:
-        None where it is not a finite number: a perfect prediction, or a range of 0.
+    None where it is not a finite number: a perfect prediction, or a range of 0.
     """
     errors = _errors(prediction, reference, mask)
     error = sum(float(np.square(error).sum()) for error in errors) / np.count_nonzero(mask)
@@ -93,9 +98,7 @@ def sharpness(
     Returns:
         None where the reference is flat.
     """
-    box = bounding_box(mask, (1, 1, 1))  # no voxel farther away enters a difference
-    inside, truth = crop(mask, box) != 0, crop(reference, box)
-    guess = np.where(inside, crop(prediction, box), truth)
+    guess, truth, inside = cut_out(prediction, reference, mask, 1)  # enough for a difference
     mean, true_mean = (
         float(gradient_magnitudes(image, inside, spacing).mean(dtype=np.float64))
         for image in (guess, truth)
@@ -110,7 +113,7 @@ def match_linear(prediction: NDArray, reference: NDArray, mask: NDArray) -> tupl
     in the gain, so a bounded search over the gain finds the one minimum. A constant prediction
     gets gain 0 and the median of the reference.
     """
-    guess, truth = _inside(prediction, mask), _inside(reference, mask)
+    guess, truth = (image[mask != 0].astype(np.float64) for image in (prediction, reference))
     spread = float(guess.std())
     if guess.min() == guess.max() or spread == 0 or truth.min() == truth.max():
         return 0.0, float(np.median(truth))
@@ -139,10 +142,6 @@ def match_mean_and_std(image: NDArray, real: NDArray, inside: NDArray) -> NDArra
     spread = float(values.std())
     gain = float(wanted.std()) / spread if spread > 0 else 1.0
     return ((image - values.mean()) * gain + wanted.mean()).astype(np.float32)
-
-
-def _inside(array: NDArray, mask: NDArray) -> NDArray:
-    return array[mask != 0].astype(np.float64)
 
 
 def _errors(prediction: NDArray, reference: NDArray, mask: NDArray) -> Iterator[NDArray]:

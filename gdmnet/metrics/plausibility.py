@@ -9,21 +9,13 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from gdmnet.arrays.crop import bounding_box, crop
 from gdmnet.geometry import Spacing
 from gdmnet.metrics.edges import edge_width, gradient_magnitudes
-from gdmnet.metrics.image import tissues
+from gdmnet.metrics.image import cut_out, tissues
 from gdmnet.metrics.spectrum import log_distance, radial_power
 
-PLAUSIBILITY = (
-    "histogram_w1",
-    "histogram_w1_air",
-    "histogram_w1_soft",
-    "histogram_w1_bone",
-    "gradient_w1",
-    "spectrum_distance",
-    "edge_width",
-)
+_HISTOGRAMS = ("histogram_w1", "histogram_w1_air", "histogram_w1_soft", "histogram_w1_bone")
+PLAUSIBILITY = (*_HISTOGRAMS, "gradient_w1", "spectrum_distance", "edge_width")
 NEGLIGIBLE_HU, NEGLIGIBLE_SHARE = 1.0, 1e-3  # white noise that is no texture: rounding of files
 
 
@@ -48,18 +40,16 @@ def plausibility(
         same per mm; spectrum_distance in dB. None where a metric is not defined: bands without HU
         or voxels, edges where there are none, everything where the reference is flat.
     """
-    box = bounding_box(mask, (1, 1, 1))
-    inside = crop(mask, box) != 0
-    truth = crop(reference, box)
-    guess = np.where(inside, crop(prediction, box), truth)
+    guess, truth, inside = cut_out(prediction, reference, mask, 1)
     values, true_values = guess[inside], truth[inside]
     unit = 1.0 if hounsfield else value_range(true_values)
     if unit <= 0:
         return dict.fromkeys(PLAUSIBILITY)
     found: dict[str, float | None] = dict.fromkeys(PLAUSIBILITY)
     found["histogram_w1"] = wasserstein_1(values, true_values) / unit
-    if hounsfield:
-        found |= _by_band(values, true_values)
+    for name, band in tissues(true_values).items() if hounsfield else ():
+        if band.any():
+            found[f"histogram_w1_{name}"] = wasserstein_1(values[band], true_values[band])
     del values, true_values
     steepness, true_steepness = (gradient_magnitudes(i, inside, spacing) for i in (guess, truth))
     found["gradient_w1"] = wasserstein_1(steepness, true_steepness) / unit
@@ -72,27 +62,13 @@ def plausibility(
 
 
 def wasserstein_1(first: NDArray, second: NDArray) -> float:
-    """Wasserstein-1 distance of two samples of equal size: mean |sorted a - sorted b|.
+    """Wasserstein-1 distance of two samples (n,): mean |sorted a - sorted b|.
 
     The least mean change of value that turns one histogram into the other (Villani 2009, 2.18).
-
-    Args:
-        first: (n,).
-        second: (n,).
     """
     difference = np.sort(first).astype(np.float32, copy=False)
     difference = difference - np.sort(second)
     return float(np.abs(difference, out=difference).mean(dtype=np.float64))
-
-
-def _by_band(values: NDArray, true_values: NDArray) -> dict[str, float | None]:
-    """Wasserstein-1 among the voxels where the reference is air, soft tissue, bone."""
-    return {
-        f"histogram_w1_{name}": wasserstein_1(values[band], true_values[band])
-        if band.any()
-        else None
-        for name, band in tissues(true_values).items()
-    }
 
 
 def value_range(values: NDArray) -> float:

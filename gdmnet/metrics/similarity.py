@@ -23,8 +23,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from gdmnet.arrays.crop import bounding_box, crop
 from gdmnet.metrics.conventions import DataRange
+from gdmnet.metrics.image import cut_out
 
 WINDOW = 7
 SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # Wang et al. 2003, section 3.2
@@ -32,19 +32,12 @@ SMALLEST = 97  # voxels an axis: the fifth scale then still has one whole window
 _HALF = WINDOW // 2
 _SIZE = WINDOW**3
 
-_Planes = Callable[[int, slice, slice], NDArray]
-
 
 @dataclass(frozen=True)
 class _Level:
-    """One scale of a pair of images.
+    """One scale of a pair of images, prediction and reference, and their mask, bool (z, y, x)."""
 
-    Attributes:
-        planes: (z, rows, columns) -> float64 (2, y, x), prediction and reference.
-        mask: bool (z, y, x).
-    """
-
-    planes: _Planes
+    planes: Callable[[int, slice, slice], NDArray]  # of z, rows, columns: float64 (2, y, x)
     mask: NDArray
 
 
@@ -61,9 +54,7 @@ def ssim(prediction: NDArray, reference: NDArray, mask: NDArray, span: DataRange
     """
     if span.width <= 0:
         return None
-    box = bounding_box(mask, (_HALF, _HALF, _HALF))  # no voxel farther away enters a window
-    inside, truth = crop(mask, box) != 0, crop(reference, box)
-    guess = np.where(inside, crop(prediction, box), truth)
+    guess, truth, inside = cut_out(prediction, reference, mask, _HALF)  # enough for a window
     inside, guess, truth = _widened(WINDOW, inside, guess, truth, mask_mode="constant")
     guess, truth = (np.pad(image, _HALF, mode="symmetric") for image in (guess, truth))
     level = _finest(guess, truth, np.pad(inside, _HALF), span, masked=False)
@@ -156,10 +147,7 @@ def _halved(level: _Level) -> _Level:
         half[:, (z + 1) // 2] += _paired(_paired(level.planes(z, *every), 1), 2)
     half /= 8
 
-    def planes(z: int, ys: slice, xs: slice) -> NDArray:
-        return half[:, z, ys, xs]
-
-    return _Level(planes, level.mask[::2, ::2, ::2])
+    return _Level(lambda z, ys, xs: half[:, z, ys, xs], level.mask[::2, ::2, ::2])
 
 
 def _paired(pair: NDArray, axis: int) -> NDArray:
@@ -197,8 +185,7 @@ def _mean(level: _Level, width: float, exponent: float | None) -> float | None:
 
 def _centres(level: _Level, axis: int) -> NDArray:
     """Places along an axis where the mask has voxels and a window has room."""
-    others = tuple(other for other in range(3) if other != axis)
-    occupied = np.logical_or.reduce(level.mask, axis=others)
+    occupied = np.logical_or.reduce(level.mask, axis=tuple({0, 1, 2} - {axis}))
     return np.flatnonzero(occupied[_HALF : len(occupied) - _HALF]) + _HALF
 
 

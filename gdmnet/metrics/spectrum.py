@@ -60,16 +60,10 @@ def radial_power(
 def log_distance(power: NDArray, reference: NDArray, floor: float) -> float | None:
     """Log-spectral distance in dB (Gray & Markel 1976): root mean square over the frequencies.
 
-    d = sqrt(mean_k (10 log10((P_k + floor) / (R_k + floor)))^2). A Gaussian blur of sigma mm alone
-    lowers frequency f by 10 log10(e) (2 pi f sigma)^2 dB.
-
-    Args:
-        power: of `radial_power`.
-        reference: the same of the reference, with the same mask and spacing.
-        floor: power that is too small to matter, so that rounding is no texture.
-
-    Returns:
-        None where no frequency is defined (an image of one voxel).
+    d = sqrt(mean_k (10 log10((P_k + floor) / (R_k + floor)))^2) of two results of `radial_power`
+    with one mask and spacing; power below the floor is too small to matter, so that rounding is no
+    texture. A Gaussian blur of sigma mm lowers frequency f by 10 log10(e) (2 pi f sigma)^2 dB.
+    None where no frequency is defined (an image of one voxel).
     """
     defined = np.isfinite(power) & np.isfinite(reference)
     if not defined.any():

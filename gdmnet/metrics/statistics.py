@@ -24,9 +24,8 @@ class Paired:
 
     Attributes:
         n: cases.
-        difference: the mean over the cases.
-        ci95_low: lower end of the difference's bootstrap interval; None for one case.
-        ci95_high: the upper end.
+        difference: the mean over the cases; ci95_low and ci95_high are the ends of its bootstrap
+            interval, None for one case.
         p: two-sided, of Wilcoxon's signed-rank test (Wilcoxon 1945), exact for few cases; cases
             without a difference are dropped; None if no case differs.
         least_p: what p would be if all n cases agreed, 2^(1 - n): it cannot be less.
@@ -54,17 +53,9 @@ def aggregate(values: Iterable[float | None]) -> Values:
     defined = np.array([value for value in values if value is not None], dtype=np.float64)
     if defined.size == 0:
         return {**dict.fromkeys(STATISTICS), "count": 0}
-    low, high = bootstrap_interval(defined)
-    return {
-        "mean": float(defined.mean()),
-        "std": float(defined.std()),
-        "median": float(np.median(defined)),
-        "min": float(defined.min()),
-        "max": float(defined.max()),
-        "ci95_low": low,
-        "ci95_high": high,
-        "count": int(defined.size),
-    }
+    moments = (float(of(defined)) for of in (np.mean, np.std, np.median, np.min, np.max))
+    values = *moments, *bootstrap_interval(defined), int(defined.size)
+    return dict(zip(STATISTICS, values, strict=True))
 
 
 def aggregate_cases(cases: Mapping[str, Values]) -> dict[str, Values]:

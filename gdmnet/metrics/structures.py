@@ -18,12 +18,7 @@ def score_structures(prediction: NDArray, reference: NDArray, spacing: Spacing) 
 
     A structure that the prediction lacks has Dice 0 and the volume's diagonal as HD95, the
     farthest that anything can be off: leaving it out would reward losing it. A structure that only
-    the prediction has belongs to no mean and is counted.
-
-    Args:
-        prediction: (z, y, x) integer labels.
-        reference: (z, y, x) integer labels.
-        spacing: mm (z, y, x).
+    the prediction has belongs to no mean and is counted. The spacing is in mm (z, y, x).
 
     Returns:
         dice and hd95 (mm), None where the reference has no structure; n_structures,
@@ -35,12 +30,11 @@ def score_structures(prediction: NDArray, reference: NDArray, spacing: Spacing) 
     distances: dict[int, float] = {}
     for label, box in wanted.items():
         if label not in there:
-            dices[label], distances[label] = 0.0, _diagonal(reference, spacing)
+            dices[label] = 0.0
+            distances[label] = float(np.linalg.norm(np.array(reference.shape) * spacing))
             continue
-        both = tuple(
-            slice(min(a.start, b.start), max(a.stop, b.stop))
-            for a, b in zip(box, there[label], strict=True)
-        )
+        pairs = zip(box, there[label], strict=True)
+        both = tuple(slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in pairs)
         guess, truth = prediction[both] == label, reference[both] == label
         dices[label] = dice(guess, truth)
         distances[label] = hd95(guess, truth, spacing, flat=flat)
@@ -68,16 +62,11 @@ def hd95(
     *,
     flat: tuple[bool, ...] = (False, False, False),
 ) -> float:
-    """The 95th percentile Hausdorff distance in mm: the larger of the two directions.
+    """The 95th percentile Hausdorff distance in mm of two masks, bool (z, y, x), not empty.
 
-    A surface is the voxels of a mask that have a face in common with what is not in it, or with
-    the end of the array. Distances are exact Euclidean ones between voxel centres.
-
-    Args:
-        prediction: bool (z, y, x), not empty.
-        reference: bool (z, y, x), not empty.
-        spacing: mm (z, y, x).
-        flat: axes along which the image has a single voxel, so that nothing ends there.
+    It is the larger of the two directions. A surface is the voxels of a mask that have a face in
+    common with what is not in it, or with the end of the array, but for `flat` axes along which the
+    image has a single voxel. Distances are exact Euclidean ones between voxel centres.
     """
     guess, truth = _surface(prediction, flat), _surface(reference, flat)
     return max(_directed(guess, truth, spacing), _directed(truth, guess, spacing))
@@ -93,10 +82,6 @@ def _surface(mask: NDArray, flat: tuple[bool, ...]) -> NDArray:
     for axis in np.flatnonzero(flat):
         neighbours &= np.moveaxis(np.array([[[False]], [[True]], [[False]]]), 0, axis)
     return mask & ~ndimage.binary_erosion(mask, neighbours)
-
-
-def _diagonal(labels: NDArray, spacing: Spacing) -> float:
-    return float(np.linalg.norm(np.array(labels.shape) * spacing))
 
 
 def _boxes(labels: NDArray) -> dict[int, tuple[slice, ...]]:

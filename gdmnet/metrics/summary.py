@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from gdmnet.metrics.conventions import CONVENTIONS, CT_RANGE, GDMNET, convention_ranges
-from gdmnet.metrics.statistics import Values, aggregate_cases, metric_names
+from gdmnet.metrics.statistics import Values, aggregate_cases
+from gdmnet.table import csv_text
 
 HU = "HU"
 
@@ -62,29 +61,14 @@ def summarise(
     note: str | None = None,
 ) -> Summary:
     """The summary of scored cases; arguments as the attributes of `Summary`."""
-    return Summary(
-        convention=convention,
-        units=units,
-        data_range=_shared_range(cases, convention),
-        mask=mask,
-        match_intensity=match_intensity,
-        cases=cases,
-        aggregate=aggregate_cases(cases),
-        ranges=convention_ranges(convention),
-        failed=dict(failed or {}),
-        note=note,
-    )
+    ranges, span = convention_ranges(convention), _shared_range(cases, convention)
+    rules = convention, units, span, mask, match_intensity
+    return Summary(*rules, cases, aggregate_cases(cases), ranges, dict(failed or {}), note)
 
 
 def as_csv(summary: Summary) -> str:
     """The cases as comma-separated values: a row a case, a column a metric, empty where None."""
-    metrics = metric_names(summary.cases)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["case", *metrics])
-    for name, values in summary.cases.items():
-        writer.writerow([name, *(values.get(metric) for metric in metrics)])
-    return text.getvalue()
+    return csv_text([{"case": name, **values} for name, values in summary.cases.items()])
 
 
 def _shared_range(cases: Mapping[str, Values], convention: str) -> float | str:

@@ -27,14 +27,10 @@ _NO_MATCH = (1.0, 0.0)  # gain and offset
 
 @dataclass(frozen=True)
 class ReportFolders:
-    """Where the images lie; all but the predictions may be missing.
+    """Where the images lie: CASE<ending>, of sources CASE_0000<ending>, one file a channel.
 
-    Attributes:
-        predictions: CASE<ending>, and perhaps `uncertainty/CASE<ending>` and predictions.json.
-        targets: CASE<ending>.
-        sources: CASE_0000<ending>, one file a channel.
-        masks: CASE<ending>: where errors count.
-        regions: CASE<ending>: label maps that are scored by themselves.
+    All but the predictions may be missing. Beside these perhaps lie `uncertainty/CASE<ending>` and
+    predictions.json; masks say where errors count, regions are label maps scored by themselves.
     """
 
     predictions: Path
@@ -49,9 +45,7 @@ class ReportCase:
     """The files of one case, all on one grid.
 
     Attributes:
-        identifier: name of the case.
         predictions: method -> file, in the order of the panels; at least one.
-        target: None where there is none.
         sources: in channel order.
         mask: where errors count; None: the body, computed.
         uncertainties: method -> file of standard deviations, or of half-widths.
@@ -69,13 +63,10 @@ class ReportCase:
 
 @dataclass(frozen=True)
 class CaseVolume:
-    """One volume of a case.
+    """One volume of a case: float32 (z, y, x) in file units, with the title above its panel.
 
-    Attributes:
-        kind: "source", "prediction", "target" or "uncertainty".
-        title: above its panel.
-        method: whose prediction or uncertainty it is; "" for source and target.
-        array: float32 (z, y, x) in file units.
+    `kind` is "source", "prediction", "target" or "uncertainty"; `method` says whose prediction or
+    uncertainty it is, "" for source and target.
     """
 
     kind: str
@@ -96,9 +87,7 @@ class CaseImages:
     Attributes:
         volumes: predictions are fitted to the target where that was asked for, and their
             uncertainties with them.
-        mask: uint8 (z, y, x), non-zero where errors count.
-        mask_rule: where it comes from.
-        geometry: of all.
+        mask: uint8 (z, y, x), non-zero where errors count; `mask_rule` says where it comes from.
         unit: of predictions, target and uncertainties: "HU", or "" where there is none.
         coverage: `ReportCase.coverage`.
     """
@@ -110,20 +99,19 @@ class CaseImages:
     unit: str
     coverage: float | None = None
 
+    def of_kind(self, kind: str) -> dict[str, NDArray]:
+        """Method -> array of the volumes of a kind."""
+        return {v.method: v.array for v in self.volumes if v.kind == kind}
+
     @property
     def predictions(self) -> dict[str, NDArray]:
         """By method."""
-        return {v.method: v.array for v in self.volumes if v.kind == "prediction"}
-
-    @property
-    def uncertainties(self) -> dict[str, NDArray]:
-        """Of the methods that have them."""
-        return {v.method: v.array for v in self.volumes if v.kind == "uncertainty"}
+        return self.of_kind("prediction")
 
     @property
     def target(self) -> NDArray | None:
         """None where there is none."""
-        return next((v.array for v in self.volumes if v.kind == "target"), None)
+        return self.of_kind("target").get("")
 
 
 def find_cases(folders: ReportFolders) -> list[ReportCase]:
@@ -180,7 +168,7 @@ def read_images(
     Args:
         case: its files.
         channel_names: of the sources; numbers stand where they are missing.
-        matches: method -> gain and offset that its prediction needs; none by default.
+        matches: method -> gain and offset that its prediction needs.
         convention: of the metrics: it decides on the mask where none is given, from the target or
             else from the first prediction.
 
@@ -206,14 +194,9 @@ def read_images(
             spreads.append(CaseVolume("uncertainty", title, method, spread))
     if case.target is not None:
         volumes.append(CaseVolume("target", "target", "", truth.array[0]))
-    return CaseImages(
-        volumes=(*volumes, *spreads),
-        mask=mask,
-        mask_rule=_RULES.get(rule, f"the body, computed from the {whose} ({rule})"),
-        geometry=truth.geometry,
-        unit="HU" if is_ct_like(truth.array) else "",
-        coverage=case.coverage,
-    )
+    rule = _RULES.get(rule, f"the body, computed from the {whose} ({rule})")
+    unit, shown = "HU" if is_ct_like(truth.array) else "", (*volumes, *spreads)
+    return CaseImages(shown, mask, rule, truth.geometry, unit, case.coverage)
 
 
 def describe(images: CaseImages) -> list[str]:

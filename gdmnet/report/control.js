@@ -161,7 +161,7 @@ function showPlane(name) {
 
 function showPanel(name) {
   chosen.panels[name] = !isPressed(name);
-  if (!shown.panels.some(isVisible)) chosen.panels[name] = true;
+  if (!shown.panels.some((panel) => panel.buttons.every(isPressed))) chosen.panels[name] = true;
   buildStage();
 }
 

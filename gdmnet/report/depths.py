@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from html import escape
 
 from gdmnet.metrics.statistics import Values
+from gdmnet.metrics.titles import title_of
 from gdmnet.table import cell_text
 
 _DEPTH = re.compile(r"wepl_(bias|p95|region_(?P<label>\d+))_(?P<angle>-?[\d.]+)")
@@ -28,11 +29,7 @@ def depth_tables(values: Values, unit: str) -> str:
 
 
 def depth_rows(values: Values) -> list[list[str]]:
-    """Titles, then a row a gantry angle; nothing without depths.
-
-    Args:
-        values: metric -> value of a case, or its mean over the cases.
-    """
+    """Titles, then a row a gantry angle; nothing without depths. Values are a case's or means."""
     found = [match for name in values if (match := _DEPTH.fullmatch(name))]
     angles = dict.fromkeys(match["angle"] for match in found)
     labels = dict.fromkeys(match["label"] for match in found if match["label"])
@@ -47,23 +44,16 @@ def depth_rows(values: Values) -> list[list[str]]:
 
 
 def region_rows(values: Values, unit: str) -> list[list[str]]:
-    """Titles, then a row a region; nothing without regions.
-
-    Args:
-        values: metric -> value of a case, or its mean over the cases.
-        unit: of the images: "HU" or "".
-    """
+    """Titles, then a row a region; nothing without regions. Values are a case's or means."""
     found = {name: match for name in values if (match := _REGION.fullmatch(name))}
     labels = dict.fromkeys(match["label"] for match in found.values())
     known = {(match["metric"], match["label"]): values[name] for name, match in found.items()}
     metrics = [metric for metric in _DECIMALS if any(metric == own for own, _ in known)]
-    of_unit = f" [{unit}]" if unit else ""
-    titles = {"mae": f"MAE{of_unit}", "bias": f"bias{of_unit}", "dice": "Dice"}
     rows = [
         [label, *(cell_text(known.get((metric, label)), _DECIMALS[metric]) for metric in metrics)]
         for label in labels
     ]
-    return [["region", *(titles[metric] for metric in metrics)], *rows] if rows else []
+    return [["region", *(title_of(metric, unit) for metric in metrics)], *rows] if rows else []
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:

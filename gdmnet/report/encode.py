@@ -30,12 +30,9 @@ _FULL = 0.92  # full enough
 
 @dataclass(frozen=True)
 class Packed:
-    """One volume as the page holds it.
+    """One volume as the page holds it: base64 of zlib of the transform in whole steps.
 
-    Attributes:
-        text: base64 of zlib of the transform in whole steps.
-        step: in the volume's units.
-        rms: root of the mean squared difference to the volume that was packed, in its units.
+    `step`, and `rms`, the root of the mean squared difference to the volume, are in its units.
     """
 
     text: str
@@ -70,12 +67,9 @@ def reduce(volume: NDArray, factors: Shape) -> NDArray:
 
 
 def pack(volumes: Sequence[NDArray], scales: Sequence[float], n_bytes: int) -> list[Packed]:
-    """Pack volumes as finely as fits into `n_bytes` of text together.
+    """Pack volumes (z, y, x) as finely as fits into `n_bytes` of text together.
 
-    Args:
-        volumes: (z, y, x) each.
-        scales: what counts as equally visible in each, for example the width of its window.
-        n_bytes: for all of them together.
+    `scales` are what counts as equally visible in each, for example the width of its window.
     """
     parts = [_transform(volume) for volume in volumes]
     share = _share(parts, scales, n_bytes)
@@ -90,11 +84,7 @@ def pack(volumes: Sequence[NDArray], scales: Sequence[float], n_bytes: int) -> l
 
 
 def _share(parts: Sequence[NDArray], scales: Sequence[float], n_bytes: int) -> float:
-    """The finest step, as a share of each scale, that fits; found by secants in logarithms.
-
-    Raises:
-        ValueError: none fits.
-    """
+    """The finest step, as a share of each scale, that fits; found by secants in logarithms."""
     share, slope = FINEST_STEP, -0.6  # how log size falls with log step, until it is measured
     tried: list[tuple[float, int]] = []
     for _ in range(_ROUNDS):

@@ -1,35 +1,159 @@
-"""The charts of a case, each with what it says in words."""
+"""The charts of a case, each with what it says in words, and the statistics that they show.
+
+Volumes are (z, y, x) in file units (CT: HU); what counts is inside a mask.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from html import escape, unescape
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import uniform_filter
 
 from gdmnet.charts import COLOURS, FAINT, add_legend, as_svg, draw_density, set_logarithmic
+from gdmnet.geometry import Shape, Spacing
 from gdmnet.metrics.calibration import Calibration
-from gdmnet.report.statistics import Agreement, Band
+from gdmnet.report.encode import reduce
 from gdmnet.table import cell_text, decimals_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+N_BINS = 128
+_SAMPLE = 500_000  # voxels from which percentiles are taken
+CUBE_MM, APART_MM, N_WORST = 10.0, 30.0, 3
 _FIGURE = '<figure class="chart"><h4>{title}</h4>{chart}<figcaption>{text}</figcaption></figure>'
 _FEWEST = 1e-6  # share of the voxels: a histogram shows nothing below
 _MARK: dict[str, Any] = {"color": COLOURS[1], "linestyle": "--", "linewidth": 1.5}
 
 
-def figure(title: str, draw: Callable[[Axes], None], text: str) -> str:
-    """A chart with its title and what it says in words, as HTML.
+@dataclass(frozen=True)
+class Band:
+    """The voxels whose target lies from `low` to `high` (None: no end), and their errors.
+
+    `bias` is the mean and `sd` the standard deviation of prediction - target, `mae` the mean of
+    its magnitude; all None where the band is empty.
+    """
+
+    low: float | None
+    high: float | None
+    n: int
+    bias: float | None
+    sd: float | None
+    mae: float | None
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """A prediction against its target, in the whole mask and by bands of the target's value.
+
+    `differences` are voxel counts (mean of both, prediction - target), as Bland and Altman draw it,
+    from `low` to `high` and from -error_limit to error_limit; what lies beyond counts at the ends.
+    """
+
+    low: float
+    high: float
+    error_limit: float
+    differences: NDArray
+    whole: Band
+    bands: tuple[Band, ...]
+
+
+@dataclass(frozen=True)
+class Place:
+    """A voxel (z, y, x) of the reduced grid and the mean absolute error in the cube around it."""
+
+    at: Shape
+    error: float
+
+
+def percentiles(volume: NDArray, mask: NDArray, shares: tuple[float, ...]) -> list[float]:
+    """Percentiles inside the mask, from every n-th voxel of large ones."""
+    inside = volume[mask != 0]
+    return [float(v) for v in np.percentile(inside[:: 1 + inside.size // _SAMPLE], shares)]
+
+
+def histograms(
+    volumes: Mapping[str, NDArray], mask: NDArray
+) -> tuple[dict[str, NDArray], tuple[float, float]]:
+    """Voxel counts (N_BINS,) inside the mask over one range, and that range.
+
+    The range holds percentiles 0.1 to 99.9 of every volume; what lies beyond counts at the ends.
+    """
+    ends = _ends(volumes.values(), mask)
+    values = {name: np.clip(volume[mask != 0], *ends) for name, volume in volumes.items()}
+    return {name: np.histogram(v, N_BINS, ends)[0] for name, v in values.items()}, ends
+
+
+def agreement(
+    prediction: NDArray, target: NDArray, mask: NDArray, edges: tuple[float, ...]
+) -> Agreement:
+    """Counts and errors of one case; `edges` are the target values that part the bands."""
+    low, high = _ends((prediction, target), mask)
+    guess, truth = prediction[mask != 0], target[mask != 0]
+    error = guess - truth
+    limit = percentiles(np.abs(error), np.ones_like(error), (99.5,))[0] or 1.0
+    differences, _, _ = np.histogram2d(
+        np.clip((guess + truth) / 2, low, high),
+        np.clip(error, -limit, limit),
+        N_BINS,
+        ((low, high), (-limit, limit)),
+    )
+    limits = (None, *edges, None)
+    band = np.digitize(truth, edges)
+    bands = (_band(*ends, error[band == i]) for i, ends in enumerate(pairwise(limits)))
+    return Agreement(low, high, limit, differences, _band(None, None, error), tuple(bands))
+
+
+def worst_places(
+    error: NDArray, mask: NDArray, factors: Shape, spacing: Spacing
+) -> tuple[Place, ...]:
+    """Where the mean of |error| over a cube of 1 cm is largest, at places 3 cm apart.
 
     Args:
-        title: above it.
-        draw: draws into empty matplotlib axes.
-        text: below it; may be HTML, of which those who cannot see hear what stands before the
-            first tag.
+        error: |prediction - target|, (z, y, x); outside the mask errors count as 0.
+        mask: (z, y, x).
+        factors: of the reduced grid on which places are given.
+        spacing: mm (z, y, x) of the reduced grid.
+    """
+    sides = [max(1, round(CUBE_MM / s)) for s in spacing]
+    means = uniform_filter(reduce(np.where(mask != 0, error, 0), factors), sides, mode="constant")
+    grid = np.indices(means.shape, dtype=np.float32, sparse=True)
+    found = []
+    for _ in range(N_WORST):
+        z, y, x = (int(i) for i in np.unravel_index(np.argmax(means), means.shape))
+        if means[z, y, x] <= 0:
+            break
+        found.append(Place((z, y, x), float(means[z, y, x])))
+        far = sum(((g - i) * s) ** 2 for g, i, s in zip(grid, (z, y, x), spacing, strict=True))
+        means = np.where(far < APART_MM**2, 0, means)
+    return tuple(found)
+
+
+def _ends(volumes: Iterable[NDArray], mask: NDArray) -> tuple[float, float]:
+    """What holds percentiles 0.1 to 99.9 of every volume; flat images have a histogram, too."""
+    ends = [percentiles(volume, mask, (0.1, 99.9)) for volume in volumes]
+    low, high = min(end[0] for end in ends), max(end[1] for end in ends)
+    return low, high if high > low else low + 1
+
+
+def _band(low: float | None, high: float | None, errors: NDArray) -> Band:
+    if errors.size == 0:
+        return Band(low, high, 0, None, None, None)
+    errors = errors.astype(np.float64)
+    found = errors.mean(), errors.std(), np.abs(errors).mean()
+    return Band(low, high, errors.size, *map(float, found))
+
+
+def figure(title: str, draw: Callable[[Axes], None], text: str) -> str:
+    """A chart, drawn into empty matplotlib axes, with its title and what it says in words, as HTML.
+
+    The text may be HTML, of which those who cannot see hear what stands before the first tag.
     """
     chart = as_svg(draw, title=title, text=unescape(text.split("<", maxsplit=1)[0]))
     return _FIGURE.format(title=escape(title), chart=chart, text=text)
@@ -38,11 +162,6 @@ def figure(title: str, draw: Callable[[Axes], None], text: str) -> str:
 def number(value: float | None) -> str:
     """Four digits, as `gdm_evaluate` prints them."""
     return "-" if value is None else f"{value:.4g}"
-
-
-def agreement_figures(agreement: Agreement, unit: str) -> list[str]:
-    """Bland-Altman and bias by band."""
-    return [_bland_altman(agreement, unit), _bands(agreement, unit)]
 
 
 def charts(figures: Sequence[str]) -> str:
@@ -127,7 +246,8 @@ def coverage_figure(calibration: Calibration, coverage: float, unit: str) -> str
     return figure("Expected error against error", draw, text)
 
 
-def _bland_altman(agreement: Agreement, unit: str) -> str:
+def bland_altman_figure(agreement: Agreement, unit: str) -> str:
+    """Prediction - target against the mean of both, voxel by voxel (Bland & Altman 1986)."""
     limit, whole = agreement.error_limit, agreement.whole
     bias, sd = whole.bias or 0.0, whole.sd or 0.0
     lines = {"bias": bias, "-1.96 SD": bias - 1.96 * sd, "+1.96 SD": bias + 1.96 * sd}
@@ -160,7 +280,8 @@ def _bland_altman(agreement: Agreement, unit: str) -> str:
     return figure("Bland-Altman", draw, text)
 
 
-def _bands(agreement: Agreement, unit: str) -> str:
+def bands_figure(agreement: Agreement, unit: str) -> str:
+    """Bias and mean absolute error by the target's value."""
     bands = agreement.bands
     names = tuple(_range(band) for band in bands)
 

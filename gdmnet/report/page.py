@@ -5,17 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from html import escape
 from importlib import resources
 from string import Template
 
+from gdmnet import __version__
 from gdmnet.metrics.statistics import STATISTICS, Values, metric_names
 from gdmnet.metrics.summary import Summary
 from gdmnet.metrics.titles import best_value, penalty, title_of
+from gdmnet.parallel import map_cases
+from gdmnet.report.cases import ReportCase
 from gdmnet.report.depths import depth_tables, is_of_section
 from gdmnet.report.figures import charts, folded
 from gdmnet.report.provenance import DIFFERS, CaseOrigin, Origin, Rows
-from gdmnet.report.view import CasePage
+from gdmnet.report.view import CasePage, case_page
 from gdmnet.table import cell_text, decimals_of
 
 _SCRIPTS = ("decode.js", "paint.js", "viewer.js", "table.js", "control.js")
@@ -39,15 +43,9 @@ _TABLE = """<p>Press a title to sort by it, the worst on top; press a case to se
 
 @dataclass(frozen=True)
 class _Column:
-    """One metric of one method.
+    """One metric of one method, its values by case and their statistics.
 
-    Attributes:
-        metric: its name.
-        title: above it, with the method where there are several.
-        hint: says which values are good.
-        css: the class of its cells, as an attribute: columns behind "all metrics" have one.
-        cases: identifier -> value.
-        aggregate: statistic -> value over the cases.
+    `css` is the class of its cells, as an attribute: columns behind "all metrics" have one.
     """
 
     metric: str
@@ -71,7 +69,6 @@ class ReportPage:
     """What a report says.
 
     Attributes:
-        title: of the page.
         cases: those that can be shown, all with the same methods; at least one.
         summaries: method -> what gdm_evaluate says; empty without targets.
         origin: where the predictions come from.
@@ -94,6 +91,7 @@ def render(report: ReportPage) -> str:
         p.identifier: report.origin.cases.get(p.identifier, CaseOrigin()) for p in report.cases
     }
     counts = {name: len(origin.warnings) for name, origin in origins.items()}
+    inputs = [row for origin in origins.values() for row in origin.inputs]
     n_cases, methods = len(report.cases), report.cases[0].methods
     several = f"{len(methods)} methods on the same " if len(methods) > 1 else ""
     return Template(_read_part("page.html")).substitute(
@@ -107,16 +105,43 @@ def render(report: ReportPage) -> str:
         methods=_METHODS.format(report.methods) if report.methods else "",
         overview=overview(report.cases, report.summaries, counts, _expected(report, origins)),
         depths=depths,
-        case_warnings=_each(report.cases, lambda p: _case_warnings(origins[p.identifier].warnings)),
+        case_warnings=_each(
+            report.cases, lambda p: _alarm([*map(escape, origins[p.identifier].warnings)])
+        ),
         case_notes=_each(report.cases, lambda p: _case_notes(p, origins[p.identifier])),
         charts=_each(report.cases, lambda p: charts(p.figures)),
-        provenance=_rows_table([*report.made, *report.origin.rows, *_inputs(origins)]),
+        provenance=_rows_table([*report.made, *report.origin.rows, *inputs]),
         data="".join(
             f'<script type="application/json" id="case-{i}">{p.view}</script>\n'
             for i, p in enumerate(report.cases)
         ),
         script="\n".join(_read_part(name) for name in _SCRIPTS),
     )
+
+
+def pack_and_render(
+    title: str,
+    cases: Sequence[ReportCase],
+    summaries: Mapping[str, Summary],
+    origin: Origin,
+    made: Mapping[str, str],
+    *,
+    convention: str,
+    methods: str = "",
+    n_processes: int,
+) -> str:
+    """The report of cases whose images are read and packed first; arguments as of `ReportPage`.
+
+    `made` are the command and the date, `convention` is that of the metrics.
+
+    Raises:
+        DatasetError: an image cannot be read, or a mask is empty.
+    """
+    names, own = origin.channel_names, dict(summaries)
+    pack = partial(case_page, channel_names=names, summaries=own, convention=convention)
+    pages = tuple(map_cases(pack, cases, n_processes=n_processes, title="packing"))
+    rows = (("gdmnet", __version__), *made.items())
+    return render(ReportPage(title, pages, summaries, origin, rows, methods))
 
 
 def overview(
@@ -127,11 +152,7 @@ def overview(
 ) -> str:
     """The table, the worst case first; without summaries names and warnings alone stand in it.
 
-    Args:
-        pages: the cases, in the order of their numbers in the page.
-        summaries: method -> what gdm_evaluate says; empty where there are no targets.
-        n_warnings: identifier -> how many there are.
-        expected: the MAE that is expected without a target.
+    Pages are in the order of their numbers; `expected` is the MAE expected without a target.
     """
     columns = [*_columns(summaries), *([] if expected is None else [expected])]
     bad = [columns[0].penalty(page) if columns else None for page in pages]
@@ -185,29 +206,25 @@ def _notices(report: ReportPage, origins: Mapping[str, CaseOrigin]) -> str:
             row for row in report.origin.rows if DIFFERS in row[1]
         ],
     }
-    blocks = [_notice(title, rows) for title, rows in alarms.items() if rows]
-    first = next(iter(report.summaries.values()), None)
+    blocks = [
+        _alarm([f"<b>{escape(name)}</b>: {escape(text)}" for name, text in rows], title)
+        for title, rows in alarms.items()
+    ]
+    hints, first = [], next(iter(report.summaries.values()), None)
     if first is None:
-        blocks.append(_hint("No targets were given: nothing here says how accurate these are."))
+        hints.append("No targets were given: nothing here says how accurate these are.")
     elif first.match_intensity is None and not all(p.unit for p in report.cases):
-        blocks.append(_hint(_NO_UNIT))
+        hints.append(_NO_UNIT)
     if not report.origin.rows:
-        blocks.append(_hint("There is no predictions.json: what made these images is not known."))
-    return "".join(blocks)
+        hints.append("There is no predictions.json: what made these images is not known.")
+    return "".join([*blocks, *(f'<div class="notice">{hint}</div>' for hint in hints)])
 
 
-def _hint(text: str) -> str:
-    return f'<div class="notice">{text}</div>'
-
-
-def _notice(title: str, rows: Sequence[tuple[str, str]]) -> str:
-    items = "".join(f"<li><b>{escape(name)}</b>: {escape(text)}" for name, text in rows)
-    return f'<div class="notice alarm"><h2>{title}</h2><ul>{items}</ul></div>'
-
-
-def _case_warnings(warnings: Sequence[str]) -> str:
-    items = "".join(f"<li>{escape(text)}" for text in warnings)
-    return f'<div class="notice alarm"><ul>{items}</ul></div>' if warnings else ""
+def _alarm(items: Sequence[str], title: str = "") -> str:
+    """What a person has to read, in HTML; "" for nothing."""
+    head = f"<h2>{title}</h2>" if title else ""
+    body = "".join(f"<li>{item}" for item in items)
+    return f'<div class="notice alarm">{head}<ul>{body}</ul></div>' if items else ""
 
 
 def _case_notes(case: CasePage, origin: CaseOrigin) -> str:
@@ -242,16 +259,10 @@ def _each(pages: Sequence[CasePage], html: Callable[[CasePage], str]) -> str:
     )
 
 
-def _inputs(origins: Mapping[str, CaseOrigin]) -> Rows:
-    return tuple(row for origin in origins.values() for row in origin.inputs)
-
-
 def _rows_table(rows: Sequence[tuple[str, str]]) -> str:
     """Names and values."""
-    body = "".join(
-        f"<tr><th scope=row>{escape(name)}<td>{escape(value)}</tr>" for name, value in rows
-    )
-    return f'<table class="rows">{body}</table>'
+    cells = (f"<tr><th scope=row>{escape(name)}<td>{escape(value)}</tr>" for name, value in rows)
+    return f'<table class="rows">{"".join(cells)}</table>'
 
 
 def _read_part(name: str) -> str:

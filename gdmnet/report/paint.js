@@ -112,7 +112,6 @@ function drawOutline(context, place, plane, shape, at, mask) {
 // The patient's sides and a scale bar.
 function drawMarks(context, plane, scale) {
   const { width, height } = context.canvas, unit = devicePixelRatio;
-  const [top, bottom, left, right] = PLANES[plane].letters;
   const say = (text, x, y, align) => {
     context.textAlign = align;
     context.lineWidth = 3 * unit;
@@ -122,10 +121,9 @@ function drawMarks(context, plane, scale) {
     context.fillText(text, x, y);
   };
   context.font = `${12 * unit}px system-ui, sans-serif`;
-  say(top, width / 2, 13 * unit, "center");
-  say(bottom, width / 2, height - 5 * unit, "center");
-  say(left, 5 * unit, height / 2, "left");
-  say(right, width - 5 * unit, height / 2, "right");
+  const places = [[width / 2, 13 * unit, "center"], [width / 2, height - 5 * unit, "center"],
+    [5 * unit, height / 2, "left"], [width - 5 * unit, height / 2, "right"]];
+  PLANES[plane].letters.forEach((letter, i) => say(letter, ...places[i]));
   const length = [100, 50, 20, 10, 5, 2, 1].find((mm) => mm * scale < width / 4) || 1;
   const end = 6 * unit + length * scale, base = height - 6 * unit;
   context.beginPath();

@@ -6,7 +6,6 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from numpy.typing import NDArray
 from PIL import Image
@@ -15,10 +14,6 @@ from gdmnet.charts import chart_style
 from gdmnet.files import whole_file
 from gdmnet.geometry import Spacing
 
-if TYPE_CHECKING:
-    from matplotlib.colorbar import Colorbar
-    from matplotlib.colors import Colormap
-
 _INCHES = 2.05  # of a column, at 100 pixels an inch: six then fit a web page
 _GREY = "#969696"
 _SIGNED = ("#4696ff", "black", "#ff821e")  # too low blue, too high orange: told apart by all eyes
@@ -26,15 +21,10 @@ _SIGNED = ("#4696ff", "black", "#ff821e")  # too low blue, too high orange: told
 
 @dataclass(frozen=True)
 class Panel:
-    """One column of the picture.
+    """One column of the picture: an image (z, y, x) in LPS under its title.
 
-    Attributes:
-        title: stands above it.
-        image: (z, y, x) in LPS.
-        low: shown black; of a signed panel blue.
-        high: shown white; of a signed panel orange, and the middle of both black.
-        signed: whether differences are shown.
-        unit: stands beside the colour bar's numbers.
+    `low` is shown black and `high` white; of differences (`signed`) `low` is blue, `high` orange
+    and the middle black. The unit stands beside the colour bar's numbers.
     """
 
     title: str
@@ -59,6 +49,7 @@ def draw_panels(panels: Sequence[Panel], spacing: Spacing, *, heading: str = "")
     Raises:
         ValueError: no panels, or panels of unequal shape.
     """
+    from matplotlib.colors import LinearSegmentedColormap
     from matplotlib.figure import Figure
 
     shapes = {panel.image.shape for panel in panels}
@@ -67,6 +58,8 @@ def draw_panels(panels: Sequence[Panel], spacing: Spacing, *, heading: str = "")
     lengths = [n * s for n, s in zip(*shapes, spacing, strict=True)]  # mm
     planes = [_planes(panel.image, spacing) for panel in panels]
     heights = [plane.shape[0] * side / max(lengths) for plane, (side, _) in planes[0]]
+    pair = (("black", "white"), _SIGNED)
+    colours = [LinearSegmentedColormap.from_list("panel", ends) for ends in pair]
     file = io.BytesIO()
     with chart_style({"text.color": "white", "font.size": 9}):
         size = (_INCHES * len(panels), _INCHES * sum(heights) + (0.9 if heading else 0.65))
@@ -76,35 +69,23 @@ def draw_panels(panels: Sequence[Panel], spacing: Spacing, *, heading: str = "")
         grid = figure.subplots(len(heights), len(panels), squeeze=False, height_ratios=heights)
         for panel, own, column in zip(panels, planes, grid.T, strict=True):
             column[0].set_title(panel.title, fontsize=9)
+            colour, low, high = colours[panel.signed], panel.low, max(panel.high, panel.low + 1e-12)
             for axes, (plane, (down, right)) in zip(column, own, strict=True):
                 axes.set_axis_off()
                 shown = axes.imshow(
-                    plane,
-                    _colours(panel),
-                    aspect=down / right,
-                    interpolation="bicubic",
-                    vmin=panel.low,
-                    vmax=max(panel.high, panel.low + 1e-12),
+                    plane, colour, aspect=down / right, interpolation="bicubic", vmin=low, vmax=high
                 )
-            _add_bar(figure.colorbar(shown, ax=list(column), location="bottom", aspect=22), panel)
+            bar = figure.colorbar(shown, ax=list(column), location="bottom", aspect=22)
+            text = f"{_number(panel.high)} {panel.unit}".strip()
+            bar.set_ticks([panel.low, panel.high], labels=[_number(panel.low), text])
+            for label, side in zip(bar.ax.get_xticklabels(), ("left", "right"), strict=True):
+                label.set(ha=side, color=_GREY)
         figure.savefig(file, format="png")
     return Image.open(file).convert("RGB")
 
 
-def _add_bar(bar: Colorbar, panel: Panel) -> None:
-    """Write the ends of a panel's window under its colour bar."""
-    high = f"{_number(panel.high)} {panel.unit}".strip()
-    bar.set_ticks([panel.low, panel.high], labels=[_number(panel.low), high])
-    for label, side in zip(bar.ax.get_xticklabels(), ("left", "right"), strict=True):
-        label.set(ha=side, color=_GREY)
-
-
 def save_picture(picture: Image.Image, path: Path) -> None:
-    """Write a PNG.
-
-    Raises:
-        OutputError: the folder is not writable or the disk is full.
-    """
+    """Write a PNG."""
     with whole_file(path) as aside:
         picture.save(aside, format="PNG", optimize=True)
 
@@ -115,13 +96,6 @@ def _planes(image: NDArray, spacing: Spacing) -> list[tuple[NDArray, tuple[float
     dz, dy, dx = spacing
     planes = [(image[z], (dy, dx)), (image[::-1, y], (dz, dx)), (image[::-1, :, x], (dz, dy))]
     return [plane for plane in planes if min(plane[0].shape) > 1] or planes[:1]
-
-
-def _colours(panel: Panel) -> Colormap:
-    from matplotlib.colors import LinearSegmentedColormap
-
-    ends = _SIGNED if panel.signed else ("black", "white")
-    return LinearSegmentedColormap.from_list("panel", ends)
 
 
 def _number(value: float) -> str:

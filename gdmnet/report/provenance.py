@@ -63,9 +63,7 @@ class Origin:
 def read_origin(predictions: Path, sources: Mapping[str, Sequence[Path]] | None = None) -> Origin:
     """What is known from the predictions' folder and the model's folder, if it is there.
 
-    Args:
-        predictions: their folder.
-        sources: identifier -> files that are held against the recorded checksums.
+    `sources`, by identifier, are the files that are held against the recorded checksums.
 
     Raises:
         PlanError: predictions.json is no JSON.
@@ -77,16 +75,13 @@ def read_origin(predictions: Path, sources: Mapping[str, Sequence[Path]] | None 
         record = _object(read_json(path))
         model = _object(record.get("model"))
         folder = _model_folder(predictions, model)
-        if folder is not None:
-            plan = _object(read_json(folder / PLAN_JSON))
-            names = tuple(str(name) for name in plan.get("channel_names") or ())
+        names = _channel_names(folder) if folder else names
         rows += [(name, text) for name, text in _rows(path.name, record, model, folder) if text]
         for name, result in _object(record.get("cases")).items():
             cases[name] = _case(_object(result), (sources or {}).get(name, ()))
     fold = predictions.resolve().parent
     if not rows and (fold / RUN_JSON).is_file():  # the validation of a training
-        plan = _object(read_json(fold.parent / PLAN_JSON))
-        names = tuple(str(name) for name in plan.get("channel_names") or ())
+        names = _channel_names(fold.parent)
         run = _object(read_json(fold / RUN_JSON))
         about = {key: value for key, value in run.items() if not key.endswith("_cases")}
         rows = [("model", str(fold.parent)), ("training", _text(about))]
@@ -114,6 +109,10 @@ def _rows(
     yield "versions", _text({"gdmnet": record.get("version"), **_object(record.get("versions"))})
 
 
+def _channel_names(model: Path) -> tuple[str, ...]:
+    return tuple(map(str, _object(read_json(model / PLAN_JSON)).get("channel_names") or ()))
+
+
 def _model_folder(predictions: Path, model: dict[str, Any]) -> Path | None:
     """The model's folder, if it is there: as named, from here or from above the predictions."""
     name = model.get("folder")
@@ -133,27 +132,20 @@ def _case(result: dict[str, Any], sources: Sequence[Path]) -> CaseOrigin:
     warnings = [str(warning) for warning in result.get("warnings") or ()]
     warnings += [f"{name} {verdict}" for name, verdict in verdicts.items() if DIFFERS in verdict]
     series = [_object(own) for own in result.get("series") or ()]
+    inputs = [("DICOM series", f"{s.get('description')} in {s.get('folder')}") for s in series]
+    inputs += [
+        (name, f"SHA-256 {found.get(name) or recorded[name]} ({verdict})")
+        for name, verdict in verdicts.items()
+    ]
     error, findings = result.get("error"), result.get("input_check")
+    compared = tuple(map(_finding, findings)) if isinstance(findings, list) else None
     stated = _object(result.get("uncertainty"))
+    coverage, expected = (_number(stated.get(name)) for name in ("coverage", "expected_mae"))
     ends = stated.get("validation_mae")
+    known = [n for n in map(_number, ends if isinstance(ends, list) else ()) if n is not None]
+    why = None if error is None else str(error)
     return CaseOrigin(
-        warnings=tuple(warnings),
-        error=None if error is None else str(error),
-        inputs=(
-            *(("DICOM series", f"{s.get('description')} in {s.get('folder')}") for s in series),
-            *(
-                (name, f"SHA-256 {found.get(name) or recorded[name]} ({verdict})")
-                for name, verdict in verdicts.items()
-            ),
-        ),
-        findings=None
-        if not isinstance(findings, list)
-        else tuple(_finding(_object(finding)) for finding in findings),
-        coverage=_number(stated.get("coverage")),
-        expected_mae=_number(stated.get("expected_mae")),
-        validation_mae=tuple(n for n in map(_number, ends) if n is not None)
-        if isinstance(ends, list)
-        else (),
+        tuple(warnings), why, tuple(inputs), compared, coverage, expected, tuple(known)
     )
 
 
@@ -165,13 +157,14 @@ def _verdict(recorded: str | None, found: str | None) -> str:
     return "as translated" if found == recorded else f"{DIFFERS} from what was translated"
 
 
-def _finding(finding: dict[str, Any]) -> tuple[str, str, str, str]:
+def _finding(value: object) -> tuple[str, str, str, str]:
+    finding = _object(value)
     training, accepted = (
         " to ".join(map(_text, ends)) if isinstance(ends, list) else _text(ends)
         for ends in (finding.get("training"), finding.get("accepted"))
     )
-    value = f"{_text(finding.get('value'))} {finding.get('unit') or ''}".strip()
-    return str(finding.get("what")), value, training, accepted
+    found = f"{_text(finding.get('value'))} {finding.get('unit') or ''}".strip()
+    return str(finding.get("what")), found, training, accepted
 
 
 def _text(value: object) -> str:

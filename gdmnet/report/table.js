@@ -1,7 +1,6 @@
 // The overview: sorted by any column, the worst first; a row opens its case.
 
-const table = document.getElementById("cases");
-const body = table.tBodies[0];
+const table = $("cases"), body = table.tBodies[0];
 
 // The first press on a column puts the worst on top (names: from A), the second the best. Columns of
 // numbers carry how bad each value is (data-bad); a missing value comes last either way.
@@ -16,12 +15,11 @@ function sortBy(head, order) {
     return sign * (Number(bad(b)) - Number(bad(a)));
   });
   for (const other of head.parentElement.cells) {
-    other.removeAttribute("aria-sort");
+    other.ariaSort = null;
     delete other.dataset.order;
   }
   head.dataset.order = order;
-  const isUp = (head.dataset.worst === "ascending") === (order === "worst");
-  head.setAttribute("aria-sort", isUp ? "ascending" : "descending");
+  head.ariaSort = (head.dataset.worst === "ascending") === (order === "worst") ? "ascending" : "descending";
   body.append(...rows);
 }
 
@@ -46,9 +44,6 @@ body.addEventListener("click", (event) => {
   $("viewer").scrollIntoView({ behavior: "smooth" });
 });
 
-const more = document.getElementById("more");
-if (more) {
-  more.addEventListener("click", () => {
-    more.setAttribute("aria-pressed", String(table.classList.toggle("all")));
-  });
-}
+$("more")?.addEventListener("click", (event) => {
+  event.target.ariaPressed = String(table.classList.toggle("all"));
+});

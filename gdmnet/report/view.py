@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,14 +19,19 @@ from gdmnet.metrics.summary import Summary
 from gdmnet.report.cases import CaseImages, CaseVolume, ReportCase, describe, read_images, times
 from gdmnet.report.encode import Packed, pack, pack_mask, reduce, reduction
 from gdmnet.report.figures import (
-    agreement_figures,
+    Place,
+    agreement,
+    bands_figure,
+    bland_altman_figure,
     calibration_figure,
     charts,
     coverage_figure,
     folded,
     histogram_figure,
+    histograms,
+    percentiles,
+    worst_places,
 )
-from gdmnet.report.statistics import Place, agreement, histograms, percentiles, worst_places
 
 MOST_BYTES = 2_000_000  # of the page for one case: volumes and charts
 _RESERVE = 60_000  # for all that is not packed volumes and charts
@@ -39,7 +45,6 @@ class CasePage:
     """Everything that the page holds about one case.
 
     Attributes:
-        identifier: name of the case.
         view: a `CaseView` as JSON, safe inside a script element.
         figures: HTML of the charts; those of several methods are folded away under their names.
         facts: about grid, mask and storage, in words.
@@ -57,16 +62,10 @@ class CasePage:
 
 @dataclass(frozen=True)
 class Picture:
-    """One volume of a case.
+    """One volume of a case: a `CaseVolume`, packed.
 
-    Attributes:
-        kind: "source", "prediction", "target" or "uncertainty".
-        title: above its panel.
-        method: whose prediction or uncertainty it is; "" for source and target.
-        hounsfield: whether HU windows make sense.
-        low: of the window "auto": percentile 0.5 inside the mask.
-        high: its other end: percentile 99.5.
-        packed: its voxels.
+    `hounsfield` says whether HU windows make sense, `low` and `high` are the window "auto":
+    percentiles 0.5 and 99.5 inside the mask.
     """
 
     kind: str
@@ -83,13 +82,10 @@ class CaseView:
     """A case for the viewer; everything spatial is (z, y, x) in LPS.
 
     Attributes:
-        identifier: name of the case.
         unit: of predictions and target: "HU" or "".
-        shape: of the stored volumes.
-        spacing: mm of the stored voxels.
+        shape: of the stored volumes; `spacing` in mm is theirs, too.
         factors: file voxels that became one stored voxel.
         error_limit: errors are first shown from -error_limit to error_limit.
-        pictures: the volumes.
         mask: see `encode.pack_mask`.
         middle: mm from the first voxel's outer corner to the middle of the mask.
         extent: mm around it that are shown at first: the mask and a little air.
@@ -116,7 +112,7 @@ class CaseView:
 def case_page(
     case: ReportCase,
     channel_names: Sequence[str] = (),
-    summaries: Mapping[str, Summary] | None = None,
+    summaries: Mapping[str, Summary] = MappingProxyType({}),
     convention: str = GDMNET,
 ) -> CasePage:
     """Read, measure and pack one case into at most `MOST_BYTES`.
@@ -132,7 +128,7 @@ def case_page(
         DatasetError: an image cannot be read, or the mask is empty.
     """
     matches = {}
-    for method, summary in (summaries or {}).items():
+    for method, summary in summaries.items():
         values = summary.cases[case.identifier]
         gain, offset = values.get("gain"), values.get("offset")
         if gain is not None and offset is not None:
@@ -151,13 +147,7 @@ def case_page(
 
 
 def case_view(identifier: str, images: CaseImages, n_bytes: int) -> CaseView:
-    """Pack a case's volumes.
-
-    Args:
-        identifier: name of the case.
-        images: of the case.
-        n_bytes: that all packed text may take.
-    """
+    """Pack a case's volumes into `n_bytes` of text."""
     factors = reduction(images.geometry.shape, images.geometry.spacing)
     z, y, x = (s * f for s, f in zip(images.geometry.spacing, factors, strict=True))
     mask = reduce(images.mask, factors) >= 0.5
@@ -226,13 +216,14 @@ def _against_target(images: CaseImages, method: str) -> list[str]:
     edges: tuple[float, ...] = (AIR_BELOW, BONE_ABOVE)
     if not images.unit:
         edges = tuple(np.unique(percentiles(target, mask, (25, 50, 75))).tolist())
-    figures = agreement_figures(agreement(prediction, target, mask, edges), images.unit)
-    if method in images.uncertainties:
-        spread = calibrate(images.uncertainties[method], prediction - target, mask)
-        if spread is not None and images.coverage is not None:
-            figures.append(coverage_figure(spread, images.coverage, images.unit))
-        elif spread is not None:
-            figures.append(calibration_figure(spread, images.unit))
+    found = agreement(prediction, target, mask, edges)
+    figures = [bland_altman_figure(found, images.unit), bands_figure(found, images.unit)]
+    deviation = images.of_kind("uncertainty").get(method)
+    spread = None if deviation is None else calibrate(deviation, prediction - target, mask)
+    if spread is not None and images.coverage is not None:
+        figures.append(coverage_figure(spread, images.coverage, images.unit))
+    elif spread is not None:
+        figures.append(calibration_figure(spread, images.unit))
     return figures
 
 
@@ -268,13 +259,11 @@ def _windows(images: CaseImages) -> list[tuple[float, float]]:
         own = [end for volume, end in zip(images.volumes, ends, strict=True) if volume.kind == kind]
         return min(low for low, _ in own), max(high for _, high in own)
 
-    shown = window("prediction" if images.target is None else "target")
+    shared = dict.fromkeys(("prediction", "target"), "prediction")
+    if images.target is not None:
+        shared = dict.fromkeys(shared, "target")
     return [
-        (low, high)
-        if volume.kind == "source"
-        else window("uncertainty")
-        if volume.kind == "uncertainty"
-        else shown
+        (low, high) if volume.kind == "source" else window(shared.get(volume.kind, volume.kind))
         for volume, (low, high) in zip(images.volumes, ends, strict=True)
     ]
 

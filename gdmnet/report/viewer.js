@@ -129,12 +129,8 @@ function isPressed(name) {
   return name !== "uncertainties" && name !== BONE && !sources.slice(1).includes(name);
 }
 
-function isVisible(panel) {
-  return panel.buttons.every(isPressed);
-}
-
 function visiblePanels() {
-  const some = shown.panels.filter(isVisible);
+  const some = shown.panels.filter((panel) => panel.buttons.every(isPressed));
   return some.length ? some : shown.panels.slice(0, 1);
 }
 

@@ -21,10 +21,10 @@ from gdmnet.data.volume import read_volume, write_volume
 from gdmnet.inference.finish import STRENGTHS, FinishCase, apply_finish, fit_finish
 from gdmnet.inference.model import load_model
 from gdmnet.inference.translator import Translator
+from gdmnet.metrics import evaluation
 from gdmnet.metrics.conventions import GDMNET, EvaluationSettings
-from gdmnet.metrics.evaluation import ImagePair, evaluate_pairs, find_mask, summarise_cases
+from gdmnet.metrics.evaluation import METRICS, ImagePair, find_mask, score
 from gdmnet.metrics.image import match_linear
-from gdmnet.metrics.score import METRICS, score
 from gdmnet.metrics.statistics import Values, aggregate_cases
 from gdmnet.metrics.summary import Summary
 from gdmnet.metrics.titles import title_of
@@ -176,9 +176,9 @@ def _score(
     note: str | None,
 ) -> Summary:
     """Score predictions against the raw targets, and write summary.json."""
-    scored = evaluate_pairs(pairs, settings)
+    scored = evaluation.evaluate_pairs(pairs, settings)
     names = [pair.identifier for pair in pairs]
-    summary = summarise_cases(dict(zip(names, scored, strict=True)), settings)
+    summary = evaluation.summarise_cases(dict(zip(names, scored, strict=True)), settings)
     summary = dataclasses.replace(summary, realism=front, note=note)
     codec.save(summary, home / folders.SUMMARY_JSON, private=True)
     means = {m: summary.aggregate[m]["mean"] for m in METRICS}

@@ -133,9 +133,11 @@ def test_a_number_that_is_taken_is_refused(home, capsys):
     ],
 )
 def test_impossible_options_are_refused(home, option, capsys):
-    with pytest.raises(SystemExit) as stopped:
-        call(home, option)
-    assert stopped.value.code == 2
+    try:
+        status = call(home, option)
+    except SystemExit as stop:  # what the parser refuses
+        status = stop.code
+    assert status == 2
     assert capsys.readouterr().err.count("\n") == 1
 
 
@@ -203,6 +205,4 @@ def test_sinograms_that_do_not_fit_are_refused_in_one_line(measured, capsys):
 
 @pytest.mark.parametrize("words", [["502"], ["--views", "20"], ["--keep-sinograms"]])
 def test_what_is_simulated_has_no_place_in_a_reconstruction(measured, words):
-    with pytest.raises(SystemExit) as stopped:
-        reconstruct(measured, *words)
-    assert stopped.value.code == 2
+    assert reconstruct(measured, *words) == 2

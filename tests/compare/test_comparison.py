@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 
 from gdmnet import codec
-from gdmnet.compare.cases import CaseGroup, ComparisonCases
 from gdmnet.compare.comparison import _notes, _put_together
-from gdmnet.compare.methods import CaseCosts, ComparedMethod
+from gdmnet.compare.methods import CaseCosts, CaseGroup, ComparedMethod, ComparisonCases
 from gdmnet.compare.page import scatter_figures
 from gdmnet.compare.record import Comparison, MethodFacts
 from gdmnet.compare.tables import as_html, as_text, methods_table, paired_table

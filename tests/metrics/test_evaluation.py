@@ -10,9 +10,8 @@ from gdmnet.data.volume import read_volume, write_volume
 from gdmnet.errors import DatasetError, SettingError
 from gdmnet.geometry import Geometry
 from gdmnet.metrics.conventions import EvaluationSettings
-from gdmnet.metrics.evaluation import EvaluationFolders, evaluate_folders
+from gdmnet.metrics.evaluation import METRICS, EvaluationFolders, evaluate_folders, score
 from gdmnet.metrics.plausibility import PLAUSIBILITY
-from gdmnet.metrics.score import METRICS, score
 from gdmnet.metrics.structures import score_structures
 
 SHAPE, SPACING = (8, 12, 14), (20.0, 10.0, 15.0)

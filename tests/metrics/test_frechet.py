@@ -82,19 +82,19 @@ def test_comparing_subjects_is_comparing_all_of_their_patches(rng, paired):
 
 
 def test_resampling_subjects_is_repeating_their_patches_without_pairs_of_copies(rng):
-    from gdmnet.metrics.frechet import _Moments, _PairSums
+    from gdmnet.metrics.frechet import _gaussians, _kernel_means
 
     features = [rng.normal(size=(n, 2)) for n in (4, 6)]
     others = [rng.normal(size=(n, 2)) for n in (4, 6)]
     weights = np.array([2.0, 0.0])
     repeated = np.concatenate([features[0], features[0]])
-    mean, covariance = _Moments.of(features).gaussian(weights)
+    mean, covariance = _gaussians(features)(weights)
     np.testing.assert_allclose(mean, repeated.mean(axis=0))
     np.testing.assert_allclose(covariance, np.cov(repeated.T))
     for paired in (False, True):
         sets = ((features, features, True), (others, others, True), (features, others, paired))
         within, beside, across = (
-            _PairSums.of(first, second, same_places=same).mean(weights, weights)
+            _kernel_means(first, second, same_places=same)(weights, weights)
             for first, second, same in sets
         )
         expected = kernel_distance(features[0], others[0], paired=paired)

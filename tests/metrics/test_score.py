@@ -4,9 +4,9 @@ from metrics.oracles import slow_mae, slow_masked_ssim, slow_ms_ssim, slow_psnr
 
 from gdmnet.data.volume import read_volume
 from gdmnet.metrics.conventions import CONVENTIONS, DataRange
+from gdmnet.metrics.evaluation import METRICS, score
 from gdmnet.metrics.image import data_range, mae, psnr
 from gdmnet.metrics.plausibility import PLAUSIBILITY, plausibility
-from gdmnet.metrics.score import METRICS, score
 from gdmnet.metrics.similarity import ms_ssim, ssim
 
 SPACING = (3.0, 1.0, 1.0)

@@ -63,7 +63,7 @@ def test_everything_is_read(one):
     assert np.allclose(images.target, target(0), atol=1e-3)
     assert images.unit == "HU"
     assert [v.title for v in images.volumes if v.kind == "source"] == ["source"]
-    assert np.allclose(images.uncertainties["prediction"], 5)
+    assert np.allclose(images.of_kind("uncertainty")["prediction"], 5)
     assert 0.2 < images.mask.mean() < 0.6
     assert "target (above -500 HU)" in describe(images)[1]
 
@@ -81,7 +81,7 @@ def test_a_match_changes_prediction_and_uncertainty(one):
     assert np.allclose(
         matched.predictions["prediction"], 2 * plain.predictions["prediction"] - 7, atol=1e-2
     )
-    assert np.allclose(matched.uncertainties["prediction"], 10)
+    assert np.allclose(matched.of_kind("uncertainty")["prediction"], 10)
 
 
 def test_an_empty_mask_is_refused(one):

@@ -15,7 +15,7 @@ from gdmnet.data.store import StoredCase, open_case
 from gdmnet.data.volume import read_volume
 from gdmnet.errors import CheckpointError
 from gdmnet.inference import PredictionSettings, load_model
-from gdmnet.metrics.score import score
+from gdmnet.metrics.evaluation import score
 from gdmnet.models import checkpoint
 from gdmnet.models.folder import DIAL_JSON, FINISH_JSON, DialChoice, read_run
 from gdmnet.plan import Run

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from gdmnet.compare.variant import Method, Variant, make_methods, parse_steps, parse_variant
+from gdmnet.compare.settings import Method, make_methods, parse_steps, parse_variant
 from gdmnet.errors import SettingError
 
 
@@ -54,7 +54,7 @@ def test_variants_have_folders_of_their_own_and_come_once():
 def test_steps_make_a_method_each_and_a_variants_own_come_first():
     steps = parse_steps(["flow=1,4,4", "flow:noise=2=3"])
     assert steps == {"flow": (1, 4), "flow:noise=2": (3,)}
-    variants = [Variant("flow"), Variant("gdm"), Variant("flow", {"noise": 2})]
+    variants = [Method("flow"), Method("gdm"), Method("flow", {"noise": 2})]
     methods = make_methods(variants, steps)
     assert [m.name for m in methods] == [
         "flow, 1 step",
@@ -66,7 +66,7 @@ def test_steps_make_a_method_each_and_a_variants_own_come_first():
 
 
 def test_steps_of_a_one_step_objective_or_of_a_stranger_are_refused():
-    variants = [Variant("gdm"), Variant("bridge")]
+    variants = [Method("gdm"), Method("bridge")]
     with pytest.raises(SettingError, match="--steps gdm: calls its network once"):
         make_methods(variants, {"gdm": (4,)})
     with pytest.raises(SettingError, match="steps must be at least 1 and at most 1000, not 1001"):
@@ -82,4 +82,4 @@ def test_steps_of_another_form_are_refused(text):
 
 
 def test_methods_can_be_keys():
-    assert {Method(Variant("gdm", {"every": 2})): 1}[Method(Variant("gdm", {"every": 2}))] == 1
+    assert {Method(Method("gdm", {"every": 2})): 1}[Method(Method("gdm", {"every": 2}))] == 1

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from gdmnet.report.statistics import N_BINS, agreement, worst_places
+from gdmnet.report.figures import N_BINS, agreement, worst_places
 
 SHAPE = (6, 20, 30)
 

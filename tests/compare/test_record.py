@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from gdmnet.compare.statistics import add_criteria, find_winners, pareto_front
+from gdmnet.compare.record import add_criteria, find_winners, pareto_front
 from gdmnet.metrics.statistics import compare_paired
 
 
