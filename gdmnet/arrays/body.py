@@ -67,7 +67,7 @@ def body_mask(sources: NDArray, spacing: Spacing, is_ct: Sequence[bool]) -> tupl
     if max(steps) > 1:
         mask = _refined(mask, steps, tissue_of([sources[i] for i in chosen]))
     if rule == OTSU:
-        mask = _dilated(mask, spacing, _SKIN)
+        mask = _grown(mask, _reach(spacing, _SKIN))
     if not any(is_ct):
         mask &= ~np.logical_and.reduce([padding(channel) for channel in sources])
     if not mask.any():
@@ -100,8 +100,7 @@ def _tissue_by(
 
 def _refined(coarse: NDArray, steps: Sequence[int], tissue: NDArray) -> NDArray:
     """A mask of every `step`-th voxel on the full grid of `tissue`, which decides its rim."""
-    core = ndimage.minimum_filter(coarse, 3, mode="nearest")
-    rim = ndimage.maximum_filter(coarse, 3, mode="nearest")
+    core, rim = ~_grown(~coarse, (1, 1, 1)), _grown(coarse, (1, 1, 1))
     for axis, (step, n) in enumerate(zip(steps, tissue.shape, strict=True)):
         nearest = np.minimum(np.arange(n) // step, coarse.shape[axis] - 1)
         core, rim = core.take(nearest, axis), rim.take(nearest, axis)
@@ -135,10 +134,12 @@ def is_masked(image: NDArray, spacing: Spacing) -> bool:
     z, y, x = (side * step for side, step in zip(spacing, steps, strict=True))
     spacing, inside = (z, y, x), image != 0
     flat = np.concatenate([*_flat_slabs(image, _bias_of(image, spacing))])
-    bright = _dilated(_otsu_body(flat > threshold_otsu(flat), spacing), spacing, _SKIN)
+    body = _otsu_body(flat > threshold_otsu(flat), spacing)
+    bright = _grown(body, _reach(spacing, _SKIN))
     if not bright.any():
         return True
-    dark = inside & ~_dilated(bright, spacing, _RIM) & (flat < _DARK * np.median(flat[bright]))
+    far = ~_grown(bright, _reach(spacing, _RIM))
+    dark = inside & far & (flat < _DARK * np.median(flat[bright]))
     noise = joined_to_border(dark | ~inside) & dark
     return bool(noise.sum() <= _MOST_NOISE * inside.sum())
 
@@ -193,14 +194,14 @@ def _masked_body(tissue: NDArray, spacing: Spacing) -> NDArray:
 
 
 def _ct_body(tissue: NDArray, spacing: Spacing) -> NDArray:
-    core = _without_islands(_opened(filled_slices(tissue), spacing, _COUCH), 0.1)
+    core = _without_islands(_opened(filled_slices(tissue), _reach(spacing, _COUCH)), 0.1)
     # What the opening cut off: ears, noses, chins, and the small end slices of a head or a chin.
-    near = ndimage.maximum_filter(core, _box(spacing, _COUCH, axial=False), mode="nearest")
+    near = _grown(core, _reach(spacing, _COUCH, axial=False))
     return _filled_from_all_sides(_without_islands((tissue & near) | core, 0.1))
 
 
 def _otsu_body(tissue: NDArray, spacing: Spacing) -> NDArray:
-    return _filled_from_all_sides(_without_islands(_closed(tissue, spacing, _GAPS), 0.1))
+    return _filled_from_all_sides(_without_islands(_closed(tissue, _reach(spacing, _GAPS)), 0.1))
 
 
 _BODIES = {NON_ZERO: _masked_body, CT: _ct_body, OTSU: _otsu_body}
@@ -294,29 +295,33 @@ def _without_islands(mask: NDArray, share: float) -> NDArray:
     return np.array([False, *(size >= least for size in sizes.values())])[labels]
 
 
-def _dilated(mask: NDArray, spacing: Spacing, radius: float) -> NDArray:
-    return ndimage.maximum_filter(mask, _box(spacing, radius), mode="nearest")
-
-
-def _opened(mask: NDArray, spacing: Spacing, radius: float) -> NDArray:
+def _opened(mask: NDArray, reach: Shape) -> NDArray:
     """Without what is thin; but not from the ends of the volume, where the body goes on."""
-    eroded = ndimage.minimum_filter(mask, _box(spacing, radius), mode="nearest")
-    return _dilated(eroded, spacing, radius)
+    return _grown(~_grown(~mask, reach), reach)
 
 
-def _closed(mask: NDArray, spacing: Spacing, radius: float) -> NDArray:
+def _closed(mask: NDArray, reach: Shape) -> NDArray:
     """Without narrow gaps; padded, or all that is near an end would be joined to it."""
-    size = _box(spacing, radius)
-    padded = np.pad(mask, [(side // 2, side // 2) for side in size])
-    grown = ndimage.maximum_filter(padded, size, mode="constant")
-    shrunk = ndimage.minimum_filter(grown, size, mode="constant")
-    return shrunk[tuple(slice(s // 2, s // 2 + n) for s, n in zip(size, mask.shape, strict=True))]
+    padded = np.pad(mask, [(n, n) for n in reach])
+    shrunk = ~_grown(~_grown(padded, reach), reach)
+    return shrunk[tuple(slice(n, n + side) for n, side in zip(reach, mask.shape, strict=True))]
 
 
-def _box(spacing: Spacing, radius: float, *, axial: bool = True) -> tuple[int, int, int]:
-    """The size of a box that reaches `radius` mm, at least one voxel, to each side.
+def _grown(mask: NDArray, reach: Shape) -> NDArray:
+    """All voxels in the boxes that reach so many voxels (z, y, x) to each side of the mask's."""
+    grown = mask.copy()
+    for axis, most in enumerate(reach):
+        along = np.moveaxis(grown, axis, 0)
+        for line in (along, along[::-1]):
+            done = 0
+            while done < most:
+                step = min(done + 1, most - done)
+                line[step:] |= line[:-step]
+                done += step
+    return grown
 
-    An axial one lies within its slice.
-    """
-    z, y, x = (2 * max(1, round(radius / side)) + 1 for side in spacing)
-    return 1 if axial else z, y, x
+
+def _reach(spacing: Spacing, radius: float, *, axial: bool = True) -> Shape:
+    """Voxels (z, y, x) of `radius` mm, at least one; an axial reach stays within its slice."""
+    z, y, x = (max(1, round(radius / side)) for side in spacing)
+    return 0 if axial else z, y, x

@@ -1,5 +1,8 @@
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 
 from gdmnet.arrays import body
@@ -310,6 +313,18 @@ def test_fine_grids_are_looked_at_in_steps_and_their_rim_voxel_by_voxel(rule, rn
     assert 2 * (found & whole).sum() / (found.sum() + whole.sum()) > 0.998
     if rule != body.OTSU:
         np.testing.assert_array_equal(found != 0, inside)
+
+
+@given(
+    hnp.arrays(bool, hnp.array_shapes(min_dims=3, max_dims=3, max_side=9)),
+    st.tuples(*[st.integers(0, 12)] * 3),
+)
+def test_masks_grow_and_shrink_like_running_extremes(mask, reach):
+    size = [2 * n + 1 for n in reach]
+    largest = ndimage.maximum_filter(mask, size, mode="nearest")
+    least = ndimage.minimum_filter(mask, size, mode="nearest")
+    np.testing.assert_array_equal(body._grown(mask, reach), largest)
+    np.testing.assert_array_equal(~body._grown(~mask, reach), least)
 
 
 @pytest.mark.parametrize("shape", [(1, 30, 30), (30, 1, 30), (2, 3, 1), (1, 1, 1)])
