@@ -62,17 +62,19 @@ def devices_here(n_devices: int) -> int:
 
 
 def require_devices(n_devices: int, device: torch.device) -> None:
-    """Refuse more processes on this machine than CUDA devices, or a device that none can share.
+    """Refuse more processes on this machine than CUDA devices or cores, or a device none can share.
 
     Raises:
         DeviceError: with what is there.
     """
     if n_devices == 1:
         return
-    there = torch.cuda.device_count() if device.type == "cuda" else n_devices
+    there, what = os.cpu_count() or 1, "cores"
+    if device.type == "cuda":
+        there, what = torch.cuda.device_count(), "CUDA devices"
     if n_devices > there or device.type not in ("cuda", "cpu") or device.index is not None:
         raise DeviceError(
-            f"{n_devices} processes: this machine has {there} CUDA devices for --device {device};"
+            f"{n_devices} processes: this machine has {there} {what} for --device {device};"
             " ask for fewer, and for --device cuda without a number"
         )
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 from training.together import (
@@ -59,6 +61,10 @@ def test_a_training_that_torchrun_starts_anew_finds_its_ranks_and_not_the_dead(t
 def test_more_devices_than_there_are_are_refused():
     with pytest.raises(DeviceError, match="10000 processes: this machine has 0 CUDA devices"):
         require_devices(10_000, torch.device("cuda"))
+    with pytest.raises(
+        DeviceError, match=rf"10000 processes: this machine has {os.cpu_count()} cores"
+    ):
+        require_devices(10_000, CPU)
     with pytest.raises(DeviceError, match="without a number"):
         require_devices(2, torch.device("cuda:1"))
     require_devices(2, CPU)
