@@ -61,12 +61,12 @@ def train_study(
     resumed = replace(settings, resume=True)
     if len(devices) > 1:
         _train_side_by_side(folds, devices, (name, configuration, roots, resumed))
+        update_table(model, planned[configuration])  # two that end at once see one fold less
     else:
         for fold in folds:
             train_fold(name, configuration, fold, roots, resumed)
     summary = pooled([folders.fold_folder(model, fold) for fold in folds])
     codec.save(summary, model / CROSS_VALIDATION_JSON, private=True)
-    update_table(model, planned[configuration])
     return model, summary
 
 
