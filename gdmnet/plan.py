@@ -94,6 +94,12 @@ class Fingerprint:
     bias_correction: BiasCorrection = "none"
     region: Region = "body"
 
+    def __post_init__(self) -> None:
+        counts = {
+            len(entries) for entries in (self.sources, *(case.sources for case in self.cases))
+        }
+        _require((counts == {len(self.channel_names)}, "sources must have an entry a channel"))
+
 
 SCHEMES = ("ct", "percentiles", "zscore", "none")
 """Of normalisation; `arrays.normalise` has what each does."""

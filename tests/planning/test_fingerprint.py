@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +11,7 @@ from gdmnet import codec
 from gdmnet.data.body import find_body, without_bias
 from gdmnet.data.case import CaseFiles
 from gdmnet.data.volume import read_channels
-from gdmnet.errors import DatasetError
+from gdmnet.errors import DatasetError, PlanError
 from gdmnet.plan import CaseFingerprint, Fingerprint, Intensity
 from gdmnet.planning import fingerprint
 from gdmnet.planning.fingerprint import measure_case, measure_intensity, pool, summarise
@@ -98,6 +99,17 @@ def test_a_fingerprint_is_read_back_as_it_was_written(case, tmp_path):
     facts = summarise("Dataset001_X", [measure_case(files, ["MR"], "CT")], ["MR"], "CT")
     codec.save(facts, tmp_path / "fingerprint.json")
     assert codec.load(Fingerprint, tmp_path / "fingerprint.json") == facts
+
+
+@pytest.mark.parametrize("n_sources", [0, 2])
+def test_every_case_of_a_fingerprint_has_the_channels_it_names(case, tmp_path, n_sources):
+    files, _, _ = case
+    facts = summarise("Dataset001_X", [measure_case(files, ["MR"], "CT")], ["MR"], "CT")
+    data = codec.encode(facts)
+    data["cases"][0]["sources"] *= n_sources
+    (tmp_path / "fingerprint.json").write_text(json.dumps(data))
+    with pytest.raises(PlanError, match=r"fingerprint.json: sources must have an entry a channel"):
+        codec.load(Fingerprint, tmp_path / "fingerprint.json")
 
 
 def test_without_an_outside_the_minimum_stands_for_it(rng):
