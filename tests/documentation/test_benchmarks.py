@@ -131,7 +131,7 @@ def test_method_study_makes_rows_of_one_start_and_goes_on(script, tmp_path, caps
     assert before == {path: path.read_text("utf-8") for path in before}
     rows = table(home / "table.md")
     header = rows.pop("Dataset999_Phantom, 2 + 2 steps")
-    assert rows["at equal MAE"] == list(study.JUDGED.values())
+    assert rows["at equal MAE"] == ["seeds", *study.JUDGED.values()]
     rows = {name: cells for name, cells in rows.items() if len(cells) == len(header)}
     assert list(rows) == ["regression", "pooled", "pooled@0.5", made[2], "stretch_1"]
     figures = [cells[: header.index("s/step")] for cells in rows.values()]
