@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import shutil
 import tempfile
 import zipfile
@@ -14,7 +13,7 @@ from zipfile import ZipFile
 
 from gdmnet import __version__, codec, files, folders
 from gdmnet.errors import CheckpointError, OutputError, PlanError
-from gdmnet.inference.model import load_model
+from gdmnet.inference.translator import load_model
 from gdmnet.metrics.summary import Summary
 from gdmnet.models import checkpoint
 from gdmnet.models.card import PredictionSettings
@@ -91,7 +90,20 @@ def write_model(
         CheckpointError: a damaged checkpoint, or names that no model can have.
     """
     known, summaries = anonymised(model, read_summaries(model))
-    manifest = _manifest(known, summaries, kinds, licence)
+    first = next(iter(known.runs.values()))
+    manifest = Manifest(
+        schema=Manifest.SCHEMA,
+        version=__version__,
+        dataset=known.plan.dataset,
+        objective=first.objective,
+        configuration=first.configuration,
+        folds=tuple(known.runs),
+        checkpoints=kinds,
+        licence=licence,
+        versions=first.versions,
+        validation={fold: dict(summary.aggregate) for fold, summary in summaries.items()},
+        files={},
+    )
     require_names(manifest, model.path)
     _write_facts(known, summaries, place)
     for kind in kinds:
@@ -140,25 +152,6 @@ def _write_weights(path: Path, copy: Path) -> None:
         shutil.copyfile(path, copy)
     else:
         checkpoint.save(copy, {name: state[name] for name in _PREDICTS if name in state})
-
-
-def _manifest(
-    model: ModelFolder, summaries: Mapping[str, Summary], kinds: tuple[str, ...], licence: str
-) -> Manifest:
-    first = next(iter(model.runs.values()))
-    return Manifest(
-        schema=Manifest.SCHEMA,
-        version=__version__,
-        dataset=model.plan.dataset,
-        objective=first.objective,
-        configuration=first.configuration,
-        folds=tuple(model.runs),
-        checkpoints=kinds,
-        licence=licence,
-        versions=first.versions,
-        validation={fold: dict(summary.aggregate) for fold, summary in summaries.items()},
-        files={},
-    )
 
 
 def _pack(stage: Path, names: Iterable[str], output: Path) -> None:
@@ -245,13 +238,10 @@ def _unpack(opened: ZipFile, manifest: Manifest, archive: Path, model: Path) -> 
         )
     (model / MANIFEST_JSON).write_bytes(opened.read(MANIFEST_JSON))
     for name, listed in manifest.files.items():
-        digest = hashlib.sha256()
         (model / name).parent.mkdir(exist_ok=True)
         with opened.open(name) as packed, (model / name).open("wb") as unpacked:
-            while block := packed.read(1 << 20):
-                digest.update(block)
-                unpacked.write(block)
-        if digest.hexdigest() != listed.sha256:
+            shutil.copyfileobj(packed, unpacked, 1 << 20)
+        if files.file_sha256(model / name) != listed.sha256:
             raise CheckpointError(
                 f"{archive}: {name} is damaged (its SHA-256 is not the manifest's); get it again"
             )

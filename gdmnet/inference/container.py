@@ -19,7 +19,7 @@ from gdmnet.data.case_files import images_by_case
 from gdmnet.data.volume import write_volume
 from gdmnet.errors import DatasetError, GdmnetError
 from gdmnet.inference.archive import write_model
-from gdmnet.inference.model import load_model
+from gdmnet.inference.translator import load_model
 from gdmnet.models.folder import read_model
 
 PACKAGE = Path(__file__).resolve().parents[1]

@@ -19,7 +19,7 @@ from gdmnet.errors import CheckpointError, SettingError
 from gdmnet.inference.archive import write_manifest, write_model
 from gdmnet.inference.engine import load_exported
 from gdmnet.inference.ensemble import Ensemble
-from gdmnet.inference.model import load_model
+from gdmnet.inference.translator import load_model
 from gdmnet.models.card import PredictionSettings
 from gdmnet.models.folder import read_model, read_summaries
 from gdmnet.models.manifest import Manifest
