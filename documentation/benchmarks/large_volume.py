@@ -31,6 +31,7 @@ from gdmnet.datasets.phantom import make_patient
 from gdmnet.geometry import Geometry, Shape
 from gdmnet.inference.input_check import measure_input
 from gdmnet.inference.sliding import predict_volume
+from gdmnet.inference.windows import Tiling
 from gdmnet.plan import Architecture, Configuration, Normalisation
 from gdmnet.preprocessing import prepare_volumes, restore
 
@@ -67,8 +68,8 @@ def _run(shape: Shape, spacing: tuple[float, float, float], planned: float) -> i
         case, corrected = parts.run("prepare, mask included", prepare_volumes, "mr", volume, plan)
         parts.run("measure the input", measure_input, case, corrected)
         del volume, corrected
-        predict = partial(predict_volume, fill=(0.0,), device="cpu")
-        estimate = parts.run("windows", predict, lambda patch: patch, case.source, WINDOW)
+        predict, tiling = partial(predict_volume, device="cpu"), Tiling(WINDOW, (0.0,))
+        estimate = parts.run("windows", predict, lambda patch: patch, case.source, tiling)
         case = replace(case, source=case.source[:, :0].copy())
         back = partial(restore, body=case.body if case.outline is None else case.outline)
         restored = parts.run("restore", back, estimate.mean, case.record, plan.target)

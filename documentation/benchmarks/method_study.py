@@ -52,8 +52,7 @@ from gdmnet.files import whole_file
 from gdmnet.folders import Roots
 from gdmnet.geometry import Spacing
 from gdmnet.inference.finish import FinishCase, apply_finish, fit_finish
-from gdmnet.inference.model import load_model
-from gdmnet.inference.translator import Translator
+from gdmnet.inference.translator import Translator, load_model
 from gdmnet.inference.windows import Estimate
 from gdmnet.metrics.conventions import CT_LIKE_MINIMUM
 from gdmnet.models import checkpoint

@@ -48,13 +48,8 @@ def body_mask(sources: NDArray, spacing: Spacing, is_ct: Sequence[bool]) -> tupl
     Grids that are finer are looked at in steps of up to 2 mm; the rim is then decided voxel by
     voxel.
 
-    Args:
-        sources: (c, z, y, x) in file units, LPS.
-        spacing: mm (z, y, x).
-        is_ct: for each channel whether it is in HU.
-
-    Returns:
-        uint8 (z, y, x), never empty, and the name of the rule.
+    The sources are (c, z, y, x) in file units, LPS, and the spacing mm (z, y, x); `is_ct` says of
+    each channel whether it is in HU. The mask is uint8 (z, y, x) and never empty.
     """
     sides = zip(spacing, sources.shape[1:], strict=True)
     steps = [max(1, min(n, int(_FINE / side))) for side, n in sides]
@@ -160,14 +155,11 @@ def has_zero_background(image: NDArray) -> bool:
 
 
 def region_of(name: Region, body: NDArray, spacing: Spacing) -> NDArray:
-    """The voxels where the target counts, uint8 (z, y, x).
+    """The voxels where the target counts, uint8 (z, y, x); the body is one as well.
 
-    Args:
-        name: "body" gives the body back; "circle" is the inscribed circle of the axial slices, what
-            a CT reconstructs, and the body where an image that was cropped goes beyond it;
-            "everything" is all of the volume.
-        body: uint8 (z, y, x).
-        spacing: mm (z, y, x).
+    "body" gives the body back; "circle" is the inscribed circle of the axial slices, what a CT
+    reconstructs, and the body where an image that was cropped goes beyond it; "everything" is all
+    of the volume.
     """
     if name == "body":
         return body
@@ -177,11 +169,7 @@ def region_of(name: Region, body: NDArray, spacing: Spacing) -> NDArray:
 
 
 def inscribed_circle(shape: Shape, spacing: Spacing) -> NDArray:
-    """The field of view: voxels whose centre lies in the largest circle of their axial slice.
-
-    Returns:
-        uint8 (z, y, x); the circle is one in mm, about the middle of the slice.
-    """
+    """The field of view, uint8 (z, y, x): the largest circle of each slice, in mm, by centres."""
     sides = list(zip(shape, spacing, strict=True))[1:]
     y, x = ((np.arange(n) + 0.5 - n / 2) * mm for n, mm in sides)
     radius = min(n * mm for n, mm in sides) / 2

@@ -17,11 +17,7 @@ Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 
 
 def bounding_box(mask: NDArray, margin: Shape = (0, 0, 0)) -> Box:
-    """The smallest box around the non-zero voxels, widened and clipped to the array.
-
-    Args:
-        mask: (z, y, x).
-        margin: voxels added on either side along z, y, x.
+    """The smallest box around a mask's voxels, a margin wider on either side; within the array.
 
     Raises:
         ValueError: the mask is empty.

@@ -34,12 +34,9 @@ def scheme_of(name: str, *, target: bool) -> str:
 
 
 def fit(normalisation: Normalisation, image: NDArray, body: NDArray) -> Normalisation:
-    """The normalisation with this case's own numbers, where its scheme takes any.
+    """The normalisation with this case's own numbers; "ct" and "none" come back unchanged.
 
-    Args:
-        normalisation: from the plan; "ct" and "none" come back unchanged.
-        image: (z, y, x) in file units.
-        body: (z, y, x), non-zero inside the body; only these voxels count.
+    Only voxels of the image (z, y, x) in file units count that are not 0 in the body.
 
     Raises:
         ValueError: the scheme needs a body and the body is empty.

@@ -54,10 +54,7 @@ def resampled_slabs(
 ) -> Iterator[tuple[slice, NDArray]]:
     """The result of `resample` a few axial slices at a time: no second volume is in memory.
 
-    Args:
-        array: (c, z, y, x), any kind of real numbers.
-        shape: voxels wanted along z, y, x.
-        order: 1 (linear) or 3 (cubic).
+    Any kind of real numbers will do.
 
     Yields:
         Slices n along z, and their voxels, float32 (c, n, y, x); a view of the array if it has this
@@ -95,14 +92,8 @@ def mask_slabs(mask: NDArray, shape: Shape) -> Iterator[tuple[slice, NDArray]]:
 def lost_detail(image: NDArray, coarse_shape: Shape) -> NDArray | None:
     """An image minus what is left of it on a grid with fewer voxels.
 
-    Only the axes that get coarser count: along the others the grid holds all of the image.
-
-    Args:
-        image: float32 (c, z, y, x).
-        coarse_shape: voxels (z, y, x) of a grid over the same field of view.
-
-    Returns:
-        float32 (c, z, y, x); None where no axis gets coarser.
+    Both are float32 (c, z, y, x). Only the axes that get coarser count: along the others the grid,
+    over the same field of view, holds all of the image. None where no axis gets coarser.
     """
     shape = image.shape[1:]
     sides = zip(shape, coarse_shape, strict=True)

@@ -157,7 +157,7 @@ def watch_folder(
 
     Predictions that are there are kept, so that a restart does nothing twice.
     """
-    from gdmnet.inference.watch import watch
+    from gdmnet.inference.predict import watch
 
     if options.overwrite or options.data_consistency:
         raise SettingError("--watch takes neither --overwrite nor --data-consistency")
@@ -181,7 +181,7 @@ def _translator(
     options: PredictionOptions,
     roots: Roots,
 ) -> Translator:
-    from gdmnet.inference.model import load_model
+    from gdmnet.inference.translator import load_model
 
     folder = find_model(choice, roots.results)
     translator = load_model(folder, settings, folds=choice.folds, device=options.device)
@@ -200,7 +200,7 @@ def _translate(
     translator: Translator, inputs: Path, output: Path, options: PredictionOptions
 ) -> FolderResult:
     from gdmnet.inference.consistency import with_data_consistency
-    from gdmnet.inference.dicom import SUFFIX, Export, find_templates, write_series
+    from gdmnet.inference.dicom import SUFFIX, find_templates, write_series
     from gdmnet.inference.inputs import find_cases, output_name
     from gdmnet.inference.predict import predict_folder
 
@@ -209,15 +209,16 @@ def _translate(
         raise OutputError(f"{output}: lies among the scans; give another folder by -o")
     if options.data_consistency:
         translator = with_data_consistency(translator, cases, options.sinograms)
-    export = Export(options.dicom_grid or "axial", options.dicom_template)
-    templates = find_templates(cases, translator, export) if options.dicom_out else {}
+    is_dicom = options.dicom_out
+    templates = find_templates(cases, translator, options.dicom_template) if is_dicom else {}
     part_id, n_parts = chosen_part(options.num_parts, options.part_id)
     how = {name: getattr(options, name) for name in ("overwrite", "uncertainty", "n_threads")}
     result = predict_folder(translator, cases, output, **how, n_parts=n_parts, part_id=part_id)
-    if options.dicom_out:
+    if is_dicom:
         there = {*result.predicted, *result.skipped}
         done = [case for case in cases if case.identifier in there]
         files = {case.identifier: output / output_name(case, translator.plan) for case in done}
-        series = write_series(translator, files, templates, grid=export.grid, keep=result.skipped)
+        grid = options.dicom_grid or "axial"
+        series = write_series(translator, files, templates, grid=grid, keep=result.skipped)
         print(f"{len(series)} CT series: {output}/*{SUFFIX}")
     return result

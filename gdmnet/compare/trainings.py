@@ -34,10 +34,9 @@ from gdmnet.data.splits import split_for
 from gdmnet.errors import DatasetError, OutputError
 from gdmnet.folders import Roots
 from gdmnet.inference.inputs import output_name
-from gdmnet.inference.model import load_model
 from gdmnet.inference.predict import predict_folder
 from gdmnet.inference.record import Predictions
-from gdmnet.inference.translator import Translator
+from gdmnet.inference.translator import Translator, load_model
 from gdmnet.models.card import PredictionSettings
 from gdmnet.models.device import find_device
 from gdmnet.networks.unet import CountCalls

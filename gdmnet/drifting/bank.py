@@ -38,11 +38,6 @@ class RingBank(NumbersModule):
         self.pushed += rows.shape[0]
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
-        """At most n distinct rows [<= n, dim]: what is there, never a row twice.
-
-        Args:
-            n: rows wanted.
-            generator: on the CPU.
-        """
+        """At most n distinct rows [<= n, dim] of those that are there; the generator is a CPU's."""
         picks = torch.randperm(len(self), generator=generator)[:n]
         return self.rows[on_device(picks, self.rows.device)]

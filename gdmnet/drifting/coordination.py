@@ -57,10 +57,7 @@ def cosine(first: Tensor, second: Tensor) -> Tensor:
 def balance(drift: Tensor, fidelity_norm: Tensor, drift_norm: Tensor) -> Tensor:
     """The balanced h = g_d N_f / N_d, each |h_b| at most 3 N_f: no outlier may dominate.
 
-    Args:
-        drift: g_d (b, c, z, y, x), finite.
-        fidelity_norm: N_f, a scalar.
-        drift_norm: N_d, a scalar.
+    g_d is finite, (b, c, z, y, x); the mean norms N_f and N_d are scalars.
     """
     balanced = drift * (fidelity_norm / (drift_norm + TINY))  # h = g_d N_f / N_d   (b,c,z,y,x)
     factor = OUTLIER * fidelity_norm / norms(balanced).clamp(min=TINY)  # 3 N_f / |h_b|     [b]

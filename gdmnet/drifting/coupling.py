@@ -62,9 +62,7 @@ def coupled_loss(gen: Tensor, pos: Tensor, neg: Tensor) -> tuple[Tensor, dict[st
 def partners(apart: Tensor, points: Tensor) -> Tensor:
     """Where the coupling sends each of N points: b_i = sum_j P_ij t_j / sum_j P_ij, [Q,N,S].
 
-    Args:
-        apart: distances [Q,N,R] to the R points.
-        points: t [Q,R,S].
+    By their distances [Q,N,R] to the R points t [Q,R,S].
     """
     plan = coupling(apart.double().square())
     return (plan / plan.sum(-1, keepdim=True) @ points.double()).to(points.dtype)

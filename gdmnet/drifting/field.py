@@ -85,10 +85,7 @@ def drift_loss(
 def loss_towards(gen: Tensor, field: Tensor, scale: Tensor) -> Tensor:
     """mean_{i,s} (x / s - stop_gradient(x / s + V))^2 of each problem, [...,Q], float32.
 
-    Args:
-        gen: x [...,Q,N,S]; the gradient flows to it.
-        field: V [...,Q,N,S], in coordinates divided by s.
-        scale: s [...], one for a set.
+    The gradient flows to x [...,Q,N,S]; V is in coordinates divided by s [...], one for a set.
     """
     with torch.autocast(gen.device.type, enabled=False):
         here = gen.float() / over_set(scale)  # x / s                                [...,Q,N,S]

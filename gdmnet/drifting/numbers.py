@@ -11,8 +11,7 @@ from torch import Tensor, nn
 class NumbersModule(nn.Module):
     """A module with plain numbers in its state, saved under their names as its buffers are.
 
-    Args:
-        numbers: names and first values; each becomes an attribute, and stays int or float.
+    Each becomes an attribute with its first value, and stays int or float.
     """
 
     def __init__(self, **numbers: float) -> None:

@@ -28,14 +28,12 @@ Watched = tuple[Tensor, dict[str, Tensor]]
 class Pairing:
     """One way to compare.
 
-    Attributes:
-        loss: of the paired rows [...,n,S] of a map, or of several alike at once; past rows of the
-            same maps, real [...,P,S] and generated [...,M,S]; and temperatures, in mean distances.
-        with_past: the levels at which past rows take part, so that they are worth keeping.
+    The loss is of the paired rows [...,n,S] of a map, or of several alike at once; past rows of the
+    same maps, real [...,P,S] and generated [...,M,S]; and temperatures, in mean distances.
     """
 
     loss: Callable[[Rows, Tensor, Tensor, Sequence[float]], Watched]
-    with_past: tuple[str, ...] = ()
+    with_past: tuple[str, ...] = ()  # levels at which past rows take part: these are worth keeping
 
 
 def _pooled(rows: Rows, targets: Tensor, generated: Tensor, taus: Sequence[float]) -> Watched:

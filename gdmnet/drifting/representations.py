@@ -28,30 +28,19 @@ VARIANCE_FLOOR = 1e-6  # inside the square root: its slope at 0 is infinite
 
 @dataclass(frozen=True)
 class Candidates:
-    """Where the rows of one map may lie.
+    """Where the rows of one map may lie."""
 
-    Attributes:
-        valid: [b, L] true where a block of locations lies in the mask, row-major.
-        counts: of these in each sample.
-    """
-
-    valid: Tensor
-    counts: list[int]
+    valid: Tensor  # [b, L] true where a block of locations lies in the mask, row-major
+    counts: list[int]  # of these in each sample
 
 
 @dataclass(frozen=True)
 class Views:
-    """A batch as the frozen encoder sees it.
+    """A batch as the frozen encoder sees it: maps (b, c, z, y, x), finest first."""
 
-    Attributes:
-        generated: maps (b, c, z, y, x) of the generated volumes, finest first, with their graph.
-        target: maps (b, c, z, y, x) of the target volumes, finest first, without a graph.
-        mask: (b, 1, z, y, x), 1 where rows may lie.
-    """
-
-    generated: Sequence[Tensor]
-    target: Sequence[Tensor]
-    mask: Tensor
+    generated: Sequence[Tensor]  # with their graph
+    target: Sequence[Tensor]  # without
+    mask: Tensor  # (b, 1, z, y, x), 1 where rows may lie
 
     def stages(self) -> Iterator[tuple[int, Tensor, Tensor]]:
         """Number, generated and target map of each stage."""
@@ -75,17 +64,11 @@ class Views:
 
 @dataclass(frozen=True)
 class Draw:
-    """How locations are drawn.
+    """How locations are drawn."""
 
-    Attributes:
-        locations: rows a map, over the whole batch.
-        generator: on the CPU, so that every device draws the same places.
-        minimum: a map with fewer locations inside the mask is left out.
-    """
-
-    locations: int
-    generator: torch.Generator
-    minimum: int = 32
+    locations: int  # rows a map, over the whole batch
+    generator: torch.Generator  # on the CPU, so that every device draws the same places
+    minimum: int = 32  # a map with fewer locations inside the mask is left out
 
 
 @dataclass(frozen=True)
@@ -106,11 +89,7 @@ def look(encoder: nn.Module, generated: Tensor, target: Tensor, mask: Tensor) ->
     Outside the mask the generator is free, so there the encoder is shown the target: the maps just
     inside must not suffer for what nobody judges; and so the gradient outside is 0.
 
-    Args:
-        encoder: frozen, (b, 1, z, y, x) to maps, finest first; moved to the volumes' device.
-        generated: (b, 1, z, y, x), with its graph.
-        target: (b, 1, z, y, x).
-        mask: (b, 1, z, y, x), 1 inside.
+    The volumes and the mask are (b, 1, z, y, x); the encoder is moved to their device.
     """
     encoder.to(generated.device)
     seen = torch.where(mask > 0.5, generated, target)
@@ -198,11 +177,10 @@ def sample_weights(valid: Tensor) -> Tensor:
 
 
 def masked_moments(maps: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and sqrt(variance + 1e-6) [b, c], float32, over the weighted locations of each sample.
+    """Mean and sqrt(variance + 1e-6) [b, c], float32, of maps (b, c, z, y, x).
 
-    Args:
-        maps: (b, c, z, y, x).
-        weights: w [b, L], L = z y x, of sum 1, or all 0: then the mean is 0.
+    The weights [b, L], L = z y x, of each sample's locations have the sum 1, or 0: then the mean
+    is 0.
     """
     with torch.autocast(maps.device.type, enabled=False):
         mean, variance = _Moments.apply(maps.flatten(2), weights[:, :, None])  # each [b,c,1]
@@ -242,10 +220,8 @@ class _Moments(torch.autograd.Function):
 def block_locations(shape: Sequence[int], window: Size, blocks: Tensor) -> Tensor:
     """The locations of chosen blocks of a map, row-major indices [n, locations of a block].
 
-    Args:
-        shape: of the map (z, y, x); blocks lie side by side from its first corner.
-        window: locations (z, y, x) of a block.
-        blocks: [n] row-major indices of blocks.
+    Blocks of the window (z, y, x) lie side by side from the map's first corner, and are chosen by
+    their row-major indices [n].
     """
     if window == POINT:
         return blocks[:, None]
@@ -259,14 +235,9 @@ def block_locations(shape: Sequence[int], window: Size, blocks: Tensor) -> Tenso
 
 
 def draw_places(candidates: Candidates, draw: Draw) -> Tensor | None:
-    """Distinct places, an equal number a sample as far as its mask allows.
+    """Distinct places [n, 2], sample and index; None where fewer than `draw.minimum` are.
 
-    Args:
-        candidates: where a row may lie.
-        draw: how many, and with which generator.
-
-    Returns:
-        [n, 2] sample and index, or None with fewer than `draw.minimum` places.
+    Each sample has the same number as far as its mask allows.
     """
     valid, counts = candidates.valid, candidates.counts
     n_each = max(1, draw.locations // len(counts))

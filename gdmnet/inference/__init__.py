@@ -17,8 +17,7 @@ Example, in a folder where `gdm_train 501 3d_fullres` has finished:
     target = translator.translate_array(source.array[0], source.geometry.spacing)
 """
 
-from gdmnet.inference.model import load_model
-from gdmnet.inference.translator import Translator
+from gdmnet.inference.translator import Translator, load_model
 from gdmnet.models.card import PredictionSettings
 
 __all__ = ["PredictionSettings", "Translator", "load_model"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import shutil
 import tempfile
 import zipfile
@@ -14,7 +13,7 @@ from zipfile import ZipFile
 
 from gdmnet import __version__, codec, files, folders
 from gdmnet.errors import CheckpointError, OutputError, PlanError
-from gdmnet.inference.model import load_model
+from gdmnet.inference.translator import load_model
 from gdmnet.metrics.summary import Summary
 from gdmnet.models import checkpoint
 from gdmnet.models.card import PredictionSettings
@@ -55,21 +54,9 @@ def export_model(
     licence: str = "not stated",
     overwrite: bool = False,
 ) -> Manifest:
-    """Write a model archive: all that prediction needs, and nothing that names a patient.
+    """Write a model archive: what `write_model` writes, as one file; its manifest.
 
-    Cases are called case_001, case_002, ... throughout; only averaged weights go along, neither
-    optimiser nor encoder. The archive is read back as a model before it gets its name.
-
-    Args:
-        folder: of the model, for example gdmnet_results/Dataset501_MRtoCT/gdm__3d_fullres.
-        output: the archive to write.
-        folds: None takes all finished numeric ones.
-        with_best: also the best checkpoints.
-        licence: of the weights.
-        overwrite: replace an archive that is there.
-
-    Returns:
-        The archive's manifest.
+    No folds named are all finished numeric ones; `licence` is that of the weights.
 
     Raises:
         CheckpointError: not a model folder, an unfinished fold, a damaged checkpoint.
@@ -79,41 +66,83 @@ def export_model(
     if output.exists() and not overwrite:
         raise OutputError(f"{output}: exists already; give another name, or --overwrite")
     model = read_model(folder, folds)
-    known, summaries = anonymised(model, read_summaries(model))
-    kinds = tuple(folders.CHECKPOINTS) if with_best else ("final",)
-    manifest = _manifest(known, summaries, kinds, licence)
-    require_names(manifest, output)
     files.sweep(output.parent)
     with (
         files.whole_file(output) as aside,
         tempfile.TemporaryDirectory(prefix=f"{aside.name}.", dir=output.parent) as temporary,
     ):
         stage = Path(temporary) / "model"
-        _write_facts(known, summaries, stage)
-        for kind in kinds:
-            for fold in known.runs:
-                place = replace(known, path=stage).checkpoint(fold, kind)
-                _write_weights(model.checkpoint(fold, kind), place)
-            # refuses what does not fit together
-            settings = PredictionSettings(checkpoint=kind, mixed_folds=True)
-            load_model(stage, settings, folds=list(known.runs), device="cpu")
-        codec.write_text(stage / MODEL_CARD, describe_model(manifest, known, summaries))
-        manifest = replace(manifest, files=file_entries(stage))
-        codec.save(manifest, stage / MANIFEST_JSON)
+        kinds = tuple(folders.CHECKPOINTS) if with_best else ("final",)
+        manifest = write_model(model, stage, kinds, licence=licence)
         _pack(stage, [MANIFEST_JSON, *manifest.files], aside)
     return manifest
 
 
-def _write_facts(model: ModelFolder, summaries: Mapping[str, Summary], stage: Path) -> None:
-    codec.save(model.plan, stage / folders.PLAN_JSON)
+def write_model(
+    model: ModelFolder, place: Path, kinds: tuple[str, ...] = ("final",), *, licence: str
+) -> Manifest:
+    """Write a model folder with all that prediction needs, and nothing that names a patient.
+
+    Cases are called case_001, case_002, ... throughout; only averaged weights go along, neither
+    optimiser nor encoder. What is written is loaded as a model in the end.
+
+    Raises:
+        CheckpointError: a damaged checkpoint, or names that no model can have.
+    """
+    known, summaries = anonymised(model, read_summaries(model))
+    first = next(iter(known.runs.values()))
+    manifest = Manifest(
+        schema=Manifest.SCHEMA,
+        version=__version__,
+        dataset=known.plan.dataset,
+        objective=first.objective,
+        configuration=first.configuration,
+        folds=tuple(known.runs),
+        checkpoints=kinds,
+        licence=licence,
+        versions=first.versions,
+        validation={fold: dict(summary.aggregate) for fold, summary in summaries.items()},
+        files={},
+    )
+    require_names(manifest, model.path)
+    _write_facts(known, summaries, place)
+    for kind in kinds:
+        for fold in known.runs:
+            copy = replace(known, path=place).checkpoint(fold, kind)
+            _write_weights(model.checkpoint(fold, kind), copy)
+    _require_loading(place, manifest)
+    return write_manifest(manifest, known, summaries, place)
+
+
+def write_manifest(
+    manifest: Manifest, model: ModelFolder, summaries: Mapping[str, Summary], place: Path
+) -> Manifest:
+    """Write the model card, and the manifest that lists size and SHA-256 of every other file."""
+    manifest = replace(manifest, files=_entries(place))
+    codec.write_text(place / MODEL_CARD, describe_model(manifest, model, summaries))
+    manifest = replace(manifest, files=_entries(place))  # with the card
+    codec.save(manifest, place / MANIFEST_JSON)
+    return manifest
+
+
+def _entries(place: Path) -> dict[str, FileEntry]:
+    paths = sorted(p for p in place.rglob("*") if p.is_file() and p != place / MANIFEST_JSON)
+    return {
+        path.relative_to(place).as_posix(): FileEntry(path.stat().st_size, files.file_sha256(path))
+        for path in paths
+    }
+
+
+def _write_facts(model: ModelFolder, summaries: Mapping[str, Summary], place: Path) -> None:
+    codec.save(model.plan, place / folders.PLAN_JSON)
     if model.fingerprint is not None:
-        codec.save(model.fingerprint, stage / folders.FINGERPRINT_JSON)
+        codec.save(model.fingerprint, place / folders.FINGERPRINT_JSON)
     if model.expected is not None:
-        codec.save(model.expected, stage / EXPECTED_JSON)
+        codec.save(model.expected, place / EXPECTED_JSON)
     for fold, run in model.runs.items():
-        codec.save(run, folders.fold_folder(stage, fold) / folders.RUN_JSON)
+        codec.save(run, folders.fold_folder(place, fold) / folders.RUN_JSON)
     for fold, summary in summaries.items():
-        codec.save(summary, folders.fold_folder(stage, fold) / folders.SUMMARY_JSON)
+        codec.save(summary, folders.fold_folder(place, fold) / folders.SUMMARY_JSON)
 
 
 def _write_weights(path: Path, copy: Path) -> None:
@@ -123,34 +152,6 @@ def _write_weights(path: Path, copy: Path) -> None:
         shutil.copyfile(path, copy)
     else:
         checkpoint.save(copy, {name: state[name] for name in _PREDICTS if name in state})
-
-
-def _manifest(
-    model: ModelFolder, summaries: Mapping[str, Summary], kinds: tuple[str, ...], licence: str
-) -> Manifest:
-    first = next(iter(model.runs.values()))
-    return Manifest(
-        schema=Manifest.SCHEMA,
-        version=__version__,
-        dataset=model.plan.dataset,
-        objective=first.objective,
-        configuration=first.configuration,
-        folds=tuple(model.runs),
-        checkpoints=kinds,
-        licence=licence,
-        versions=first.versions,
-        validation={fold: dict(summary.aggregate) for fold, summary in summaries.items()},
-        files={},
-    )
-
-
-def file_entries(stage: Path) -> dict[str, FileEntry]:
-    """Path in a folder -> size and SHA-256, of every file in it."""
-    paths = sorted(path for path in stage.rglob("*") if path.is_file())
-    return {
-        path.relative_to(stage).as_posix(): FileEntry(path.stat().st_size, files.file_sha256(path))
-        for path in paths
-    }
 
 
 def _pack(stage: Path, names: Iterable[str], output: Path) -> None:
@@ -169,11 +170,6 @@ def install_model(archive: Path, results: Path, *, overwrite: bool = False) -> I
 
     Every file is held against the size and SHA-256 of the manifest, and the model is loaded
     (`torch.load(weights_only=True)`, so that nothing in it is executed) before it gets its place.
-
-    Args:
-        archive: what `export_model` wrote.
-        results: root of the trained models.
-        overwrite: replace a model that is there.
 
     Raises:
         BusyError: another process installs this model.
@@ -200,16 +196,6 @@ def install_model(archive: Path, results: Path, *, overwrite: bool = False) -> I
     names = set(folders.dataset_names(results)) - {manifest.dataset}
     namesakes = sorted(name for name in names if name.startswith(manifest.dataset[:10]))
     return InstalledModel(place, manifest, tuple(namesakes))
-
-
-def installed_copy(
-    folder: Path, results: Path, *, folds: Sequence[str] | None = None, licence: str = "not stated"
-) -> InstalledModel:
-    """A model without a trace of its patients among other results; see `export_model`."""
-    with tempfile.TemporaryDirectory() as aside:
-        archive = Path(aside) / "model.zip"
-        export_model(folder, archive, folds=folds, licence=licence)
-        return install_model(archive, results)
 
 
 def _read_manifest(opened: ZipFile, archive: Path) -> Manifest:
@@ -252,13 +238,10 @@ def _unpack(opened: ZipFile, manifest: Manifest, archive: Path, model: Path) -> 
         )
     (model / MANIFEST_JSON).write_bytes(opened.read(MANIFEST_JSON))
     for name, listed in manifest.files.items():
-        digest = hashlib.sha256()
         (model / name).parent.mkdir(exist_ok=True)
         with opened.open(name) as packed, (model / name).open("wb") as unpacked:
-            while block := packed.read(1 << 20):
-                digest.update(block)
-                unpacked.write(block)
-        if digest.hexdigest() != listed.sha256:
+            shutil.copyfileobj(packed, unpacked, 1 << 20)
+        if files.file_sha256(model / name) != listed.sha256:
             raise CheckpointError(
                 f"{archive}: {name} is damaged (its SHA-256 is not the manifest's); get it again"
             )
@@ -276,9 +259,13 @@ def _require_working(model: Path, manifest: Manifest, archive: Path) -> None:
             found = (plan.dataset, run.objective, run.configuration)
             if found != named:
                 raise CheckpointError(f"the manifest names the model {named}, but it is {found}")
-        for kind in manifest.checkpoints:
-            settings = PredictionSettings(checkpoint=kind, mixed_folds=True)
-            load_model(model, settings, folds=manifest.folds, device="cpu")
+        _require_loading(model, manifest)
     except (CheckpointError, PlanError) as problem:
         text = str(problem).replace(f"{model}/", "")
         raise CheckpointError(f"{archive}: does not work here: {text}") from None
+
+
+def _require_loading(model: Path, manifest: Manifest) -> None:
+    for kind in manifest.checkpoints:
+        settings = PredictionSettings(checkpoint=kind, mixed_folds=True)
+        load_model(model, settings, folds=manifest.folds, device="cpu")

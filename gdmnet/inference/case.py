@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 import traceback
@@ -13,9 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from gdmnet.data.case import Case, CaseFiles, Volume
-from gdmnet.data.dicom import read_sources
+from gdmnet.data.dicom import read_sources, series_sha256
 from gdmnet.data.volume import write_volume
 from gdmnet.errors import DatasetError, GdmnetError, OutputError, is_out_of_memory
+from gdmnet.files import file_sha256
 from gdmnet.geometry import placement_note
 from gdmnet.inference.input_check import (
     Finding,
@@ -24,7 +26,6 @@ from gdmnet.inference.input_check import (
     require_content,
     warning,
 )
-from gdmnet.inference.inputs import source_digests, source_states
 from gdmnet.inference.record import OUTDATED, CaseResult, UncertaintyMap
 from gdmnet.inference.translator import Translator
 from gdmnet.inference.windows import Estimate, Spread
@@ -42,18 +43,11 @@ FAR_SPACING = 3.0  # times coarser or finer than what the model was trained at: 
 
 @dataclass(frozen=True)
 class CasePrediction:
-    """A case to predict.
-
-    Attributes:
-        files: of its sources.
-        output: file of its prediction.
-        uncertainty: whether a map is asked for.
-        before: what an earlier run wrote about it.
-    """
+    """A case to predict, and what an earlier run wrote about it."""
 
     files: CaseFiles
-    output: Path
-    uncertainty: bool = False
+    output: Path  # file of its prediction
+    uncertainty: bool = False  # whether a map is asked for
     before: CaseResult | None = None
 
     @property
@@ -75,17 +69,13 @@ class CasePrediction:
 
 @dataclass(frozen=True)
 class ReadCase:
-    """A case read ahead.
+    """A case read ahead, and what the network then made of it."""
 
-    Attributes:
-        case: prepared; None where its prediction is there already.
-        inputs: file name -> SHA-256.
-        findings: how it is unlike the training data; None if that is not known.
-    """
-
-    case: Case | None
-    inputs: dict[str, str]
-    findings: tuple[Finding, ...] | None = None
+    case: Case | None  # prepared; None where its prediction is there already
+    inputs: dict[str, str]  # file name -> SHA-256
+    findings: tuple[Finding, ...] | None = None  # how it is unlike the training data, if known
+    estimate: Estimate | None = None  # with it the case has no sources any more
+    seconds: float = 0.0  # that the network took
 
 
 @np.errstate(over="ignore", invalid="ignore")  # what is not finite in the end is refused
@@ -96,8 +86,7 @@ def read_case(job: CasePrediction, translator: Translator) -> ReadCase:
         DatasetError: a file cannot be read or does not fit, or the prediction that is there was
             made from other files.
     """
-    state = source_states(job.files)
-    inputs = source_digests(job.files)
+    state, inputs = _states(job.files), _digests(job.files)
     known = None if job.before is None or job.is_outdated else job.before.inputs
     if job.output.exists() and known and known != inputs:
         raise DatasetError(
@@ -107,7 +96,7 @@ def read_case(job: CasePrediction, translator: Translator) -> ReadCase:
     if job.is_done:
         return ReadCase(None, inputs)
     volume = read_sources(job.files)
-    if source_states(job.files) != state:
+    if _states(job.files) != state:
         raise DatasetError(
             f"case {job.files.identifier}: its files changed while they were read; predict it again"
             " once they are written"
@@ -119,57 +108,64 @@ def read_case(job: CasePrediction, translator: Translator) -> ReadCase:
     return ReadCase(case, inputs, check_input(measure_input(case, corrected), translator.training))
 
 
-@dataclass(frozen=True)
-class PredictedCase:
-    """A case that the network is done with; the arrays of its sources are let go.
+@contextlib.contextmanager
+def _read_errors() -> Iterator[None]:
+    try:
+        yield
+    except OSError as problem:
+        raise DatasetError(f"{problem.filename}: cannot be read ({problem.strerror})") from None
 
-    Attributes:
-        read: what was read, with a case of empty sources; without one where the prediction is kept.
-        estimate: of the network.
-        seconds: that it took.
-    """
 
-    read: ReadCase
-    estimate: Estimate | None = None
-    seconds: float = 0.0
+@_read_errors()
+def _states(case: CaseFiles) -> list[tuple[int, ...]]:
+    """What changes with any source file: its number, size and times."""
+    paths = (*case.sources, *(path for series in case.series for path in series.files))
+    stats = [path.stat() for path in paths]
+    return [(s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for s in stats]
+
+
+@_read_errors()
+def _digests(case: CaseFiles) -> dict[str, str]:
+    """Name -> SHA-256 of each source; a series is called as the file of its channel would be."""
+    found = {path.name: file_sha256(path) for path in case.sources}
+    series = enumerate(case.series)
+    return found | {f"{case.identifier}_{i:04d}": series_sha256(own) for i, own in series}
 
 
 @np.errstate(over="ignore", invalid="ignore")
 def predict_case(
     translator: Translator, job: CasePrediction, ahead: Future[ReadCase]
-) -> PredictedCase | Exception:
+) -> ReadCase | Exception:
     """The network's part of a case; what goes wrong comes back and becomes its result."""
     try:
         read = ahead.result()
         if read.case is None:
-            return PredictedCase(read)
+            return read
         begin = time.perf_counter()
         spread: Spread = "opinions" if translator.expected is None else "mirrored"
         estimate = translator.predict(read.case, spread=spread if job.uncertainty else None)
         case = replace(read.case, source=read.case.source[:, :0].copy())
-        return PredictedCase(replace(read, case=case), estimate, time.perf_counter() - begin)
+        seconds = time.perf_counter() - begin
+        return replace(read, case=case, estimate=estimate, seconds=seconds)
     except Exception as problem:  # noqa: BLE001 (no odd file may end the other cases)
         return problem
 
 
 @np.errstate(over="ignore", invalid="ignore")
 def write_case(
-    translator: Translator, job: CasePrediction, predicted: PredictedCase | Exception
+    translator: Translator, job: CasePrediction, read: ReadCase | Exception
 ) -> tuple[str, CaseResult]:
-    """Restore and write one case; what is wrong with it becomes its result.
-
-    Returns:
-        "predicted", "skipped" or "failed", and what the record says of it.
+    """Restore and write one case: "predicted", "skipped" or "failed", and what the record says.
 
     Raises:
         OutputError: nothing can be written, which concerns all cases.
     """
     try:
-        if isinstance(predicted, Exception):
-            raise predicted
-        if predicted.estimate is None or predicted.read.case is None:
-            return "skipped", _kept(job, predicted.read.inputs)
-        return "predicted", _written(translator, job, predicted, predicted.read.case)
+        if isinstance(read, Exception):
+            raise read
+        if read.case is None or read.estimate is None:
+            return "skipped", _kept(job, read.inputs)
+        return "predicted", _written(translator, job, read, read.case, read.estimate)
     except OutputError:
         raise
     except Exception as problem:  # noqa: BLE001 (no odd file may end the other cases)
@@ -201,10 +197,9 @@ def _kept(job: CasePrediction, inputs: dict[str, str]) -> CaseResult:
 
 
 def _written(
-    translator: Translator, job: CasePrediction, predicted: PredictedCase, case: Case
+    translator: Translator, job: CasePrediction, read: ReadCase, case: Case, estimate: Estimate
 ) -> CaseResult:
-    begin, read, estimate = time.perf_counter(), predicted.read, predicted.estimate
-    assert estimate is not None
+    begin = time.perf_counter()
     volume = translator.restore(estimate, case)
     if translator.finishing is not None:
         volume = translator.finishing(job.files, volume)
@@ -214,7 +209,7 @@ def _written(
     write_volume(job.output, volume, integer=translator.plan.integer_output)
     if uncertainty is None:
         job.map_output.unlink(missing_ok=True)  # of the prediction that was there before
-    seconds = round(predicted.seconds + time.perf_counter() - begin, 3)
+    seconds = round(read.seconds + time.perf_counter() - begin, 3)
     warnings = tuple(_warnings(translator, case, read.findings, uncertainty))
     for text in warnings:
         _log.warning("case %s: %s", job.files.identifier, text)

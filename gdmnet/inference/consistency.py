@@ -21,20 +21,14 @@ def with_data_consistency(
 ) -> Translator:
     """The same translator, whose predictions are made to agree with the measured views.
 
-    Args:
-        translator: of CT.
-        cases: that it is going to translate; a record and a sinogram of each must be there.
-        sinograms: folder of CASE.json and CASE.npz; None is the folder simulation beside the
-            folder of the images, as gdm_simulate_sparse_view --keep-sinograms leaves it.
+    A record CASE.json and a sinogram CASE.npz of each case must lie in `sinograms`; None is the
+    folder simulation beside that of the images, as gdm_simulate_sparse_view --keep-sinograms
+    leaves it.
 
     Raises:
         DatasetError: the target is no CT, or a file is missing.
     """
-    if translator.configuration.target.scheme != "ct":
-        raise DatasetError(
-            f"--data-consistency is for CT in Hounsfield units, but the model makes"
-            f" {translator.plan.target_name}"
-        )
+    translator.require_ct("--data-consistency")
     for case in cases:
         for path in _files(case, sinograms):
             if not path.is_file():

@@ -13,13 +13,14 @@ from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 
-from gdmnet import __version__, codec, files
+from gdmnet import __version__, codec, files, folders
 from gdmnet.data.case import CaseFiles
 from gdmnet.data.case_files import images_by_case
 from gdmnet.data.volume import write_volume
-from gdmnet.errors import DatasetError, GdmnetError, OutputError
-from gdmnet.inference.archive import installed_copy
-from gdmnet.inference.model import load_model
+from gdmnet.errors import DatasetError, GdmnetError
+from gdmnet.inference.archive import write_model
+from gdmnet.inference.translator import load_model
+from gdmnet.models.folder import read_model
 
 PACKAGE = Path(__file__).resolve().parents[1]
 _OF_MASKS = ("mask", "body")
@@ -59,22 +60,17 @@ if __name__ == "__main__":
 def export_container(
     folder: Path, output: Path, *, folds: Sequence[str] | None = None, licence: str = "not stated"
 ) -> None:
-    """Write what `docker build` needs, the model without a trace of its patients included.
-
-    Args:
-        folder: of the model.
-        output: the folder to make.
-        folds: None takes all finished numeric ones.
-        licence: of the weights.
+    """Write a folder with what `docker build` needs; the model as `export_model` writes it.
 
     Raises:
         OutputError: the output exists or cannot be written.
         GdmnetError: what `export_model` refuses.
     """
-    if output.exists():
-        raise OutputError(f"{output}: exists already; give another name")
+    model = read_model(folder, folds)
     with files.whole_folder(output) as stage:
-        installed_copy(folder, stage / "results", folds=folds, licence=licence)
+        run = next(iter(model.runs.values()))
+        names = model.plan.dataset, run.objective, run.configuration
+        write_model(model, folders.model_folder(stage / "results", *names), licence=licence)
         shutil.copytree(PACKAGE, stage / "gdmnet", ignore=shutil.ignore_patterns("__pycache__"))
         codec.write_text(stage / "requirements.txt", "\n".join(_requirements()) + "\n")
         codec.write_text(stage / "Dockerfile", _DOCKERFILE)
@@ -89,15 +85,10 @@ def _requirements() -> list[str]:
 
 
 def translate_folder(results: Path, source: Path, output: Path) -> int:
-    """Translate every case of /input, one after the other, and log a line of each.
+    """Translate source/images/NAME/*.mha to output/images/synthetic-TARGET/*.mha.
 
-    Args:
-        results: with one installed model.
-        source: with images/NAME/*.mha.
-        output: gets images/synthetic-TARGET/*.mha, named as the first source.
-
-    Returns:
-        The exit status: 2 where nothing can be translated, 1 where a case failed.
+    By the one model among the results, case by case, with a line of each in the log. The exit
+    status is 2 where nothing can be translated, 1 where a case failed.
     """
     try:
         (plan,) = results.glob("Dataset*/*/plan.json")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from gdmnet.arrays.normalise import scheme_of
@@ -25,20 +25,6 @@ SUFFIX = "_dicom"  # of the folder of a case's CT series
 _MOST_INSIDE = 0.5  # share of the image that must lie in its template: else it is another scan
 
 
-@dataclass(frozen=True)
-class Export:
-    """How predictions become CT series.
-
-    Attributes:
-        grid: a name in `data.dicom_out.GRIDS`.
-        template: folder of the series whose patient, study and frame the result takes, for input
-            that is not DICOM.
-    """
-
-    grid: str = "axial"
-    template: Path | None = None
-
-
 def dicom_cases(
     folder: Path, plan: Plan, patterns: Sequence[str] = (), *, untilt: bool = False
 ) -> list[CaseFiles]:
@@ -50,11 +36,8 @@ def dicom_cases(
     study in which several series fit, or which lacks a channel, and series that are no sound stack,
     become cases, too: they fail with their reason, and the others go on.
 
-    Args:
-        folder: of the tree.
-        plan: of the model.
-        patterns: as in `is_fitting`, one a channel; () for the plan's.
-        untilt: as in `find_series`.
+    The patterns are as in `is_fitting`, one a channel, () for the plan's; `untilt`
+    is as in `find_series`.
 
     Raises:
         DatasetError: nothing says which series is which channel, or nothing fits.
@@ -116,34 +99,32 @@ def _study_cases(
 
 
 def find_templates(
-    cases: Sequence[CaseFiles], translator: Translator, export: Export
+    cases: Sequence[CaseFiles], translator: Translator, template: Path | None
 ) -> dict[str, Series]:
     """Case -> the series whose patient, study and frame its CT series will take.
+
+    The template is the folder of that series for input that is not DICOM.
 
     Raises:
         DatasetError: the model makes no CT, or a template is missing, superfluous or of another
             scan.
     """
-    if translator.configuration.target.scheme != "ct":
-        raise DatasetError(
-            f"--dicom-out writes CT in Hounsfield units, but the model makes"
-            f" {translator.plan.target_name}"
-        )
+    translator.require_ct("--dicom-out")
     series = {case.identifier: case.series[0] for case in cases if case.series}
-    if export.template is not None:
+    if template is not None:
         if series or len(cases) != 1:
             raise DatasetError(
-                f"{export.template}: a template is for one image that is not DICOM, but the input"
+                f"{template}: a template is for one image that is not DICOM, but the input"
                 f" has {len(series)} series and {len(cases) - len(series)} other images"
             )
-        series[cases[0].identifier] = _template_of(cases[0], export.template)
+        series[cases[0].identifier] = _template_of(cases[0], template)
     if not series:
         raise DatasetError(
             "--dicom-out: the input is not DICOM and names no patient; give the series that it was"
             " made from by --dicom-template"
         )
-    for template in series.values():
-        require_template(template)
+    for found in series.values():
+        require_template(found)
     return series
 
 
@@ -155,17 +136,9 @@ def write_series(
     grid: str,
     keep: Collection[str] = (),
 ) -> list[Path]:
-    """Write predictions that lie in files as CT series beside them.
+    """Write predictions, case -> file, as CT series beside them; the folders, CASE_dicom.
 
-    Args:
-        translator: that made them.
-        predictions: case -> file.
-        templates: from `find_templates`.
-        grid: a name in `data.dicom_out.GRIDS`.
-        keep: cases whose series is kept if it is there.
-
-    Returns:
-        The folders, CASE_dicom.
+    The grid is a name in `data.dicom_out.GRIDS`. Of cases to keep, a series that is there stays.
 
     Raises:
         DatasetError: a prediction cannot be read.

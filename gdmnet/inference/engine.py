@@ -24,8 +24,7 @@ from gdmnet.inference.windows import (
     Spread,
     gaussian_weight,
     mirrored_axes,
-    near_windows,
-    surroundings,
+    tiling_of,
 )
 from gdmnet.models.card import ModelCard
 from gdmnet.models.folder import ModelFolder
@@ -39,12 +38,7 @@ OnnxNetwork = Callable[[NDArray], NDArray]
 
 
 class OnnxEnsemble:
-    """Several exported generators as one network, in fp32 on the CPU.
-
-    Args:
-        members: the folds' networks.
-        engine: the name of the package that computes them.
-    """
+    """Several exported generators as one network, in fp32 on the CPU, by the package `engine`."""
 
     def __init__(self, members: Sequence[OnnxNetwork], engine: str) -> None:
         self.members, self.engine = members, engine
@@ -58,9 +52,9 @@ class OnnxEnsemble:
         spread: Spread | None = None,
     ) -> Estimate:
         """A case's target in network units, as `Ensemble.predict` gives it."""
-        fill, region = surroundings(case, configuration)
-        patch_size, combine = configuration.patch_size, _COMBINE[card.settings.ensemble]
-        padded, box = pad_to(case.source, patch_size, fill)
+        tiling, patch_size = tiling_of(case, configuration), configuration.patch_size
+        combine = _COMBINE[card.settings.ensemble]
+        padded, box = pad_to(case.source, patch_size, tiling.fill)
         source = padded.astype(np.float32, copy=False)
         total, weights = np.zeros((2, *shape_of(padded)), np.float32)
         n_series = len(self.members) if spread == "mirrored" else 1
@@ -68,7 +62,7 @@ class OnnxEnsemble:
         weight = gaussian_weight(patch_size)
         flips = mirrored_axes(patch_size) if card.settings.tta else [()]
         heard = [(), (-1,)] if spread == "mirrored" else flips  # whose opinions are measured
-        chosen = near_windows(shape_of(padded), patch_size, card.settings.step_size, region)
+        chosen = tiling.windows(shape_of(padded), card.settings.step_size)
         for window in progress_bar(chosen, "windows", delay=2):
             z, y, x = window
             patch, copies = source[None, :, z, y, x], {}  # 1, c, z, y, x
@@ -84,7 +78,7 @@ class OnnxEnsemble:
                 if spread == "opinions":  # one series of all
                     every = every.reshape(-1, 1, *patch_size)
                 moments.add(every.mean(0), every.var(0).mean(0), weight, window)
-        mean = np.full_like(total, region.background)
+        mean = np.full_like(total, tiling.background)
         np.divide(total, weights, out=mean, where=weights > 0)
         found = (mean,) if moments is None else (mean, np.sqrt(moments.variance()))
         return Estimate(*(np.ascontiguousarray(crop(volume, box))[None] for volume in found))
@@ -104,13 +98,7 @@ def load_exported(
 ) -> tuple[OnnxEnsemble, ModelCard]:
     """Open the networks that `gdm_export_model --onnx` wrote beside a model's plan.
 
-    Args:
-        model: the exported folder.
-        card: the engine, and the realism of each fold.
-        device: "auto" or "cpu".
-
-    Returns:
-        The network, and the card with its files' digests.
+    Returns the network, and the card with its files' digests.
 
     Raises:
         CheckpointError: a network is missing, damaged or not of this plan, or what is asked for

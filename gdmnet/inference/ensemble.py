@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +15,7 @@ from gdmnet.files import file_sha256
 from gdmnet.folders import PLAN_JSON
 from gdmnet.inference.sampling import Sampler, choose_sampler, sample_volume
 from gdmnet.inference.sliding import predict_volume
-from gdmnet.inference.windows import Estimate, Spread, surroundings
+from gdmnet.inference.windows import Estimate, Spread, tiling_of
 from gdmnet.models import checkpoint
 from gdmnet.models.card import ModelCard
 from gdmnet.models.checkpoint import between
@@ -32,11 +31,7 @@ class Ensemble(nn.Module):
     """Several generators as one network that gives each one's output, in network units.
 
     Blending by windows is linear: the mean over them in every window, as `sliding` takes it, is
-    the mean of the folds' whole volumes.
-
-    Args:
-        members: the folds' generators.
-        sampler: how they are called several times; None calls them once.
+    the mean of the folds' whole volumes. A sampler calls them several times, None once.
     """
 
     def __init__(self, members: Sequence[nn.Module], sampler: Sampler | None = None) -> None:
@@ -56,14 +51,7 @@ class Ensemble(nn.Module):
         *,
         spread: Spread | None = None,
     ) -> Estimate:
-        """A case's target in network units, on the prepared grid.
-
-        Args:
-            case: prepared.
-            configuration: of the model.
-            card: device, precision and settings.
-            spread: measure the spread too: of all opinions, or of windows alone.
-        """
+        """A case's target in network units, on the prepared grid, and the spread asked for."""
 
         def call(patch: Tensor, time: float | None = None) -> Tensor:
             moment = [] if time is None else [torch.full((len(patch),), time, device=patch.device)]
@@ -71,12 +59,14 @@ class Ensemble(nn.Module):
                 output: Tensor = self(patch, *moment)
             return output
 
-        fill, region = surroundings(case, configuration)
-        how: dict[str, Any] = {"fill": fill, "region": region, "device": card.device}
-        how |= {"patch_size": configuration.patch_size, "settings": card.settings}
-        if self.sampler is None:
-            return predict_volume(call, case.source, spread=spread, **how)
-        return sample_volume(call, self.sampler, case, **how)
+        tiling, settings = tiling_of(case, configuration), card.settings
+        if self.sampler is not None:
+            return sample_volume(
+                call, self.sampler, case, tiling, device=card.device, settings=settings
+            )
+        return predict_volume(
+            call, case.source, tiling, device=card.device, settings=settings, spread=spread
+        )
 
     def versions(self) -> dict[str, str]:
         """Of the libraries that compute."""
@@ -84,15 +74,9 @@ class Ensemble(nn.Module):
 
 
 def load_ensemble(model: ModelFolder, card: ModelCard, device: str) -> tuple[Ensemble, ModelCard]:
-    """Load the averaged weights of a model's folds.
+    """Load the averaged weights of a model's folds, as the card says, onto a device.
 
-    Args:
-        model: its folder.
-        card: which checkpoint, and the realism of each fold.
-        device: "auto", "cpu", "cuda", "cuda:1".
-
-    Returns:
-        The network, on the device, and the card with checkpoints, device, precision and sampler.
+    Returns the network, and the card with checkpoints, device, precision and sampler.
 
     Raises:
         CheckpointError: a damaged checkpoint, weights that are not finite, a realism is asked of a

@@ -9,7 +9,7 @@ one number a shell of `metrics.spectrum.radial_power`; the filter is a kernel of
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from statistics import fmean
 
 import numpy as np
@@ -32,13 +32,8 @@ def apply_finish(
     """The image as x + a (h * x - x) inside the body; float32 (z, y, x), outside as it was.
 
     The full change h * x - x is cut at `finish.largest`, so that an edge gets no more than the
-    texture beside it and does not ring.
-
-    Args:
-        finish: the filter h and its strength a.
-        image: x (z, y, x), in the units that the filter was fitted in.
-        body: (z, y, x), true inside.
-        spacing: mm (z, y, x).
+    texture beside it and does not ring. The image x is (z, y, x), in the units that the filter h
+    and its strength a were fitted in; the spacing is mm (z, y, x).
     """
     if finish.strength == 0:
         return image
@@ -100,7 +95,5 @@ def _gains(power: NDArray, real: NDArray) -> tuple[float, ...]:
 def mean_finish(finishes: Sequence[SpectralFinish]) -> SpectralFinish:
     """One filter for the mean of several folds' predictions."""
     gains = tuple(np.mean([finish.gains for finish in finishes], axis=0).tolist())
-    largest, strength = (
-        fmean(getattr(finish, name) for finish in finishes) for name in ("largest", "strength")
-    )
-    return replace(finishes[0], gains=gains, largest=largest, strength=strength)
+    largest = fmean(finish.largest for finish in finishes)
+    return SpectralFinish(gains, largest, fmean(finish.strength for finish in finishes))

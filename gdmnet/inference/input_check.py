@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -55,21 +55,13 @@ _SHOWN = 3  # findings named in the warning; all are in predictions.json
 
 @dataclass(frozen=True)
 class Finding:
-    """One way in which an input is unlike the training cases.
+    """One way in which an input is unlike the training cases."""
 
-    Attributes:
-        what: for example "spacing along z".
-        unit: "mm", "HU", or "" for a ratio or an arbitrary scale.
-        value: of the input.
-        training: lowest and highest value of the training cases.
-        accepted: the limits beyond which there is a warning.
-    """
-
-    what: str
-    unit: str
+    what: str  # for example "spacing along z"
+    unit: str  # "mm", "HU", or "" for a ratio or an arbitrary scale
     value: float
-    training: tuple[float, float]
-    accepted: tuple[float, float]
+    training: tuple[float, float]  # lowest and highest value of the training cases
+    accepted: tuple[float, float]  # the limits beyond which there is a warning
 
     def __str__(self) -> str:
         low, high = (f"{value:.3g}" for value in self.training)
@@ -79,18 +71,11 @@ class Finding:
 
 @dataclass(frozen=True)
 class InputCheck:
-    """What inputs are compared with; stands once in predictions.json.
+    """What inputs are compared with; stands once in predictions.json."""
 
-    Attributes:
-        training_cases: how many the fingerprint describes.
-        false_alarms: how many of them would be warned about if held against the others; None
-            where there is only one.
-        rule: the margins, in words.
-    """
-
-    training_cases: int
-    false_alarms: int | None
-    rule: str
+    training_cases: int  # that the fingerprint describes
+    false_alarms: int | None  # of them, each held against the others; None where there is only one
+    rule: str  # the margins, in words
 
 
 @dataclass(frozen=True)
@@ -116,21 +101,15 @@ class _Quantity(NamedTuple):
 def measure_input(case: Case, volume: Volume) -> ImageFacts:
     """Measure an input as `planning.fingerprint` measures a training case.
 
-    Args:
-        case: prepared; its body is brought back to the source's grid.
-        volume: the sources after the bias correction, (c, z, y, x) in file units.
+    The case is prepared; the volume is that of its sources after the bias correction, (c, z, y, x)
+    in file units.
     """
     record = case.record
     counted = _on_source_grid(case.body, record)
     inside = counted if case.patient is None else _on_source_grid(case.patient, record)
-    return ImageFacts(
-        box_shape(bounding_box(counted)),
-        record.geometry.spacing,
-        float(inside.mean()),
-        tuple(
-            measure_intensity(channel, inside, record.geometry.spacing) for channel in volume.array
-        ),
-    )
+    spacing = record.geometry.spacing
+    sources = tuple(measure_intensity(channel, inside, spacing) for channel in volume.array)
+    return ImageFacts(box_shape(bounding_box(counted)), spacing, float(inside.mean()), sources)
 
 
 def _on_source_grid(mask: NDArray, record: CaseRecord) -> NDArray:
@@ -145,10 +124,7 @@ def _on_source_grid(mask: NDArray, record: CaseRecord) -> NDArray:
 def require_content(case: Case, volume: Volume, configuration: Configuration) -> None:
     """Refuse a blank image: the network would make a patient of it all the same.
 
-    Args:
-        case: prepared.
-        volume: its sources (c, z, y, x) in file units.
-        configuration: of the model.
+    The case is prepared; the volume is that of its sources, (c, z, y, x) in file units.
 
     Raises:
         DatasetError: a CT of a single value, or another image without contrast inside the body.
@@ -164,16 +140,30 @@ def require_content(case: Case, volume: Volume, configuration: Configuration) ->
             )
 
 
-def check_input(facts: ImageFacts, fingerprint: Fingerprint) -> tuple[Finding, ...]:
+def check_input(facts: ImageFacts | CaseFingerprint, training: Fingerprint) -> tuple[Finding, ...]:
     """Everything about an input that lies outside of what the training cases justify."""
-    return _compare(facts, fingerprint.cases, fingerprint.channel_names)
+    noise = all(source.noise is not None for case in training.cases for source in case.sources)
+    own, *known = (
+        _quantities(case, training.channel_names, noise=noise) for case in (facts, *training.cases)
+    )
+    findings = [*_histograms(facts, training), *_rims(facts, training)]
+    for quantity, *others in zip(own, *known, strict=True):
+        values = np.array([other.value for other in others])
+        margin = float(np.median([other.margin for other in others]))
+        low, high = _limits(values, margin, is_factor=quantity.is_factor)
+        if not low <= quantity.value <= high:
+            found = float(values.min()), float(values.max())
+            findings.append(
+                Finding(quantity.what, quantity.unit, quantity.value, found, (low, high))
+            )
+    return tuple(findings)
 
 
 def describe_check(fingerprint: Fingerprint) -> InputCheck:
     """The rule, and how it does on the training cases themselves, left out in turn."""
     cases = fingerprint.cases
     alarms = [
-        bool(_compare(case, cases[:i] + cases[i + 1 :], fingerprint.channel_names))
+        bool(check_input(case, replace(fingerprint, cases=cases[:i] + cases[i + 1 :])))
         for i, case in enumerate(cases)
         if len(cases) > 1
     ]
@@ -197,40 +187,15 @@ def warning(findings: Sequence[Finding]) -> str:
     return f"unlike the training data: {first}{more}"
 
 
-def _compare(
-    facts: ImageFacts | CaseFingerprint,
-    training: Sequence[CaseFingerprint],
-    channel_names: Sequence[str],
-) -> tuple[Finding, ...]:
-    noise = all(source.noise is not None for case in training for source in case.sources)
-    known = [_quantities(case, channel_names, noise=noise) for case in training]
-    findings = [
-        *_histograms(facts, training, channel_names),
-        *_rims(facts, training, channel_names),
-    ]
-    for own, *others in zip(_quantities(facts, channel_names, noise=noise), *known, strict=True):
-        values = np.array([other.value for other in others])
-        margin = float(np.median([other.margin for other in others]))
-        low, high = _limits(values, margin, is_factor=own.is_factor)
-        if not low <= own.value <= high:
-            training_range = float(values.min()), float(values.max())
-            findings.append(Finding(own.what, own.unit, own.value, training_range, (low, high)))
-    return tuple(findings)
-
-
-def _histograms(
-    facts: ImageFacts | CaseFingerprint,
-    training: Sequence[CaseFingerprint],
-    channel_names: Sequence[str],
-) -> Iterator[Finding]:
+def _histograms(facts: ImageFacts | CaseFingerprint, training: Fingerprint) -> Iterator[Finding]:
     """Channels whose histogram is far from that of the nearest training case.
 
     The distance is the mean absolute difference of the percentiles; the training cases' distances
     to their own nearest neighbours say how far is far.
     """
-    for channel, name in enumerate(channel_names):
+    for channel, name in enumerate(training.channel_names):
         own = facts.sources[channel]
-        others = [case.sources[channel] for case in training]
+        others = [case.sources[channel] for case in training.cases]
         if _is_kept(name) or not all(source.quantiles for source in (own, *others)):
             continue
         shapes = np.array([_histogram(other) for other in others])  # (n, 5)
@@ -245,16 +210,12 @@ def _histograms(
             yield Finding(what, "", value, known, (0.0, limit))
 
 
-def _rims(
-    facts: ImageFacts | CaseFingerprint,
-    training: Sequence[CaseFingerprint],
-    channel_names: Sequence[str],
-) -> Iterator[Finding]:
+def _rims(facts: ImageFacts | CaseFingerprint, training: Fingerprint) -> Iterator[Finding]:
     """Channels that are bright where all training cases are dark: at the rim, or in the core."""
-    for channel, name in enumerate(channel_names):
+    for channel, name in enumerate(training.channel_names):
         own = facts.sources[channel].rim
-        known = [rim for case in training if (rim := case.sources[channel].rim) is not None]
-        if _is_kept(name) or own is None or len(known) < len(training):
+        known = [rim for case in training.cases if (rim := case.sources[channel].rim) is not None]
+        if _is_kept(name) or own is None or len(known) < len(training.cases):
             continue
         low, high = min(known), max(known)
         limits = (-_ANY, RIM) if high <= -RIM else (-RIM, _ANY) if low >= RIM else (-_ANY, _ANY)

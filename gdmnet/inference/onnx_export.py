@@ -14,16 +14,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gdmnet import codec, files
-from gdmnet.errors import CheckpointError, OutputError, SettingError
-from gdmnet.inference.archive import file_entries, installed_copy
+from gdmnet import files
+from gdmnet.errors import CheckpointError, SettingError
+from gdmnet.inference.archive import write_manifest, write_model
 from gdmnet.inference.engine import load_exported
 from gdmnet.inference.ensemble import Ensemble
-from gdmnet.inference.model import load_model
+from gdmnet.inference.translator import load_model
 from gdmnet.models.card import PredictionSettings
-from gdmnet.models.describe import describe_model
 from gdmnet.models.folder import read_model, read_summaries
-from gdmnet.models.manifest import MANIFEST_JSON, MODEL_CARD, Manifest
+from gdmnet.models.manifest import Manifest
 
 OPSET = 17  # ONNX 1.12: InstanceNormalization, Resize and AveragePool as the engines know them
 TOLERANCE = 1e-4  # network units
@@ -37,14 +36,7 @@ def export_onnx(
     The realism dial is built in as its validation chose it; the spectral finish goes along in
     run.json. Each network computes one window before the folder gets its name.
 
-    Args:
-        folder: of the model.
-        output: the folder to make.
-        folds: None takes all finished numeric ones.
-        licence: of the weights.
-
-    Returns:
-        The largest difference of a voxel from torch's, in network units.
+    Returns the largest difference of a voxel from torch's, in network units.
 
     Raises:
         CheckpointError: what `export_model` refuses, a network that is called several times, or
@@ -52,15 +44,14 @@ def export_onnx(
         OutputError: the output exists or cannot be written.
         SettingError: onnx or onnxruntime is not installed.
     """
-    if output.exists():
-        raise OutputError(f"{output}: exists already; give another name")
     for package in ("onnx", "onnxruntime"):
         if find_spec(package) is None:
             raise SettingError(f"--onnx needs {package}; pip install 'gdmnet[onnx]'")
+    model = read_model(folder, folds)
     with files.whole_folder(output) as stage, tempfile.TemporaryDirectory() as aside:
-        installed = installed_copy(folder, Path(aside), folds=folds, licence=licence)
-        difference = _replace_weights(installed.folder, installed.manifest)
-        shutil.copytree(installed.folder, stage, dirs_exist_ok=True)
+        place = Path(aside) / "model"
+        difference = _replace_weights(place, write_model(model, place, licence=licence))
+        shutil.copytree(place, stage, dirs_exist_ok=True)
     return difference
 
 
@@ -69,8 +60,8 @@ def _replace_weights(folder: Path, manifest: Manifest) -> float:
     translator = load_model(folder, folds=manifest.folds, device="cpu")
     if translator.card.settings.sampler is not None:
         raise CheckpointError(
-            f"{folder.name}: the objective {manifest.objective} calls its network several times;"
-            " --onnx takes gdm, regression and gan"
+            f"the objective {manifest.objective} calls its network several times; --onnx takes gdm,"
+            " regression and gan"
         )
     shape = (len(translator.plan.channel_names), *translator.configuration.patch_size)
     patch = torch.randn(1, *shape, generator=torch.Generator().manual_seed(0))
@@ -81,11 +72,7 @@ def _replace_weights(folder: Path, manifest: Manifest) -> float:
         checkpoint = model.checkpoint(fold, "final")
         _write_network(member, patch, checkpoint.with_suffix(".onnx"))
         checkpoint.unlink()
-    (folder / MANIFEST_JSON).unlink()
-    manifest = replace(manifest, files=file_entries(folder))
-    card = describe_model(manifest, model, read_summaries(model))
-    codec.write_text(folder / MODEL_CARD, card)
-    codec.save(replace(manifest, files=file_entries(folder)), folder / MANIFEST_JSON)
+    write_manifest(manifest, model, read_summaries(model), folder)
     settings = PredictionSettings(engine="onnxruntime")
     exported, _ = load_exported(model, replace(translator.card, settings=settings), "cpu")
     with torch.inference_mode():
@@ -94,8 +81,8 @@ def _replace_weights(folder: Path, manifest: Manifest) -> float:
     difference = float(np.abs(found - wanted).max())
     if not difference <= TOLERANCE:
         raise CheckpointError(
-            f"{folder.name}: ONNX Runtime differs from torch by {difference:.2g} network units;"
-            " this model cannot be exported with these versions"
+            f"ONNX Runtime differs from torch by {difference:.2g} network units; this model cannot"
+            " be exported with these versions"
         )
     return difference
 

@@ -1,28 +1,32 @@
-"""Files to files: every case of a folder through a translator, whatever becomes of the others."""
+"""Files to files: every case of a folder through a translator, whatever becomes of the others.
+
+And a folder that others fill: each delivery is taken once it has been quiet for a while.
+"""
 
 from __future__ import annotations
 
+import logging
 import shlex
 import sys
+import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 import SimpleITK as sitk  # noqa: N813
 
 from gdmnet import __version__, codec, files
 from gdmnet.data.case import CaseFiles
 from gdmnet.data.dicom import case_name, frame_name
-from gdmnet.errors import DatasetError, OutputError
+from gdmnet.errors import DatasetError, GdmnetError, OutputError
 from gdmnet.inference.case import (
     UNCERTAINTY,
     CasePrediction,
-    PredictedCase,
     ReadCase,
     predict_case,
     read_case,
@@ -43,6 +47,13 @@ from gdmnet.parallel import progress_bar
 
 A = TypeVar("A")
 R = TypeVar("R")
+State = frozenset[tuple[str, int, int]]
+"""Names, sizes and times of all files of a delivery."""
+
+QUIET_SECONDS = 30.0  # an archive sends a series slice by slice
+LOOK_SECONDS = 5.0
+_LEFT = "the file there is an earlier run's: --overwrite was stopped before it was replaced"
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -71,15 +82,9 @@ def predict_folder(
     Predictions that are there already are kept; asked to overwrite, each is replaced once the new
     one is whole. A case that fails is logged and noted, and the others go on.
 
-    Args:
-        translator: from `load_model`.
-        inputs: see `find_cases`; or what it gave.
-        output: folder of the predictions, CASE<ending> in the inputs' format.
-        overwrite: predict anew what is there.
-        uncertainty: write maps of standard deviations to output/uncertainty, too.
-        n_threads: read and prepare so many cases ahead.
-        n_parts: processes that share the cases, for example one a GPU.
-        part_id: which of the parts this is, from 0.
+    The inputs are as for `find_cases`, or what it gave; the output gets CASE<ending> in their
+    format, and maps in uncertainty/ if these are asked for. `n_threads` cases are read and prepared
+    ahead. Where processes share the cases this one does part `part_id`, from 0, of `n_parts`.
 
     Raises:
         BusyError: another process predicts the same part of this folder.
@@ -102,7 +107,8 @@ def predict_folder(
         for case in found[part_id::n_parts]:
             place = output / output_name(case, translator.plan)
             if overwrite and place.exists():
-                earlier[case.identifier] = path.name, _outdated(place)
+                left = CaseResult(OUTDATED, place.name, {}, error=_LEFT)
+                earlier[case.identifier] = path.name, left
             _, before = earlier.get(case.identifier, ("", None))
             jobs.append(CasePrediction(case, place, uncertainty, before))
         record = Predictions(
@@ -119,11 +125,6 @@ def predict_folder(
         return _predict(translator, jobs, record, path, n_threads)
 
 
-def _outdated(output: Path) -> CaseResult:
-    text = "the file there is an earlier run's: --overwrite was stopped before it was replaced"
-    return CaseResult(OUTDATED, output.name, {}, error=text)
-
-
 def _predict(
     translator: Translator,
     jobs: Sequence[CasePrediction],
@@ -137,7 +138,7 @@ def _predict(
     def read(job: CasePrediction) -> ReadCase:
         return read_case(job, translator)
 
-    def write(item: tuple[CasePrediction, PredictedCase | Exception]) -> str:
+    def write(item: tuple[CasePrediction, ReadCase | Exception]) -> str:
         nonlocal record
         job, predicted = item
         fate, result = write_case(translator, job, predicted)
@@ -176,3 +177,39 @@ def _ahead(
             yield waiting.popleft()
     finally:
         pool.shutdown(cancel_futures=True)  # what is being written shall be whole
+
+
+def watch(folder: Path, take: Callable[[Path], None]) -> NoReturn:
+    """Hand over every delivery that has stopped changing, for ever.
+
+    A delivery is a subfolder, with all below it, or the files of the folder itself, which may be
+    empty. What `take` refuses is logged in one line, and tried again when the delivery has changed.
+    """
+    taken: dict[Path, State] = {}
+    changed: dict[Path, tuple[State, float]] = {}  # when each state was first seen, by our clock
+    while True:
+        for place, state in list(_deliveries(folder)):
+            if taken.get(place) == state:
+                continue
+            last, since = changed.get(place, (None, 0.0))
+            if last != state:
+                changed[place] = state, time.monotonic()
+            elif time.monotonic() - since >= QUIET_SECONDS:
+                try:
+                    take(place)
+                except GdmnetError as problem:
+                    _log.error("error: %s", problem)
+                taken[place] = state
+        time.sleep(LOOK_SECONDS)
+
+
+def _deliveries(folder: Path) -> Iterator[tuple[Path, State]]:
+    entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    places = [(path, sorted(path.rglob("*"))) for path in entries if path.is_dir()]
+    for place, paths in (*places, (folder, entries)):
+        try:
+            found = [(str(path), path.stat()) for path in paths if path.is_file()]
+        except FileNotFoundError:  # it is being moved
+            continue
+        if found:
+            yield place, frozenset((name, info.st_size, info.st_mtime_ns) for name, info in found)

@@ -19,101 +19,64 @@ _SETTINGS_OF_1 = {"checkpoint", "step_size", "tta", "ensemble", "steps", "sample
 class UncertaintyMap:
     """The uncertainty map of one case, in the target's units.
 
-    Attributes:
-        output: the map's file, seen from the output folder.
-        sources: what the opinions come from: folds, mirrored copies, overlapping windows.
-        mean: of the map inside the body.
-        single_opinion: share of the body where there was only one opinion (or none differed): 0 in
-            a map of standard deviations says nothing there.
-        coverage: share of the voxels that is expected within +- the map; None for a map of
-            standard deviations, of a model without an `ExpectedError` that fits.
-        expected_mae: in the body of the prediction; None as above.
-        validation_mae: lowest and highest MAE of the model's validation cases; None as above.
+    The last three are None for a map of standard deviations, of a model without an `ExpectedError`
+    that fits.
     """
 
-    output: str
-    sources: str
-    mean: float
-    single_opinion: float
-    coverage: float | None = None
-    expected_mae: float | None = None
-    validation_mae: tuple[float, float] | None = None
+    output: str  # the map's file, seen from the output folder
+    sources: str  # what the opinions come from: folds, mirrored copies, overlapping windows
+    mean: float  # of the map inside the body
+    single_opinion: float  # share of the body where only one is, or none differ: a map of 0
+    coverage: float | None = None  # share of the voxels that is expected within +- the map
+    expected_mae: float | None = None  # in the body of the prediction
+    validation_mae: tuple[float, float] | None = None  # lowest and highest of validation cases
 
 
 @dataclass(frozen=True)
 class SourceSeries:
-    """A DICOM series: where it lay and what it is called; its UIDs as hashes.
-
-    Attributes:
-        folder: it lay in.
-        description: modality and SeriesDescription.
-        name: as `data.dicom.case_name`.
-        frame: as `data.dicom.frame_name`.
-    """
+    """A DICOM series: where it lay and what it is called; its UIDs as hashes."""
 
     folder: str
-    description: str
-    name: str
-    frame: str
+    description: str  # modality and SeriesDescription
+    name: str  # as `data.dicom.case_name`
+    frame: str  # as `data.dicom.frame_name`
 
 
 @dataclass(frozen=True)
 class CaseResult:
     """What became of one case.
 
-    Attributes:
-        status: "done"; "failed"; or "outdated": an earlier run's file is still there, which
-            --overwrite was to replace, and the next run will.
-        output: file name of the prediction.
-        inputs: file name -> SHA-256 of each source.
-        seconds: of the translation, without reading ahead; None where an earlier run did it.
-        mask_rule: how the body was found.
-        warnings: what a person should know before using the result.
-        error: why it is not done.
-        traceback: of an error that nobody foresaw.
-        input_check: each way in which the input is unlike the training data, () if it is not;
-            None where the model's folder does not say what it was trained on.
-        uncertainty: None if it was not asked for.
-        series: the DICOM series it was made of, a channel each: folder and what it is called.
+    It is "done"; "failed"; or "outdated": an earlier run's file is still there, which --overwrite
+    was to replace, and the next run will.
     """
 
     status: str
-    output: str
-    inputs: dict[str, str]
-    seconds: float | None = None
-    mask_rule: str | None = None
-    warnings: tuple[str, ...] = ()
-    error: str | None = None
-    traceback: str | None = None
+    output: str  # file name of the prediction
+    inputs: dict[str, str]  # file name -> SHA-256 of each source
+    seconds: float | None = None  # without reading ahead; None where an earlier run did it
+    mask_rule: str | None = None  # how the body was found
+    warnings: tuple[str, ...] = ()  # what a person should know before using the result
+    error: str | None = None  # why it is not done
+    traceback: str | None = None  # of an error that nobody foresaw
+    # how the input is unlike the training data; None where that is not known
     input_check: tuple[Finding, ...] | None = None
-    uncertainty: UncertaintyMap | None = None
-    series: tuple[SourceSeries, ...] = ()
+    uncertainty: UncertaintyMap | None = None  # None if it was not asked for
+    series: tuple[SourceSeries, ...] = ()  # that it was made of, one a channel
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """The contents of predictions.json.
-
-    Attributes:
-        schema: of the file.
-        version: of gdmnet.
-        model: which weights, and how they are used.
-        versions: of the libraries.
-        cases: identifier -> what became of it.
-        input_check: what inputs are compared with.
-        date: when the last run over the folder began, ISO 8601 in UTC.
-        command: that run's command line.
-    """
+    """The contents of predictions.json."""
 
     SCHEMA: ClassVar[int] = 2
     schema: int
-    version: str
+    version: str  # of gdmnet
     model: ModelCard
-    versions: dict[str, str]
-    cases: dict[str, CaseResult]
+    versions: dict[str, str]  # of the libraries
+    cases: dict[str, CaseResult]  # by identifier
     input_check: InputCheck | None = None
-    date: str | None = None
-    command: str | None = None
+    date: str | None = None  # when the last run over the folder began, ISO 8601 in UTC
+    command: str | None = None  # of that run
 
 
 def record_name(part_id: int, n_parts: int) -> str:

@@ -17,9 +17,8 @@ from torch import Tensor
 from gdmnet.arrays.crop import crop, pad_to
 from gdmnet.data.case import Case
 from gdmnet.errors import CheckpointError
-from gdmnet.geometry import Shape
 from gdmnet.inference.sliding import predict_volume
-from gdmnet.inference.windows import BodyRegion, Estimate
+from gdmnet.inference.windows import Estimate, Tiling
 from gdmnet.models.card import PredictionSettings
 from gdmnet.objectives.build import SAMPLED, context_of
 from gdmnet.objectives.sampling import Sampled, Sampling, network_input
@@ -30,17 +29,11 @@ TimedNetwork = Callable[[Tensor, float], Tensor]
 
 @dataclass(frozen=True, eq=False)
 class Sampler:
-    """How the networks of a model are called to make a target.
+    """How the networks of a model are called to make a target."""
 
-    Attributes:
-        objective: that they were trained with.
-        sampling: the sampler and its number of steps.
-        seed: of the noise.
-    """
-
-    objective: Sampled
+    objective: Sampled  # that they were trained with
     sampling: Sampling
-    seed: int = 0
+    seed: int = 0  # of the noise
 
     @property
     def network_calls(self) -> int:
@@ -51,12 +44,9 @@ class Sampler:
 def choose_sampler(
     runs: Sequence[Run], configuration: Configuration, settings: PredictionSettings
 ) -> Sampler | None:
-    """The sampler of some folds; None for an objective that calls its network once.
+    """The sampler of some folds of one objective; None where that calls its network once.
 
-    Args:
-        runs: of the folds, all of one objective.
-        configuration: that they were trained in.
-        settings: steps and sampler as asked for, None is as trained; seed, None is 0.
+    Steps and sampler that the settings leave open are as trained, the seed is 0.
 
     Raises:
         CheckpointError: the objective has no sampler, not this one, or not so many steps; or the
@@ -95,31 +85,23 @@ def sample_volume(
     network: TimedNetwork,
     sampler: Sampler,
     case: Case,
-    patch_size: Shape,
+    tiling: Tiling,
     *,
-    fill: Sequence[float],
     device: torch.device | str,
     settings: PredictionSettings,
-    region: BodyRegion,
 ) -> Estimate:
     """Sample a volume: the state is the whole volume's, and so is every call of the network.
 
-    Args:
-        network: (b, c + 1, z, y, x) and a time to (n b, 1, z, y, x): n folds, which are combined
-            at every call, as mirrored copies are.
-        sampler: of the model.
-        case: its sources (c, z, y, x), network units, and its name: the same case gets the same
-            noise.
-        patch_size: voxels (z, y, x) of a window.
-        fill: what surrounds the volume, one number a channel, network units.
-        device: where the network lies; state and noise are in main memory.
-        settings: step size, mirrored copies and ensemble of every call.
-        region: the body, where the state is, and the target outside it.
+    That takes (b, c + 1, z, y, x), on the device, and a time to (n b, 1, z, y, x): n folds, which
+    are combined at every call, as mirrored copies are. State and noise are in main memory; the same
+    case gets the same noise. The state lies in the tiling's body.
     """
-    padded, box = pad_to(case.source, patch_size, fill)
-    body = pad_to((region.body != 0)[None].astype(np.float32), patch_size, [0.0])[0]
+    padded, box = pad_to(case.source, tiling.patch_size, tiling.fill)
+    inside = np.ones_like(case.body) if tiling.body is None else tiling.body != 0
+    body = pad_to(inside[None].astype(np.float32), tiling.patch_size, [0.0])[0]
     field = torch.from_numpy(np.ascontiguousarray(padded, dtype=np.float32))[None]
     mask = torch.from_numpy(body)[None]
+    around = Tiling(tiling.patch_size, [*tiling.fill, 0.0], body[0])
     rng = noise_rng(case.record.identifier, sampler.seed)
 
     def draw() -> Tensor:
@@ -129,16 +111,14 @@ def sample_volume(
         called = predict_volume(
             lambda patch: network(patch, time),
             network_input(field, state, mask, sampler.objective.state_width)[0].numpy(),
-            patch_size,
-            fill=[*fill, 0.0],
+            around,
             device=device,
             settings=settings,
-            region=BodyRegion(body[0], 0.0),
         )
         return torch.from_numpy(called.mean)[None]
 
     sampled = sampler.objective.sample(evaluate, field, draw, sampler.sampling)
-    inside = torch.where(mask > 0.5, sampled, region.background)[0, 0]
+    inside = torch.where(mask > 0.5, sampled, tiling.background)[0, 0]
     return Estimate(np.ascontiguousarray(crop(inside.numpy(), box))[None], None)
 
 

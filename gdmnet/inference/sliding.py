@@ -11,16 +11,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gdmnet.arrays.crop import Box, crop, pad_to
-from gdmnet.geometry import Shape, shape_of
+from gdmnet.geometry import shape_of
 from gdmnet.inference.windows import (
-    BodyRegion,
     Estimate,
     Moments,
     Spread,
+    Tiling,
     Window,
     gaussian_weight,
     mirrored_axes,
-    near_windows,
 )
 from gdmnet.models.card import PredictionSettings
 from gdmnet.parallel import progress_bar
@@ -28,8 +27,7 @@ from gdmnet.parallel import progress_bar
 Network = Callable[[Tensor], Tensor]
 ENSEMBLES: dict[str, Callable[[Tensor], Tensor]] = {
     "mean": lambda outputs: outputs.mean(dim=0),
-    # torch.median takes the lower of the two in the middle; of two folds that would be one fold
-    "median": lambda outputs: _middle(outputs).mean(dim=0),
+    "median": lambda outputs: _median(outputs),
 }
 """How n opinions (n, b, z, y, x) about the same voxels become one (b, z, y, x)."""
 _ROOM = 2  # times the memory of the sums must be free where the network computes
@@ -39,42 +37,35 @@ _SLAB = 32  # slices that are divided by their weights at a time
 def predict_volume(
     network: Network,
     source: NDArray,
-    patch_size: Shape,
+    tiling: Tiling,
     *,
-    fill: Sequence[float],
     device: torch.device | str,
     settings: PredictionSettings | None = None,
-    region: BodyRegion | None = None,
     spread: Spread | None = None,
 ) -> Estimate:
     """Slide the network over a volume, with Gaussian blending in fp32.
 
     A GPU is given several windows or mirrored copies a call, and keeps source and sums where they
     fit: the prediction then comes back at once. Windows are added up in one order, so that the
-    result does not depend on how many share a call. With a `region`, windows that do not come near
-    the body are skipped. Every window that touches the body is computed all the same, so that no
-    voxel of the body changes.
+    result does not depend on how many share a call. Every window that touches the body is computed,
+    so that no voxel of it changes where others are skipped.
 
-    Args:
-        network: (b, c, z, y, x) to (n b, 1, z, y, x) on `device`, any floating type: n opinions
-            about b patches, one a fold, fold by fold.
-        source: float32 (c, z, y, x), network units.
-        patch_size: voxels (z, y, x) of a window.
-        fill: what surrounds the volume, one number a channel, network units.
-        device: where the network lies.
-        settings: step size, mirrored copies, ensemble; None is the default of each.
-        region: skip what is far from the body.
-        spread: measure how far all opinions lie apart; or "mirrored": how far each fold's own lie
-            apart in overlapping windows and their copies mirrored along x, as the root mean square
-            over the folds, whatever the settings. The prediction is the same to the bit.
+    The network takes (b, c, z, y, x) on the device to (n b, 1, z, y, x) of any floating type: n
+    opinions about b patches, one a fold, fold by fold. The source is float32 (c, z, y, x), network
+    units. The settings give step size, mirrored copies and ensemble.
+
+    The spread is how far all opinions lie apart; or "mirrored": how far each fold's own lie apart
+    in overlapping windows and their copies mirrored along x, as the root mean square over the
+    folds, whatever the settings. The prediction is the same to the bit with and without.
 
     Raises:
         ValueError: shapes that do not fit, or a step size outside (0, 1].
     """
     settings, device = settings or PredictionSettings(), torch.device(device)
-    padded, box = pad_to(source, patch_size, fill)
+    patch_size = tiling.patch_size
+    padded, box = pad_to(source, patch_size, tiling.fill)
     shape = shape_of(padded)
-    chosen = near_windows(shape, patch_size, settings.step_size, region)
+    chosen = tiling.windows(shape, settings.step_size)
     n_volumes = len(padded) + (8 if spread else 1)
     place = device if _fits(4 * n_volumes * math.prod(shape), device) else torch.device("cpu")
     volume = torch.from_numpy(np.ascontiguousarray(padded, dtype=np.float32)).to(place)
@@ -101,7 +92,7 @@ def predict_volume(
                 found = means.to(place).unbind(1), variance.to(place)
                 for window, mean, own in zip(group, *found, strict=True):
                     moments.add(mean, own, weight, window)
-        _divide(total, chosen, weight, 0.0 if region is None else region.background)
+        _divide(total, chosen, weight, tiling.background)
         if spread is None:
             return Estimate(_cut(total, box))
         moments = moments or Moments(total.new_zeros((1, *shape)))
@@ -171,10 +162,10 @@ def _fits(n_bytes: int, device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.mem_get_info(device)[0] > _ROOM * n_bytes
 
 
-def _middle(outputs: Tensor) -> Tensor:
-    """The one or two values (1 or 2, b, z, y, x) in the middle of n sorted ones."""
+def _median(outputs: Tensor) -> Tensor:
+    """Of two in the middle torch.median takes the lower: of two folds that would be one fold."""
     n = len(outputs)
-    return outputs.sort(dim=0).values[(n - 1) // 2 : n // 2 + 1]
+    return outputs.sort(dim=0).values[(n - 1) // 2 : n // 2 + 1].mean(dim=0)
 
 
 def _cut(volume: Tensor, box: Box) -> NDArray:

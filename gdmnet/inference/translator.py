@@ -1,10 +1,11 @@
-"""The translator: a trained model that makes targets from sources."""
+"""The translator: a trained model that makes targets from sources, and how it is loaded."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,15 +16,16 @@ from gdmnet.data.dicom import case_of
 from gdmnet.data.volume import write_volume
 from gdmnet.errors import CheckpointError, DatasetError
 from gdmnet.geometry import Geometry, Spacing, shape_of
-from gdmnet.inference.finish import apply_finish
+from gdmnet.inference.engine import OnnxEnsemble, load_exported
+from gdmnet.inference.finish import apply_finish, mean_finish
 from gdmnet.inference.windows import Estimate, Spread
-from gdmnet.models.card import ModelCard
+from gdmnet.models.card import ModelCard, PredictionSettings
 from gdmnet.models.expected_error import ExpectedError, difficulty
-from gdmnet.plan import Configuration, Fingerprint, Normalisation, Plan, SpectralFinish
+from gdmnet.models.folder import read_model, require_alike
+from gdmnet.plan import Configuration, Fingerprint, Normalisation, Plan, Run, SpectralFinish
 from gdmnet.preprocessing import prepare, prepare_volumes, restore
 
 if TYPE_CHECKING:  # which torch is not needed for
-    from gdmnet.inference.engine import OnnxEnsemble
     from gdmnet.inference.ensemble import Ensemble
 
 
@@ -33,28 +35,17 @@ class Translator:
 
     A case is prepared, predicted window by window and restored to the sources' grid and the
     target's units: `restore(predict(case), case)` for what `preprocessing.prepare` made.
-
-    Attributes:
-        plan: of the dataset that the model was trained on.
-        configuration: the one of its configurations that the model has.
-        card: which weights are used and how.
-        network: the folds' generators as one, of torch or of another engine.
-        training: what the training cases looked like; None where the folder does not say.
-        finishing: what `predict_folder` does with a case's prediction before it is written.
-        finish: the filter that `predict` ends with; None for none.
-        expected: error of predictions that are made like this; None where it was not measured.
-        detail_gain: how much of a case's `detail` its prediction gets back, `Run.detail_gain`.
     """
 
-    plan: Plan
+    plan: Plan  # of the dataset that the model was trained on
     configuration: Configuration
-    card: ModelCard
-    network: Ensemble | OnnxEnsemble
-    training: Fingerprint | None = None
-    finishing: Callable[[CaseFiles, Volume], Volume] | None = None
-    finish: SpectralFinish | None = None
-    expected: ExpectedError | None = None
-    detail_gain: float = 0.0
+    card: ModelCard  # which weights are used and how
+    network: Ensemble | OnnxEnsemble  # the folds' generators as one
+    training: Fingerprint | None = None  # None where the folder does not say
+    finishing: Callable[[CaseFiles, Volume], Volume] | None = None  # before a file is written
+    finish: SpectralFinish | None = None  # the filter that `predict` ends with
+    expected: ExpectedError | None = None  # of such predictions; None where it was not measured
+    detail_gain: float = 0.0  # how much of a case's `detail` comes back, `Run.detail_gain`
 
     def translate_array(self, array: NDArray, spacing: Spacing) -> NDArray:
         """Translate an image in memory.
@@ -90,8 +81,7 @@ class Translator:
         Raises:
             DatasetError: a file cannot be read or does not fit the model.
         """
-        sources = CaseFiles(files.identifier, files.sources, None, files.mask, files.series)
-        case = prepare(sources, self.configuration)
+        case = prepare(replace(files, target=None), self.configuration)
         return self.restore(self.predict(case), case)
 
     def translate_files(
@@ -182,7 +172,89 @@ class Translator:
                 " windows agree at every step; leave it out, and compare --seed 0, 1, ... instead"
             )
 
+    def require_ct(self, option: str) -> None:
+        """Refuse an option of models of CT for any other; a DatasetError."""
+        if self.configuration.target.scheme != "ct":
+            raise DatasetError(
+                f"{option} is for CT in Hounsfield units, but the model makes"
+                f" {self.plan.target_name}"
+            )
+
 
 def _finest_body(case: Case) -> NDArray:
     """The body (z, y, x) on the source's own grid where that is known, else on the prepared one."""
     return case.body if case.outline is None else case.outline
+
+
+def load_model(
+    folder: str | Path,
+    settings: PredictionSettings | None = None,
+    *,
+    folds: Sequence[str | int] | None = None,
+    device: str = "auto",
+) -> Translator:
+    """Load a trained model: the EMA weights of its folds, combined at their outputs.
+
+    Args:
+        folder: of the model, for example gdmnet_results/Dataset501_MR2CT/gdm__3d_fullres; it holds
+            all that is needed and may have been copied from elsewhere.
+        settings: how to predict; None is the default of each.
+        folds: for example [0, 1] or ["all"]; None takes all finished numeric folds.
+        device: "auto", "cpu", "cuda", "cuda:1".
+
+    Raises:
+        CheckpointError: not a model folder, an unfinished fold, a damaged checkpoint, weights that
+            are not finite, folds that were trained differently, a realism is asked of a model
+            without a twin, or steps of an objective without a sampler.
+        DeviceError: no such device.
+        PlanError: the folder was written by another version of gdmnet.
+    """
+    settings = settings or PredictionSettings()
+    model = read_model(Path(folder), None if folds is None else [str(fold) for fold in folds])
+    runs = list(model.runs.values())
+    if not settings.mixed_folds:
+        require_alike(model.runs)
+    dialled = {
+        fold: run.realism if settings.realism is None else settings.realism
+        for fold, run in model.runs.items()
+    }
+    finish = _finish_of(runs, settings)
+    card = ModelCard(
+        folder=str(folder),
+        objective=runs[0].objective,
+        configuration=model.configuration.name,
+        checkpoints={},
+        device="cpu",
+        precision="fp32",
+        settings=settings,
+        realism={fold: value for fold, value in dialled.items() if value is not None},
+        finish=0.0 if finish is None else finish.strength,
+    )
+    network: Ensemble | OnnxEnsemble
+    if settings.engine == "torch":
+        # here, because the other engines work where there is no torch
+        from gdmnet.inference.ensemble import load_ensemble
+
+        network, card = load_ensemble(model, card, device)
+    else:
+        network, card = load_exported(model, card, device)
+    expected = model.expected
+    fits = expected is not None and expected.fits(set(model.runs), settings)
+    return Translator(
+        model.plan,
+        model.configuration,
+        card,
+        network,
+        model.fingerprint,
+        finish=finish,
+        expected=expected if fits else None,
+        detail_gain=fmean(run.detail_gain for run in runs),
+    )
+
+
+def _finish_of(runs: Sequence[Run], settings: PredictionSettings) -> SpectralFinish | None:
+    """The folds' filter; None where one has none, or other weights than it was fitted with."""
+    fitted = [run.finish for run in runs if settings.realism in (None, run.realism)]
+    found = [finish for finish in fitted if finish is not None]
+    wanted = settings.finish and settings.checkpoint == "final" and len(found) == len(runs)
+    return mean_finish(found) if wanted else None

@@ -34,27 +34,27 @@ _TINY = 1e-30
 class Estimate:
     """A predicted volume: float32 (1, z, y, x), network units.
 
-    Attributes:
-        mean: the prediction.
-        std: how far folds, mirrored copies and overlapping windows lie apart at each voxel, as a
-            standard deviation; 0 where there is only one opinion; None if it was not asked for.
+    The deviation is how far folds, mirrored copies and overlapping windows lie apart; 0 where there
+    is only one opinion, None if it was not asked for.
     """
 
     mean: NDArray
     std: NDArray | None = None
 
 
-@dataclass(frozen=True)
-class BodyRegion:
-    """Where predictions are wanted.
+@dataclass(frozen=True, eq=False)
+class Tiling:
+    """How windows cover a volume, and what lies beyond it, in network units."""
 
-    Attributes:
-        body: (z, y, x), non-zero inside the body.
-        background: what voxels are given that no window near the body covers, network units.
-    """
+    patch_size: Shape  # voxels (z, y, x) of a window
+    fill: Sequence[float]  # what surrounds the volume, one number a channel
+    body: NDArray | None = None  # (z, y, x); windows that come nowhere near it are skipped
+    background: float = 0.0  # of voxels that no window covers
 
-    body: NDArray
-    background: float
+    def windows(self, shape: Shape, step_size: float) -> list[Window]:
+        """Those of a padded volume that come near the body; all of them without one."""
+        every = windows(shape, self.patch_size, step_size)
+        return [window for window in every if self.body is None or _comes_near(self.body, window)]
 
 
 class Moments:
@@ -67,9 +67,7 @@ class Moments:
 
     No large squares are subtracted, so that fp32 holds small variances beside large means. Of
     several series of opinions each has its own mean, and the variances are averaged.
-
-    Args:
-        means: float32 zeros (n_series, z, y, x), of numpy or torch: what computes here.
+    The means are float32 zeros (n_series, z, y, x), of numpy or torch: what computes here.
     """
 
     def __init__(self, means: Array) -> None:
@@ -79,13 +77,10 @@ class Moments:
     def add(
         self, mean: Array, variance: Array, weight: Array, window: Window = (slice(None),) * 3
     ) -> None:
-        """A group of opinions joins.
+        """A group of opinions joins where it lies; by default it covers all voxels.
 
-        Args:
-            mean: (n_series, z, y, x) of the window.
-            variance: (z, y, x), of the population; 0 for a single opinion.
-            weight: of the group, above 0: (z, y, x) or one number.
-            window: where the group lies; by default it covers all voxels.
+        Its mean is (n_series, z, y, x), its variance that of the population, (z, y, x), 0 for a
+        single opinion; its weight, above 0, is (z, y, x) or one number.
         """
         before = self.weight[window]  # z, y, x
         share = weight / (before + weight)
@@ -102,19 +97,20 @@ class Moments:
         return self._squares / self.weight.clip(_TINY)
 
 
-def surroundings(case: Case, configuration: Configuration) -> tuple[list[float], BodyRegion]:
-    """What surrounds a case, one number a channel in network units, and where its body is."""
+def tiling_of(case: Case, configuration: Configuration) -> Tiling:
+    """That of a prepared case: skipping what is far from its body."""
     fill = [background_value(channel) for channel in source_normalisations(configuration)]
-    return fill, BodyRegion(case.body, background_value(configuration.target))
+    background = background_value(configuration.target)
+    return Tiling(configuration.patch_size, fill, case.body, background)
 
 
 def window_starts(size: int, patch: int, step_size: float) -> list[int]:
-    """First voxels of evenly spread windows along one axis that together cover it.
+    """First voxels of evenly spread windows of `patch` voxels that cover an axis of `size` voxels.
 
-    Args:
-        size: voxels of the axis, at least `patch`.
-        patch: voxels of a window.
-        step_size: largest distance of neighbours as a share of `patch`, in (0, 1].
+    Neighbours lie at most a share `step_size` of the window apart.
+
+    Raises:
+        ValueError: a step size outside (0, 1], or a window that is larger than the axis.
     """
     if not 0 < step_size <= 1:
         raise ValueError(f"the step size must lie in (0, 1], not {step_size}")
@@ -134,14 +130,6 @@ def windows(shape: Shape, patch_size: Shape, step_size: float) -> Iterator[Windo
         for size, patch in zip(shape, patch_size, strict=True)
     )
     yield from itertools.product(*axes)
-
-
-def near_windows(
-    shape: Shape, patch_size: Shape, step_size: float, region: BodyRegion | None
-) -> list[Window]:
-    """The windows of a padded volume that come near the body; all of them without a region."""
-    every = windows(shape, patch_size, step_size)
-    return [found for found in every if region is None or _comes_near(region.body, found)]
 
 
 @lru_cache(maxsize=4)

@@ -25,11 +25,9 @@ class Critic(nn.Module):
     Its first layer has twice the features of the generator's finest stage, 64 at most, each further
     one twice as many: 64, 128, 256, 512 beside nnU-Net's 32, and less beside smaller generators.
 
-    Args:
-        architecture: of the generator; its kernels and strides are followed.
-        n_channels: of the input: source channels and one image to be judged.
-        normed: with instance norms, as pix2pix's, which hide contrast and strength of texture; else
-            with Kaiming's weights, so that scores keep their size.
+    It follows the generator's kernels and strides. Its `n_channels` are the source channels and one
+    image to be judged. Instance norms, as pix2pix's, hide contrast and strength of texture; without
+    them the weights are Kaiming's, so that scores keep their size.
     """
 
     def __init__(self, architecture: Architecture, n_channels: int, *, normed: bool = True) -> None:

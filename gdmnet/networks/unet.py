@@ -75,15 +75,10 @@ class Generator(nn.Module):
             nn.init.zeros_(self.head.weight)
 
     def forward(self, x: Tensor, time: Tensor | None = None) -> Tensor:
-        """The translated image.
+        """The translated image, float32 (b, 1, z, y, x) in network units.
 
-        Args:
-            x: float32 (b, n_sources + extra_channels, z, y, x) in network units, any size of at
-                least one voxel an axis.
-            time: (b,), where the generator was built with it.
-
-        Returns:
-            float32 (b, 1, z, y, x).
+        It is made of float32 (b, n_sources + extra_channels, z, y, x), any size of at least one
+        voxel an axis, and times (b,), where the generator was built with them.
         """
         if (self.time is None) != (time is None):
             raise ValueError("times are for a generator that was built with time, and for no other")
@@ -110,12 +105,7 @@ def embed_time(time: Tensor, n_features: int = N_WAVES) -> Tensor:
 
     Vaswani et al., NeurIPS 2017, section 3.5, as DDPM uses it for time.
 
-    Args:
-        time: (b,), from 0 to 1.
-        n_features: n, even.
-
-    Returns:
-        (b, n), float32.
+    Times (b,) from 0 to 1 and an even n give float32 (b, n).
     """
     half = n_features // 2
     index = torch.arange(half, device=time.device, dtype=torch.float32)

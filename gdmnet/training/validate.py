@@ -19,8 +19,7 @@ from gdmnet.data.raw import read_description, training_cases
 from gdmnet.data.store import StoredCase
 from gdmnet.data.volume import read_volume, write_volume
 from gdmnet.inference.finish import STRENGTHS, FinishCase, apply_finish, fit_finish
-from gdmnet.inference.model import load_model
-from gdmnet.inference.translator import Translator
+from gdmnet.inference.translator import Translator, load_model
 from gdmnet.metrics import evaluation
 from gdmnet.metrics.conventions import GDMNET, EvaluationSettings
 from gdmnet.metrics.evaluation import METRICS, ImagePair, find_mask, score

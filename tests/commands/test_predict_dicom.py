@@ -179,7 +179,7 @@ def test_a_model_that_makes_no_ct_is_refused(place, models, capsys):
     plan = replace(plan, configurations={"3d_fullres": other})
     codec.save(plan, model / folders.PLAN_JSON)
     said = refusal(place, capsys, "--dicom-out")
-    assert "--dicom-out writes CT in Hounsfield units, but the model makes T2" in said
+    assert "--dicom-out is for CT in Hounsfield units, but the model makes T2" in said
 
 
 @pytest.mark.parametrize("name", ["CT", "CBCT"])

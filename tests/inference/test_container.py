@@ -90,4 +90,4 @@ def test_a_folder_that_is_there_is_kept(tmp_path, models, capsys):
     model = models.make_model(tmp_path / "results" / "Dataset999_Phantom")
     (tmp_path / "container").mkdir()
     assert export_model.main(["-m", str(model), "--container", str(tmp_path / "container")]) == 2
-    assert "exists already" in capsys.readouterr().err
+    assert "is there already" in capsys.readouterr().err

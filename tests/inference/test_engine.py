@@ -163,4 +163,4 @@ def test_a_sampler_and_a_folder_that_is_there_are_not_exported(tmp_path, models,
     model = models.make_model(tmp_path / "results")
     (tmp_path / "onnx").mkdir()
     assert export_model.main(["-m", str(model), "--onnx", str(tmp_path / "onnx")]) == 2
-    assert "exists already" in capsys.readouterr().err
+    assert "is there already" in capsys.readouterr().err

@@ -17,7 +17,7 @@ from gdmnet.inference.predict import predict_folder
 from gdmnet.inference.record import Predictions
 from gdmnet.inference.sampling import Sampler, noise_rng, sample_volume
 from gdmnet.inference.sliding import predict_volume
-from gdmnet.inference.windows import BODY_MARGIN, BodyRegion, window_starts
+from gdmnet.inference.windows import BODY_MARGIN, Tiling, window_starts
 from gdmnet.networks.unet import CountCalls
 from gdmnet.objectives.base import Context
 from gdmnet.objectives.build import OBJECTIVES, SAMPLED
@@ -117,8 +117,8 @@ def test_windows_far_from_the_body_are_skipped_at_every_step(models):
         return short_sighted(patch, time)
 
     made = sample_volume(
-        network, Sampler(flow(), Sampling("euler", 2)), case, PATCH,
-        fill=[0.0], device="cpu", settings=PredictionSettings(), region=BodyRegion(body, -3.0),
+        network, Sampler(flow(), Sampling("euler", 2)), case, Tiling(PATCH, [0.0], body, -3.0),
+        device="cpu", settings=PredictionSettings(),
     ).mean  # fmt: skip
     near = [start for start in window_starts(176, PATCH[2], 0.5) if start < 4 + BODY_MARGIN]
     assert len(calls) == 2 * len(near)
@@ -180,15 +180,9 @@ def test_sampling_by_windows_leaves_no_seams(models):
     shape = (8, 16, 176)
     case = models.make_case(shape)
     sampler = Sampler(flow(), Sampling("euler", 8))
-    how = {
-        "patch_size": PATCH,
-        "fill": [0.0],
-        "device": "cpu",
-        "settings": PredictionSettings(step_size=0.5),
-    }
-    made = sample_volume(
-        short_sighted, sampler, case, region=BodyRegion(case.body, 0.0), **how
-    ).mean[0]
+    how = {"device": "cpu", "settings": PredictionSettings(step_size=0.5)}
+    tiling = Tiling(PATCH, [0.0], case.body)
+    made = sample_volume(short_sighted, sampler, case, tiling, **how).mean[0]
     rng = torch.Generator().manual_seed(0)
 
     def alone(patch):  # each window with a noise of its own, blended at the end
@@ -197,7 +191,7 @@ def test_sampling_by_windows_leaves_no_seams(models):
             lambda z, t: short_sighted(torch.cat([patch, z], dim=1), t), start, "euler", 8
         )
 
-    naive = predict_volume(alone, case.source, **how).mean[0]
+    naive = predict_volume(alone, case.source, Tiling(PATCH, [0.0]), **how).mean[0]
     starts = np.array(window_starts(shape[2], PATCH[2], 0.5))
     middles = np.concatenate([starts + 7, starts + 8])
     between = np.concatenate([starts[1:] + 3, starts[1:] + 4])  # two windows weigh the same there
@@ -214,9 +208,8 @@ def test_a_volume_of_one_window_is_sampled_as_a_patch(models):
     case = models.make_case(PATCH)
     sampler = Sampler(flow(), Sampling("rk4", 4), seed=7)
     made = sample_volume(
-        short_sighted, sampler, case, PATCH,
-        fill=[0.0], device="cpu", settings=PredictionSettings(),
-        region=BodyRegion(case.body, 0.0),
+        short_sighted, sampler, case, Tiling(PATCH, [0.0], case.body),
+        device="cpu", settings=PredictionSettings(),
     ).mean  # fmt: skip
     start = torch.randn((1, 1, *PATCH), generator=noise_rng(case.record.identifier, 7))
     source = torch.from_numpy(case.source)[None]

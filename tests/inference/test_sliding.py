@@ -11,7 +11,7 @@ from gdmnet.inference.sliding import predict_volume
 from gdmnet.inference.windows import (
     BODY_MARGIN,
     WEIGHT_FLOOR,
-    BodyRegion,
+    Tiling,
     gaussian_weight,
     window_starts,
     windows,
@@ -27,12 +27,10 @@ def predict(network, source, patch, **how):
     return estimate(network, source, patch, **how).mean
 
 
-def estimate(network, source, patch, *, fill=None, region=None, spread=None, **how):
+def estimate(network, source, patch, *, fill=None, region=(None, 0.0), spread=None, **how):
+    tiling = Tiling(patch, fill or [0.0] * len(source), *region)
     settings = PredictionSettings(**how)
-    return predict_volume(
-        network, source, patch, fill=fill or [0.0] * len(source), device="cpu",
-        settings=settings, region=region, spread=spread,
-    )  # fmt: skip
+    return predict_volume(network, source, tiling, device="cpu", settings=settings, spread=spread)
 
 
 def ramp(patch_size):
@@ -191,7 +189,7 @@ def test_skipped_windows_change_nothing_near_the_body(rng, mirrored):
     whole = predict(network, source, patch)
     n_all = len(calls)
     calls.clear()
-    part = predict(network, source, patch, region=BodyRegion(body, -2.5))
+    part = predict(network, source, patch, region=(body, -2.5))
     assert len(calls) < n_all / 3
     np.testing.assert_array_equal(part[0][near], whole[0][near])
     assert (part[0][far] == -2.5).all()
@@ -201,7 +199,7 @@ def test_skipping_knows_where_padding_moved_the_body(rng):
     source = rng.normal(size=(1, 3, 5, 50)).astype(np.float32)
     body = np.zeros((3, 5, 50), dtype=np.uint8)
     body[0, 0, 49] = 1
-    result = predict(lambda x: x, source, (8, 8, 8), region=BodyRegion(body, 9.0))
+    result = predict(lambda x: x, source, (8, 8, 8), region=(body, 9.0))
     np.testing.assert_allclose(result[0][..., 42:], source[0][..., 42:], atol=1e-6)
     assert (result[0][..., 0] == 9).all()
 
@@ -323,6 +321,6 @@ def test_skipped_places_have_no_spread(rng):
     source = rng.normal(size=(1, 6, 40, 60)).astype(np.float32)
     body = np.zeros((6, 40, 60), dtype=np.uint8)
     body[2:4, 5:9, 6:12] = 1
-    result = estimate(folds, source, (6, 8, 8), region=BodyRegion(body, -2.5), spread="opinions")
+    result = estimate(folds, source, (6, 8, 8), region=(body, -2.5), spread="opinions")
     assert (result.std[0][:, 30:, 40:] == 0).all()
     assert (result.std[0][2:4, 5:9, 6:12] > 0).all()

@@ -4,12 +4,12 @@ import shutil
 
 import pytest
 
-from gdmnet.commands import predict
+from gdmnet.commands import predict as command
 from gdmnet.data.case import Volume
 from gdmnet.data.volume import write_volume
 from gdmnet.errors import DatasetError
 from gdmnet.geometry import Geometry
-from gdmnet.inference import watch
+from gdmnet.inference import predict
 
 
 class Clock:
@@ -31,9 +31,9 @@ class Clock:
 
 
 def watched(monkeypatch, folder, clock, take):
-    monkeypatch.setattr(watch, "time", clock)
+    monkeypatch.setattr(predict, "time", clock)
     with pytest.raises(KeyboardInterrupt):
-        watch.watch(folder, take)
+        predict.watch(folder, take)
 
 
 def test_a_delivery_is_taken_when_it_is_quiet_and_again_when_it_has_changed(tmp_path, monkeypatch):
@@ -74,10 +74,10 @@ def test_the_command_predicts_what_arrives_and_nothing_twice(tmp_path, models, m
     )
     arrival = lambda: shutil.copytree(tmp_path / "ward", tmp_path / "in/ward")  # noqa: E731
     for said in ("ward: a predicted", None):
-        monkeypatch.setattr(watch, "time", Clock(arrival if said else None, *[None] * 8))
+        monkeypatch.setattr(predict, "time", Clock(arrival if said else None, *[None] * 8))
         arguments = ["--watch", str(tmp_path / "in"), "-o", str(tmp_path / "out")]
-        assert predict.main([*arguments, "--device", "cpu", "-m", str(model)]) == 130
+        assert command.main([*arguments, "--device", "cpu", "-m", str(model)]) == 130
         lines = capsys.readouterr().out.splitlines()
         assert lines == [f"watching {tmp_path / 'in'}", *([said] if said else [])]
     assert (tmp_path / "out/a.nii.gz").is_file()
-    assert predict.main([*arguments, "--overwrite", "-m", str(model)]) == 2
+    assert command.main([*arguments, "--overwrite", "-m", str(model)]) == 2
