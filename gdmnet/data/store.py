@@ -123,7 +123,8 @@ def stored_record(folder: Path, identifier: str) -> CaseRecord | None:
 def place_as_prepared(folder: Path) -> None:
     """Place NIfTI files by the form that placed a folder's cases; a DatasetError if both did."""
     records = (stored_record(folder, path.parent.name) for path in folder.glob(f"*/{CASE_JSON}"))
-    forms = {r.geometry.forms.decided for r in records if r and r.geometry.forms} - {None}
+    found = (record.geometry.forms for record in records if record is not None)
+    forms = {form.decided for form in found if form is not None and form.decided is not None}
     if len(forms) > 1:
         raise DatasetError(f"{folder}: placed by both forms; prepare all with one --nifti-form")
     for form in forms:

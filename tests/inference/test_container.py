@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -45,7 +46,9 @@ def test_the_script_gives_the_models_voxels_offline(tmp_path, models):
         "results",
         "run.py",
     ]
-    assert "USER algorithm" in (place / "Dockerfile").read_text()
+    recipe = (place / "Dockerfile").read_text()
+    assert "USER algorithm" in recipe
+    assert f"FROM python:{'.'.join(platform.python_version_tuple()[:2])}-slim\n" in recipe
     needed = (place / "requirements.txt").read_text().split()
     assert any(line.startswith("torch==") for line in needed)
     assert not any(line.startswith(("pytest", "monai")) for line in needed)
