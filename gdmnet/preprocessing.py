@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from gdmnet import codec
+from gdmnet import codec, folders
 from gdmnet.arrays import normalise
 from gdmnet.arrays.crop import bounding_box, box_shape, crop
 from gdmnet.arrays.resample import (
@@ -174,13 +174,16 @@ def prepare_and_store(case: CaseFiles, configuration: Configuration, folder: Pat
 def is_prepared(
     folder: Path, identifier: str, digests: Mapping[str, str], configuration: Configuration
 ) -> bool:
-    """Whether a stored case was made of raw files with these digests, and as a configuration says.
+    """Whether a stored case was made of files with these digests, as planned and by --nifti-form.
 
     `folder` holds the configuration's cases, `digests` are `CaseFiles.digests`.
     """
     record = stored_record(folder, identifier)
-    known = None if record is None else (record.digests, record.decided_by)
-    return known == (digests, preparation_sha256(configuration))
+    if record is None:
+        return False
+    forms, made_of = record.geometry.forms, (record.digests, record.decided_by)
+    is_placed = forms is None or forms.decided in (None, folders.nifti_form())
+    return is_placed and made_of == (digests, preparation_sha256(configuration))
 
 
 def preparation_sha256(configuration: Configuration) -> str:

@@ -6,6 +6,8 @@ to the window, plus `shift` HU.
 
 from __future__ import annotations
 
+import gzip
+import struct
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -171,6 +173,14 @@ def write_ct(path: Path, *, seed=0, degrees=0.0, shape=(11, 21, 25)) -> np.ndarr
     path.parent.mkdir(parents=True, exist_ok=True)
     write_volume(path, Volume(array[None], make_geometry(shape, degrees=degrees)), integer=True)
     return array
+
+
+def shift_qform(path: Path, mm: float) -> None:
+    """Let the qform of a .nii.gz place it so far from its sform, along x."""
+    header = bytearray(gzip.decompress(path.read_bytes()))
+    (place,) = struct.unpack_from("<f", header, 268)
+    struct.pack_into("<f", header, 268, place + mm)
+    path.write_bytes(gzip.compress(bytes(header)))
 
 
 def make_expected(**changes) -> ExpectedError:

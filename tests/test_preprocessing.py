@@ -6,14 +6,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from small_models import shift_qform
 
 from gdmnet.arrays.body import body_mask, inscribed_circle
 from gdmnet.arrays.crop import crop
 from gdmnet.arrays.normalise import background_value
 from gdmnet.data.case import CaseFiles, Volume
-from gdmnet.data.store import open_case
+from gdmnet.data.store import open_case, place_as_prepared
 from gdmnet.data.volume import read_volume, write_volume
 from gdmnet.errors import DatasetError
+from gdmnet.folders import NIFTI_FORM, nifti_form
 from gdmnet.geometry import Geometry, nearest_lps
 from gdmnet.plan import Architecture, Configuration, Normalisation
 from gdmnet.preprocessing import (
@@ -346,6 +348,36 @@ def test_a_given_mask_decides_in_a_whole_field_of_view_too(tmp_path):
     case = prepare(files, replace(configure(), region="everything"))
     assert case.record.mask_rule == "given"
     assert case.patient is None
+
+
+def test_a_case_that_the_other_form_placed_is_prepared_anew(tmp_path, monkeypatch):
+    mr, ct, _ = make_patient()
+    files = write_case(tmp_path / "raw", {"source": mr, "target": ct}, geometry_of())
+    for path in (*files.sources, files.target):
+        shift_qform(path, 5.0)
+    monkeypatch.setenv(NIFTI_FORM, "sform")
+    prepare_and_store(files, configure(), tmp_path / "cases")
+    assert is_prepared(tmp_path / "cases", "p", files.digests(), configure())
+    monkeypatch.setenv(NIFTI_FORM, "qform")
+    assert not is_prepared(tmp_path / "cases", "p", files.digests(), configure())
+
+
+def test_both_forms_in_one_folder_are_refused(tmp_path, monkeypatch):
+    mr, ct, _ = make_patient()
+    for form in ("", "sform", "qform"):
+        files = write_case(tmp_path / f"raw{form}", {"source": mr, "target": ct}, geometry_of())
+        if form:
+            shift_qform(files.sources[0], 5.0)
+            shift_qform(files.target, 5.0)
+        monkeypatch.setenv(NIFTI_FORM, form)
+        case = replace(files, identifier=f"case{form}")
+        prepare_and_store(case, configure(), tmp_path / "cases")
+        monkeypatch.setenv(NIFTI_FORM, "")
+        if form != "qform":
+            place_as_prepared(tmp_path / "cases")
+            assert nifti_form() == (form or None)
+    with pytest.raises(DatasetError, match="placed by both forms"):
+        place_as_prepared(tmp_path / "cases")
 
 
 def test_a_stored_case_counts_for_its_files_and_for_what_decides_it(folder_with_a_case):

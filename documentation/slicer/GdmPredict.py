@@ -5,6 +5,7 @@ environment that gdmnet lives in. Add the folder of this file under Edit > Appli
 Modules; the module then stands under Synthesis.
 """
 
+import json
 import shlex
 import subprocess
 import tempfile
@@ -80,8 +81,10 @@ class GdmPredictWidget(ScriptedLoadableModuleWidget):
         qt.QSettings().setValue(f"{SETTINGS}/program", program)
         qt.QSettings().setValue(f"{SETTINGS}/model", model)
         with slicer.util.tryWithErrorDisplay("gdm_predict says no", waitCursor=True):
-            result = self.logic.translate(source, program, model)
+            result, warnings = self.logic.translate(source, program, model)
             slicer.util.setSliceViewerLayers(background=source, foreground=result)
+            if warnings:
+                slicer.util.warningDisplay("\n".join(warnings))
 
     def remembered(self, name, default):
         return qt.QSettings().value(f"{SETTINGS}/{name}", default)
@@ -91,11 +94,12 @@ class GdmPredictLogic(ScriptedLoadableModuleLogic):
     """The work, without a window."""
 
     def translate(self, source, program, model):
-        """The translation of a volume node, as a new node on the same grid.
+        """The translation of a volume node, as a new node on the same grid, and its warnings.
 
         Args:
             source: the node; written as NIfTI, where both of its forms agree.
-            program: how gdm_predict is called, with options if need be.
+            program: how gdm_predict is called, with options if need be; quotes hold a path with
+                blanks together, a backslash is one.
             model: a model's folder; empty takes the only one that is installed.
 
         Raises:
@@ -105,7 +109,9 @@ class GdmPredictLogic(ScriptedLoadableModuleLogic):
             inputs, outputs = Path(folder) / "in", Path(folder) / "out"
             inputs.mkdir()
             slicer.util.saveNode(source, str(inputs / f"{CASE}_0000.nii.gz"))
-            command = [*shlex.split(program), "-i", str(inputs), "-o", str(outputs)]
+            words = shlex.shlex(program, posix=True, punctuation_chars=False)
+            words.whitespace_split, words.escape, words.commenters = True, "", ""
+            command = [*words, "-i", str(inputs), "-o", str(outputs)]
             if model:
                 command += ["-m", str(model)]
             try:
@@ -121,6 +127,8 @@ class GdmPredictLogic(ScriptedLoadableModuleLogic):
             if done.returncode != 0:
                 lines = [line for line in done.stderr.splitlines() if line.strip()]
                 raise RuntimeError(lines[-1] if lines else f"status {done.returncode}")
+            record = json.loads((outputs / "predictions.json").read_text(encoding="utf-8"))
+            warnings = record["cases"][CASE]["warnings"]
             result = slicer.util.loadVolume(str(outputs / f"{CASE}.nii.gz"))
         result.SetName(f"{source.GetName()} translated")
-        return result
+        return result, warnings

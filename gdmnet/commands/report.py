@@ -23,7 +23,14 @@ if TYPE_CHECKING:
     from gdmnet.metrics.summary import Summary
     from gdmnet.report.cases import ReportFolders
 
-_EVALUATION = ("convention", "match_intensity", "every_reference", "wepl", "density_table")
+_EVALUATION = (
+    "convention",
+    "match_intensity",
+    "allow_constant",
+    "every_reference",
+    "wepl",
+    "density_table",
+)
 REPORT_HTML = "report.html"
 _EPILOG = """examples:
   gdm_report -p out/ -r targets/ -s in/

@@ -110,7 +110,7 @@ def _geometry(path: Path, sides: list[int], forms: NiftiForms, wanted: str | Non
     if difference and wanted not in grids:
         raise DatasetError(
             f"{path}: its qform and its sform place it differently: {difference}; decide with"
-            " --nifti-form qform or --nifti-form sform"
+            " --nifti-form qform or sform, or by $gdmnet_nifti_form"
         )
     chosen = grids[wanted] if difference and wanted else grids[list(grids)[-1]]  # sform: exact
     kept = _finite(forms, chosen)
@@ -143,7 +143,7 @@ def _grid(
         return grid
     raise DatasetError(
         f"{path}: its sform gives the spacing {shown(widths)}, its pixdim {shown(spacing)} mm;"
-        " correct it, or take the sform with --nifti-form sform"
+        " correct it, or take the sform with --nifti-form sform (or $gdmnet_nifti_form)"
     )
 
 

@@ -23,6 +23,7 @@ from gdmnet import codec
 from gdmnet.data.case import Case, CaseRecord
 from gdmnet.errors import DatasetError, PlanError
 from gdmnet.files import whole_folder
+from gdmnet.folders import use_nifti_form
 from gdmnet.geometry import Shape, shape_of
 
 CASE_JSON = "case.json"
@@ -111,17 +112,23 @@ def save_case(folder: Path, case: Case, patch_size: Shape) -> None:
         np.savez(aside / _INDEX, **index)  # whose entries have checksums of their own
 
 
-def is_stored(folder: Path, identifier: str) -> bool:
-    """Whether a case is finished."""
-    return (folder / identifier / CASE_JSON).is_file()
-
-
 def stored_record(folder: Path, identifier: str) -> CaseRecord | None:
     """The record of a finished case; None if it is missing, damaged or of another version."""
     try:
         return codec.load(CaseRecord, folder / identifier / CASE_JSON)
     except PlanError:
         return None
+
+
+def place_as_prepared(folder: Path) -> None:
+    """Place NIfTI files by the form that placed a folder's cases; a DatasetError if both did."""
+    records = (stored_record(folder, path.parent.name) for path in folder.glob(f"*/{CASE_JSON}"))
+    found = (record.geometry.forms for record in records if record is not None)
+    forms = {form.decided for form in found if form is not None and form.decided is not None}
+    if len(forms) > 1:
+        raise DatasetError(f"{folder}: placed by both forms; prepare all with one --nifti-form")
+    for form in forms:
+        use_nifti_form(form)
 
 
 def open_case(folder: Path, identifier: str) -> StoredCase:
@@ -131,7 +138,7 @@ def open_case(folder: Path, identifier: str) -> StoredCase:
         DatasetError: the case is not there or damaged.
     """
     place = folder / identifier
-    if not is_stored(folder, identifier):
+    if not (place / CASE_JSON).is_file():
         raise DatasetError(f"{place}: no such preprocessed case; run gdm_plan_and_preprocess again")
     try:
         record = codec.load(CaseRecord, place / CASE_JSON)

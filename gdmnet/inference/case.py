@@ -18,27 +18,18 @@ from gdmnet.data.dicom import read_sources, series_sha256
 from gdmnet.data.volume import write_volume
 from gdmnet.errors import DatasetError, GdmnetError, OutputError, is_out_of_memory
 from gdmnet.files import file_sha256
-from gdmnet.geometry import placement_note
-from gdmnet.inference.input_check import (
-    Finding,
-    check_input,
-    measure_input,
-    require_content,
-    warning,
-)
+from gdmnet.inference.input_check import Finding, input_warnings
 from gdmnet.inference.record import OUTDATED, CaseResult, UncertaintyMap
 from gdmnet.inference.translator import Translator
 from gdmnet.inference.windows import Estimate, Spread
 from gdmnet.metrics.conventions import GDMNET
 from gdmnet.metrics.evaluation import find_mask
 from gdmnet.models.expected_error import COVERAGE
-from gdmnet.preprocessing import prepare_volumes
 
 _log = logging.getLogger(__name__)
 
 UNCERTAINTY = "uncertainty"
 MIRRORED = "overlapping windows and their mirrored copies"
-FAR_SPACING = 3.0  # times coarser or finer than what the model was trained at: worth a warning
 
 
 @dataclass(frozen=True)
@@ -101,11 +92,8 @@ def read_case(job: CasePrediction, translator: Translator) -> ReadCase:
             f"case {job.files.identifier}: its files changed while they were read; predict it again"
             " once they are written"
         )
-    case, corrected = prepare_volumes(job.files.identifier, volume, translator.configuration)
-    require_content(case, volume, translator.configuration)
-    if translator.training is None:
-        return ReadCase(case, inputs)
-    return ReadCase(case, inputs, check_input(measure_input(case, corrected), translator.training))
+    case, findings = translator.prepare(job.files.identifier, volume)
+    return ReadCase(case, inputs, findings)
 
 
 @contextlib.contextmanager
@@ -210,19 +198,12 @@ def _written(
     if uncertainty is None:
         job.map_output.unlink(missing_ok=True)  # of the prediction that was there before
     seconds = round(read.seconds + time.perf_counter() - begin, 3)
-    warnings = tuple(_warnings(translator, case, read.findings, uncertainty))
+    noted = input_warnings(case, read.findings, translator.configuration)
+    warnings = *noted, *_uncertainty_warnings(uncertainty)
     for text in warnings:
         _log.warning("case %s: %s", job.files.identifier, text)
-    return CaseResult(
-        "done",
-        job.output.name,
-        read.inputs,
-        seconds,
-        case.record.mask_rule,
-        warnings,
-        input_check=read.findings,
-        uncertainty=uncertainty,
-    )
+    done = "done", job.output.name, read.inputs, seconds, case.record.mask_rule, warnings
+    return CaseResult(*done, input_check=read.findings, uncertainty=uncertainty)
 
 
 def _write_map(
@@ -254,24 +235,7 @@ def _write_map(
     )
 
 
-def _warnings(
-    translator: Translator,
-    case: Case,
-    findings: tuple[Finding, ...] | None,
-    uncertainty: UncertaintyMap | None,
-) -> Iterator[str]:
-    placement = placement_note(case.record.geometry)
-    if placement is not None:
-        yield placement
-    if case.record.mask_rule == "whole volume":
-        yield "no body was found, the whole volume was translated"
-    if findings:
-        yield warning(findings)
-    if findings is None:
-        spacing = case.record.geometry.spacing
-        for axis, own, at in zip("zyx", spacing, translator.configuration.spacing, strict=True):
-            if max(own / at, at / own) > FAR_SPACING:
-                yield f"{own:g} mm along {axis}, but the model works at {at:g} mm"
+def _uncertainty_warnings(uncertainty: UncertaintyMap | None) -> Iterator[str]:
     if uncertainty is not None and uncertainty.expected_mae is not None:
         low, high = uncertainty.validation_mae or (0.0, np.inf)
         if not low <= uncertainty.expected_mae <= high:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import re
 import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -29,7 +30,7 @@ _log = logging.getLogger(__name__)
 _DOCKERFILE = f"""\
 # gdmnet {__version__}: docker build --tag translate . && docker run --rm --network none \\
 #   --volume "$PWD/in":/input:ro --volume "$PWD/out":/output translate
-FROM python:3.11-slim
+FROM python:{sys.version_info[0]}.{sys.version_info[1]}-slim
 RUN useradd --create-home --uid 1000 algorithm
 COPY requirements.txt /opt/algorithm/
 RUN pip install --no-cache-dir --extra-index-url https://download.pytorch.org/whl/cpu \\

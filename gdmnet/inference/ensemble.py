@@ -92,7 +92,7 @@ def load_ensemble(model: ModelFolder, card: ModelCard, device: str) -> tuple[Ens
     for fold in model.runs:
         path = model.checkpoint(fold, settings.checkpoint)
         if not path.is_file() and path.with_suffix(".onnx").is_file():
-            raise CheckpointError(f"{path.parent}: was exported as ONNX; add --engine onnxruntime")
+            raise CheckpointError(f"{path.parent}: is ONNX, for gdm_predict --engine onnxruntime")
         generator = _build(model, Inputs() if sampler is None else sampler.objective.inputs)
         members.append(_with_weights(generator, path, card.realism.get(fold, 1.0)))
         digests[fold] = file_sha256(path)

@@ -29,7 +29,7 @@ from gdmnet.arrays.normalise import scheme_of
 from gdmnet.arrays.resample import resample_mask
 from gdmnet.data.case import Case, CaseRecord, Volume
 from gdmnet.errors import DatasetError
-from gdmnet.geometry import Shape, Spacing
+from gdmnet.geometry import Shape, Spacing, placement_note
 from gdmnet.plan import CaseFingerprint, Configuration, Fingerprint, Intensity
 from gdmnet.planning.fingerprint import measure_intensity
 
@@ -51,6 +51,7 @@ _ANY = 10.0  # deviations, which no rim has
 _CORE = (0.1, 0.9)  # quantiles of the training cases: one odd case must not widen the margin
 _BLANK = 1e-6  # spread of a blank image, file or network units
 _SHOWN = 3  # findings named in the warning; all are in predictions.json
+_FAR_SPACING = 3.0  # times coarser or finer than what the model was trained at: worth a warning
 
 
 @dataclass(frozen=True)
@@ -183,8 +184,25 @@ def warning(findings: Sequence[Finding]) -> str:
     """The findings as one line."""
     first = "; ".join(str(finding) for finding in findings[:_SHOWN])
     n_more = len(findings) - _SHOWN
-    more = f"; and {n_more} more, see predictions.json" if n_more > 0 else ""
+    more = f"; and {n_more} more" if n_more > 0 else ""
     return f"unlike the training data: {first}{more}"
+
+
+def input_warnings(
+    case: Case, findings: Sequence[Finding] | None, configuration: Configuration
+) -> Iterator[str]:
+    """What a person should know of a prepared case; its findings are None if not looked for."""
+    if placement := placement_note(case.record.geometry):
+        yield placement
+    if case.record.mask_rule == "whole volume":
+        yield "no body was found, the whole volume was translated"
+    if findings:
+        yield warning(findings)
+    if findings is None:
+        spacing = case.record.geometry.spacing
+        for axis, own, at in zip("zyx", spacing, configuration.spacing, strict=True):
+            if max(own / at, at / own) > _FAR_SPACING:
+                yield f"{own:g} mm along {axis}, but the model works at {at:g} mm"
 
 
 def _histograms(facts: ImageFacts | CaseFingerprint, training: Fingerprint) -> Iterator[Finding]:

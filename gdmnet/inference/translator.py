@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gdmnet.data.case import Case, CaseFiles, Volume
-from gdmnet.data.dicom import case_of
-from gdmnet.data.volume import write_volume
+from gdmnet.data.dicom import case_of, read_sources
+from gdmnet.data.volume import read_volume, write_volume
 from gdmnet.errors import CheckpointError, DatasetError
 from gdmnet.geometry import Geometry, Spacing, shape_of
+from gdmnet.inference import input_check
 from gdmnet.inference.engine import OnnxEnsemble, load_exported
 from gdmnet.inference.finish import apply_finish, mean_finish
 from gdmnet.inference.windows import Estimate, Spread
@@ -23,10 +25,12 @@ from gdmnet.models.card import ModelCard, PredictionSettings
 from gdmnet.models.expected_error import ExpectedError, difficulty
 from gdmnet.models.folder import read_model, require_alike
 from gdmnet.plan import Configuration, Fingerprint, Normalisation, Plan, Run, SpectralFinish
-from gdmnet.preprocessing import prepare, prepare_volumes, restore
+from gdmnet.preprocessing import prepare_volumes, restore
 
 if TYPE_CHECKING:  # which torch is not needed for
     from gdmnet.inference.ensemble import Ensemble
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +38,8 @@ class Translator:
     """A trained model that is ready to work; `load_model` makes it, see the package's example.
 
     A case is prepared, predicted window by window and restored to the sources' grid and the
-    target's units: `restore(predict(case), case)` for what `preprocessing.prepare` made.
+    target's units: `restore(predict(case), case)` for a case of `prepare`. The three `translate_`
+    do it at once and log what `gdm_predict` warns of: an input unlike the training data.
     """
 
     plan: Plan  # of the dataset that the model was trained on
@@ -59,7 +64,7 @@ class Translator:
             float32 (z, y, x) on the same grid, in the target's units (CT: HU).
 
         Raises:
-            DatasetError: not the plan's channels, or values that are not finite.
+            DatasetError: not the plan's channels, a blank one, or values that are not finite.
             ValueError: an array of another number of axes.
         """
         if array.ndim not in (3, 4):
@@ -68,8 +73,7 @@ class Translator:
         if not np.isfinite(channels).all():
             raise DatasetError("the array has NaN or infinite values; replace them first")
         volume = Volume(channels, Geometry(shape_of(channels), spacing))
-        case, _ = prepare_volumes("array", volume, self.configuration)
-        translated: NDArray = self.restore(self.predict(case), case).array[0]
+        translated: NDArray = self._translate("array", volume).array[0]
         return translated
 
     def translate_case(self, files: CaseFiles) -> Volume:
@@ -79,10 +83,10 @@ class Translator:
             float32 (1, z, y, x) in the target's units, on the sources' grid.
 
         Raises:
-            DatasetError: a file cannot be read or does not fit the model.
+            DatasetError: a file cannot be read, does not fit the model or is blank.
         """
-        case = prepare(replace(files, target=None), self.configuration)
-        return self.restore(self.predict(case), case)
+        mask = None if files.mask is None else read_volume(files.mask)
+        return self._translate(files.identifier, read_sources(files), mask)
 
     def translate_files(
         self, sources: str | Path | Sequence[str | Path], output: str | Path
@@ -95,7 +99,7 @@ class Translator:
             output: the file to write; its ending (.nii.gz, .nii, .nrrd, .mha) is the format.
 
         Raises:
-            DatasetError: a source cannot be read or does not fit the model.
+            DatasetError: a source cannot be read, does not fit the model or is blank.
             OutputError: the output cannot be written.
         """
         paths = [sources] if isinstance(sources, (str, Path)) else sources
@@ -103,11 +107,32 @@ class Translator:
         volume = self.translate_case(files)
         write_volume(Path(output), volume, integer=self.plan.integer_output)
 
+    def _translate(self, identifier: str, sources: Volume, mask: Volume | None = None) -> Volume:
+        case, findings = self.prepare(identifier, sources, mask)
+        for text in input_check.input_warnings(case, findings, self.configuration):
+            _log.warning("case %s: %s", identifier, text)
+        return self.restore(self.predict(case), case)
+
+    def prepare(
+        self, identifier: str, sources: Volume, mask: Volume | None = None
+    ) -> tuple[Case, tuple[input_check.Finding, ...] | None]:
+        """A case to predict, and how it is unlike the training data; None if that is not known.
+
+        Raises:
+            DatasetError: volumes that do not fit each other or the model, or a blank channel.
+        """
+        case, corrected = prepare_volumes(identifier, sources, self.configuration, mask=mask)
+        input_check.require_content(case, sources, self.configuration)
+        if self.training is None:
+            return case, None
+        facts = input_check.measure_input(case, corrected)
+        return case, input_check.check_input(facts, self.training)
+
     def predict(self, case: Case, *, spread: Spread | None = None) -> Estimate:
         """The network's output for a prepared case in network units, on the prepared grid.
 
         Args:
-            case: from `preprocessing.prepare`.
+            case: from `prepare`.
             spread: measure the spread too: as for `sliding.predict_volume`.
 
         Raises:
@@ -124,24 +149,19 @@ class Translator:
             )
         if self.finish is None:
             return estimate
-        body, spacing = case.body > 0, case.record.spacing
-        mean = apply_finish(self.finish, estimate.mean[0], body, spacing)
+        mean = apply_finish(self.finish, estimate.mean[0], case.body > 0, case.record.spacing)
         return replace(estimate, mean=mean[None])
 
     def restore(self, estimate: Estimate, case: Case) -> Volume:
         """A prediction in the target's units, on the sources' grid: float32 (1, z, y, x)."""
         target, gain = self.configuration.target, np.float32(self.detail_gain)
         detail = None if case.detail is None or gain == 0 else gain * case.detail
-        array = restore(estimate.mean, case.record, target, body=_finest_body(case), detail=detail)
-        return Volume(array, case.record.geometry)
+        return _restored(estimate.mean, case, target, detail)
 
     def restore_spread(self, std: NDArray, case: Case) -> Volume:
         """Standard deviations in the target's units, on the sources' grid; 0 outside the body."""
         scale = self.configuration.target.scale
-        units = Normalisation("none", 0.0, scale, None, None, background=0.0)
-        return Volume(
-            restore(std, case.record, units, body=_finest_body(case)), case.record.geometry
-        )
+        return _restored(std, case, Normalisation("none", 0.0, scale, None, None, background=0.0))
 
     def difficulty(self, estimate: Estimate, case: Case) -> Volume:
         """What an `ExpectedError` is looked up by, of an estimate with the spread "mirrored".
@@ -149,8 +169,7 @@ class Translator:
         In the target's units, on the sources' grid; 0 outside the body.
         """
         assert estimate.std is not None
-        spacing = case.record.spacing
-        found = difficulty(estimate.mean[0], estimate.std[0], case.body, spacing)
+        found = difficulty(estimate.mean[0], estimate.std[0], case.body, case.record.spacing)
         return self.restore_spread(found[None], case)
 
     def spread_sources(self) -> str:
@@ -181,9 +200,13 @@ class Translator:
             )
 
 
-def _finest_body(case: Case) -> NDArray:
-    """The body (z, y, x) on the source's own grid where that is known, else on the prepared one."""
-    return case.body if case.outline is None else case.outline
+def _restored(
+    array: NDArray, case: Case, units: Normalisation, detail: NDArray | None = None
+) -> Volume:
+    """Network units as file units, in the body on the source's own grid where that is known."""
+    body = case.body if case.outline is None else case.outline
+    restored = restore(array, case.record, units, body=body, detail=detail)
+    return Volume(restored, case.record.geometry)
 
 
 def load_model(

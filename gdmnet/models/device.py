@@ -83,7 +83,7 @@ def check_convolutions(device: torch.device) -> None:
         _log.warning(
             "warning: cuDNN %s is known to compute 3D convolutions in half precision wrongly or"
             " slowly (here %.2g of an error in one); install another: pip install -U"
-            " 'nvidia-cudnn-cu12>=9.15', or use --precision fp32",
+            " 'nvidia-cudnn-cu12>=9.15', or train with --precision fp32",
             version,
             error,
         )

@@ -142,7 +142,7 @@ def require_alike(runs: Mapping[str, Run]) -> None:
             each = ", ".join(f"{value:.40} in fold {fold}" for fold, value in values.items())
             raise CheckpointError(
                 f"the folds were trained differently: {name} is {each}; choose folds by -f, or"
-                " average them all the same with --mixed-folds"
+                " average them all the same with gdm_predict --mixed-folds"
             )
 
 

@@ -39,8 +39,6 @@ HANGS_AFTER = timedelta(minutes=10)  # a rank that others wait for so long ends 
 PATIENCE = timedelta(days=7)  # while rank 0 trains an encoder or validates
 _GRACE_SECONDS = 10.0  # between asking a process to stop and killing it
 _OF_THE_GROUP = ("gloo", "nccl", "connection", "timed out", "store", "peer", "socket")
-
-
 _ALONE = ProcessRank(rank=0, n_ranks=1, local_rank=0, n_local=1, meeting="")
 _process = _ALONE
 
@@ -51,9 +49,10 @@ def this_process() -> ProcessRank:
 
 
 def own_device(device: torch.device) -> torch.device:
-    """The device of this rank: its machine's k-th CUDA device, or the CPU that all share."""
-    together = _process.n_ranks > 1 and device.type == "cuda"
-    return torch.device("cuda", _process.local_rank) if together else device
+    """The device of this rank: the k-th CUDA device that it sees, the only one, or the CPU."""
+    if _process.n_ranks == 1 or device.type != "cuda":
+        return device
+    return torch.device("cuda", 0 if torch.cuda.device_count() == 1 else _process.local_rank)
 
 
 def devices_here(n_devices: int) -> int:
@@ -72,11 +71,21 @@ def require_devices(n_devices: int, device: torch.device) -> None:
     there, what = os.cpu_count() or 1, "cores"
     if device.type == "cuda":
         there, what = torch.cuda.device_count(), "CUDA devices"
+        if there == 1 and _process.n_ranks > 1:  # that a launcher shows: see require_own_devices
+            there = n_devices
     if n_devices > there or device.type not in ("cuda", "cpu") or device.index is not None:
         raise DeviceError(
             f"{n_devices} processes: this machine has {there} {what} for --device {device};"
             " ask for fewer, and for --device cuda without a number"
         )
+
+
+def require_own_devices(device: torch.device) -> None:
+    """Refuse, with a DeviceError, ranks of which two are shown the same CUDA device."""
+    if _process.n_ranks > 1 and device.type == "cuda":
+        found = collected(str(torch.cuda.get_device_properties(own_device(device)).uuid))
+        if len(set(found)) < len(found):
+            raise DeviceError(f"{len(found)} processes have {len(set(found))} CUDA devices in all")
 
 
 @contextlib.contextmanager

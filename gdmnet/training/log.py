@@ -145,8 +145,8 @@ def truncate(folder: Path, epoch: int) -> None:
     path = folder / LOG_TXT
     if path.is_file():
         text = path.read_text(encoding="utf-8").splitlines()
-        kept_text = [line for line in text if _epoch_of(line) <= epoch]
-        codec.write_text(path, "".join(line + "\n" for line in kept_text))
+        told = [t for t in text if not (m := _EPOCH_LINE.match(t)) or int(m[1]) <= epoch]
+        codec.write_text(path, "".join(line + "\n" for line in told))
 
 
 def readable(record: dict[str, Any]) -> str:
@@ -205,8 +205,3 @@ def clock_after(seconds: float) -> str:
     now = datetime.now().astimezone()
     then = now + timedelta(seconds=seconds)
     return then.strftime("%H:%M" if then.date() == now.date() else "%a %H:%M")
-
-
-def _epoch_of(line: str) -> int:
-    found = _EPOCH_LINE.match(line)
-    return int(found.group(1)) if found else 0

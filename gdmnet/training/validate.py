@@ -161,9 +161,8 @@ def _errors(
 
 
 def _raw_cases(raw: Path) -> dict[str, CaseFiles]:
-    if not (raw / folders.DATASET_JSON).is_file():
-        return {}
-    cases, _ = training_cases(raw, read_description(raw))
+    is_there = (raw / folders.DATASET_JSON).is_file()
+    cases = training_cases(raw, read_description(raw))[0] if is_there else ()
     return {case.identifier: case for case in cases}
 
 

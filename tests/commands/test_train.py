@@ -8,13 +8,16 @@ import sys
 from pathlib import Path
 
 import pytest
+import small_models
 import torch
 from arguments import SHORT, roots
 
 from gdmnet import files
-from gdmnet.commands import predict, train
+from gdmnet.commands import plan_and_preprocess, predict, train
+from gdmnet.data.volume import read_geometry
 from gdmnet.errors import DatasetError
 from gdmnet.files import file_sha256
+from gdmnet.folders import NIFTI_FORM
 from gdmnet.training import feature_encoder, loop
 from gdmnet.training.usefulness import EncoderReport, Figure
 
@@ -294,6 +297,33 @@ def test_python_users_get_the_error_itself(home):
 
     with pytest.raises(DatasetError, match="no dataset 5"):
         train_fold(5, "3d_fullres", "0", find_roots(home, home, home))
+
+
+@pytest.mark.parametrize(("form", "moved"), [("sform", 0.0), ("qform", 5.0)])
+def test_validation_places_files_by_the_form_that_their_preparation_decided(
+    finished, monkeypatch, form, moved
+):
+    """A training has no --nifti-form: it takes the plan's, and scores the same voxels."""
+    monkeypatch.setenv(NIFTI_FORM, "")
+    dataset, fold = finished / "raw" / "Dataset999_Phantom", fold_of(finished)
+    before = json.loads((fold / "summary.json").read_text())["cases"]
+    (validated,) = before
+    prediction = fold / "validation" / f"{validated}.nii.gz"
+    origin = read_geometry(prediction).itk_origin
+    for path in dataset.glob("*Tr/*.nii.gz"):
+        small_models.shift_qform(path, 5.0)
+    plan = ["-d", "999", "-np", "1", "--preset", "cpu", "--replan", *roots(finished)]
+    assert plan_and_preprocess.main([*plan, "--nifti-form", form]) == 0
+    shutil.rmtree(fold / "validation")
+    (fold / "summary.json").unlink()
+    (fold / "report.html").unlink()
+    monkeypatch.setenv(NIFTI_FORM, "")  # as a new terminal
+    assert call(finished, *SHORT, "--continue") == 0
+    after = json.loads((fold / "summary.json").read_text())["cases"]
+    assert after[validated]["mae"] == pytest.approx(before[validated]["mae"], abs=1e-6)
+    assert (fold / "report.html").is_file()
+    placed = read_geometry(prediction).itk_origin
+    assert placed == pytest.approx((origin[0] - moved, *origin[1:]), abs=1e-4)  # RAS to LPS
 
 
 def test_a_realism_dial_is_trained_chosen_and_turned(home, tmp_path, capsys):

@@ -14,6 +14,7 @@ from unittest.mock import MagicMock
 import numpy as np
 import pytest
 
+from gdmnet import codec
 from gdmnet.data.case import Volume
 from gdmnet.data.volume import read_volume, write_volume
 from gdmnet.geometry import Geometry
@@ -84,11 +85,43 @@ PROGRAM = (
 
 def test_a_volume_becomes_what_the_model_makes_of_it(module, scan, tmp_path, models):
     model = models.make_model(tmp_path)
-    result = module.GdmPredictLogic().translate(scan, f"{PROGRAM} --device cpu", str(model))
+    logic = module.GdmPredictLogic()
+    result, warnings = logic.translate(scan, f"{PROGRAM} --device cpu", str(model))
+    assert warnings == []
     assert result.name == "T1 translated"
     load_model(model, device="cpu").translate_files(scan.path, tmp_path / "wanted.nii.gz")
     wanted = read_volume(tmp_path / "wanted.nii.gz")
     np.testing.assert_array_equal(read_volume(result.path).array, wanted.array)
+
+
+def test_warnings_come_with_the_translation(module, scan, tmp_path, models):
+    model = models.make_model(tmp_path)
+    codec.save(models.make_fingerprint(), model / "fingerprint.json")
+    far = Volume(read_volume(scan.path).array, Geometry((7, 19, 22), (9.0, 1.5, 1.25)))
+    write_volume(scan.path, far)
+    result, warnings = module.GdmPredictLogic().translate(scan, PROGRAM, str(model))
+    assert result.name == "T1 translated"
+    (text,) = warnings
+    assert text.startswith("unlike the training data: spacing along z 9 mm (training 2 to 2)")
+
+
+def test_backslashes_of_a_path_are_kept(module, scan, monkeypatch):
+    calls = []
+
+    def run(command, **_):
+        calls.append(command)
+        raise FileNotFoundError(2, "no such file")
+
+    monkeypatch.setattr(module.subprocess, "run", run)
+    for program, words in (
+        (r"C:\gdmnet\gdm_predict.exe --tta", [r"C:\gdmnet\gdm_predict.exe", "--tta"]),
+        (r'"C:\My Tools\gdm_predict.exe" -f 0', [r"C:\My Tools\gdm_predict.exe", "-f", "0"]),
+        ("'/opt/my env/gdm_predict' --seed 1", ["/opt/my env/gdm_predict", "--seed", "1"]),
+    ):
+        with pytest.raises(RuntimeError, match="cannot be started"):
+            module.GdmPredictLogic().translate(scan, program, "")
+        assert calls[-1][: len(words)] == words
+        assert calls[-1][len(words)] == "-i"
 
 
 def test_what_cannot_be_translated_is_said_in_the_programs_words(module, scan, tmp_path):
@@ -103,11 +136,13 @@ def test_the_button_translates_the_chosen_volume_and_lays_it_over(module, slicer
     widget = module.GdmPredictWidget()
     widget.setup()
     widget.logic = MagicMock()
+    widget.logic.translate.return_value = result, warnings = MagicMock(), ["unlike", "odd"]
     widget.volume.currentNode.return_value = scan
     widget.on_apply()
     widget.logic.translate.assert_called_once()
     layers = slicer["slicer"].util.setSliceViewerLayers
-    layers.assert_called_once_with(background=scan, foreground=widget.logic.translate.return_value)
+    layers.assert_called_once_with(background=scan, foreground=result)
+    slicer["slicer"].util.warningDisplay.assert_called_once_with("\n".join(warnings))
     widget.volume.currentNode.return_value = None
     widget.on_apply()
     slicer["slicer"].util.errorDisplay.assert_called_once()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 
+from gdmnet import codec
 from gdmnet.commands import export_model
 from gdmnet.data.case import Volume
 from gdmnet.data.volume import read_volume, write_volume
@@ -34,6 +36,7 @@ def without_network(command):
 
 def test_the_script_gives_the_models_voxels_offline(tmp_path, models):
     model = models.make_model(tmp_path / "results" / "Dataset999_Phantom", {"0": 0.0, "1": 0.0})
+    codec.save(models.make_fingerprint(), model / "fingerprint.json")
     place = tmp_path / "container"
     assert export_model.main(["-m", str(model), "--container", str(place)]) == 0
     assert sorted(path.name for path in place.iterdir()) == [
@@ -43,13 +46,19 @@ def test_the_script_gives_the_models_voxels_offline(tmp_path, models):
         "results",
         "run.py",
     ]
-    assert "USER algorithm" in (place / "Dockerfile").read_text()
+    recipe = (place / "Dockerfile").read_text()
+    assert "USER algorithm" in recipe
+    assert f"FROM python:{'.'.join(platform.python_version_tuple()[:2])}-slim\n" in recipe
     needed = (place / "requirements.txt").read_text().split()
     assert any(line.startswith("torch==") for line in needed)
     assert not any(line.startswith(("pytest", "monai")) for line in needed)
     for seed, case in enumerate(("b", "a")):
         image(tmp_path / f"input/images/mri/{case}.mha", models, seed)
     (tmp_path / "input/images/mri/c.mha").write_bytes(b"NDims = 3\n")
+    far = Geometry(SHAPE, (9.0, 1.5, 1.25))
+    write_volume(tmp_path / "input/images/mri/d.mha", Volume(models.make_ct(SHAPE)[None], far))
+    blank = Volume(np.zeros((1, *SHAPE), dtype=np.float32), GRID)
+    write_volume(tmp_path / "input/images/mri/e.mha", blank)
     done = subprocess.run(
         without_network(
             [sys.executable, str(place / "run.py"), *map(str, (tmp_path / "input", tmp_path))]
@@ -60,10 +69,14 @@ def test_the_script_gives_the_models_voxels_offline(tmp_path, models):
         cwd=tmp_path,
         check=False,
     )
-    assert done.returncode == 1, done.stderr  # of the third case
+    assert done.returncode == 1, done.stderr  # of the third and the last case
     assert done.stdout.count("error: c: ") == 1
+    unlike = "case d: unlike the training data: spacing along z 9 mm (training 2 to 2)"
+    assert done.stdout.count(unlike) == 1
+    assert done.stdout.count("error: e: channel 0 is blank: all voxels have the same value") == 1
     translator = load_model(model, device="cpu")
     (made,) = (tmp_path / "images").iterdir()
+    assert sorted(path.name for path in made.iterdir()) == ["a.mha", "b.mha", "d.mha"]
     for case in ("a", "b"):
         wanted = tmp_path / f"{case}.mha"
         translator.translate_files(tmp_path / f"input/images/mri/{case}.mha", wanted)

@@ -127,7 +127,7 @@ def test_the_spread_is_torchs(folds, spread):
         (("--realism", "1"), "leave --realism out"),
         (("--steps", "3"), "exported networks are called once"),
         (("--checkpoint", "best"), "checkpoint_best.onnx: no such network"),
-        (("--engine", "torch"), "add --engine onnxruntime"),
+        (("--engine", "torch"), "for gdm_predict --engine onnxruntime"),
     ],
 )
 def test_what_was_settled_by_the_export_is_refused(folds, tmp_path, capsys, options, words):

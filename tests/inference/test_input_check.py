@@ -265,7 +265,7 @@ def test_the_warning_names_three_findings_and_counts_the_rest():
     text = warning(findings)
     assert text.startswith("unlike the training data: spacing along z 9 mm (training 2 to 2); ")
     assert len(findings) == 6
-    assert text.endswith("; and 3 more, see predictions.json")
+    assert text.endswith("; and 3 more")
     assert "\n" not in text
     assert "more" not in warning(findings[:3])
     both = check(facts(spacing=(9.0, 1.0, 1.0), sources=(intensity(p50=900),)), case())

@@ -14,7 +14,7 @@ import torch
 import gdmnet.inference
 from gdmnet import codec, folders
 from gdmnet.data.case import CaseFiles, Volume
-from gdmnet.data.volume import read_volume
+from gdmnet.data.volume import read_volume, write_volume
 from gdmnet.errors import (
     CheckpointError,
     DatasetError,
@@ -162,7 +162,7 @@ def test_two_channels_are_both_needed(tmp_path, models):
     configuration = models.make_configuration(n_sources=2)
     translator = load_model(models.make_model(tmp_path, configuration=configuration), device="cpu")
     ct = models.make_ct()
-    result = translator.translate_array(np.stack([ct, ct * 0]), models.SPACING)
+    result = translator.translate_array(np.stack([ct, -ct]), models.SPACING)
     np.testing.assert_allclose(result[models.core()], ct[models.core()], atol=0.01)
     with pytest.raises(DatasetError, match="2"):
         translator.translate_array(ct, models.SPACING)
@@ -176,6 +176,53 @@ def test_arrays_that_are_no_images_are_refused(tmp_path, models):
     broken[3, 3, 3] = np.nan
     with pytest.raises(DatasetError, match="NaN"):
         translator.translate_array(broken, models.SPACING)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "values", "where"), [("ct", (0, 0), ""), ("zscore", (0, 7), " inside the body")]
+)
+def test_blank_images_are_refused_as_by_gdm_predict(tmp_path, models, scheme, values, where):
+    source = replace(models.CT, scheme=scheme, low=None, high=None, background=0.0)
+    configuration = replace(models.make_configuration(), sources=(source,))
+    translator = load_model(models.make_model(tmp_path, configuration=configuration), device="cpu")
+    image = np.full((11, 21, 25), values[0], dtype=np.float32)
+    image[models.core()] = values[1]
+    path = tmp_path / "x_0000.mha"
+    write_volume(path, Volume(image[None], models.make_geometry(image.shape)))
+    refused = pytest.raises(DatasetError, match=f"channel 0 is blank: all voxels{where} have")
+    with refused:
+        translator.translate_array(image, models.SPACING)
+    with refused:
+        translator.translate_case(CaseFiles("x", (path,)))
+    with refused:
+        translator.translate_files(path, tmp_path / "out.mha")
+    assert not (tmp_path / "out.mha").exists()
+
+
+def test_an_input_unlike_the_training_data_is_translated_with_a_warning(tmp_path, models, caplog):
+    folder, ct = models.make_model(tmp_path), models.make_ct()
+    unaware = load_model(folder, device="cpu").translate_array(ct, (9.0, 1.0, 1.0))
+    assert caplog.messages == ["case array: 9 mm along z, but the model works at 2 mm"]
+    codec.save(models.make_fingerprint(), folder / folders.FINGERPRINT_JSON)
+    translator = load_model(folder, device="cpu")
+    translator.translate_array(ct, models.SPACING)
+    assert len(caplog.messages) == 1
+    np.testing.assert_array_equal(translator.translate_array(ct, (9.0, 1.0, 1.0)), unaware)
+    known = "case array: unlike the training data: spacing along z 9 mm (training 2 to 2); "
+    assert caplog.messages[1].startswith(known)
+
+
+def test_a_mask_beside_the_sources_is_the_body(tmp_path, models):
+    translator = load_model(models.make_model(tmp_path, {"0": 100.0}), device="cpu")
+    ct = models.write_ct(tmp_path / "a_0000.nrrd")
+    half = np.zeros_like(ct)
+    half[models.core()] = 1
+    half[:, :10] = 0
+    write_volume(tmp_path / "m.nrrd", Volume(half[None], models.make_geometry(ct.shape)))
+    files = CaseFiles("a", (tmp_path / "a_0000.nrrd",), mask=tmp_path / "m.nrrd")
+    result = translator.translate_case(files).array[0]
+    np.testing.assert_allclose(result[half > 0], ct[half > 0] + 100, atol=0.01)
+    assert (result[half == 0] == -1024).all()
 
 
 def test_files_are_translated_without_their_target(tmp_path, models):

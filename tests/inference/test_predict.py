@@ -22,8 +22,10 @@ from gdmnet.inference.inputs import find_cases
 from gdmnet.inference.predict import predict_folder
 from gdmnet.inference.record import Predictions
 from gdmnet.models.expected_error import EXPECTED_JSON
+from gdmnet.preprocessing import prepare_volumes
 
 ROOT = Path(__file__).resolve().parents[2]
+PREPARE = "gdmnet.inference.translator.prepare_volumes"
 
 
 @pytest.fixture(scope="module")
@@ -366,10 +368,10 @@ def test_a_full_disk_stops_everything(tmp_path, translator, inputs, monkeypatch)
 def test_memory_that_runs_out_is_an_error_of_the_case(
     tmp_path, translator, inputs, monkeypatch, problem
 ):
-    def greedy(*_):
+    def greedy(*_, **__):
         raise problem
 
-    monkeypatch.setattr(case, "prepare_volumes", greedy)
+    monkeypatch.setattr(PREPARE, greedy)
     outcome = predict_folder(translator, inputs, tmp_path / "out")
     assert outcome.failed == ("a", "b", "c")
     assert record(tmp_path / "out").cases["a"].error.startswith("not enough memory for this case")
@@ -444,14 +446,14 @@ def test_a_single_file_of_an_unknown_format_is_refused(tmp_path, models):
 def test_an_exception_that_nobody_foresaw_fails_its_case_alone(
     tmp_path, translator, inputs, monkeypatch, caplog
 ):
-    whole = case.prepare_volumes
+    whole = prepare_volumes
 
-    def odd(identifier, *rest):
+    def odd(identifier, *rest, **more):
         if identifier == "b":
             raise ZeroDivisionError("division of\nsomething by zero")
-        return whole(identifier, *rest)
+        return whole(identifier, *rest, **more)
 
-    monkeypatch.setattr(case, "prepare_volumes", odd)
+    monkeypatch.setattr(PREPARE, odd)
     outcome = predict_folder(translator, inputs, tmp_path / "out")
     assert (outcome.predicted, outcome.failed) == (("a", "c"), ("b",))
     failed = record(tmp_path / "out").cases["b"]
@@ -466,10 +468,10 @@ def test_an_exception_that_nobody_foresaw_fails_its_case_alone(
 
 
 def test_a_case_is_named_once(tmp_path, translator, inputs, monkeypatch, caplog):
-    def refuse(*_):
+    def refuse(*_, **__):
         raise DatasetError("case a: its header lies")
 
-    monkeypatch.setattr(case, "prepare_volumes", refuse)
+    monkeypatch.setattr(PREPARE, refuse)
     predict_folder(translator, inputs / "a_0000.nii.gz", tmp_path / "out")
     assert [r.getMessage() for r in caplog.records] == ["case a failed: its header lies"]
 

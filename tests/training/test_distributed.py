@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,9 +16,17 @@ from training.together import (
     train,
 )
 
+from gdmnet.cluster import ProcessRank
 from gdmnet.errors import DeviceError, GdmnetError, TrainingError
 from gdmnet.objectives.ranks import mean_over_ranks, on_all_ranks
-from gdmnet.training.distributed import require_devices, run_together, this_process
+from gdmnet.training import distributed
+from gdmnet.training.distributed import (
+    own_device,
+    require_devices,
+    require_own_devices,
+    run_together,
+    this_process,
+)
 
 NAMES = ("regression", "gdm", "gdm r 0", "gan")
 
@@ -68,6 +77,42 @@ def test_more_devices_than_there_are_are_refused():
     with pytest.raises(DeviceError, match="without a number"):
         require_devices(2, torch.device("cuda:1"))
     require_devices(2, CPU)
+
+
+@pytest.fixture
+def second_of_two(monkeypatch):
+    """Be rank 1 of 2 on one machine; what it sees of CUDA is set by the call."""
+    rank = ProcessRank(rank=1, n_ranks=2, local_rank=1, n_local=2, meeting="")
+    monkeypatch.setattr(distributed, "_process", rank)
+
+    def see(n_devices, uuids=("a", "b")):
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: n_devices)
+        own = SimpleNamespace(uuid=uuids[1])
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: own)
+        monkeypatch.setattr(distributed, "collected", lambda value: [uuids[0], value])
+
+    return see
+
+
+@pytest.mark.parametrize(("n_seen", "own"), [(1, "cuda:0"), (2, "cuda:1"), (4, "cuda:1")])
+def test_a_rank_takes_the_only_device_that_it_sees_or_that_of_its_number(
+    second_of_two, n_seen, own
+):
+    second_of_two(n_seen)
+    require_devices(2, torch.device("cuda"))
+    require_own_devices(torch.device("cuda"))
+    assert own_device(torch.device("cuda")) == torch.device(own)
+    assert own_device(CPU) == CPU
+
+
+def test_ranks_that_are_shown_the_same_device_are_refused(second_of_two):
+    second_of_two(1, ("a", "a"))
+    with pytest.raises(DeviceError, match="2 processes have 1 CUDA devices in all"):
+        require_own_devices(torch.device("cuda"))
+    require_own_devices(CPU)
+    second_of_two(2)
+    with pytest.raises(DeviceError, match="this machine has 2 CUDA devices"):
+        require_devices(3, torch.device("cuda"))
 
 
 def test_alone_nothing_is_shared():
