@@ -16,6 +16,7 @@ from gdmnet.plan import (
     CaseFingerprint,
     Configuration,
     Fingerprint,
+    Intensity,
     Normalisation,
     Plan,
     Recipe,
@@ -48,7 +49,6 @@ st.register_type_strategy(float, FLOATS)
 COUNTS = st.integers(1, 32)
 SPACINGS = st.tuples(*[st.floats(0.02, 60)] * 3)
 SHAPES = st.tuples(*[st.integers(1, 600)] * 3)
-CASES = st.builds(CaseFingerprint, shape=SHAPES, spacing=SPACINGS, body_fraction=st.floats(0, 1))
 
 
 @st.composite
@@ -104,8 +104,20 @@ def test_a_plan_comes_back_from_json_as_it_was(plan):
     assert codec.decode(Plan, json.loads(json.dumps(codec.encode(plan)))) == plan
 
 
+@st.composite
+def fingerprints(draw):
+    n_channels = draw(st.integers(1, 2))
+    sources = st.tuples(*[st.builds(Intensity)] * n_channels)
+    share = st.floats(0, 1)
+    case = st.builds(
+        CaseFingerprint, shape=SHAPES, spacing=SPACINGS, body_fraction=share, sources=sources
+    )
+    names, cases = st.tuples(*[st.text()] * n_channels), st.lists(case, max_size=2).map(tuple)
+    return draw(st.builds(Fingerprint, channel_names=names, sources=sources, cases=cases))
+
+
 @settings(deadline=None, max_examples=25)
-@given(st.builds(Fingerprint, cases=st.lists(CASES, max_size=2).map(tuple)))
+@given(fingerprints())
 def test_a_fingerprint_comes_back_from_json_as_it_was(fingerprint):
     text = json.dumps(codec.encode(fingerprint))
     assert codec.decode(Fingerprint, json.loads(text)) == fingerprint
