@@ -39,7 +39,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gdmnet import codec, folders
-from gdmnet.arrays.crop import bounding_box
+from gdmnet.arrays.crop import Box, bounding_box
 from gdmnet.charts import Chart, Curve, save_charts
 from gdmnet.commands import plan_and_preprocess, predict
 from gdmnet.commands.terminal import guarded, new_parser
@@ -83,6 +83,7 @@ JUDGED = {
     "spectrum_distance": "spectrum",
     "histogram_w1": "histogram",
 }
+_PANEL = 2.4  # inches
 N_PICTURED, WINDOW = 3, (-250.0, 350.0)  # cases; HU: soft tissue, with the edges of bone
 PANELS = {
     "as predicted": ("mae", "frechet_self"),
@@ -467,29 +468,43 @@ def draw_cases(study: Study, names: Sequence[str], path: Path) -> None:
     found = [Subjects(cases, images_by_case(study.predictions(name))) for name in names]
     kinds = {name: study.rows[name].objective for name in names}
     titles = ("source", *(f"gdm ({n})" if kinds[n] == "gdm" else n for n in names), "target")
-    figure = Figure((2.4 * len(titles), 5 * len(cases)), dpi=110, layout="constrained")
-    panels = figure.subplots(2 * len(cases), len(titles), squeeze=False)
-    for i, subjects in enumerate(zip(*found, strict=True)):
+    firsts = [subjects[0] for subjects in zip(*found, strict=True)]
+    is_ct = [float(one.real.min()) < CT_LIKE_MINIMUM for one in firsts]
+    # Of CTs that count in all of their field of view only the patient is shown.
+    shown = [
+        one.real > WINDOW[0] if ct else one.mask for one, ct in zip(firsts, is_ct, strict=True)
+    ]
+    boxes = [bounding_box(mask, (0, 3, 3)) for mask in shown]
+    heights = [_height(box, one.spacing) for box, one in zip(boxes, firsts, strict=True)]
+    size = _PANEL * len(titles), 2 * sum(_PANEL * height + 0.25 for height in heights)
+    figure = Figure(size, dpi=110, layout="constrained")
+    ratios = {"height_ratios": np.repeat(heights, 2)}
+    panels = figure.subplots(2 * len(cases), len(titles), squeeze=False, gridspec_kw=ratios)
+    for i, (subjects, box) in enumerate(zip(zip(*found, strict=True), boxes, strict=True)):
         one, source = subjects[0], read_volume(cases[i].sources[0]).array[0]
-        box = bounding_box(one.mask, (0, 3, 3))
         middle, centre = (box[0][0] + box[0][1]) // 2, [(a + b) // 2 for a, b in box[1:]]
         near = [
             (c - (b - a) // 5, c + (b - a) // 5) for c, (a, b) in zip(centre, box[1:], strict=True)
         ]
-        is_ct = float(one.real.min()) < CT_LIKE_MINIMUM
         for j, image in enumerate((source, *(s.prediction for s in subjects), one.real)):
             own = source if j == 0 else one.real
-            window = WINDOW if is_ct and j else np.percentile(own[one.mask != 0], (1, 99.5))
+            window = WINDOW if is_ct[i] and j else np.percentile(own[one.mask != 0], (1, 99.5))
             for k, (rows, columns) in enumerate((box[1:], near)):
                 axes = panels[2 * i + k][j]
-                shown = image[middle, slice(*rows), slice(*columns)]
+                part = image[middle, slice(*rows), slice(*columns)]
                 aspect = one.spacing[1] / one.spacing[2]
-                axes.imshow(shown, "gray", aspect=aspect, vmin=window[0], vmax=window[1])
+                axes.imshow(part, "gray", aspect=aspect, vmin=window[0], vmax=window[1])
                 axes.set_axis_off()
         for axes, title in zip(panels[2 * i], titles, strict=True):
             axes.set_title(title, fontsize=9)
     with whole_file(path) as aside:
         figure.savefig(aside, format="png", metadata={"Software": None})
+
+
+def _height(box: Box, spacing: Spacing) -> float:
+    """Of an axial slice of a box over its width."""
+    y, x = ((last - first) * mm for (first, last), mm in zip(box[1:], spacing[1:], strict=True))
+    return y / x
 
 
 def build_parser() -> argparse.ArgumentParser:
