@@ -51,7 +51,6 @@ VARIABLES = {
 }
 PHASES = ("commands", "preparing", "batching", "training", "predicting")
 N_BATCHES = 16
-PRECISIONS = ("fp32", "bf16")  # of gdmnet; nnU-Net computes in fp32 on a CPU
 FILLING = 4  # steps in which gdm's banks of past rows fill
 STEPS = 1000  # a training's length; only schedules look at it
 MIN_EDGE = 4  # voxels of nnU-Net's coarsest maps: ExperimentPlanner.UNet_featuremap_min_edge_length
@@ -435,18 +434,25 @@ class Measurement:
     def training(self) -> None:
         """Steps on a batch that is in memory."""
         for i in range(-FILLING, self.n_rounds):
-            for run, precision in product(RUNS, PRECISIONS):
+            for run, precision in product(RUNS, precisions()):
                 how = {"run": run, "precision": precision}
                 self.each(f"training step, {run}, {precision}", "step", counts=i >= 0, **how)
 
     def predicting(self, image: Path) -> None:
         """One volume: equal networks, patch and step size, no mirroring; the whole, its parts."""
         rounds = range(self.n_rounds // 2 or 1)
-        for _, precision, tool in product(rounds, PRECISIONS, self.sides):
+        for _, precision, tool in product(rounds, precisions(), self.sides):
             parts = self.sides[tool].ask("predict", image=str(image), precision=precision)
             self.add(f"predict, file to file, {precision}", tool, together(parts))
             for part, cost in parts.items():
                 self.add(f"- {part}, {precision}", tool, cost)
+
+
+def precisions() -> tuple[str, ...]:
+    """Of gdmnet: bf16 where this CPU has it; nnU-Net computes in fp32 on every CPU."""
+    from gdmnet.models.precision import cpu_has_bf16
+
+    return ("fp32", "bf16") if cpu_has_bf16() else ("fp32",)
 
 
 def together(parts: dict[str, Cost]) -> Cost:
