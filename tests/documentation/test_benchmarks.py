@@ -203,6 +203,7 @@ def test_rivals_measures_gdmnet_alone(script, tmp_path, capsys, monkeypatch):
     rivals = script("rivals")
     for name in rivals.VARIABLES:
         monkeypatch.setenv(name, "1")  # taken back when the test ends
+    monkeypatch.setattr("gdmnet.models.precision.cpu_has_bf16", lambda: True)
     raw = write_phantom_dataset(tmp_path / "raw", n_train=2, n_test=1, shape=(10, 24, 24))
     words = [str(raw), str(tmp_path / "scratch"), "--cases", "phantom_01", "phantom_02"]
     rivals.main([*words, "--rounds", "1"])
