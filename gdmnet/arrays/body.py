@@ -155,7 +155,7 @@ def has_zero_background(image: NDArray) -> bool:
 
 
 def region_of(name: Region, body: NDArray, spacing: Spacing) -> NDArray:
-    """The voxels where the target counts, uint8 (z, y, x); the body is one as well.
+    """The voxels where the target counts, uint8 (z, y, x) as the body.
 
     "body" gives the body back; "circle" is the inscribed circle of the axial slices, what a CT
     reconstructs, and the body where an image that was cropped goes beyond it; "everything" is all

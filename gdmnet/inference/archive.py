@@ -118,19 +118,18 @@ def write_manifest(
     manifest: Manifest, model: ModelFolder, summaries: Mapping[str, Summary], place: Path
 ) -> Manifest:
     """Write the model card, and the manifest that lists size and SHA-256 of every other file."""
-    manifest = replace(manifest, files=_entries(place))
-    codec.write_text(place / MODEL_CARD, describe_model(manifest, model, summaries))
-    manifest = replace(manifest, files=_entries(place))  # with the card
+    paths = (p for p in place.rglob("*") if p.is_file() and p != place / MANIFEST_JSON)
+    entries = {path.relative_to(place).as_posix(): _entry(path) for path in paths}
+    text = describe_model(replace(manifest, files=entries), model, summaries)
+    codec.write_text(place / MODEL_CARD, text)
+    entries[MODEL_CARD] = _entry(place / MODEL_CARD)
+    manifest = replace(manifest, files=dict(sorted(entries.items())))
     codec.save(manifest, place / MANIFEST_JSON)
     return manifest
 
 
-def _entries(place: Path) -> dict[str, FileEntry]:
-    paths = sorted(p for p in place.rglob("*") if p.is_file() and p != place / MANIFEST_JSON)
-    return {
-        path.relative_to(place).as_posix(): FileEntry(path.stat().st_size, files.file_sha256(path))
-        for path in paths
-    }
+def _entry(path: Path) -> FileEntry:
+    return FileEntry(path.stat().st_size, files.file_sha256(path))
 
 
 def _write_facts(model: ModelFolder, summaries: Mapping[str, Summary], place: Path) -> None:
