@@ -12,7 +12,9 @@ A method's front goes from regression to its own row and beyond: rows `METHOD@T`
 theirs are weights between both, as `--realism T` takes them. `stretch_S` and `spectral_A` are
 what trivial means make of the regression, and `METHOD@T+finish_A` what the spectral finish makes of
 a row; both are fitted on four training cases. The second half of table.md compares methods at equal
-MAE, each interpolated along its own front; never compare rows of equal strength.
+MAE, each interpolated along its own front; never compare rows of equal strength. `flow`, `bridge`
+and `diffusion`, whose networks are others, start from nothing and take as many steps as regression
+and a row together; `METHOD_steps_N` samples them in N steps, and their front is a straight line.
 
 On a slow machine `--small` halves the generator's and the encoder's features, takes two thirds of
 the patch and overlaps windows by a quarter: other figures, the same comparison. Every dataset,
@@ -72,6 +74,7 @@ RATIO = 0.3  # of every method with one
 DIAL = (0.5, 1.5)  # 0 is the row regression, 1 the method's own
 SEEDS = (0, 1, 2)
 N_FITTED = 4  # training cases that stretch, filter and finish are fitted on
+SAMPLED, SAMPLER_STEPS = ("flow", "bridge", "diffusion"), (1, 4, 16)
 STRETCHES, FILTERS, FINISHES = (0.5, 1.0), (0.06, 0.12, 0.25, 0.5), (0.06, 0.12, 0.25)
 # The drift begins at once: its norms are measured in the first steps of the ramp.
 FINE_TUNING = {"regression_share": 0.0, "ramp_share": 0.1, "adapt_drift": False}
@@ -113,6 +116,8 @@ class Row:
         of: the row whose model is used; "" trains one.
         realism: T between regression and that row.
         after: "stretch" or "spectral": what is done to its predictions, so much of it.
+        sampler_steps: of a sampled method, in place of those that it was trained with.
+        from_regression: the training starts from the regression of its seed.
     """
 
     objective: str = "gdm"
@@ -123,6 +128,8 @@ class Row:
     realism: float | None = None
     after: str = ""
     strength: float = 0.0
+    sampler_steps: int | None = None
+    from_regression: bool = True
 
 
 METHODS: dict[str, Row] = {
@@ -131,6 +138,7 @@ METHODS: dict[str, Row] = {
     "coupled_voxel": Row(options={"pairing": "coupled", "coordination": "voxel"}),
     "paired": Row(options={"pairing": "paired"}),
     "random_encoder": Row(options={"pairing": "coupled"}, encoder="random"),
+    "deepbet_encoder": Row(options={"pairing": "coupled"}, encoder="deepbet"),
     "gan_balanced": Row("gan", {"balance": RATIO}),
     "perceptual": Row("regression", {"perceptual": 0.1}),
 }
@@ -158,6 +166,11 @@ def rows() -> dict[str, Row]:
         for a in FILTERS:
             row = dataclasses.replace(base, of=of, after="spectral", strength=a)
             found[_of_seed(f"spectral_{a:g}", seed)] = row
+        for name, n in product(SAMPLED, SAMPLER_STEPS):
+            of = _of_seed(name, seed)
+            own = found[of] = Row(name, seed=seed, from_regression=False)
+            row = dataclasses.replace(own, of=of, sampler_steps=n)
+            found[_of_seed(f"{name}_steps_{n}", seed)] = row
     return found
 
 
@@ -186,6 +199,8 @@ def fronts(seed: int = 0) -> dict[str, list[str]]:
         found[f"{name} + finish"] = [*of_seed(), f"{own}@0.5", *finishes]
     found["stretch"] = of_seed(*(f"stretch_{s:g}" for s in STRETCHES))
     found["spectral"] = of_seed(*(f"spectral_{a:g}" for a in FILTERS))
+    for name, n in product(SAMPLED, SAMPLER_STEPS):
+        found[f"{name}, {n} steps"] = of_seed(f"{name}_steps_{n}")
     return found
 
 
@@ -245,7 +260,9 @@ class Study:
         if not row.of:
             measured["seconds_a_step"] = self._train(name, row)
         how = PredictionSettings(
-            realism=row.realism, step_size=0.75 if self.settings.small else 0.5
+            realism=row.realism,
+            step_size=0.75 if self.settings.small else 0.5,
+            steps=row.sampler_steps,
         )
         model, images = self._model(name), self.held_out.raw / "imagesTs"
         if row.after:
@@ -284,17 +301,17 @@ class Study:
     def _train(self, name: str, row: Row) -> float:
         """Train one row; seconds a step: of the median epoch, its validation included."""
         how, base = self.settings, _of_seed("base", row.seed)
-        is_base = name == base
-        steps = how.base_steps if is_base else how.steps
+        is_base, tunes = name == base, row.from_regression and name != base
+        steps = how.base_steps if is_base else how.steps if tunes else how.base_steps + how.steps
         begun = (self._fold(name) / folders.LATEST).is_file()
         settings = TrainingSettings(
             objective=row.objective,
             objective_options=(FINE_TUNING if row.objective == "gdm" else {}) | dict(row.options),
             epochs=max(1, steps // 50),
             iterations=min(50, steps),
-            learning_rate=None if is_base else how.learning_rate,
+            learning_rate=how.learning_rate if tunes else None,
             seed=row.seed,
-            pretrained=None if is_base else self._fold(base) / folders.FINAL,
+            pretrained=self._fold(base) / folders.FINAL if tunes else None,
             encoder=EncoderSettings(row.encoder, iterations=how.encoder_steps),
             encoder_root=self.home / "encoders" / f"seed_{row.seed}",
             resume=begun,
@@ -303,7 +320,7 @@ class Study:
         )
         roots = dataclasses.replace(self.roots, results=self.home / "rows" / name)
         fold = self._fold(name)
-        if not is_base and not (self._fold(base) / folders.FINAL).is_file():
+        if tunes and not (self._fold(base) / folders.FINAL).is_file():
             self._train(base, self.rows[base])
         if not (fold / folders.FINAL).is_file():
             train_fold(self.dataset, CONFIGURATION, FOLD, roots, settings)

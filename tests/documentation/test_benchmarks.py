@@ -124,8 +124,8 @@ def test_method_study_makes_rows_of_one_start_and_goes_on(script, tmp_path, caps
     assert study.main([*words, "--rows", "regression"]) == 0
     before = {path: path.read_text("utf-8") for path in home.glob("rows/*/row.json")}
     assert not (home / "front.png").exists()  # two points are no curve
-    made = ["pooled@0.5", "stretch_1", "pooled@0.5+finish_0.25"]
-    assert study.main([*words, "--rows", *made]) == 0  # of regression and pooled
+    made = ["pooled@0.5", "stretch_1", "pooled@0.5+finish_0.25", "flow_steps_1"]
+    assert study.main([*words, "--rows", *made]) == 0  # of regression, pooled and flow
     assert (home / "front.png").stat().st_size > 0
     assert len(before) == 1
     assert before == {path: path.read_text("utf-8") for path in before}
@@ -133,9 +133,11 @@ def test_method_study_makes_rows_of_one_start_and_goes_on(script, tmp_path, caps
     header = rows.pop("Dataset999_Phantom, 2 + 2 steps")
     assert rows["at equal MAE"] == ["seeds", *study.JUDGED.values()]
     rows = {name: cells for name, cells in rows.items() if len(cells) == len(header)}
-    assert list(rows) == ["regression", "pooled", "pooled@0.5", made[2], "stretch_1"]
+    assert list(rows) == [
+        *("regression", "pooled", "pooled@0.5", made[2], "stretch_1", "flow", "flow_steps_1")
+    ]
     figures = [cells[: header.index("s/step")] for cells in rows.values()]
-    assert len(set(map(tuple, figures))) == 5
+    assert len(set(map(tuple, figures))) == 7
     assert all("-" not in cells[: header.index("MAE matched")] for cells in figures)
     assert rows["pooled@0.5"][header.index("s/step")] == "-"
     assert study.main([*words, "--pictures", "regression", "pooled"]) == 0
