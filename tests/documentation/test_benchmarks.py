@@ -16,9 +16,10 @@ import pytest
 import SimpleITK as sitk  # noqa: N813
 
 from gdmnet import codec, folders
+from gdmnet.arrays.body import body_mask
 from gdmnet.commands import simulate_sparse_view
 from gdmnet.data.case import Volume
-from gdmnet.data.volume import write_volume
+from gdmnet.data.volume import read_volume, write_volume
 from gdmnet.datasets.phantom import make_patient, write_phantom_dataset
 from gdmnet.geometry import Geometry
 from gdmnet.models import checkpoint
@@ -145,6 +146,25 @@ def test_method_study_makes_rows_of_one_start_and_goes_on(script, tmp_path, caps
     capsys.readouterr()
     assert study.main([*words[:-1], "3"]) == 2
     assert "its rows were made with" in capsys.readouterr().err
+
+
+def test_base_study_compares_what_was_tried_on_validation_cases(script, tmp_path, monkeypatch):
+    monkeypatch.setattr("gdmnet.training.loop.draw_progress", lambda *_: None)
+    raw = write_phantom_dataset(tmp_path / "raw", n_train=3, n_test=0, shape=(10, 24, 24))
+    study, home = script("base_study"), tmp_path / "study"
+    words = ["999", "-o", str(home), "--raw", str(raw.parent), "--steps", "2", "--folds", "0"]
+    assert study.main([*words, "--rows", "gradients", "nyul", "lowres + fullres"]) == 0
+    rows = table(home / "table.md")
+    assert list(rows) == ["row", "regression", "gradients", "nyul", "lowres", "lowres + fullres"]
+    assert len({cells[1] for cells in rows.values()}) == 6
+    assert rows["regression"][2] == "1.0000"
+    images = [
+        [read_volume(path) for path in sorted((place / raw.name / "imagesTr").iterdir())]
+        for place in (raw.parent, home / "raw")
+    ]
+    inside = [body_mask(image.array, image.geometry.spacing, [False])[0] > 0 for image in images[0]]
+    found = [study.landmarks(v.array[0], body) for v, body in zip(images[1], inside, strict=True)]
+    np.testing.assert_allclose(found, [found[0]] * 3, atol=2.0)  # of 1000: between two voxels
 
 
 def test_methods_are_compared_where_their_fronts_have_equal_error(script):
