@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from gdmnet.data.header import ImageHeader, damaged, make_geometry, shown
+from gdmnet.data.header import ImageHeader, damaged, make_geometry
 from gdmnet.errors import DatasetError
-from gdmnet.geometry import Geometry, NiftiForms, grid_difference
+from gdmnet.geometry import Geometry, NiftiForms, grid_difference, shown
 
 _HEADER, _FIRST_VOXEL = 348, 352  # bytes
 _TYPES = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8"}
