@@ -133,8 +133,9 @@ def _read(path: Path) -> tuple[NDArray, Geometry]:
     header = _read_header(path)
     with _opened(path) as handle:
         handle.seek(header.offset)
-        packed = header.is_packed
-        voxels = BytesIO(_inflated(handle.read(), header.n_bytes)) if packed else handle
+        voxels: BufferedIOBase = handle
+        if header.is_packed:
+            voxels = BytesIO(_inflated(path, handle.read(), header.n_bytes))
         stored = np.empty(header.geometry.stored_shape, dtype=np.float32)
         slope, intercept = header.scaling
         is_plain = header.scaling == (1, 0)
@@ -197,21 +198,23 @@ def _read_checksum(path: Path, handle: BufferedIOBase) -> None:
     except gzip.BadGzipFile as problem:
         if "Not a gzipped file" not in str(problem):
             raise
-        raise DatasetError(
-            f"{path}: bytes that are not its own lie behind the compressed image; pack it anew"
-        ) from None
+        raise _lengthened(path) from None
 
 
-def _inflated(packed: bytes, n_bytes: int) -> bytes:
-    """So many bytes of a zlib or gzip stream, which is read, but not kept, to its checksum.
-
-    Raises:
-        EOFError: the stream is cut off.
-    """
+def _inflated(path: Path, packed: bytes, n_bytes: int) -> bytes:
+    """The bytes of a zlib or gzip stream of just so many, read to its checksum and to its end."""
     inflate = zlib.decompressobj(wbits=47)  # either kind
-    data = inflate.decompress(packed, n_bytes)
-    while not inflate.eof:
-        more = inflate.decompress(inflate.unconsumed_tail, _CHUNK)
-        if not (more or inflate.eof):
-            raise EOFError
+    data = inflate.decompress(packed, n_bytes + 1)
+    if len(data) > n_bytes:
+        raise damaged(path, f"more than the {n_bytes} bytes of voxels of its header are there")
+    if not inflate.eof:
+        raise EOFError
+    if inflate.unused_data:
+        raise _lengthened(path)
     return data
+
+
+def _lengthened(path: Path) -> DatasetError:
+    return DatasetError(
+        f"{path}: bytes that are not its own lie behind the compressed image; pack it anew"
+    )
