@@ -98,18 +98,22 @@ def images_by_case(folder: Path) -> dict[str, Path]:
 
 
 def _channels_by_case(folder: Path) -> dict[str, tuple[Path, ...]]:
-    """The images CASE_0000<ending>, CASE_0001<ending>, ... of a folder by case, in their order."""
-    channels: dict[str, tuple[Path, ...]] = {}
-    for stem, path in sorted(images_by_case(folder).items()):
+    """The images CASE_0000<ending>, ... of a folder by case, in their order; none with a gap."""
+    channels: dict[str, dict[int, Path]] = {}
+    for stem, path in images_by_case(folder).items():
         case, number = split_channel(stem)
         if number is not None:
-            channels[case] = (*channels.get(case, ()), path)
+            channels.setdefault(case, {})[number] = path
     if not channels:
         raise DatasetError(
             f"{folder}: no image called CASE_0000<ending> ({', '.join(FORMATS)}); sources carry"
             " their channel's number"
         )
-    return channels
+    return {
+        case: tuple(files[number] for number in range(len(files)))
+        for case, files in channels.items()
+        if max(files) < len(files)
+    }
 
 
 def iterate_images(folder: Path) -> Iterator[tuple[str, str, Path]]:
@@ -129,7 +133,7 @@ def stray_images(folder: Path) -> Iterator[tuple[str, Path, str]]:
 
 
 def _visible(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if not p.name.startswith(".") and not p.is_dir())
+    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
 
 
 def _why_not(path: Path) -> str | None:

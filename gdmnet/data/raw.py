@@ -237,17 +237,21 @@ def _cases(
 
 
 def _scan(folder: Path, ending: str) -> tuple[dict[str, Path], list[Complaint]]:
-    """The images of a folder by their name without the ending; images of other formats."""
+    """The images of a folder by their name without the ending; and those that cannot be used."""
     if not folder.is_dir():
         return {}, []
-    images = list(iterate_images(folder))
-    text = f"the file ending is not {ending}; convert the file, or move it away"
-    strays = [(stem, path, text) for stem, own, path in images if own != ending]
-    wrong = [
+    found: dict[str, Path] = {}
+    strays = list(stray_images(folder))
+    for stem, own, path in iterate_images(folder):
+        if own != ending:
+            text = f"the file ending is not {ending}; convert the file, or move it away"
+            strays.append((stem, path, text))
+        elif found.setdefault(stem, path) != path:
+            strays.append((stem, path, f"{found[stem].name} has the same name; keep one"))
+    return found, [
         Complaint(printable(split_channel(stem)[0]), place_of(path), why)
-        for stem, path, why in (*strays, *stray_images(folder))
+        for stem, path, why in strays
     ]
-    return {stem: path for stem, own, path in images if own == ending}, wrong
 
 
 def _sources(
