@@ -45,17 +45,17 @@ class Tree:
 
 def holds_dicom(folder: Path) -> bool:
     """True if any file of a folder, or of the folders in it, is DICOM."""
-    return any(is_dicom(path) for path in _files(folder))
+    return any(is_dicom(path) for path in _files(folder, Counter()))
 
 
 def find_series(folder: Path, *, untilt: bool = False) -> Tree:
     """All series of a tree; only headers are read.
 
     A series is what has one SeriesInstanceUID, wherever its files lie; acquisitions that lie among
-    each other in it are a series each. One that is no sound stack
-    carries its problem, to be refused when somebody wants it. Scouts, objects without pixels
-    (RTSTRUCT, SR, ...), doses, segmentations and files that are not DICOM are counted; but a file
-    that cannot be read and is called as the slices beside it is a damaged slice of their series.
+    each other in it are a series each. One that is no sound stack carries its problem, to be
+    refused when somebody wants it. Scouts, objects without pixels (RTSTRUCT, SR, ...), doses,
+    segmentations, files that are not DICOM and folders that are not looked into are counted; but a
+    file that cannot be read and is called as the slices beside it is a damaged slice of theirs.
     With `untilt`, series of a tilted gantry are sound: reading resamples them to a plain grid.
 
     Raises:
@@ -67,7 +67,7 @@ def find_series(folder: Path, *, untilt: bool = False) -> Tree:
     skipped: Counter[str] = Counter()
     objects: dict[str, tuple[Path, ...]] = {"RTSTRUCT": (), "REG": ()}
     unread: dict[tuple[Path, str], Path] = {}
-    for path in progress_bar(list(_files(folder)), "headers"):
+    for path in progress_bar(list(_files(folder, skipped)), "headers"):
         found = read_slice(path)
         if isinstance(found, Slice):
             slices.setdefault(found.series, []).append(found)
@@ -144,8 +144,8 @@ def read_series(series: Series) -> Volume:
     stored = np.stack([read_pixels(path, is_ct=is_ct) for path in series.files])
     if not np.isfinite(stored).all():
         raise DatasetError(f"{series.folder}: has NaN or Inf pixels; export the series anew")
-    if series.slant is not None:
-        stored = _straightened(stored, series)
+    if series.upright is not None and series.slant is not None:
+        stored = _straightened(stored, series.upright, series.slant)
     return Volume(to_lps(stored, geometry)[None], geometry)
 
 
@@ -208,14 +208,11 @@ def frame_name(series: Series) -> str:
     return hashlib.sha256(series.frame.encode()).hexdigest()[:16] if series.frame else ""
 
 
-def _straightened(stored: NDArray, series: Series) -> NDArray:
+def _straightened(stored: NDArray, grid: Geometry, slant: tuple[float, float]) -> NDArray:
     """The slices (n, rows, columns) of a tilted gantry on their plain grid, linearly in the plane.
 
     What no slice shows has the lowest value that there is.
     """
-    grid, slant = series.upright, series.slant
-    assert grid is not None
-    assert slant is not None
     shape = grid.stored_shape[1:]
     pixels = np.array(slant) / grid.itk_spacing[:2]  # columns and rows a slice
     first = -np.floor(np.minimum(pixels * (len(stored) - 1), 0))
@@ -228,9 +225,15 @@ def _straightened(stored: NDArray, series: Series) -> NDArray:
     return straight
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    for parent, folders, names in os.walk(folder):
+def _files(folder: Path, skipped: Counter[str]) -> Iterator[Path]:
+    """The files of a tree but hidden ones; folders that are not looked into are counted."""
+
+    def count(problem: OSError) -> None:
+        skipped["folders that cannot be read"] += 1
+
+    for parent, folders, names in os.walk(folder, onerror=count):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
+        skipped.update("links to folders" for name in folders if Path(parent, name).is_symlink())
         for name in sorted(names):
             if not name.startswith("."):
                 yield Path(parent) / name

@@ -77,10 +77,12 @@ def write_ct_series(
     wanted = GRIDS[grid](volume.geometry)
     moved = regrid(volume, wanted, fill=_AIR)
     resampled = None if moved.array is volume.array else grid
-    with quiet_pydicom():
-        ct = _copied(template.files[0])
+    try:
+        with quiet_pydicom():
+            ct, (series_number, images) = _copied(template.files[0]), _source_images(template)
+    except OSError as problem:
+        raise DatasetError(f"{problem.filename}: cannot be read ({problem.strerror})") from None
     with quiet_pydicom(), whole_folder(folder, overwrite=True) as aside:
-        series_number, images = _source_images(template)
         attributes = {**_described(template, maker, resampled), **_pixel_format(wanted)}
         for keyword, value in {**attributes, "SeriesNumber": 1000 + series_number}.items():
             setattr(ct, keyword, value)
@@ -116,10 +118,7 @@ def _copied(path: Path) -> Dataset:
     from pydicom.uid import ExplicitVRLittleEndian
 
     tags = [*_COPIED_OR_EMPTY, *_COPIED_IF_THERE]
-    try:
-        source = dcmread(path, stop_before_pixels=True, force=True, specific_tags=tags)
-    except OSError as problem:
-        raise DatasetError(f"{path}: cannot be read ({problem.strerror})") from None
+    source = dcmread(path, stop_before_pixels=True, force=True, specific_tags=tags)
     ct = Dataset()
     for element in source.elements():
         if element.is_raw:  # all but the character set
