@@ -128,10 +128,7 @@ def _check_case(files: CaseFiles, description: Description) -> _Finding:
 
 
 def _schemes(files: CaseFiles, description: Description) -> dict[Path, str]:
-    """The schemes that the names of the source channels, by their numbers, and the target ask for.
-
-    The mask has none, and neither has a channel too many.
-    """
+    """The schemes that names ask for; a mask has none, and neither has a channel too many."""
     numbers = {path: split_channel(stem_of(path))[1] for path in files.sources}
     names = dict(enumerate(description.channel_names))
     found = {path: scheme_of(names[n], target=False) for path, n in numbers.items() if n in names}
@@ -145,10 +142,10 @@ def _image_complaints(volume: Volume, *, is_ct: bool) -> list[str]:
     low = float(image.min())
     if low == image.max():
         return [f"the image is empty: every voxel is {low:g}; export it again, or remove the case"]
-    reason = why_not_hounsfield(image) if is_ct else None
-    if is_ct and reason is None and (found := filled(image, volume.geometry.spacing)):
-        reason = why_filled(*found)
-    return [] if reason is None else [reason]
+    if not is_ct:
+        return []
+    reason = why_not_hounsfield(image) or why_filled(image, volume.geometry.spacing)
+    return [reason] if reason else []
 
 
 def _image_notes(

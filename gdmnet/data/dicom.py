@@ -7,7 +7,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from fnmatch import fnmatchcase
 from operator import attrgetter
 from pathlib import Path
@@ -39,8 +39,7 @@ class Tree:
 
     def __str__(self) -> str:
         said = ", ".join(f"{what} ({count})" for what, count in sorted(self.skipped.items()))
-        n_series = len(self.series)
-        return f"{n_series} DICOM series{f'; left aside: {said}' if said else ''}"
+        return f"{len(self.series)} DICOM series{f'; left aside: {said}' if said else ''}"
 
 
 def holds_dicom(folder: Path) -> bool:
@@ -81,12 +80,10 @@ def find_series(folder: Path, *, untilt: bool = False) -> Tree:
         if all(item.problem == NO_PLACE for item in own):
             skipped["images without a position in the patient"] += len(slices.pop(uid))
     series = [
-        _series(acquisition, group, unread)
+        _series(acquisition, group, unread, untilt=untilt)
         for own in slices.values()
         for acquisition, group in split_acquisitions(own).items()
     ]
-    if untilt:
-        series = [replace(s, geometry=s.upright, problem=None) if s.upright else s for s in series]
     key = attrgetter("folder", "uid", "acquisition")
     return Tree(tuple(sorted(series, key=key)), dict(skipped), objects)
 
@@ -144,8 +141,8 @@ def read_series(series: Series) -> Volume:
     stored = np.stack([read_pixels(path, is_ct=is_ct) for path in series.files])
     if not np.isfinite(stored).all():
         raise DatasetError(f"{series.folder}: has NaN or Inf pixels; export the series anew")
-    if series.upright is not None and series.slant is not None:
-        stored = _straightened(stored, series.upright, series.slant)
+    if series.slant is not None:
+        stored = _straightened(stored, geometry, series.slant)
     return Volume(to_lps(stored, geometry)[None], geometry)
 
 
@@ -213,15 +210,14 @@ def _straightened(stored: NDArray, grid: Geometry, slant: tuple[float, float]) -
 
     What no slice shows has the lowest value that there is.
     """
-    shape = grid.stored_shape[1:]
+    lowest = stored.min()
+    straight = np.full(grid.stored_shape, lowest, np.float32)
+    straight[:, : stored.shape[1], : stored.shape[2]] = stored
     pixels = np.array(slant) / grid.itk_spacing[:2]  # columns and rows a slice
     first = -np.floor(np.minimum(pixels * (len(stored) - 1), 0))
-    straight = np.full((len(stored), *shape), stored.min(), np.float32)
-    for number, (plane, result) in enumerate(zip(stored, straight, strict=True)):
+    for number, plane in enumerate(straight):
         columns, rows = first + pixels * number
-        padded = np.full_like(result, stored.min())
-        padded[: plane.shape[0], : plane.shape[1]] = plane
-        ndimage.shift(padded, (rows, columns), result, order=1, cval=float(stored.min()))
+        ndimage.shift(plane.copy(), (rows, columns), plane, order=1, cval=float(lowest))
     return straight
 
 
@@ -246,7 +242,11 @@ def _naming(path: Path) -> tuple[Path, str]:
 
 
 def _series(
-    acquisition: str, slices: Sequence[Slice], unread: Mapping[tuple[Path, str], Path]
+    acquisition: str,
+    slices: Sequence[Slice],
+    unread: Mapping[tuple[Path, str], Path],
+    *,
+    untilt: bool,
 ) -> Series:
     geometry = slant = problem = None
     try:
@@ -257,7 +257,7 @@ def _series(
                     " restore it, or move it away if it is no slice"
                 )
         slices, geometry, slant = stack(slices)
-        if slant is not None:
+        if slant is not None and not untilt:
             tilt = np.degrees(np.arctan(np.hypot(*slant) / geometry.itk_spacing[2]))
             problem = (
                 f"the gantry was tilted by {tilt:.1f} degrees: the slices are sheared against"
@@ -270,9 +270,8 @@ def _series(
         **{shared.name: getattr(first, shared.name) for shared in fields(SeriesHeader)},
         uid=first.series,
         files=tuple(item.path for item in slices),
-        geometry=geometry if slant is None else None,
+        geometry=geometry if problem is None else None,
         problem=problem,
         acquisition=acquisition,
         slant=slant,
-        upright=None if slant is None else geometry,
     )

@@ -206,11 +206,11 @@ def test_capital_endings_are_read(dataset):
 
 def test_one_name_in_small_and_capital_letters_is_two_files(dataset):
     _touch(dataset / "imagesTr", "a_0001.NII.GZ")
-    _touch(dataset / "targetsTr", "b.nii.GZ")
+    _touch(dataset / "targetsTr", "a.nii.GZ")
     complaints = _complaints_about(dataset)
     said = complaints["a", "imagesTr/a_0001.nii.gz"]
     assert said == "a_0001.NII.GZ has the same name; keep one"
-    assert "keep one" in complaints["b", "targetsTr/b.nii.gz"]
+    assert "keep one" in complaints["a", "targetsTr/a.nii.gz"]
     assert len(complaints) == 2
 
 
