@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,21 +24,13 @@ def shape_of(array: NDArray) -> Shape:
 
 @dataclass(frozen=True)
 class NiftiForms:
-    """Both placements in the header of a NIfTI file, verbatim: files on its grid carry them, too.
+    """Both placements in a NIfTI header, verbatim: files on its grid carry them, too."""
 
-    Attributes:
-        codes: of qform and sform; 0 where there is none.
-        pixdim: handedness of the qform (1 or -1), then mm along the stored axes (x, y, z).
-        qform: quaternion b, c, d and offset (x, y, z) in mm, in RAS.
-        sform: three rows of four, mm in RAS.
-        decided: the form that the user chose, where the two differ.
-    """
-
-    codes: tuple[int, int]
-    pixdim: tuple[float, float, float, float]
-    qform: tuple[float, ...]
-    sform: tuple[float, ...]
-    decided: str | None = None
+    codes: tuple[int, int]  # of qform and sform; 0 where there is none
+    pixdim: tuple[float, float, float, float]  # handedness of the qform (1, -1), then mm (x, y, z)
+    qform: tuple[float, ...]  # quaternion b, c, d and offset (x, y, z) in mm, in RAS
+    sform: tuple[float, ...]  # three rows of four, mm in RAS
+    decided: str | None = None  # the form that the user chose, where the two differ
 
     def __post_init__(self) -> None:
         numbers = (*self.pixdim, *self.qform, *self.sform)
@@ -54,23 +46,16 @@ class NiftiForms:
 class Geometry:
     """The grid of one image, seen in LPS, with what is needed to go back to the stored file.
 
-    Attributes:
-        shape: voxels along the LPS axes (z, y, x).
-        spacing: mm along the LPS axes (z, y, x).
-        itk_origin: origin (x, y, z) in mm, verbatim from the file.
-        itk_direction: the nine direction cosines, row-major, verbatim from the file.
-        axes: `stored.transpose(axes)` brings a stored (z, y, x) array into LPS axis order.
-        flips: the LPS axes (z, y, x) that are reversed after the transpose.
-        forms: of a NIfTI file.
+    Origin and the nine direction cosines, row-major, are verbatim from the file, in LPS.
     """
 
-    shape: Shape
-    spacing: Spacing
-    itk_origin: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    shape: Shape  # voxels along the LPS axes (z, y, x)
+    spacing: Spacing  # mm along the LPS axes (z, y, x)
+    itk_origin: tuple[float, float, float] = (0.0, 0.0, 0.0)  # mm (x, y, z)
     itk_direction: tuple[float, ...] = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
-    axes: tuple[int, int, int] = (0, 1, 2)
-    flips: tuple[bool, bool, bool] = (False, False, False)
-    forms: NiftiForms | None = None
+    axes: tuple[int, int, int] = (0, 1, 2)  # `stored.transpose(axes)` has LPS axis order (z, y, x)
+    flips: tuple[bool, bool, bool] = (False, False, False)  # axes (z, y, x) that are then reversed
+    forms: NiftiForms | None = None  # of a NIfTI file
 
     def __post_init__(self) -> None:
         _refuse_unless(
@@ -153,35 +138,26 @@ def nearest_lps(
     return (axes[0], axes[1], axes[2]), (flips[0], flips[1], flips[2])
 
 
-def _slices(flips: tuple[bool, bool, bool]) -> tuple[slice, slice, slice]:
-    z, y, x = (slice(None, None, -1) if flip else slice(None) for flip in flips)
-    return z, y, x
-
-
 def to_lps(stored: NDArray, geometry: Geometry) -> NDArray:
     """A stored (z, y, x) array in LPS axes: permuted and flipped, never interpolated."""
-    return np.ascontiguousarray(stored.transpose(geometry.axes)[_slices(geometry.flips)])
+    permuted = stored.transpose(geometry.axes)
+    return np.ascontiguousarray(np.flip(permuted, tuple(np.flatnonzero(geometry.flips))))
 
 
 def to_stored(array: NDArray, geometry: Geometry) -> NDArray:
     """The inverse of `to_lps`."""
-    back = tuple(int(i) for i in np.argsort(geometry.axes))
-    return np.ascontiguousarray(array[_slices(geometry.flips)].transpose(back))
+    flipped = np.flip(array, tuple(np.flatnonzero(geometry.flips)))
+    return np.ascontiguousarray(flipped.transpose(np.argsort(geometry.axes)))
 
 
 def lps_frame(geometry: Geometry) -> tuple[NDArray, NDArray]:
     """Origin (x, y, z) in mm and direction (3, 3) of the image once it lies in LPS axes."""
-    direction = np.asarray(geometry.itk_direction, dtype=np.float64).reshape(3, 3)
-    origin = np.asarray(geometry.itk_origin, dtype=np.float64).copy()
-    columns = []
-    for lps_axis in (2, 1, 0):  # x, y, z
-        column = direction[:, 2 - geometry.axes[lps_axis]]
-        if geometry.flips[lps_axis]:
-            length = (geometry.shape[lps_axis] - 1) * geometry.spacing[lps_axis]
-            origin += column * length
-            column = -column
-        columns.append(column)
-    return origin, np.stack(columns, axis=1)
+    stored = np.reshape(geometry.itk_direction, (3, 3))
+    direction = stored[:, [2 - axis for axis in geometry.axes[::-1]]]  # columns x, y, z
+    flips = np.array(geometry.flips[::-1])
+    lengths = (np.array(geometry.shape[::-1]) - 1) * geometry.spacing[::-1]  # mm
+    origin = geometry.itk_origin + (direction * (lengths * flips)).sum(axis=1)
+    return origin, np.where(flips, -direction, direction)
 
 
 def grid_difference(first: Geometry, second: Geometry) -> str | None:
@@ -194,19 +170,20 @@ def grid_difference(first: Geometry, second: Geometry) -> str | None:
     if first.shape != second.shape:
         return f"shape {first.shape} against {second.shape} (z, y, x)"
     if not np.allclose(first.spacing, second.spacing, rtol=1e-3, atol=0):
-        return f"spacing {_words(first.spacing)} against {_words(second.spacing)} mm (z, y, x)"
+        return f"spacing {shown(first.spacing)} against {shown(second.spacing)} mm (z, y, x)"
     first_origin, first_direction = lps_frame(first)
     second_origin, second_direction = lps_frame(second)
     if not np.allclose(first_direction, second_direction, rtol=0, atol=1e-3):
-        cosines = _words(first_direction.ravel()), _words(second_direction.ravel())
+        cosines = shown(first_direction.ravel()), shown(second_direction.ravel())
         return f"direction {cosines[0]} against {cosines[1]}"
     if (first.axes, first.flips) == (second.axes, second.flips):
         first_origin, second_origin = np.array(first.itk_origin), np.array(second.itk_origin)
     tolerance = max(1e-3, 0.01 * min(first.spacing))
     if not np.allclose(first_origin, second_origin, rtol=0, atol=tolerance):
-        return f"origin {_words(first_origin)} against {_words(second_origin)} mm (x, y, z)"
+        return f"origin {shown(first_origin)} against {shown(second_origin)} mm (x, y, z)"
     return None
 
 
-def _words(values: NDArray | tuple[float, ...]) -> str:
-    return "(" + ", ".join(f"{float(value):g}" for value in values) + ")"
+def shown(values: Iterable[float]) -> str:
+    """Numbers in words: (1.5, 1.5, 3)."""
+    return f"({', '.join(f'{value:g}' for value in values)})"

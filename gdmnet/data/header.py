@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BufferedIOBase
 from pathlib import Path
@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from gdmnet.errors import DatasetError
-from gdmnet.geometry import SPACINGS, Geometry, stored_geometry
+from gdmnet.geometry import SPACINGS, Geometry, shown, stored_geometry
 
 _FARTHEST = 1e5  # mm from the origin of the patient: 100 m
 _SKEWED = 1e-3  # of the cosine between two axes: less is the rounding of a float32 header
@@ -268,11 +268,6 @@ def nrrd_header(geometry: Geometry, kind: np.dtype) -> bytes:
 
 def _vector(values: Sequence[float]) -> str:
     return f"({','.join(map(repr, values))})"
-
-
-def shown(values: Iterable[float]) -> str:
-    """Numbers in words: (1.5, 1.5, 3)."""
-    return f"({', '.join(f'{value:g}' for value in values)})"
 
 
 def _at_right_angles(path: Path, cosines: np.ndarray) -> np.ndarray:

@@ -14,15 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from gdmnet.data.header import ImageHeader, damaged, make_geometry, shown
+from gdmnet.data.header import ImageHeader, damaged, make_geometry
 from gdmnet.errors import DatasetError
-from gdmnet.geometry import Geometry, NiftiForms, grid_difference
+from gdmnet.geometry import Geometry, NiftiForms, grid_difference, shown
 
 _HEADER, _FIRST_VOXEL = 348, 352  # bytes
 _TYPES = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8"}
 _TYPES |= {256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8"}
 _TO_LPS = np.array([-1.0, -1.0, 1.0])
-_MM = 2  # xyzt_units
+_MM, _OTHER_UNITS = 2, {1: "metres", 3: "micrometres"}  # of xyzt_units; 0 is unknown
 _SCANNER = 1  # code of a form
 
 
@@ -55,6 +55,8 @@ def read_nifti_header(path: Path, header: bytes, form: str | None = None) -> Ima
             f"{path}: the header says that voxels begin at byte {offset:g}, but in one file they"
             f" do from {_FIRST_VOXEL} on; correct vox_offset"
         )
+    if unit := _OTHER_UNITS.get(header[123] & 7):
+        raise DatasetError(f"{path}: NIfTI units {unit}; store it in mm")
     is_scaled = math.isfinite(slope) and math.isfinite(intercept) and slope != 0
     return ImageHeader(
         _geometry(path, sides[:n_axes], _forms(header, order), form),
@@ -118,7 +120,7 @@ def _geometry(path: Path, sides: list[int], forms: NiftiForms, wanted: str | Non
 
 
 def _grid(
-    path: Path, sides: list[int], forms: NiftiForms, name: str | None, *, is_wanted: bool
+    path: Path, sides: list[int], forms: NiftiForms, name: str, *, is_wanted: bool
 ) -> Geometry:
     """The grid by one form, or where there is none by the spacing alone."""
     spacing = np.array(forms.pixdim[1:])

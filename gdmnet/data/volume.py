@@ -31,6 +31,7 @@ from gdmnet.geometry import Geometry, grid_difference, to_lps, to_stored
 
 _CHUNK = 1 << 20
 _SLAB = 16  # slices
+_LENGTHENED = "bytes that are not its own lie behind the compressed image"
 _LEVEL = 4  # of compression: noise hardly shrinks further
 
 
@@ -55,13 +56,10 @@ def read_channels(paths: Sequence[Path]) -> Volume:
     if len(paths) == 1:
         return read_volume(paths[0])
     geometry = read_geometry(paths[0])
+    for complaint in grid_complaints(paths[0], paths[1:]):
+        raise DatasetError(f"{complaint}; resample one onto the other")
     array = np.empty((len(paths), *geometry.shape), dtype=np.float32)
     for channel, path in zip(array, paths, strict=True):
-        difference = grid_difference(geometry, read_geometry(path))
-        if difference:
-            raise DatasetError(
-                f"{path}: not on the grid of {paths[0]}: {difference}; resample one onto the other"
-            )
         channel[...], _ = _read(path)
     return Volume(array, geometry)
 
@@ -133,8 +131,9 @@ def _read(path: Path) -> tuple[NDArray, Geometry]:
     header = _read_header(path)
     with _opened(path) as handle:
         handle.seek(header.offset)
-        packed = header.is_packed
-        voxels = BytesIO(_inflated(handle.read(), header.n_bytes)) if packed else handle
+        voxels: BufferedIOBase = handle
+        if header.is_packed:
+            voxels = BytesIO(_inflated(path, handle.read(), header.n_bytes))
         stored = np.empty(header.geometry.stored_shape, dtype=np.float32)
         slope, intercept = header.scaling
         is_plain = header.scaling == (1, 0)
@@ -171,11 +170,7 @@ def _read_header(path: Path) -> ImageHeader:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[BufferedIOBase]:
-    """A file to read, unpacked if it is a gzipped NIfTI.
-
-    Raises:
-        DatasetError: it cannot be read, or its compressed data are damaged.
-    """
+    """A file to read, unpacked if it is a gzipped NIfTI; what goes wrong is a DatasetError."""
     try:
         with path.open("rb") as file:
             is_gzip = ending_of(path).startswith(".nii") and file.read(2) == b"\x1f\x8b"
@@ -197,21 +192,17 @@ def _read_checksum(path: Path, handle: BufferedIOBase) -> None:
     except gzip.BadGzipFile as problem:
         if "Not a gzipped file" not in str(problem):
             raise
-        raise DatasetError(
-            f"{path}: bytes that are not its own lie behind the compressed image; pack it anew"
-        ) from None
+        raise damaged(path, _LENGTHENED) from None
 
 
-def _inflated(packed: bytes, n_bytes: int) -> bytes:
-    """So many bytes of a zlib or gzip stream, which is read, but not kept, to its checksum.
-
-    Raises:
-        EOFError: the stream is cut off.
-    """
+def _inflated(path: Path, packed: bytes, n_bytes: int) -> bytes:
+    """The bytes of a zlib or gzip stream of just so many, read to its checksum and to its end."""
     inflate = zlib.decompressobj(wbits=47)  # either kind
-    data = inflate.decompress(packed, n_bytes)
-    while not inflate.eof:
-        more = inflate.decompress(inflate.unconsumed_tail, _CHUNK)
-        if not (more or inflate.eof):
-            raise EOFError
+    data = inflate.decompress(packed, n_bytes + 1)
+    if len(data) > n_bytes:
+        raise damaged(path, f"more than the {n_bytes} bytes of voxels of its header are there")
+    if not inflate.eof:
+        raise EOFError
+    if inflate.unused_data:
+        raise damaged(path, _LENGTHENED)
     return data

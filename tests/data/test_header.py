@@ -118,6 +118,29 @@ def test_nrrd_spaces_and_types_are_read_as_itk_reads_them(tmp_path, pattern, tex
     np.testing.assert_array_equal(read_volume(file).array[0], sitk.GetArrayFromImage(oriented))
 
 
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [
+        ("a.mha", ("DimSize = 4 3 2", "DimSize = 4 3 1")),
+        ("a.nrrd", ("sizes: 4 3 2", "sizes: 4 3 1")),
+    ],
+)
+@pytest.mark.parametrize("compressed", [True, False])
+def test_more_voxels_than_the_header_gives_are_refused(tmp_path, name, sizes, compressed):
+    file = write(tmp_path / name, sizes, compressed=compressed)
+    with pytest.raises(
+        DatasetError, match=r"bytes of voxels .*are there; the file is truncated or"
+    ):
+        read_volume(file)
+
+
+def test_bytes_behind_a_packed_nrrd_are_refused(tmp_path):
+    file = write(tmp_path / "a.nrrd")
+    file.write_bytes(file.read_bytes() + b"more")
+    with pytest.raises(DatasetError, match="not its own lie behind the compressed image"):
+        read_volume(file)
+
+
 def test_big_endian_voxels_are_read_from_both_formats(tmp_path):
     meta = write(
         tmp_path / "a.mha", ("ByteOrderMSB = False", "ByteOrderMSB = True"), compressed=False

@@ -39,6 +39,7 @@ def nifti(q_code=1, s_code=1, *, sform_turn=(0.0, 0.0), sform=None, pixdim=SPACI
     struct.pack_into("<2h", header, 252, q_code, s_code)
     struct.pack_into("<6f", header, 256, *values.get("quaternion", (0, 0, 0)), *ORIGIN)
     struct.pack_into("<12f", header, 280, *np.ravel(sform))
+    header[123] = values.get("units", 0)
     header[344:348] = b"n+1\0"
     return bytes(header) + np.arange(24, dtype="<i2").tobytes()
 
@@ -142,6 +143,8 @@ def test_spacings_below_zero_are_lengths_all_the_same(file):
         ({"pixdim": (0.0015, 0.00125, 0.003)}, r"spacing \(0.0015, .*0.02 to 60 mm"),
         ({"pixdim": (1e9, 1e9, 1e9)}, "spacing"),
         ({"pixdim": (np.nan, 1.0, 1.0)}, "spacing"),
+        ({"units": 3, "pixdim": (50.0, 50.0, 50.0)}, "units micrometres; store it in mm"),
+        ({"units": 8 + 1}, "units metres; store it in mm"),  # 8 is of the time
         ({"dim": (1, 24, 1, 1)}, "size of 1 axes"),
         ({"dim": (9, 4, 3, 2, 1, 1, 1, 1)}, "size of 9 axes"),
         ({"dim": (0, 4, 3, 2)}, "gives the size"),
