@@ -113,8 +113,9 @@ def draw_pictures(
     from gdmnet.parallel import map_cases, progress_bar
     from gdmnet.report.picture import save_picture
 
-    for picture in output.glob("*.png"):  # of an earlier check
-        picture.unlink()
+    own = (output / f"{case.identifier}.png" for case in files)
+    for picture in (*output.glob("contact_sheet_*.png"), *own):  # of an earlier check
+        picture.unlink(missing_ok=True)
     description = read_description(raw)
     pairs = zip(files, check.cases, strict=True)
     readable = [(case, found) for case, found in pairs if found.overlap is not None]

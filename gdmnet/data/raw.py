@@ -125,7 +125,7 @@ def _channel_names(value: object) -> tuple[str, ...]:
         value = [value[number] for number in numbers]
     if not isinstance(value, list) or not value:
         raise DatasetError(f"channel_names must name at least one channel; {advice}")
-    if not all(map(_is_name, value)):
+    if not all(map(is_name, value)):
         raise DatasetError(f"channel_names must hold short names of one line; {advice}")
     return tuple(value)
 
@@ -137,12 +137,13 @@ def _target_name(value: object) -> str:
             ' one target channel is supported; write one name, for example "CT", and make a dataset'
             " for each target"
         )
-    if not _is_name(value):
+    if not is_name(value):
         raise DatasetError('target_name must be a short name of one line, for example "CT"')
     return str(value)
 
 
-def _is_name(value: object) -> bool:
+def is_name(value: object) -> bool:
+    """Whether a channel or a target may be called so: one line, at most 100 characters."""
     return isinstance(value, str) and 0 < len(value.strip()) <= 100 and value.isprintable()
 
 

@@ -18,7 +18,7 @@ from gdmnet.arrays.normalise import scheme_of
 from gdmnet.data.case import Series, Volume
 from gdmnet.data.dicom import grid_of, read_series
 from gdmnet.data.dicom_objects import DrawnRegions, read_regions
-from gdmnet.data.raw import Description, files_to_write, write_description
+from gdmnet.data.raw import Description, files_to_write, is_name, write_description
 from gdmnet.data.regrid import regrid, share_inside
 from gdmnet.data.volume import read_geometry, read_volume, write_volume
 from gdmnet.datasets.pair_picture import draw_pair
@@ -76,6 +76,11 @@ class Conversion:
     source_series: tuple[str, ...] = ()
     metadata: dict[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        for name in (*self.channel_names, self.target_name):
+            if not is_name(name):
+                raise DatasetError(f"a channel cannot be called {name!r}; give it a short name")
+
 
 def number_and_name(dataset: str | int) -> tuple[int, str | None]:
     """The number of a dataset given as 512 or Dataset512_Name, and its name if there is one.
@@ -132,10 +137,12 @@ def drawn_for_test(patients: Collection[str], fraction: float, seed: int) -> set
     """A fraction in [0, 1) of the patients, drawn for the test, at least one less than there are.
 
     Raises:
-        DatasetError: the fraction is out of its bounds.
+        DatasetError: the fraction or the seed is out of its bounds.
     """
     if not 0 <= fraction < 1:
         raise DatasetError(f"--test-fraction {fraction:g}: must lie in [0, 1)")
+    if seed < 0:
+        raise DatasetError(f"--seed {seed}: must be at least 0")
     order = np.random.default_rng(seed).permutation(sorted(patients))
     return {str(name) for name in order[: min(round(fraction * len(order)), len(order) - 1)]}
 
@@ -160,6 +167,8 @@ def set_apart(
     Raises:
         DatasetError: an unknown name, nothing is left for training, or an impossible fraction.
     """
+    if test and fraction:
+        raise DatasetError("--test names the test cases and --test-fraction draws them; give one")
     owner = {c.identifier: patients.get(c.identifier, c.identifier) for c in conversion.training}
     unknown = set(test) - {*owner, *owner.values()}
     if unknown:
@@ -277,13 +286,13 @@ def _regridded(volume: Volume, grid: Geometry, name: str | None) -> Volume:
 def _grid(case: CaseImages, resample: str | None) -> Geometry:
     """The grid of the one that stays."""
     target = case.target if resample == "source" else None
-    return grid_of_image(target or case.sources[0])
+    return _grid_of(target or case.sources[0])
 
 
 def _grid_complaints(case: CaseImages, resample: str | None) -> Iterator[str]:
     grid = _grid(case, resample)
     for image in case.images:
-        other, name = grid_of_image(image), name_of_image(image)
+        other, name = _grid_of(image), name_of_image(image)
         difference = grid_difference(other, grid)
         if difference and resample is None:
             yield (
@@ -304,12 +313,8 @@ def read_image(image: Image) -> Volume:
     return read_series(image) if isinstance(image, Series) else read_volume(image)
 
 
-def grid_of_image(image: Image) -> Geometry:
-    """The grid of the image, from headers only.
-
-    Raises:
-        DatasetError: it cannot be read.
-    """
+def _grid_of(image: Image) -> Geometry:
+    """The grid of the image, from headers only."""
     if isinstance(image, DrawnRegions):
         return image.geometry
     return grid_of(image) if isinstance(image, Series) else read_geometry(image)

@@ -215,11 +215,12 @@ def register_apart(moving: Volume, fixed: Volume, *, are_ct: tuple[bool, bool]) 
     for volume, is_ct in zip((moving, fixed), are_ct, strict=True):
         mask, _ = body_mask(volume.array, volume.geometry.spacing, [is_ct])
         centres.append(_centre(mask, volume.geometry))
-    matrix = np.eye(4)
-    matrix[:3, 3] = np.subtract(centres[1], centres[0])
+    starts = np.tile(np.eye(4), (len(_HEIGHTS), 1, 1))
+    starts[:, :3, 3] = np.subtract(centres[1], centres[0])
+    starts[:, 2, 3] += _HEIGHTS
     steady = _windowed(fixed.array[0], mask != 0)
     compare = partial(_found, moving, steady, mask, fixed.geometry)
-    _, matrix = max((compare(_COARSE, _lifted(matrix, z)) for z in _HEIGHTS), key=itemgetter(0))
+    _, matrix = max((compare(_COARSE, start) for start in starts), key=itemgetter(0))
     information, matrix = compare(_FINE, matrix)
     if information < RELATED:
         raise DatasetError(
@@ -264,7 +265,9 @@ def write_registered(
         move_case = partial(_move_case, alignments=alignments, folder=folder, copy=aside)
         moved = map_cases(move_case, cases, n_processes=n_processes, title="registering")
         names = [name for case in moved for name in case]
-        metadata = {**description.metadata, "registered": names}
+        before = description.metadata.get("registered", [])  # gdm_convert's say is an object
+        now = [*(before if isinstance(before, list) else [before]), *names]
+        metadata = {**description.metadata, "registered": now}
         write_description(aside, replace(description, metadata=metadata))
     return names
 
@@ -290,12 +293,6 @@ def _move_case(
             whole = Volume(inside[None].astype(np.float32), mask.geometry)
             write_volume(copy / files.mask.relative_to(folder), whole, integer=True)
     return moved
-
-
-def _lifted(matrix: NDArray, height: float) -> NDArray:
-    lift = np.eye(4)
-    lift[2, 3] = height
-    return lift @ matrix
 
 
 def _found(

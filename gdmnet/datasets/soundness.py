@@ -22,6 +22,7 @@ from gdmnet.data.volume import read_channels, read_volume
 from gdmnet.datasets.registration import LARGEST_SHIFT, LARGEST_TURN, RELATED, Alignment, align
 from gdmnet.errors import DatasetError
 from gdmnet.geometry import Spacing, grid_difference
+from gdmnet.metrics.structures import dice
 from gdmnet.parallel import map_cases
 
 LEAST_OVERLAP = 0.6  # Dice of the bodies; an MR's body ends some mm inside a CT's
@@ -115,8 +116,8 @@ def _examine(files: CaseFiles, description: Description) -> _Examined:
 
 
 def _measure(files: CaseFiles, description: Description) -> _Examined:
-    if files.target is None:
-        raise DatasetError("no target")
+    if files.target is None or len(files.sources) != len(description.channel_names):
+        raise DatasetError("a channel or the target is missing")
     source, target = read_channels(files.sources), read_volume(files.target)
     mask = None if files.mask is None else read_volume(files.mask)
     for volume, what in ((target, "target"), (mask, "mask")):
@@ -128,24 +129,29 @@ def _measure(files: CaseFiles, description: Description) -> _Examined:
     target_is_ct = scheme_of(description.target_name, target=True) == "ct"
     body, rule = body_mask(source.array, spacing, is_ct)
     target_body, target_rule = body_mask(target.array, spacing, [target_is_ct])
-    region = np.ones_like(body) if mask is None else mask.array[0] > 0
+    region = True if mask is None else mask.array[0] > 0
+    inside, target_inside = (body != 0) & region, (target_body != 0) & region
     flags = []
     if target_is_ct:
         doubt = why_not_plausible(target.array[0], target_body)
         flags += [f"{description.target_name}: {doubt}"] if doubt else []
-    overlap = _dice(body * region, target_body * region)
+    overlap = dice(inside, target_inside) if (inside | target_inside).any() else 0.0
     if overlap < LEAST_OVERLAP:
         flags.append(f"the bodies of source and target overlap by {overlap:.2f} only (Dice)")
     zeroed = NON_ZERO in (rule, target_rule)
-    compared = _compared(body * region, target_body * region, spacing, zeroed=zeroed)
-    alignments = align(source.array, target.array[0], compared, source.geometry)
+    compared = _compared(inside, target_inside, spacing, zeroed=zeroed)
+    alignments: tuple[Alignment, ...] = ()
+    try:
+        alignments = align(source.array, target.array[0], compared, source.geometry)
+    except DatasetError as problem:
+        flags.append(str(problem))
     for name, alignment in zip(description.channel_names, alignments, strict=False):
         flags += _alignment_flags(name, alignment)
     images = [(image, body) for image in source.array] + [(target.array[0], target_body)]
     return _Examined(
         CaseFacts(files.identifier, (rule, target_rule), overlap, alignments, tuple(flags)),
-        tuple(float(np.median(image[inside != 0])) for image, inside in images),
-        tuple(contrast(image, inside) for image, inside in images),
+        tuple(float(np.median(image[own != 0])) for image, own in images),
+        tuple(contrast(image, own) for image, own in images),
         signature(source.array[0], body),
     )
 
@@ -166,16 +172,12 @@ def _alignment_flags(name: str, alignment: Alignment) -> list[str]:
 
 def _compared(body: NDArray, target_body: NDArray, spacing: Spacing, *, zeroed: bool) -> NDArray:
     """Where the images are compared: both bodies with what is around, or well inside of both."""
-    if not zeroed:
-        return (body != 0) | (target_body != 0)
-    both = (body != 0) & (target_body != 0)
-    deep = ndimage.distance_transform_edt(both, sampling=spacing) > _RIM
-    return deep if deep.sum() > 0.2 * both.sum() else (body != 0) | (target_body != 0)
-
-
-def _dice(first: NDArray, second: NDArray) -> float:
-    total = int(np.count_nonzero(first)) + int(np.count_nonzero(second))
-    return 2 * int(np.count_nonzero((first != 0) & (second != 0))) / total if total else 0.0
+    both = body & target_body
+    if zeroed:
+        deep = ndimage.distance_transform_edt(both, sampling=spacing) > _RIM
+        if deep.sum() > 0.2 * both.sum():
+            return deep
+    return body | target_body
 
 
 def why_not_plausible(image: NDArray, body: NDArray) -> str | None:
@@ -224,18 +226,16 @@ def outliers(medians: Sequence[float], contrasts: Sequence[tuple[float, ...]]) -
     distances = np.abs(curves - np.median(curves, axis=0)).mean(axis=1)
     limit = max(_UNLIKE, _DEVIATIONS * float(np.median(distances)))
     usual = float(np.median(medians))
-    return [
-        _oddity(median / usual if usual else 1.0, float(distance), limit)
-        for median, distance in zip(medians, distances, strict=True)
-    ]
-
-
-def _oddity(ratio: float, distance: float, limit: float) -> str | None:
-    if distance > limit:
-        return "another contrast than the other cases; is it the right sequence?"
-    if ratio <= 0 or not 1 / _SCALE <= ratio <= _SCALE:
-        return f"values {ratio:.3g} times those of the other cases; is the scale right?"
-    return None
+    found: list[str | None] = []
+    for median, distance in zip(medians, distances, strict=True):
+        ratio = median / usual if usual else 1.0
+        if distance > limit:
+            found.append("another contrast than the other cases; is it the right sequence?")
+        elif not 1 / _SCALE <= ratio <= _SCALE:
+            found.append(f"values {ratio:.3g} times those of the other cases; is the scale right?")
+        else:
+            found.append(None)
+    return found
 
 
 def signature(image: NDArray, body: NDArray) -> NDArray:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib.metadata
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,10 +16,12 @@ from gdmnet.encoders.catalogue import ENCODERS, FAMILIES, NOT_SUPPORTED, nnunet_
 from gdmnet.encoders.frozen import EncoderReport, FrozenEncoder
 from gdmnet.encoders.networks import StagedNetwork
 from gdmnet.encoders.self_supervised import random_encoder, self_encoder
-from gdmnet.encoders.weights import REMEDY, EncoderTensors, check, find_file, read_tensors, take
+from gdmnet.encoders.weights import REMEDY, EncoderTensors, check, read_tensors, take
 from gdmnet.errors import CheckpointError, TrainingError
 from gdmnet.files import file_sha256
 from gdmnet.plan import Configuration, Fingerprint
+
+SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin")
 
 
 def build_encoder(
@@ -60,6 +64,8 @@ def build_encoder(
         raise TrainingError(f"encoder {name}: its weights are named twice; drop --encoder-weights")
     weights = Path(folder) if folder else weights
     if kind == "random":
+        if weights is not None:
+            raise TrainingError("encoder random: takes no weights; drop --encoder-weights")
         return random_encoder(configuration.architecture, seed=seed)
     if kind == "self":
         if weights is None:
@@ -70,8 +76,7 @@ def build_encoder(
     if kind == "nnunet":
         family, file = nnunet_family(weights)
     else:
-        family = FAMILIES[kind]
-        file = find_file(kind, weights, family.filename, needs=family.source, wheel=family.wheel)
+        family, file = FAMILIES[kind], find_weights(kind, weights)
     layout, strides = family.layout, family.network.strides
     intensities = intensity_map(family.expects, configuration.target, fingerprint, name=kind)
     zoom = zoom_to(layout.reordered(configuration.spacing), family.spacing if resample else None)
@@ -122,8 +127,36 @@ def _read_network(
     return network, found
 
 
+def find_weights(name: str, given: Path | None = None) -> Path:
+    """The file of a public encoder's weights: the one given, else $gdmnet_encoders/NAME/FILENAME.
+
+    A folder holds the file of this name, under which the weights are published, or a single file of
+    weights. Some lie in an installed package, NAME, which is looked at last and never imported.
+
+    Raises:
+        CheckpointError: there is no such file; gdmnet downloads nothing.
+    """
+    family, root = FAMILIES[name], folders.encoders_root()
+    place = given if given is not None else root / name if root is not None else None
+    if place is not None and place.is_dir():
+        files = [path for path in place.iterdir() if path.suffix in SUFFIXES]
+        place = files[0] if len(files) == 1 else place / family.filename
+    if given is None and family.wheel and not (place and place.is_file()):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            place = Path(str(importlib.metadata.distribution(name).locate_file(family.wheel)))
+    if place is not None and place.is_file():
+        return place
+    tried = place if place is not None else "gdmnet_encoders is not set"
+    raise CheckpointError(
+        f"encoder {name}: no weights ({tried}); get {family.filename} from {family.source} and name"
+        f" it with --encoder-weights FILE or put it into $gdmnet_encoders/{name}/; gdmnet downloads"
+        " nothing"
+    )
+
+
 def published_weights(name: str) -> Path | None:
-    """Where a public encoder's weights lie in $gdmnet_encoders; None where they do not."""
-    root = folders.encoders_root()
-    file = root / name / ENCODERS[name].filename if root and name in FAMILIES else None
-    return file if file and file.is_file() else None
+    """The file that a public encoder is read from unless another is given; None without one."""
+    try:
+        return find_weights(name) if name in FAMILIES else None
+    except CheckpointError:
+        return None

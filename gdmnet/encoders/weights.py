@@ -1,4 +1,4 @@
-"""Finds, reads and checks the weights of encoders; nothing in a file is ever executed.
+"""Reads and checks the weights of encoders; nothing in a file is ever executed.
 
 Checkpoints differ in container (a flat dict, "state_dict", "network_weights", ...), in the prefix
 before the encoder's own names, and in what else they hold. The prefix is found from one name that
@@ -8,7 +8,6 @@ every file of a family has; then every tensor must be there with its shape, and 
 from __future__ import annotations
 
 import _codecs
-import importlib.metadata
 import io
 import pickle
 import warnings
@@ -24,13 +23,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gdmnet import folders
 from gdmnet.encoders.networks import StagedNetwork
 from gdmnet.errors import CheckpointError, is_out_of_memory
 from gdmnet.table import first_names
 
 CONTAINERS = ("network_weights", "state_dict", "model_state_dict", "model", "net", "teacher")
-SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin")
 COUNTERS = ".num_batches_tracked"  # of batch norms: some files have them, none is needed
 ALIASES = ".all_modules."  # nnU-Net's blocks hold every tensor once more under such names
 _first_of = partial(first_names, limit=6)  # names of a kind in a refusal
@@ -62,39 +59,6 @@ class EncoderTensors:
     tensors: Mapping[str, Tensor]
     prefix: str = ""
     n_others: int = 0
-
-
-def find_file(name: str, given: Path | None, filename: str, *, needs: str, wheel: str = "") -> Path:
-    """The file of an encoder's weights: the one given, else $gdmnet_encoders/NAME/FILENAME.
-
-    A folder holds `filename`, under which the weights are published, or a single file of weights.
-    Some lie at the path `wheel` in an installed package, NAME, which is looked at last and never
-    imported. `needs` is where they come from, for the complaint.
-
-    Raises:
-        CheckpointError: there is no such file; gdmnet downloads nothing.
-    """
-    root = folders.encoders_root()
-    place = given if given is not None else root / name if root is not None else None
-    if place is not None and place.is_dir():
-        files = [path for path in place.iterdir() if path.suffix in SUFFIXES]
-        place = files[0] if len(files) == 1 else place / filename
-    if place is None and wheel:
-        place = _installed(name, wheel)
-    if place is not None and place.is_file():
-        return place
-    tried = place if place is not None else "gdmnet_encoders is not set"
-    raise CheckpointError(
-        f"encoder {name}: no weights ({tried}); get {filename} from {needs} and name it with"
-        f" --encoder-weights FILE or put it into $gdmnet_encoders/{name}/; gdmnet downloads nothing"
-    )
-
-
-def _installed(package: str, path: str) -> Path | None:
-    try:
-        return Path(str(importlib.metadata.distribution(package).locate_file(path)))
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def read_tensors(file: Path) -> dict[str, Tensor]:

@@ -57,11 +57,13 @@ def test_what_is_off_is_told_drawn_and_moved_in_a_copy(home, capsys):
 def test_a_sound_dataset_gives_status_zero_and_the_contact_sheet_alone(home, tmp_path, capsys):
     output = tmp_path / "mine"
     output.mkdir()
-    (output / "phantom_01.png").write_bytes(b"of an earlier check")
+    for name in ("phantom_01", "contact_sheet_7", "mine"):
+        (output / f"{name}.png").write_bytes(b"of an earlier check, or of mine")
     roots = [f"--{name}={home / name}" for name in ("raw", "preprocessed", "results")]
     assert main(["-d", "998", "-np", "1", "-o", str(output), *roots]) == 0
     assert "0 of 3 cases flagged" in capsys.readouterr().out
-    assert {path.name for path in output.iterdir()} == {"check.json", "contact_sheet_1.png"}
+    left = {path.name for path in output.iterdir()}
+    assert left == {"check.json", "contact_sheet_1.png", "mine.png"}
 
 
 def test_integrity_complaints_are_told_too(home, tmp_path, capsys):

@@ -81,6 +81,23 @@ def test_other_grids_need_resample(home, capsys):
     assert (home / "raw/Dataset512_T1toCT/imagesTr/anna_0000.nii.gz").is_file()
 
 
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (["--test-fraction", "0.5", "--seed", "-1"], "--seed -1: must be at least 0"),
+        (["--test-fraction", "1"], "--test-fraction 1: must lie in"),
+        (["--test-fraction", "0.5", "--test", "anna"], "give one"),
+        (["--test", "lina"], "--test lina: no training case"),
+        (["--source-name", ""], "a channel cannot be called ''"),
+        (["--target-name", " "], "a channel cannot be called ' '"),
+    ],
+)
+def test_impossible_words_are_refused_in_a_line(home, capsys, options, text):
+    assert call(home, "--skip-unmatched", "--yes", *options) == 2
+    assert text in capsys.readouterr().err
+    assert not list(home.glob("raw/*"))
+
+
 def test_every_channel_needs_a_name(home, capsys):
     more = ["-i", str(home / "mr"), "--source-name", "T1"]
     assert call(home, *more) == 2

@@ -157,6 +157,14 @@ def test_only_the_one_that_was_named_is_resampled(finer, tmp_path, resample, sta
     assert set(np.unique(read_volume(paths[2]).array)) <= {0, 1}
 
 
+@pytest.mark.parametrize("name", ["", " ", "two\nlines", "x" * 101])
+def test_names_that_no_dataset_can_have_are_refused(case, name):
+    with pytest.raises(DatasetError, match="cannot be called"):
+        Conversion(("MR",), name, (case,))
+    with pytest.raises(DatasetError, match="cannot be called"):
+        Conversion((name,), "CT", (case,))
+
+
 def test_images_apart_in_space_are_not_resampled(case, tmp_path):
     far = Geometry(SHAPE, GRID.spacing, (900.0, 5.0, 40.0))
     write_volume(tmp_path / "far.mha", Volume(read_volume(case.target).array, far), integer=True)

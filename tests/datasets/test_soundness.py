@@ -7,7 +7,7 @@ from directions import oblique_direction
 from scipy import ndimage
 
 from gdmnet.data.case import Volume
-from gdmnet.data.raw import read_description, training_cases
+from gdmnet.data.raw import read_description, training_cases, write_description
 from gdmnet.data.volume import read_volume, write_volume
 from gdmnet.datasets import soundness
 from gdmnet.datasets.phantom import Scanner, make_patient, write_phantom_dataset
@@ -103,6 +103,18 @@ def test_the_registered_copy_mends_the_shift_and_nothing_else(folder, cases, fac
     np.testing.assert_allclose(transform, facts[SHIFTED].alignments[0].motion.translation)
 
 
+@pytest.mark.parametrize("before", [{"p1": "CT moved by 3 mm"}, ["phantom_09_0000"], "elsewhere"])
+def test_what_was_registered_before_is_not_forgotten(tmp_path, before):
+    folder = write_phantom_dataset(tmp_path, n_train=1, n_test=0, shape=(4, 12, 13))
+    description = read_description(folder)
+    write_description(folder, replace(description, metadata={"registered": before}))
+    (case,), _ = training_cases(folder, description)
+    copy = tmp_path / "Dataset998_Registered"
+    write_registered(folder, copy, [case], {case.identifier: [alignment(9.0)]})
+    kept = before if isinstance(before, list) else [before]
+    assert read_description(copy).metadata["registered"] == [*kept, "phantom_01_0000"]
+
+
 def soundness_transform(path):
     import SimpleITK as sitk  # noqa: N813
 
@@ -138,6 +150,22 @@ def test_a_case_that_cannot_be_read_is_a_flag_and_the_others_go_on(folder, cases
     assert "bad.nii.gz" in first.flags[0]
     assert (first.overlap, first.alignments) == (None, ())
     assert second.flags == ()
+
+
+def test_a_case_without_one_of_its_channels_is_a_flag(folder, cases):
+    two = replace(read_description(folder), channel_names=("MR", "CT"))
+    (found,) = examine_dataset(cases[3:4], two)
+    assert found.flags == ("a channel or the target is missing",)
+
+
+def test_a_blank_source_is_a_flag_beside_the_others(folder, cases, tmp_path):
+    volume = read_volume(cases[3].sources[0])
+    write_volume(tmp_path / "blank.nii.gz", replace(volume, array=np.zeros_like(volume.array)))
+    blank = replace(cases[2], identifier="blank", sources=(tmp_path / "blank.nii.gz",))
+    (found,) = examine_dataset([blank], read_description(folder))
+    assert found.flags[0].startswith("CT: not in HU: air")  # of the wrong target
+    assert "do not overlap enough to be registered" in found.flags[-1]
+    assert found.overlap is not None
 
 
 def test_thin_volumes_are_not_registered(tmp_path):

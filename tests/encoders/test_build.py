@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import json
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from encoders.fakes import (
 
 from gdmnet.encoders import ENCODERS, build_encoder, published_weights
 from gdmnet.encoders.adapter import RAS
+from gdmnet.encoders.build import find_weights
 from gdmnet.encoders.catalogue import FAMILIES
 from gdmnet.encoders.networks import StagedNetwork, UNetStages, cubes, unet_encoder
 from gdmnet.encoders.weights import read_tensors, take
@@ -344,6 +346,8 @@ def test_gdm_descends_with_a_public_encoder(files):
 def test_names_lead_to_encoders_and_unknown_ones_are_refused(tmp_path, monkeypatch):
     config = configuration()
     assert build_encoder("random", weights=None, configuration=config).report.name == "random"
+    with pytest.raises(TrainingError, match="encoder random: takes no weights"):
+        build_encoder("random", weights=tmp_path, configuration=config)
     with pytest.raises(TrainingError, match="encoder nonsense: unknown; use one of self, random"):
         build_encoder("nonsense", weights=None, configuration=config)
     with pytest.raises(CheckpointError, match="--encoder-only"):
@@ -356,9 +360,8 @@ def test_names_lead_to_encoders_and_unknown_ones_are_refused(tmp_path, monkeypat
     (tmp_path / "ctfm/ctfm.safetensors").rename(tmp_path / "ctfm/model.safetensors")
     with pytest.raises(CheckpointError, match="of another shape"):  # found; the fake is narrower
         build_encoder("ctfm", weights=None, configuration=config)
-    assert {name: published_weights(name) for name in ENCODERS if published_weights(name)} == {
-        "ctfm": tmp_path / "ctfm/model.safetensors"
-    }
+    there = {name: published_weights(name) for name in ENCODERS if name != "deepbet"}
+    assert there == dict.fromkeys(there) | {"ctfm": tmp_path / "ctfm/model.safetensors"}
 
 
 @pytest.mark.parametrize("layout", layouts("nnssl_resencl.pth", "medicalnet50.pth", "voco_b.pt"))
@@ -414,3 +417,49 @@ def test_heads_of_a_pretraining_may_be_called_otherwise_but_nothing_else_may_be_
     tensors["module.layers5.0.weight"] = torch.ones(2)
     with pytest.raises(CheckpointError, match=r"1 unexpected .layers5\.0\.weight."):
         load(write(tmp_path, "model_swinvit.pt", content), "swinvit_ssl")
+
+
+def test_weights_are_found_where_they_are_said_to_be(tmp_path, monkeypatch):
+    find = functools.partial(find_weights, "ctfm")
+    with pytest.raises(CheckpointError, match=r"gdmnet_encoders is not set.*huggingface\.co"):
+        find()
+    monkeypatch.setenv("gdmnet_encoders", str(tmp_path))
+    with pytest.raises(CheckpointError, match=f"no weights .{tmp_path}/ctfm"):
+        find()
+    folder = tmp_path / "ctfm"
+    folder.mkdir()
+    other = folder / "other.pth"
+    other.touch()
+    (folder / "config.json").touch()
+    assert find() == other  # the only one
+    (folder / "more.pth").touch()
+    with pytest.raises(CheckpointError):
+        find()
+    published = folder / "model.safetensors"
+    published.touch()
+    assert find() == find(folder) == published
+    assert find(other) == other
+    with pytest.raises(CheckpointError, match="gone"):
+        find(tmp_path / "gone.pth")
+
+
+def test_weights_of_an_installed_package_are_found_last_and_without_importing_it(
+    tmp_path, monkeypatch
+):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "deepbet-1.0.dist-info").mkdir()
+    (tmp_path / "deepbet-1.0.dist-info/METADATA").write_text("Name: deepbet\nVersion: 1.0\n")
+    with pytest.raises(CheckpointError, match=f"encoder deepbet: no weights .{tmp_path}/data"):
+        find_weights("deepbet")
+    installed = tmp_path / "data/models/model.pt"
+    installed.parent.mkdir(parents=True)
+    installed.touch()
+    assert find_weights("deepbet") == installed
+    monkeypatch.setenv("gdmnet_encoders", str(tmp_path))
+    assert find_weights("deepbet") == published_weights("deepbet") == installed
+    own = tmp_path / "deepbet/model.pt"
+    own.parent.mkdir()
+    own.touch()
+    assert find_weights("deepbet") == own
+    with pytest.raises(CheckpointError, match=r"gone\.pt"):
+        find_weights("deepbet", tmp_path / "gone.pt")

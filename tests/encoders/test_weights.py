@@ -13,7 +13,7 @@ import torch
 from encoders.fakes import needs_extra, write_safetensors
 
 from gdmnet.encoders.networks import StagedNetwork
-from gdmnet.encoders.weights import check, find_file, read_tensors, take
+from gdmnet.encoders.weights import check, read_tensors, take
 from gdmnet.errors import CheckpointError
 
 STEM = StagedNetwork(torch.nn.Identity, "stem.weight", (1,), ((1, 1, 1),))
@@ -174,32 +174,6 @@ def test_numbers_that_no_weight_has_are_refused(number):
         check(found, {"weight": torch.ones(2)})
 
 
-def test_weights_are_found_where_they_are_said_to_be(tmp_path, monkeypatch):
-    def find(given=None):
-        return find_file("ctfm", given, "model.safetensors", needs="somewhere.org")
-
-    with pytest.raises(CheckpointError, match=r"gdmnet_encoders is not set.*somewhere\.org"):
-        find()
-    monkeypatch.setenv("gdmnet_encoders", str(tmp_path))
-    with pytest.raises(CheckpointError, match=f"no weights .{tmp_path}/ctfm"):
-        find()
-    folder = tmp_path / "ctfm"
-    folder.mkdir()
-    other = folder / "other.pth"
-    other.touch()
-    (folder / "config.json").touch()
-    assert find() == other  # the only one
-    (folder / "more.pth").touch()
-    with pytest.raises(CheckpointError):
-        find()
-    published = folder / "model.safetensors"
-    published.touch()
-    assert find() == find(folder) == published
-    assert find(other) == other
-    with pytest.raises(CheckpointError, match="gone"):
-        find(tmp_path / "gone.pth")
-
-
 class Scripted(torch.nn.Module):
     def __init__(self):
         super().__init__()
@@ -230,16 +204,3 @@ def test_a_torchscript_archive_gives_its_tensors_and_nothing_else(tmp_path):
                 archive.writestr(name, value)
         with pytest.raises(CheckpointError, match=words):
             read_tensors(tmp_path / "other.pt")
-
-
-def test_weights_of_an_installed_package_are_found_without_importing_it(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(tmp_path)
-    (tmp_path / "wheeled-1.0.dist-info").mkdir()
-    (tmp_path / "wheeled-1.0.dist-info/METADATA").write_text("Name: wheeled\nVersion: 1.0\n")
-    (tmp_path / "data").mkdir()
-    torch.save(TENSORS, tmp_path / "data/model.pt")
-    monkeypatch.delenv("gdmnet_encoders", raising=False)
-    where = {"needs": "a package", "wheel": "data/model.pt"}
-    assert find_file("wheeled", None, "model.pt", **where) == tmp_path / "data/model.pt"
-    with pytest.raises(CheckpointError, match="encoder absent: no weights"):
-        find_file("absent", None, "model.pt", **where)
