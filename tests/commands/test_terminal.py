@@ -14,7 +14,7 @@ from gdmnet.folders import nifti_form
 @pytest.fixture
 def parser():
     parser = new_parser("gdm_some: a command.")
-    parser.add_dataset_arguments("dataset", "configuration", "fold", required=2, fold="0")
+    parser.add_dataset_arguments("dataset", "configuration", "fold", required=2)
     parser.add_argument("--objective")
     parser.add_argument("--levels", nargs="+")
     parser.add_shared_options(roots=())
@@ -48,8 +48,10 @@ def test_several_datasets_are_named_alike(words):
         parser.parse_args([])
 
 
-def test_what_need_not_be_given_has_its_default(parser):
-    assert parser.parse_args(["501", "3d_fullres"]).fold == "0"
+def test_what_need_not_be_given_is_none_and_all_words_are_kept(parser):
+    words = ["501", "3d_fullres", "--objective", "gdm"]
+    found = parser.parse_args(words)
+    assert (found.fold, found.typed) == (None, words)
 
 
 @pytest.mark.parametrize(
