@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import ast
 import contextlib
+import os
 import re
 from collections.abc import Mapping, Sequence
 from importlib import metadata
@@ -155,10 +156,20 @@ def _models(results: Path) -> list[tuple[Cell, ...]]:
     header = "dataset", "objective", "configuration", "folds", "size", "bias correction"
     rows: list[tuple[Cell, ...]] = [(*header, "validation MAE")]
     for model in folders.finished_models(results):
-        size = sum(path.stat().st_size for path in model.folder.rglob("*") if path.is_file())
-        known = ", ".join(model.folds), f"{size / 2**20:.1f} MiB", *_correction_and_mae(model)
+        size = f"{_n_bytes(model.folder) / 2**20:.1f} MiB"
+        known = ", ".join(model.folds), size, *_correction_and_mae(model)
         rows.append((*model[:3], *known))
     return rows if len(rows) > 1 else [("none is finished; train one with gdm_train",)]
+
+
+def _n_bytes(folder: Path) -> int:
+    """Of all files; what a training at work takes away meanwhile counts nothing."""
+    n_bytes = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                n_bytes += Path(place, name).stat().st_size
+    return n_bytes
 
 
 def _correction_and_mae(model: folders.FinishedModel) -> tuple[Cell, Cell]:
