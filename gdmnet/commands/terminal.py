@@ -26,6 +26,7 @@ _DATASET_OPTIONS = {
     "configuration": ("-c", "NAME", "3d_fullres, 3d_lowres, ..."),
     "fold": ("-f", "FOLD", "0, 1, ... or all (default: 0)"),
 }
+_SIGPIPE = 13  # which Windows does not have
 _LONGEST_PATH = 4096  # bytes, of Linux and most others
 _Body = Callable[[argparse.Namespace], int]
 _Main = Callable[..., int]
@@ -239,12 +240,22 @@ def _ask_again(ignored: sys.UnraisableHookArgs) -> None:
         sys.__unraisablehook__(ignored)
 
 
+def _is_unread() -> bool:
+    """Whether who read what is printed has gone, as `head` does; the rest is then thrown away."""
+    try:
+        print(flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
+
+
 def guarded(run: Callable[[], int]) -> int:
     """Run a command's body and turn what the user can fix into one line on stderr and status 2.
 
     Ctrl-C, SIGTERM (docker stop) and SIGUSR1 (SLURM, before the time is up) stop it as an exception
-    does, so that files are cleaned up; the status is 128 and the signal's number. Any other
-    exception stays a traceback, because it is our fault.
+    does, so that files are cleaned up; the status is 128 and the signal's number, also where nobody
+    reads any more what is printed. Any other exception stays a traceback, because it is our fault.
     """
     from gdmnet.parallel import log_to_stderr  # not for --help
 
@@ -255,7 +266,9 @@ def guarded(run: Callable[[], int]) -> int:
     before = {number: signal.signal(number, _stop) for number in numbers}
     ignored, sys.unraisablehook = sys.unraisablehook, _ask_again
     try:
-        return run()
+        status = run()
+        sys.stdout.flush()
+        return status
     except GdmnetError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -263,11 +276,13 @@ def guarded(run: Callable[[], int]) -> int:
         print("stopped", file=sys.stderr)
         return 128 + _number_of(stop)
     except OSError as error:
+        if isinstance(error, BrokenPipeError) and _is_unread():
+            return 128 + _SIGPIPE
         if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
             raise
         print(
-            f"error: {error.filename or 'output'}: cannot be written ({error.strerror});"
-            " check the folder's permissions and free space",
+            f"error: {error.filename or 'output'}: {error.strerror}; check the folder's permissions"
+            " and free space",
             file=sys.stderr,
         )
         return 2
