@@ -43,11 +43,11 @@ def build_parser() -> argparse.ArgumentParser:
 def main(args: argparse.Namespace) -> int:
     """Entry point of gdm_info."""
     if args.devices:
-        print(devices())
+        print(_devices())
     elif args.encoders:
-        print(encoders())
+        print(_encoders())
     elif args.log is not None:
-        print(log_as_csv(args.log), end="")
+        print(_log_as_csv(args.log), end="")
     else:
         print(run(find_roots(args.raw, args.preprocessed, args.results)))
     return 0
@@ -64,16 +64,14 @@ def run(roots: Roots) -> str:
     return _sections(sections)
 
 
-def devices() -> str:
-    """What `gdm_info --devices` prints: versions, and every device that computes here."""
+def _devices() -> str:
     from gdmnet.models.device import describe_devices, versions
 
     found = versions() | {name: _version(name) for name in _PACKAGES}
     return _sections({"versions": [*found.items()], "devices": [*describe_devices().items()]})
 
 
-def encoders() -> str:
-    """What `gdm_info --encoders` prints: every feature encoder and what it needs."""
+def _encoders() -> str:
     from gdmnet.encoders import ENCODERS, published_weights
     from gdmnet.encoders.catalogue import FAMILIES
 
@@ -93,13 +91,7 @@ def encoders() -> str:
     return _sections(blocks)
 
 
-def log_as_csv(fold: Path) -> str:
-    """What `gdm_info --log` prints: the records of a fold's log.jsonl, and their names above.
-
-    Raises:
-        CheckpointError: nothing was logged there.
-        PlanError: a line is no record of an epoch.
-    """
+def _log_as_csv(fold: Path) -> str:
     from gdmnet.training import log
 
     records = log.read(fold)
