@@ -18,21 +18,14 @@ class ClusterError(GdmnetError):
 
 @dataclass(frozen=True)
 class ProcessRank:
-    """One process of a training that several share; all numbers count from 0.
-
-    Attributes:
-        local_rank: of this process on its machine: which device is its own.
-        n_local: processes on this machine, which share its cores.
-        meeting: where all find each other, as torch.distributed's `init_method`.
-        restarts: how often the launcher has started the training anew after a failure.
-    """
+    """One process of a training that several share; all numbers count from 0."""
 
     rank: int
     n_ranks: int
-    local_rank: int
-    n_local: int
-    meeting: str
-    restarts: int = 0
+    local_rank: int  # on its machine: which device is its own
+    n_local: int  # processes on this machine, which share its cores
+    meeting: str  # where all find each other, as torch.distributed's `init_method`
+    restarts: int = 0  # by the launcher, after failures
 
 
 def rank_from_environment(environment: Mapping[str, str] = os.environ) -> ProcessRank | None:

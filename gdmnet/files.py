@@ -30,7 +30,7 @@ _held: set[str] = set()  # POSIX locks do not keep a process from itself
 
 @contextlib.contextmanager
 def whole_file(
-    path: Path, *, ending: str = "", also: tuple[type[Exception], ...] = (), private: bool = False
+    path: Path, *, also: tuple[type[Exception], ...] = (), private: bool = False
 ) -> Iterator[Path]:
     """A new empty file beside `path` to write; it takes that name once it is on the disk.
 
@@ -39,7 +39,6 @@ def whole_file(
 
     Args:
         path: of the file that shall be there as a whole; its folder is made.
-        ending: that the name aside must have, for writers that tell formats by it.
         also: as for `output_errors`.
         private: names or shows patients: mode 0600, only the owner may read it.
 
@@ -48,7 +47,7 @@ def whole_file(
     """
     with output_errors(path, also):
         path.parent.mkdir(parents=True, exist_ok=True)
-        aside = _name_aside(path, "part", ending)
+        aside = _name_aside(path, "part")
         os.close(os.open(aside, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600 if private else 0o666))
         try:
             yield aside
@@ -292,9 +291,9 @@ def _require_free(path: Path, *, overwrite: bool) -> None:
         raise OutputError(f"{path}: is there already; move it away, or give another name")
 
 
-def _name_aside(path: Path, kind: str, ending: str = "") -> Path:
+def _name_aside(path: Path, kind: str) -> Path:
     token = secrets.token_hex(4)
-    return path.with_name(f".{path.name}.{_HOST}-{os.getpid()}-{token}.{kind}{ending}")
+    return path.with_name(f".{path.name}.{_HOST}-{os.getpid()}-{token}.{kind}")
 
 
 def _to_disk(path: Path) -> None:

@@ -18,7 +18,6 @@ import types
 import typing
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -58,37 +57,26 @@ class Settings:
     """A dataclass of settings; making one with a wrong value raises a SettingError."""
 
     def __post_init__(self) -> None:
-        for name in _settings_of(type(self)):
-            object.__setattr__(self, name, checked(type(self), name, getattr(self, name)))
-
-
-def checked(kind: type[Settings], name: str, value: Any) -> Any:  # noqa: ANN401
-    """A value of one setting as its type; ints become floats and lists tuples where that is meant.
-
-    Raises:
-        SettingError: an unknown name (the known ones are listed), another type, or out of bounds.
-    """
-    known = _settings_of(kind)
-    if name not in known:
-        raise SettingError(f"there is no setting {name!r}; known are {', '.join(known)}")
-    wanted, facts, default = known[name]
-    if value is None and default is None:
-        return None
-    if typing.get_origin(wanted) is tuple:
-        if not isinstance(value, (list, tuple)):
-            raise SettingError(f"{name} must be a list, not {value!r}")
-        item = typing.get_args(wanted)[0]
-        return tuple(_checked_item(name, item, facts, entry) for entry in value)
-    return _checked_item(name, wanted, facts, value)
+        for name, (wanted, facts, default) in _settings_of(type(self)).items():
+            value = getattr(self, name)
+            if value is not None or default is not None:
+                object.__setattr__(self, name, _checked(name, wanted, facts, value))
 
 
 def make_settings(kind: type[S], given: Mapping[str, Any]) -> S:
     """A settings object from names and values, the rest as by default.
 
+    Ints become floats, lists tuples and names of files paths where that is meant.
+
     Raises:
-        SettingError: an unknown name, a value of another type, or one out of bounds.
+        SettingError: an unknown name (the known ones are listed), a value of another type, or one
+            out of bounds.
     """
-    return kind(**{name: checked(kind, name, value) for name, value in given.items()})
+    known = _settings_of(kind)
+    for name in given:
+        if name not in known:
+            raise SettingError(f"there is no setting {name!r}; known are {', '.join(known)}")
+    return kind(**given)
 
 
 def add_settings(
@@ -104,8 +92,9 @@ def add_settings(
     A bool becomes a switch: --name where the default is False, --no-name where it is True. A
     `prefix` such as "encoder_" comes before every name: --encoder-weights.
     """
-    for name in names or [name for name in _settings_of(kind) if name not in without]:
-        wanted, facts, default = _settings_of(kind)[name]
+    known = _settings_of(kind)
+    for name in names or [name for name in known if name not in without]:
+        wanted, facts, default = known[name]
         dashed = f"{prefix}{name}".replace("_", "-")
         common: dict[str, Any] = {
             "dest": prefix + name,
@@ -144,21 +133,7 @@ def settings_from(args: argparse.Namespace, kind: type[S]) -> S:
     return kind(**given_settings(args, kind))
 
 
-def parse_value(text: str, wanted: type) -> Any:  # noqa: ANN401
-    """A typed word as a number, a path or a name.
-
-    Raises:
-        SettingError: it is none.
-    """
-    if wanted in (int, float):
-        try:
-            return wanted(text)
-        except ValueError:
-            raise SettingError(f"{text!r} is not {_WORDS[wanted]}") from None
-    return Path(text) if wanted is Path else text
-
-
-def _find_settings(kind: Any) -> dict[str, tuple[Any, _Facts, Any]]:  # noqa: ANN401
+def _settings_of(kind: type[Settings]) -> dict[str, tuple[Any, _Facts, Any]]:
     """Name -> type without None, facts, default; fields made without `setting` are left out."""
     hints = typing.get_type_hints(kind)
     found = {}
@@ -171,9 +146,6 @@ def _find_settings(kind: Any) -> dict[str, tuple[Any, _Facts, Any]]:  # noqa: AN
     return found
 
 
-# (mypy takes a class whose instances have no hash for one that has none itself.)
-_settings_of: Callable[[Any], dict[str, tuple[Any, _Facts, Any]]] = cache(_find_settings)
-
 _WORDS = {
     bool: "true or false",
     int: "a whole number",
@@ -185,7 +157,12 @@ _LARGEST = {int: 2**63, float: math.inf}
 _METAVARS = {int: "N", float: "X", str: "NAME", Path: "PATH"}
 
 
-def _checked_item(name: str, wanted: Any, facts: _Facts, value: Any) -> Any:  # noqa: ANN401
+def _checked(name: str, wanted: Any, facts: _Facts, value: Any) -> Any:  # noqa: ANN401
+    if typing.get_origin(wanted) is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise SettingError(f"{name} must be a list, not {value!r}")
+        item = typing.get_args(wanted)[0]
+        return tuple(_checked(name, item, facts, entry) for entry in value)
     if wanted is float and type(value) is int and abs(value) < _LARGEST[int]:
         value = float(value)
     if wanted is Path and isinstance(value, str):
@@ -224,13 +201,21 @@ def _argument_type(
     name: str, wanted: type, facts: _Facts, *, several: bool
 ) -> Callable[[str], Any]:
     def convert(text: str) -> Any:  # noqa: ANN401
-        split = several and wanted in (int, float)
+        is_number = wanted in (int, float)
+        words = text.split(",") if several and is_number else [text]
+        values: list[Any] = [_number(word, wanted) for word in words] if is_number else words
         try:
-            values = [parse_value(part, wanted) for part in (text.split(",") if split else [text])]
-            if not facts.choices:
-                values = [_checked_item(name, wanted, facts, value) for value in values]
+            values = [_checked(name, wanted, facts, value) for value in values]
         except SettingError as problem:
             raise argparse.ArgumentTypeError(str(problem)) from None
         return values if several else values[0]
 
     return convert
+
+
+def _number(word: str, wanted: type) -> Any:  # noqa: ANN401
+    """A number where the word is one."""
+    try:
+        return wanted(word)
+    except ValueError:
+        return word

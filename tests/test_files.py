@@ -89,12 +89,6 @@ def test_a_planted_link_is_never_followed(tmp_path, monkeypatch):
     assert victim.read_text() == "mine"
 
 
-def test_the_name_aside_has_the_ending_that_a_writer_needs(tmp_path):
-    with files.whole_file(tmp_path / "a.nii.gz", ending=".nii.gz") as aside:
-        assert aside.name.endswith(".nii.gz")
-        assert aside.name.startswith(".")
-
-
 def test_a_folder_takes_the_place_of_another_only_when_asked_and_whole(tmp_path):
     place = tmp_path / "model"
     with files.whole_folder(place) as aside:

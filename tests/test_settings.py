@@ -70,7 +70,7 @@ def test_the_terminal_refuses_with_the_same_words(capsys):
     said = capsys.readouterr().err
     assert "step_size must be above 0 and at most 1, not nan" in said
     assert "n_workers must be at least 0, not -1" in said
-    assert "'much' is not a number" in said
+    assert "step_size must be a number, not 'much'" in said
 
 
 def test_json_meets_the_same_bounds():

@@ -1,1 +1,1 @@
-"""The console commands; each has build_parser(), main(argv) and run(...) for Python users."""
+"""The console commands, a module each: build_parser() and main(argv)."""

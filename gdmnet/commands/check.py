@@ -18,6 +18,7 @@ from gdmnet.training.settings import EncoderSettings, TrainingSettings
 
 if TYPE_CHECKING:
     from gdmnet.data.case import CaseFiles
+    from gdmnet.data.raw import Description
     from gdmnet.datasets.soundness import CaseFacts, DatasetCheck
     from gdmnet.encoders.frozen import EncoderReport
 
@@ -40,7 +41,7 @@ axes."""
 def build_parser() -> argparse.ArgumentParser:
     """The command's parser."""
     parser = new_parser(__doc__ or "", _EPILOG)
-    parser.add_dataset_arguments("dataset", "configuration", "fold", required=1, fold="0")
+    parser.add_dataset_arguments("dataset", "configuration", "fold", required=1)
     text = "for check.json and pictures (default: DATASET/check among the preprocessed)"
     add_path(parser, "-o", "output", text)
     text = "write a registered copy under this new number"
@@ -55,43 +56,55 @@ def build_parser() -> argparse.ArgumentParser:
 @command(build_parser)
 def main(args: argparse.Namespace) -> int:
     """Entry point of gdm_check."""
-    encoder = encoder_settings(args)
-    if encoder is not None and args.configuration is None:
-        raise SettingError("--encoder needs a prepared configuration, such as 3d_fullres (-c)")
-    if encoder is None and args.configuration is not None:
+    encoder, roots = encoder_settings(args), roots_from(args)
+    if encoder is None:
+        return _check_pairs(args, roots)
+    if args.configuration is None or args.output or args.register:
+        raise SettingError(
+            "--encoder needs a prepared configuration, such as 3d_fullres (-c), and takes neither"
+            " -o nor --register"
+        )
+    where = (args.dataset, args.configuration, args.fold or "0", roots)
+    print("\n".join(_check_encoder(*where, encoder, seed=args.seed)))
+    return 0
+
+
+def _check_pairs(args: argparse.Namespace, roots: Roots) -> int:
+    from gdmnet.data.raw import read_description
+    from gdmnet.datasets.conversion import new_dataset
+    from gdmnet.datasets.registration import write_registered
+
+    if args.configuration or args.fold:
         raise SettingError(
             "a configuration and a fold go with --encoder: without it, all is looked at"
         )
-    roots = roots_from(args)
-    if encoder is not None:
-        where = (args.dataset, args.configuration, args.fold, roots)
-        print("\n".join(check_encoder(*where, encoder, seed=args.seed)))
-        return 0
-    n_processes = args.n_processes
-    raw = roots.raw / resolve_dataset(args.dataset, roots.raw)
+    raw, n_processes = roots.raw / resolve_dataset(args.dataset, roots.raw), args.n_processes
+    copy = None
+    if args.register is not None:  # refused before the long look
+        copy = new_dataset(roots.raw, args.register, f"{raw.name[11:]}Registered")
     output = args.output or roots.preprocessed / raw.name / FOLDER
-    check, files = examine(raw, n_processes=n_processes)
+    description = read_description(raw)
+    check, files = _examine(raw, description, n_processes)
     codec.save(check, output / CHECK_JSON)
-    sheets = draw_pictures(check, files, raw, output, n_processes=n_processes)
-    print("\n".join([*table(check), f"written: {output}"]))
+    sheets = _draw_pictures(check, files, description, output, n_processes)
+    print("\n".join([*_table(check), f"written: {output}"]))
     if sheets:
         print(f"look at every pair: {', '.join(map(str, sheets))}")
-    if args.register is not None:
-        print(register(check, files, raw, args.register, n_processes=n_processes))
+    if copy is not None:
+        found = {case.identifier: case.alignments for case in check.cases}
+        moved = write_registered(raw, copy, files, found, n_processes=n_processes)
+        print(f"written: {copy}, moved: {', '.join(moved) or 'nothing'}")
     return 0 if check.is_sound else 1
 
 
-def examine(raw: Path, *, n_processes: int) -> tuple[DatasetCheck, list[CaseFiles]]:
-    """Check the dataset in a folder; also the files of its cases that have targets.
-
-    Raises:
-        DatasetError: its dataset.json is broken.
-    """
+def _examine(
+    raw: Path, description: Description, n_processes: int
+) -> tuple[DatasetCheck, list[CaseFiles]]:
+    """Check a dataset; also the files of its cases that have targets."""
     from gdmnet.data.check import check_dataset
-    from gdmnet.data.raw import read_description, test_cases, training_cases
+    from gdmnet.data.raw import test_cases, training_cases
     from gdmnet.datasets.soundness import LIMITS, DatasetCheck, examine_dataset
 
-    description = read_description(raw)
     cases = (*training_cases(raw, description)[0], *test_cases(raw, description)[0])
     files = [case for case in cases if case.target is not None]
     complaints = tuple(map(str, check_dataset(raw, n_processes=n_processes)))
@@ -99,24 +112,23 @@ def examine(raw: Path, *, n_processes: int) -> tuple[DatasetCheck, list[CaseFile
     return DatasetCheck(DatasetCheck.SCHEMA, raw.name, LIMITS, complaints, facts), files
 
 
-def draw_pictures(
-    check: DatasetCheck, files: Sequence[CaseFiles], raw: Path, output: Path, *, n_processes: int
+def _draw_pictures(
+    check: DatasetCheck,
+    files: Sequence[CaseFiles],
+    description: Description,
+    output: Path,
+    n_processes: int,
 ) -> list[Path]:
-    """Write contact sheets of every pair that can be read, and a picture of each flagged one.
-
-    Returns:
-        The contact sheets.
-    """
-    from gdmnet.data.raw import read_description
+    """Write contact sheets, which are returned, and a picture of each flagged case."""
     from gdmnet.datasets.pair_picture import draw_pair, draw_thumbnail, save_contact_sheets
     from gdmnet.datasets.registration import move
     from gdmnet.parallel import map_cases, progress_bar
     from gdmnet.report.picture import save_picture
 
-    own = (output / f"{case.identifier}.png" for case in files)
-    for picture in (*output.glob("contact_sheet_*.png"), *own):  # of an earlier check
-        picture.unlink(missing_ok=True)
-    description = read_description(raw)
+    earlier = {f"{case.identifier}.png" for case in files}
+    for picture in output.glob("*.png"):  # others may be somebody's
+        if picture.name in earlier or picture.match("contact_sheet_*.png"):
+            picture.unlink()
     pairs = zip(files, check.cases, strict=True)
     readable = [(case, found) for case, found in pairs if found.overlap is not None]
     for case, found in progress_bar([(c, f) for c, f in readable if f.flags], "pictures"):
@@ -133,24 +145,7 @@ def draw_pictures(
     return save_contact_sheets(named, output, heading=heading)
 
 
-def register(
-    check: DatasetCheck, files: Sequence[CaseFiles], raw: Path, number: str, *, n_processes: int
-) -> str:
-    """Write the registered copy; returns what to say about it.
-
-    Raises:
-        DatasetError: the number is impossible or taken.
-    """
-    from gdmnet.datasets.conversion import new_dataset
-    from gdmnet.datasets.registration import write_registered
-
-    copy = new_dataset(raw.parent, number, f"{raw.name[11:]}Registered")
-    found = {case.identifier: case.alignments for case in check.cases}
-    moved = write_registered(raw, copy, files, found, n_processes=n_processes)
-    return f"written: {copy}, moved: {', '.join(moved) or 'nothing'}"
-
-
-def table(check: DatasetCheck) -> list[str]:
+def _table(check: DatasetCheck) -> list[str]:
     """A row a case, then every complaint and flag in a line."""
     rows = [("case", "Dice", "mm", "degrees", "mirrored fits", ""), *map(_row, check.cases)]
     flags = [f"{case.identifier}: {flag}" for case in check.cases for flag in case.flags]
@@ -170,19 +165,10 @@ def _row(case: CaseFacts) -> tuple[str, ...]:
     return case.identifier, overlap, *numbers, "look" if case.flags else ""
 
 
-def check_encoder(
+def _check_encoder(
     dataset: str, configuration: str, fold: str, roots: Roots, choice: EncoderSettings, *, seed: int
 ) -> list[str]:
-    """Measure an encoder on patches of a fold's training targets, on the CPU.
-
-    "self" is read, not trained; `seed` is of the patches and of random weights.
-
-    Returns:
-        Where it came from and a table of measures, in lines.
-
-    Raises:
-        GdmnetError: an unknown dataset, configuration or fold; an encoder that does not fit.
-    """
+    """Where an encoder came from, and measures of it on patches of a fold's training targets."""
     from gdmnet.training import feature_encoder
     from gdmnet.training.feature_encoder import prepare_encoder
     from gdmnet.training.run import describe_training
@@ -193,7 +179,7 @@ def check_encoder(
     patch = feature_encoder.pretraining_patch(training.configuration.patch_size)
     examined = replace(training.configuration, patch_size=patch)
     training = replace(training, configuration=examined)
-    if choice.name == "self" and choice.weights is None:
+    if choice.name == "self" and choice.weights is None:  # is read, not trained
         choice = replace(choice, weights=training.encoder_folder / feature_encoder.ENCODER_FILE)
     encoder = prepare_encoder(training, choice)
     control = prepare_encoder(training, EncoderSettings("random"))

@@ -12,7 +12,7 @@ from gdmnet import codec
 from gdmnet.commands.terminal import CommandParser, add_path, command, new_parser, roots_from
 from gdmnet.datasets.settings import RESAMPLE, SeriesChoice
 from gdmnet.errors import DatasetError
-from gdmnet.settings import add_settings, settings_from
+from gdmnet.settings import Settings, add_settings, setting, settings_from
 from gdmnet.table import text_table
 
 if TYPE_CHECKING:
@@ -37,20 +37,30 @@ Patients without a CT become test cases."""
 
 
 @dataclass(frozen=True)
-class FoundCases:
-    """What a kind of input holds: what can be written, and its name unless another is given.
+class ConversionOptions(Settings):
+    """What is asked of every kind of input."""
 
-    Attributes:
-        patients: case -> the patient it is of, where a patient may have several.
-        called: what a user calls a patient -> case.
-        mapping: case -> who it is, if that is to be written.
-    """
+    name: str | None = setting(None, "of the dataset (default: from what it holds)")
+    test: tuple[str, ...] = setting(
+        (),
+        "cases or patients for imagesTs and targetsTs; all of a patient go there",
+        metavar="CASE",
+    )
+    test_fraction: float = setting(
+        0.0, "share of the patients for the test, drawn by seed", metavar="F"
+    )
+    seed: int = setting(0, "of the drawn patients", least=0)
+
+
+@dataclass(frozen=True)
+class FoundCases:
+    """What a kind of input holds: what can be written, and its name unless another is given."""
 
     conversion: Conversion
     name: str
-    patients: dict[str, str] = field(default_factory=dict)
-    called: dict[str, str] = field(default_factory=dict)
-    mapping: dict[str, Any] = field(default_factory=dict)
+    patients: dict[str, str] = field(default_factory=dict)  # by case, where one may have several
+    called: dict[str, str] = field(default_factory=dict)  # case by what a user calls the patient
+    mapping: dict[str, Any] = field(default_factory=dict)  # case -> who it is, if that is asked
 
 
 def build_parser() -> CommandParser:
@@ -70,14 +80,9 @@ def _new_parser(
     parser.add_dataset_arguments("dataset", required=1)
     action = "append" if several else "store"
     add_path(parser, "-i", "inputs", inputs, metavar="IN", action=action, required=True)
-    parser.add_argument("--name", help="of the dataset (default: from what it holds)")
+    add_settings(parser, ConversionOptions)
     text = "print what was found and write nothing"
     parser.add_argument("--dry-run", action="store_true", help=text)
-    text = "cases or patients for imagesTs and targetsTs; all of a patient go there"
-    parser.add_argument("--test", nargs="+", default=(), metavar="CASE", help=text)
-    text = "share of the patients for the test, drawn by seed (default: %(default)s)"
-    parser.add_argument("--test-fraction", type=float, default=0.0, metavar="F", help=text)
-    parser.add_argument("--seed", type=int, default=0, help="of the drawn patients")
     parser.add_shared_options(roots=("raw",))
     return parser
 
@@ -127,23 +132,22 @@ def main(args: argparse.Namespace) -> int:
     find = {"dicom": _find_dicom, "pairs": _find_pairs, "synthrad": _find_synthrad}[args.command]
     from gdmnet.datasets.conversion import new_dataset, set_apart, write_dataset
 
-    raw = roots_from(args).raw
-    new_dataset(raw, args.dataset, args.name or "Name")  # refused before the long look
+    raw, options = roots_from(args).raw, settings_from(args, ConversionOptions)
+    new_dataset(raw, args.dataset, options.name or "Name")  # refused before the long look
     found = find(args)
-    test = [found.called.get(name, name) for name in args.test]
-    conversion = set_apart(
-        found.conversion, found.patients, test, fraction=args.test_fraction, seed=args.seed
-    )
+    test = [found.called.get(name, name) for name in options.test]
+    share, seed = options.test_fraction, options.seed
+    conversion = set_apart(found.conversion, found.patients, test, fraction=share, seed=seed)
     if conversion.testing:
         print(f"for the test: {', '.join(case.identifier for case in conversion.testing)}")
     if args.dry_run:
         how = "; if the pairs are right, say --yes" if args.command == "pairs" else ""
         print(f"nothing was written{how}")
         return 0
-    folder = new_dataset(raw, args.dataset, args.name or found.name)
-    write_dataset(conversion, folder, n_processes=args.n_processes)
-    if found.mapping:
+    folder = new_dataset(raw, args.dataset, options.name or found.name)
+    if found.mapping:  # first: without it nobody knows whose the cases of the dataset are
         codec.save(found.mapping, args.mapping, private=True)
+    write_dataset(conversion, folder, n_processes=args.n_processes)
     print(f"{folder} is written; next: gdm_check {args.dataset}")
     return 0
 

@@ -142,10 +142,13 @@ def _call(name: str, *arguments: object) -> None:
 
 
 def _fresh_folders(output: Path, *, overwrite: bool) -> list[str]:
-    """Remove what an earlier demo left, if that is allowed; the options of the three roots."""
+    """Remove what an earlier demo left, if that is allowed; the options of the three roots.
+
+    The output may be a folder of the user's own datasets: they stay.
+    """
     roots = [folders.RAW, folders.PREPROCESSED, folders.RESULTS]
-    for name in (*roots, "predictions"):
-        folder = output / name
+    made = [output / name / DATASET for name in roots]
+    for folder in (*made, *(output / "predictions" / name for name in (BASELINE, *METHODS))):
         if folder.exists() and not overwrite:
             raise OutputError(
                 f"{folder} is there already; add --overwrite to throw this demo away, or choose"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import ast
 import contextlib
+import os
 import re
 from collections.abc import Mapping, Sequence
 from importlib import metadata
@@ -42,11 +43,11 @@ def build_parser() -> argparse.ArgumentParser:
 def main(args: argparse.Namespace) -> int:
     """Entry point of gdm_info."""
     if args.devices:
-        print(devices())
+        print(_devices())
     elif args.encoders:
-        print(encoders())
+        print(_encoders())
     elif args.log is not None:
-        print(log_as_csv(args.log), end="")
+        print(_log_as_csv(args.log), end="")
     else:
         print(run(find_roots(args.raw, args.preprocessed, args.results)))
     return 0
@@ -63,16 +64,14 @@ def run(roots: Roots) -> str:
     return _sections(sections)
 
 
-def devices() -> str:
-    """What `gdm_info --devices` prints: versions, and every device that computes here."""
+def _devices() -> str:
     from gdmnet.models.device import describe_devices, versions
 
     found = versions() | {name: _version(name) for name in _PACKAGES}
     return _sections({"versions": [*found.items()], "devices": [*describe_devices().items()]})
 
 
-def encoders() -> str:
-    """What `gdm_info --encoders` prints: every feature encoder and what it needs."""
+def _encoders() -> str:
     from gdmnet.encoders import ENCODERS, published_weights
     from gdmnet.encoders.catalogue import FAMILIES
 
@@ -92,13 +91,7 @@ def encoders() -> str:
     return _sections(blocks)
 
 
-def log_as_csv(fold: Path) -> str:
-    """What `gdm_info --log` prints: the records of a fold's log.jsonl, and their names above.
-
-    Raises:
-        CheckpointError: nothing was logged there.
-        PlanError: a line is no record of an epoch.
-    """
+def _log_as_csv(fold: Path) -> str:
     from gdmnet.training import log
 
     records = log.read(fold)
@@ -155,10 +148,20 @@ def _models(results: Path) -> list[tuple[Cell, ...]]:
     header = "dataset", "objective", "configuration", "folds", "size", "bias correction"
     rows: list[tuple[Cell, ...]] = [(*header, "validation MAE")]
     for model in folders.finished_models(results):
-        size = sum(path.stat().st_size for path in model.folder.rglob("*") if path.is_file())
-        known = ", ".join(model.folds), f"{size / 2**20:.1f} MiB", *_correction_and_mae(model)
+        size = f"{_n_bytes(model.folder) / 2**20:.1f} MiB"
+        known = ", ".join(model.folds), size, *_correction_and_mae(model)
         rows.append((*model[:3], *known))
     return rows if len(rows) > 1 else [("none is finished; train one with gdm_train",)]
+
+
+def _n_bytes(folder: Path) -> int:
+    """Of all files; what a training at work takes away meanwhile counts nothing."""
+    n_bytes = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                n_bytes += Path(place, name).stat().st_size
+    return n_bytes
 
 
 def _correction_and_mae(model: folders.FinishedModel) -> tuple[Cell, Cell]:

@@ -143,10 +143,18 @@ def _planned(dataset: _RawDataset, options: PlanOptions) -> tuple[Plan, Fingerpr
     from gdmnet.planning.table import plan_table
 
     existing = codec.load(Plan, dataset.plan) if dataset.plan.is_file() else None
-    known = dataset.measured() if existing is not None and not options.replan else None
+    known = None
+    if existing is not None and not options.replan:
+        known = dataset.measured()
+        _refuse_contradictions(dataset, existing, known, options)
     correction = options.bias_correction or (known.bias_correction if known else "none")
     fingerprint = _measure(dataset, correction, options.n_processes)
-    plan = _plan(dataset, fingerprint, existing, options)
+    if existing is None or options.replan:
+        plan = _new_plan(dataset, fingerprint, existing, options)
+    else:
+        plan = existing
+        _refuse_changed_dataset(dataset, known, fingerprint)
+        print(f"{dataset.plan} is kept (--replan makes it anew)", file=sys.stderr)
     for configuration in options.configurations or ():
         plan.configuration(configuration)  # an unknown one is refused before anything is written
     if options.dry_run or plan is not existing:
@@ -164,7 +172,7 @@ def _shared_plan(dataset: _RawDataset, options: PlanOptions) -> tuple[Plan, Fing
     """The plan of several processes: the first one makes it, the others wait for that.
 
     Raises:
-        PlanError: an option that would undo the others' work.
+        PlanError: an option that would undo the others' work, or that contradicts the plan.
     """
     if options.replan or options.overwrite:
         raise PlanError(
@@ -174,7 +182,9 @@ def _shared_plan(dataset: _RawDataset, options: PlanOptions) -> tuple[Plan, Fing
     with files.lock_when_free(dataset.folder):
         if not (dataset.folder / folders.SPLITS_JSON).is_file():  # what is written last
             return _planned(dataset, options)
-    return codec.load(Plan, dataset.plan), codec.load(Fingerprint, dataset.fingerprint)
+    plan, known = codec.load(Plan, dataset.plan), codec.load(Fingerprint, dataset.fingerprint)
+    _refuse_contradictions(dataset, plan, known, options)
+    return plan, known
 
 
 def _refuse_changed(dataset: _RawDataset, fingerprint: Fingerprint) -> None:
@@ -216,13 +226,10 @@ def _measure(dataset: _RawDataset, bias_correction: str, n_processes: int) -> Fi
     return summarise(dataset.raw.name, measured, **how)
 
 
-def _plan(
+def _new_plan(
     dataset: _RawDataset, fingerprint: Fingerprint, existing: Plan | None, options: PlanOptions
 ) -> Plan:
-    if existing is not None and not options.replan:
-        _refuse_contradictions(dataset, existing, fingerprint, options)
-        print(f"{dataset.plan} is kept (--replan makes it anew)", file=sys.stderr)
-        return existing
+    """A plan by what was measured; hand-made configurations are kept."""
     from gdmnet.models.device import find_device, memory_gb  # torch only when a plan is made
     from gdmnet.planning.planner import PLANNED, make_plan
 
@@ -239,9 +246,8 @@ def _plan(
 
 
 def _refuse_contradictions(
-    dataset: _RawDataset, existing: Plan, found: Fingerprint, options: PlanOptions
+    dataset: _RawDataset, existing: Plan, known: Fingerprint | None, options: PlanOptions
 ) -> None:
-    known = dataset.measured()
     for option, wanted, made in (
         ("--preset", options.preset, existing.preset),
         ("--memory", options.memory_gb, existing.memory_gb),
@@ -250,6 +256,11 @@ def _refuse_contradictions(
         if wanted not in (None, made):
             again = f"add --replan to plan anew with {wanted}"
             raise PlanError(f"{dataset.plan} was made with {option} {made}; {again}")
+
+
+def _refuse_changed_dataset(
+    dataset: _RawDataset, known: Fingerprint | None, found: Fingerprint
+) -> None:
     if known is not None and not any(case.digests for case in known.cases):  # of an older version
         found = replace(found, cases=tuple(replace(case, digests={}) for case in found.cases))
     if known not in (None, found):

@@ -108,7 +108,7 @@ def main(args: argparse.Namespace) -> int:
     choice, options = settings_from(args, ModelChoice), settings_from(args, PredictionOptions)
     settings = settings_from(args, PredictionSettings)
     if args.watch is not None:
-        watch_folder(args.watch, args.output, roots_from(args), choice, settings, options)
+        _watch(args.watch, args.output, roots_from(args), choice, settings, options)
     result = run(args.inputs, args.output, roots_from(args), choice, settings, options)
     n_done, n_kept, n_failed = map(len, (result.predicted, result.skipped, result.failed))
     print(f"{n_done} predicted, {n_kept} there already, {n_failed} failed: {args.output}")
@@ -145,7 +145,7 @@ def run(
     return _translate(translator, inputs, output, options)
 
 
-def watch_folder(
+def _watch(
     watched: Path,
     output: Path,
     roots: Roots,
@@ -153,10 +153,7 @@ def watch_folder(
     settings: PredictionSettings,
     options: PredictionOptions,
 ) -> NoReturn:
-    """Predict what arrives in a folder until the process is stopped; arguments as for `run`.
-
-    Predictions that are there are kept, so that a restart does nothing twice.
-    """
+    """Predict what arrives in a folder; what is there is kept: a restart does nothing twice."""
     from gdmnet.inference.predict import watch
 
     if options.overwrite or options.data_consistency:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import shlex
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gdmnet import codec
-from gdmnet.commands.terminal import add_path, guarded, new_parser, roots_from
+from gdmnet.commands.terminal import add_path, command, new_parser, roots_from
 from gdmnet.errors import SettingError
 from gdmnet.folders import SUMMARY_JSON, fold_folder, n_default_processes
 from gdmnet.metrics.conventions import EvaluationSettings
@@ -55,46 +54,50 @@ def build_parser() -> argparse.ArgumentParser:
     text = "the report to write (default: report.html among the predictions, or in the fold)"
     add_path(parser, "-o", "output", text, metavar="FILE")
     add_settings(parser, EvaluationSettings, _EVALUATION)
-    parser.add_dataset_arguments("dataset", "configuration", "fold", required=0, fold="0")
+    parser.add_dataset_arguments("dataset", "configuration", "fold", required=0)
     parser.usage = "%(prog)s -p DIR [options], or %(prog)s [DATASET] [CONFIGURATION] [FOLD]"
     add_settings(parser, ModelChoice, ("objective", "model"))
     parser.add_shared_options(roots=("raw", "results"))
     return parser
 
 
-def main(argv: list[str] | None = None) -> int:
+@command(build_parser)
+def main(args: argparse.Namespace) -> int:
     """Entry point of gdm_report."""
-    args = build_parser().parse_args(argv)
-    typed = shlex.join(["gdm_report", *(sys.argv[1:] if argv is None else argv)])
+    from gdmnet.data.dicom_partners import partner_folders
+    from gdmnet.report.cases import ReportFolders
 
-    def body() -> int:
-        from gdmnet.data.dicom_partners import partner_folders
-        from gdmnet.report.cases import ReportFolders
+    settings = EvaluationSettings()
+    if args.predictions is None:
+        fold, raw = _find_validation(args)
+        found, output, title = _validation_folders(fold, raw), fold / REPORT_HTML, _title([fold])
+        if (fold / SUMMARY_JSON).is_file():
+            settings = _scored_by(_summary_of(fold))
+    else:
+        _refuse_choice(args)
+        found = ReportFolders(args.predictions, args.targets, args.sources, args.masks)
+        output = args.predictions / REPORT_HTML
+        title = f"Predictions in {args.predictions.resolve().name}"
+    settings = replace(settings, **given_settings(args, EvaluationSettings))
+    if found.targets is None and (args.regions or settings.wepl):
+        raise SettingError("--regions and --wepl compare with targets: give them by -r")
+    output = args.output or output
+    with partner_folders(found.predictions, found.sources, found.targets, print) as partners:
+        images = replace(found, sources=partners[0], targets=partners[1], regions=args.regions)
+        _write(
+            [images],
+            output,
+            settings,
+            shlex.join(["gdm_report", *args.typed]),
+            title=title,
+            has_files=partners[0] == found.sources,
+            n_processes=args.n_processes,
+        )
+    print(f"written: {output} ({output.stat().st_size / 1e6:.1f} MB)")
+    return 0
 
-        given = given_settings(args, EvaluationSettings)
-        if args.predictions is None:
-            title, scored_by = _find_validation(args)
-            given = scored_by | given
-        elif args.dataset is not None:
-            raise SettingError(f"-p says where predictions lie: leave {args.dataset} out")
-        else:
-            title = f"Predictions in {args.predictions.resolve().name}"
-        if args.targets is None and (args.regions or given.get("wepl")):
-            raise SettingError("--regions and --wepl compare with targets: give them by -r")
-        places = args.sources, args.targets
-        output = args.output or args.predictions / REPORT_HTML
-        how: dict[str, Any] = {"title": title, "n_processes": args.n_processes}
-        with partner_folders(args.predictions, *places, print) as (sources, targets):
-            found = ReportFolders(args.predictions, targets, sources, args.masks, args.regions)
-            has_files, settings = sources == places[0], EvaluationSettings(**given)
-            write_report([found], output, settings, typed, has_files=has_files, **how)
-        print(f"written: {output} ({output.stat().st_size / 1e6:.1f} MB)")
-        return 0
 
-    return guarded(body)
-
-
-def write_report(
+def _write(
     folders: Sequence[ReportFolders],
     output: Path,
     settings: EvaluationSettings,
@@ -105,17 +108,10 @@ def write_report(
     has_files: bool = True,
     n_processes: int,
 ) -> None:
-    """Evaluate predictions, pack their images, and write the page.
+    """Evaluate predictions, unless a summary tells how they did; pack their images, and write.
 
-    Args:
-        folders: where the images lie; several, whose cases differ, need a summary.
-        output: the file.
-        settings: of the evaluation.
-        typed: the command line, for the page.
-        title: of the page.
-        summary: of an evaluation by these settings that was done already.
-        has_files: the sources are the files that were translated, whose checksums are recorded.
-        n_processes: that evaluate and pack.
+    Several folders, whose cases differ, need a summary. If it `has_files`, the sources are those
+    that were translated, whose checksums are recorded.
     """
     from gdmnet.metrics.evaluation import EvaluationFolders, evaluate_folders
     from gdmnet.report.cases import PREDICTION, find_cases
@@ -152,20 +148,17 @@ def report_validation(
         typed: the command line, for the page.
         summary: of all folds; None reads that of the only one.
     """
-    from gdmnet.metrics.summary import Summary
-
     newest = max((fold / SUMMARY_JSON).stat().st_mtime for fold in folds)
     if output.is_file() and output.stat().st_mtime >= newest:
         return
-    summary = summary or codec.load(Summary, folds[0] / SUMMARY_JSON)
-    settings = EvaluationSettings(summary.convention, summary.match_intensity)
-    title, places = _validation_title(folds), [validation_folders(fold, raw) for fold in folds]
-    n = min(n_default_processes(), 1 + len(summary.cases) // 4)
-    write_report(places, output, settings, typed, title=title, summary=summary, n_processes=n)
+    summary = summary or _summary_of(folds[0])
+    title, places = _title(folds), [_validation_folders(fold, raw) for fold in folds]
+    how, n = _scored_by(summary), min(n_default_processes(), 1 + len(summary.cases) // 4)
+    _write(places, output, how, typed, title=title, summary=summary, n_processes=n)
 
 
-def validation_folders(fold: Path, raw: Path) -> ReportFolders:
-    """Where the images of a fold's validation lie: in its folder and in the raw dataset."""
+def _validation_folders(fold: Path, raw: Path) -> ReportFolders:
+    """In the fold's folder and in the raw dataset."""
     from gdmnet.report.cases import ReportFolders
 
     masks = raw / "masksTr"
@@ -174,28 +167,31 @@ def validation_folders(fold: Path, raw: Path) -> ReportFolders:
     return ReportFolders(fold / "validation", *images)
 
 
-def _validation_title(folds: Sequence[Path]) -> str:
+def _title(folds: Sequence[Path]) -> str:
     return f"Validation of {folds[0].parent.name}, {', '.join(fold.name for fold in folds)}"
 
 
-def _find_validation(args: argparse.Namespace) -> tuple[str, dict[str, Any]]:
-    """Put the folders of a fold's validation into the arguments.
-
-    Returns:
-        The page's title, and the settings that it was scored by.
-    """
+def _summary_of(fold: Path) -> Summary:
     from gdmnet.metrics.summary import Summary
 
+    return codec.load(Summary, fold / SUMMARY_JSON)
+
+
+def _scored_by(summary: Summary) -> EvaluationSettings:
+    return EvaluationSettings(summary.convention, summary.match_intensity)
+
+
+def _find_validation(args: argparse.Namespace) -> tuple[Path, Path]:
+    """The folders of the fold that is meant and of its raw dataset."""
     if args.targets or args.sources or args.masks:
         raise SettingError("-r, -s and --masks belong to predictions: give their folder by -p")
     roots = roots_from(args)
     model = find_model(settings_from(args, ModelChoice), roots.results)
-    fold = fold_folder(model, *choose_folds(model, [args.fold]))
-    found = validation_folders(fold, roots.raw / model.parent.name)
-    args.predictions, args.targets = found.predictions, found.targets
-    args.sources, args.masks = found.sources, found.masks
-    args.output = args.output or fold / REPORT_HTML
-    scored_by = {}
-    if (fold / SUMMARY_JSON).is_file():
-        scored_by["match_intensity"] = codec.load(Summary, fold / SUMMARY_JSON).match_intensity
-    return _validation_title([fold]), scored_by
+    fold = fold_folder(model, *choose_folds(model, [args.fold or "0"]))
+    return fold, roots.raw / model.parent.name
+
+
+def _refuse_choice(args: argparse.Namespace) -> None:
+    for word in (*given_settings(args, ModelChoice).values(), args.fold):
+        if word is not None:
+            raise SettingError(f"-p says where predictions lie: leave {word} out")

@@ -78,28 +78,20 @@ def main(args: argparse.Namespace) -> int:
         raise SettingError("give the new dataset's number; -o and --scan go with --from-sinograms")
     if args.from_sinograms:
         geometry = args.scan or args.inputs.with_suffix(".json")
-        reconstruct(args.inputs, geometry, args.output, **scan)
+        _reconstruct(args.inputs, geometry, args.output, **scan)
         print(f"written: {args.output}")
         return 0
     settings = ScanSettings(**usual_settings(scan))
     chosen = SimulationOptions(**options, n_processes=args.n_processes)
-    run(args.inputs, roots_from(args).raw, args.dataset, settings, chosen)
+    _simulate(args.inputs, roots_from(args).raw, args.dataset, settings, chosen)
     print(f"next: gdm_plan_and_preprocess {args.dataset}")
     return 0
 
 
-def run(
+def _simulate(
     cts: Path, raw: Path, dataset: str, settings: ScanSettings, options: SimulationOptions
 ) -> None:
-    """Make one dataset for each number of views, and say how many cases are new.
-
-    `dataset` is the number of the first one, 0 to 999; the others follow. The views are taken from
-    the options.
-
-    Raises:
-        GdmnetError: no CT, no HU, a number that is taken, other settings in a dataset that is
-            there, a folder that cannot be written.
-    """
+    """Make a dataset for each number of views: `dataset` is the number of the first one."""
     from gdmnet.datasets import sparse_view
     from gdmnet.datasets.conversion import new_dataset, number_and_name
 
@@ -122,12 +114,7 @@ def run(
         print(f"{folder}: {len(made)} cases simulated, {n_kept} there already")
 
 
-def reconstruct(sinogram: Path, scan: Path, output: Path, *, filter: str = "hann") -> None:
-    """Reconstruct line integrals by filtered back-projection, and write them in HU as int16.
-
-    Raises:
-        DatasetError: a file that is missing, broken, or does not fit the other; an unknown ending.
-    """
+def _reconstruct(sinogram: Path, scan: Path, output: Path, *, filter: str = "hann") -> None:
     from gdmnet.data.case import Volume
     from gdmnet.data.case_files import ending_of
     from gdmnet.data.volume import write_volume

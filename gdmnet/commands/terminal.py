@@ -24,8 +24,9 @@ from gdmnet.training.settings import EncoderSettings
 _DATASET_OPTIONS = {
     "dataset": ("-d", "ID", "501 or Dataset501_Name"),
     "configuration": ("-c", "NAME", "3d_fullres, 3d_lowres, ..."),
-    "fold": ("-f", "FOLD", "0, 1, ... or all"),
+    "fold": ("-f", "FOLD", "0, 1, ... or all (default: 0)"),
 }
+_SIGPIPE = 13  # which Windows does not have
 _LONGEST_PATH = 4096  # bytes, of Linux and most others
 _Body = Callable[[argparse.Namespace], int]
 _Main = Callable[..., int]
@@ -73,7 +74,6 @@ class CommandParser(argparse.ArgumentParser):
         self._words: tuple[str, ...] = ()  # what positional arguments mean, in their order
         self._several = False
         self._n_required = 0
-        self._word_defaults: dict[str, str] = {}
         self.commands: dict[str, CommandParser] = {}
 
     def add_commands(self, commands: dict[str, CommandParser]) -> None:
@@ -85,28 +85,23 @@ class CommandParser(argparse.ArgumentParser):
             self.epilog = f"{self.epilog or ''}\n  {parser.prog}: {parser.description}"
         self.add_argument("command", choices=list(commands), help="each has its own --help")
 
-    def add_dataset_arguments(
-        self, *names: str, required: int, several: bool = False, **defaults: str
-    ) -> None:
-        """Take dataset, configuration and fold by position or by -d, -c and -f.
+    def add_dataset_arguments(self, *names: str, required: int, several: bool = False) -> None:
+        """Take dataset, configuration and fold by position or by -d, -c and -f, or else as None.
 
         Args:
             names: of "dataset", "configuration", "fold", in this order.
             required: how many of them must be given.
             several: more than one dataset may be given, which is then a list; for no other names.
-            defaults: of those that need not.
         """
-        self._words, self._n_required, self._word_defaults = names, required, defaults
-        self._several = several
+        self._words, self._n_required, self._several = names, required, several
         words = (name if at < required else f"[{name}]" for at, name in enumerate(names))
         shown = " ".join(words).upper() + " ..." * several
         self.add_argument("words", nargs="*", metavar="WORD", help=f"{shown}, or by option:")
         self.usage = f"%(prog)s {shown} [options]"
         for name in names:
             flag, metavar, text = _DATASET_OPTIONS[name]
-            text += f" (default: {defaults[name]})" if name in defaults else ""
-            more: dict[str, Any] = {"nargs": "+" if several else None, "default": argparse.SUPPRESS}
-            self.add_argument(flag, dest=name, metavar=metavar, help=text, **more)
+            nargs = "+" if several else None
+            self.add_argument(flag, dest=name, metavar=metavar, nargs=nargs, help=text)
 
     def add_shared_options(
         self, *, roots: Sequence[str] = _ROOTS, processes: bool = True, images: bool = True
@@ -117,9 +112,9 @@ class CommandParser(argparse.ArgumentParser):
         -np, and `images` --nifti-form, for commands that read some.
         """
         if processes:
-            n: dict[str, Any] = {"dest": "n_processes", "default": n_default_processes()}
             text = "worker processes (default: %(default)s)"
-            self.add_argument("-np", type=positive_int, metavar="N", help=text, **n)
+            self.add_argument("-np", dest="n_processes", type=positive_int, metavar="N", help=text)
+            self.set_defaults(n_processes=n_default_processes())
         if images:
             text = "what places a NIfTI file whose two forms differ (default: it is refused)"
             self.add_argument("--nifti-form", action=_NiftiForm, choices=NIFTI_FORMS, help=text)
@@ -136,30 +131,32 @@ class CommandParser(argparse.ArgumentParser):
     def parse_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> argparse.Namespace:
-        """Parse, and give positional words to what no option has named."""
+        """Parse, and give positional words to what no option has named; `typed` has all words."""
         given = list(sys.argv[1:] if args is None else args)
         if self.commands:
             found = super().parse_args(given[:1], namespace)
             return self.commands[found.command].parse_args(given[1:], found)
         self._refuse_nnunet(given)
         self._refuse_names(given)
-        if not self._words:
-            return super().parse_args(given, namespace)
-        found = self.parse_intermixed_args(given, namespace)
-        if self._several and found.words:
-            found.dataset, found.words = [*found.words, *getattr(found, "dataset", ())], []
-        free = [name for name in self._words if not hasattr(found, name)]
+        parse = self.parse_intermixed_args if self._words else super().parse_args
+        found = parse(given, namespace)
+        found.typed = given
+        if self._several:
+            found.dataset = [*found.words, *(found.dataset or [])] or None
+        elif self._words:
+            self._name_words(found)
+        for name in self._words[: self._n_required]:
+            if getattr(found, name) is None:
+                flag, _, text = _DATASET_OPTIONS[name]
+                self.error(f"no {name} is given ({flag}: {text}); see {self.prog} --help")
+        return found
+
+    def _name_words(self, found: argparse.Namespace) -> None:
+        free = [name for name in self._words if getattr(found, name) is None]
         if len(found.words) > len(free):
             self.error(f"one word too many: {found.words[len(free)]}; see {self.prog} --help")
         for name, word in zip(free, found.words, strict=False):
             setattr(found, name, word)
-        for place, name in enumerate(self._words):
-            if not hasattr(found, name):
-                if place < self._n_required:
-                    flag, _, text = _DATASET_OPTIONS[name]
-                    self.error(f"no {name} is given ({flag}: {text}); see {self.prog} --help")
-                setattr(found, name, self._word_defaults.get(name))
-        return found
 
     def error(self, message: str) -> NoReturn:
         """Exit with 2 and one line."""
@@ -225,29 +222,40 @@ def positive_int(text: str) -> int:
     return value
 
 
-class _Stopped(KeyboardInterrupt):
-    """A signal that asks to stop, with its number."""
-
-
 def _stop(number: int, _: FrameType | None) -> None:
-    raise _Stopped(number)
+    raise KeyboardInterrupt(number)
+
+
+def _number_of(stop: KeyboardInterrupt) -> int:
+    """The signal's; Ctrl-C itself tells none."""
+    return stop.args[0] if stop.args else signal.SIGINT
 
 
 def _ask_again(ignored: sys.UnraisableHookArgs) -> None:
     """Stop once more: Python swallows what is raised while an object is collected."""
-    if not isinstance(ignored.exc_value, KeyboardInterrupt):
+    if isinstance(ignored.exc_value, KeyboardInterrupt):
+        stop = os.getpid(), _number_of(ignored.exc_value)
+        threading.Timer(0.1, os.kill, stop).start()
+    else:
         sys.__unraisablehook__(ignored)
-        return
-    number = ignored.exc_value.args[0] if ignored.exc_value.args else signal.SIGINT
-    threading.Timer(0.1, os.kill, (os.getpid(), number)).start()
+
+
+def _is_unread() -> bool:
+    """Whether who read what is printed has gone, as `head` does; the rest is then thrown away."""
+    try:
+        print(flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
 
 
 def guarded(run: Callable[[], int]) -> int:
     """Run a command's body and turn what the user can fix into one line on stderr and status 2.
 
     Ctrl-C, SIGTERM (docker stop) and SIGUSR1 (SLURM, before the time is up) stop it as an exception
-    does, so that files are cleaned up; the status is 128 and the signal's number. Any other
-    exception stays a traceback, because it is our fault.
+    does, so that files are cleaned up; the status is 128 and the signal's number, also where nobody
+    reads any more what is printed. Any other exception stays a traceback, because it is our fault.
     """
     from gdmnet.parallel import log_to_stderr  # not for --help
 
@@ -258,19 +266,23 @@ def guarded(run: Callable[[], int]) -> int:
     before = {number: signal.signal(number, _stop) for number in numbers}
     ignored, sys.unraisablehook = sys.unraisablehook, _ask_again
     try:
-        return run()
+        status = run()
+        sys.stdout.flush()
+        return status
     except GdmnetError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
         print("stopped", file=sys.stderr)
-        return 128 + (stop.args[0] if isinstance(stop, _Stopped) else signal.SIGINT)
+        return 128 + _number_of(stop)
     except OSError as error:
+        if isinstance(error, BrokenPipeError) and _is_unread():
+            return 128 + _SIGPIPE
         if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
             raise
         print(
-            f"error: {error.filename or 'output'}: cannot be written ({error.strerror});"
-            " check the folder's permissions and free space",
+            f"error: {error.filename or 'output'}: {error.strerror}; check the folder's permissions"
+            " and free space",
             file=sys.stderr,
         )
         return 2

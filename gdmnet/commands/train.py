@@ -89,7 +89,7 @@ def main(args: argparse.Namespace) -> int:
             print(f"finished: {folder}")
             if (folder / SUMMARY_JSON).is_file():
                 raw = where[3].raw / folder.parent.parent.name
-                _report([folder], raw, folder / REPORT_HTML)
+                _report([folder], raw, folder / REPORT_HTML, args.typed)
     return 0
 
 
@@ -105,15 +105,18 @@ def _train_all(args: argparse.Namespace, settings: TrainingSettings) -> int:
     if is_first_rank():
         print("\n".join(table(summary)))
         folds = [fold_folder(model, fold) for fold in finished_folds(model) if fold.isdecimal()]
-        _report(folds, roots.raw / model.parent.name, model / REPORT_HTML, summary)
+        raw, output = roots.raw / model.parent.name, model / REPORT_HTML
+        _report(folds, raw, output, args.typed, summary)
         print(f"finished: {model}\npredict with: gdm_predict -i in/ -o out/ -m {model}")
     return 0
 
 
-def _report(folds: Sequence[Path], raw: Path, output: Path, summary: Summary | None = None) -> None:
+def _report(
+    folds: Sequence[Path], raw: Path, output: Path, typed: list[str], summary: Summary | None = None
+) -> None:
     """Write a validation's report; the training is finished without it, too."""
     try:
-        report_validation(folds, raw, output, shlex.join(sys.argv), summary)
+        report_validation(folds, raw, output, shlex.join(["gdm_train", *typed]), summary)
         print(f"report: {output}")
     except GdmnetError as problem:
         print(f"no report: {problem}", file=sys.stderr)

@@ -62,8 +62,8 @@ def save_errors(cases: Sequence[CaseErrors], fold: Path) -> None:
     columns: dict[str, Any] = dict(
         zip(CaseErrors._fields, map(np.stack, zip(*cases, strict=True)), strict=True)
     )
-    with whole_file(fold / ERRORS_NPZ, ending=".npz", private=True) as aside:
-        np.savez_compressed(aside, **columns)
+    with whole_file(fold / ERRORS_NPZ, private=True) as aside, aside.open("wb") as handle:
+        np.savez_compressed(handle, **columns)
 
 
 def _load_errors(path: Path) -> list[CaseErrors]:

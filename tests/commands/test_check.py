@@ -57,13 +57,14 @@ def test_what_is_off_is_told_drawn_and_moved_in_a_copy(home, capsys):
 def test_a_sound_dataset_gives_status_zero_and_the_contact_sheet_alone(home, tmp_path, capsys):
     output = tmp_path / "mine"
     output.mkdir()
-    for name in ("phantom_01", "contact_sheet_7", "mine"):
-        (output / f"{name}.png").write_bytes(b"of an earlier check, or of mine")
+    for name in ("phantom_01.png", "contact_sheet_2.png"):
+        (output / name).write_bytes(b"of an earlier check")
+    (output / "mine.png").write_bytes(b"of somebody")
     roots = [f"--{name}={home / name}" for name in ("raw", "preprocessed", "results")]
     assert main(["-d", "998", "-np", "1", "-o", str(output), *roots]) == 0
     assert "0 of 3 cases flagged" in capsys.readouterr().out
-    left = {path.name for path in output.iterdir()}
-    assert left == {"check.json", "contact_sheet_1.png", "mine.png"}
+    left = {"check.json", "contact_sheet_1.png", "mine.png"}
+    assert {path.name for path in output.iterdir()} == left
 
 
 def test_integrity_complaints_are_told_too(home, tmp_path, capsys):
@@ -77,5 +78,6 @@ def test_integrity_complaints_are_told_too(home, tmp_path, capsys):
 
 def test_refusals(home, capsys):
     for options, text in ((["-d", "123"], "no dataset 123"), (["--register", "1000"], "0 to 999")):
-        assert call(home, *options) == 2
+        assert call(home, *options, "-o", str(home / "refused")) == 2
         assert text in capsys.readouterr().err
+    assert not (home / "refused").exists()  # before the long look

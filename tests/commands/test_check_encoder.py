@@ -49,7 +49,15 @@ def test_what_cannot_be_an_encoder_is_one_line(home, capsys, arguments, words):
     assert "Traceback" not in said
 
 
-@pytest.mark.parametrize("words", [["999", "--encoder", "random"], ["999", "3d_fullres"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["999", "--encoder", "random"],
+        ["999", "3d_fullres"],
+        ["999", "-f", "1"],
+        ["999", "3d_fullres", "--encoder", "random", "--register", "998"],
+    ],
+)
 def test_an_encoder_and_a_configuration_go_together(home, words, capsys):
     assert check.main([*words, *roots(home)]) == 2
     assert "--encoder" in capsys.readouterr().err

@@ -129,6 +129,11 @@ def test_a_mapping_is_written_on_request_only(patients):
     assert all((dataset(patients) / f"targetsTr/{case}.nii.gz").is_file() for case in told)
 
 
+def test_a_mapping_that_cannot_be_written_stops_before_the_dataset(patients, capsys):
+    said = refusal(patients, capsys, "--mapping", str(patients / "patient_a/ct"))
+    assert "cannot be written" in said
+
+
 def test_a_dry_run_prints_the_table_and_writes_nothing(patients, capsys):
     assert call(patients, "--dry-run") == 0
     assert "patient_b" in capsys.readouterr().out
@@ -450,8 +455,8 @@ def test_test_cases_are_set_apart_by_patient(patients, capsys, options):
     folder = dataset(patients)
     names = {p.name: case_name(only_series_of(p, "mr")) for p in patients.iterdir()}
     test = {path.name.removesuffix(".nii.gz") for path in (folder / "targetsTs").iterdir()}
-    said = capsys.readouterr().out.partition("for the test: ")[2]
-    assert all(name in said for name in test)
+    (told,) = (t for t in capsys.readouterr().out.splitlines() if t.startswith("for the test: "))
+    assert set(told.removeprefix("for the test: ").split(", ")) == test
     if options[0] == "--test":
         assert test == {names["patient_b"]}
     assert (names["patient_a"] in test) != (names["patient_b"] in test)
@@ -465,7 +470,7 @@ def test_impossible_test_cases_are_refused(patients, capsys):
     said = refusal(patients, capsys, "--test", "nobody")
     assert "--test nobody: no training case and no patient has this name" in said
     assert "no case is left for training" in refusal(patients, capsys, "--test", *NAMES)
-    assert "must lie in [0, 1)" in refusal(patients, capsys, "--test-fraction", "nan")
+    assert "must lie in [0, 1)" in refusal(patients, capsys, "--test-fraction", "1")
 
 
 def test_a_copied_patient_is_refused(patients, capsys):

@@ -64,6 +64,12 @@ def test_sessions_of_one_subject_stay_together(tmp_path):
     assert len(list((dataset / "imagesTs").iterdir())) == 2
 
 
+def test_a_seed_below_zero_is_refused_in_one_line(home, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        call(home, "--yes", "--test-fraction", "0.5", "--seed", "-1")
+    assert capsys.readouterr().err.endswith("seed must be at least 0, not -1\n")
+
+
 def test_images_without_a_partner_are_refused(home, capsys):
     assert call(home, "--yes") == 2
     assert "lina_CT.nii.gz: no partner" in capsys.readouterr().err

@@ -84,13 +84,15 @@ def test_an_earlier_demo_is_not_thrown_away_unasked(finished, capsys):
 
 def test_overwriting_removes_only_what_the_demo_made(tmp_path):
     raw = tmp_path / "gdmnet_raw"
-    raw.mkdir()
-    mine = tmp_path / "mine.txt"
-    mine.write_text("keep")
+    mine = [raw / "Dataset501_Mine", tmp_path / "gdmnet_results/Dataset501_Mine"]
+    mine.append(tmp_path / "predictions" / "mine")
+    made = [raw / demo.DATASET, tmp_path / "predictions" / "gdm"]
+    for folder in (*mine, *made):
+        folder.mkdir(parents=True)
     options = demo._fresh_folders(tmp_path, overwrite=True)
     assert options[0] == f"--raw={raw}"
-    assert not raw.exists()
-    assert mine.read_text() == "keep"
+    assert all(folder.is_dir() for folder in mine)
+    assert not any(folder.exists() for folder in made)
 
 
 @pytest.mark.parametrize(

@@ -177,7 +177,7 @@ def test_depths_and_regions_of_a_ct(folders, capsys):
     assert ["2", "50.0", "50.0"] in told
     with pytest.raises(SystemExit, match="2"):
         call(folders, "--wepl", "0,x")
-    assert "'x' is not a number" in capsys.readouterr().err
+    assert "wepl must be a number, not 'x'" in capsys.readouterr().err
 
 
 def test_depths_need_hounsfield_units(folders, capsys):

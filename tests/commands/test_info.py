@@ -53,6 +53,16 @@ def test_a_damaged_validation_does_not_hide_the_model(tmp_path, models):
     assert row.endswith("-")
 
 
+def test_a_file_that_goes_while_its_size_is_asked_counts_nothing(tmp_path, models, monkeypatch):
+    folder, is_file = models.make_model(tmp_path), Path.is_file
+    part = folder / "fold_1" / ".checkpoint_latest.pt.part"
+    part.parent.mkdir()
+    part.symlink_to("gone")
+    monkeypatch.setattr(Path, "is_file", lambda path: path == part or is_file(path))
+    _, row = lines(run(find_roots(results=tmp_path)), "Dataset501_Test")
+    assert "MiB" in row
+
+
 def test_folders_are_shown_with_their_origin(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine" / "Dataset501_A").mkdir(parents=True)

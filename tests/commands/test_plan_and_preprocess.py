@@ -229,6 +229,8 @@ def test_parts_share_one_plan_and_their_cases(raw_home, tmp_path, capsys):
         assert np.array_equal(*(case.target[:] for case in stored))
     assert not list(home.rglob(".*"))
     capsys.readouterr()
+    assert plan(shared, "--memory", "3", "--num-parts", "2", "--part-id", "0") == 2
+    assert "was made with --memory" in capsys.readouterr().err
     for option in ("--replan", "--overwrite"):
         assert plan(shared, option, "--num-parts", "2", "--part-id", "0") == 2
         assert "without parts" in capsys.readouterr().err

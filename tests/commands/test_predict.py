@@ -10,7 +10,7 @@ from gdmnet.folders import Roots
 from gdmnet.inference.sliding import ENSEMBLES
 from gdmnet.models.card import PredictionSettings
 from gdmnet.models.select import ModelChoice
-from gdmnet.settings import checked
+from gdmnet.settings import make_settings
 
 
 @pytest.fixture
@@ -151,7 +151,7 @@ def test_the_names_of_options_are_those_of_what_they_choose_from():
         (ENSEMBLES, PredictionSettings, "ensemble"),
     ):
         with pytest.raises(SettingError, match=f"take one of {', '.join(names)}$"):
-            checked(kind, name, "none of them")
+            make_settings(kind, {name: "none of them"})
 
 
 def test_a_dataset_is_named_by_position_or_option(place, models):

@@ -1,3 +1,4 @@
+import errno
 import os
 import signal
 import subprocess
@@ -6,7 +7,7 @@ import sys
 import pytest
 
 from gdmnet.commands import plan_and_preprocess
-from gdmnet.commands.terminal import new_parser
+from gdmnet.commands.terminal import guarded, new_parser
 from gdmnet.errors import DatasetError
 from gdmnet.folders import nifti_form
 
@@ -14,7 +15,7 @@ from gdmnet.folders import nifti_form
 @pytest.fixture
 def parser():
     parser = new_parser("gdm_some: a command.")
-    parser.add_dataset_arguments("dataset", "configuration", "fold", required=2, fold="0")
+    parser.add_dataset_arguments("dataset", "configuration", "fold", required=2)
     parser.add_argument("--objective")
     parser.add_argument("--levels", nargs="+")
     parser.add_shared_options(roots=())
@@ -48,8 +49,10 @@ def test_several_datasets_are_named_alike(words):
         parser.parse_args([])
 
 
-def test_what_need_not_be_given_has_its_default(parser):
-    assert parser.parse_args(["501", "3d_fullres"]).fold == "0"
+def test_what_need_not_be_given_is_none_and_all_words_are_kept(parser):
+    words = ["501", "3d_fullres", "--objective", "gdm"]
+    found = parser.parse_args(words)
+    assert (found.fold, found.typed) == (None, words)
 
 
 @pytest.mark.parametrize(
@@ -99,6 +102,36 @@ def test_a_signal_stops_a_command_as_ctrl_c_does(name):
     process.send_signal(number)
     assert process.communicate() == ("cleaned up\n", "stopped\n")
     assert process.returncode == 128 + number
+
+
+UNREAD = """
+import sys
+from gdmnet.commands.terminal import guarded
+sys.exit(guarded(lambda: print("line\\n" * int(sys.argv[1])) or 0))
+"""
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("n_lines", [10, 100_000])  # in a buffer to the end, and written before
+def test_a_reader_that_has_gone_is_no_traceback(n_lines, unbuffered, monkeypatch):
+    monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-c", UNREAD, str(n_lines)]
+    with os.fdopen(write, "w") as pipe:
+        done = subprocess.run(command, stdout=pipe, stderr=subprocess.PIPE, check=False)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_what_may_not_be_read_is_one_line_that_does_not_call_it_written(capsys):
+    def body():
+        raise PermissionError(errno.EACCES, "Permission denied", "imagesTr")
+
+    assert guarded(body) == 2
+    said = capsys.readouterr().err
+    assert said == (
+        "error: imagesTr: Permission denied; check the folder's permissions and free space\n"
+    )
 
 
 SWALLOWED = """
