@@ -32,12 +32,17 @@ def cut_out(
 def data_range(reference: NDArray, mask: NDArray) -> DataRange:
     """The range that PSNR and SSIM refer to.
 
-    References in HU (minimum at most -500) have the fixed range -1024 to 3071; all others the
-    percentiles 0.5 to 99.5 of the reference inside the mask.
+    References in HU (minimum at most -500) have the fixed range -1024 to 3071; all others
+    `value_range` of the reference inside the mask.
     """
     if is_ct_like(reference):
         return DataRange(CT_LOW, CT_RANGE)
-    low, high = np.percentile(reference[mask != 0], (0.5, 99.5))
+    return value_range(reference[mask != 0])
+
+
+def value_range(values: NDArray) -> DataRange:
+    """From the percentile 0.5 to 99.5."""
+    low, high = np.percentile(values, (0.5, 99.5))
     return DataRange(float(low), float(high - low))
 
 
