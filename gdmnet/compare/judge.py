@@ -91,14 +91,11 @@ def thin_subjects(subjects: Sequence[Subject], most: int = MOST_SUBJECTS) -> Ite
 
 @dataclass(frozen=True)
 class Judge:
-    """An encoder, and how images (n, 1, z, y, x) are shown to it: as (image - centre) / scale.
-
-    `patch` are the voxels (z, y, x) that a row of features comes from.
-    """
+    """An encoder, and how images (n, 1, z, y, x) are shown to it: as (image - centre) / scale."""
 
     description: str
     encoder: FrozenEncoder
-    patch: Shape
+    patch: Shape  # voxels (z, y, x) that a row of features comes from
     centre: float
     scale: float
 
