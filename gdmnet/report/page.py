@@ -289,7 +289,7 @@ def _row(case_number: int, page: CasePage, columns: list[_Column], n_warnings: i
     cells = []
     for column in columns:
         value, bad = column.cases.get(page.identifier), column.penalty(page)
-        key = "" if bad is None else "Infinity" if math.isinf(bad) else repr(bad)
+        key = "" if bad is None else "Infinity" if math.isinf(bad) else str(bad)
         cells.append(f'<td{column.css} data-bad="{key}" title="{value}">{column.text(value)}')
     warned = ' class="warned"' if n_warnings else ""
     return (
