@@ -30,14 +30,11 @@ _FULL = 0.92  # full enough
 
 @dataclass(frozen=True)
 class Packed:
-    """One volume as the page holds it: base64 of zlib of the transform in whole steps.
+    """One volume as the page holds it."""
 
-    `step`, and `rms`, the root of the mean squared difference to the volume, are in its units.
-    """
-
-    text: str
-    step: float
-    rms: float
+    text: str  # base64 of zlib of the transform in whole steps
+    step: float  # in the volume's units
+    rms: float  # root of the mean squared difference to the volume, in its units
 
 
 def reduction(shape: Shape, spacing: Spacing, most_voxels: int = MOST_VOXELS) -> Shape:

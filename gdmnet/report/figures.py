@@ -34,31 +34,24 @@ _MARK: dict[str, Any] = {"color": COLOURS[1], "linestyle": "--", "linewidth": 1.
 
 @dataclass(frozen=True)
 class Band:
-    """The voxels whose target lies from `low` to `high` (None: no end), and their errors.
+    """The voxels whose target lies in a range, and their errors; None where there are no voxels."""
 
-    `bias` is the mean and `sd` the standard deviation of prediction - target, `mae` the mean of
-    its magnitude; all None where the band is empty.
-    """
-
-    low: float | None
+    low: float | None  # of the target; None: no end
     high: float | None
-    n: int
-    bias: float | None
-    sd: float | None
-    mae: float | None
+    n: int  # voxels
+    bias: float | None  # mean of prediction - target
+    sd: float | None  # its standard deviation
+    mae: float | None  # mean of its magnitude
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """A prediction against its target, in the whole mask and by bands of the target's value.
+    """A prediction against its target, in the whole mask and by bands of the target's value."""
 
-    `differences` are voxel counts (mean of both, prediction - target), as Bland and Altman draw it,
-    from `low` to `high` and from -error_limit to error_limit; what lies beyond counts at the ends.
-    """
-
-    low: float
+    low: float  # ends of the mean of both
     high: float
-    error_limit: float
+    error_limit: float  # differences go from -error_limit to it
+    # voxel counts (mean of both, prediction - target); what lies beyond counts at the ends
     differences: NDArray
     whole: Band
     bands: tuple[Band, ...]
