@@ -72,43 +72,33 @@ _SHIFTS = (0, -13, 13, -26, 26, -39, 39)  # points up or down, where a dot's nam
 
 @dataclass(frozen=True)
 class Curve:
-    """One curve: its name in the legend and its points, in order of x; nan breaks the line."""
+    """One curve."""
 
-    name: str
-    points: list[Point]
+    name: str  # in the legend
+    points: list[Point]  # in order of x; nan breaks the line
 
 
 @dataclass(frozen=True)
 class Chart:
-    """Curves over the same axis, in the order of the legend, under a title.
-
-    Attributes:
-        logarithmic: the y axis; values of 0 and less are then left out.
-        marks: y of horizontal dashed lines, always inside the shown range.
-        star: one point to point out.
-        x_title: below the x axis; epochs are whole numbers, anything else may have fractions.
-    """
+    """Curves over the same axis, in the order of the legend, under a title."""
 
     title: str
     curves: list[Curve]
-    logarithmic: bool = False
-    marks: tuple[float, ...] = ()
-    star: Point | None = None
-    x_title: str = EPOCH
+    logarithmic: bool = False  # the y axis; values of 0 and less are then left out
+    marks: tuple[float, ...] = ()  # y of horizontal dashed lines, always inside the shown range
+    star: Point | None = None  # to point out
+    x_title: str = EPOCH  # epochs are whole numbers, anything else may have fractions
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A plane (y, x) in grey under its title: `low` is shown black, `high` white.
-
-    `aspect` is the height of a pixel / its width.
-    """
+    """A plane in grey under its title."""
 
     title: str
-    image: NDArray
-    low: float
-    high: float
-    aspect: float = 1.0
+    image: NDArray  # (y, x)
+    low: float  # shown black
+    high: float  # shown white
+    aspect: float = 1.0  # height of a pixel / its width
 
 
 @dataclass(frozen=True)

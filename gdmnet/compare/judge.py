@@ -36,7 +36,7 @@ from gdmnet.errors import CheckpointError, TrainingError
 from gdmnet.geometry import Geometry, Shape, Spacing
 from gdmnet.metrics.conventions import GDMNET, is_ct_like
 from gdmnet.metrics.evaluation import find_mask
-from gdmnet.metrics.plausibility import value_range
+from gdmnet.metrics.image import value_range
 from gdmnet.models.seeds import numpy_rng, sequence
 from gdmnet.plan import Architecture, Normalisation
 from gdmnet.planning.topology import topology
@@ -91,14 +91,11 @@ def thin_subjects(subjects: Sequence[Subject], most: int = MOST_SUBJECTS) -> Ite
 
 @dataclass(frozen=True)
 class Judge:
-    """An encoder, and how images (n, 1, z, y, x) are shown to it: as (image - centre) / scale.
-
-    `patch` are the voxels (z, y, x) that a row of features comes from.
-    """
+    """An encoder, and how images (n, 1, z, y, x) are shown to it: as (image - centre) / scale."""
 
     description: str
     encoder: FrozenEncoder
-    patch: Shape
+    patch: Shape  # voxels (z, y, x) that a row of features comes from
     centre: float
     scale: float
 
@@ -202,9 +199,8 @@ def in_own_units(image: NDArray, real: NDArray, inside: NDArray) -> NDArray:
     """An image in HU as it is; others as shares of the real image's range inside the mask."""
     if is_ct_like(real):
         return image.astype(np.float32, copy=False)
-    values = real[inside]
-    low, width = float(np.percentile(values, 0.5)), value_range(values)
-    return ((image - low) / (width or 1.0)).astype(np.float32)
+    span = value_range(real[inside])
+    return ((image - span.low) / (span.width or 1.0)).astype(np.float32)
 
 
 def patch_starts(inside: NDArray, patch: Shape, n: int, rng: np.random.Generator) -> list[Shape]:

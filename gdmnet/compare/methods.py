@@ -33,31 +33,23 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class CaseCosts:
-    """What the prediction of one volume cost; costs.json holds those of a folder by case.
+    """What the prediction of one volume cost; costs.json holds those of a folder by case."""
 
-    `seconds` are from prepared source to written file, `calls` of the network those of all windows
-    and folds; `peak_mb`, 2^20 bytes, is of a GPU, else of the process, None where the system does
-    not say; `parameters` are of one fold's network.
-    """
-
-    seconds: float
-    calls: int
-    peak_mb: float | None
-    parameters: int
+    seconds: float  # from prepared source to written file
+    calls: int  # of the network, for all windows and folds
+    peak_mb: float | None  # 2^20 bytes of a GPU, else of the process; None if no one can tell
+    parameters: int  # of one fold's network
 
 
 @dataclass(frozen=True)
 class ComparedMethod:
-    """One method: what it is, its predictions by case on the source's grid, what they cost.
-
-    `costs` is empty where nobody measured; `folder` keeps summary.json and judge.json.
-    """
+    """One method: what it is, its predictions, what they cost."""
 
     name: str
     facts: MethodFacts
-    predictions: Mapping[str, Path]
-    costs: Mapping[str, CaseCosts] = field(default_factory=dict)
-    folder: Path | None = None
+    predictions: Mapping[str, Path]  # by case, on the source's grid
+    costs: Mapping[str, CaseCosts] = field(default_factory=dict)  # by case, where they are measured
+    folder: Path | None = None  # that keeps summary.json and judge.json
 
 
 def find_models(
@@ -284,26 +276,22 @@ def _unseen(folder: Path, fold: str) -> tuple[dict[str, Path], list[str]]:
 
 @dataclass(frozen=True)
 class CaseGroup:
-    """Cases that the same folds translate; `folder` is where their predictions lie."""
+    """Cases that the same folds translate."""
 
-    folder: str
+    folder: str  # of their predictions, below a method's
     folds: tuple[str, ...]
     cases: tuple[CaseFiles, ...]
 
 
 @dataclass(frozen=True)
 class ComparisonCases:
-    """All cases to judge on, with targets; no case is in two groups.
-
-    `origin` says in words where they come from; `training` are the cases of the training set that
-    have a target, for the judge; `channel_names` are those of the sources.
-    """
+    """All cases to judge on, with targets; no case is in two groups."""
 
     dataset: str
-    origin: str
+    origin: str  # where they come from, in words
     groups: Sequence[CaseGroup]
-    training: dict[str, CaseFiles]
-    channel_names: tuple[str, ...]
+    training: dict[str, CaseFiles]  # the training set's, with a target, for the judge; at least one
+    channel_names: tuple[str, ...]  # of the sources
 
     @property
     def files(self) -> dict[str, CaseFiles]:
@@ -363,7 +351,10 @@ def _read_training(raw: Path) -> tuple[dict[str, CaseFiles], Description]:
         )
     description = read_description(raw)
     cases, _ = training_cases(raw, description)  # what is missing matters where it is needed
-    return {case.identifier: case for case in cases if case.target is not None}, description
+    found = {case.identifier: case for case in cases if case.target is not None}
+    if not found:
+        raise DatasetError(f"{raw}: no training case has its target, from which the judge learns")
+    return found, description
 
 
 def _with_targets(

@@ -22,7 +22,7 @@ from gdmnet.compare.tables import (
 )
 from gdmnet.metrics.summary import Summary
 from gdmnet.report.cases import ReportCase
-from gdmnet.report.figures import figure, number
+from gdmnet.report.figures import figure
 from gdmnet.report.page import pack_and_render
 from gdmnet.report.provenance import Origin
 
@@ -129,7 +129,7 @@ def _scatter(title: str, x: str, y: str, dots: Sequence[Dot]) -> str:
         axes.set(xlabel=x, ylabel=y)
         draw_dots(axes, _named_once(dots))
 
-    values = "; ".join(f"{escape(d.name)} {number(d.x)}, {number(d.y)}" for d in dots)
+    values = "; ".join(f"{escape(d.name)} {d.x:.4g}, {d.y:.4g}" for d in dots)
     return figure(title, draw, f"{escape(x)}, {escape(y)}: {values}.")
 
 

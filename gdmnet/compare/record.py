@@ -31,11 +31,7 @@ COMPARED = (FIDELITY, *_MEASURED, PLAUSIBILITY)
 
 @dataclass(frozen=True)
 class MethodFacts:
-    """What a method is and what it was given; None where nobody knows.
-
-    `command` is the gdm_predict that predicts with it, `device` what trained it. Steps and seconds
-    are those of a fold: the mean, epochs with their validation, without the encoder's training.
-    """
+    """What a method is and what it was given; None where nobody knows."""
 
     objective: str
     configuration: str
@@ -43,30 +39,25 @@ class MethodFacts:
     model: str
     folds: tuple[str, ...]
     in_hu: bool
-    command: str
+    command: str  # the gdm_predict that predicts with it
     encoder: str | None
-    device: str
+    device: str  # that trained it
     precision: str
-    training_steps: int | None
-    training_seconds: float | None
+    training_steps: int | None  # of a fold
+    training_seconds: float | None  # of a fold, the mean: epochs with validation, without encoder
 
 
 @dataclass(frozen=True)
 class MethodFigures:
-    """A method on the cases of a comparison; costs are None where nobody measured.
+    """A method on the cases of a comparison; costs are None where nobody measured."""
 
-    Each case has the criteria `fidelity` and `plausibility` beside its metrics. `seconds` and
-    `calls` of the network (all folds together) are means over the cases, `peak_mb` the largest in
-    2^20 bytes, `parameters` those of one network.
-    """
-
-    cases: dict[str, Values]
+    cases: dict[str, Values]  # with the criteria `fidelity` and `plausibility` beside the metrics
     aggregate: dict[str, Values]
     verdict: JudgeVerdict
-    seconds: float | None = None
-    calls: float | None = None
-    peak_mb: float | None = None
-    parameters: int | None = None
+    seconds: float | None = None  # mean over the cases
+    calls: float | None = None  # of the network, all folds together; mean over the cases
+    peak_mb: float | None = None  # largest of the cases, 2^20 bytes
+    parameters: int | None = None  # of one network
 
 
 @dataclass(frozen=True)
@@ -79,41 +70,26 @@ class BestMethod:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What compare.json holds; facts and figures by method.
+    """What compare.json holds."""
 
-    Attributes:
-        cases_from: where the cases come from, in words.
-        cases: that all methods were judged on; none of them was trained on these.
-        units: of `fidelity`: "HU", or "%" of each reference's range.
-        mask: where errors count, in words.
-        against: rival -> metric -> the rival minus the reference.
-        best: criterion -> the best method.
-        winners: metric -> the method that is better than each other one: the paired interval of
-            their difference excludes 0.
-        front: the methods that no other beats in fidelity, plausibility and network calls at once.
-        settings: that all variants share; None for models that were there.
-        notes: what was left out and what the figures cannot show.
-        made: the comparison's own command and date.
-    """
-
-    version: str
+    version: str  # of gdmnet
     dataset: str
-    cases_from: str
-    cases: tuple[str, ...]
+    cases_from: str  # where the cases come from, in words
+    cases: tuple[str, ...]  # that all methods were judged on, and none was trained on
     convention: str
     match_intensity: str | None
-    units: str
-    mask: str
-    facts: dict[str, MethodFacts]
-    figures: dict[str, MethodFigures]
-    reference: str
-    against: dict[str, dict[str, Paired]]
-    best: dict[str, BestMethod]
-    winners: dict[str, str]
-    front: tuple[str, ...]
-    settings: ComparisonSettings | None = None
-    notes: tuple[str, ...] = ()
-    made: dict[str, str] = field(default_factory=dict)
+    units: str  # of `fidelity`: "HU", or "%" of each reference's range
+    mask: str  # where errors count, in words
+    facts: dict[str, MethodFacts]  # by method
+    figures: dict[str, MethodFigures]  # by method
+    reference: str  # the method that the others are tested against
+    against: dict[str, dict[str, Paired]]  # rival -> metric -> the rival minus the reference
+    best: dict[str, BestMethod]  # by criterion
+    winners: dict[str, str]  # metric -> method, see `find_winners`
+    front: tuple[str, ...]  # beaten by none in fidelity, plausibility and network calls at once
+    settings: ComparisonSettings | None = None  # of all variants; None for models that were there
+    notes: tuple[str, ...] = ()  # what was left out and what the figures cannot show
+    made: dict[str, str] = field(default_factory=dict)  # the comparison's own command and date
 
 
 # One distance from the real images for each aspect: values, their steps, texture, edges, detail.

@@ -24,16 +24,13 @@ _AVERAGE = "1 is the average method of this table; lower is better"
 
 @dataclass(frozen=True)
 class ComparisonTable:
-    """Cells as text; a row is a method, whose name is its first cell.
-
-    `hints` are a word about each column, `winners` are (row, column), `front` rows.
-    """
+    """Cells as text."""
 
     titles: tuple[str, ...]
-    hints: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    winners: frozenset[tuple[int, int]] = frozenset()
-    front: frozenset[int] = frozenset()
+    hints: tuple[str, ...]  # a word about each column
+    rows: tuple[tuple[str, ...], ...]  # a row is a method, whose name is its first cell
+    winners: frozenset[tuple[int, int]] = frozenset()  # (row, column)
+    front: frozenset[int] = frozenset()  # rows
 
 
 def methods_table(compared: Comparison) -> ComparisonTable:

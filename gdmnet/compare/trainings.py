@@ -54,13 +54,10 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ComparedTrainings:
-    """The trainings and predictions of a comparison: what they share, and where they lie.
+    """The trainings and predictions of a comparison: what they share, and where they lie."""
 
-    `roots` have the raw and prepared data; the trainings' own results lie in `home`.
-    """
-
-    roots: Roots
-    home: Path
+    roots: Roots  # of the raw and prepared data
+    home: Path  # of the trainings' own results
     plan: Plan
     settings: ComparisonSettings
     methods: tuple[Method, ...]

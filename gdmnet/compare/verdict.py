@@ -40,28 +40,17 @@ Sets = dict[str, list[NDArray]]
 
 @dataclass(frozen=True)
 class JudgeVerdict:
-    """Distances in a judge's features; smaller is more like the real images.
+    """Distances in a judge's features; smaller is more like the real images."""
 
-    Attributes:
-        n_subjects: with a prediction and a real image.
-        n_patches: of each kind of image, at the same places.
-        n_dimensions: principal axes of the real patches.
-        matched: whether predictions were given the real mean and standard deviation first.
-        prediction: predictions against the real images of the same subjects.
-        floor: real images against other real ones; None where there are no others.
-        floor_from: who the others are.
-        ceiling: real images against the same, blurred by a Gaussian of 1 voxel.
-    """
-
-    judge: str
-    n_subjects: int
-    n_patches: int
-    n_dimensions: int
-    matched: bool
-    prediction: Distances
-    floor: Distances | None
-    floor_from: str
-    ceiling: Distances
+    judge: str  # see `describe_judge`
+    n_subjects: int  # with a prediction and a real image
+    n_patches: int  # of each kind of image, at the same places
+    n_dimensions: int  # principal axes of the real patches
+    matched: bool  # whether predictions were given the real mean and standard deviation first
+    prediction: Distances  # predictions against the real images of the same subjects
+    floor: Distances | None  # real images against other real ones; None where there are no others
+    floor_from: str  # who the others are
+    ceiling: Distances  # real images against the same, blurred by a Gaussian of 1 voxel
     note: str = (
         "where judges and the encoder-free block of gdm_evaluate disagree, the encoder-free block"
         " decides"

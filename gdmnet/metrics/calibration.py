@@ -15,26 +15,18 @@ _SAMPLE = 500_000  # voxels that decide the groups' borders
 class Calibration:
     """A map of standard deviations against the errors of its prediction, inside a mask.
 
-    Attributes:
-        stated: root mean square of the stated deviation in each of up to ten groups of voxels, in
-            ascending order; equally large but for ties.
-        made: root mean square error of the same groups; equal to `stated` if well calibrated.
-        within: share of each group's voxels whose error is at most the stated deviation.
-        factor: by which the deviations would have to be multiplied to match the errors overall.
-        silent: share of the mask where the deviation is 0: no second opinion; left out of all else.
-        within_one: share of voxels whose error is at most one deviation (Gaussian: 0.68);
-            `within_two` of two (0.95).
-        correlation: of deviation and absolute error (Pearson); None where one is constant.
+    The first three are by group of voxels, up to ten in ascending order of the deviation, equally
+    large but for ties.
     """
 
-    stated: tuple[float, ...]
-    made: tuple[float, ...]
-    within: tuple[float, ...]
-    factor: float
-    silent: float
-    within_one: float
-    within_two: float
-    correlation: float | None
+    stated: tuple[float, ...]  # root mean square of the deviation
+    made: tuple[float, ...]  # root mean square error; equal to `stated` if well calibrated
+    within: tuple[float, ...]  # share of voxels whose error is at most the deviation
+    factor: float  # by which all deviations would have to be multiplied to match the errors
+    silent: float  # share of the mask where the deviation is 0; left out of all else
+    within_one: float  # share of all voxels within one deviation (Gaussian: 0.68)
+    within_two: float  # within two (0.95)
+    correlation: float | None  # of deviation and |error| (Pearson); None where one is constant
 
 
 def calibrate(std: NDArray, error: NDArray, mask: NDArray) -> Calibration | None:

@@ -33,23 +33,16 @@ WINDOWS: Mapping[str, DataRange] = MappingProxyType(
 
 @dataclass(frozen=True)
 class Convention:
-    """One way to compute MAE, PSNR, SSIM and MS-SSIM.
+    """One way to compute MAE, PSNR, SSIM and MS-SSIM."""
 
-    Attributes:
-        span: the fixed range in HU; None measures it (`metrics.image.data_range`).
-        clips_mae: MAE is taken between images that are clipped to the range.
-        clips_psnr: PSNR and SSIM are; MS-SSIM always.
-        inner_ssim: SSIM over whole windows only, both images at the low end outside the mask
-            (SynthRAD); else over the full map, the prediction taken to be right outside.
-        in_circle: without masks the inscribed circle of the axial slices counts; else the body.
-        windows: name -> range; MAE, PSNR and SSIM are repeated with images clipped to each.
-    """
-
-    span: DataRange | None = None
-    clips_mae: bool = False
-    clips_psnr: bool = False
+    span: DataRange | None = None  # fixed, in HU; None measures it (`metrics.image.data_range`)
+    clips_mae: bool = False  # MAE is taken between images that are clipped to the range
+    clips_psnr: bool = False  # PSNR and SSIM are; MS-SSIM always
+    # SSIM over whole windows only, both images at the low end outside the mask (SynthRAD); else
+    # over the full map, the prediction taken to be right outside
     inner_ssim: bool = False
-    in_circle: bool = False
+    in_circle: bool = False  # without masks the circle in the axial slices counts; else the body
+    # MAE, PSNR and SSIM are repeated with images clipped to each, by name
     windows: Mapping[str, DataRange] = field(default_factory=dict)
 
 

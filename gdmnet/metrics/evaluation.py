@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -43,25 +44,18 @@ _MASKS = {"given": "given", "circle": "the field of view: the largest circle in 
 
 @dataclass(frozen=True)
 class EvaluationFolders:
-    """What is compared with what; every folder holds CASE<ending>, in any of the four formats.
-
-    Attributes:
-        references: the cases of the predictions at least, on the same grids; so all below.
-        masks: None computes them by the convention's rule.
-        segmentations: label maps of predictions and of references.
-        regions: label maps, each of whose labels is scored by itself.
-    """
+    """What is compared with what; every folder holds CASE<ending>, in any of the four formats."""
 
     predictions: Path
-    references: Path
-    masks: Path | None = None
-    segmentations: tuple[Path, Path] | None = None
-    regions: Path | None = None
+    references: Path  # the cases of the predictions at least, on the same grids; so all below
+    masks: Path | None = None  # None computes them by the convention's rule
+    segmentations: tuple[Path, Path] | None = None  # label maps of predictions and references
+    regions: Path | None = None  # label maps, each of whose labels is scored by itself
 
 
 @dataclass(frozen=True)
 class ImagePair:
-    """The files of one case."""
+    """The files of one case; see `EvaluationFolders`."""
 
     identifier: str
     prediction: Path
@@ -70,14 +64,23 @@ class ImagePair:
     segmentations: tuple[Path, Path] | None = None
     regions: Path | None = None
 
+    def complaints(self) -> list[str]:
+        """What is not on the grid of the reference, or cannot be read; reads headers only."""
+        partners = self.prediction, self.mask, *(self.segmentations or ()), self.regions
+        try:
+            found = grid_complaints(self.reference, [path for path in partners if path is not None])
+        except DatasetError as problem:
+            return [str(problem)]
+        return [f"{complaint}; {_ADVICE}" for complaint in found]
+
 
 @dataclass(frozen=True)
 class EvaluatedCase:
-    """A case's values, where its mask came from, whether it looks like HU; or why it has none."""
+    """A case's values, or why it has none."""
 
     values: Values
-    mask_rule: str = ""
-    ct_like: bool = True
+    mask_rule: str = ""  # as of `find_mask`
+    ct_like: bool = True  # the reference looks like HU
     failure: str | None = None
 
 
@@ -101,9 +104,11 @@ def evaluate_folders(
     masks = None if folders.masks is None else str(folders.masks)
     failed = dict(sorted(failed.items()))
     summary = summarise_cases(evaluated, settings, masks=masks, failed=failed)
-    n_references = len(images_by_case(folders.references))
-    if len(pairs) < n_references and not failed:
-        used = f"{len(pairs)} of {n_references} references used: the others have no prediction"
+    references = images_by_case(folders.references).keys()
+    unused = references - cases.keys() - failed.keys()
+    if unused:
+        n_used, n = len(references) - len(unused), len(references)
+        used = f"{n_used} of {n} references used: the others have no prediction"
         note = used if summary.note is None else f"{summary.note}; {used}"
         summary = dataclasses.replace(summary, note=note)
     return summary
@@ -138,11 +143,12 @@ def sound_pairs(
     if missing and not keep_going:
         lacking = [f"{folder}: no image of {', '.join(names)}" for folder, names in missing.items()]
         raise DatasetError("; ".join(lacking) + "; every case needs its partner of the same name")
-    complaints = {c.identifier: _grid_complaints(c) for c in cases if c.identifier not in failed}
-    failed |= {name: "; ".join(texts) for name, texts in complaints.items() if texts}
-    if not keep_going and any(complaints.values()):
-        raise DatasetError("; ".join(text for texts in complaints.values() for text in texts))
-    return [_pair(case) for case in cases if case.identifier not in failed], failed
+    pairs = [_pair(case) for case in cases if case.identifier not in failed]
+    complaints = {pair.identifier: "; ".join(pair.complaints()) for pair in pairs}
+    wrong = {name: text for name, text in complaints.items() if text}
+    if wrong and not keep_going:
+        raise DatasetError("; ".join(wrong.values()))
+    return [pair for pair in pairs if pair.identifier not in wrong], failed | wrong
 
 
 def evaluate_pairs(
@@ -166,12 +172,11 @@ def summarise_cases(
 ) -> Summary:
     """The summary of evaluated cases; `masks` is where given masks come from."""
     rules = ", ".join(sorted({case.mask_rule for case in cases.values()}))
-    computed = f"the body, computed from the reference ({rules})"
     return summarise(
         {name: case.values for name, case in cases.items()},
         convention=settings.convention,
         units=HU if all(case.ct_like for case in cases.values()) else "targets' units",
-        mask=masks or _MASKS.get(rules, computed),
+        mask=masks or describe_mask(rules),
         match_intensity=settings.match_intensity,
         failed=failed,
         note=_note(settings, [name for name, case in cases.items() if not case.ct_like]),
@@ -186,11 +191,14 @@ def _attempt(settings: EvaluationSettings, pair: ImagePair) -> EvaluatedCase:
 
 
 def evaluate_pair(settings: EvaluationSettings, pair: ImagePair) -> EvaluatedCase:
-    """Score one case whose files lie on one grid.
+    """Score one case.
 
     Raises:
-        DatasetError: an image cannot be read or scored.
+        DatasetError: an image cannot be read or scored, or is not on the grid of the reference.
     """
+    complaints = pair.complaints()
+    if complaints:
+        raise DatasetError("; ".join(complaints))
     volume = read_volume(pair.reference)
     reference, spacing = volume.array[0], volume.geometry.spacing
     mask, mask_rule = find_mask(pair.mask, volume, settings.convention)
@@ -207,6 +215,10 @@ def evaluate_pair(settings: EvaluationSettings, pair: ImagePair) -> EvaluatedCas
     rules, also = settings.convention, settings.plausibility
     images = prediction, reference, mask
     scores = score(*images, spacing, convention=rules, with_plausibility=also, look=look)
+    too_large = [name for name, value in scores.items() if not math.isfinite(value or 0)]
+    if too_large:
+        names = ", ".join(too_large)
+        raise DatasetError(f"{pair.prediction}: its values are too large for {names}")
     ct_like = is_ct_like(reference)
     regions = None if pair.regions is None else _labels(pair.regions)
     if regions is not None:
@@ -266,6 +278,11 @@ def find_mask(path: Path | None, reference: Volume, convention: str) -> tuple[ND
     return body_mask(reference.array, geometry.spacing, [is_ct_like(reference.array)])
 
 
+def describe_mask(rule: str, whose: str = "reference") -> str:
+    """The rule of `find_mask` in words; `whose` is the image that a body is computed from."""
+    return _MASKS.get(rule, f"the body, computed from the {whose} ({rule})")
+
+
 def _labels(path: Path) -> NDArray:
     values = read_volume(path).array[0]
     labels = np.rint(values).astype(np.int32)
@@ -292,20 +309,12 @@ def _note(settings: EvaluationSettings, others: list[str]) -> str | None:
 
 
 def _pair(case: MatchedCase) -> ImagePair:
+    """The files of a case that lacks none."""
     (prediction,), (reference,) = case.images["prediction"], case.images["reference"]
     predicted, segmented = case.one("predicted labels"), case.one("reference labels")
     labels = None if predicted is None or segmented is None else (predicted, segmented)
     mask, regions = case.one("mask"), case.one("regions")
     return ImagePair(case.identifier, prediction, reference, mask, labels, regions)
-
-
-def _grid_complaints(case: MatchedCase) -> list[str]:
-    (reference,) = case.images["reference"]
-    try:
-        found = grid_complaints(reference, case.others("reference"))
-    except DatasetError as problem:
-        return [str(problem)]
-    return [f"{complaint}; {_ADVICE}" for complaint in found]
 
 
 def score(

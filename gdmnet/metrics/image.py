@@ -5,8 +5,6 @@ Arrays are (z, y, x) on one grid, in file units (CT: HU); masks are non-zero ins
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
@@ -32,25 +30,28 @@ def cut_out(
 def data_range(reference: NDArray, mask: NDArray) -> DataRange:
     """The range that PSNR and SSIM refer to.
 
-    References in HU (minimum at most -500) have the fixed range -1024 to 3071; all others the
-    percentiles 0.5 to 99.5 of the reference inside the mask.
+    References in HU (minimum at most -500) have the fixed range -1024 to 3071; all others
+    `value_range` of the reference inside the mask.
     """
     if is_ct_like(reference):
         return DataRange(CT_LOW, CT_RANGE)
-    low, high = np.percentile(reference[mask != 0], (0.5, 99.5))
+    return value_range(reference[mask != 0])
+
+
+def value_range(values: NDArray) -> DataRange:
+    """From the percentile 0.5 to 99.5."""
+    low, high = np.percentile(values, (0.5, 99.5))
     return DataRange(float(low), float(high - low))
 
 
 def mae(prediction: NDArray, reference: NDArray, mask: NDArray) -> float:
     """Mean absolute error inside the mask: sum |p - r| m / sum m; nothing is clipped."""
-    errors = _errors(prediction, reference, mask)
-    return sum(float(np.abs(error).sum()) for error in errors) / np.count_nonzero(mask)
+    return _mean_error(np.abs, prediction, reference, mask)
 
 
 def bias(prediction: NDArray, reference: NDArray, mask: NDArray) -> float:
     """Mean error inside the mask, prediction minus reference: above 0 is too bright."""
-    errors = _errors(prediction, reference, mask)
-    return sum(float(error.sum()) for error in errors) / np.count_nonzero(mask)
+    return _mean_error(np.positive, prediction, reference, mask)
 
 
 def bands(prediction: NDArray, reference: NDArray, mask: NDArray) -> dict[str, float | None]:
@@ -81,8 +82,7 @@ def psnr(prediction: NDArray, reference: NDArray, mask: NDArray, width: float) -
 
     None where it is not a finite number: a perfect prediction, or a range of 0.
     """
-    errors = _errors(prediction, reference, mask)
-    error = sum(float(np.square(error).sum()) for error in errors) / np.count_nonzero(mask)
+    error = _mean_error(np.square, prediction, reference, mask)
     if error == 0 or width <= 0:
         return None
     return float(10 * np.log10(width**2 / error))
@@ -144,7 +144,9 @@ def match_mean_and_std(image: NDArray, real: NDArray, inside: NDArray) -> NDArra
     return ((image - values.mean()) * gain + wanted.mean()).astype(np.float32)
 
 
-def _errors(prediction: NDArray, reference: NDArray, mask: NDArray) -> Iterator[NDArray]:
-    """Prediction minus reference inside the mask, float64, slice by slice to save memory."""
+def _mean_error(of: np.ufunc, prediction: NDArray, reference: NDArray, mask: NDArray) -> float:
+    """The mean of a function of prediction minus reference inside the mask, slice by slice."""
+    total = 0.0
     for guess, truth, inside in zip(prediction, reference, mask != 0, strict=True):
-        yield np.subtract(guess[inside], truth[inside], dtype=np.float64)
+        total += float(of(np.subtract(guess[inside], truth[inside], dtype=np.float64)).sum())
+    return total / int(np.count_nonzero(mask))

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from gdmnet.geometry import Spacing
 from gdmnet.metrics.edges import edge_width, gradient_magnitudes
-from gdmnet.metrics.image import cut_out, tissues
+from gdmnet.metrics.image import cut_out, tissues, value_range
 from gdmnet.metrics.spectrum import log_distance, radial_power
 
 _HISTOGRAMS = ("histogram_w1", "histogram_w1_air", "histogram_w1_soft", "histogram_w1_bone")
@@ -42,7 +42,7 @@ def plausibility(
     """
     guess, truth, inside = cut_out(prediction, reference, mask, 1)
     values, true_values = guess[inside], truth[inside]
-    unit = 1.0 if hounsfield else value_range(true_values)
+    unit = 1.0 if hounsfield else value_range(true_values).width
     if unit <= 0:
         return dict.fromkeys(PLAUSIBILITY)
     found: dict[str, float | None] = dict.fromkeys(PLAUSIBILITY)
@@ -69,9 +69,3 @@ def wasserstein_1(first: NDArray, second: NDArray) -> float:
     difference = np.sort(first).astype(np.float32, copy=False)
     difference = difference - np.sort(second)
     return float(np.abs(difference, out=difference).mean(dtype=np.float64))
-
-
-def value_range(values: NDArray) -> float:
-    """From the percentile 0.5 to 99.5."""
-    low, high = np.percentile(values, (0.5, 99.5))
-    return float(high - low)

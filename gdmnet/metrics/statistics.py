@@ -22,21 +22,16 @@ _ABOUT_A_CASE = ("data_range", "gain", "offset")
 class Paired:
     """The first method minus the second, case by case.
 
-    Attributes:
-        n: cases.
-        difference: the mean over the cases; ci95_low and ci95_high are the ends of its bootstrap
-            interval, None for one case.
-        p: two-sided, of Wilcoxon's signed-rank test (Wilcoxon 1945), exact for few cases; cases
-            without a difference are dropped; None if no case differs.
-        least_p: what p would be if all n cases agreed, 2^(1 - n): it cannot be less.
+    p is two-sided, of Wilcoxon's signed-rank test (Wilcoxon 1945), exact for few cases; cases
+    without a difference are dropped.
     """
 
-    n: int
-    difference: float
-    ci95_low: float | None
+    n: int  # cases
+    difference: float  # mean over the cases
+    ci95_low: float | None  # ends of its bootstrap interval; None for one case
     ci95_high: float | None
-    p: float | None
-    least_p: float
+    p: float | None  # None if no case differs
+    least_p: float  # what p would be if all n cases agreed, 2^(1 - n): it cannot be less
 
     @property
     def is_significant(self) -> bool:

@@ -52,7 +52,7 @@ def score_structures(prediction: NDArray, reference: NDArray, spacing: Spacing) 
 def dice(prediction: NDArray, reference: NDArray) -> float:
     """2 |P and R| / (|P| + |R|) of two masks that are not both empty."""
     common = np.count_nonzero(prediction & reference)
-    return 2 * common / (np.count_nonzero(prediction) + np.count_nonzero(reference))
+    return float(2 * common / (np.count_nonzero(prediction) + np.count_nonzero(reference)))
 
 
 def hd95(

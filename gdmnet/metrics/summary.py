@@ -14,35 +14,20 @@ HU = "HU"
 
 @dataclass(frozen=True)
 class Summary:
-    """What summary.json holds.
+    """What summary.json holds."""
 
-    Attributes:
-        convention: a name of `CONVENTIONS`; it decides on clipping, ranges, masks and borders.
-        units: of prediction and reference: "HU", or words where they have none of their own.
-        data_range: of PSNR, SSIM and MS-SSIM where all cases share it, else how each case's was
-            found.
-        mask: where the masks come from.
-        match_intensity: None, or "linear" where predictions were fitted to the references first.
-        cases: identifier -> metric -> value; None where a metric is not defined. Each case has
-            its `data_range`, and with a match its `gain` and `offset`.
-        aggregate: metric -> the `STATISTICS` of the cases where it is defined.
-        ranges: metric -> its data range and what is clipped, in words.
-        failed: identifier -> why that case could not be evaluated.
-        note: what a reader must know beside the figures, if anything.
-        realism: the realism dial's front, T -> metric -> mean, where a model has one.
-    """
-
-    convention: str
-    units: str
-    data_range: float | str
-    mask: str
-    match_intensity: str | None
+    convention: str  # a name of `CONVENTIONS`
+    units: str  # of prediction and reference: "HU", or words where they have none of their own
+    data_range: float | str  # of all cases, else how each case's `data_range` was found
+    mask: str  # where the masks come from
+    match_intensity: str | None  # "linear" where predictions were fitted to the references first
+    # identifier -> metric -> value, None where it is not defined; with a match `gain` and `offset`
     cases: dict[str, Values]
-    aggregate: dict[str, Values]
-    ranges: dict[str, str] = field(default_factory=dict)
-    failed: dict[str, str] = field(default_factory=dict)
-    note: str | None = None
-    realism: dict[str, Values] = field(default_factory=dict)
+    aggregate: dict[str, Values]  # metric -> the `STATISTICS` of the cases where it is defined
+    ranges: dict[str, str] = field(default_factory=dict)  # metric -> range and clipping, in words
+    failed: dict[str, str] = field(default_factory=dict)  # identifier -> why it has no values
+    note: str | None = None  # what a reader must know beside the figures, if anything
+    realism: dict[str, Values] = field(default_factory=dict)  # of the dial: T -> metric -> mean
 
     @property
     def unit(self) -> str:

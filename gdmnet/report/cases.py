@@ -14,11 +14,10 @@ from gdmnet.data.volume import grid_complaints, read_volume
 from gdmnet.errors import DatasetError
 from gdmnet.geometry import Geometry, lps_frame
 from gdmnet.metrics.conventions import GDMNET, is_ct_like
-from gdmnet.metrics.evaluation import find_mask
+from gdmnet.metrics.evaluation import describe_mask, find_mask
 
 UNCERTAINTY = "uncertainty"  # the folder among the predictions
 PREDICTION = "prediction"  # name of the only method
-_RULES = {"given": "given", "circle": "the field of view, a circle in each axial slice"}
 _TILTED = 2.0  # degrees from the patient's axes: worth a word
 _SPREAD = "uncertainty (SD)"
 _HALF_WIDTH = "{:.0f} % within +-"
@@ -42,37 +41,26 @@ class ReportFolders:
 
 @dataclass(frozen=True)
 class ReportCase:
-    """The files of one case, all on one grid.
-
-    Attributes:
-        predictions: method -> file, in the order of the panels; at least one.
-        sources: in channel order.
-        mask: where errors count; None: the body, computed.
-        uncertainties: method -> file of standard deviations, or of half-widths.
-        coverage: share of the voxels that half-widths shall hold; None: standard deviations.
-    """
+    """The files of one case, all on one grid."""
 
     identifier: str
-    predictions: Mapping[str, Path]
+    predictions: Mapping[str, Path]  # method -> file, in the order of the panels; at least one
     target: Path | None = None
-    sources: tuple[Path, ...] = ()
-    mask: Path | None = None
+    sources: tuple[Path, ...] = ()  # in channel order
+    mask: Path | None = None  # where errors count; None: the body, computed
+    # method -> file of half-widths, or of standard deviations
     uncertainties: Mapping[str, Path] = field(default_factory=dict)
-    coverage: float | None = None
+    coverage: float | None = None  # share of the voxels that half-widths shall hold, if they are
 
 
 @dataclass(frozen=True)
 class CaseVolume:
-    """One volume of a case: float32 (z, y, x) in file units, with the title above its panel.
+    """One volume of a case."""
 
-    `kind` is "source", "prediction", "target" or "uncertainty"; `method` says whose prediction or
-    uncertainty it is, "" for source and target.
-    """
-
-    kind: str
-    title: str
-    method: str
-    array: NDArray
+    kind: str  # "source", "prediction", "target" or "uncertainty"
+    title: str  # above its panel
+    method: str  # whose prediction or uncertainty it is; "" for source and target
+    array: NDArray  # float32 (z, y, x), file units
 
     @property
     def hounsfield(self) -> bool:
@@ -84,20 +72,16 @@ class CaseVolume:
 class CaseImages:
     """All volumes of a case on one grid, in the order of the panels.
 
-    Attributes:
-        volumes: predictions are fitted to the target where that was asked for, and their
-            uncertainties with them.
-        mask: uint8 (z, y, x), non-zero where errors count; `mask_rule` says where it comes from.
-        unit: of predictions, target and uncertainties: "HU", or "" where there is none.
-        coverage: `ReportCase.coverage`.
+    Predictions are fitted to the target where that was asked for, and their uncertainties with
+    them.
     """
 
     volumes: tuple[CaseVolume, ...]
-    mask: NDArray
-    mask_rule: str
+    mask: NDArray  # uint8 (z, y, x), non-zero where errors count
+    mask_rule: str  # where the mask comes from, in words
     geometry: Geometry
-    unit: str
-    coverage: float | None = None
+    unit: str  # of predictions, target and uncertainties: "HU", or "" where there is none
+    coverage: float | None = None  # as of `ReportCase`
 
     def of_kind(self, kind: str) -> dict[str, NDArray]:
         """Method -> array of the volumes of a kind."""
@@ -194,9 +178,9 @@ def read_images(
             spreads.append(CaseVolume("uncertainty", title, method, spread))
     if case.target is not None:
         volumes.append(CaseVolume("target", "target", "", truth.array[0]))
-    rule = _RULES.get(rule, f"the body, computed from the {whose} ({rule})")
     unit, shown = "HU" if is_ct_like(truth.array) else "", (*volumes, *spreads)
-    return CaseImages(shown, mask, rule, truth.geometry, unit, case.coverage)
+    words = describe_mask(rule, whose)
+    return CaseImages(shown, mask, words, truth.geometry, unit, case.coverage)
 
 
 def describe(images: CaseImages) -> list[str]:

@@ -6,11 +6,10 @@ A depth is an error in water-equivalent path length in mm, a region a label of a
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from html import escape
 
 from gdmnet.metrics.statistics import Values
 from gdmnet.metrics.titles import title_of
+from gdmnet.report.figures import html_table
 from gdmnet.table import cell_text
 
 _DEPTH = re.compile(r"wepl_(bias|p95|region_(?P<label>\d+))_(?P<angle>-?[\d.]+)")
@@ -25,7 +24,8 @@ def is_of_section(metric: str) -> bool:
 
 def depth_tables(values: Values, unit: str) -> str:
     """The tables of `depth_rows` and `region_rows` in HTML."""
-    return "".join(_table(rows) for rows in (depth_rows(values), region_rows(values, unit)) if rows)
+    tables = depth_rows(values), region_rows(values, unit)
+    return "".join(f'<div class="scroll">{html_table(rows)}</div>' for rows in tables if rows)
 
 
 def depth_rows(values: Values) -> list[list[str]]:
@@ -54,9 +54,3 @@ def region_rows(values: Values, unit: str) -> list[list[str]]:
         for label in labels
     ]
     return [["region", *(title_of(metric, unit) for metric in metrics)], *rows] if rows else []
-
-
-def _table(rows: Sequence[Sequence[str]]) -> str:
-    head = "".join(f"<th scope=col>{escape(title)}" for title in rows[0])
-    body = "".join(f"<tr><th scope=row>{'<td>'.join(row)}</tr>" for row in rows[1:])
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</table></div>'

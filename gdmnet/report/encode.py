@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.fft import dctn, idctn
 
+from gdmnet.errors import OutputError
 from gdmnet.geometry import Shape, Spacing
 
 MOST_VOXELS = 7_000_000  # 256 x 256 x 100; a tablet holds four such volumes
@@ -30,14 +31,11 @@ _FULL = 0.92  # full enough
 
 @dataclass(frozen=True)
 class Packed:
-    """One volume as the page holds it: base64 of zlib of the transform in whole steps.
+    """One volume as the page holds it."""
 
-    `step`, and `rms`, the root of the mean squared difference to the volume, are in its units.
-    """
-
-    text: str
-    step: float
-    rms: float
+    text: str  # base64 of zlib of the transform in whole steps
+    step: float  # in the volume's units
+    rms: float  # root of the mean squared difference to the volume, in its units
 
 
 def reduction(shape: Shape, spacing: Spacing, most_voxels: int = MOST_VOXELS) -> Shape:
@@ -70,6 +68,9 @@ def pack(volumes: Sequence[NDArray], scales: Sequence[float], n_bytes: int) -> l
     """Pack volumes (z, y, x) as finely as fits into `n_bytes` of text together.
 
     `scales` are what counts as equally visible in each, for example the width of its window.
+
+    Raises:
+        OutputError: not even the coarsest fit.
     """
     parts = [_transform(volume) for volume in volumes]
     share = _share(parts, scales, n_bytes)
@@ -87,7 +88,7 @@ def _share(parts: Sequence[NDArray], scales: Sequence[float], n_bytes: int) -> f
     """The finest step, as a share of each scale, that fits; found by secants in logarithms."""
     share, slope = FINEST_STEP, -0.6  # how log size falls with log step, until it is measured
     tried: list[tuple[float, int]] = []
-    for _ in range(_ROUNDS):
+    while n_bytes > 0 and len(tried) < _ROUNDS:
         size = sum(
             4 * -(-len(_compressed(part, share * scale)) // 3)
             for part, scale in zip(parts, scales, strict=True)
@@ -102,7 +103,9 @@ def _share(parts: Sequence[NDArray], scales: Sequence[float], n_bytes: int) -> f
         share = max(FINEST_STEP, share * (wanted / size) ** (1 / slope))
     fitting = [share for share, size in tried if size <= n_bytes]
     if not fitting:
-        raise ValueError(f"{n_bytes} bytes are too few for {len(parts)} volumes")
+        raise OutputError(
+            f"a case of {len(parts)} volumes does not fit into a page: show fewer methods at once"
+        )
     return min(fitting)
 
 

@@ -34,31 +34,24 @@ _MARK: dict[str, Any] = {"color": COLOURS[1], "linestyle": "--", "linewidth": 1.
 
 @dataclass(frozen=True)
 class Band:
-    """The voxels whose target lies from `low` to `high` (None: no end), and their errors.
+    """The voxels whose target lies in a range, and their errors; None where there are no voxels."""
 
-    `bias` is the mean and `sd` the standard deviation of prediction - target, `mae` the mean of
-    its magnitude; all None where the band is empty.
-    """
-
-    low: float | None
+    low: float | None  # of the target; None: no end
     high: float | None
-    n: int
-    bias: float | None
-    sd: float | None
-    mae: float | None
+    n: int  # voxels
+    bias: float | None  # mean of prediction - target
+    sd: float | None  # its standard deviation
+    mae: float | None  # mean of its magnitude
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """A prediction against its target, in the whole mask and by bands of the target's value.
+    """A prediction against its target, in the whole mask and by bands of the target's value."""
 
-    `differences` are voxel counts (mean of both, prediction - target), as Bland and Altman draw it,
-    from `low` to `high` and from -error_limit to error_limit; what lies beyond counts at the ends.
-    """
-
-    low: float
+    low: float  # ends of the mean of both
     high: float
-    error_limit: float
+    error_limit: float  # differences go from -error_limit to it
+    # voxel counts (mean of both, prediction - target); what lies beyond counts at the ends
     differences: NDArray
     whole: Band
     bands: tuple[Band, ...]
@@ -78,22 +71,14 @@ def percentiles(volume: NDArray, mask: NDArray, shares: tuple[float, ...]) -> li
     return [float(v) for v in np.percentile(inside[:: 1 + inside.size // _SAMPLE], shares)]
 
 
-def histograms(
-    volumes: Mapping[str, NDArray], mask: NDArray
-) -> tuple[dict[str, NDArray], tuple[float, float]]:
-    """Voxel counts (N_BINS,) inside the mask over one range, and that range.
-
-    The range holds percentiles 0.1 to 99.9 of every volume; what lies beyond counts at the ends.
-    """
-    ends = _ends(volumes.values(), mask)
-    values = {name: np.clip(volume[mask != 0], *ends) for name, volume in volumes.items()}
-    return {name: np.histogram(v, N_BINS, ends)[0] for name, v in values.items()}, ends
-
-
 def agreement(
     prediction: NDArray, target: NDArray, mask: NDArray, edges: tuple[float, ...]
 ) -> Agreement:
-    """Counts and errors of one case; `edges` are the target values that part the bands."""
+    """Counts and errors of one case.
+
+    `edges` are the target values that part the bands, as HU part tissues: each belongs to the band
+    above it, the last one to that below it.
+    """
     low, high = _ends((prediction, target), mask)
     guess, truth = prediction[mask != 0], target[mask != 0]
     error = guess - truth
@@ -105,7 +90,7 @@ def agreement(
         ((low, high), (-limit, limit)),
     )
     limits = (None, *edges, None)
-    band = np.digitize(truth, edges)
+    band = np.digitize(truth, (*edges[:-1], *np.nextafter(edges[-1:], np.inf)))
     bands = (_band(*ends, error[band == i]) for i, ends in enumerate(pairwise(limits)))
     return Agreement(low, high, limit, differences, _band(None, None, error), tuple(bands))
 
@@ -159,11 +144,6 @@ def figure(title: str, draw: Callable[[Axes], None], text: str) -> str:
     return _FIGURE.format(title=escape(title), chart=chart, text=text)
 
 
-def number(value: float | None) -> str:
-    """Four digits, as `gdm_evaluate` prints them."""
-    return "-" if value is None else f"{value:.4g}"
-
-
 def charts(figures: Sequence[str]) -> str:
     """Figures side by side."""
     return f'<div class="charts">{"".join(figures)}</div>'
@@ -175,30 +155,37 @@ def folded(title: str, html: str, *, is_open: bool = False) -> str:
     return f"<details{state}><summary>{escape(title)}</summary>{html}</details>"
 
 
-def histogram_figure(counts: dict[str, NDArray], ends: tuple[float, float], unit: str) -> str:
-    """Histograms over the same values, as shares of the voxels in the mask."""
-    low, high = ends
-    shares = {name: values / max(1, values.sum()) for name, values in counts.items()}
-    n_bins = len(next(iter(shares.values())))
-    centres = low + (np.arange(n_bins) + 0.5) * (high - low) / n_bins
+def html_table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of text, the titles first; the first cell of a row is its name."""
+    titles, *others = ([*map(escape, row)] for row in rows)
+    head = "".join(f"<th scope=col>{title}" for title in titles)
+    body = "".join(f"<tr><th scope=row>{'<td>'.join(row)}</tr>" for row in others)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def histogram_figure(volumes: Mapping[str, NDArray], mask: NDArray, unit: str) -> str:
+    """Histograms of volumes (z, y, x) over the same values, as shares of the voxels in the mask.
+
+    They hold percentiles 0.1 to 99.9 of every volume; what lies beyond counts at the ends.
+    """
+    low, high = _ends(volumes.values(), mask)
+    inside = {name: volume[mask != 0] for name, volume in volumes.items()}
 
     def draw(axes: Axes) -> None:
         lines = []
-        for i, share in enumerate(shares.values()):
-            shown = np.where(share > 0, share, np.nan)
+        for i, values in enumerate(inside.values()):
+            counts, edges = np.histogram(np.clip(values, low, high), N_BINS, (low, high))
+            shown = np.where(counts > 0, counts / values.size, np.nan)
+            centres = (edges[:-1] + edges[1:]) / 2
             lines += axes.plot(centres, shown, color=COLOURS[i % len(COLOURS)])
         set_logarithmic(axes, "y")
         axes.set_ylim(bottom=_FEWEST)
         axes.set(xlabel=_titled("value", unit), ylabel="share of voxels")
-        add_legend(axes, lines, list(shares))
+        add_legend(axes, lines, list(inside))
 
-    medians = {
-        name: float(centres[min(int(np.searchsorted(np.cumsum(share), 0.5)), len(centres) - 1)])
-        for name, share in shares.items()
-    }
-    said = ", ".join(f"{escape(name)} {_value(value, unit)}" for name, value in medians.items())
-    text = f"Voxels inside the mask, logarithmic. Medians: {said}."
-    return figure("Histogram" if len(counts) == 1 else "Histograms", draw, text)
+    medians = (f"{escape(n)} {_value(float(np.median(v)), unit)}" for n, v in inside.items())
+    text = f"Voxels inside the mask, logarithmic. Medians: {', '.join(medians)}."
+    return figure("Histogram" if len(volumes) == 1 else "Histograms", draw, text)
 
 
 def calibration_figure(calibration: Calibration, unit: str) -> str:
@@ -219,10 +206,10 @@ def calibration_figure(calibration: Calibration, unit: str) -> str:
     kind = "too small" if factor > 1.1 else "too large" if factor < 0.9 else "about right"
     text = (
         "Each dot is a tenth of the voxels, by uncertainty; dashed: perfect calibration. The"
-        f" uncertainty is {kind} overall: multiplied by {number(factor)} it would match. |error| is"
+        f" uncertainty is {kind} overall: multiplied by {factor:.4g} it would match. |error| is"
         f" within 1 SD for {100 * calibration.within_one:.0f} % of voxels (Gaussian: 68 %), within"
         f" 2 SD for {100 * calibration.within_two:.0f} % (95 %). Correlation with |error|:"
-        f" {number(calibration.correlation)}."
+        f" {cell_text(calibration.correlation)}."
     )
     if calibration.silent > 0:
         text += f" {100 * calibration.silent:.0f} % of the mask has no second opinion: left out."
@@ -274,7 +261,7 @@ def bland_altman_figure(agreement: Agreement, unit: str) -> str:
 
     text = (
         f"Bland-Altman, voxel by voxel. Bias {_value(bias, unit)}, SD {_value(sd, unit)}, limits of"
-        f" agreement {number(lines['-1.96 SD'])} to {_value(lines['+1.96 SD'], unit)}. Neighbouring"
+        f" agreement {lines['-1.96 SD']:.4g} to {_value(lines['+1.96 SD'], unit)}. Neighbouring"
         " voxels are not independent: the limits describe voxels, not patients."
     )
     return figure("Bland-Altman", draw, text)
@@ -296,17 +283,11 @@ def bands_figure(agreement: Agreement, unit: str) -> str:
     total = max(1, agreement.whole.n)
     every = (*bands, agreement.whole)
     decimals = decimals_of(value for band in every for value in (band.bias, band.sd, band.mae))
-    rows = "".join(
-        f"<tr><th scope=row>{name}<td>{100 * band.n / total:.1f} %<td>"
-        + "<td>".join(cell_text(value, decimals) for value in (band.bias, band.sd, band.mae))
-        for name, band in zip((*names, "all"), every, strict=True)
-    )
-    text = (
-        "Bars: bias (mean error); dots: mean absolute error.<table><thead><tr>"
-        f"<th scope=col>{escape(_titled('target', unit))}<th scope=col>voxels"
-        + "".join(f"<th scope=col>{escape(_titled(t, unit))}" for t in ("bias", "SD", "MAE"))
-        + f"</thead><tbody>{rows}</tbody></table>"
-    )
+    rows = [[_titled("target", unit), "voxels", *(_titled(t, unit) for t in ("bias", "SD", "MAE"))]]
+    for name, band in zip((*names, "all"), every, strict=True):
+        cells = (cell_text(value, decimals) for value in (band.bias, band.sd, band.mae))
+        rows.append([name, f"{100 * band.n / total:.1f} %", *cells])
+    text = f"Bars: bias (mean error); dots: mean absolute error.{html_table(rows)}"
     return figure("Bias by tissue band" if unit == "HU" else "Bias by intensity", draw, text)
 
 
@@ -320,5 +301,5 @@ def _titled(title: str, unit: str) -> str:
     return f"{title} [{unit}]" if unit else title
 
 
-def _value(value: float | None, unit: str) -> str:
-    return f"{number(value)} {unit}".strip()
+def _value(value: float, unit: str) -> str:
+    return f"{value:.4g} {unit}".strip()

@@ -17,7 +17,7 @@ from gdmnet.metrics.titles import best_value, penalty, title_of
 from gdmnet.parallel import map_cases
 from gdmnet.report.cases import ReportCase
 from gdmnet.report.depths import depth_tables, is_of_section
-from gdmnet.report.figures import charts, folded
+from gdmnet.report.figures import charts, folded, html_table
 from gdmnet.report.provenance import DIFFERS, CaseOrigin, Origin, Rows
 from gdmnet.report.view import CasePage, case_page
 from gdmnet.table import cell_text, decimals_of
@@ -43,17 +43,14 @@ _TABLE = """<p>Press a title to sort by it, the worst on top; press a case to se
 
 @dataclass(frozen=True)
 class _Column:
-    """One metric of one method, its values by case and their statistics.
-
-    `css` is the class of its cells, as an attribute: columns behind "all metrics" have one.
-    """
+    """One metric of one method."""
 
     metric: str
     title: str
-    hint: str
-    css: str
-    cases: Mapping[str, float | None]
-    aggregate: Values
+    hint: str  # which values are good
+    css: str  # class of its cells, as an attribute: columns behind "all metrics" have one
+    cases: Mapping[str, float | None]  # values by case
+    aggregate: Values  # their statistics
 
     def penalty(self, page: CasePage) -> float | None:
         """How bad the value of a case is; None where it has none."""
@@ -66,22 +63,14 @@ class _Column:
 
 @dataclass(frozen=True)
 class ReportPage:
-    """What a report says.
-
-    Attributes:
-        cases: those that can be shown, all with the same methods; at least one.
-        summaries: method -> what gdm_evaluate says; empty without targets.
-        origin: where the predictions come from.
-        made: rows about the report itself: version, command, date.
-        methods: HTML that puts the methods beside each other, above the pictures; "" for one.
-    """
+    """What a report says."""
 
     title: str
-    cases: tuple[CasePage, ...]
-    summaries: Mapping[str, Summary]
-    origin: Origin
-    made: Rows
-    methods: str = ""
+    cases: tuple[CasePage, ...]  # at least one, all with the same methods
+    summaries: Mapping[str, Summary]  # method -> what gdm_evaluate says; empty without targets
+    origin: Origin  # where the predictions come from
+    made: Rows  # about the report itself: version, command, date
+    methods: str = ""  # HTML that puts methods beside each other, above the pictures; "" for one
 
 
 def render(report: ReportPage) -> str:
@@ -230,25 +219,17 @@ def _alarm(items: Sequence[str], title: str = "") -> str:
 def _case_notes(case: CasePage, origin: CaseOrigin) -> str:
     facts = "".join(f"<li>{escape(fact)}" for fact in case.facts)
     if origin.expected_mae is not None:
-        low, high = (f"{value:.4g}" for value in origin.validation_mae[:2] or (0.0, 0.0))
-        facts += (
-            f"<li>expected MAE {origin.expected_mae:.4g} {case.unit}, without a target; the model's"
-            f" validation cases had {low} to {high} {case.unit}"
-        )
+        facts += f"<li>expected MAE {origin.expected_mae:.4g} {case.unit}, without a target"
+        if origin.validation_mae:
+            ends = " to ".join(f"{value:.4g}" for value in origin.validation_mae)
+            facts += f"; the model's validation cases had {ends} {case.unit}"
     if origin.findings == ():
         facts += "<li>input check: like the training data"
     notes = f'<ul class="facts">{facts}</ul>'
     if origin.findings:
-        rows = "".join(
-            "<tr><th scope=row>" + "<td>".join(escape(cell) for cell in finding) + "</tr>"
-            for finding in origin.findings
-        )
-        heads = "what<th scope=col>this input<th scope=col>training<th scope=col>accepted"
-        notes += folded(
-            "Input check: how this input differs from the training data",
-            f"<table><thead><tr><th scope=col class=text>{heads}</thead>{rows}</table>",
-            is_open=True,
-        )
+        title = "Input check: how this input differs from the training data"
+        heads = "what", "this input", "training", "accepted"
+        notes += folded(title, html_table([heads, *origin.findings]), is_open=True)
     return notes
 
 
@@ -308,7 +289,7 @@ def _row(case_number: int, page: CasePage, columns: list[_Column], n_warnings: i
     cells = []
     for column in columns:
         value, bad = column.cases.get(page.identifier), column.penalty(page)
-        key = "" if bad is None else "Infinity" if math.isinf(bad) else repr(bad)
+        key = "" if bad is None else "Infinity" if math.isinf(bad) else str(bad)
         cells.append(f'<td{column.css} data-bad="{key}" title="{value}">{column.text(value)}')
     warned = ' class="warned"' if n_warnings else ""
     return (

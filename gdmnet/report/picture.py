@@ -21,18 +21,14 @@ _SIGNED = ("#4696ff", "black", "#ff821e")  # too low blue, too high orange: told
 
 @dataclass(frozen=True)
 class Panel:
-    """One column of the picture: an image (z, y, x) in LPS under its title.
-
-    `low` is shown black and `high` white; of differences (`signed`) `low` is blue, `high` orange
-    and the middle black. The unit stands beside the colour bar's numbers.
-    """
+    """One column of the picture: an image under its title."""
 
     title: str
-    image: NDArray
-    low: float
-    high: float
-    signed: bool = False
-    unit: str = ""
+    image: NDArray  # (z, y, x) in LPS
+    low: float  # shown black, of differences blue
+    high: float  # shown white, of differences orange
+    signed: bool = False  # differences, whose middle is shown black
+    unit: str = ""  # beside the colour bar's numbers
 
 
 def draw_panels(panels: Sequence[Panel], spacing: Spacing, *, heading: str = "") -> Image.Image:

@@ -22,48 +22,33 @@ Rows = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True)
 class CaseOrigin:
-    """What is known about one case.
+    """What is known about one case."""
 
-    Attributes:
-        warnings: for a person to read before using the prediction.
-        error: why it failed, or None.
-        inputs: file name of each source, and its SHA-256 with a verdict.
-        findings: for every way in which the input is unlike the training data: what, value,
-            training range, accepted range; None where nothing was compared.
-        coverage: share of the voxels that the uncertainty map's half-widths shall hold; None for
-            standard deviations and where there is no map.
-        expected_mae: without a reference, file units; None where it is not known.
-        validation_mae: lowest and highest of the model's validation cases; () as above.
-    """
-
-    warnings: tuple[str, ...] = ()
-    error: str | None = None
-    inputs: Rows = ()
+    warnings: tuple[str, ...] = ()  # for a person to read before using the prediction
+    error: str | None = None  # why it failed
+    inputs: Rows = ()  # file name of each source, and its SHA-256 with a verdict
+    # every way in which the input is unlike the training data: what, value, training range,
+    # accepted range; None where nothing was compared
     findings: tuple[tuple[str, str, str, str], ...] | None = None
-    coverage: float | None = None
-    expected_mae: float | None = None
-    validation_mae: tuple[float, ...] = ()
+    coverage: float | None = None  # share of the voxels that half-widths of a map shall hold
+    expected_mae: float | None = None  # without a reference, file units
+    validation_mae: tuple[float, ...] = ()  # lowest and highest of the model's validation cases
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where the predictions of a folder come from.
+    """Where the predictions of a folder come from."""
 
-    Attributes:
-        rows: names and values: files, model, settings, versions; () where nothing is recorded.
-        cases: identifier -> what is known about it.
-        channel_names: of the sources; () where the model's folder is not found.
-    """
-
-    rows: Rows = ()
-    cases: Mapping[str, CaseOrigin] = field(default_factory=dict)
-    channel_names: tuple[str, ...] = ()
+    rows: Rows = ()  # files, model, settings, versions; () where nothing is recorded
+    cases: Mapping[str, CaseOrigin] = field(default_factory=dict)  # by identifier
+    channel_names: tuple[str, ...] = ()  # of the sources; () where the model is not found
 
 
 def read_origin(predictions: Path, sources: Mapping[str, Sequence[Path]] | None = None) -> Origin:
     """What is known from the predictions' folder and the model's folder, if it is there.
 
-    `sources`, by identifier, are the files that are held against the recorded checksums.
+    Of several records of a case the newest counts. `sources`, by identifier, are the files that are
+    held against the recorded checksums.
 
     Raises:
         PlanError: predictions.json is no JSON.
@@ -71,12 +56,13 @@ def read_origin(predictions: Path, sources: Mapping[str, Sequence[Path]] | None 
     rows: list[tuple[str, str]] = []
     cases: dict[str, CaseOrigin] = {}
     names: tuple[str, ...] = ()
-    for path in sorted(predictions.glob("predictions*.json")):
-        record = _object(read_json(path))
+    paths = sorted(predictions.glob("predictions*.json"))
+    records = [(path.name, _object(read_json(path))) for path in paths]
+    for file, record in sorted(records, key=lambda one: str(one[1].get("date") or "")):
         model = _object(record.get("model"))
         folder = _model_folder(predictions, model)
         names = _channel_names(folder) if folder else names
-        rows += [(name, text) for name, text in _rows(path.name, record, model, folder) if text]
+        rows += [(name, text) for name, text in _rows(file, record, model, folder) if text]
         for name, result in _object(record.get("cases")).items():
             cases[name] = _case(_object(result), (sources or {}).get(name, ()))
     fold = predictions.resolve().parent
@@ -110,7 +96,7 @@ def _rows(
 
 
 def _channel_names(model: Path) -> tuple[str, ...]:
-    return tuple(map(str, _object(read_json(model / PLAN_JSON)).get("channel_names") or ()))
+    return tuple(map(str, _list(_object(read_json(model / PLAN_JSON)).get("channel_names"))))
 
 
 def _model_folder(predictions: Path, model: dict[str, Any]) -> Path | None:
@@ -129,23 +115,25 @@ def _case(result: dict[str, Any], sources: Sequence[Path]) -> CaseOrigin:
     found = {path.name: file_sha256(path) for path in sources}
     names = dict.fromkeys((*recorded, *found))
     verdicts = {name: _verdict(recorded.get(name), found.get(name)) for name in names}
-    warnings = [str(warning) for warning in result.get("warnings") or ()]
+    warnings = [str(warning) for warning in _list(result.get("warnings"))]
     warnings += [f"{name} {verdict}" for name, verdict in verdicts.items() if DIFFERS in verdict]
-    series = [_object(own) for own in result.get("series") or ()]
+    series = [_object(own) for own in _list(result.get("series"))]
     inputs = [("DICOM series", f"{s.get('description')} in {s.get('folder')}") for s in series]
     inputs += [
         (name, f"SHA-256 {found.get(name) or recorded[name]} ({verdict})")
         for name, verdict in verdicts.items()
     ]
     error, findings = result.get("error"), result.get("input_check")
-    compared = tuple(map(_finding, findings)) if isinstance(findings, list) else None
     stated = _object(result.get("uncertainty"))
-    coverage, expected = (_number(stated.get(name)) for name in ("coverage", "expected_mae"))
-    ends = stated.get("validation_mae")
-    known = [n for n in map(_number, ends if isinstance(ends, list) else ()) if n is not None]
-    why = None if error is None else str(error)
+    ends = map(_number, _list(stated.get("validation_mae")))
     return CaseOrigin(
-        tuple(warnings), why, tuple(inputs), compared, coverage, expected, tuple(known)
+        warnings=tuple(warnings),
+        error=None if error is None else str(error),
+        inputs=tuple(inputs),
+        findings=tuple(map(_finding, findings)) if isinstance(findings, list) else None,
+        coverage=_number(stated.get("coverage")),
+        expected_mae=_number(stated.get("expected_mae")),
+        validation_mae=tuple(end for end in ends if end is not None),
     )
 
 
@@ -185,3 +173,7 @@ def _number(value: object) -> float | None:
 
 def _object(value: object) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
+
+
+def _list(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []

@@ -28,7 +28,6 @@ from gdmnet.report.figures import (
     coverage_figure,
     folded,
     histogram_figure,
-    histograms,
     percentiles,
     worst_places,
 )
@@ -42,71 +41,48 @@ _CT_LIMIT, _LIMIT_SHARE = 200.0, 0.2  # the error's first window: HU, or a share
 
 @dataclass(frozen=True)
 class CasePage:
-    """Everything that the page holds about one case.
-
-    Attributes:
-        view: a `CaseView` as JSON, safe inside a script element.
-        figures: HTML of the charts; those of several methods are folded away under their names.
-        facts: about grid, mask and storage, in words.
-        methods: whose predictions are shown, in the order of the panels.
-        unit: of predictions and target: "HU" or "".
-    """
+    """Everything that the page holds about one case."""
 
     identifier: str
-    view: str
-    figures: tuple[str, ...]
-    facts: tuple[str, ...]
-    methods: tuple[str, ...]
-    unit: str
+    view: str  # a `CaseView` as JSON, safe inside a script element
+    figures: tuple[str, ...]  # HTML of the charts; of several methods folded away under their names
+    facts: tuple[str, ...]  # about grid, mask and storage, in words
+    methods: tuple[str, ...]  # whose predictions are shown, in the order of the panels
+    unit: str  # of predictions and target: "HU" or ""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """One volume of a case: a `CaseVolume`, packed.
-
-    `hounsfield` says whether HU windows make sense, `low` and `high` are the window "auto":
-    percentiles 0.5 and 99.5 inside the mask.
-    """
+    """One volume of a case: a `CaseVolume`, packed."""
 
     kind: str
     title: str
     method: str
-    hounsfield: bool
-    low: float
+    hounsfield: bool  # whether HU windows make sense
+    low: float  # of the window "auto": percentiles 0.5 and 99.5 inside the mask
     high: float
     packed: Packed
 
 
 @dataclass(frozen=True)
 class CaseView:
-    """A case for the viewer; everything spatial is (z, y, x) in LPS.
-
-    Attributes:
-        unit: of predictions and target: "HU" or "".
-        shape: of the stored volumes; `spacing` in mm is theirs, too.
-        factors: file voxels that became one stored voxel.
-        error_limit: errors are first shown from -error_limit to error_limit.
-        mask: see `encode.pack_mask`.
-        middle: mm from the first voxel's outer corner to the middle of the mask.
-        extent: mm around it that are shown at first: the mask and a little air.
-        worst: where errors are largest; of several methods their mean absolute error.
-        origin: DICOM patient coordinates (x, y, z), mm, of the first stored voxel's middle.
-        steps: mm (x, y, z) from one stored voxel to the next along z, y and x.
-    """
+    """A case for the viewer; everything spatial is (z, y, x) in LPS."""
 
     identifier: str
-    unit: str
-    shape: Shape
-    spacing: Spacing
-    factors: Shape
-    error_limit: float
+    unit: str  # of predictions and target: "HU" or ""
+    shape: Shape  # of the stored volumes
+    spacing: Spacing  # mm, of the same
+    factors: Shape  # file voxels that became one stored voxel
+    error_limit: float  # errors are first shown from -error_limit to error_limit
     pictures: tuple[Picture, ...]
-    mask: str
-    middle: tuple[float, ...]
-    extent: tuple[float, ...]
-    worst: tuple[Place, ...]
-    origin: tuple[float, ...]
-    steps: tuple[tuple[float, ...], ...]
+    mask: str  # see `encode.pack_mask`
+    middle: tuple[float, ...]  # mm from the first voxel's outer corner to the middle of the mask
+    extent: tuple[float, ...]  # mm around it that are shown at first: the mask and a little air
+    worst: tuple[Place, ...]  # where |error| is largest; of several methods the mean of theirs
+    origin: tuple[
+        float, ...
+    ]  # DICOM patient coordinates (x, y, z), mm, of the first voxel's middle
+    steps: tuple[tuple[float, ...], ...]  # mm (x, y, z) to the next voxel along z, y and x
 
 
 def case_page(
@@ -200,8 +176,7 @@ def _figures(images: CaseImages) -> tuple[str, ...]:
     volumes = dict(images.predictions)
     if images.target is not None:
         volumes = {"target": images.target, **volumes}
-    counts, ends = histograms(volumes, images.mask)
-    figures = [histogram_figure(counts, ends, images.unit)]
+    figures = [histogram_figure(volumes, images.mask, images.unit)]
     for method in images.predictions if images.target is not None else ():
         own = _against_target(images, method)
         if len(images.predictions) > 1:

@@ -17,7 +17,8 @@ from gdmnet.charts import Picture
 from gdmnet.geometry import Spacing
 from gdmnet.inference.windows import windows
 from gdmnet.metrics.edges import gradient_magnitudes
-from gdmnet.metrics.plausibility import NEGLIGIBLE_SHARE, value_range, wasserstein_1
+from gdmnet.metrics.image import value_range
+from gdmnet.metrics.plausibility import NEGLIGIBLE_SHARE, wasserstein_1
 from gdmnet.metrics.spectrum import log_distance, radial_power
 from gdmnet.models import precision, seeds
 from gdmnet.objectives.base import Batch
@@ -156,7 +157,7 @@ def judge_patches(patches: Iterable[Patch], spacing: Spacing) -> PatchQuality:
     if not n_voxels:
         return PatchQuality()
     pooled, true_values = (np.concatenate(parts) for parts in values)
-    floor = (NEGLIGIBLE_SHARE * value_range(true_values)) ** 2
+    floor = (NEGLIGIBLE_SHARE * value_range(true_values).width) ** 2
     power, true_power = (np.mean(parts, axis=0) for parts in powers)
     distance = log_distance(power, true_power, floor) if floor > 0 else None
     return PatchQuality(

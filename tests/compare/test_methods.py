@@ -8,10 +8,12 @@ import pytest
 from gdmnet import codec, folders
 from gdmnet.commands import predict
 from gdmnet.commands.compare import main
+from gdmnet.compare.methods import find_held_out
 from gdmnet.compare.record import Comparison
 from gdmnet.compare.tables import as_text
 from gdmnet.data.case import Volume
 from gdmnet.data.volume import write_volume
+from gdmnet.errors import DatasetError
 from gdmnet.folders import Roots
 from gdmnet.plan import Plan, Run
 
@@ -310,6 +312,22 @@ def test_what_is_not_there_is_one_line_and_status_two(place, capsys):
         lines = capsys.readouterr().err.splitlines()
         assert text in lines[-1]
         assert [line for line in lines if line.startswith("error: ")] == lines[-1:]
+
+
+def test_a_target_on_another_grid_is_no_figure_but_a_line(place, capsys):
+    place.model(offset(5))
+    wider = replace(place.models.make_geometry(SHAPE), spacing=(9.0, 8.0, 7.0))
+    target = Volume(place.truths["b"][None].astype(np.float32), wider)
+    write_volume(place.raw / "targetsTr/b.nii.gz", target)
+    assert place.call() == 2
+    assert "validation/b.nii.gz is not on the grid of" in capsys.readouterr().err
+
+
+def test_a_judge_without_any_real_image_is_one_line(place):
+    for path in (place.raw / "targetsTr").iterdir():
+        path.unlink()
+    with pytest.raises(DatasetError, match="from which the judge learns"):
+        find_held_out(place.raw, place.home / "splits_final.json", ["0"])
 
 
 def test_a_case_that_two_folds_validate_counts_once(place, capsys):

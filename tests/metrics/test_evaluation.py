@@ -10,7 +10,14 @@ from gdmnet.data.volume import read_volume, write_volume
 from gdmnet.errors import DatasetError, SettingError
 from gdmnet.geometry import Geometry
 from gdmnet.metrics.conventions import EvaluationSettings
-from gdmnet.metrics.evaluation import METRICS, EvaluationFolders, evaluate_folders, score
+from gdmnet.metrics.evaluation import (
+    METRICS,
+    EvaluationFolders,
+    ImagePair,
+    evaluate_folders,
+    evaluate_pairs,
+    score,
+)
 from gdmnet.metrics.plausibility import PLAUSIBILITY
 from gdmnet.metrics.structures import score_structures
 
@@ -136,6 +143,33 @@ def test_references_without_a_prediction_are_a_note_unless_all_are_asked_for(fol
     assert whole.note is None
     with pytest.raises(DatasetError, match="out: no image of a"):
         evaluate(folders, every_reference=True)
+
+
+def test_references_without_a_prediction_are_noted_beside_cases_that_fail(folders):
+    out, targets, _ = folders
+    write(targets / "c.mha", read_volume(targets / "a.mha").array[0])
+    write(out / "a.nii.gz", np.zeros(SHAPE))
+    summary = evaluate(folders, keep_going=True)
+    assert set(summary.failed) == {"a"}
+    assert summary.note == "2 of 3 references used: the others have no prediction"
+
+
+def test_a_pair_on_two_grids_of_one_shape_is_never_scored(folders):
+    out, targets, masks = folders
+    pair = ImagePair("a", *(next(folder.glob("a.*")) for folder in (out, targets, masks)))
+    (found,) = evaluate_pairs([pair], EvaluationSettings())
+    assert found.values["mae"] == pytest.approx(10, abs=1e-4)
+    write(targets / "a.mha", read_volume(targets / "a.mha").array[0], spacing=SPACING[::-1])
+    with pytest.raises(DatasetError, match=r"is not on the grid of .*a\.mha"):
+        evaluate_pairs([pair], EvaluationSettings())
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered")
+def test_values_beyond_what_can_be_scored_are_one_line(folders, rng):
+    write(folders[0] / "a.nii.gz", 1e25 * rng.normal(size=SHAPE))
+    with pytest.raises(DatasetError, match=r"a\.nii\.gz: its values are too large for sharpness"):
+        evaluate(folders)
+    assert set(evaluate(folders, keep_going=True).failed) == {"a"}
 
 
 def test_unequal_grids_are_refused_before_anything_is_scored(folders):

@@ -104,3 +104,9 @@ def test_the_challenges_figures_of_a_real_scan_are_those_of_the_slow_oracle(shar
     assert found["ms_ssim"] == pytest.approx(slow_ms_ssim(*case, -1024, 3071), abs=1e-6)
     found = score(*case, SPACING, convention="synthrad2023", with_plausibility=False)
     assert found["ssim"] == pytest.approx(slow_masked_ssim(*case, -1024, 3000), abs=1e-6)
+
+
+@pytest.mark.parametrize("name", CONVENTIONS)
+def test_values_are_plain_numbers(case, name):
+    found = score(*case, SPACING, convention=name)
+    assert {type(value) for value in found.values()} <= {float, type(None)}

@@ -31,6 +31,7 @@ def test_a_shifted_box_has_the_dice_and_distance_of_the_formula():
     truth = block((5, 15), (10, 20), (8, 18))
     guess = block((5, 15), (10, 20), (11, 21))
     assert dice(guess, truth) == pytest.approx(0.7)
+    assert type(dice(guess, truth)) is float
     assert hd95(guess, truth, SPACING) == pytest.approx(6)  # three voxels of 2 mm along x
     assert hd95(block((7, 17), (10, 20), (8, 18)), truth, SPACING) == pytest.approx(6)
 

@@ -1,6 +1,8 @@
 import numpy as np
 import pytest
 
+from gdmnet.metrics.edges import AIR_BELOW, BONE_ABOVE
+from gdmnet.metrics.image import tissues
 from gdmnet.report.figures import N_BINS, agreement, worst_places
 
 SHAPE = (6, 20, 30)
@@ -27,12 +29,22 @@ def test_errors_are_those_of_numpy(case):
 def test_bands_part_by_the_target(case):
     prediction, target, mask = case
     found = agreement(prediction, target, mask, (-200.0, 200.0))
-    inside = (mask != 0) & (target >= -200) & (target < 200)
+    inside = (mask != 0) & (target >= -200) & (target <= 200)
     errors = (prediction - target)[inside]
     assert [(b.low, b.high) for b in found.bands] == [(None, -200), (-200, 200), (200, None)]
     assert found.bands[1].n == errors.size
     assert found.bands[1].bias == pytest.approx(errors.mean(), rel=1e-4)
     assert sum(band.n for band in found.bands) == found.whole.n
+
+
+def test_hounsfield_bands_are_the_tissues_of_the_metrics(rng):
+    target = rng.integers(-210, 211, (3, 17, 21)).astype(np.float32)
+    target[0, 0, :8] = -200, 200, 200, 200, -200, 201, -201, 0
+    prediction, mask = target + rng.normal(0, 30, target.shape), np.ones(target.shape)
+    found = agreement(prediction, target, mask, (AIR_BELOW, BONE_ABOVE)).bands
+    for band, tissue in zip(found, tissues(target).values(), strict=True):
+        assert band.n == np.count_nonzero(tissue)
+        assert band.mae == pytest.approx(np.abs(prediction - target)[tissue].mean())
 
 
 def test_an_empty_band_has_no_values(case):

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from report.phantoms import unpack
 
+from gdmnet.errors import OutputError
 from gdmnet.report.encode import FINEST_STEP, pack, pack_mask, reduce, reduction
 
 
@@ -64,9 +65,10 @@ def test_a_larger_scale_gets_coarser_steps(rng):
     assert coarse.rms > fine.rms
 
 
-def test_what_cannot_fit_is_refused(rng):
-    with pytest.raises(ValueError, match="too few"):
-        pack([rng.normal(0, 1, (16, 16, 16))], [1.0], 10)
+@pytest.mark.parametrize("n_bytes", [10, 0, -500])  # below 0: charts of many methods leave nothing
+def test_what_cannot_fit_is_refused_in_a_line(rng, n_bytes):
+    with pytest.raises(OutputError, match="show fewer methods at once"):
+        pack([rng.normal(0, 1, (15, 16, 17))], [1.0], n_bytes)
 
 
 def test_masks_are_bits_with_x_fastest():

@@ -1,6 +1,7 @@
 import math
 import re
 
+import numpy as np
 import pytest
 
 from gdmnet.metrics.summary import summarise
@@ -45,6 +46,11 @@ def test_cells_tell_how_bad_they_are():
     assert float(cells(html, "a")[3]) == pytest.approx(math.log(2))
     assert cells(html, "b")[2] == ""  # not defined
     assert float(cells(html, "a")[4]) == 2  # |bias|
+
+
+def test_numbers_of_numpy_are_told_as_numbers():
+    values = {name: {"mae": np.float64(case["mae"])} for name, case in VALUES.items()}
+    assert cells(table(values), "b")[1] == "30.0"  # a script reads it
 
 
 def test_unknown_metrics_are_there_but_folded_away():

@@ -63,6 +63,28 @@ def test_parts_of_a_record_are_read_together(home):
     assert set(read_origin(home / "out").cases) == {"a", "b"}
 
 
+def test_of_two_records_of_a_case_the_newest_counts(home):
+    for name, date in (
+        ("predictions.json", "2026-02-02"),
+        ("predictions_0_of_2.json", "2026-01-01"),
+    ):
+        record = {"date": date, "cases": {"a": {"warnings": [date]}}}
+        (home / "out" / name).write_text(json.dumps(record))
+    assert read_origin(home / "out").cases["a"].warnings == ("2026-02-02",)
+
+
+@pytest.mark.parametrize("odd", [5, "words", True, {"of": "another version"}])
+def test_a_record_of_other_kinds_is_read_as_far_as_it_goes(home, odd):
+    (home / "model").mkdir()
+    (home / "model/plan.json").write_text(json.dumps({"channel_names": odd}))
+    keys = ("warnings", "series", "inputs", "input_check", "uncertainty")
+    write_record(home, {"a": dict.fromkeys(keys, odd)}, "model")
+    origin = read_origin(home / "out")
+    assert origin.channel_names == ()
+    assert origin.cases["a"].warnings == ()
+    assert origin.cases["a"].findings is None
+
+
 def test_a_damaged_record_is_refused(home):
     (home / "out/predictions.json").write_text("{")
     with pytest.raises(PlanError, match=r"predictions\.json: not valid JSON"):
