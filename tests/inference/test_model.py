@@ -257,9 +257,9 @@ def test_the_card_says_what_was_loaded(tmp_path, models):
 
 def test_half_precision_is_used_only_where_the_device_has_it(tmp_path, models, monkeypatch):
     folder = models.make_model(tmp_path, precision="bf16")
-    monkeypatch.setattr("gdmnet.inference.ensemble.cpu_has_bf16", lambda: False)
+    monkeypatch.setattr("gdmnet.models.precision.cpu_has_bf16", lambda: False)
     assert load_model(folder, device="cpu").card.precision == "fp32"
-    monkeypatch.setattr("gdmnet.inference.ensemble.cpu_has_bf16", lambda: True)
+    monkeypatch.setattr("gdmnet.models.precision.cpu_has_bf16", lambda: True)
     translator = load_model(folder, device="cpu")
     assert translator.card.precision == "bf16"
     ct = models.make_ct()
