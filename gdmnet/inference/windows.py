@@ -43,14 +43,10 @@ _SLAB = 32  # slices that are divided by their weights at a time
 
 @dataclass(frozen=True, eq=False)
 class Estimate:
-    """A predicted volume: float32 (1, z, y, x), network units.
-
-    The deviation is how far folds, mirrored copies and overlapping windows lie apart; 0 where there
-    is only one opinion, None if it was not asked for.
-    """
+    """A predicted volume: float32 (1, z, y, x), network units."""
 
     mean: NDArray
-    std: NDArray | None = None
+    std: NDArray | None = None  # how far opinions lie apart; 0 where there is one, None if unasked
 
 
 @dataclass(frozen=True, eq=False)
