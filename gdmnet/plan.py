@@ -21,6 +21,7 @@ BiasCorrection = Literal["none", "n4"]
 FORMATS = (".nii.gz", ".nii", ".nrrd", ".mha")
 """File endings of images that can be read and written."""
 _LARGEST_PATCH = 512**3  # voxels
+N_QUANTILES = 5
 
 Region = Literal["body", "circle", "everything"]
 """Where the target counts: in the body, in the circle that fits into each axial slice, or all."""
@@ -30,10 +31,7 @@ Region = Literal["body", "circle", "everything"]
 class Intensity:
     """Intensity statistics of one channel inside the body, in the file's units (CT: HU).
 
-    `outside` is the median of the voxels outside the body (the minimum where there are none);
-    `noise` the median absolute Laplacian in the axial plane, `quantiles` the percentiles 10, 25,
-    50, 75 and 90, `rim` by how many standard deviations the body's outermost 4 mm are brighter than
-    its inner 40 %; None and () in older fingerprints.
+    The last three are None and () in older fingerprints.
     """
 
     mean: float
@@ -45,28 +43,28 @@ class Intensity:
     p50: float
     p99: float
     p99_5: float
-    outside: float
-    noise: float | None = None
-    quantiles: tuple[float, ...] = ()
-    rim: float | None = None
+    outside: float  # median outside the body; the minimum where nothing is
+    noise: float | None = None  # median absolute Laplacian in the axial plane
+    quantiles: tuple[float, ...] = ()  # percentiles 10, 25, 50, 75 and 90
+    rim: float | None = None  # standard deviations by which the outer 4 mm outshine the inner 40 %
+
+    def __post_init__(self) -> None:
+        n_known = len(self.quantiles)
+        _require((n_known in (0, N_QUANTILES), f"quantiles must be {N_QUANTILES}, not {n_known}"))
 
 
 @dataclass(frozen=True)
 class CaseFingerprint:
-    """Facts about one training case.
-
-    `shape` is after the crop to where the target counts; `digests` are the SHA-256 of its raw
-    files by their role, so that a corrected file is noticed.
-    """
+    """Facts about one training case."""
 
     identifier: str
-    shape: Shape
+    shape: Shape  # after the crop to where the target counts
     spacing: Spacing
     body_fraction: float
     mask_rule: str
     sources: tuple[Intensity, ...]
     target: Intensity
-    digests: dict[str, str] = field(default_factory=dict)
+    digests: dict[str, str] = field(default_factory=dict)  # SHA-256 of its raw files by role
 
     def __post_init__(self) -> None:
         _require(
@@ -78,10 +76,7 @@ class CaseFingerprint:
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """Facts about a training set; the pooled statistics weigh every case equally.
-
-    Intensities of the sources are those after the bias correction.
-    """
+    """Facts about a training set; the pooled statistics weigh every case equally."""
 
     SCHEMA: ClassVar[int] = 1
     schema: int
@@ -89,7 +84,7 @@ class Fingerprint:
     channel_names: tuple[str, ...]
     target_name: str
     cases: tuple[CaseFingerprint, ...]
-    sources: tuple[Intensity, ...]
+    sources: tuple[Intensity, ...]  # after the bias correction
     target: Intensity
     bias_correction: BiasCorrection = "none"
     region: Region = "body"
@@ -109,17 +104,16 @@ SCHEMES = ("ct", "percentiles", "zscore", "none")
 class Normalisation:
     """File units to network units and back: y = (clip(t, low, high) - centre) / scale.
 
-    All are in file units; low and high may be None, for no clip. `centre` and `scale` of per-case
-    schemes are medians over the training cases. `background` is what lies outside body, crop and
-    volume (CT: air).
+    All are in file units. `centre` and `scale` of per-case schemes are medians over the training
+    cases.
     """
 
     scheme: str
     centre: float
     scale: float
-    low: float | None
+    low: float | None  # None for no clip
     high: float | None
-    background: float
+    background: float  # what lies outside body, crop and volume (CT: air)
 
     def __post_init__(self) -> None:
         low, high = (self.low, self.high)
@@ -192,11 +186,7 @@ class Configuration:
 
 @dataclass(frozen=True)
 class Plan:
-    """The decisions for one dataset; plan.json may be edited by hand.
-
-    `source_series` are the patterns, one a channel, that tell the sources among DICOM series; ()
-    where the dataset does not come from DICOM.
-    """
+    """The decisions for one dataset; plan.json may be edited by hand."""
 
     SCHEMA: ClassVar[int] = 1
     schema: int
@@ -210,7 +200,7 @@ class Plan:
     memory_gb: float
     reasons: dict[str, str]
     configurations: dict[str, Configuration]
-    source_series: tuple[str, ...] = ()
+    source_series: tuple[str, ...] = ()  # patterns of the sources' DICOM series, one a channel
 
     def __post_init__(self) -> None:
         n_channels = len(self.channel_names)
@@ -279,14 +269,11 @@ class Recipe(Settings):
 
 @dataclass(frozen=True)
 class SpectralFinish(Settings):
-    """A filter for predictions, fitted on validation cases; see `inference.finish`.
+    """A filter for predictions, fitted on validation cases; see `inference.finish`."""
 
-    `gains` of the amplitudes at the frequencies of `metrics.spectrum.radial_power`, lowest first;
-    `largest` is where a voxel's full change is cut, in network units.
-    """
-
+    # of the amplitudes at the frequencies of `metrics.spectrum.radial_power`, lowest first
     gains: tuple[float, ...] = setting(MISSING, "of each frequency", least=0)
-    largest: float = setting(MISSING, "change of a voxel", least=0)
+    largest: float = setting(MISSING, "change of a voxel, network units", least=0)
     strength: float = setting(0.0, "share of the full change; 0 is off", least=0, most=1)
 
 
@@ -294,12 +281,8 @@ class SpectralFinish(Settings):
 class Run(Settings):
     """What one training is: written before its first step, and never again.
 
-    `detail_gain` is how much of what the source of the target's quantity shows beyond the plan's
-    spacing the predictions get back: what serves the training cases' targets best.
-    `realism`, the realism dial's setting unless asked otherwise, is None where there is no dial,
-    and `finish` where none was fitted; they lie in dial.json and finish.json
-    (`models.folder.read_run`), and in run.json only of older and of exported models. `options` are
-    the objective's, by name; those that are left out are as by default.
+    Dial and finish lie in dial.json and finish.json (`models.folder.read_run`), and in run.json
+    only of older and of exported models.
     """
 
     SCHEMA: ClassVar[int] = 1
@@ -311,7 +294,7 @@ class Run(Settings):
     training_cases: tuple[str, ...]
     validation_cases: tuple[str, ...]
     objective: str
-    options: dict[str, Any]
+    options: dict[str, Any]  # of the objective, the others as by default
     recipe: Recipe
     encoder: str | None
     encoder_sha256: str | None
@@ -322,6 +305,8 @@ class Run(Settings):
     versions: dict[str, str] = field(default_factory=dict)
     encoder_options: dict[str, Any] = field(default_factory=dict)
     n_devices: int = setting(1, "that train together", least=1)
+    # share of what the source of the target's quantity shows beyond the plan's spacing that comes
+    # back into predictions: what serves the training cases' targets best
     detail_gain: float = setting(0.0, "of what the plan's spacing takes from a CT", least=0, most=1)
     realism: float | None = setting(None, "T of the realism dial", least=0)
-    finish: SpectralFinish | None = None
+    finish: SpectralFinish | None = None  # None where none was fitted

@@ -7,12 +7,12 @@ import json
 import numpy as np
 import pytest
 import torch
-from small_models import make_configuration, make_plan
+from small_models import make_configuration, make_fingerprint, make_plan
 
 from gdmnet import codec
 from gdmnet.errors import PlanError
 from gdmnet.networks.unet import Generator
-from gdmnet.plan import Plan
+from gdmnet.plan import Fingerprint, Plan
 
 ODD = (None, True, 0, -1, 1.5, 1e9, 1e-9, -1e30, 10**30, "", "x", "../../etc", [], {}, [1], [[1]])
 
@@ -91,6 +91,14 @@ def test_what_cannot_be_trained_is_refused_where_it_is_read(tmp_path, change, co
     (tmp_path / "plan.json").write_text(json.dumps(data))
     with pytest.raises(PlanError, match=rf"plan.json.configurations.3d_fullres: {complaint}"):
         codec.load(Plan, tmp_path / "plan.json")
+
+
+def test_a_fingerprint_without_one_of_the_quantiles_is_refused(tmp_path):
+    data = codec.encode(make_fingerprint())
+    data["cases"][1]["sources"][0]["quantiles"].pop()
+    (tmp_path / "fingerprint.json").write_text(json.dumps(data))
+    with pytest.raises(PlanError, match=r"cases\[1\].sources\[0\]: quantiles must be 5, not 4"):
+        codec.load(Fingerprint, tmp_path / "fingerprint.json")
 
 
 def test_an_ending_that_is_none_of_an_image_is_refused(tmp_path):

@@ -163,7 +163,7 @@ def _watch(
     translator = _translator(choice, settings, options, roots)
 
     def take(place: Path) -> None:
-        result = _translate(translator, place, output, options)
+        result = _translate(translator, place, output, options, nested=place != watched)
         for word in ("predicted", "failed"):
             for case in getattr(result, word):
                 print(f"{place.name}: {case} {word}", flush=True)
@@ -186,7 +186,7 @@ def _translator(
     if translator.training is None:
         unknown = "no fingerprint.json in the model: inputs are not compared with the training data"
         print(unknown, file=sys.stderr)
-    if options.uncertainty and translator.expected is None:
+    if options.uncertainty and (translator.expected is None or options.data_consistency):
         known = "no expected errors of this model with these settings"
         maps = "the maps are standard deviations of all opinions, no error bars"
         print(f"{known}: {maps}", file=sys.stderr)
@@ -194,14 +194,20 @@ def _translator(
 
 
 def _translate(
-    translator: Translator, inputs: Path, output: Path, options: PredictionOptions
+    translator: Translator,
+    inputs: Path,
+    output: Path,
+    options: PredictionOptions,
+    *,
+    nested: bool = True,
 ) -> FolderResult:
     from gdmnet.inference.consistency import with_data_consistency
     from gdmnet.inference.dicom import SUFFIX, find_templates, write_series
     from gdmnet.inference.inputs import find_cases, output_name
     from gdmnet.inference.predict import predict_folder
 
-    cases = find_cases(inputs, translator.plan, options.source, untilt=options.untilt)
+    how = {"untilt": options.untilt, "nested": nested}
+    cases = find_cases(inputs, translator.plan, options.source, **how)
     if any(case.series for case in cases) and output.resolve().is_relative_to(inputs.resolve()):
         raise OutputError(f"{output}: lies among the scans; give another folder by -o")
     if options.data_consistency:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from gdmnet.data.dicom import read_sources, series_sha256
 from gdmnet.data.volume import write_volume
 from gdmnet.errors import DatasetError, GdmnetError, OutputError, is_out_of_memory
 from gdmnet.files import file_sha256
+from gdmnet.inference.dicom import SUFFIX
 from gdmnet.inference.input_check import Finding, input_warnings
 from gdmnet.inference.record import OUTDATED, CaseResult, UncertaintyMap
 from gdmnet.inference.translator import Translator
@@ -47,6 +49,11 @@ class CasePrediction:
         return self.output.parent / UNCERTAINTY / self.output.name
 
     @property
+    def series_output(self) -> Path:
+        """Folder of its CT series."""
+        return self.output.parent / f"{self.files.identifier}{SUFFIX}"
+
+    @property
     def is_outdated(self) -> bool:
         """True if the file that is there shall be replaced."""
         return self.before is not None and self.before.status == OUTDATED
@@ -54,8 +61,10 @@ class CasePrediction:
     @property
     def is_done(self) -> bool:
         """True if all that is asked for is there."""
-        whole = self.output.exists() and (not self.uncertainty or self.map_output.exists())
-        return whole and not self.is_outdated
+        if self.is_outdated or not self.output.exists():
+            return False
+        is_noted = self.before is None or self.before.uncertainty is not None
+        return not self.uncertainty or (self.map_output.exists() and is_noted)
 
 
 @dataclass(frozen=True)
@@ -77,9 +86,10 @@ def read_case(job: CasePrediction, translator: Translator) -> ReadCase:
         DatasetError: a file cannot be read or does not fit, or the prediction that is there was
             made from other files.
     """
-    state, inputs = _states(job.files), _digests(job.files)
-    known = None if job.before is None or job.is_outdated else job.before.inputs
-    if job.output.exists() and known and known != inputs:
+    measured = () if translator.finishing is None else translator.finishing.files(job.files)
+    state, inputs = _states(job.files, measured), _digests(job.files, measured)
+    known = {} if job.before is None or job.is_outdated else job.before.inputs
+    if job.output.exists() and not known.items() <= inputs.items():
         raise DatasetError(
             f"{job.output}: was predicted from other files of these names; move it away or"
             " --overwrite"
@@ -87,7 +97,7 @@ def read_case(job: CasePrediction, translator: Translator) -> ReadCase:
     if job.is_done:
         return ReadCase(None, inputs)
     volume = read_sources(job.files)
-    if _states(job.files) != state:
+    if _states(job.files, measured) != state:
         raise DatasetError(
             f"case {job.files.identifier}: its files changed while they were read; predict it again"
             " once they are written"
@@ -97,17 +107,18 @@ def read_case(job: CasePrediction, translator: Translator) -> ReadCase:
 
 
 @read_errors()
-def _states(case: CaseFiles) -> list[tuple[int, ...]]:
-    """What changes with any source file: its number, size and times."""
-    paths = (*case.sources, *(path for series in case.series for path in series.files))
+def _states(case: CaseFiles, measured: Sequence[Path]) -> list[tuple[int, ...]]:
+    """What changes with any file that a case is made from: its number, size and times."""
+    slices = (path for series in case.series for path in series.files)
+    paths = (*case.sources, *slices, *measured)
     stats = [path.stat() for path in paths]
     return [(s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for s in stats]
 
 
 @read_errors()
-def _digests(case: CaseFiles) -> dict[str, str]:
-    """Name -> SHA-256 of each source; a series is called as the file of its channel would be."""
-    found = {path.name: file_sha256(path) for path in case.sources}
+def _digests(case: CaseFiles, measured: Sequence[Path]) -> dict[str, str]:
+    """Name -> SHA-256 of each file; a series is called as the file of its channel would be."""
+    found = {path.name: file_sha256(path) for path in (*case.sources, *measured)}
     series = enumerate(case.series)
     return found | {f"{case.identifier}_{i:04d}": series_sha256(own) for i, own in series}
 
@@ -170,7 +181,8 @@ def _failed(job: CasePrediction, problem: Exception) -> CaseResult:
 
 
 def _kept(job: CasePrediction, inputs: dict[str, str]) -> CaseResult:
-    if job.before is not None and job.before.inputs == inputs:
+    known = {} if job.before is None else job.before.inputs
+    if job.before is not None and known and known.items() <= inputs.items():
         return replace(job.before, status="done", error=None, traceback=None)
     unknown = "the prediction was there already and no record says what made it"
     return CaseResult("done", job.output.name, inputs, warnings=(unknown,))
@@ -182,13 +194,14 @@ def _written(
     begin = time.perf_counter()
     volume = translator.restore(estimate, case)
     if translator.finishing is not None:
-        volume = translator.finishing(job.files, volume)
+        volume = translator.finishing.apply(job.files, volume)
     uncertainty = None
     if estimate.std is not None:  # before the prediction: what is there is taken to be finished
         uncertainty = _write_map(translator, job, case, estimate, volume)
+    shutil.rmtree(job.series_output, ignore_errors=True)  # of the prediction that was there before
     write_volume(job.output, volume, integer=translator.plan.integer_output)
     if uncertainty is None:
-        job.map_output.unlink(missing_ok=True)  # of the prediction that was there before
+        job.map_output.unlink(missing_ok=True)  # of that, too
     seconds = round(read.seconds + time.perf_counter() - begin, 3)
     noted = input_warnings(case, read.findings, translator.configuration)
     warnings = *noted, *_uncertainty_warnings(uncertainty)

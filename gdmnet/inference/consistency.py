@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gdmnet.data.case import CaseFiles, Volume
@@ -16,11 +15,46 @@ from gdmnet.tomography.consistency import data_consistent
 from gdmnet.tomography.scan import FOLDER, load_acquisition, load_sinogram
 
 
+@dataclass(frozen=True)
+class DataConsistency:
+    """Makes the predictions of cases agree with their measured views."""
+
+    sinograms: Path | None  # folder of CASE.json and CASE.npz
+    channel: int | None  # of the source that is right where no view looked
+
+    def files(self, case: CaseFiles) -> tuple[Path, Path]:
+        """Where the record and the sinogram of a case lie."""
+        folder = self.sinograms
+        if folder is None:
+            if not case.sources:
+                raise DatasetError(
+                    "--data-consistency: name the folder of the sinograms by --sinograms"
+                )
+            folder = case.sources[0].parent.parent / FOLDER
+        return folder / f"{case.identifier}.json", folder / f"{case.identifier}.npz"
+
+    def apply(self, case: CaseFiles, prediction: Volume) -> Volume:
+        """A prediction (1, z, y, x) in HU, after a few iterations on the case's line integrals."""
+        record, measured = self.files(case)
+        acquisition = load_acquisition(record)
+        difference = grid_difference(acquisition.grid, prediction.geometry)
+        if difference is not None:
+            raise DatasetError(f"{record}: not on the grid of the image: {difference}")
+        volume = data_consistent(
+            prediction.array[0],
+            load_sinogram(measured, acquisition),
+            acquisition,
+            outside=None if self.channel is None else read_sources(case).array[self.channel],
+        )
+        return Volume(volume[None], prediction.geometry)
+
+
 def with_data_consistency(
     translator: Translator, cases: Sequence[CaseFiles], sinograms: Path | None = None
 ) -> Translator:
     """The same translator, whose predictions are made to agree with the measured views.
 
+    Its expected errors, measured on other predictions, are left aside.
     A record CASE.json and a sinogram CASE.npz of each case must lie in `sinograms`; None is the
     folder simulation beside that of the images, as gdm_simulate_sparse_view --keep-sinograms
     leaves it.
@@ -29,44 +63,13 @@ def with_data_consistency(
         DatasetError: the target is no CT, or a file is missing.
     """
     translator.require_ct("--data-consistency")
+    finishing = DataConsistency(sinograms, translator.configuration.residual_channel)
     for case in cases:
-        for path in _files(case, sinograms):
+        for path in finishing.files(case):
             if not path.is_file():
                 raise DatasetError(
                     f"{path}: file not found; simulate with --keep-sinograms, or name the folder"
                     " of the sinograms by --sinograms"
                 )
-    channel = translator.configuration.residual_channel
-    return replace(
-        translator,
-        card=replace(translator.card, data_consistency=True),
-        finishing=partial(_finish, sinograms=sinograms, channel=channel),
-    )
-
-
-def _finish(
-    files: CaseFiles, prediction: Volume, *, sinograms: Path | None, channel: int | None
-) -> Volume:
-    record, measured = _files(files, sinograms)
-    acquisition = load_acquisition(record)
-    difference = grid_difference(acquisition.grid, prediction.geometry)
-    if difference is not None:
-        raise DatasetError(f"{record}: not on the grid of the image: {difference}")
-    volume = data_consistent(
-        prediction.array[0],
-        load_sinogram(measured, acquisition),
-        acquisition,
-        outside=None if channel is None else read_sources(files).array[channel],
-    )
-    return Volume(volume[None], prediction.geometry)
-
-
-def _files(case: CaseFiles, sinograms: Path | None) -> tuple[Path, Path]:
-    """Where the record and the sinogram of a case lie."""
-    if sinograms is None:
-        if not case.sources:
-            raise DatasetError(
-                "--data-consistency: name the folder of the sinograms by --sinograms"
-            )
-        sinograms = case.sources[0].parent.parent / FOLDER
-    return sinograms / f"{case.identifier}.json", sinograms / f"{case.identifier}.npz"
+    card = replace(translator.card, data_consistency=True)
+    return replace(translator, card=card, finishing=finishing, expected=None)

@@ -106,8 +106,9 @@ def translate_folder(results: Path, source: Path, output: Path) -> int:
             volume = translator.translate_case(case)
             write_volume(place, volume, integer=translator.plan.integer_output)
             _log.info("%s: %s", case.identifier, place)
-        except GdmnetError as problem:
-            _log.error("error: %s: %s", case.identifier, problem)
+        except Exception as problem:  # noqa: BLE001 (no odd file may end the other cases)
+            trace = not isinstance(problem, GdmnetError)
+            _log.error("error: %s: %s", case.identifier, problem, exc_info=trace)
             failed += 1
     return 1 if failed else 0
 
@@ -119,14 +120,18 @@ def find_inputs(images: Path, channel_names: Sequence[str]) -> list[CaseFiles]:
     their names. Several channels are found by the channels' names in those of the folders.
 
     Raises:
-        DatasetError: no image, or a folder that is none or several of the channels.
+        DatasetError: no image, a folder that is none or several of the channels, several folders of
+            masks, or an image without partners.
     """
     found = {path.name: path for path in sorted(images.glob("*")) if path.is_dir()}
     masks = [name for name in found if any(word in name.lower() for word in _OF_MASKS)]
+    if len(masks) > 1:
+        raise DatasetError(f"{images}: several folders of masks ({', '.join(masks)}); keep one")
     folders = {name: images_by_case(path) for name, path in found.items() if name not in masks}
-    order = _channels(images, list(folders), channel_names)
-    first = folders[order[0]]
-    others = [folders[name] for name in order[1:]]
+    first, *others = (folders[name] for name in _channels(images, list(folders), channel_names))
+    if any(len(other) != len(first) for other in others):
+        counts = ", ".join(f"{name} {len(own)}" for name, own in folders.items())
+        raise DatasetError(f"{images}: not as many images in every folder ({counts})")
     given = images_by_case(found[masks[0]]) if masks else {}
     alone = len(first) == 1
     return [

@@ -10,7 +10,7 @@ from pathlib import Path
 from gdmnet.arrays.normalise import scheme_of
 from gdmnet.data.case import CaseFiles, Series, Volume
 from gdmnet.data.dicom import case_name, find_series, grid_of, is_fitting, only_series
-from gdmnet.data.dicom_out import Maker, require_template, write_ct_series
+from gdmnet.data.dicom_out import GRIDS, Maker, require_template, write_ct_series
 from gdmnet.data.regrid import share_inside
 from gdmnet.data.volume import read_geometry, read_volume
 from gdmnet.errors import DatasetError
@@ -26,7 +26,12 @@ _MOST_INSIDE = 0.5  # share of the image that must lie in its template: else it 
 
 
 def dicom_cases(
-    folder: Path, plan: Plan, patterns: Sequence[str] = (), *, untilt: bool = False
+    folder: Path,
+    plan: Plan,
+    patterns: Sequence[str] = (),
+    *,
+    untilt: bool = False,
+    nested: bool = True,
 ) -> list[CaseFiles]:
     """One case a study of a tree of DICOM series: the series that the model takes, a channel each.
 
@@ -36,8 +41,8 @@ def dicom_cases(
     study in which several series fit, or which lacks a channel, and series that are no sound stack,
     become cases, too: they fail with their reason, and the others go on.
 
-    The patterns are as in `is_fitting`, one a channel, () for the plan's; `untilt`
-    is as in `find_series`.
+    The patterns are as in `is_fitting`, one a channel, () for the plan's; `untilt` is as in
+    `find_series`; if not `nested`, only series in the folder itself are taken.
 
     Raises:
         DatasetError: nothing says which series is which channel, or nothing fits.
@@ -52,7 +57,8 @@ def dicom_cases(
     tree = find_series(folder, untilt=untilt)
     studies: dict[tuple[str, str], list[Series]] = {}
     for series in tree.series:
-        studies.setdefault((series.patient, series.study), []).append(series)
+        if nested or series.folder == folder:
+            studies.setdefault((series.patient, series.study), []).append(series)
     cases: dict[str, CaseFiles] = {}
     for found in studies.values():
         channels = [
@@ -84,16 +90,19 @@ def _study_cases(
     channels: Sequence[Sequence[Series]], patterns: Sequence[str]
 ) -> Iterator[CaseFiles]:
     """The case of one study; what cannot be told apart as cases that are refused."""
+    every = list(dict.fromkeys(series for fitting in channels for series in fitting))
     unclear = next((fitting for fitting in channels if len(fitting) != 1), None)
-    if unclear is None:
-        yield CaseFiles(case_name(channels[0][0]), (), series=tuple(own for (own,) in channels))
-        return
-    listed = ", ".join(series.label for series in unclear)
     if unclear:
+        listed = ", ".join(series.label for series in unclear)
         reason = f"{len(unclear)} series of one study fit the model ({listed})"
-    else:
+    elif unclear is not None:
         reason = f"no series of its study fits {patterns[channels.index(unclear)]!r}"
-    for series in dict.fromkeys(series for fitting in channels for series in fitting):
+    elif len(every) < len(channels):
+        reason = "one series of its study fits several channels"
+    else:
+        yield CaseFiles(case_name(every[0]), (), series=tuple(every))
+        return
+    for series in every:
         refused = replace(series, geometry=None, problem=f"{reason}; name one by --source")
         yield CaseFiles(case_name(series), (), series=(refused,))
 
@@ -138,7 +147,7 @@ def write_series(
 ) -> list[Path]:
     """Write predictions, case -> file, as CT series beside them; the folders, CASE_dicom.
 
-    The grid is a name in `data.dicom_out.GRIDS`. Of cases to keep, a series that is there stays.
+    The grid is a name in `GRIDS`. Of cases to keep, a series that is there on this grid stays.
 
     Raises:
         DatasetError: a prediction cannot be read.
@@ -148,12 +157,15 @@ def write_series(
     for name, path in progress_bar(predictions.items(), "DICOM"):
         folder = path.parent / f"{name}{SUFFIX}"
         folders.append(folder)
-        if name not in keep or not folder.exists():
-            volume, template = read_volume(path), templates[name]
-            own = grid_of(template)
-            if grid_difference(volume.geometry, own) is None:
-                volume = Volume(volume.array, own)  # NIfTI has rounded it to float32
-            write_ct_series(folder, volume, template, maker_of(translator), grid=grid)
+        template, geometry = templates[name], read_geometry(path)
+        if grid_difference(geometry, grid_of(template)) is None:
+            geometry = grid_of(template)  # NIfTI has rounded it to float32
+        if name in keep and folder.exists():
+            there = only_series(folder).geometry
+            if there and grid_difference(there, GRIDS[grid](geometry)) is None:
+                continue
+        volume = Volume(read_volume(path).array, geometry)
+        write_ct_series(folder, volume, template, maker_of(translator), grid=grid)
     return folders
 
 

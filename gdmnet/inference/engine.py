@@ -1,4 +1,4 @@
-"""An exported model without torch: ONNX Runtime or OpenVINO computes, numpy blends the windows."""
+"""An exported model without torch: ONNX Runtime or OpenVINO computes the windows."""
 
 from __future__ import annotations
 
@@ -13,26 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gdmnet import __version__, codec
-from gdmnet.arrays.crop import crop, pad_to
 from gdmnet.data.case import Case
 from gdmnet.errors import CheckpointError, DeviceError, SettingError
 from gdmnet.files import file_sha256
-from gdmnet.geometry import shape_of
-from gdmnet.inference.windows import (
-    Estimate,
-    Moments,
-    Spread,
-    gaussian_weight,
-    mirrored_axes,
-    tiling_of,
-)
+from gdmnet.inference.windows import Estimate, Spread, blend, tiling_of
 from gdmnet.models.card import ModelCard
 from gdmnet.models.folder import ModelFolder
 from gdmnet.models.manifest import MANIFEST_JSON, Manifest
-from gdmnet.parallel import progress_bar
 from gdmnet.plan import Configuration
 
-_COMBINE: dict[str, Callable[..., NDArray]] = {"mean": np.mean, "median": np.median}
 OnnxNetwork = Callable[[NDArray], NDArray]
 """float32 (1, c, z, y, x), a patch in network units, to (1, 1, z, y, x)."""
 
@@ -52,36 +41,12 @@ class OnnxEnsemble:
         spread: Spread | None = None,
     ) -> Estimate:
         """A case's target in network units, as `Ensemble.predict` gives it."""
-        tiling, patch_size = tiling_of(case, configuration), configuration.patch_size
-        combine = _COMBINE[card.settings.ensemble]
-        padded, box = pad_to(case.source, patch_size, tiling.fill)
-        source = padded.astype(np.float32, copy=False)
-        total, weights = np.zeros((2, *shape_of(padded)), np.float32)
-        n_series = len(self.members) if spread == "mirrored" else 1
-        moments = Moments(np.zeros((n_series, *total.shape), np.float32)) if spread else None
-        weight = gaussian_weight(patch_size)
-        flips = mirrored_axes(patch_size) if card.settings.tta else [()]
-        heard = [(), (-1,)] if spread == "mirrored" else flips  # whose opinions are measured
-        chosen = tiling.windows(shape_of(padded), card.settings.step_size)
-        for window in progress_bar(chosen, "windows", delay=2):
-            z, y, x = window
-            patch, copies = source[None, :, z, y, x], {}  # 1, c, z, y, x
-            for flip in dict.fromkeys([*flips, *heard]):
-                turned = np.ascontiguousarray(np.flip(patch, flip))
-                outputs = np.concatenate([member(turned)[0] for member in self.members])
-                copies[flip] = np.flip(outputs, flip)  # n, z, y, x
-            values = [combine(copies[flip], axis=0) for flip in flips]
-            total[window] += np.mean(values, axis=0) * weight
-            weights[window] += weight
-            if moments is not None:
-                every = np.stack([copies[flip] for flip in heard])  # copy, n, z, y, x
-                if spread == "opinions":  # one series of all
-                    every = every.reshape(-1, 1, *patch_size)
-                moments.add(every.mean(0), every.var(0).mean(0), weight, window)
-        mean = np.full_like(total, tiling.background)
-        np.divide(total, weights, out=mean, where=weights > 0)
-        found = (mean,) if moments is None else (mean, np.sqrt(moments.variance()))
-        return Estimate(*(np.ascontiguousarray(crop(volume, box))[None] for volume in found))
+        tiling, settings = tiling_of(case, configuration), card.settings
+        found = blend(self._opinions, case.source, tiling, settings, np, spread=spread)
+        return Estimate(*(np.ascontiguousarray(volume)[None] for volume in found))
+
+    def _opinions(self, patch: NDArray) -> NDArray:
+        return np.concatenate([member(patch) for member in self.members])
 
     def versions(self) -> dict[str, str]:
         """Of the libraries that compute."""

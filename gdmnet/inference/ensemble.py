@@ -21,7 +21,7 @@ from gdmnet.models.card import ModelCard
 from gdmnet.models.checkpoint import between
 from gdmnet.models.device import find_device, versions
 from gdmnet.models.folder import ModelFolder
-from gdmnet.models.precision import autocast, cpu_has_bf16
+from gdmnet.models.precision import autocast, has_bf16
 from gdmnet.objectives.base import Inputs
 from gdmnet.objectives.build import OBJECTIVES, generator_of
 from gdmnet.plan import Configuration
@@ -150,7 +150,5 @@ def _with_weights(generator: nn.Module, path: Path, realism: float) -> nn.Module
 
 def _usable(precision: str, device: torch.device) -> str:
     """The training's precision where the device computes in it, else fp32."""
-    if device.type == "cuda":
-        has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
-        return precision if precision != "bf16" or has_bf16 else "fp32"
-    return precision if precision == "bf16" and cpu_has_bf16() else "fp32"
+    usable = has_bf16(device) if precision == "bf16" else device.type == "cuda"
+    return precision if usable else "fp32"

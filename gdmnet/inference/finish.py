@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft, signal
 
+from gdmnet.errors import PlanError
 from gdmnet.geometry import Spacing
 from gdmnet.metrics.spectrum import FEWEST_VOXELS, N_BINS, WINDOW, finest_spacing, radial_power
 from gdmnet.plan import SpectralFinish
@@ -93,7 +94,14 @@ def _gains(power: NDArray, real: NDArray) -> tuple[float, ...]:
 
 
 def mean_finish(finishes: Sequence[SpectralFinish]) -> SpectralFinish:
-    """One filter for the mean of several folds' predictions."""
+    """One filter for the mean of several folds' predictions.
+
+    Raises:
+        PlanError: a filter has not as many gains as there are frequencies.
+    """
+    for finish in finishes:
+        if len(finish.gains) != N_BINS:
+            raise PlanError(f"the spectral finish has {len(finish.gains)} gains, not {N_BINS}")
     gains = tuple(np.mean([finish.gains for finish in finishes], axis=0).tolist())
     largest = fmean(finish.largest for finish in finishes)
     return SpectralFinish(gains, largest, fmean(finish.strength for finish in finishes))

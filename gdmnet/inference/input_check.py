@@ -3,12 +3,8 @@
 The network is asked for what it has seen. An input that differs from all training cases is
 translated all the same, but a person should look at the result twice.
 
-Of every quantity the lowest and the highest value of the training cases are known. Accepted is this
-range, widened on both sides by the distance between the cases' 10th and 90th percentile, but at
-least by a factor (spacing, field of view), by a share of the deviation inside the body
-(intensities), or by a share of the noise (CT): with one or two training cases these least margins
-decide. Leaving the training cases out in turn shows how often the rule is wrong about a case of the
-same kind (`false_alarms`).
+Of every quantity the lowest and the highest value of the training cases are known; what is accepted
+beyond them says `describe_check`. With one or two training cases the least margins decide.
 
 Channels whose normalisation takes away the gain of each case (every MR) are compared by ratios to
 their own 99th percentile, as the gain is no property of the patient; CT is compared in HU.
@@ -81,21 +77,21 @@ class InputCheck:
 
 @dataclass(frozen=True)
 class ImageFacts:
-    """What is compared: body's box in voxels, mm, its share of the image, and each source."""
+    """What is compared with the training cases'."""
 
-    shape: Shape
+    shape: Shape  # of the body's box
     spacing: Spacing
-    body_fraction: float
+    body_fraction: float  # of the image
     sources: tuple[Intensity, ...]
 
 
 class _Quantity(NamedTuple):
-    """`margin` is the least one: a factor if `is_factor`, else of the unit."""
+    """One of the numbers that are compared."""
 
     what: str
     unit: str
     value: float
-    margin: float
+    margin: float  # the least one: a factor if `is_factor`, else of the unit
     is_factor: bool = False
 
 
@@ -143,10 +139,9 @@ def require_content(case: Case, volume: Volume, configuration: Configuration) ->
 
 def check_input(facts: ImageFacts | CaseFingerprint, training: Fingerprint) -> tuple[Finding, ...]:
     """Everything about an input that lies outside of what the training cases justify."""
-    noise = all(source.noise is not None for case in training.cases for source in case.sources)
-    own, *known = (
-        _quantities(case, training.channel_names, noise=noise) for case in (facts, *training.cases)
-    )
+    every = (facts, *training.cases)
+    noise = all(source.noise is not None for case in every for source in case.sources)
+    own, *known = (_quantities(case, training.channel_names, noise=noise) for case in every)
     findings = [*_histograms(facts, training), *_rims(facts, training)]
     for quantity, *others in zip(own, *known, strict=True):
         values = np.array([other.value for other in others])

@@ -15,12 +15,17 @@ from gdmnet.plan import Plan
 
 
 def find_cases(
-    inputs: Path, plan: Plan, patterns: Sequence[str] = (), *, untilt: bool = False
+    inputs: Path,
+    plan: Plan,
+    patterns: Sequence[str] = (),
+    *,
+    untilt: bool = False,
+    nested: bool = True,
 ) -> list[CaseFiles]:
     """The cases of a folder of CASE_0000<ending> files, of a DICOM tree, or of a single file.
 
     The plan's file ending is preferred; a folder in one of the other formats is taken as well.
-    `patterns` and `untilt` are for a DICOM tree, as in `dicom_cases`.
+    `patterns`, `untilt` and `nested` are for a DICOM tree, as in `dicom_cases`.
 
     Raises:
         DatasetError: nothing there, or not what the model needs.
@@ -36,7 +41,7 @@ def find_cases(
         return [CaseFiles(name, (inputs,))]
     endings = image_endings(inputs) if inputs.is_dir() else set()
     if inputs.is_dir() and not endings and holds_dicom(inputs):
-        return dicom_cases(inputs, plan, patterns, untilt=untilt)
+        return dicom_cases(inputs, plan, patterns, untilt=untilt, nested=nested)
     ending = endings.pop() if len(endings) == 1 else plan.file_ending
     return input_cases(inputs, n_channels, ending)
 

@@ -30,6 +30,7 @@ from gdmnet.inference.case import (
     ReadCase,
     predict_case,
     read_case,
+    read_errors,
     write_case,
 )
 from gdmnet.inference.input_check import describe_check
@@ -184,6 +185,9 @@ def watch(folder: Path, take: Callable[[Path], None]) -> NoReturn:
 
     A delivery is a subfolder, with all below it, or the files of the folder itself, which may be
     empty. What `take` refuses is logged in one line, and tried again when the delivery has changed.
+
+    Raises:
+        DatasetError: the folder is not there any more.
     """
     taken: dict[Path, State] = {}
     changed: dict[Path, tuple[State, float]] = {}  # when each state was first seen, by our clock
@@ -204,10 +208,11 @@ def watch(folder: Path, take: Callable[[Path], None]) -> NoReturn:
 
 
 def _deliveries(folder: Path) -> Iterator[tuple[Path, State]]:
-    entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    places = [(path, sorted(path.rglob("*"))) for path in entries if path.is_dir()]
-    for place, paths in (*places, (folder, entries)):
+    with read_errors():
+        entries = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    for place in (*sorted(path for path in entries if path.is_dir()), folder):
         try:
+            paths = entries if place == folder else place.rglob("*")
             found = [(str(path), path.stat()) for path in paths if path.is_file()]
         except FileNotFoundError:  # it is being moved
             continue

@@ -11,22 +11,19 @@ from gdmnet.errors import OutputError
 from gdmnet.inference.input_check import Finding, InputCheck
 from gdmnet.models.card import ModelCard
 
-OUTDATED = "outdated"
+OUTDATED = "outdated"  # an earlier run's file is there, which the next run will replace
 _SETTINGS_OF_1 = {"checkpoint", "step_size", "tta", "ensemble", "steps", "sampler", "seed"}
 
 
 @dataclass(frozen=True)
 class UncertaintyMap:
-    """The uncertainty map of one case, in the target's units.
-
-    The last three are None for a map of standard deviations, of a model without an `ExpectedError`
-    that fits.
-    """
+    """The uncertainty map of one case, in the target's units."""
 
     output: str  # the map's file, seen from the output folder
     sources: str  # what the opinions come from: folds, mirrored copies, overlapping windows
     mean: float  # of the map inside the body
     single_opinion: float  # share of the body where only one is, or none differ: a map of 0
+    # None for a map of standard deviations, of a model without an `ExpectedError` that fits:
     coverage: float | None = None  # share of the voxels that is expected within +- the map
     expected_mae: float | None = None  # in the body of the prediction
     validation_mae: tuple[float, float] | None = None  # lowest and highest of validation cases
@@ -44,13 +41,9 @@ class SourceSeries:
 
 @dataclass(frozen=True)
 class CaseResult:
-    """What became of one case.
+    """What became of one case."""
 
-    It is "done"; "failed"; or "outdated": an earlier run's file is still there, which --overwrite
-    was to replace, and the next run will.
-    """
-
-    status: str
+    status: str  # "done"; "failed"; or `OUTDATED`
     output: str  # file name of the prediction
     inputs: dict[str, str]  # file name -> SHA-256 of each source
     seconds: float | None = None  # without reading ahead; None where an earlier run did it

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from gdmnet.data.case import Case, CaseFiles, Volume
 from gdmnet.data.dicom import case_of, read_sources
 from gdmnet.data.volume import read_volume, write_volume
-from gdmnet.errors import CheckpointError, DatasetError
+from gdmnet.errors import CheckpointError, DatasetError, OutputError
 from gdmnet.geometry import Geometry, Spacing, shape_of
 from gdmnet.inference import input_check
 from gdmnet.inference.engine import OnnxEnsemble, load_exported
@@ -28,6 +28,7 @@ from gdmnet.plan import Configuration, Fingerprint, Normalisation, Plan, Run, Sp
 from gdmnet.preprocessing import prepare_volumes, restore
 
 if TYPE_CHECKING:  # which torch is not needed for
+    from gdmnet.inference.consistency import DataConsistency
     from gdmnet.inference.ensemble import Ensemble
 
 _log = logging.getLogger(__name__)
@@ -47,7 +48,7 @@ class Translator:
     card: ModelCard  # which weights are used and how
     network: Ensemble | OnnxEnsemble  # the folds' generators as one
     training: Fingerprint | None = None  # None where the folder does not say
-    finishing: Callable[[CaseFiles, Volume], Volume] | None = None  # before a file is written
+    finishing: DataConsistency | None = None  # before a file is written
     finish: SpectralFinish | None = None  # the filter that `predict` ends with
     expected: ExpectedError | None = None  # of such predictions; None where it was not measured
     detail_gain: float = 0.0  # how much of a case's `detail` comes back, `Run.detail_gain`
@@ -100,12 +101,14 @@ class Translator:
 
         Raises:
             DatasetError: a source cannot be read, does not fit the model or is blank.
-            OutputError: the output cannot be written.
+            OutputError: the output cannot be written, or is a source.
         """
-        paths = [sources] if isinstance(sources, (str, Path)) else sources
-        files = case_of(Path(output).name.split(".")[0], [Path(path) for path in paths])
-        volume = self.translate_case(files)
-        write_volume(Path(output), volume, integer=self.plan.integer_output)
+        given, place = [sources] if isinstance(sources, (str, Path)) else sources, Path(output)
+        paths = [Path(path) for path in given]
+        if place.resolve() in [path.resolve() for path in paths]:
+            raise OutputError(f"{place}: is the source; give another name")
+        volume = self.translate_case(case_of(place.name.split(".")[0], paths))
+        write_volume(place, volume, integer=self.plan.integer_output)
 
     def _translate(self, identifier: str, sources: Volume, mask: Volume | None = None) -> Volume:
         case, findings = self.prepare(identifier, sources, mask)

@@ -1,10 +1,13 @@
-"""Where the windows of a volume lie and what each counts for; of any engine that computes them."""
+"""A volume through a network, window by window, blended by Gaussian weights in fp32.
+
+The same code for numpy's arrays and torch's tensors, so that any engine can compute the windows.
+"""
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
@@ -12,9 +15,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from gdmnet.arrays.crop import crop, pad_to
 from gdmnet.arrays.normalise import background_value
 from gdmnet.data.case import Case
-from gdmnet.geometry import Shape
+from gdmnet.geometry import Shape, shape_of
+from gdmnet.models.card import PredictionSettings
+from gdmnet.parallel import progress_bar
 from gdmnet.plan import Configuration
 from gdmnet.preprocessing import source_normalisations
 
@@ -25,21 +31,22 @@ WEIGHT_FLOOR = 1e-3  # of the peak: keeps w * p / w well conditioned where one w
 BODY_MARGIN = 8
 
 Window = tuple[slice, slice, slice]
+Flip = tuple[int, ...]  # axes that are turned, counted from the last
 Spread = Literal["opinions", "mirrored"]
 Array = Any  # numpy's or torch's, which have the same operators
+Arrays = Any  # numpy, or what has its functions of other arrays
+Network = Callable[[Array], Array]
+"""(b, c, z, y, x), network units, to (n b, 1, z, y, x): n folds' opinions about b patches."""
 _TINY = 1e-30
+_SLAB = 32  # slices that are divided by their weights at a time
 
 
 @dataclass(frozen=True, eq=False)
 class Estimate:
-    """A predicted volume: float32 (1, z, y, x), network units.
-
-    The deviation is how far folds, mirrored copies and overlapping windows lie apart; 0 where there
-    is only one opinion, None if it was not asked for.
-    """
+    """A predicted volume: float32 (1, z, y, x), network units."""
 
     mean: NDArray
-    std: NDArray | None = None
+    std: NDArray | None = None  # how far opinions lie apart; 0 where there is one, None if unasked
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,6 +102,105 @@ class Moments:
     def variance(self) -> Array:
         """(z, y, x), of the population; 0 where no or one opinion is."""
         return self._squares / self.weight.clip(_TINY)
+
+
+def blend(
+    network: Network,
+    source: NDArray,
+    tiling: Tiling,
+    settings: PredictionSettings,
+    arrays: Arrays,
+    *,
+    spread: Spread | None = None,
+    n_together: int = 1,
+) -> list[Array]:
+    """Slide a network over a volume: (z, y, x) of the prediction, and of the spread if asked for.
+
+    Windows are added up in one order, so that the result does not depend on how many share a call.
+    Every window that touches the body is computed, so that no voxel of it changes where others are
+    skipped.
+
+    Args:
+        network: gives float32.
+        source: float32 (c, z, y, x), network units.
+        tiling: which windows there are.
+        settings: of step size, mirrored copies and ensemble.
+        arrays: of the engine that computes.
+        spread: how far all opinions lie apart; or "mirrored": how far each fold's own lie apart
+            in overlapping windows and their copies mirrored along x, as the root mean square over
+            the folds, whatever the settings. The prediction is the same to the bit with and
+            without.
+        n_together: windows or mirrored copies a call.
+
+    Raises:
+        ValueError: shapes that do not fit, or a step size outside (0, 1].
+    """
+    padded, box = pad_to(source, tiling.patch_size, tiling.fill)
+    volume, weight = arrays.asarray(padded), arrays.asarray(gaussian_weight(tiling.patch_size))
+    total, moments = arrays.zeros_like(volume[0]), None
+    combine = getattr(arrays, settings.ensemble)
+    flips = mirrored_axes(tiling.patch_size) if settings.tta else [()]
+    heard = {None: [], "opinions": flips, "mirrored": [(), (-1,)]}[spread]
+    every = list(dict.fromkeys([*flips, *heard]))
+    chosen = tiling.windows(shape_of(padded), settings.step_size)
+    n_windows, n_copies = (1, n_together) if settings.tta else (n_together, 1)
+    groups = [chosen[first : first + n_windows] for first in range(0, len(chosen), n_windows)]
+    for group in progress_bar(groups, "windows", delay=2):
+        patches = arrays.stack([volume[:, z, y, x] for z, y, x in group])
+        copies = _copies(network, patches, every, n_copies, arrays)
+        values, own = [], None
+        for flip, opinions in zip(every, copies, strict=True):
+            if flip in flips:
+                values.append(combine(opinions, 0))
+            if flip in heard:
+                series = opinions if spread == "mirrored" else opinions.mean(0)[None]
+                own = own or Moments(arrays.zeros_like(series))
+                own.add(series, ((opinions - series) ** 2).mean(0), len(opinions))
+        for window, value in zip(group, arrays.stack(values).mean(0), strict=True):
+            total[window] += value * weight
+        if own is not None:
+            moments = moments or Moments(arrays.stack([total * 0] * len(own.means)))
+            variance = own.variance()
+            for place, window in enumerate(group):
+                moments.add(own.means[:, place], variance[place], weight, window)
+    _divide(total, chosen, weight, tiling.background, arrays)
+    found = [total]
+    if spread is not None:
+        found.append(total * 0 if moments is None else moments.variance() ** 0.5)
+    return [crop(volume, box) for volume in found]
+
+
+def _copies(
+    network: Network, patches: Array, flips: Sequence[Flip], n_together: int, arrays: Arrays
+) -> Iterator[Array]:
+    """The opinions (n, b, z, y, x) about windows (b, c, z, y, x) as each mirrored copy has them."""
+    n_windows, size = len(patches), tuple(patches.shape[2:])
+    for first in range(0, len(flips), n_together):
+        some = flips[first : first + n_together]
+        batch = arrays.concatenate([arrays.flip(patches, flip) for flip in some])
+        outputs = network(batch)  # (n k b, 1, z, y, x)
+        if tuple(outputs.shape[1:]) != (1, *size):
+            raise ValueError(f"the network gave {tuple(outputs.shape)} for {tuple(batch.shape)}")
+        outputs = outputs.reshape(-1, len(some), n_windows, *size)
+        for place, flip in enumerate(some):
+            yield arrays.flip(outputs[:, place], flip)
+
+
+def _divide(
+    total: Array, chosen: Sequence[Window], weight: Array, background: float, arrays: Arrays
+) -> None:
+    """Sums to means in place, some slices at a time; background where no window was."""
+    for first in range(0, len(total), _SLAB):
+        rows = total[first : first + _SLAB]
+        weights = arrays.zeros_like(rows)
+        for z, y, x in chosen:
+            begin, end = max(z.start, first), min(z.stop, first + len(rows))
+            if begin < end:
+                part = weight[begin - z.start : end - z.start]
+                weights[begin - first : end - first, y, x] += part
+        outside = weights == 0
+        rows /= weights + outside
+        rows[outside] = background
 
 
 def tiling_of(case: Case, configuration: Configuration) -> Tiling:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field
 
 from gdmnet.folders import CHECKPOINTS
 from gdmnet.settings import Settings, setting
@@ -50,31 +50,20 @@ class PredictionSettings(Settings):
 
 @dataclass(frozen=True)
 class ModelCard:
-    """Which weights a translator uses and how; written beside every prediction.
-
-    Attributes:
-        checkpoints: fold -> SHA-256 of its checkpoint file.
-        device: "cpu", "cuda:0", ...
-        precision: "fp32", "bf16" or "fp16"; sums are fp32 always.
-        settings: as they are used: with the sampler's own steps, name and seed; these are None
-            where the network is called once.
-        realism: fold -> T of the realism dial; empty without one.
-        data_consistency: True if predictions are made to agree with measured line integrals.
-        network_calls: evaluations of each fold's network for a window, without mirrored copies.
-        finish: strength of the spectral finish; 0 without one.
-    """
+    """Which weights a translator uses and how; written beside every prediction."""
 
     folder: str
     objective: str
     configuration: str
-    checkpoints: dict[str, str]
-    device: str
-    precision: str
+    checkpoints: dict[str, str]  # fold -> SHA-256 of its file
+    device: str  # "cpu", "cuda:0", ...
+    precision: str  # "fp32", "bf16" or "fp16"; sums are fp32 always
+    # as they are used: a sampler's own steps, name and seed; None where there is none
     settings: PredictionSettings = PredictionSettings()
-    realism: dict[str, float] = field(default_factory=dict)
-    data_consistency: bool = False
-    network_calls: int = 1
-    finish: float = 0.0
+    realism: dict[str, float] = field(default_factory=dict)  # fold -> T of the dial, if it has one
+    data_consistency: bool = False  # whether predictions agree with measured line integrals
+    network_calls: int = 1  # of each fold for a window, without mirrored copies
+    finish: float = 0.0  # strength of the spectral finish; 0 without one
 
     def __str__(self) -> str:
         how = self.settings
@@ -95,12 +84,10 @@ class ModelCard:
         A realism that was asked for is no difference from the same one chosen by the validation,
         nor is a finish that was refused from one that is not there.
         """
-        for name in ("checkpoints", "realism", "finish", "data_consistency"):
-            if getattr(self, name) != getattr(other, name):
-                return name
-        ours, theirs = (
-            replace(card.settings, realism=None, finish=True, mixed_folds=False)
-            for card in (self, other)
-        )
-        names = [entry.name for entry in fields(PredictionSettings)]
-        return next((name for name in names if getattr(ours, name) != getattr(theirs, name)), None)
+        theirs = other._decisive()
+        return next((name for name, own in self._decisive().items() if own != theirs[name]), None)
+
+    def _decisive(self) -> dict[str, object]:
+        names = ("checkpoints", "realism", "finish", "data_consistency")
+        used = {name: getattr(self, name) for name in names}
+        return {**used, **vars(self.settings), **used, "mixed_folds": None}

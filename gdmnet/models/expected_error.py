@@ -30,9 +30,7 @@ class ExpectedError(Settings):
     """What |error| was on the validation cases, in the prediction's file units (CT: HU).
 
     Edges ascend; no band edges are one band; difficulty 0 is a bin of its own. `half_widths`, of
-    cases that were left out in turn, and `means` have a row a band and a column a bin, one row
-    after the other. Coverage (of voxels by half-widths) and MAE ratio are the lowest and highest of
-    a left-out case; the rank correlation is Spearman's over the cases, 0 where it is not defined.
+    cases that were left out in turn, and `means` have a row a band and a column a bin.
     """
 
     folds: tuple[str, ...] = setting(MISSING, "whose validation cases these are")
@@ -42,8 +40,10 @@ class ExpectedError(Settings):
     half_widths: tuple[float, ...] = setting(MISSING, "of 90 % of the voxels", least=0)
     means: tuple[float, ...] = setting(MISSING, "of |error|", least=0)
     mae: tuple[float, ...] = setting(MISSING, "lowest and highest of a case", least=0)
+    # lowest and highest of a left-out case: share of voxels within the half-width, true MAE
     coverage: tuple[float, ...] = setting(MISSING, "of a left-out case", least=0, most=1)
     mae_ratio: tuple[float, ...] = setting(MISSING, "true over expected MAE", least=0)
+    # Spearman's over the cases, 0 where it is not defined
     rank_correlation: float = setting(MISSING, "of true and expected MAE", least=-1, most=1)
 
     def __post_init__(self) -> None:

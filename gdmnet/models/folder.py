@@ -76,17 +76,13 @@ def read_run(fold: Path) -> Run:
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """What a model's folder says.
-
-    Runs are by fold; the fingerprint is None for a model of before it travelled along, the expected
-    error where no fold's validation measured it.
-    """
+    """What a model's folder says."""
 
     path: Path
     plan: Plan
-    runs: dict[str, Run]
-    fingerprint: Fingerprint | None
-    expected: ExpectedError | None = None
+    runs: dict[str, Run]  # by fold
+    fingerprint: Fingerprint | None  # None for a model of before it travelled along
+    expected: ExpectedError | None = None  # None where no fold's validation measured it
 
     @property
     def configuration(self) -> Configuration:

@@ -29,31 +29,20 @@ class FileEntry:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a model archive says about itself.
-
-    Attributes:
-        version: of the gdmnet that exported.
-        dataset: for example "Dataset501_MRtoCT"; with objective and configuration the model's place
-            among the results.
-        checkpoints: "final", and "best" where it was asked for.
-        licence: of the weights, in the exporter's words.
-        versions: of the packages that the first fold was trained with.
-        validation: fold -> metric -> mean, std, ...; folds without a validation are absent.
-        files: path in the archive -> size and digest, of every file but the manifest.
-    """
+    """What a model archive says about itself."""
 
     SCHEMA: ClassVar[int] = 1
     schema: int
-    version: str
-    dataset: str
+    version: str  # of the gdmnet that exported
+    dataset: str  # "Dataset501_MRtoCT"; with the next two the model's place among the results
     objective: str
     configuration: str
     folds: tuple[str, ...]
-    checkpoints: tuple[str, ...]
-    licence: str
-    versions: dict[str, str]
-    validation: dict[str, dict[str, Any]]
-    files: dict[str, FileEntry]
+    checkpoints: tuple[str, ...]  # "final", and "best" where it was asked for
+    licence: str  # of the weights, in the exporter's words
+    versions: dict[str, str]  # of the packages that the first fold was trained with
+    validation: dict[str, dict[str, Any]]  # fold -> metric -> mean, std, ..., where it has one
+    files: dict[str, FileEntry]  # path in the archive -> size and digest, of all but the manifest
 
 
 def require_names(manifest: Manifest, where: Path) -> None:

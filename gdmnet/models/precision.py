@@ -12,6 +12,7 @@ from gdmnet.plan import Configuration
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _CPU_BF16 = {"avx512_bf16", "amx_bf16"}
+_AMPERE = 8  # compute capability
 _CPU_INFO = Path("/proc/cpuinfo")
 _SAFE_DEPTH, _SAFE_PLANE = 10, 32 * 32  # voxels of a feature map; see `is_safe_in_cpu_bf16`
 
@@ -26,9 +27,9 @@ def choose(precision: str, device: torch.device) -> str:
         TrainingError: an unknown precision, or fp16 away from CUDA.
     """
     if precision == "auto":
-        if device.type == "cuda":
-            return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-        return "bf16" if device.type == "cpu" and cpu_has_bf16() else "fp32"
+        if has_bf16(device):
+            return "bf16"
+        return "fp16" if device.type == "cuda" else "fp32"
     if precision not in PRECISIONS:
         raise TrainingError(f"precision {precision}: unknown; use auto, {', '.join(PRECISIONS)}")
     if precision == "fp16" and device.type != "cuda":
@@ -67,6 +68,13 @@ def is_safe_in_cpu_bf16(configuration: Configuration) -> bool:
         if z <= 2 or (z < _SAFE_DEPTH and y * x > _SAFE_PLANE):
             return False
     return True
+
+
+def has_bf16(device: torch.device) -> bool:
+    """True where a device multiplies bfloat16 in hardware."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device)[0] >= _AMPERE
+    return device.type == "cpu" and cpu_has_bf16()
 
 
 def cpu_has_bf16(cpu_info: Path = _CPU_INFO) -> bool:

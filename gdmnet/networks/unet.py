@@ -100,14 +100,13 @@ class Generator(nn.Module):
             return x[:, self.residual_channel : self.residual_channel + 1].float() + output
 
 
-def embed_time(time: Tensor, n_features: int = N_WAVES) -> Tensor:
+def embed_time(time: Tensor) -> Tensor:
     """Waves e = [cos(1000 t w_i), sin(1000 t w_i)], w_i = 10000^(-2 i / n), i = 0 .. n / 2 - 1.
 
-    Vaswani et al., NeurIPS 2017, section 3.5, as DDPM uses it for time.
-
-    Times (b,) from 0 to 1 and an even n give float32 (b, n).
+    Vaswani et al., NeurIPS 2017, section 3.5, as DDPM uses it for time. Times (b,) from 0 to 1 give
+    float32 (b, n), n = `N_WAVES`.
     """
-    half = n_features // 2
+    half = N_WAVES // 2
     index = torch.arange(half, device=time.device, dtype=torch.float32)
     angles = _SCALE * time.float()[:, None] * torch.exp(-math.log(_LONGEST) * index / half)
     return torch.cat([angles.cos(), angles.sin()], dim=1)

@@ -171,6 +171,19 @@ def test_series_are_added_to_predictions_that_are_there_and_then_kept(place, cap
     assert read_slices(folder)[0].SeriesInstanceUID != before
 
 
+def test_series_on_another_grid_than_the_one_asked_for_are_not_kept(place):
+    assert call(place, "--dicom-out") == 0
+    uids = []
+    for grid in ("axial", "source"):
+        assert call(place, "--dicom-out", "--dicom-grid", grid) == 0
+        oblique = mr_of(place, "two")
+        written = only_series(place / f"out/{case_name(oblique)}_dicom")
+        wanted = axial_grid(oblique.geometry) if grid == "axial" else oblique.geometry
+        assert grid_difference(written.geometry, wanted) is None
+        uids.append(only_series(place / f"out/{case_name(mr_of(place, 'one'))}_dicom").uid)
+    assert uids[0] == uids[1]  # is axial, with square pixels
+
+
 def test_a_model_that_makes_no_ct_is_refused(place, models, capsys):
     model = make_model(place / "results", models, target="T2")
     plan = codec.load(Plan, model / folders.PLAN_JSON)
@@ -237,6 +250,24 @@ def test_channels_are_told_apart_by_patterns(place, models, capsys, caplog):
     assert call(place, "--source", "*t1*", "*T2") == 1  # patient two has no T2
     assert "1 predicted, 0 there already, 1 failed" in capsys.readouterr().out
     assert "no series of its study fits '*T2'; name one by --source" in caplog.text
+
+
+def test_one_series_is_not_taken_for_two_channels(place, models, caplog):
+    configuration = models.make_configuration(n_sources=2)
+    models.make_model(place / "results", configuration=configuration)
+    assert call(place, "--source", "MR*", "*t1*") == 2  # neither patient has another MR
+    assert caplog.text.count("one series of its study fits several channels; name one by") == 2
+    assert not list((place / "out").glob("case_*"))
+
+
+def test_a_new_prediction_does_not_lie_beside_the_series_of_the_one_before(place):
+    assert call(place, "--dicom-out") == 0
+    folder = place / f"out/{case_name(mr_of(place, 'one'))}_dicom"
+    assert folder.is_dir()
+    assert call(place, "--overwrite") == 0
+    assert not folder.exists()
+    assert call(place, "--dicom-out") == 0
+    assert folder.is_dir()
 
 
 def test_predictions_are_judged_against_the_trees_they_come_from(place, capsys):

@@ -157,6 +157,7 @@ def pretend() -> None:
     """Make torch believe in its CUDA device, and leave fake tensors where they were made."""
     torch.cuda.amp.common.amp_definitely_not_available = lambda: False
     torch.cuda.is_bf16_supported = lambda *_, **__: True
+    torch.cuda.get_device_capability = lambda *_: (9, 0)
     _foreach_utils._foreach_supported_types.append(FakeTensor)
     sys.modules["torch.optim.optimizer"]._foreach_supported_types.append(FakeTensor)
     torch.Tensor.__deepcopy__ = nn.Parameter.__deepcopy__ = _copied

@@ -80,12 +80,32 @@ def test_both_ways_are_not_mixed_in_a_folder(translator, dataset, tmp_path):
         predicted(translator, dataset, tmp_path / "out")
 
 
+def test_expected_errors_of_other_predictions_are_left_aside(translator, dataset, models):
+    cases = find_cases(dataset / "imagesTs", translator.plan)
+    knowing = replace(translator, expected=models.make_expected())
+    assert with_data_consistency(knowing, cases).expected is None
+
+
 def test_sinograms_may_lie_elsewhere(translator, dataset, tmp_path):
     (dataset / "simulation").rename(tmp_path / "measured")
     with pytest.raises(DatasetError, match=r"b\.json: file not found; simulate with --keep-sin"):
         predicted(translator, dataset, tmp_path / "out")
     _, outcome = predicted(translator, dataset, tmp_path / "out", sinograms=tmp_path / "measured")
     assert outcome.predicted == ("b",)
+
+
+def test_predictions_from_another_sinogram_are_not_kept(translator, dataset, tmp_path, caplog):
+    _, outcome = predicted(translator, dataset, tmp_path / "out")
+    inputs = json.loads((tmp_path / "out/predictions.json").read_text())["cases"]["b"]["inputs"]
+    assert sorted(inputs) == ["b.json", "b.npz", "b_0000.nii.gz"]
+    _, outcome = predicted(translator, dataset, tmp_path / "out")
+    assert outcome.skipped == ("b",)
+    path = dataset / "simulation/b.npz"
+    (sinogram,) = np.load(path).values()
+    np.savez(path, sinogram * 1.01)
+    _, outcome = predicted(translator, dataset, tmp_path / "out")
+    assert outcome.failed == ("b",)
+    assert "was predicted from other files" in caplog.text
 
 
 def test_another_scans_record_fails_that_case(translator, dataset, tmp_path, caplog):

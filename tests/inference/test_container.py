@@ -15,7 +15,7 @@ from gdmnet.data.case import Volume
 from gdmnet.data.volume import read_volume, write_volume
 from gdmnet.errors import DatasetError
 from gdmnet.geometry import Geometry
-from gdmnet.inference import load_model
+from gdmnet.inference import container, load_model
 from gdmnet.inference.container import find_inputs
 
 SHAPE = (7, 19, 22)
@@ -95,8 +95,31 @@ def test_images_are_told_apart_by_folders_and_names(tmp_path, models):
     with pytest.raises(DatasetError, match="a folder for each of T1, PD"):
         find_inputs(tmp_path, ("T1", "PD"))
     image(tmp_path / "mri-t1/uuid1.mha", models)
+    with pytest.raises(DatasetError, match=r"not as many images .* \(mri-t1 2, mri-t2 1\)"):
+        find_inputs(tmp_path, ("T1", "T2"))
+    image(tmp_path / "mri-t2/uuid4.mha", models)
     with pytest.raises(DatasetError, match="uuid1 has no image of the same name"):
         find_inputs(tmp_path, ("T1", "T2"))
+    image(tmp_path / "lung-mask/uuid3.mha", models)
+    with pytest.raises(DatasetError, match=r"several folders of masks \(body-mask, lung-mask\)"):
+        find_inputs(tmp_path, ("T1", "T2"))
+
+
+def test_a_case_that_fails_for_whatever_reason_ends_no_other(tmp_path, models, monkeypatch, caplog):
+    models.make_model(tmp_path / "results")
+    for case in "ab":
+        image(tmp_path / f"images/mri/{case}.mha", models)
+    write = container.write_volume
+
+    def write_b(path, volume, **how):
+        if path.stem == "a":
+            raise MemoryError("out of memory")
+        write(path, volume, **how)
+
+    monkeypatch.setattr(container, "write_volume", write_b)
+    assert container.translate_folder(tmp_path / "results", tmp_path, tmp_path / "out") == 1
+    assert [path.name for path in (tmp_path / "out").rglob("*.mha")] == ["b.mha"]
+    assert "error: a: out of memory" in caplog.text
 
 
 def test_a_folder_that_is_there_is_kept(tmp_path, models, capsys):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
+from gdmnet.errors import PlanError
 from gdmnet.inference.finish import (
     FinishCase,
     apply_finish,
@@ -126,3 +127,5 @@ def test_thick_slices_have_fewer_frequencies_across():
 def test_several_folds_have_one_filter():
     first, second = SpectralFinish((1.0,) * 16, 1.0, 0.5), SpectralFinish((3.0,) * 16, 2.0, 0.0)
     assert mean_finish([first, second]) == SpectralFinish((2.0,) * 16, 1.5, 0.25)
+    with pytest.raises(PlanError, match="has 15 gains, not 16"):
+        mean_finish([first, SpectralFinish((1.0,) * 15, 1.0)])

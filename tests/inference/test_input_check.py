@@ -181,6 +181,10 @@ def test_noise_counts_neither_in_mr_nor_where_the_training_cases_do_not_tell(cha
     assert check(facts_of(noisy(400.0)), noisy(known), noisy(40.0), channels=(channel,)) == ()
 
 
+def test_training_cases_of_which_one_does_not_tell_its_noise_are_compared_in_turn():
+    assert describe_check(fingerprint(noisy(None), noisy(40.0))).false_alarms == 0
+
+
 SHAPES = {"usual": (40, 120, 400, 560, 720), "alike": (50, 140, 420, 580, 700)}
 
 

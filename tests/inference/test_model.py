@@ -20,6 +20,7 @@ from gdmnet.errors import (
     DatasetError,
     DeviceError,
     GdmnetError,
+    OutputError,
     PlanError,
     SettingError,
 )
@@ -243,6 +244,8 @@ def test_a_file_is_translated_to_a_file(tmp_path, models, integer, kind):
     assert image.GetPixelID() == kind
     result = read_volume(tmp_path / "a.mha").array[0]
     np.testing.assert_allclose(result[models.core()], ct[models.core()], atol=0.01)
+    with pytest.raises(OutputError, match="is the source"):
+        translator.translate_files(tmp_path / "a.mha", tmp_path / "x/../a.mha")
 
 
 def test_the_card_says_what_was_loaded(tmp_path, models):
@@ -257,9 +260,9 @@ def test_the_card_says_what_was_loaded(tmp_path, models):
 
 def test_half_precision_is_used_only_where_the_device_has_it(tmp_path, models, monkeypatch):
     folder = models.make_model(tmp_path, precision="bf16")
-    monkeypatch.setattr("gdmnet.inference.ensemble.cpu_has_bf16", lambda: False)
+    monkeypatch.setattr("gdmnet.models.precision.cpu_has_bf16", lambda: False)
     assert load_model(folder, device="cpu").card.precision == "fp32"
-    monkeypatch.setattr("gdmnet.inference.ensemble.cpu_has_bf16", lambda: True)
+    monkeypatch.setattr("gdmnet.models.precision.cpu_has_bf16", lambda: True)
     translator = load_model(folder, device="cpu")
     assert translator.card.precision == "bf16"
     ct = models.make_ct()

@@ -96,6 +96,18 @@ def test_predictions_that_are_there_are_kept(tmp_path, translator, inputs):
     assert record(out).cases["a"] == before.cases["a"]
 
 
+def test_a_map_whose_numbers_no_record_has_is_made_again(tmp_path, translator, inputs):
+    out = tmp_path / "out"
+    predict_folder(translator, inputs, out)
+    for name in "abc":  # what is left where the next run is killed between map and record
+        (out / "uncertainty").mkdir(exist_ok=True)
+        (out / f"uncertainty/{name}.nii.gz").write_bytes((out / f"{name}.nii.gz").read_bytes())
+    outcome = predict_folder(translator, inputs, out, uncertainty=True)
+    assert outcome.predicted == ("a", "b", "c")
+    assert all(case.uncertainty is not None for case in record(out).cases.values())
+    assert predict_folder(translator, inputs, out, uncertainty=True).skipped == ("a", "b", "c")
+
+
 def test_overwriting_predicts_all_anew(tmp_path, translator, inputs):
     out = tmp_path / "out"
     predict_folder(translator, inputs, out)

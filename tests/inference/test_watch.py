@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 import pytest
+from dicoms import write_series
 
 from gdmnet.commands import predict as command
 from gdmnet.data.case import Volume
-from gdmnet.data.volume import write_volume
+from gdmnet.data.volume import read_geometry, write_volume
 from gdmnet.errors import DatasetError
 from gdmnet.geometry import Geometry
 from gdmnet.inference import predict
@@ -63,6 +65,45 @@ def test_what_cannot_be_predicted_stops_nothing(tmp_path, monkeypatch, caplog):
     watched(monkeypatch, tmp_path, Clock(*[None] * 20), take)
     assert taken == ["bad", "good"]
     assert [record.getMessage() for record in caplog.records] == ["error: bad: no series"]
+
+
+def test_a_delivery_that_is_moved_meanwhile_stops_nothing(tmp_path, monkeypatch):
+    for name in ("gone", "here"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "1.dcm").touch()
+    every, taken = Path.rglob, []
+
+    def rglob(path, pattern):
+        if path.name == "gone":
+            raise FileNotFoundError(path)
+        return every(path, pattern)
+
+    monkeypatch.setattr(Path, "rglob", rglob)
+    watched(monkeypatch, tmp_path, Clock(*[None] * 8), lambda path: taken.append(path.name))
+    assert taken == ["here"]
+
+
+def test_a_watched_folder_that_is_gone_is_one_line(tmp_path):
+    with pytest.raises(DatasetError, match="nowhere: cannot be read"):
+        predict.watch(tmp_path / "nowhere", print)
+
+
+def test_a_series_is_not_taken_half_with_the_folders_own_files(
+    tmp_path, models, monkeypatch, capsys
+):
+    model = models.make_model(tmp_path)
+    write_series(tmp_path / "ward", models.make_ct((9, 19, 22)), Modality="CT")
+    (tmp_path / "in/anna").mkdir(parents=True)
+    (tmp_path / "in/notes.txt").write_text("quiet from the beginning")
+    slices = sorted((tmp_path / "ward").iterdir())
+    arrivals = [lambda path=path: shutil.copy(path, tmp_path / "in/anna") for path in slices]
+    monkeypatch.setattr(predict, "time", Clock(*arrivals, *[None] * 9))
+    arguments = ["--watch", str(tmp_path / "in"), "-o", str(tmp_path / "out")]
+    assert command.main([*arguments, "--device", "cpu", "-m", str(model)]) == 130
+    (_, said) = capsys.readouterr().out.splitlines()
+    assert said.startswith("anna: case_")
+    (prediction,) = (tmp_path / "out").glob("*.nii.gz")
+    assert read_geometry(prediction).shape == (9, 19, 22)
 
 
 def test_the_command_predicts_what_arrives_and_nothing_twice(tmp_path, models, monkeypatch, capsys):

@@ -34,10 +34,11 @@ def test_auto_on_a_cpu_follows_the_hardware(monkeypatch, there, expected):
     assert precision.choose("auto", CPU) == expected
 
 
-@pytest.mark.parametrize(("there", "expected"), [(True, "bf16"), (False, "fp16")])
-def test_auto_on_cuda_prefers_bf16(monkeypatch, there, expected):
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: there)
-    assert precision.choose("auto", CUDA) == expected
+def test_auto_on_cuda_prefers_bf16_where_that_very_device_has_it(monkeypatch):
+    cards = {0: (8, 0), 1: (7, 5)}
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: cards[device.index])
+    for index, expected in enumerate(("bf16", "fp16")):
+        assert precision.choose("auto", torch.device("cuda", index)) == expected
 
 
 def test_a_named_precision_stays_unless_it_cannot_be():
