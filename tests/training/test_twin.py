@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
+import pytest
 import torch
 from objectives.small import PATCH, CountingEncoder
 
+from gdmnet.errors import TrainingError
 from gdmnet.files import whole_folder
 from gdmnet.folders import FINAL, LATEST
 from gdmnet.models import checkpoint
@@ -88,6 +92,23 @@ def broken_after(epoch, parts, folder, monkeypatch):
         except KeyboardInterrupt:
             return
     raise AssertionError("was not stopped")
+
+
+class Endless(Regression):
+    """Its steps are never finite."""
+
+    def descend(self, generator, batch, rng):
+        return replace(super().descend(generator, batch, rng), finite=False)
+
+
+def test_a_twin_that_never_steps_stops_the_training(
+    make_generator, make_noise_case, make_configuration, tmp_path, monkeypatch
+):
+    parts, gdm = parts_of(make_generator, make_noise_case, make_configuration), objective()
+    _, start = gdm.twin()
+    monkeypatch.setattr(gdm, "twin", lambda: (Endless(replace(gdm.context, options={})), start))
+    with pytest.raises(TrainingError, match="10 steps in a row were not finite"):
+        run(tmp_path / "fold", parts, gdm, replace(RECIPE, iterations=20))
 
 
 def test_the_dial_is_a_line_through_both_weights():
