@@ -69,7 +69,18 @@ _log = logging.getLogger(__name__)
 
 
 def prepare_encoder(training: FoldTraining, settings: EncoderSettings) -> FrozenEncoder:
-    """The frozen encoder that was chosen for a training, on this process's device.
+    """The frozen encoder that was chosen for a training, on this process's device, ready to use.
+
+    Raises:
+        GdmnetError: as `chosen_encoder`.
+    """
+    encoder = chosen_encoder(training, settings)
+    make_norms_constant(encoder, training, settings)
+    return encoder
+
+
+def chosen_encoder(training: FoldTraining, settings: EncoderSettings) -> FrozenEncoder:
+    """A training's encoder, on this process's device, with its norms as they are in its file.
 
     The embedded one is trained as long as a share of the training, with its seed and precision, on
     its training cases and no others, if it does not lie in its folder already.
@@ -93,7 +104,7 @@ def prepare_encoder(training: FoldTraining, settings: EncoderSettings) -> Frozen
             device=device,
             precision=recipe.precision,
         )
-    encoder = build_encoder(
+    return build_encoder(
         name,
         weights=settings.weights,
         configuration=configuration,
@@ -102,10 +113,17 @@ def prepare_encoder(training: FoldTraining, settings: EncoderSettings) -> Frozen
         stages=settings.stages,
         resample=settings.resample,
     ).to(device)
+
+
+def make_norms_constant(
+    encoder: FrozenEncoder, training: FoldTraining, settings: EncoderSettings
+) -> None:
+    """Fix the statistics of its instance and group norms, if that is chosen, by real targets."""
+    seed, device = training.run.recipe.seed, training.process_device()
     if settings.norm_statistics == "dataset":
-        n_norms = freeze_norms(encoder, target_patches(cases, configuration, recipe.seed, device))
+        patches = target_patches(training.cases()[0], training.configuration, seed, device)
+        n_norms = freeze_norms(encoder, patches)
         _log.info("feature encoder: the statistics of %d normalisation layers are fixed", n_norms)
-    return encoder
 
 
 def target_patches(

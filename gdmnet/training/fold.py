@@ -31,7 +31,7 @@ from gdmnet.training.distributed import (
     this_process,
 )
 from gdmnet.training.expected_error import update_table
-from gdmnet.training.feature_encoder import log_origin, prepare_encoder
+from gdmnet.training.feature_encoder import chosen_encoder, log_origin, make_norms_constant
 from gdmnet.training.loop import fit
 from gdmnet.training.memory import memory_watched, predicted_gb
 from gdmnet.training.progress import PROGRESS_PNG
@@ -176,7 +176,7 @@ def train_fold_encoder(
     if encoder.name != "self" or encoder.weights is not None:
         raise TrainingError(f"encoder {encoder.name} has its weights already: nothing to train")
     training = describe_training(dataset, configuration, fold, roots, settings)
-    prepare_encoder(training, encoder)
+    chosen_encoder(training, encoder)
     return training.encoder_folder
 
 
@@ -259,10 +259,12 @@ def build_objective(
     training: FoldTraining, *, says_encoder: bool = False
 ) -> tuple[Objective, str | None]:
     """The objective with its encoder, of which it says the origin, and that one's checksum."""
-    run, encoder = training.run, None
+    run, encoder, digest = training.run, None, None
     if run.encoder is not None:
-        values = {"name": run.encoder, **run.encoder_options}
-        encoder = prepare_encoder(training, codec.decode(EncoderSettings, values))
+        chosen = codec.decode(EncoderSettings, {"name": run.encoder, **run.encoder_options})
+        encoder = chosen_encoder(training, chosen)
+        digest = weights_sha256(encoder)  # without statistics, which every device rounds otherwise
+        make_norms_constant(encoder, training, chosen)
         if says_encoder:
             log_origin(encoder)
     context = context_of(
@@ -275,4 +277,4 @@ def build_objective(
     objective = OBJECTIVES[run.objective](context)
     if run.objective not in SAMPLED and objective.inputs != Inputs():
         raise ValueError("only an objective with a sampler may have inputs of its own")
-    return objective, None if encoder is None else weights_sha256(encoder)
+    return objective, digest

@@ -8,11 +8,12 @@ import pytest
 import torch
 from encoders.fakes import BODIES, CT, checkpoint, narrow, needs_extra, write
 
-from gdmnet.encoders import FrozenEncoder, build
+from gdmnet.encoders import FrozenEncoder, build, freeze_norms
 from gdmnet.errors import CheckpointError, SettingError, TrainingError
 from gdmnet.plan import Architecture, Recipe
 from gdmnet.training import feature_encoder
 from gdmnet.training.feature_encoder import log_origin, prepare_encoder, target_patches
+from gdmnet.training.fold import build_objective
 from gdmnet.training.settings import EncoderSettings
 
 CPU = torch.device("cpu")
@@ -29,17 +30,20 @@ def prepare(tmp_path, make_configuration, make_noise_case):
     )
     cases = [make_noise_case((20, 20, 20), seed=s, name=f"c{s}") for s in range(2)]
 
-    def made(choice, seed=0):
-        training = SimpleNamespace(
-            run=SimpleNamespace(recipe=Recipe(2, 10, seed=seed)),
+    def training(seed=0, **run):
+        return SimpleNamespace(
+            run=SimpleNamespace(recipe=Recipe(2, 10, seed=seed), **run),
             configuration=config,
             encoder_folder=tmp_path / "self",
             cases=lambda: (cases, []),
             fingerprint=lambda: BODIES,
             process_device=lambda: CPU,
         )
-        return prepare_encoder(training, choice)
 
+    def made(choice, seed=0):
+        return prepare_encoder(training(seed), choice)
+
+    made.training = training
     made.cases, made.configuration, made.folder = cases, config, tmp_path / "self"
     return made
 
@@ -92,6 +96,32 @@ def test_a_public_encoder_is_read_told_and_made_constant(prepare, tmp_path, monk
         torch.equal(a, b)
         for a, b in zip(constant.state_dict().values(), again.state_dict().values(), strict=True)
     )
+
+
+def test_the_checksum_is_that_of_the_weights_however_a_device_rounds(
+    prepare, tmp_path, monkeypatch
+):
+    """Else a training could not be continued on another device, or be told from another encoder."""
+    file = write(tmp_path, "nnssl_resencl.pth", checkpoint("nnssl_resencl.pth"))
+    read(monkeypatch, "nnssl_resencl")
+    options = {"weights": str(file), "norm_statistics": "dataset"}
+    training = prepare.training(
+        objective="gdm", options={}, encoder="nnssl_resencl", encoder_options=options
+    )
+    objective, digest = build_objective(training)
+
+    def elsewhere(encoder, patches):
+        return freeze_norms(encoder, (patch * (1 + 1e-5) for patch in patches))
+
+    monkeypatch.setattr(feature_encoder, "freeze_norms", elsewhere)
+    other, again = build_objective(training)
+    assert again == digest
+    means = [
+        {k: v for k, v in o.encoder.state_dict().items() if k.endswith("running_mean")}
+        for o in (objective, other)
+    ]
+    assert means[0]
+    assert any(not torch.equal(mean, means[1][name]) for name, mean in means[0].items())
 
 
 def test_norm_statistics_are_a_known_word():
