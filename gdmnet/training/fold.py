@@ -18,6 +18,7 @@ from gdmnet.errors import CheckpointError, PlanError, TrainingError
 from gdmnet.folders import Roots
 from gdmnet.models.checkpoint import weights_sha256
 from gdmnet.models.device import describe_devices
+from gdmnet.models.folder import FINISH_JSON
 from gdmnet.objectives.base import Inputs, Objective
 from gdmnet.objectives.build import OBJECTIVES, SAMPLED, context_of
 from gdmnet.plan import Plan
@@ -116,6 +117,10 @@ def _claimed(
     held.enter_context(files.lock(training.folder))
     training = _new_or_continued(training, settings)
     if _is_finished(training):
+        summary, finish = (training.folder / n for n in (folders.SUMMARY_JSON, FINISH_JSON))
+        if settings.finish and summary.is_file() and not finish.is_file():
+            text = "warning: %s is there, so no spectral finish is fitted: delete it and ask again"
+            _log.warning(text, summary)
         return training
     _announce(training)
     return _with_encoder(training)

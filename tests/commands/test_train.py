@@ -163,9 +163,13 @@ def test_a_model_is_overwritten_with_the_first_checkpoint_of_the_new_one(finishe
     ]
 
 
-def test_continuing_a_finished_training_only_says_so(trained):
+def test_continuing_a_finished_training_only_says_so(trained, capsys):
     before = content(fold_of(trained))
     assert call(trained, "--continue", "--precision", "bf16") == 0
+    assert "warning" not in capsys.readouterr().err
+    assert call(trained, "--continue", "--spectral-finish") == 0
+    said = capsys.readouterr().err
+    assert f"warning: {fold_of(trained) / 'summary.json'} is there, so no spectral finish" in said
     assert content(fold_of(trained)) == before
 
 
