@@ -137,8 +137,8 @@ def critic_rate(step: int, total_steps: int, rate: float) -> float:
 
 def critic_for(context: Context, *, normed: bool) -> Critic:
     """A critic that follows the plan, with seeded weights that are equal on all ranks."""
-    if context.architecture is None:
-        raise ValueError("objective gan needs the generator's architecture")
+    configuration = context.configuration
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(context.seed)
-        return Critic(context.architecture, context.n_sources + 1, normed=normed)
+        n_channels = len(configuration.sources) + 1
+        return Critic(configuration.architecture, n_channels, normed=normed)

@@ -43,7 +43,7 @@ class Gdm(Objective):
         self.options: GdmOptions = read_objective_options("gdm", context.options)
         self.encoder = context.frozen_encoder()
         self.schedule = Schedule(self.options, context.total_steps)
-        self.state = empty_state(self.options, context.patch_size, self.encoder)
+        self.state = empty_state(self.options, context.configuration.patch_size, self.encoder)
 
     def modules(self) -> dict[str, nn.Module]:
         """What is remembered between steps."""

@@ -19,8 +19,8 @@ from gdmnet.folders import Roots
 from gdmnet.models.checkpoint import weights_sha256
 from gdmnet.models.device import describe_devices
 from gdmnet.models.folder import FINISH_JSON
-from gdmnet.objectives.base import Inputs, Objective
-from gdmnet.objectives.build import OBJECTIVES, SAMPLED, context_of
+from gdmnet.objectives.base import Context, Inputs, Objective
+from gdmnet.objectives.build import OBJECTIVES, SAMPLED
 from gdmnet.plan import Plan
 from gdmnet.training.distributed import (
     devices_here,
@@ -272,13 +272,8 @@ def build_objective(
         make_norms_constant(encoder, training, chosen)
         if says_encoder:
             log_origin(encoder)
-    context = context_of(
-        training.configuration,
-        run.options,
-        total_steps=run.recipe.total_steps,
-        seed=run.recipe.seed,
-        encoder=encoder,
-    )
+    recipe = run.recipe
+    context = Context(training.configuration, run.options, recipe.total_steps, recipe.seed, encoder)
     objective = OBJECTIVES[run.objective](context)
     if run.objective not in SAMPLED and objective.inputs != Inputs():
         raise ValueError("only an objective with a sampler may have inputs of its own")

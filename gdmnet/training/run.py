@@ -29,8 +29,8 @@ from gdmnet.models.folder import (
     read_fingerprint,
     read_run,
 )
-from gdmnet.objectives.base import Inputs
-from gdmnet.objectives.build import SAMPLED, context_of, generator_of
+from gdmnet.objectives.base import Context, Inputs
+from gdmnet.objectives.build import SAMPLED, generator_of
 from gdmnet.objectives.options import needs_encoder, read_objective_options
 from gdmnet.plan import Configuration, Fingerprint, Plan, Recipe, Run
 from gdmnet.preprocessing import preparation_sha256
@@ -168,7 +168,7 @@ def build_generator(training: FoldTraining) -> nn.Module:
     """
     run, inputs = training.run, Inputs()  # only an objective with a sampler has others
     if run.objective in SAMPLED:
-        inputs = SAMPLED[run.objective](context_of(training.configuration, run.options)).inputs
+        inputs = SAMPLED[run.objective](Context(training.configuration, run.options)).inputs
     torch.manual_seed(run.recipe.seed)
     generator = generator_of(training.configuration, inputs)
     if training.pretrained is not None:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from objectives.small import PATCH, CountingEncoder
+from objectives.small import CONFIGURATION, PATCH, CountingEncoder
 
 from gdmnet.errors import TrainingError
 from gdmnet.files import whole_folder
@@ -26,7 +26,7 @@ def objective(*, dial: bool = True):
     options = {"locations": 32, "bank": 32, "realism_dial": dial}
     options |= {"regression_share": 0.35, "ramp_share": 0.0}
     encoder = CountingEncoder()
-    context = Context(RECIPE.total_steps, PATCH, (1.0, 1.0, 1.0), 1, encoder, 3, options)
+    context = Context(CONFIGURATION, options, RECIPE.total_steps, 3, encoder)
     return Gdm(context)
 
 
@@ -55,7 +55,7 @@ def test_the_twin_is_the_regression_and_the_generator_is_not_disturbed(
 ):
     parts = parts_of(make_generator, make_noise_case, make_configuration)
     both = run(tmp_path / "both", parts, objective())
-    context = Context(RECIPE.total_steps, PATCH, (1.0, 1.0, 1.0), 1)
+    context = Context(CONFIGURATION, total_steps=RECIPE.total_steps)
     alone = run(tmp_path / "alone", parts, Regression(context))
     assert_same(both["twin"], alone["ema"])
     without = run(tmp_path / "without", parts, objective(dial=False))
