@@ -17,28 +17,22 @@ from gdmnet.plan import Configuration
 
 @dataclass(frozen=True)
 class Inputs:
-    """What the generator takes beside the source channels, and what it gives.
+    """What the generator takes beside the source channels, and what it gives."""
 
-    `extra_channels` of a sampler's state come after the source channels; with `time` it takes times
-    (b,) from 0 to 1, too. Where a source is the same quantity as the target, the output of a
-    `residual` generator is that source plus a correction; a velocity, say, is no target.
-    """
-
-    extra_channels: int = 0
-    time: bool = False
+    extra_channels: int = 0  # of a sampler's state, after the source channels
+    time: bool = False  # takes times (b,) from 0 to 1, too
+    # Where a source has the target's quantity the output is that plus a correction; False for what
+    # is no target, a velocity, say.
     residual: bool = True
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Patches in network units, float32: source (b, c, z, y, x), target and mask (b, 1, z, y, x).
+    """Patches in network units, float32."""
 
-    The mask is 1 inside the body and inside the volume, else 0.
-    """
-
-    source: Tensor
-    target: Tensor
-    mask: Tensor
+    source: Tensor  # (b, c, z, y, x)
+    target: Tensor  # (b, 1, z, y, x)
+    mask: Tensor  # (b, 1, z, y, x), 1 inside the body and inside the volume, else 0
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on a device."""

@@ -37,19 +37,12 @@ Problem = tuple[str, tuple[Tensor, Tensor, Tensor, Tensor]]
 
 @dataclass
 class LevelLosses:
-    """What the levels of one step say.
+    """What the levels of one step say."""
 
-    Attributes:
-        losses: of each level that has rows its drift loss, a scalar with its graph.
-        watch: numbers for the log.
-        waiting: whether a level only waits for its rings.
-        drifts: whether their gradient is finite and not 0; known once there is one.
-    """
-
-    losses: dict[str, Tensor] = field(default_factory=dict)
-    watch: dict[str, Tensor] = field(default_factory=dict)
-    waiting: bool = False
-    drifts: bool = False
+    losses: dict[str, Tensor] = field(default_factory=dict)  # scalars with their graph, by level
+    watch: dict[str, Tensor] = field(default_factory=dict)  # for the log
+    waiting: bool = False  # whether a level only waits for its rings
+    drifts: bool = False  # whether their gradient is finite and not 0, once there is one
 
     @property
     def due(self) -> bool:

@@ -24,26 +24,15 @@ LEAST_FACTOR = 1 / 8
 
 
 class DriftState(NumbersModule):
-    """Counters, mean norms and rings: saved and loaded, a training goes on to the bit.
+    """Counters, mean norms and rings: saved and loaded, a training goes on to the bit."""
 
-    Attributes:
-        step: steps begun.
-        active: steps in which a drift gradient was computed.
-        skipped: steps whose drift was zero or not finite.
-        skipped_in_a_row: of them, the last ones without a good step between.
-        ratio_factor: what is left of r after halvings.
-        best_regression_mae: least validation MAE before the drift began.
-        lowest_sharpness: least validation sharpness since the last one before it; 0 for none.
-        named: levels whose absence stands in the log; not saved.
-    """
-
-    step: int
-    active: int
-    skipped: int
-    skipped_in_a_row: int
-    ratio_factor: float
-    best_regression_mae: float
-    lowest_sharpness: float
+    step: int  # steps begun
+    active: int  # steps in which a drift gradient was computed
+    skipped: int  # steps whose drift was zero or not finite
+    skipped_in_a_row: int  # of them, the last ones without a good step between
+    ratio_factor: float  # what is left of r after halvings
+    best_regression_mae: float  # least validation MAE before the drift began
+    lowest_sharpness: float  # least validation sharpness since the last one before it; 0 for none
 
     def __init__(self, levels: Iterable[str], rings: Mapping[str, tuple[int, int]]) -> None:
         """Empty, with a mean norm a level and rings of (capacity, row length) by name."""
@@ -62,7 +51,7 @@ class DriftState(NumbersModule):
         self.rings = nn.ModuleDict(
             {name: RingBank(capacity, dim) for name, (capacity, dim) in rings.items()}
         )
-        self.named: set[str] = set()
+        self.named: set[str] = set()  # levels whose absence stands in the log; not saved
 
     def level_norm(self, level: str) -> MeanNorm:
         """The mean norm of one level's gradient."""

@@ -52,27 +52,17 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class FoldTraining:
-    """The training of one fold, in terms that can be sent to a process.
+    """The training of one fold, in terms that can be sent to a process."""
 
-    Attributes:
-        run: of run.json; the encoder's checksum is missing until the encoder is there.
-        dataset: folder of the prepared dataset, with its plan, fingerprint and cases.
-        folder: of the fold, in the model's folder.
-        encoder_folder: where the embedded encoder is kept.
-        device: cpu, cuda, cuda:1.
-        pretrained: a checkpoint to start from.
-        resume: go on from the latest checkpoint.
-    """
-
-    run: Run
+    run: Run  # of run.json; the encoder's checksum is missing until the encoder is there
     configuration: Configuration
     split: Split
-    dataset: Path
-    folder: Path
-    encoder_folder: Path
-    device: str
-    pretrained: Path | None
-    resume: bool = False
+    dataset: Path  # folder of the prepared dataset, with its plan, fingerprint and cases
+    folder: Path  # of the fold, in the model's folder
+    encoder_folder: Path  # where the embedded encoder is kept
+    device: str  # cpu, cuda, cuda:1
+    pretrained: Path | None  # a checkpoint to start from
+    resume: bool = False  # go on from the latest checkpoint
 
     def cases(self) -> tuple[list[StoredCase], list[StoredCase]]:
         """The prepared training and validation cases.
