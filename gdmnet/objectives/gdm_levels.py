@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -72,7 +73,7 @@ def draw_rows(views: Views, draw: Draw, state: DriftState, levels: Sequence[str]
             logger.warning(
                 "level %s has no rows in a step (thin maps or a small mask): left out there", level
             )
-    parts = [part for group in rows.values() for r in group for part in (r.generated, r.target)]
+    parts = [p for r in chain.from_iterable(rows.values()) for p in (r.generated, r.target)]
     return rows if not parts or all_finite(*parts) else dict.fromkeys(levels, ())
 
 
@@ -98,11 +99,10 @@ def level_losses(
 
 def push_rows(rows: LevelRows, state: DriftState) -> None:
     """Fill the rings; after the losses, so that no target counts twice."""
-    for entry in (entry for group in rows.values() for entry in group):
-        if entry.name in state.rings:
-            state.ring(entry.name).push(entry.target)
-        if entry.name + GENERATED in state.rings:
-            state.ring(entry.name + GENERATED).push(entry.generated)
+    for entry in chain.from_iterable(rows.values()):
+        for ending, part in (("", entry.target), (GENERATED, entry.generated)):
+            if entry.name + ending in state.rings:
+                state.ring(entry.name + ending).push(part)
 
 
 def drift_gradient(found: LevelLosses, leaf: Tensor, fidelity: Tensor, state: DriftState) -> Tensor:
@@ -113,9 +113,9 @@ def drift_gradient(found: LevelLosses, leaf: Tensor, fidelity: Tensor, state: Dr
     and its cosine with the fidelity's gradient.
     """
     losses = found.losses
-    new = any(state.level_norm(level).weight == 0 for level in losses)
     if not losses:
         return torch.zeros_like(leaf)
+    new = any(state.level_norm(level).weight == 0 for level in losses)
     if state.active >= MEASURED_FIRST and state.active % MEASURED_EVERY and not new:
         weighted = [loss / state.level_norm(level).value for level, loss in losses.items()]
         (total,) = torch.autograd.grad(torch.stack(weighted).sum(), leaf)  # d(sum_l L_l / N_l)/dx
@@ -198,8 +198,8 @@ def _solved(
     names: list[str] = []
     solved: dict[str, list[tuple[Tensor, Tensor]]] = {}
     for shapes, group in alike.items():
-        n_points = sum(shape[0] for shape in shapes) + shapes[0][0]
-        at_once = max(1, MOST_DISTANCES // (shapes[0][0] * n_points))
+        n_distances = shapes[0][0] * sum(shape[0] for shape in shapes)  # of a map
+        at_once = max(1, MOST_DISTANCES // n_distances)
         for first in range(0, len(group), at_once):
             part = group[first : first + at_once]
             stacked = [torch.stack(points) for points in zip(*(p for _, p in part), strict=True)]
