@@ -234,12 +234,8 @@ class _Steps(Dataset):
 
 
 def _end_with(parent: int, _: int) -> None:
-    """End this worker within a second of its parent, even if that was killed.
-
-    A worker that still has a batch to hand over would wait for ever for someone to take it.
-    Ctrl-C reaches the parent, too, which then stops its workers in good order.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """End this worker within a second of its parent: it would wait for ever for it to take one."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent, which gets it too, stops its workers
 
     def watch() -> None:
         while os.getppid() == parent:

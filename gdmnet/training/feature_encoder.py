@@ -366,10 +366,7 @@ def _settings(
 
 
 def _content(case: StoredCase) -> str:
-    """SHA-256 of a case's record, with the digests of its raw files, its centres and some blocks.
-
-    Sixteen blocks of the target, because those of a large dataset take long to read.
-    """
+    """SHA-256 of a case's record, its centres and some blocks of its target: all take too long."""
     digest = hashlib.sha256(json.dumps(codec.encode(case.record), sort_keys=True).encode())
     digest.update(np.ascontiguousarray(case.centres).tobytes())
     for centre in case.centres[:: max(1, len(case.centres) // N_PROBES)][:N_PROBES]:
