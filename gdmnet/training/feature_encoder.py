@@ -83,7 +83,8 @@ def chosen_encoder(training: FoldTraining, settings: EncoderSettings) -> FrozenE
     """A training's encoder, on this process's device, with its norms as they are in its file.
 
     The embedded one is trained as long as a share of the training, with its seed and precision, on
-    its training cases and no others, if it does not lie in its folder already.
+    its training cases and no others, if it does not lie in its folder already. A training goes on
+    with that which it began with, however long another device would have trained it.
 
     Raises:
         GdmnetError: an unknown name or word; weights or a target that do not fit.
@@ -94,6 +95,9 @@ def chosen_encoder(training: FoldTraining, settings: EncoderSettings) -> FrozenE
         raise TrainingError(f"encoder {name}: uses all its maps; drop --encoder-stages")
     cases, _ = training.cases()
     if name == "self" and settings.weights is None:
+        if (kept := _begun_with(training)) is not None:
+            _log.info("feature encoder: %s", training.encoder_folder / ENCODER_FILE)
+            return kept.to(device)
         length = default_iterations(recipe.total_steps, device, n_cases=len(cases))
         return pretrain_encoder(
             cases,
@@ -113,6 +117,18 @@ def chosen_encoder(training: FoldTraining, settings: EncoderSettings) -> FrozenE
         stages=settings.stages,
         resample=settings.resample,
     ).to(device)
+
+
+def _begun_with(training: FoldTraining) -> FrozenEncoder | None:
+    """The embedded encoder in its folder, if a training that goes on has begun with it."""
+    file, digest = training.encoder_folder / ENCODER_FILE, training.run.encoder_sha256
+    if digest is None or not file.is_file():
+        return None
+    try:
+        encoder = self_encoder(training.configuration.architecture, file=file)
+    except CheckpointError:  # told where it is trained anew
+        return None
+    return encoder if checkpoint.weights_sha256(encoder) == digest else None
 
 
 def make_norms_constant(

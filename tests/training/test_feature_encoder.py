@@ -10,9 +10,15 @@ from encoders.fakes import BODIES, CT, checkpoint, narrow, needs_extra, write
 
 from gdmnet.encoders import FrozenEncoder, build, freeze_norms
 from gdmnet.errors import CheckpointError, SettingError, TrainingError
+from gdmnet.models.checkpoint import weights_sha256
 from gdmnet.plan import Architecture, Recipe
 from gdmnet.training import feature_encoder
-from gdmnet.training.feature_encoder import log_origin, prepare_encoder, target_patches
+from gdmnet.training.feature_encoder import (
+    chosen_encoder,
+    log_origin,
+    prepare_encoder,
+    target_patches,
+)
 from gdmnet.training.fold import build_objective
 from gdmnet.training.settings import EncoderSettings
 
@@ -30,9 +36,10 @@ def prepare(tmp_path, make_configuration, make_noise_case):
     )
     cases = [make_noise_case((20, 20, 20), seed=s, name=f"c{s}") for s in range(2)]
 
-    def training(seed=0, **run):
+    def training(seed=0, encoder_sha256=None, **run):
+        run |= {"recipe": Recipe(2, 10, seed=seed), "encoder_sha256": encoder_sha256}
         return SimpleNamespace(
-            run=SimpleNamespace(recipe=Recipe(2, 10, seed=seed), **run),
+            run=SimpleNamespace(**run),
             configuration=config,
             encoder_folder=tmp_path / "self",
             cases=lambda: (cases, []),
@@ -73,6 +80,18 @@ def test_a_self_trained_encoder_can_be_taken_from_a_file(prepare, tmp_path):
         assert torch.equal(a, b)
     with pytest.raises(CheckpointError, match="gone"):
         prepare(EncoderSettings(weights=tmp_path / "gone.pt"))
+
+
+def test_a_training_goes_on_with_the_encoder_it_began_with_on_a_device_that_trains_longer(
+    prepare, monkeypatch
+):
+    monkeypatch.setattr(feature_encoder, "default_iterations", lambda *_, **__: 2)
+    digest = weights_sha256(prepare(EncoderSettings()))
+    monkeypatch.setattr(feature_encoder, "default_iterations", lambda *_, **__: 3)
+    on = chosen_encoder(prepare.training(encoder_sha256=digest), EncoderSettings())
+    assert weights_sha256(on) == digest
+    assert weights_sha256(prepare(EncoderSettings(weights=prepare.folder / "encoder.pt"))) == digest
+    assert weights_sha256(prepare(EncoderSettings())) != digest  # that of a new training
 
 
 @needs_extra
