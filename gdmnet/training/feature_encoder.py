@@ -93,6 +93,8 @@ def chosen_encoder(training: FoldTraining, settings: EncoderSettings) -> FrozenE
     device = training.process_device()
     if settings.stages is not None and name in ("self", "random"):
         raise TrainingError(f"encoder {name}: uses all its maps; drop --encoder-stages")
+    if settings.weights is not None and name == "random":
+        raise TrainingError("encoder random: reads no weights; drop --encoder-weights")
     cases, _ = training.cases()
     if name == "self" and settings.weights is None:
         if (kept := _begun_with(training)) is not None:

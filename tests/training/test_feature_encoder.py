@@ -154,6 +154,11 @@ def test_the_small_encoders_have_no_stages_to_choose(prepare, name):
         prepare(EncoderSettings(name, stages=(0,)))
 
 
+def test_random_weights_are_not_taken_for_those_of_a_file(prepare, tmp_path):
+    with pytest.raises(TrainingError, match="encoder random: reads no weights"):
+        prepare(EncoderSettings("random", weights=tmp_path / "mine.pt"))
+
+
 @needs_extra
 def test_the_cost_of_resampling_is_told(prepare, tmp_path, monkeypatch, caplog):
     caplog.set_level("INFO")
