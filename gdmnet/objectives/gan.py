@@ -25,12 +25,12 @@ BETAS = (0.5, 0.999)  # of the critic's Adam, as in pix2pix
 
 
 class GanState(NumbersModule):
-    """The critic, the number of steps begun, and mean norms where there is a balance."""
+    """The critic, and mean norms where there is a balance."""
 
-    step: int
+    step: int = 0  # steps begun
 
     def __init__(self, critic: nn.Module, *, balanced: bool) -> None:
-        super().__init__(step=0)
+        super().__init__()
         self.critic = critic
         self.averages = nn.ModuleList([MeanNorm(), MeanNorm()] if balanced else [])
 

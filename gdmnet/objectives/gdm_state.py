@@ -26,25 +26,17 @@ LEAST_FACTOR = 1 / 8
 class DriftState(NumbersModule):
     """Counters, mean norms and rings: saved and loaded, a training goes on to the bit."""
 
-    step: int  # steps begun
-    active: int  # steps in which a drift gradient was computed
-    skipped: int  # steps whose drift was zero or not finite
-    skipped_in_a_row: int  # of them, the last ones without a good step between
-    ratio_factor: float  # what is left of r after halvings
-    best_regression_mae: float  # least validation MAE before the drift began
-    lowest_sharpness: float  # least validation sharpness since the last one before it; 0 for none
+    step: int = 0  # steps begun
+    active: int = 0  # steps in which a drift gradient was computed
+    skipped: int = 0  # steps whose drift was zero or not finite
+    skipped_in_a_row: int = 0  # of them, the last ones without a good step between
+    ratio_factor: float = 1.0  # what is left of r after halvings
+    best_regression_mae: float = math.inf  # least of the validations before the drift began
+    lowest_sharpness: float = 0.0  # of the validations since the last one before it; 0 for none
 
     def __init__(self, levels: Iterable[str], rings: Mapping[str, tuple[int, int]]) -> None:
         """Empty, with a mean norm a level and rings of (capacity, row length) by name."""
-        super().__init__(
-            step=0,
-            active=0,
-            skipped=0,
-            skipped_in_a_row=0,
-            ratio_factor=1.0,
-            best_regression_mae=math.inf,
-            lowest_sharpness=0.0,
-        )
+        super().__init__()
         self.fidelity_norm = MeanNorm()
         self.drift_norm = MeanNorm()
         self.level_norms = nn.ModuleDict({level: MeanNorm() for level in levels})

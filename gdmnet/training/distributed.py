@@ -66,7 +66,7 @@ def require_devices(n_devices: int, device: torch.device) -> None:
     Raises:
         DeviceError: with what is there.
     """
-    if n_devices == 1:
+    if n_devices == 1 and _process.n_ranks == 1:
         return
     there, what = os.cpu_count() or 1, "cores"
     if device.type == "cuda":

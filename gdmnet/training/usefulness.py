@@ -55,9 +55,6 @@ class Figure:
             return self.value <= self.limit
         return self.value >= self.limit
 
-    def __str__(self) -> str:
-        return f"{self.name} is {self.value:.3g}, wanted {self.rule} {self.limit:.3g}"
-
 
 @dataclass(frozen=True)
 class EncoderReport:
