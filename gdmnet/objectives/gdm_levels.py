@@ -186,13 +186,12 @@ def _solved(
     """Of each level its maps' losses, scalars, and what to watch of them, in the order of names.
 
     Maps whose points are as many and as long are solved at once: a GPU is kept busy by few large
-    problems, not by many small ones. Rows half as long as the longest are made as long: [x, x] /
-    sqrt(2) has the distances, forces and loss of x.
+    problems, not by many small ones.
     """
     longest = max((points[0].shape[1] for _, points in problems), default=0)
     alike: dict[tuple[torch.Size, ...], list[Problem]] = {}
     for level, points in problems:
-        if 2 * points[0].shape[1] == longest:
+        if 2 * points[0].shape[1] == longest:  # [x, x] / sqrt(2) has x's distances, forces, loss
             points = tuple(part.repeat(1, 2) * 0.5**0.5 for part in points)
         alike.setdefault(tuple(part.shape for part in points), []).append((level, points))
     names: list[str] = []

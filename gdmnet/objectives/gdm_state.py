@@ -77,15 +77,12 @@ class DriftState(NumbersModule):
                 self.active += 1
                 self.drift_norm.update(drift)
             else:
-                self._count_skip()
+                self.skipped += 1
+                self.skipped_in_a_row += 1
+                if self.skipped_in_a_row % SKIPS_TO_NAME == 0:
+                    logger.warning("%d steps in a row without a drift", self.skipped_in_a_row)
         n_f, n_d = shared_norms(self.fidelity_norm, self.drift_norm)
         return n_f, n_d
-
-    def _count_skip(self) -> None:
-        self.skipped += 1
-        self.skipped_in_a_row += 1
-        if self.skipped_in_a_row % SKIPS_TO_NAME == 0:
-            logger.warning("%d steps in a row without a drift", self.skipped_in_a_row)
 
 
 class Schedule:
