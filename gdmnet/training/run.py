@@ -256,8 +256,8 @@ def continue_run(training: FoldTraining, settings: TrainingSettings) -> Run:
     for name, text in changes.items():
         if name != "n_workers":  # they only change how fast patches come
             text += "; what follows is no longer bit-equal to the unbroken run"
-        _log.warning("warning: %s", text)
-        log.append_line(folder / log.LOG_TXT, text)
+            _log.warning("warning: %s", text)
+            log.append_line(folder / log.LOG_TXT, text)
     if changes:
         codec.save(Computation.of(now), folder / CONTINUED_JSON)
     return read_run(folder)

@@ -247,6 +247,7 @@ def test_another_thread_count_is_told_and_other_workers_are_taken(unfinished, ca
     path.write_text(path.read_text().replace('"n_threads": 1', '"n_threads": 99'))
     assert call(unfinished, "--continue", "-np", "1") == 0
     assert "n_threads changed from 99 to 1; what follows is no longer bit-equal" in caplog.text
+    assert "n_workers" not in caplog.text + (path.parent / "log.txt").read_text()
     assert json.loads((path.parent / "continued.json").read_text())["n_workers"] == 1
 
 
