@@ -111,7 +111,8 @@ def _train_side_by_side(folds: Sequence[str], devices: Sequence[str], where: _Wh
         while waiting or running:
             while waiting and free:
                 fold, device, answers = waiting.pop(0), free.pop(0), context.SimpleQueue()
-                process = context.Process(target=_train_one, args=(fold, device, where, answers))
+                args = fold, device, where, answers
+                process: BaseProcess = context.Process(target=_train_one, args=args)
                 process.start()
                 running[process.sentinel] = fold, device, process, answers
             for sentinel in wait(list(running)):
