@@ -95,11 +95,11 @@ def chosen_encoder(training: FoldTraining, settings: EncoderSettings) -> FrozenE
         raise TrainingError(f"encoder {name}: uses all its maps; drop --encoder-stages")
     if settings.weights is not None and name == "random":
         raise TrainingError("encoder random: reads no weights; drop --encoder-weights")
-    cases, _ = training.cases()
     if name == "self" and settings.weights is None:
         if (kept := _begun_with(training)) is not None:
             _log.info("feature encoder: %s", training.encoder_folder / ENCODER_FILE)
             return kept.to(device)
+        cases, _ = training.cases()
         length = default_iterations(recipe.total_steps, device, n_cases=len(cases))
         return pretrain_encoder(
             cases,
