@@ -24,6 +24,7 @@ from gdmnet.folders import Roots
 from gdmnet.metrics.summary import Summary, summarise
 from gdmnet.parallel import end_with_parent, log_to_stderr
 from gdmnet.plan import Plan
+from gdmnet.training.distributed import end_processes
 from gdmnet.training.expected_error import update_table
 from gdmnet.training.fold import train_fold
 from gdmnet.training.settings import TrainingSettings
@@ -123,8 +124,7 @@ def _train_side_by_side(folds: Sequence[str], devices: Sequence[str], where: _Wh
                     raise TrainingError(f"fold {fold}: {reason}; the same command goes on")
                 free.append(device)
     finally:
-        for _, _, process, _ in running.values():
-            process.terminate()
+        end_processes([process for _, _, process, _ in running.values()])
 
 
 def _train_one(fold: str, device: str, where: _Where, answers: SimpleQueue) -> None:

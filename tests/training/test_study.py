@@ -81,8 +81,7 @@ def test_the_first_fold_that_fails_ends_those_before_it_too(monkeypatch):
     started = time.monotonic()
     with pytest.raises(TrainingError, match="fold 1: no memory; the same command goes on"):
         study._train_side_by_side(["0", "1", "2"], ["cpu", "cpu"], None)
-    while multiprocessing.active_children():
-        time.sleep(0.1)
+    assert not multiprocessing.active_children()
     assert time.monotonic() - started < 300
 
 
