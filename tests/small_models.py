@@ -22,8 +22,8 @@ from gdmnet.data.volume import write_volume
 from gdmnet.geometry import Geometry, nearest_lps
 from gdmnet.models import checkpoint
 from gdmnet.models.expected_error import ExpectedError
-from gdmnet.objectives.base import Inputs
-from gdmnet.objectives.build import SAMPLED, context_of, generator_of
+from gdmnet.objectives.base import Context, Inputs
+from gdmnet.objectives.build import SAMPLED, generator_of
 from gdmnet.plan import (
     Architecture,
     CaseFingerprint,
@@ -127,7 +127,7 @@ def shifted_weights(
 ) -> dict[str, torch.Tensor]:
     inputs = Inputs()
     if objective in SAMPLED:
-        inputs = SAMPLED[objective](context_of(configuration, {})).inputs
+        inputs = SAMPLED[objective](Context(configuration)).inputs
     torch.manual_seed(0)
     generator = generator_of(configuration, inputs)
     torch.nn.init.constant_(generator.head.bias, shift / configuration.target.scale)

@@ -236,14 +236,15 @@ class Gdmnet:
 
         from gdmnet.encoders import build_encoder
         from gdmnet.models.precision import autocast
-        from gdmnet.objectives.build import OBJECTIVES, context_of
+        from gdmnet.objectives.base import Context
+        from gdmnet.objectives.build import OBJECTIVES
         from gdmnet.plan import Recipe
         from gdmnet.training.step import GeneratorOptimizer
 
         # random weights in the architecture of the embedded encoder: the same work
         encoder = build_encoder("random", weights=None, configuration=self.configuration)
         options = OPTIONS[objective]
-        context = context_of(self.configuration, options, total_steps=STEPS, encoder=encoder)
+        context = Context(self.configuration, options, total_steps=STEPS, encoder=encoder)
         built, device = OBJECTIVES[objective](context), torch.device("cpu")
         recipe = Recipe(epochs=1, iterations=STEPS)
         optimizer = GeneratorOptimizer(self._network().train(), recipe, device)

@@ -15,10 +15,10 @@ class RingBank(NumbersModule):
     """
 
     rows: Tensor
-    pushed: int
+    pushed: int = 0  # rows so far
 
     def __init__(self, capacity: int, dim: int) -> None:
-        super().__init__(pushed=0)
+        super().__init__()
         self.register_buffer("rows", torch.zeros(capacity, dim))
 
     def __len__(self) -> int:

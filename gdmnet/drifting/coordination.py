@@ -19,11 +19,11 @@ OUTLIER = 3.0  # a sample's balanced drift gradient is clipped to this multiple 
 class MeanNorm(NumbersModule):
     """N = S / W with S <- beta S + mean_b |g_b|, W <- beta W + 1 (encodec's averager)."""
 
-    total: Tensor
-    weight: float
+    total: Tensor  # S
+    weight: float = 0.0  # W
 
     def __init__(self, decay: float = 0.99) -> None:
-        super().__init__(weight=0.0)
+        super().__init__()
         self.decay = decay
         self.register_buffer("total", torch.zeros(()))
 

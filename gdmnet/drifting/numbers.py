@@ -9,16 +9,15 @@ from torch import Tensor, nn
 
 
 class NumbersModule(nn.Module):
-    """A module with plain numbers in its state, saved under their names as its buffers are.
+    """A module whose plain numbers are saved under their names, as its buffers are.
 
-    Each becomes an attribute with its first value, and stays int or float.
+    They are the int and float attributes of its class, where their first values stand.
     """
 
-    def __init__(self, **numbers: float) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self._numbers = {name: type(value) for name, value in numbers.items()}
-        for name, value in numbers.items():
-            setattr(self, name, value)
+        own = vars(type(self)).items()
+        self._numbers = {name: type(first) for name, first in own if type(first) in (int, float)}
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:  # noqa: ANN401
         super()._save_to_state_dict(destination, prefix, keep_vars)

@@ -235,14 +235,14 @@ def block_locations(shape: Sequence[int], window: Size, blocks: Tensor) -> Tenso
 
 
 def draw_places(candidates: Candidates, draw: Draw) -> Tensor | None:
-    """Distinct places [n, 2], sample and index; None where fewer than `draw.minimum` are.
+    """Distinct places [n, 2], sample and index; None where fewer than `draw.minimum` are valid.
 
     Each sample has the same number as far as its mask allows.
     """
     valid, counts = candidates.valid, candidates.counts
     n_each = max(1, draw.locations // len(counts))
     picks = [_permuted(count, n_each, draw.generator) for count in counts]
-    if sum(map(len, picks)) < max(1, draw.minimum):
+    if sum(counts) < max(1, draw.minimum):
         return None
     before = accumulate(counts, initial=0)
     ranks = torch.cat([own + first for own, first in zip(picks, before, strict=False)])  # [n]

@@ -20,7 +20,8 @@ from gdmnet.errors import CheckpointError
 from gdmnet.inference.sliding import predict_volume
 from gdmnet.inference.windows import Estimate, Tiling
 from gdmnet.models.card import PredictionSettings
-from gdmnet.objectives.build import SAMPLED, context_of
+from gdmnet.objectives.base import Context
+from gdmnet.objectives.build import SAMPLED
 from gdmnet.objectives.sampling import Sampled, Sampling, network_input
 from gdmnet.plan import Configuration, Run
 
@@ -66,7 +67,7 @@ def choose_sampler(
             f"the folds {', '.join(run.fold for run in runs)} of {name} were trained with different"
             " options and cannot share a sampler; choose one by -f"
         )
-    objective = SAMPLED[name](context_of(configuration, runs[0].options))
+    objective = SAMPLED[name](Context(configuration, runs[0].options))
     if settings.sampler not in (None, *objective.samplers):
         raise CheckpointError(
             f"--sampler {settings.sampler}: the objective {name} has"

@@ -12,34 +12,27 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gdmnet.errors import TrainingError
-from gdmnet.geometry import Shape, Spacing
-from gdmnet.plan import Architecture
+from gdmnet.plan import Configuration
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What the generator takes beside the source channels, and what it gives.
+    """What the generator takes beside the source channels, and what it gives."""
 
-    `extra_channels` of a sampler's state come after the source channels; with `time` it takes times
-    (b,) from 0 to 1, too. Where a source is the same quantity as the target, the output of a
-    `residual` generator is that source plus a correction; a velocity, say, is no target.
-    """
-
-    extra_channels: int = 0
-    time: bool = False
+    extra_channels: int = 0  # of a sampler's state, after the source channels
+    time: bool = False  # takes times (b,) from 0 to 1, too
+    # Where a source has the target's quantity the output is that plus a correction; False for what
+    # is no target, a velocity, say.
     residual: bool = True
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Patches in network units, float32: source (b, c, z, y, x), target and mask (b, 1, z, y, x).
+    """Patches in network units, float32."""
 
-    The mask is 1 inside the body and inside the volume, else 0.
-    """
-
-    source: Tensor
-    target: Tensor
-    mask: Tensor
+    source: Tensor  # (b, c, z, y, x)
+    target: Tensor  # (b, 1, z, y, x)
+    mask: Tensor  # (b, 1, z, y, x), 1 inside the body and inside the volume, else 0
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on a device."""
@@ -52,41 +45,32 @@ Metrics = dict[str, "float | Tensor"]
 
 @dataclass(frozen=True)
 class Descent:
-    """Where an objective ends and the loop begins.
+    """Where an objective ends and the loop begins."""
 
-    Attributes:
-        tensor: a scalar loss, or the generator's output with its graph.
-        cotangent: None for a scalar loss; else dL/d(output), float32, shaped like the output.
-        metrics: numbers for the log; a detached scalar tensor is read when the log needs it.
-        finite: False asks the loop to skip and count this step.
-    """
+    tensor: Tensor  # a scalar loss, or the generator's output with its graph
+    cotangent: Tensor | None  # None for a loss; else dL/d(output), float32, shaped like the output
+    metrics: Metrics = field(default_factory=dict)  # the log reads detached tensors when it must
+    finite: bool = True  # False asks the loop to skip and count this step
 
-    tensor: Tensor
-    cotangent: Tensor | None
-    metrics: Metrics = field(default_factory=dict)
-    finite: bool = True
+
+# About the standard deviation inside the body that each scheme of normalisation leaves.
+WIDTHS = {"ct": 1.0, "zscore": 1.0, "percentiles": 0.25, "none": 1.0}
 
 
 @dataclass(frozen=True)
 class Context:
-    """What an objective may know when it is built.
+    """What an objective may know when it is built."""
 
-    Spatial tuples are (z, y, x), spacing in mm; `total_steps` is of the whole training, `options`
-    are the objective's own by name, `architecture` is the generator's. Widths are about the
-    standard deviation inside the body, network units; no `source_widths` stands for all as wide as
-    the target.
-    """
-
-    total_steps: int
-    patch_size: Shape
-    spacing: Spacing
-    n_sources: int
-    encoder: nn.Module | None = None
+    configuration: Configuration  # of the plan
+    options: Mapping[str, Any] = field(default_factory=dict)  # the objective's own, by name
+    total_steps: int = 1  # of the whole training
     seed: int = 0
-    options: Mapping[str, Any] = field(default_factory=dict)
-    architecture: Architecture | None = None
-    target_width: float = 1.0
-    source_widths: tuple[float, ...] = ()
+    encoder: nn.Module | None = None
+
+    @property
+    def target_width(self) -> float:
+        """About the target's standard deviation inside the body, network units."""
+        return WIDTHS[self.configuration.target.scheme]
 
     def frozen_encoder(self) -> nn.Module:
         """The encoder, or a TrainingError where there is none."""

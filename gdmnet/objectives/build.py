@@ -1,9 +1,8 @@
-"""Objectives by name; what a configuration means to one: its context, and its generator."""
+"""Objectives by name, and the generator that one needs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 from torch import nn
 
@@ -32,32 +31,6 @@ OBJECTIVES: dict[str, Callable[[Context], Objective]] = {
     **SAMPLED,
 }
 """The ways to train a generator; their options lie in `options.OPTIONS`."""
-
-# About the standard deviation inside the body that each scheme of normalisation leaves.
-WIDTHS = {"ct": 1.0, "zscore": 1.0, "percentiles": 0.25, "none": 1.0}
-
-
-def context_of(
-    configuration: Configuration,
-    options: Mapping[str, Any],
-    *,
-    total_steps: int = 1,
-    seed: int = 0,
-    encoder: nn.Module | None = None,
-) -> Context:
-    """What an objective may know of a plan's configuration."""
-    return Context(
-        total_steps=total_steps,
-        patch_size=configuration.patch_size,
-        spacing=configuration.spacing,
-        n_sources=len(configuration.sources),
-        encoder=encoder,
-        seed=seed,
-        options=options,
-        architecture=configuration.architecture,
-        target_width=WIDTHS[configuration.target.scheme],
-        source_widths=tuple(WIDTHS[source.scheme] for source in configuration.sources),
-    )
 
 
 def generator_of(configuration: Configuration, inputs: Inputs) -> nn.Module:

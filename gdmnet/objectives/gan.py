@@ -25,12 +25,12 @@ BETAS = (0.5, 0.999)  # of the critic's Adam, as in pix2pix
 
 
 class GanState(NumbersModule):
-    """The critic, the number of steps begun, and mean norms where there is a balance."""
+    """The critic, and mean norms where there is a balance."""
 
-    step: int
+    step: int = 0  # steps begun
 
     def __init__(self, critic: nn.Module, *, balanced: bool) -> None:
-        super().__init__(step=0)
+        super().__init__()
         self.critic = critic
         self.averages = nn.ModuleList([MeanNorm(), MeanNorm()] if balanced else [])
 
@@ -137,8 +137,8 @@ def critic_rate(step: int, total_steps: int, rate: float) -> float:
 
 def critic_for(context: Context, *, normed: bool) -> Critic:
     """A critic that follows the plan, with seeded weights that are equal on all ranks."""
-    if context.architecture is None:
-        raise ValueError("objective gan needs the generator's architecture")
+    configuration = context.configuration
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(context.seed)
-        return Critic(context.architecture, context.n_sources + 1, normed=normed)
+        n_channels = len(configuration.sources) + 1
+        return Critic(configuration.architecture, n_channels, normed=normed)

@@ -43,7 +43,7 @@ class Gdm(Objective):
         self.options: GdmOptions = read_objective_options("gdm", context.options)
         self.encoder = context.frozen_encoder()
         self.schedule = Schedule(self.options, context.total_steps)
-        self.state = empty_state(self.options, context.patch_size, self.encoder)
+        self.state = empty_state(self.options, context.configuration.patch_size, self.encoder)
 
     def modules(self) -> dict[str, nn.Module]:
         """What is remembered between steps."""
@@ -86,8 +86,7 @@ class Gdm(Objective):
 
     def on_validation(self, metrics: Mapping[str, float]) -> None:
         """Halve r where realism is bought too dearly; called at most once an epoch."""
-        adapts = self.options.adapt_drift
-        watch_validation(metrics, self.state, self.schedule, adapts=adapts)
+        watch_validation(metrics, self.state, self.schedule, adapts=self.options.adapt_drift)
 
     def _metrics(self, loss: Tensor, ratio: float, watch: dict[str, Tensor]) -> Metrics:
         skipped = self.state.skipped_in_a_row > 0  # its mean over an epoch is the skipped share

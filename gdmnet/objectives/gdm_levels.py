@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -37,19 +38,12 @@ Problem = tuple[str, tuple[Tensor, Tensor, Tensor, Tensor]]
 
 @dataclass
 class LevelLosses:
-    """What the levels of one step say.
+    """What the levels of one step say."""
 
-    Attributes:
-        losses: of each level that has rows its drift loss, a scalar with its graph.
-        watch: numbers for the log.
-        waiting: whether a level only waits for its rings.
-        drifts: whether their gradient is finite and not 0; known once there is one.
-    """
-
-    losses: dict[str, Tensor] = field(default_factory=dict)
-    watch: dict[str, Tensor] = field(default_factory=dict)
-    waiting: bool = False
-    drifts: bool = False
+    losses: dict[str, Tensor] = field(default_factory=dict)  # scalars with their graph, by level
+    watch: dict[str, Tensor] = field(default_factory=dict)  # for the log
+    waiting: bool = False  # whether a level only waits for its rings
+    drifts: bool = False  # whether their gradient is finite and not 0, once there is one
 
     @property
     def due(self) -> bool:
@@ -79,7 +73,7 @@ def draw_rows(views: Views, draw: Draw, state: DriftState, levels: Sequence[str]
             logger.warning(
                 "level %s has no rows in a step (thin maps or a small mask): left out there", level
             )
-    parts = [part for group in rows.values() for r in group for part in (r.generated, r.target)]
+    parts = [p for r in chain.from_iterable(rows.values()) for p in (r.generated, r.target)]
     return rows if not parts or all_finite(*parts) else dict.fromkeys(levels, ())
 
 
@@ -105,11 +99,10 @@ def level_losses(
 
 def push_rows(rows: LevelRows, state: DriftState) -> None:
     """Fill the rings; after the losses, so that no target counts twice."""
-    for entry in (entry for group in rows.values() for entry in group):
-        if entry.name in state.rings:
-            state.ring(entry.name).push(entry.target)
-        if entry.name + GENERATED in state.rings:
-            state.ring(entry.name + GENERATED).push(entry.generated)
+    for entry in chain.from_iterable(rows.values()):
+        for ending, part in (("", entry.target), (GENERATED, entry.generated)):
+            if entry.name + ending in state.rings:
+                state.ring(entry.name + ending).push(part)
 
 
 def drift_gradient(found: LevelLosses, leaf: Tensor, fidelity: Tensor, state: DriftState) -> Tensor:
@@ -120,9 +113,9 @@ def drift_gradient(found: LevelLosses, leaf: Tensor, fidelity: Tensor, state: Dr
     and its cosine with the fidelity's gradient.
     """
     losses = found.losses
-    new = any(state.level_norm(level).weight == 0 for level in losses)
     if not losses:
         return torch.zeros_like(leaf)
+    new = any(state.level_norm(level).weight == 0 for level in losses)
     if state.active >= MEASURED_FIRST and state.active % MEASURED_EVERY and not new:
         weighted = [loss / state.level_norm(level).value for level, loss in losses.items()]
         (total,) = torch.autograd.grad(torch.stack(weighted).sum(), leaf)  # d(sum_l L_l / N_l)/dx
@@ -193,20 +186,19 @@ def _solved(
     """Of each level its maps' losses, scalars, and what to watch of them, in the order of names.
 
     Maps whose points are as many and as long are solved at once: a GPU is kept busy by few large
-    problems, not by many small ones. Rows half as long as the longest are made as long: [x, x] /
-    sqrt(2) has the distances, forces and loss of x.
+    problems, not by many small ones.
     """
     longest = max((points[0].shape[1] for _, points in problems), default=0)
     alike: dict[tuple[torch.Size, ...], list[Problem]] = {}
     for level, points in problems:
-        if 2 * points[0].shape[1] == longest:
+        if 2 * points[0].shape[1] == longest:  # [x, x] / sqrt(2) has x's distances, forces, loss
             points = tuple(part.repeat(1, 2) * 0.5**0.5 for part in points)
         alike.setdefault(tuple(part.shape for part in points), []).append((level, points))
     names: list[str] = []
     solved: dict[str, list[tuple[Tensor, Tensor]]] = {}
     for shapes, group in alike.items():
-        n_points = sum(shape[0] for shape in shapes) + shapes[0][0]
-        at_once = max(1, MOST_DISTANCES // (shapes[0][0] * n_points))
+        n_distances = shapes[0][0] * sum(shape[0] for shape in shapes)  # of a map
+        at_once = max(1, MOST_DISTANCES // n_distances)
         for first in range(0, len(group), at_once):
             part = group[first : first + at_once]
             stacked = [torch.stack(points) for points in zip(*(p for _, p in part), strict=True)]

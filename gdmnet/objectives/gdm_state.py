@@ -24,45 +24,26 @@ LEAST_FACTOR = 1 / 8
 
 
 class DriftState(NumbersModule):
-    """Counters, mean norms and rings: saved and loaded, a training goes on to the bit.
+    """Counters, mean norms and rings: saved and loaded, a training goes on to the bit."""
 
-    Attributes:
-        step: steps begun.
-        active: steps in which a drift gradient was computed.
-        skipped: steps whose drift was zero or not finite.
-        skipped_in_a_row: of them, the last ones without a good step between.
-        ratio_factor: what is left of r after halvings.
-        best_regression_mae: least validation MAE before the drift began.
-        lowest_sharpness: least validation sharpness since the last one before it; 0 for none.
-        named: levels whose absence stands in the log; not saved.
-    """
-
-    step: int
-    active: int
-    skipped: int
-    skipped_in_a_row: int
-    ratio_factor: float
-    best_regression_mae: float
-    lowest_sharpness: float
+    step: int = 0  # steps begun
+    active: int = 0  # steps in which a drift gradient was computed
+    skipped: int = 0  # steps whose drift was zero or not finite
+    skipped_in_a_row: int = 0  # of them, the last ones without a good step between
+    ratio_factor: float = 1.0  # what is left of r after halvings
+    best_regression_mae: float = math.inf  # least of the validations before the drift began
+    lowest_sharpness: float = 0.0  # of the validations since the last one before it; 0 for none
 
     def __init__(self, levels: Iterable[str], rings: Mapping[str, tuple[int, int]]) -> None:
         """Empty, with a mean norm a level and rings of (capacity, row length) by name."""
-        super().__init__(
-            step=0,
-            active=0,
-            skipped=0,
-            skipped_in_a_row=0,
-            ratio_factor=1.0,
-            best_regression_mae=math.inf,
-            lowest_sharpness=0.0,
-        )
+        super().__init__()
         self.fidelity_norm = MeanNorm()
         self.drift_norm = MeanNorm()
         self.level_norms = nn.ModuleDict({level: MeanNorm() for level in levels})
         self.rings = nn.ModuleDict(
             {name: RingBank(capacity, dim) for name, (capacity, dim) in rings.items()}
         )
-        self.named: set[str] = set()
+        self.named: set[str] = set()  # levels whose absence stands in the log; not saved
 
     def level_norm(self, level: str) -> MeanNorm:
         """The mean norm of one level's gradient."""
@@ -96,15 +77,12 @@ class DriftState(NumbersModule):
                 self.active += 1
                 self.drift_norm.update(drift)
             else:
-                self._count_skip()
+                self.skipped += 1
+                self.skipped_in_a_row += 1
+                if self.skipped_in_a_row % SKIPS_TO_NAME == 0:
+                    logger.warning("%d steps in a row without a drift", self.skipped_in_a_row)
         n_f, n_d = shared_norms(self.fidelity_norm, self.drift_norm)
         return n_f, n_d
-
-    def _count_skip(self) -> None:
-        self.skipped += 1
-        self.skipped_in_a_row += 1
-        if self.skipped_in_a_row % SKIPS_TO_NAME == 0:
-            logger.warning("%d steps in a row without a drift", self.skipped_in_a_row)
 
 
 class Schedule:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from gdmnet.errors import TrainingError
-from gdmnet.objectives.base import Batch, Context, Descent, Inputs, Objective
+from gdmnet.objectives.base import WIDTHS, Batch, Context, Descent, Inputs, Objective
 from gdmnet.objectives.fidelity import all_finite, fidelity_gradient
 from gdmnet.objectives.options import N_TIMES
 
@@ -49,23 +49,17 @@ class Sampled(Objective):
     """An objective that leads a state along a path to the target, a call of the network a step.
 
     It knows neither windows nor folds: in `sample` the network may be called on patches, or on a
-    whole volume by windows, blended. It has no state between steps of training.
-
-    Attributes:
-        samplers: name -> calls of the network in one step.
-        sampling: what is used unless asked otherwise.
-        most_steps: that a sampler can take.
-        fidelity: a key of `FIDELITIES`, of the network's output.
-        state_width: what states are divided by before the network sees them.
+    whole volume by windows, blended. It has no state between steps of training. States are divided
+    by `state_width` before the network sees them.
     """
 
     inputs = Inputs(extra_channels=1, time=True, residual=False)
-    samplers: Mapping[str, int]
-    sampling: Sampling
-    most_steps = N_TIMES
+    samplers: Mapping[str, int]  # name -> calls of the network in one step
+    sampling: Sampling  # what is used unless asked otherwise
+    most_steps = N_TIMES  # that a sampler can take
 
     def __init__(self, fidelity: str, target_width: float) -> None:
-        self.fidelity = fidelity
+        self.fidelity = fidelity  # a key of `FIDELITIES`, of the network's output
         self.state_width = target_width
 
     @abstractmethod
@@ -175,11 +169,11 @@ def start_channel(context: Context, channel: int) -> Callable[[Tensor], Tensor]:
     Raises:
         TrainingError: there is no such channel.
     """
-    if channel >= context.n_sources:
+    sources = context.configuration.sources
+    if channel >= len(sources):
         raise TrainingError(
             f"--start-channel {channel}: the objective starts from a source channel, and the"
-            f" dataset has {context.n_sources} (0 to {context.n_sources - 1})"
+            f" dataset has {len(sources)} (0 to {len(sources) - 1})"
         )
-    widths = context.source_widths
-    factor = context.target_width / widths[channel] if widths else 1.0
+    factor = context.target_width / WIDTHS[sources[channel].scheme]
     return lambda source: source[:, channel : channel + 1] * factor

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from gdmnet.arrays.normalise import background_value
 from gdmnet.data.store import StoredCase
-from gdmnet.errors import DatasetError, TrainingError
+from gdmnet.errors import DatasetError, GdmnetError, TrainingError
 from gdmnet.geometry import Shape
 from gdmnet.models import seeds
 from gdmnet.objectives.base import Batch
@@ -179,6 +179,7 @@ def prefetched(
 
     Raises:
         TrainingError: a worker process died.
+        GdmnetError: what `batches` raise.
     """
     if n_workers == 0 or sys.platform != "linux":
         for epoch, step in places:
@@ -196,6 +197,8 @@ def prefetched(
     )
     try:
         for arrays in loader:
+            if isinstance(arrays, GdmnetError):
+                raise arrays
             yield Batch(*(torch.as_tensor(array) for array in arrays))
     except RuntimeError as error:
         if not str(error).startswith("DataLoader worker"):
@@ -217,8 +220,11 @@ class _Steps(Dataset):
     def __len__(self) -> int:
         return len(self.places)
 
-    def __getitem__(self, index: int) -> tuple[NDArray | Tensor, ...]:
-        batch = self.batches.batch(*self.places[index], self.rank)
+    def __getitem__(self, index: int) -> tuple[NDArray | Tensor, ...] | GdmnetError:
+        try:
+            batch = self.batches.batch(*self.places[index], self.rank)
+        except GdmnetError as problem:  # torch would make its traceback a part of its text
+            return problem
         parts = (batch.source, batch.target, batch.mask)
         n_bytes = sum(part.numel() * part.element_size() for part in parts)
         # A full /dev/shm kills a process; each worker may have three batches on their way.
@@ -228,12 +234,8 @@ class _Steps(Dataset):
 
 
 def _end_with(parent: int, _: int) -> None:
-    """End this worker within a second of its parent, even if that was killed.
-
-    A worker that still has a batch to hand over would wait for ever for someone to take it.
-    Ctrl-C reaches the parent, too, which then stops its workers in good order.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """End this worker within a second of its parent: it would wait for ever for it to take one."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent, which gets it too, stops its workers
 
     def watch() -> None:
         while os.getppid() == parent:

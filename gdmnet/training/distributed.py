@@ -66,7 +66,7 @@ def require_devices(n_devices: int, device: torch.device) -> None:
     Raises:
         DeviceError: with what is there.
     """
-    if n_devices == 1:
+    if n_devices == 1 and _process.n_ranks == 1:
         return
     there, what = os.cpu_count() or 1, "cores"
     if device.type == "cuda":
@@ -197,7 +197,7 @@ def run_together(function: Callable[..., None], n_processes: int, *args: object)
         except (ProcessRaisedException, ProcessExitedException) as problem:
             raise _failure(together.processes, Path(f"{meeting}.error"), problem) from None
         finally:
-            _stop(together.processes)
+            end_processes(together.processes)
 
 
 def _failure(processes: Sequence[BaseProcess], error: Path, problem: Exception) -> GdmnetError:
@@ -214,8 +214,8 @@ def _failure(processes: Sequence[BaseProcess], error: Path, problem: Exception) 
     return TrainingError(f"a training process ended: {problem}")
 
 
-def _stop(processes: Iterable[BaseProcess]) -> None:
-    """End what still runs: this process was stopped, or one of them failed."""
+def end_processes(processes: Iterable[BaseProcess]) -> None:
+    """End those that still run, and wait for that: by force after ten seconds."""
     for process in processes:
         if process.is_alive():
             process.terminate()

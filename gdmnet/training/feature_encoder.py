@@ -69,10 +69,22 @@ _log = logging.getLogger(__name__)
 
 
 def prepare_encoder(training: FoldTraining, settings: EncoderSettings) -> FrozenEncoder:
-    """The frozen encoder that was chosen for a training, on this process's device.
+    """The frozen encoder that was chosen for a training, on this process's device, ready to use.
+
+    Raises:
+        GdmnetError: as `chosen_encoder`.
+    """
+    encoder = chosen_encoder(training, settings)
+    make_norms_constant(encoder, training, settings)
+    return encoder
+
+
+def chosen_encoder(training: FoldTraining, settings: EncoderSettings) -> FrozenEncoder:
+    """A training's encoder, on this process's device, with its norms as they are in its file.
 
     The embedded one is trained as long as a share of the training, with its seed and precision, on
-    its training cases and no others, if it does not lie in its folder already.
+    its training cases and no others, if it does not lie in its folder already. A training goes on
+    with that which it began with, however long another device would have trained it.
 
     Raises:
         GdmnetError: an unknown name or word; weights or a target that do not fit.
@@ -81,8 +93,13 @@ def prepare_encoder(training: FoldTraining, settings: EncoderSettings) -> Frozen
     device = training.process_device()
     if settings.stages is not None and name in ("self", "random"):
         raise TrainingError(f"encoder {name}: uses all its maps; drop --encoder-stages")
-    cases, _ = training.cases()
+    if settings.weights is not None and name == "random":
+        raise TrainingError("encoder random: reads no weights; drop --encoder-weights")
     if name == "self" and settings.weights is None:
+        if (kept := _begun_with(training)) is not None:
+            _log.info("feature encoder: %s", training.encoder_folder / ENCODER_FILE)
+            return kept.to(device)
+        cases, _ = training.cases()
         length = default_iterations(recipe.total_steps, device, n_cases=len(cases))
         return pretrain_encoder(
             cases,
@@ -93,7 +110,7 @@ def prepare_encoder(training: FoldTraining, settings: EncoderSettings) -> Frozen
             device=device,
             precision=recipe.precision,
         )
-    encoder = build_encoder(
+    return build_encoder(
         name,
         weights=settings.weights,
         configuration=configuration,
@@ -102,10 +119,29 @@ def prepare_encoder(training: FoldTraining, settings: EncoderSettings) -> Frozen
         stages=settings.stages,
         resample=settings.resample,
     ).to(device)
+
+
+def _begun_with(training: FoldTraining) -> FrozenEncoder | None:
+    """The embedded encoder in its folder, if a training that goes on has begun with it."""
+    file, digest = training.encoder_folder / ENCODER_FILE, training.run.encoder_sha256
+    if digest is None or not file.is_file():
+        return None
+    try:
+        encoder = self_encoder(training.configuration.architecture, file=file)
+    except CheckpointError:  # told where it is trained anew
+        return None
+    return encoder if checkpoint.weights_sha256(encoder) == digest else None
+
+
+def make_norms_constant(
+    encoder: FrozenEncoder, training: FoldTraining, settings: EncoderSettings
+) -> None:
+    """Fix the statistics of its instance and group norms, if that is chosen, by real targets."""
+    seed, device = training.run.recipe.seed, training.process_device()
     if settings.norm_statistics == "dataset":
-        n_norms = freeze_norms(encoder, target_patches(cases, configuration, recipe.seed, device))
+        patches = target_patches(training.cases()[0], training.configuration, seed, device)
+        n_norms = freeze_norms(encoder, patches)
         _log.info("feature encoder: the statistics of %d normalisation layers are fixed", n_norms)
-    return encoder
 
 
 def target_patches(
@@ -348,10 +384,7 @@ def _settings(
 
 
 def _content(case: StoredCase) -> str:
-    """SHA-256 of a case's record, with the digests of its raw files, its centres and some blocks.
-
-    Sixteen blocks of the target, because those of a large dataset take long to read.
-    """
+    """SHA-256 of a case's record, its centres and some blocks of its target: all take too long."""
     digest = hashlib.sha256(json.dumps(codec.encode(case.record), sort_keys=True).encode())
     digest.update(np.ascontiguousarray(case.centres).tobytes())
     for centre in case.centres[:: max(1, len(case.centres) // N_PROBES)][:N_PROBES]:

@@ -18,8 +18,9 @@ from gdmnet.errors import CheckpointError, PlanError, TrainingError
 from gdmnet.folders import Roots
 from gdmnet.models.checkpoint import weights_sha256
 from gdmnet.models.device import describe_devices
-from gdmnet.objectives.base import Inputs, Objective
-from gdmnet.objectives.build import OBJECTIVES, SAMPLED, context_of
+from gdmnet.models.folder import FINISH_JSON
+from gdmnet.objectives.base import Context, Inputs, Objective
+from gdmnet.objectives.build import OBJECTIVES, SAMPLED
 from gdmnet.plan import Plan
 from gdmnet.training.distributed import (
     devices_here,
@@ -31,7 +32,7 @@ from gdmnet.training.distributed import (
     this_process,
 )
 from gdmnet.training.expected_error import update_table
-from gdmnet.training.feature_encoder import log_origin, prepare_encoder
+from gdmnet.training.feature_encoder import chosen_encoder, log_origin, make_norms_constant
 from gdmnet.training.loop import fit
 from gdmnet.training.memory import memory_watched, predicted_gb
 from gdmnet.training.progress import PROGRESS_PNG
@@ -116,6 +117,10 @@ def _claimed(
     held.enter_context(files.lock(training.folder))
     training = _new_or_continued(training, settings)
     if _is_finished(training):
+        summary, finish = (training.folder / n for n in (folders.SUMMARY_JSON, FINISH_JSON))
+        if settings.finish and summary.is_file() and not finish.is_file():
+            text = "warning: %s is there, so no spectral finish is fitted: delete it and ask again"
+            _log.warning(text, summary)
         return training
     _announce(training)
     return _with_encoder(training)
@@ -176,7 +181,7 @@ def train_fold_encoder(
     if encoder.name != "self" or encoder.weights is not None:
         raise TrainingError(f"encoder {encoder.name} has its weights already: nothing to train")
     training = describe_training(dataset, configuration, fold, roots, settings)
-    prepare_encoder(training, encoder)
+    chosen_encoder(training, encoder)
     return training.encoder_folder
 
 
@@ -259,20 +264,17 @@ def build_objective(
     training: FoldTraining, *, says_encoder: bool = False
 ) -> tuple[Objective, str | None]:
     """The objective with its encoder, of which it says the origin, and that one's checksum."""
-    run, encoder = training.run, None
+    run, encoder, digest = training.run, None, None
     if run.encoder is not None:
-        values = {"name": run.encoder, **run.encoder_options}
-        encoder = prepare_encoder(training, codec.decode(EncoderSettings, values))
+        chosen = codec.decode(EncoderSettings, {"name": run.encoder, **run.encoder_options})
+        encoder = chosen_encoder(training, chosen)
+        digest = weights_sha256(encoder)  # without statistics, which every device rounds otherwise
+        make_norms_constant(encoder, training, chosen)
         if says_encoder:
             log_origin(encoder)
-    context = context_of(
-        training.configuration,
-        run.options,
-        total_steps=run.recipe.total_steps,
-        seed=run.recipe.seed,
-        encoder=encoder,
-    )
+    recipe = run.recipe
+    context = Context(training.configuration, run.options, recipe.total_steps, recipe.seed, encoder)
     objective = OBJECTIVES[run.objective](context)
     if run.objective not in SAMPLED and objective.inputs != Inputs():
         raise ValueError("only an objective with a sampler may have inputs of its own")
-    return objective, None if encoder is None else weights_sha256(encoder)
+    return objective, digest

@@ -154,11 +154,12 @@ def _step(training: Training, batch: Batch, epoch: int, step: int) -> tuple[Metr
     rng = torch.Generator(device=device)
     seeds.reseed(rng, recipe.seed, epoch, step, training.rank, _STEP)
     twin_metrics: Metrics = {}
+    twin_finite = True
     if twin is not None and number >= twin.start:
         optimizer = twin.optimizer or twin.begin(training.optimizer)
         with precision.autocast(recipe.precision, device):
             descent = twin.objective.descend(optimizer.trained, batch, rng)
-        optimizer.step(descent, number)
+        _, twin_finite = optimizer.step(descent, number)
         twin_metrics["twin_fidelity"] = descent.metrics["fidelity"]
     with precision.autocast(recipe.precision, device):
         descent = training.objective.descend(training.optimizer.trained, batch, rng)
@@ -166,7 +167,7 @@ def _step(training: Training, batch: Batch, epoch: int, step: int) -> tuple[Metr
     if descent.cotangent is None:
         metrics.setdefault("loss", descent.tensor.detach())
     metrics["gradient_norm"], finite = training.optimizer.step(descent, number)
-    return metrics, finite
+    return metrics, finite and twin_finite
 
 
 def _validate(training: Training, batches: Batches) -> PatchQuality:

@@ -66,7 +66,7 @@ def memory_watched(predicted: float, device: torch.device) -> Iterator[None]:
     if there < needed:
         _log.warning(
             "warning: a step of this training is predicted to need a device of %.1f GB, and %s has"
-            " %.1f; if memory runs out, plan with --memory %.0f",
+            " %.1f; if memory runs out, plan with --memory %d",
             *(needed, device, there, there),
         )
     try:
@@ -76,5 +76,5 @@ def memory_watched(predicted: float, device: torch.device) -> Iterator[None]:
         raise TrainingError(
             f"{device} ran out of memory: it has {there:.1f} GB, this training held {held:.1f} and"
             f" was predicted to hold {predicted:.1f} at its peak; end other programs on the device,"
-            f" or plan with a smaller --memory than {there:.0f} and train anew"
+            f" or plan with a smaller --memory than {there:.1f} and train anew"
         ) from None

@@ -35,22 +35,19 @@ Patch = tuple[NDArray, NDArray, NDArray]  # prediction, target, what is inside
 
 @dataclass(frozen=True)
 class PatchQuality:
-    """How good predictions are on the validation patches.
+    """How good predictions are on the validation patches, inside the mask.
 
-    `mae` is inside the mask, in network units, in HU for CT, in the files' units for other targets
-    (of a typical case where each has a scale of its own). `sharpness` is mean |gradient of the
-    prediction| / mean |gradient of the target| inside the mask; below 1 is blur, above 1.1 suspect
-    texture. How far intensities and gradient magnitudes are from the targets' is in network units
-    and per mm, the radial power spectra's distance in dB.
+    `sharpness` is mean |gradient of the prediction| / mean |gradient of the target|; below 1 is
+    blur, above 1.1 suspect texture.
     """
 
-    mae: float = math.nan
+    mae: float = math.nan  # network units
     sharpness: float = math.nan
-    histogram_w1: float = math.nan
-    gradient_w1: float = math.nan
-    spectrum_distance: float = math.nan
-    mae_hu: float = math.nan
-    mae_file: float = math.nan
+    histogram_w1: float = math.nan  # between intensities, network units
+    gradient_w1: float = math.nan  # between gradient magnitudes, network units a mm
+    spectrum_distance: float = math.nan  # between radial power spectra, dB
+    mae_hu: float = math.nan  # of CT
+    mae_file: float = math.nan  # of others, file units; of a typical case if each has its scale
 
 
 def validate_patches(training: Training, batches: Batches) -> PatchQuality:

@@ -19,14 +19,10 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class Panel:
-    """One chart of the picture.
-
-    `names` are log keys and their names in the legend; a key that ends in * stands for all that
-    begin like it. The rest is as in a `Chart`.
-    """
+    """One chart of the picture; what is not explained is as in a `Chart`."""
 
     title: str
-    names: dict[str, str]
+    names: dict[str, str]  # log keys, of which "cos*" stands for all that begin so, to legends
     logarithmic: bool = False
     marks: tuple[float, ...] = ()
 

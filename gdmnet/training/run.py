@@ -29,8 +29,8 @@ from gdmnet.models.folder import (
     read_fingerprint,
     read_run,
 )
-from gdmnet.objectives.base import Inputs
-from gdmnet.objectives.build import SAMPLED, context_of, generator_of
+from gdmnet.objectives.base import Context, Inputs
+from gdmnet.objectives.build import SAMPLED, generator_of
 from gdmnet.objectives.options import needs_encoder, read_objective_options
 from gdmnet.plan import Configuration, Fingerprint, Plan, Recipe, Run
 from gdmnet.preprocessing import preparation_sha256
@@ -52,27 +52,17 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class FoldTraining:
-    """The training of one fold, in terms that can be sent to a process.
+    """The training of one fold, in terms that can be sent to a process."""
 
-    Attributes:
-        run: of run.json; the encoder's checksum is missing until the encoder is there.
-        dataset: folder of the prepared dataset, with its plan, fingerprint and cases.
-        folder: of the fold, in the model's folder.
-        encoder_folder: where the embedded encoder is kept.
-        device: cpu, cuda, cuda:1.
-        pretrained: a checkpoint to start from.
-        resume: go on from the latest checkpoint.
-    """
-
-    run: Run
+    run: Run  # of run.json; the encoder's checksum is missing until the encoder is there
     configuration: Configuration
     split: Split
-    dataset: Path
-    folder: Path
-    encoder_folder: Path
-    device: str
-    pretrained: Path | None
-    resume: bool = False
+    dataset: Path  # folder of the prepared dataset, with its plan, fingerprint and cases
+    folder: Path  # of the fold, in the model's folder
+    encoder_folder: Path  # where the embedded encoder is kept
+    device: str  # cpu, cuda, cuda:1
+    pretrained: Path | None  # a checkpoint to start from
+    resume: bool = False  # go on from the latest checkpoint
 
     def cases(self) -> tuple[list[StoredCase], list[StoredCase]]:
         """The prepared training and validation cases.
@@ -168,7 +158,7 @@ def build_generator(training: FoldTraining) -> nn.Module:
     """
     run, inputs = training.run, Inputs()  # only an objective with a sampler has others
     if run.objective in SAMPLED:
-        inputs = SAMPLED[run.objective](context_of(training.configuration, run.options)).inputs
+        inputs = SAMPLED[run.objective](Context(training.configuration, run.options)).inputs
     torch.manual_seed(run.recipe.seed)
     generator = generator_of(training.configuration, inputs)
     if training.pretrained is not None:
@@ -266,8 +256,8 @@ def continue_run(training: FoldTraining, settings: TrainingSettings) -> Run:
     for name, text in changes.items():
         if name != "n_workers":  # they only change how fast patches come
             text += "; what follows is no longer bit-equal to the unbroken run"
-        _log.warning("warning: %s", text)
-        log.append_line(folder / log.LOG_TXT, text)
+            _log.warning("warning: %s", text)
+            log.append_line(folder / log.LOG_TXT, text)
     if changes:
         codec.save(Computation.of(now), folder / CONTINUED_JSON)
     return read_run(folder)

@@ -54,12 +54,6 @@ class TrainingSettings(Settings):
 
     None, and "auto", stand for what was not asked: a new training takes the default, a continued
     one what it began with.
-
-    Attributes:
-        encoder: the frozen feature encoder of the objectives that need one.
-        objective_options: by name, for example {"drift_ratio": 0.3}.
-        encoder_root: the results root that keeps the embedded encoder; by default the model's.
-        validates: False ends the training with its last step: no validation of whole volumes.
     """
 
     objective: str = setting("gdm", "how the generator is trained", choices=OPTIONS)
@@ -94,10 +88,10 @@ class TrainingSettings(Settings):
     n_workers: int | None = setting(
         None, "workers that make patches (default: on a CPU 0)", least=0, flag="-np"
     )
-    encoder: EncoderSettings | None = None
-    objective_options: Mapping[str, Any] = field(default_factory=dict)
-    encoder_root: Path | None = None
-    validates: bool = True
+    encoder: EncoderSettings | None = None  # of the objectives that need a frozen one
+    objective_options: Mapping[str, Any] = field(default_factory=dict)  # {"drift_ratio": 0.3}
+    encoder_root: Path | None = None  # results that keep the embedded encoder, if not the model's
+    validates: bool = True  # whole volumes at the end
 
     def __post_init__(self) -> None:
         super().__post_init__()

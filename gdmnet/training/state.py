@@ -27,18 +27,14 @@ MOST_IN_A_ROW = 10  # non-finite steps before the training stops
 
 @dataclass
 class TrainingCounts:
-    """What a training counts and remembers, saved with it; times are not part of it.
+    """What a training counts and remembers, saved with it; times are not part of it."""
 
-    `step` steps are over, `skipped` of them were not finite, the last `in_a_row` without a good one
-    between; MAEs of the validation are in network units; `best_epoch` is 0 for none yet.
-    """
-
-    step: int = 0
-    skipped: int = 0
-    in_a_row: int = 0
-    smoothed_mae: float = math.inf
+    step: int = 0  # steps that are over
+    skipped: int = 0  # of these, not finite
+    in_a_row: int = 0  # of these, the last ones without a good one between
+    smoothed_mae: float = math.inf  # of the validation, network units
     best_mae: float = math.inf
-    best_epoch: int = 0
+    best_epoch: int = 0  # 0 for none yet
 
     def count_step(self, *, finite: bool) -> bool:
         """Count a step; True when too many in a row were not finite."""

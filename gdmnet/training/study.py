@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
-import queue
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
+from multiprocessing.queues import SimpleQueue
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -22,6 +24,7 @@ from gdmnet.folders import Roots
 from gdmnet.metrics.summary import Summary, summarise
 from gdmnet.parallel import end_with_parent, log_to_stderr
 from gdmnet.plan import Plan
+from gdmnet.training.distributed import end_processes
 from gdmnet.training.expected_error import update_table
 from gdmnet.training.fold import train_fold
 from gdmnet.training.settings import TrainingSettings
@@ -102,35 +105,29 @@ _Where = tuple[str, str, Roots, TrainingSettings]
 
 def _train_side_by_side(folds: Sequence[str], devices: Sequence[str], where: _Where) -> None:
     """A process a fold, one at a time on each device; all are ended when one of them fails."""
-    free: queue.SimpleQueue[str] = queue.SimpleQueue()
-    for device in devices:
-        free.put(device)
     context = multiprocessing.get_context("spawn")
-    running: list[multiprocessing.process.BaseProcess] = []
-
-    def train(fold: str) -> None:
-        device = free.get()
-        answers = context.SimpleQueue()
-        process = context.Process(target=_train_one, args=(fold, device, where, answers))
-        process.start()
-        running.append(process)
-        process.join()
-        free.put(device)
-        if code := process.exitcode:
-            reason = f"its process ended with {code}" if answers.empty() else answers.get()
-            raise TrainingError(f"fold {fold}: {reason}; the same command goes on")
-
-    with ThreadPoolExecutor(len(devices)) as pool:
-        try:
-            for done in [pool.submit(train, fold) for fold in folds]:
-                done.result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-            for process in running:
-                process.terminate()
+    waiting, free = list(folds), list(devices)
+    running: dict[Any, tuple[str, str, BaseProcess, SimpleQueue]] = {}  # by their sentinels
+    try:
+        while waiting or running:
+            while waiting and free:
+                fold, device, answers = waiting.pop(0), free.pop(0), context.SimpleQueue()
+                args = fold, device, where, answers
+                process: BaseProcess = context.Process(target=_train_one, args=args)
+                process.start()
+                running[process.sentinel] = fold, device, process, answers
+            for sentinel in wait(list(running)):
+                fold, device, process, answers = running.pop(sentinel)
+                process.join()
+                if code := process.exitcode:
+                    reason = f"its process ended with {code}" if answers.empty() else answers.get()
+                    raise TrainingError(f"fold {fold}: {reason}; the same command goes on")
+                free.append(device)
+    finally:
+        end_processes([process for _, _, process, _ in running.values()])
 
 
-def _train_one(fold: str, device: str, where: _Where, answers: multiprocessing.SimpleQueue) -> None:
+def _train_one(fold: str, device: str, where: _Where, answers: SimpleQueue) -> None:
     end_with_parent()
     log_to_stderr(f"fold {fold}: %(message)s")
     dataset, configuration, roots, settings = where

@@ -30,18 +30,13 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Patches that the training did not see, and the cases that they come from.
-
-    Images are float32 (n, 1, z, y, x) in network units, bodies bool of that shape, `cell` the
-    voxels (z, y, x) of a masked cell, `edges` the three inner borders of the four tissue bins,
-    network units.
-    """
+    """Patches that the training did not see, and the cases that they come from."""
 
     cases: tuple[str, ...]
-    images: Tensor
-    bodies: Tensor
-    cell: Shape
-    edges: tuple[float, ...]
+    images: Tensor  # float32 (n, 1, z, y, x), network units
+    bodies: Tensor  # bool of that shape
+    cell: Shape  # voxels (z, y, x) of a masked cell
+    edges: tuple[float, ...]  # three inner borders of the four tissue bins, network units
 
 
 @dataclass(frozen=True)
@@ -60,25 +55,18 @@ class Figure:
             return self.value <= self.limit
         return self.value >= self.limit
 
-    def __str__(self) -> str:
-        return f"{self.name} is {self.value:.3g}, wanted {self.rule} {self.limit:.3g}"
-
 
 @dataclass(frozen=True)
 class EncoderReport:
-    """What report.json says of an encoder, beside a twin with random weights.
-
-    `masked_mse` is the mean squared error of hidden voxels, by who fills them in; encoder and twin
-    have for each measure a number a map, finest first; `failed` figures are beyond their limit.
-    """
+    """What report.json says of an encoder, beside a twin with random weights."""
 
     cases: tuple[str, ...]
     n_patches: int
-    masked_mse: dict[str, float]
-    encoder: dict[str, tuple[float, ...]]
+    masked_mse: dict[str, float]  # mean squared error of hidden voxels, by who fills them in
+    encoder: dict[str, tuple[float, ...]]  # of each measure a number a map, finest first
     twin: dict[str, tuple[float, ...]]
     figures: tuple[Figure, ...]
-    failed: tuple[str, ...]
+    failed: tuple[str, ...]  # names of figures beyond their limit
 
     def __str__(self) -> str:
         lines = [f"judged on {self.n_patches} patches of {', '.join(self.cases)}", ""]

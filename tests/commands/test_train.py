@@ -163,9 +163,13 @@ def test_a_model_is_overwritten_with_the_first_checkpoint_of_the_new_one(finishe
     ]
 
 
-def test_continuing_a_finished_training_only_says_so(trained):
+def test_continuing_a_finished_training_only_says_so(trained, capsys):
     before = content(fold_of(trained))
     assert call(trained, "--continue", "--precision", "bf16") == 0
+    assert "warning" not in capsys.readouterr().err
+    assert call(trained, "--continue", "--spectral-finish") == 0
+    said = capsys.readouterr().err
+    assert f"warning: {fold_of(trained) / 'summary.json'} is there, so no spectral finish" in said
     assert content(fold_of(trained)) == before
 
 
@@ -243,6 +247,7 @@ def test_another_thread_count_is_told_and_other_workers_are_taken(unfinished, ca
     path.write_text(path.read_text().replace('"n_threads": 1', '"n_threads": 99'))
     assert call(unfinished, "--continue", "-np", "1") == 0
     assert "n_threads changed from 99 to 1; what follows is no longer bit-equal" in caplog.text
+    assert "n_workers" not in caplog.text + (path.parent / "log.txt").read_text()
     assert json.loads((path.parent / "continued.json").read_text())["n_workers"] == 1
 
 

@@ -5,8 +5,11 @@ from gdmnet.drifting.numbers import NumbersModule, on_device
 
 
 class Counter(NumbersModule):
+    seen = 0
+    share = 0.5
+
     def __init__(self):
-        super().__init__(seen=0, share=0.5)
+        super().__init__()
         self.register_buffer("rows", torch.zeros(2))
 
 

@@ -250,6 +250,13 @@ def test_places_are_distinct_seeded_and_valid(count):
     assert not torch.equal(places, draw_places(candidates, draw(30, seed=1, minimum=1)))
 
 
+@pytest.mark.parametrize(("locations", "n"), [(16, 15), (32, 30), (1, 3)])
+def test_few_places_are_drawn_where_few_are_asked_for(locations, n):
+    valid = torch.ones(3, 20, dtype=torch.bool)
+    assert draw_places(Candidates(valid, [20] * 3), draw(locations)).shape == (n, 2)
+    assert draw_places(Candidates(valid[:, :10], [10] * 3), draw(locations)) is None
+
+
 def test_places_cover_the_whole_map_evenly():
     valid = torch.ones(1, 100_000, dtype=torch.bool)
     places = draw_places(Candidates(valid, [100_000]), draw(1000))[:, 1].double()

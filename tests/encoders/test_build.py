@@ -324,15 +324,7 @@ def test_encoders_of_ct_refuse_targets_without_hounsfield_units(files, layout):
 
 def test_gdm_descends_with_a_public_encoder(files):
     encoder = load(files["nnssl_resencl.pth"], "nnssl_resencl", patch=(16, 20, 24))
-    context = Context(
-        total_steps=10,
-        patch_size=(16, 20, 24),
-        spacing=(1.0, 1.0, 1.0),
-        n_sources=1,
-        encoder=encoder,
-        seed=0,
-        options={"regression_share": 0.0},
-    )
+    context = Context(configuration((16, 20, 24)), {"regression_share": 0.0}, 10, encoder=encoder)
     gdm = OBJECTIVES["gdm"](context)
     generator = torch.nn.Conv3d(1, 1, 3, padding=1)
     x = torch.randn(2, 1, 16, 20, 24)

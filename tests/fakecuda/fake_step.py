@@ -33,7 +33,7 @@ from gdmnet.models import precision
 from gdmnet.networks.unet import Generator
 from gdmnet.objectives.base import Batch, Context
 from gdmnet.objectives.build import OBJECTIVES
-from gdmnet.plan import Architecture, Recipe
+from gdmnet.plan import Architecture, Configuration, Normalisation, Recipe
 from gdmnet.training.step import GeneratorOptimizer
 
 DEVICE = torch.device("cuda", 0)
@@ -59,9 +59,22 @@ class Job:
     options: dict[str, Any] = field(default_factory=dict)
     precision: str = "bf16"
 
-    def architecture(self) -> Architecture:
-        """The generator's."""
-        return Architecture(self.features, self.kernels, self.strides, self.blocks)
+    def configuration(self) -> Configuration:
+        """As it is planned."""
+        scheme = Normalisation("zscore", 0.0, 1.0, None, None, 0.0)
+        return Configuration(
+            name="3d_fullres",
+            spacing=self.spacing,
+            median_shape=self.patch,
+            patch_size=self.patch,
+            batch_size=self.batch,
+            architecture=Architecture(self.features, self.kernels, self.strides, self.blocks),
+            sources=(scheme,) * self.n_sources,
+            target=scheme,
+            residual_channel=None,
+            feature_map_voxels=0,
+            reasons={},
+        )
 
 
 class FakeGpu(TorchDispatchMode):
@@ -194,17 +207,11 @@ def _in_full_swing(module: nn.Module) -> None:
 def measured(job: Job) -> dict[str, Any]:
     """Reads, kernels and peak of a job's step."""
     with FakeGpu() as gpu:
-        architecture = job.architecture()
+        configuration = job.configuration()
+        architecture = configuration.architecture
         with DEVICE:
-            context = Context(
-                total_steps=10_000,
-                patch_size=job.patch,
-                spacing=job.spacing,
-                n_sources=job.n_sources,
-                encoder=random_encoder(architecture, seed=0),
-                options=job.options,
-                architecture=architecture,
-            )
+            encoder = random_encoder(architecture, seed=0)
+            context = Context(configuration, job.options, 10_000, encoder=encoder)
             objective = OBJECTIVES[job.objective](context)
             for module in objective.modules().values():
                 _in_full_swing(module)

@@ -28,8 +28,8 @@ from gdmnet.plan import Run
 PATCH = (8, 16, 16)
 
 
-def flow(**options):
-    return SAMPLED["flow"](Context(1, PATCH, (1.0, 1.0, 1.0), 1, options=options))
+def flow(models):
+    return SAMPLED["flow"](Context(models.make_configuration()))
 
 
 def inside(result, models):
@@ -116,8 +116,9 @@ def test_windows_far_from_the_body_are_skipped_at_every_step(models):
         calls.append(time)
         return short_sighted(patch, time)
 
+    sampler = Sampler(flow(models), Sampling("euler", 2))
     made = sample_volume(
-        network, Sampler(flow(), Sampling("euler", 2)), case, Tiling(PATCH, [0.0], body, -3.0),
+        network, sampler, case, Tiling(PATCH, [0.0], body, -3.0),
         device="cpu", settings=PredictionSettings(),
     ).mean  # fmt: skip
     near = [start for start in window_starts(176, PATCH[2], 0.5) if start < 4 + BODY_MARGIN]
@@ -179,7 +180,7 @@ def short_sighted(patch, time):
 def test_sampling_by_windows_leaves_no_seams(models):
     shape = (8, 16, 176)
     case = models.make_case(shape)
-    sampler = Sampler(flow(), Sampling("euler", 8))
+    sampler = Sampler(flow(models), Sampling("euler", 8))
     how = {"device": "cpu", "settings": PredictionSettings(step_size=0.5)}
     tiling = Tiling(PATCH, [0.0], case.body)
     made = sample_volume(short_sighted, sampler, case, tiling, **how).mean[0]
@@ -206,7 +207,7 @@ def test_sampling_by_windows_leaves_no_seams(models):
 
 def test_a_volume_of_one_window_is_sampled_as_a_patch(models):
     case = models.make_case(PATCH)
-    sampler = Sampler(flow(), Sampling("rk4", 4), seed=7)
+    sampler = Sampler(flow(models), Sampling("rk4", 4), seed=7)
     made = sample_volume(
         short_sighted, sampler, case, Tiling(PATCH, [0.0], case.body),
         device="cpu", settings=PredictionSettings(),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
 from gdmnet.objectives.base import Batch, Context, Inputs
-from gdmnet.plan import Architecture
+from gdmnet.plan import Architecture, Configuration, Normalisation
 
 PATCH = (8, 12, 16)
 ARCHITECTURE = Architecture(
@@ -14,6 +16,23 @@ ARCHITECTURE = Architecture(
     kernels=((3, 3, 3),) * 3,
     strides=((1, 1, 1), (2, 2, 2), (1, 2, 2)),
     blocks=(1, 1, 1),
+)
+
+WIDE, NARROW = (
+    Normalisation(name, 0.0, 1.0, None, None, 0.0) for name in ("zscore", "percentiles")
+)
+CONFIGURATION = Configuration(
+    name="3d_fullres",
+    spacing=(1.0, 1.0, 1.0),
+    median_shape=PATCH,
+    patch_size=PATCH,
+    batch_size=2,
+    architecture=ARCHITECTURE,
+    sources=(WIDE,),
+    target=WIDE,
+    residual_channel=None,
+    feature_map_voxels=1,
+    reasons={},
 )
 
 
@@ -83,7 +102,12 @@ def make_batch(step: int, *, mask: Tensor | None = None) -> Batch:
 
 def make_context(total_steps: int = 40, *, encoder: nn.Module | None = None, **options) -> Context:
     encoder = CountingEncoder() if encoder is None else encoder
-    return Context(total_steps, PATCH, (1.0, 1.0, 1.0), 1, encoder, 3, options, ARCHITECTURE)
+    return Context(CONFIGURATION, options, total_steps, 3, encoder)
+
+
+def planned(context: Context, **changes) -> Context:
+    """The same of a configuration with changes."""
+    return replace(context, configuration=replace(context.configuration, **changes))
 
 
 def gdm_context(total_steps: int = 40, **options) -> Context:

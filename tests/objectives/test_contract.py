@@ -9,6 +9,8 @@ from dataclasses import replace
 import pytest
 import torch
 from objectives.small import (
+    NARROW,
+    WIDE,
     CountingEncoder,
     adam,
     generator_for,
@@ -16,6 +18,7 @@ from objectives.small import (
     loop_step,
     make_batch,
     make_context,
+    planned,
 )
 
 from gdmnet.errors import SettingError
@@ -212,8 +215,8 @@ def test_a_sampler_calls_as_often_as_it_says(name):
 @every_sampled
 def test_the_network_sees_the_same_states_whatever_the_units_of_the_target(name):
     seen = []
-    for width in (1.0, 0.25):
-        context = replace(make_context(TOTAL), target_width=width, source_widths=(1.0,))
+    for width, target in ((1.0, WIDE), (0.25, NARROW)):
+        context = planned(make_context(TOTAL), target=target)
         objective = OBJECTIVES[name](context)
         generator = generator_for(objective.inputs)
         generator.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))

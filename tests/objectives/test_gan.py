@@ -6,11 +6,13 @@ import pytest
 import torch
 from objectives.small import (
     ARCHITECTURE,
+    WIDE,
     adam,
     half_mask,
     loop_step,
     make_batch,
     make_context,
+    planned,
     small_generator,
 )
 from torch import nn
@@ -189,7 +191,7 @@ def test_a_critic_that_is_not_finite_is_left_alone_and_its_step_skipped():
 def test_flat_and_single_slice_patches_are_trained_on(size):
     flat = Architecture((3, 6, 6), ((1, 3, 3),) * 3, ((1, 1, 1), (1, 2, 2), (1, 2, 2)), (1, 1, 1))
     source, target = torch.randn(2, 2, 1, *size)
-    gan = Gan(dataclasses.replace(make_context(), architecture=flat))
+    gan = Gan(planned(make_context(), architecture=flat))
     descent = gan.descend(
         small_generator(), Batch(source, target, torch.ones_like(target)), torch.Generator()
     )
@@ -198,7 +200,7 @@ def test_flat_and_single_slice_patches_are_trained_on(size):
 
 
 def test_several_source_channels_are_all_shown_to_the_critic():
-    gan = Gan(dataclasses.replace(make_context(), n_sources=3))
+    gan = Gan(planned(make_context(), sources=(WIDE,) * 3))
     first = next(gan.state.critic.parameters())
     assert first.shape[:2] == (2 * ARCHITECTURE.features[0], 4)
 

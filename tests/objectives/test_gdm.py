@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 import pytest
 import torch
 from objectives.small import (
+    CONFIGURATION,
     PATCH,
     CountingEncoder,
     adam,
@@ -13,6 +15,7 @@ from objectives.small import (
     loop_step,
     make_batch,
     make_context,
+    planned,
     small_generator,
 )
 
@@ -23,6 +26,7 @@ from gdmnet.objectives import gdm_levels, gdm_state
 from gdmnet.objectives.base import Batch, Context
 from gdmnet.objectives.gdm import Gdm
 from gdmnet.objectives.regression import Regression
+from gdmnet.plan import Architecture
 
 AT_ONCE = {"regression_share": 0.0, "ramp_share": 0.0}
 
@@ -290,7 +294,7 @@ def test_bfloat16_autocast_changes_little():
 
 def test_the_seed_moves_the_places():
     context = gdm_context(**AT_ONCE)
-    other = Context(40, PATCH, (1.0, 1.0, 1.0), 1, CountingEncoder(), 4, context.options)
+    other = replace(context, seed=4)
     first, again, moved = (descend(Gdm(c)).cotangent for c in (context, context, other))
     assert torch.equal(first, again)
     assert not torch.equal(first, moved)
@@ -314,17 +318,17 @@ def test_thin_patches_train_too():
         rng = torch.Generator().manual_seed(0)
         target = torch.randn(2, 1, *patch, generator=rng)
         batch = Batch(target * 0.5, target, torch.ones_like(target))
-        context = Context(10, patch, (5.0, 1.0, 1.0), 1, CountingEncoder(), 0, AT_ONCE)
+        flat = Architecture((3,), ((1, 3, 3),), ((1, 1, 1),), (1,))
+        context = make_context(10, **AT_ONCE)
+        context = planned(context, patch_size=patch, spacing=(5.0, 1.0, 1.0), architecture=flat)
         metrics = descend(Gdm(context), batch).metrics
         for level in ("global", "local", "spatial"):
             assert metrics[f"force_0.2_{level}"] > 0
 
 
 def test_an_encoder_is_needed():
-    context = gdm_context()
-    bare = Context(context.total_steps, PATCH, context.spacing, 1)
     with pytest.raises(TrainingError, match="needs a frozen encoder"):
-        Gdm(bare)
+        Gdm(Context(CONFIGURATION))
 
 
 def watching(step: int, **options) -> Gdm:

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 import torch
-from objectives.small import TimedGenerator, half_mask, make_batch, make_context
+from objectives.small import (
+    NARROW,
+    WIDE,
+    TimedGenerator,
+    half_mask,
+    make_batch,
+    make_context,
+    planned,
+)
 
 from gdmnet.errors import TrainingError
 from gdmnet.objectives.bridge import on_path, variances
@@ -153,7 +160,7 @@ def test_the_paths_of_the_bridge_are_mirrored_and_end_at_both_images():
 
 
 def test_the_bridge_is_as_noisy_as_its_target_is_wide():
-    wide, narrow = (build("bridge", replace(make_context(), target_width=w)) for w in (1, 0.25))
+    wide, narrow = (build("bridge", planned(make_context(), target=t)) for t in (WIDE, NARROW))
     assert torch.allclose(narrow.variances, wide.variances / 16)
 
 
@@ -219,11 +226,12 @@ def test_times_run_from_the_last_to_none(steps):
 
 
 def test_the_start_channel_is_the_one_that_paths_start_from():
-    context = replace(make_context(start="source", start_channel=1, sigma=0.0), n_sources=2)
+    context = make_context(start="source", start_channel=1, sigma=0.0)
+    context = planned(context, sources=(WIDE, WIDE))
     source = torch.stack([torch.zeros(MANY[2:]), torch.ones(MANY[2:])])[None]
     start = build("flow", context).start(source, draws()())
     assert torch.equal(start, torch.ones(MANY))
-    narrow = replace(context, target_width=0.25, source_widths=(1.0, 1.0))
+    narrow = planned(context, target=NARROW)
     assert torch.equal(build("flow", narrow).start(source, draws()()), torch.full(MANY, 0.25))
 
 

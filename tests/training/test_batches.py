@@ -313,6 +313,19 @@ def test_an_error_in_a_worker_keeps_its_type_and_text(cases, make_configuration)
         list(prefetched(failing, FIRST[:4], 1))
 
 
+class _Damaged(Batches):
+    def batch(self, epoch, step, rank=0):
+        raise DatasetError("p7: damaged")
+
+
+def test_what_a_user_can_mend_is_one_line_from_a_worker_too(cases, make_configuration):
+    damaged = _Damaged(cases, make_configuration(), seed=0, augment=False)
+    for n_workers in (0, 1):
+        with pytest.raises(DatasetError) as caught:
+            list(prefetched(damaged, FIRST[:4], n_workers))
+        assert str(caught.value) == "p7: damaged"
+
+
 @settings(max_examples=60, deadline=None)
 @given(sizes, sizes, st.data())
 def test_a_patch_lies_inside_a_larger_volume_and_contains_its_centre(patch, shape, data):

@@ -115,6 +115,13 @@ def test_ranks_that_are_shown_the_same_device_are_refused(second_of_two):
         require_devices(3, torch.device("cuda"))
 
 
+def test_a_numbered_device_is_refused_to_ranks_that_are_alone_on_their_machines(second_of_two):
+    second_of_two(2)
+    require_devices(1, torch.device("cuda"))
+    with pytest.raises(DeviceError, match="without a number"):
+        require_devices(1, torch.device("cuda:1"))
+
+
 def test_alone_nothing_is_shared():
     value = torch.tensor(3.0)
     assert mean_over_ranks(value) is value

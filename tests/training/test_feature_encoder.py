@@ -8,11 +8,18 @@ import pytest
 import torch
 from encoders.fakes import BODIES, CT, checkpoint, narrow, needs_extra, write
 
-from gdmnet.encoders import FrozenEncoder, build
+from gdmnet.encoders import FrozenEncoder, build, freeze_norms
 from gdmnet.errors import CheckpointError, SettingError, TrainingError
+from gdmnet.models.checkpoint import weights_sha256
 from gdmnet.plan import Architecture, Recipe
 from gdmnet.training import feature_encoder
-from gdmnet.training.feature_encoder import log_origin, prepare_encoder, target_patches
+from gdmnet.training.feature_encoder import (
+    chosen_encoder,
+    log_origin,
+    prepare_encoder,
+    target_patches,
+)
+from gdmnet.training.fold import build_objective
 from gdmnet.training.settings import EncoderSettings
 
 CPU = torch.device("cpu")
@@ -29,17 +36,21 @@ def prepare(tmp_path, make_configuration, make_noise_case):
     )
     cases = [make_noise_case((20, 20, 20), seed=s, name=f"c{s}") for s in range(2)]
 
-    def made(choice, seed=0):
-        training = SimpleNamespace(
-            run=SimpleNamespace(recipe=Recipe(2, 10, seed=seed)),
+    def training(seed=0, encoder_sha256=None, **run):
+        run |= {"recipe": Recipe(2, 10, seed=seed), "encoder_sha256": encoder_sha256}
+        return SimpleNamespace(
+            run=SimpleNamespace(**run),
             configuration=config,
             encoder_folder=tmp_path / "self",
             cases=lambda: (cases, []),
             fingerprint=lambda: BODIES,
             process_device=lambda: CPU,
         )
-        return prepare_encoder(training, choice)
 
+    def made(choice, seed=0):
+        return prepare_encoder(training(seed), choice)
+
+    made.training = training
     made.cases, made.configuration, made.folder = cases, config, tmp_path / "self"
     return made
 
@@ -71,6 +82,18 @@ def test_a_self_trained_encoder_can_be_taken_from_a_file(prepare, tmp_path):
         prepare(EncoderSettings(weights=tmp_path / "gone.pt"))
 
 
+def test_a_training_goes_on_with_the_encoder_it_began_with_on_a_device_that_trains_longer(
+    prepare, monkeypatch
+):
+    monkeypatch.setattr(feature_encoder, "default_iterations", lambda *_, **__: 2)
+    digest = weights_sha256(prepare(EncoderSettings()))
+    monkeypatch.setattr(feature_encoder, "default_iterations", lambda *_, **__: 3)
+    on = chosen_encoder(prepare.training(encoder_sha256=digest), EncoderSettings())
+    assert weights_sha256(on) == digest
+    assert weights_sha256(prepare(EncoderSettings(weights=prepare.folder / "encoder.pt"))) == digest
+    assert weights_sha256(prepare(EncoderSettings())) != digest  # that of a new training
+
+
 @needs_extra
 def test_a_public_encoder_is_read_told_and_made_constant(prepare, tmp_path, monkeypatch, caplog):
     caplog.set_level("INFO")
@@ -94,6 +117,32 @@ def test_a_public_encoder_is_read_told_and_made_constant(prepare, tmp_path, monk
     )
 
 
+def test_the_checksum_is_that_of_the_weights_however_a_device_rounds(
+    prepare, tmp_path, monkeypatch
+):
+    """Else a training could not be continued on another device, or be told from another encoder."""
+    file = write(tmp_path, "nnssl_resencl.pth", checkpoint("nnssl_resencl.pth"))
+    read(monkeypatch, "nnssl_resencl")
+    options = {"weights": str(file), "norm_statistics": "dataset"}
+    training = prepare.training(
+        objective="gdm", options={}, encoder="nnssl_resencl", encoder_options=options
+    )
+    objective, digest = build_objective(training)
+
+    def elsewhere(encoder, patches):
+        return freeze_norms(encoder, (patch * (1 + 1e-5) for patch in patches))
+
+    monkeypatch.setattr(feature_encoder, "freeze_norms", elsewhere)
+    other, again = build_objective(training)
+    assert again == digest
+    means = [
+        {k: v for k, v in o.encoder.state_dict().items() if k.endswith("running_mean")}
+        for o in (objective, other)
+    ]
+    assert means[0]
+    assert any(not torch.equal(mean, means[1][name]) for name, mean in means[0].items())
+
+
 def test_norm_statistics_are_a_known_word():
     with pytest.raises(SettingError, match="'batch' is unknown; take one of patch, dataset"):
         EncoderSettings("random", norm_statistics="batch")
@@ -103,6 +152,11 @@ def test_norm_statistics_are_a_known_word():
 def test_the_small_encoders_have_no_stages_to_choose(prepare, name):
     with pytest.raises(TrainingError, match=f"encoder {name}: uses all its maps"):
         prepare(EncoderSettings(name, stages=(0,)))
+
+
+def test_random_weights_are_not_taken_for_those_of_a_file(prepare, tmp_path):
+    with pytest.raises(TrainingError, match="encoder random: reads no weights"):
+        prepare(EncoderSettings("random", weights=tmp_path / "mine.pt"))
 
 
 @needs_extra

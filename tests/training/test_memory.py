@@ -26,6 +26,12 @@ def test_a_device_that_is_too_small_is_named_in_one_line(eight_gb, caplog):
     assert line.endswith("plan with --memory 8")
 
 
+def test_no_more_memory_is_advised_than_there_is(eight_gb, monkeypatch, caplog):
+    monkeypatch.setattr(memory, "memory_gb", lambda device: 7.6)
+    with memory.memory_watched(6.5, CUDA):
+        assert caplog.text.rstrip().endswith("plan with --memory 7")
+
+
 def test_a_cpu_is_compared_with_nothing(caplog):
     with memory.memory_watched(1e6, torch.device("cpu")):
         assert caplog.messages == []

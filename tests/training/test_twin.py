@@ -1,8 +1,12 @@
 from __future__ import annotations
 
-import torch
-from objectives.small import PATCH, CountingEncoder
+from dataclasses import replace
 
+import pytest
+import torch
+from objectives.small import CONFIGURATION, PATCH, CountingEncoder
+
+from gdmnet.errors import TrainingError
 from gdmnet.files import whole_folder
 from gdmnet.folders import FINAL, LATEST
 from gdmnet.models import checkpoint
@@ -22,7 +26,7 @@ def objective(*, dial: bool = True):
     options = {"locations": 32, "bank": 32, "realism_dial": dial}
     options |= {"regression_share": 0.35, "ramp_share": 0.0}
     encoder = CountingEncoder()
-    context = Context(RECIPE.total_steps, PATCH, (1.0, 1.0, 1.0), 1, encoder, 3, options)
+    context = Context(CONFIGURATION, options, RECIPE.total_steps, 3, encoder)
     return Gdm(context)
 
 
@@ -51,7 +55,7 @@ def test_the_twin_is_the_regression_and_the_generator_is_not_disturbed(
 ):
     parts = parts_of(make_generator, make_noise_case, make_configuration)
     both = run(tmp_path / "both", parts, objective())
-    context = Context(RECIPE.total_steps, PATCH, (1.0, 1.0, 1.0), 1)
+    context = Context(CONFIGURATION, total_steps=RECIPE.total_steps)
     alone = run(tmp_path / "alone", parts, Regression(context))
     assert_same(both["twin"], alone["ema"])
     without = run(tmp_path / "without", parts, objective(dial=False))
@@ -88,6 +92,23 @@ def broken_after(epoch, parts, folder, monkeypatch):
         except KeyboardInterrupt:
             return
     raise AssertionError("was not stopped")
+
+
+class Endless(Regression):
+    """Its steps are never finite."""
+
+    def descend(self, generator, batch, rng):
+        return replace(super().descend(generator, batch, rng), finite=False)
+
+
+def test_a_twin_that_never_steps_stops_the_training(
+    make_generator, make_noise_case, make_configuration, tmp_path, monkeypatch
+):
+    parts, gdm = parts_of(make_generator, make_noise_case, make_configuration), objective()
+    _, start = gdm.twin()
+    monkeypatch.setattr(gdm, "twin", lambda: (Endless(replace(gdm.context, options={})), start))
+    with pytest.raises(TrainingError, match="10 steps in a row were not finite"):
+        run(tmp_path / "fold", parts, gdm, replace(RECIPE, iterations=20))
 
 
 def test_the_dial_is_a_line_through_both_weights():
