@@ -22,6 +22,7 @@ import SimpleITK as sitk  # noqa: N813
 
 from gdmnet import __version__, codec, files
 from gdmnet.data.case import CaseFiles
+from gdmnet.data.case_files import read_errors
 from gdmnet.data.dicom import case_name, frame_name
 from gdmnet.errors import DatasetError, GdmnetError, OutputError
 from gdmnet.inference.case import (
@@ -30,7 +31,6 @@ from gdmnet.inference.case import (
     ReadCase,
     predict_case,
     read_case,
-    read_errors,
     write_case,
 )
 from gdmnet.inference.input_check import describe_check
