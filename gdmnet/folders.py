@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -71,6 +72,20 @@ def encoders_root() -> Path | None:
 def use_nifti_form(form: str) -> None:
     """Let "sform" or "qform" decide, for this process and those that it starts."""
     os.environ[NIFTI_FORM] = form
+
+
+@contextmanager
+def nifti_form_in(form: str | None) -> Iterator[None]:
+    """`use_nifti_form` within the block; None leaves it to what decides already."""
+    before = os.environ.get(NIFTI_FORM)
+    if form is not None:
+        use_nifti_form(form)
+    try:
+        yield
+    finally:
+        os.environ.pop(NIFTI_FORM, None)
+        if before is not None:
+            os.environ[NIFTI_FORM] = before
 
 
 def nifti_form() -> str | None:

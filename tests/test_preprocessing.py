@@ -12,7 +12,7 @@ from gdmnet.arrays.body import body_mask, inscribed_circle
 from gdmnet.arrays.crop import crop
 from gdmnet.arrays.normalise import background_value
 from gdmnet.data.case import CaseFiles, Volume
-from gdmnet.data.store import open_case, place_as_prepared
+from gdmnet.data.store import open_case, placed_as_prepared
 from gdmnet.data.volume import read_volume, write_volume
 from gdmnet.errors import DatasetError
 from gdmnet.folders import NIFTI_FORM, nifti_form
@@ -374,10 +374,12 @@ def test_both_forms_in_one_folder_are_refused(tmp_path, monkeypatch):
         prepare_and_store(case, configure(), tmp_path / "cases")
         monkeypatch.setenv(NIFTI_FORM, "")
         if form != "qform":
-            place_as_prepared(tmp_path / "cases")
-            assert nifti_form() == (form or None)
-    with pytest.raises(DatasetError, match="placed by both forms"):
-        place_as_prepared(tmp_path / "cases")
+            with placed_as_prepared(tmp_path / "cases"):
+                assert nifti_form() == (form or None)
+            assert nifti_form() is None  # what comes after a training in Python is its own
+    both = pytest.raises(DatasetError, match="placed by both forms")
+    with both, placed_as_prepared(tmp_path / "cases"):
+        pass
 
 
 def test_a_stored_case_counts_for_its_files_and_for_what_decides_it(folder_with_a_case):

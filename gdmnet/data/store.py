@@ -10,6 +10,8 @@ from __future__ import annotations
 import hashlib
 import os
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,7 @@ from gdmnet import codec
 from gdmnet.data.case import Case, CaseRecord
 from gdmnet.errors import DatasetError, PlanError
 from gdmnet.files import whole_folder
-from gdmnet.folders import use_nifti_form
+from gdmnet.folders import nifti_form_in
 from gdmnet.geometry import Shape, shape_of
 
 CASE_JSON = "case.json"
@@ -120,15 +122,20 @@ def stored_record(folder: Path, identifier: str) -> CaseRecord | None:
         return None
 
 
-def place_as_prepared(folder: Path) -> None:
-    """Place NIfTI files by the form that placed a folder's cases; a DatasetError if both did."""
+@contextmanager
+def placed_as_prepared(folder: Path) -> Iterator[None]:
+    """NIfTI files read within the block are placed by the form that placed a folder's cases.
+
+    Raises:
+        DatasetError: some cases were placed by the sform and some by the qform.
+    """
     records = (stored_record(folder, path.parent.name) for path in folder.glob(f"*/{CASE_JSON}"))
     found = (record.geometry.forms for record in records if record is not None)
     forms = {form.decided for form in found if form is not None and form.decided is not None}
     if len(forms) > 1:
         raise DatasetError(f"{folder}: placed by both forms; prepare all with one --nifti-form")
-    for form in forms:
-        use_nifti_form(form)
+    with nifti_form_in(next(iter(forms), None)):
+        yield
 
 
 def open_case(folder: Path, identifier: str) -> StoredCase:

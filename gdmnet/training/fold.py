@@ -13,7 +13,7 @@ import torch
 
 from gdmnet import codec, files, folders
 from gdmnet.cluster import ProcessRank, rank_from_environment
-from gdmnet.data.store import place_as_prepared
+from gdmnet.data.store import placed_as_prepared
 from gdmnet.errors import CheckpointError, PlanError, TrainingError
 from gdmnet.folders import Roots
 from gdmnet.models.checkpoint import weights_sha256
@@ -85,7 +85,8 @@ def train_fold(
         where = (dataset, configuration, fold, roots)
         training = made_by_leader(lambda: _claimed(held, describe_training(*where, asked), asked))
         require_own_devices(torch.device(training.device))
-        place_as_prepared(training.dataset / training.configuration.name)  # those that validate
+        prepared = training.dataset / training.configuration.name
+        held.enter_context(placed_as_prepared(prepared))  # those that validate
         if this_process().n_ranks == 1 and training.run.n_devices > 1:
             run_together(_train_and_validate, training.run.n_devices, training, asked, roots.raw)
         else:

@@ -18,7 +18,6 @@ import torch
 from gdmnet import codec, folders
 from gdmnet.cluster import rank_from_environment
 from gdmnet.data.splits import read_splits
-from gdmnet.data.store import place_as_prepared
 from gdmnet.errors import GdmnetError, TrainingError
 from gdmnet.folders import Roots
 from gdmnet.metrics.summary import Summary, summarise
@@ -57,7 +56,6 @@ def train_study(
     home = roots.preprocessed / name
     planned = codec.load(Plan, home / folders.PLAN_JSON).configurations
     configuration = next(iter(planned))
-    place_as_prepared(home / configuration)
     folds = [str(number) for number in range(len(read_splits(home / folders.SPLITS_JSON)))]
     model = folders.model_folder(roots.results, name, settings.objective, configuration)
     devices = _free_devices(settings)
