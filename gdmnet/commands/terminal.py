@@ -270,7 +270,8 @@ def guarded(run: Callable[[], int]) -> int:
         sys.stdout.flush()
         return status
     except GdmnetError as error:
-        print(f"error: {error}", file=sys.stderr)
+        lines = str(error).split("\n  ")  # of a list of complaints; a name may have others
+        print("error:", "\n  ".join(map(printable, lines)), file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
         print("stopped", file=sys.stderr)

@@ -123,6 +123,14 @@ def test_a_reader_that_has_gone_is_no_traceback(n_lines, unbuffered, monkeypatch
     assert (done.returncode, done.stderr) == (141, b"")
 
 
+def test_a_name_with_a_line_break_does_not_break_the_line(capsys):
+    def body():
+        raise DatasetError("raw/a\nb: 2 complaints\n  one\x1b[2J\n  two")
+
+    assert guarded(body) == 2
+    assert capsys.readouterr().err == "error: raw/a\\nb: 2 complaints\n  one\\x1b[2J\n  two\n"
+
+
 def test_what_may_not_be_read_is_one_line_that_does_not_call_it_written(capsys):
     def body():
         raise PermissionError(errno.EACCES, "Permission denied", "imagesTr")
