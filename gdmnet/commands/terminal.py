@@ -83,7 +83,8 @@ class CommandParser(argparse.ArgumentParser):
         for name, parser in commands.items():
             parser.prog = f"{self.prog} {name}"
             self.epilog = f"{self.epilog or ''}\n  {parser.prog}: {parser.description}"
-        self.add_argument("command", choices=list(commands), help="each has its own --help")
+        names, text = list(commands), "each has its own --help"
+        self.add_argument("command", choices=names, metavar="|".join(names), help=text)
 
     def add_dataset_arguments(self, *names: str, required: int, several: bool = False) -> None:
         """Take dataset, configuration and fold by position or by -d, -c and -f, or else as None.
