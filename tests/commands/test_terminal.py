@@ -207,7 +207,7 @@ def test_a_command_of_its_own_has_its_own_parser(capsys):
     assert (found.command, found.dataset, found.deep) == ("one", "501", True)
     assert own.prog == f"{parser.prog} one"
     for words, said in (
-        ([], "required: command"),
+        ([], "required: one|two"),
         (["three"], "choose from"),
         (["two", "--deep"], "unrecognized arguments: --deep"),
         (["one"], "no dataset is given"),
