@@ -152,17 +152,12 @@ def to_stored(array: NDArray, geometry: Geometry) -> NDArray:
 
 def lps_frame(geometry: Geometry) -> tuple[NDArray, NDArray]:
     """Origin (x, y, z) in mm and direction (3, 3) of the image once it lies in LPS axes."""
-    direction = np.asarray(geometry.itk_direction, dtype=np.float64).reshape(3, 3)
-    origin = np.asarray(geometry.itk_origin, dtype=np.float64).copy()
-    columns = []
-    for lps_axis in (2, 1, 0):  # x, y, z
-        column = direction[:, 2 - geometry.axes[lps_axis]]
-        if geometry.flips[lps_axis]:
-            length = (geometry.shape[lps_axis] - 1) * geometry.spacing[lps_axis]
-            origin += column * length
-            column = -column
-        columns.append(column)
-    return origin, np.stack(columns, axis=1)
+    stored = np.reshape(geometry.itk_direction, (3, 3))
+    direction = stored[:, [2 - axis for axis in geometry.axes[::-1]]]  # columns x, y, z
+    flips = np.array(geometry.flips[::-1])
+    lengths = (np.array(geometry.shape[::-1]) - 1) * geometry.spacing[::-1]  # mm
+    origin = geometry.itk_origin + (direction * (lengths * flips)).sum(axis=1)
+    return origin, np.where(flips, -direction, direction)
 
 
 def grid_difference(first: Geometry, second: Geometry) -> str | None:

@@ -79,6 +79,8 @@ def make_series(
         "EchoTime": 4.2,
         "MagneticFieldStrength": 1.5,
     }
+    if attributes.get("Modality") == "CT":
+        common |= {"RescaleSlope": 1, "RescaleIntercept": 0}
     common = {key: value for key, value in {**common, **attributes}.items() if value is not None}
     slices = []
     for number, plane in enumerate(array):

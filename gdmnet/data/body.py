@@ -49,12 +49,9 @@ def find_body(
 ) -> Body:
     """The body of a case: the given mask, above 0 inside, or else found in the sources.
 
-    Args:
-        sources: (c, z, y, x) in file units.
-        schemes: the normalisation of each channel; "ct" is in HU.
-        region: where the target counts, unless a mask is given.
-        mask: (1, z, y, x).
-        case: named in complaints.
+    The sources are (c, z, y, x) in file units, with the normalisation of each channel ("ct" is in
+    HU), the mask (1, z, y, x). The region says where the target counts unless a mask is given; the
+    case is named in complaints.
 
     Raises:
         DatasetError: the mask is empty.

@@ -8,7 +8,7 @@ from pathlib import Path
 from numpy.typing import NDArray
 
 from gdmnet.arrays.crop import Box
-from gdmnet.errors import DatasetError
+from gdmnet.data.case_files import read_errors
 from gdmnet.files import file_sha256
 from gdmnet.geometry import Geometry, Shape
 from gdmnet.plan import Normalisation
@@ -38,7 +38,7 @@ class Series(SeriesHeader):
     """A DICOM series, as the headers of its slices tell.
 
     The slant of a tilted gantry is by how many mm each slice lies further along columns' numbers
-    and rows' numbers than the one before; `upright` is then the plain grid that holds all slices.
+    and rows' numbers than the one before; the grid is then a plain one that holds all slices.
     """
 
     uid: str  # SeriesInstanceUID
@@ -47,7 +47,6 @@ class Series(SeriesHeader):
     problem: str | None = None  # why they do not
     acquisition: str = ""  # of several that lie among each other: "EchoTime=90"
     slant: tuple[float, float] | None = None
-    upright: Geometry | None = None
 
     @property
     def label(self) -> str:
@@ -73,19 +72,16 @@ class CaseFiles:
     mask: Path | None = None
     series: tuple[Series, ...] = ()
 
+    @read_errors()
     def digests(self) -> dict[str, str]:
         """SHA-256 of each file by its role: "0000" for the first channel, "target", "mask".
 
         Raises:
             DatasetError: a file cannot be read.
         """
-        roles = {f"{channel:04d}": path for channel, path in enumerate(self.sources)}
-        others = {"target": self.target, "mask": self.mask}
-        roles |= {role: path for role, path in others.items() if path is not None}
-        try:
-            return {role: file_sha256(path) for role, path in roles.items()}
-        except OSError as problem:
-            raise DatasetError(f"{problem.filename}: cannot be read ({problem.strerror})") from None
+        sources = {f"{channel:04d}": path for channel, path in enumerate(self.sources)}
+        roles = {**sources, "target": self.target, "mask": self.mask}
+        return {role: file_sha256(path) for role, path in roles.items() if path is not None}
 
 
 @dataclass(frozen=True)

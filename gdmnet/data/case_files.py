@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,7 +49,8 @@ def match_cases(
     Args:
         folders: role -> folder; None for a role that is not asked for.
         leading: roles whose images say which cases there are; folders of others may hold more.
-        with_channels: roles whose files carry a channel number, CASE_0000<ending>.
+        with_channels: roles whose files carry a channel number, CASE_0000<ending>; a case whose
+            numbers have a gap is none.
 
     Returns:
         The cases, sorted by name, with what is there of each; and folder -> the cases that it has
@@ -83,10 +85,10 @@ def images_by_case(folder: Path) -> dict[str, Path]:
     """
     if not folder.is_dir():
         raise DatasetError(f"{folder}: no such folder")
-    for _, path, why in stray_images(folder):
-        raise DatasetError(f"{printable(path)}: {why}")
     found: dict[str, Path] = {}
-    for stem, _, path in iterate_images(folder):
+    for stem, path, why in look_through(folder):
+        if why is not None:
+            raise DatasetError(f"{printable(path)}: {why}")
         if stem in found:
             raise DatasetError(
                 f"{path}: {found[stem].name} is the same image in another format; keep one"
@@ -98,38 +100,40 @@ def images_by_case(folder: Path) -> dict[str, Path]:
 
 
 def _channels_by_case(folder: Path) -> dict[str, tuple[Path, ...]]:
-    """The images CASE_0000<ending>, CASE_0001<ending>, ... of a folder by case, in their order."""
-    channels: dict[str, tuple[Path, ...]] = {}
-    for stem, path in sorted(images_by_case(folder).items()):
+    """The images CASE_0000<ending>, ... of a folder by case, in their order; none with a gap."""
+    channels: dict[str, dict[int, Path]] = {}
+    for stem, path in images_by_case(folder).items():
         case, number = split_channel(stem)
         if number is not None:
-            channels[case] = (*channels.get(case, ()), path)
+            channels.setdefault(case, {})[number] = path
     if not channels:
         raise DatasetError(
             f"{folder}: no image called CASE_0000<ending> ({', '.join(FORMATS)}); sources carry"
             " their channel's number"
         )
-    return channels
+    return {
+        case: tuple(files[number] for number in range(len(files)))
+        for case, files in channels.items()
+        if max(files) < len(files)
+    }
 
 
-def iterate_images(folder: Path) -> Iterator[tuple[str, str, Path]]:
-    """Name without ending, ending and path of each image file, sorted; hidden ones are left out."""
-    for path in _visible(folder):
-        if path.name.lower().endswith(FORMATS) and _why_not(path) is None:
-            yield stem_of(path), ending_of(path), path
+def look_through(folder: Path) -> Iterator[tuple[str, Path, str | None]]:
+    """What looks like an image in a folder, sorted; hidden files are left out.
 
-
-def stray_images(folder: Path) -> Iterator[tuple[str, Path, str]]:
-    """Name without ending, path and advice of each entry that looks like an image but is none."""
-    for path in _visible(folder):
+    Yields:
+        Name without ending, path, and advice where it cannot be read, else None.
+    """
+    for path in sorted(folder.iterdir()):
         stem, dot, _ = path.name.partition(".")
-        why = _why_not(path)
-        if why is not None and dot and path.name.lower().endswith(FORMATS + _FOREIGN):
-            yield stem, path, why
+        if stem and dot and path.name.lower().endswith(FORMATS + _FOREIGN):
+            why = _why_not(path)
+            yield stem if why else stem_of(path), path, why
 
 
-def _visible(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if not p.name.startswith(".") and not p.is_dir())
+def image_endings(folder: Path) -> set[str]:
+    """The endings of the images in a folder that can be read."""
+    return {ending_of(path) for _, path, why in look_through(folder) if why is None}
 
 
 def _why_not(path: Path) -> str | None:
@@ -143,6 +147,15 @@ def _why_not(path: Path) -> str | None:
     if path.is_symlink() and not path.exists():
         return "a link to a file that is not there; fetch the file, or remove the link"
     return None if path.is_file() else "is no file; move it away"
+
+
+@contextmanager
+def read_errors() -> Iterator[None]:
+    """Raise a DatasetError that names the file for an OSError in the block."""
+    try:
+        yield
+    except OSError as problem:
+        raise DatasetError(f"{problem.filename}: cannot be read ({problem.strerror})") from None
 
 
 def require_file(path: Path) -> None:

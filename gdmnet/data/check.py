@@ -16,6 +16,7 @@ from gdmnet.arrays.body import body_mask, padding
 from gdmnet.arrays.normalise import scheme_of
 from gdmnet.codec import read_json
 from gdmnet.data.case import CaseFiles, Volume
+from gdmnet.data.case_files import split_channel, stem_of
 from gdmnet.data.hounsfield import core, filled, why_filled, why_not_hounsfield
 from gdmnet.data.raw import (
     Complaint,
@@ -110,18 +111,15 @@ def _check_case(files: CaseFiles, description: Description) -> _Finding:
         if difference is not None:
             text = f"another grid than {place_of(first)}: {difference}; resample the files of a"
             complain(path, f"{text} case to one grid")
-    named = zip(files.sources, description.channel_names, strict=False)
-    in_hu = {path for path, name in named if scheme_of(name, target=False) == "ct"}
-    if scheme_of(description.target_name, target=True) == "ct":
-        in_hu |= {path for path in volumes if path == files.target}
+    schemes = _schemes(files, description)
     notes = {placement_note(volume.geometry) for volume in volumes.values()} - {None}
     for path, volume in volumes.items():
         if path == files.mask:
-            texts = _mask_complaints(volume.array[0], _sources_body(files, volumes, description))
+            texts = _mask_complaints(volume.array[0], _sources_body(files, volumes, schemes))
         else:
-            texts = _image_complaints(volume, is_ct=path in in_hu)
+            texts = _image_complaints(volume, is_ct=schemes.get(path) == "ct")
             if not texts:
-                notes |= set(_image_notes(path, files, volumes, description))
+                notes |= set(_image_notes(path, files, volumes, schemes))
         for text in texts:
             complain(path, text)
     shown = volumes.get(files.sources[0]) if files.sources else None
@@ -129,19 +127,29 @@ def _check_case(files: CaseFiles, description: Description) -> _Finding:
     return _Finding(files.identifier, complaints, sorted(filter(None, notes)), digest)
 
 
+def _schemes(files: CaseFiles, description: Description) -> dict[Path, str]:
+    """The schemes that names ask for; a mask has none, and neither has a channel too many."""
+    numbers = {path: split_channel(stem_of(path))[1] for path in files.sources}
+    names = dict(enumerate(description.channel_names))
+    found = {path: scheme_of(names[n], target=False) for path, n in numbers.items() if n in names}
+    if files.target is not None:
+        found[files.target] = scheme_of(description.target_name, target=True)
+    return found
+
+
 def _image_complaints(volume: Volume, *, is_ct: bool) -> list[str]:
     image = volume.array[0]
     low = float(image.min())
     if low == image.max():
         return [f"the image is empty: every voxel is {low:g}; export it again, or remove the case"]
-    reason = why_not_hounsfield(image) if is_ct else None
-    if is_ct and reason is None and (found := filled(image, volume.geometry.spacing)):
-        reason = why_filled(*found)
-    return [] if reason is None else [reason]
+    if not is_ct:
+        return []
+    reason = why_not_hounsfield(image) or why_filled(image, volume.geometry.spacing)
+    return [reason] if reason else []
 
 
 def _image_notes(
-    path: Path, files: CaseFiles, volumes: Mapping[Path, Volume], description: Description
+    path: Path, files: CaseFiles, volumes: Mapping[Path, Volume], schemes: Mapping[Path, str]
 ) -> Iterator[str]:
     """What is odd in an image without a complaint: padding, and a target that ends in the body."""
     image, spacing = volumes[path].array[0], volumes[path].geometry.spacing
@@ -151,7 +159,7 @@ def _image_notes(
     if found is None:
         return
     mask = volumes.get(files.mask) if files.mask else None
-    body = _sources_body(files, volumes, description) if mask is None else mask.array[0]
+    body = _sources_body(files, volumes, schemes) if mask is None else mask.array[0]
     if body is None or body.shape != image.shape:
         return
     value, region = found
@@ -180,17 +188,16 @@ def _mask_complaints(mask: NDArray, body: NDArray | None) -> list[str]:
 
 
 def _sources_body(
-    files: CaseFiles, volumes: Mapping[Path, Volume], description: Description
+    files: CaseFiles, volumes: Mapping[Path, Volume], schemes: Mapping[Path, str]
 ) -> NDArray | None:
     """The body as the readable sources on one grid show it; None if there are none."""
-    named = zip(files.sources, description.channel_names, strict=False)
-    usable = [(volumes[path], name) for path, name in named if path in volumes]
-    usable = [(v, name) for v, name in usable if v.array.shape == usable[0][0].array.shape]
+    usable = [path for path in files.sources if path in volumes and path in schemes]
     if not usable:
         return None
-    are_ct = [scheme_of(name, target=False) == "ct" for _, name in usable]
-    stacked = np.concatenate([volume.array for volume, _ in usable])
-    return body_mask(stacked, usable[0][0].geometry.spacing, are_ct)[0]
+    first = volumes[usable[0]]
+    usable = [path for path in usable if volumes[path].array.shape == first.array.shape]
+    stacked = np.concatenate([volumes[path].array for path in usable])
+    return body_mask(stacked, first.geometry.spacing, [schemes[path] == "ct" for path in usable])[0]
 
 
 def _duplicates(findings: Sequence[_Finding]) -> list[Complaint]:

@@ -7,7 +7,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from fnmatch import fnmatchcase
 from operator import attrgetter
 from pathlib import Path
@@ -39,23 +39,22 @@ class Tree:
 
     def __str__(self) -> str:
         said = ", ".join(f"{what} ({count})" for what, count in sorted(self.skipped.items()))
-        n_series = len(self.series)
-        return f"{n_series} DICOM series{f'; left aside: {said}' if said else ''}"
+        return f"{len(self.series)} DICOM series{f'; left aside: {said}' if said else ''}"
 
 
 def holds_dicom(folder: Path) -> bool:
     """True if any file of a folder, or of the folders in it, is DICOM."""
-    return any(is_dicom(path) for path in _files(folder))
+    return any(is_dicom(path) for path in _files(folder, Counter()))
 
 
 def find_series(folder: Path, *, untilt: bool = False) -> Tree:
     """All series of a tree; only headers are read.
 
     A series is what has one SeriesInstanceUID, wherever its files lie; acquisitions that lie among
-    each other in it are a series each. One that is no sound stack
-    carries its problem, to be refused when somebody wants it. Scouts, objects without pixels
-    (RTSTRUCT, SR, ...), doses, segmentations and files that are not DICOM are counted; but a file
-    that cannot be read and is called as the slices beside it is a damaged slice of their series.
+    each other in it are a series each. One that is no sound stack carries its problem, to be
+    refused when somebody wants it. Scouts, objects without pixels (RTSTRUCT, SR, ...), doses,
+    segmentations, files that are not DICOM and folders that are not looked into are counted; but a
+    file that cannot be read and is called as the slices beside it is a damaged slice of theirs.
     With `untilt`, series of a tilted gantry are sound: reading resamples them to a plain grid.
 
     Raises:
@@ -67,7 +66,7 @@ def find_series(folder: Path, *, untilt: bool = False) -> Tree:
     skipped: Counter[str] = Counter()
     objects: dict[str, tuple[Path, ...]] = {"RTSTRUCT": (), "REG": ()}
     unread: dict[tuple[Path, str], Path] = {}
-    for path in progress_bar(list(_files(folder)), "headers"):
+    for path in progress_bar(list(_files(folder, skipped)), "headers"):
         found = read_slice(path)
         if isinstance(found, Slice):
             slices.setdefault(found.series, []).append(found)
@@ -81,12 +80,10 @@ def find_series(folder: Path, *, untilt: bool = False) -> Tree:
         if all(item.problem == NO_PLACE for item in own):
             skipped["images without a position in the patient"] += len(slices.pop(uid))
     series = [
-        _series(acquisition, group, unread)
+        _series(acquisition, group, unread, untilt=untilt)
         for own in slices.values()
         for acquisition, group in split_acquisitions(own).items()
     ]
-    if untilt:
-        series = [replace(s, geometry=s.upright, problem=None) if s.upright else s for s in series]
     key = attrgetter("folder", "uid", "acquisition")
     return Tree(tuple(sorted(series, key=key)), dict(skipped), objects)
 
@@ -145,7 +142,7 @@ def read_series(series: Series) -> Volume:
     if not np.isfinite(stored).all():
         raise DatasetError(f"{series.folder}: has NaN or Inf pixels; export the series anew")
     if series.slant is not None:
-        stored = _straightened(stored, series)
+        stored = _straightened(stored, geometry, series.slant)
     return Volume(to_lps(stored, geometry)[None], geometry)
 
 
@@ -208,29 +205,31 @@ def frame_name(series: Series) -> str:
     return hashlib.sha256(series.frame.encode()).hexdigest()[:16] if series.frame else ""
 
 
-def _straightened(stored: NDArray, series: Series) -> NDArray:
+def _straightened(stored: NDArray, grid: Geometry, slant: tuple[float, float]) -> NDArray:
     """The slices (n, rows, columns) of a tilted gantry on their plain grid, linearly in the plane.
 
     What no slice shows has the lowest value that there is.
     """
-    grid, slant = series.upright, series.slant
-    assert grid is not None
-    assert slant is not None
-    shape = grid.stored_shape[1:]
+    lowest = stored.min()
+    straight = np.full(grid.stored_shape, lowest, np.float32)
+    straight[:, : stored.shape[1], : stored.shape[2]] = stored
     pixels = np.array(slant) / grid.itk_spacing[:2]  # columns and rows a slice
     first = -np.floor(np.minimum(pixels * (len(stored) - 1), 0))
-    straight = np.full((len(stored), *shape), stored.min(), np.float32)
-    for number, (plane, result) in enumerate(zip(stored, straight, strict=True)):
+    for number, plane in enumerate(straight):
         columns, rows = first + pixels * number
-        padded = np.full_like(result, stored.min())
-        padded[: plane.shape[0], : plane.shape[1]] = plane
-        ndimage.shift(padded, (rows, columns), result, order=1, cval=float(stored.min()))
+        ndimage.shift(plane.copy(), (rows, columns), plane, order=1, cval=float(lowest))
     return straight
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    for parent, folders, names in os.walk(folder):
+def _files(folder: Path, skipped: Counter[str]) -> Iterator[Path]:
+    """The files of a tree but hidden ones; folders that are not looked into are counted."""
+
+    def count(problem: OSError) -> None:
+        skipped["folders that cannot be read"] += 1
+
+    for parent, folders, names in os.walk(folder, onerror=count):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
+        skipped.update("links to folders" for name in folders if Path(parent, name).is_symlink())
         for name in sorted(names):
             if not name.startswith("."):
                 yield Path(parent) / name
@@ -243,7 +242,11 @@ def _naming(path: Path) -> tuple[Path, str]:
 
 
 def _series(
-    acquisition: str, slices: Sequence[Slice], unread: Mapping[tuple[Path, str], Path]
+    acquisition: str,
+    slices: Sequence[Slice],
+    unread: Mapping[tuple[Path, str], Path],
+    *,
+    untilt: bool,
 ) -> Series:
     geometry = slant = problem = None
     try:
@@ -254,7 +257,7 @@ def _series(
                     " restore it, or move it away if it is no slice"
                 )
         slices, geometry, slant = stack(slices)
-        if slant is not None:
+        if slant is not None and not untilt:
             tilt = np.degrees(np.arctan(np.hypot(*slant) / geometry.itk_spacing[2]))
             problem = (
                 f"the gantry was tilted by {tilt:.1f} degrees: the slices are sheared against"
@@ -267,9 +270,8 @@ def _series(
         **{shared.name: getattr(first, shared.name) for shared in fields(SeriesHeader)},
         uid=first.series,
         files=tuple(item.path for item in slices),
-        geometry=geometry if slant is None else None,
+        geometry=geometry if problem is None else None,
         problem=problem,
         acquisition=acquisition,
         slant=slant,
-        upright=None if slant is None else geometry,
     )

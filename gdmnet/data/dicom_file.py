@@ -43,9 +43,9 @@ _HEADER = (
     *("SliceThickness", "SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames", "Rows"),
     *("Columns", "BitsAllocated", "BitsStored", "HighBit", "RescaleSlope", "RescaleIntercept"),
 )
-_RESCALES = {"CT": {"RescaleSlope": 100.0, "RescaleIntercept": 1e5}}
-_RESCALE = dict.fromkeys(_RESCALES["CT"], 1e12)
-"""The largest number to expect, for a modality in HU and for the others, which have no unit."""
+_RESCALE_CT = {"RescaleSlope": 100.0, "RescaleIntercept": 1e5}
+_RESCALE = dict.fromkeys(_RESCALE_CT, 1e12)
+"""The largest number to expect, in HU and for the other modalities, which have no unit."""
 _PIXEL_DATA = 0x7FE00010
 _COMPRESSED = 0xFFFFFFFF  # stands for the length of pixel data that have none of their own
 _SYNTAX = "1.2.840.10008.1.2"
@@ -67,9 +67,9 @@ _DAMAGED = (
 
 def is_dicom(path: Path) -> bool:
     """True for a file with "DICM" after 128 bytes, or one without it that begins as DICOM does."""
-    if not path.is_file():  # a pipe would never end
-        return False
     try:
+        if not path.is_file():  # a pipe would never end
+            return False
         with path.open("rb") as handle:
             head = handle.read(132)
     except OSError:
@@ -232,8 +232,12 @@ def _why_odd_pixels(item: Dataset, n_bytes: int) -> str | None:
     spacing = _numbers(item, "PixelSpacing")
     if not SPACINGS[0] <= min(spacing) <= max(spacing) <= SPACINGS[1]:
         return f"its pixels of {spacing[0]:g} x {spacing[-1]:g} mm cannot be; export it anew"
-    for keyword, largest in _RESCALES.get(_text(item, "Modality"), _RESCALE).items():
-        for value in _numbers(item, keyword):
+    is_ct = _text(item, "Modality") == "CT"
+    for keyword, largest in (_RESCALE_CT if is_ct else _RESCALE).items():
+        values = _numbers(item, keyword)
+        if is_ct and not values:
+            return f"has no {keyword}, without which a CT is not in HU; export it anew"
+        for value in values:
             if abs(value) > largest or (value == 0 and keyword == "RescaleSlope"):
                 return f"its {keyword} of {value:g} cannot be; export it anew"
     is_grey = _text(item, "PhotometricInterpretation").startswith("MONOCHROME")

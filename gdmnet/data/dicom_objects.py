@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from skimage.draw import polygon
 
 from gdmnet.data.case import Series, Volume
+from gdmnet.data.dicom import grid_of
 from gdmnet.data.dicom_file import unsound_files
 from gdmnet.errors import DatasetError
 from gdmnet.geometry import Geometry, stored_geometry, to_lps
@@ -127,10 +128,8 @@ def read_regions(regions: DrawnRegions) -> Volume:
     Raises:
         DatasetError: a file cannot be read, or a contour does not lie on the series' slices.
     """
-    own = regions.series.geometry
-    assert own is not None
     structures = [item for path in regions.files for item in read_structures(path)]
-    labels = np.zeros(own.stored_shape, np.float32)
+    labels = np.zeros(grid_of(regions.series).stored_shape, np.float32)
     for label, pattern in enumerate(regions.patterns, start=1):
         for structure in structures:
             if is_called(structure, pattern):
@@ -191,8 +190,7 @@ def _series_of(item: Dataset, frame: str) -> Iterable[str]:
 
 def _indices(structure: Structure, series: Series) -> list[tuple[int, NDArray]] | None:
     """Slice number and points (n, 2) in rows and columns of each contour; None if one is beside."""
-    grid = series.geometry
-    assert grid is not None
+    grid = grid_of(series)
     direction = np.reshape(grid.itk_direction, (3, 3))
     found = []
     for points in structure.contours:
@@ -207,13 +205,12 @@ def _indices(structure: Structure, series: Series) -> list[tuple[int, NDArray]] 
 
 def _inside(structure: Structure, series: Series) -> NDArray:
     """Where a structure is, bool (slices, rows, columns) as in the files of the series."""
-    assert series.geometry is not None
     contours = _indices(structure, series)
     if contours is None:
         raise DatasetError(
             f"{structure.file}: {structure.name} does not lie on the slices of {series.label}"
         )
-    inside = np.zeros(series.geometry.stored_shape, bool)
+    inside = np.zeros(grid_of(series).stored_shape, bool)
     for number, points in contours:
         inside[number][polygon(points[:, 0], points[:, 1], inside.shape[1:])] ^= True
     return inside

@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 
 from gdmnet import __version__
 from gdmnet.data.case import Series, Volume
+from gdmnet.data.case_files import read_errors
+from gdmnet.data.dicom import grid_of
 from gdmnet.data.dicom_file import quiet_pydicom
 from gdmnet.data.regrid import axial_grid, regrid
 from gdmnet.errors import DatasetError
@@ -74,17 +76,18 @@ def write_ct_series(
     from pydicom.uid import generate_uid
 
     require_template(template)
-    wanted = GRIDS[grid](volume.geometry)
+    wanted, own = GRIDS[grid](volume.geometry), grid_of(template)
     moved = regrid(volume, wanted, fill=_AIR)
     resampled = None if moved.array is volume.array else grid
-    with quiet_pydicom():
-        ct = _copied(template.files[0])
+    with quiet_pydicom(), read_errors():
+        ct, (series_number, images) = _copied(template.files[0]), _source_images(template)
     with quiet_pydicom(), whole_folder(folder, overwrite=True) as aside:
-        series_number, images = _source_images(template)
         attributes = {**_described(template, maker, resampled), **_pixel_format(wanted)}
         for keyword, value in {**attributes, "SeriesNumber": 1000 + series_number}.items():
             setattr(ct, keyword, value)
-        is_slice_by_slice = _has_slices_of(template, wanted)
+        # On the template's own grid a slice comes from one image, else from all of them.
+        is_slice_by_slice = (wanted.axes, wanted.flips) == (own.axes, own.flips)
+        is_slice_by_slice &= grid_difference(wanted, own) is None
         for number, (place, height, pixels) in enumerate(_slices(moved), start=1):
             ct.SOPInstanceUID = generate_uid(prefix=None)  # 2.25 and a random UUID (PS3.5 B.2)
             ct.InstanceNumber = number
@@ -116,10 +119,7 @@ def _copied(path: Path) -> Dataset:
     from pydicom.uid import ExplicitVRLittleEndian
 
     tags = [*_COPIED_OR_EMPTY, *_COPIED_IF_THERE]
-    try:
-        source = dcmread(path, stop_before_pixels=True, force=True, specific_tags=tags)
-    except OSError as problem:
-        raise DatasetError(f"{path}: cannot be read ({problem.strerror})") from None
+    source = dcmread(path, stop_before_pixels=True, force=True, specific_tags=tags)
     ct = Dataset()
     for element in source.elements():
         if element.is_raw:  # all but the character set
@@ -154,14 +154,6 @@ def _source_images(template: Series) -> tuple[int, list[Dataset]]:
         with contextlib.suppress(ValueError, TypeError):
             number = int(item.get("SeriesNumber") or 0)
     return number, images
-
-
-def _has_slices_of(template: Series, geometry: Geometry) -> bool:
-    """True on the template's own grid: there a slice comes from one image, else from all."""
-    own = template.geometry
-    if own is None or (geometry.axes, geometry.flips) != (own.axes, own.flips):
-        return False
-    return grid_difference(geometry, own) is None
 
 
 def _described(template: Series, maker: Maker, resampled: str | None) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from gdmnet.codec import read_json
 from gdmnet.data.case import Series
-from gdmnet.data.case_files import images_by_case, iterate_images
+from gdmnet.data.case_files import image_endings, images_by_case
 from gdmnet.data.dicom import (
     Tree,
     case_name,
@@ -72,7 +72,7 @@ def partner_folders(
 
 
 def _is_tree(folder: Path) -> bool:
-    return folder.is_dir() and not any(iterate_images(folder)) and holds_dicom(folder)
+    return folder.is_dir() and not image_endings(folder) and holds_dicom(folder)
 
 
 def _recorded_series(predictions: Path) -> dict[str, list[dict[str, str]]]:

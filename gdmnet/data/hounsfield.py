@@ -19,8 +19,7 @@ _LEAST_FILLED = 0.01  # of the image
 def why_not_hounsfield(image: NDArray) -> str | None:
     """Why the values of a CT cannot be Hounsfield units, with advice; None if they can be.
 
-    Args:
-        image: (z, y, x) in file units, not constant.
+    The image is (z, y, x) in file units and not constant.
     """
     low, high = float(image.min()), float(image.max())
     if low >= -1.5 and high <= 1.5:
@@ -79,13 +78,14 @@ def core(region: NDArray, spacing: Spacing) -> NDArray:
     return np.asarray(ndimage.minimum_filter(region, size, mode="nearest"))
 
 
-def why_filled(value: float, region: NDArray) -> str | None:
-    """Why a CT must not be filled so, with advice; None where it is filled with air."""
-    if value <= _MOST_AIR:
+def why_filled(image: NDArray, spacing: Spacing) -> str | None:
+    """Why a CT (z, y, x) must not be filled as it is, with advice; None for air or nothing."""
+    found = filled(image, spacing)
+    if found is None or found[0] <= _MOST_AIR:
         return None
     return (
-        f"{region.mean():.0%} of the image is filled with exactly {value:g} HU from its side on,"
-        " which is tissue; fill what lies outside the field of view with -1000"
+        f"{found[1].mean():.0%} of the image is filled with exactly {found[0]:g} HU from its side"
+        " on, which is tissue; fill what lies outside the field of view with -1000"
     )
 
 

@@ -120,7 +120,7 @@ def _geometry(path: Path, sides: list[int], forms: NiftiForms, wanted: str | Non
 
 
 def _grid(
-    path: Path, sides: list[int], forms: NiftiForms, name: str | None, *, is_wanted: bool
+    path: Path, sides: list[int], forms: NiftiForms, name: str, *, is_wanted: bool
 ) -> Geometry:
     """The grid by one form, or where there is none by the spacing alone."""
     spacing = np.array(forms.pixdim[1:])

@@ -10,7 +10,7 @@ from typing import Any, TypeVar, get_args
 
 from gdmnet.codec import read_json, save
 from gdmnet.data.case import CaseFiles
-from gdmnet.data.case_files import FORMATS, iterate_images, split_channel, stray_images
+from gdmnet.data.case_files import FORMATS, ending_of, image_endings, look_through, split_channel
 from gdmnet.errors import DatasetError
 from gdmnet.files import printable
 from gdmnet.folders import DATASET_JSON
@@ -237,17 +237,19 @@ def _cases(
 
 
 def _scan(folder: Path, ending: str) -> tuple[dict[str, Path], list[Complaint]]:
-    """The images of a folder by their name without the ending; images of other formats."""
+    """The images of a folder by their name without the ending; and those that cannot be used."""
     if not folder.is_dir():
         return {}, []
-    images = list(iterate_images(folder))
-    text = f"the file ending is not {ending}; convert the file, or move it away"
-    strays = [(stem, path, text) for stem, own, path in images if own != ending]
-    wrong = [
-        Complaint(printable(split_channel(stem)[0]), place_of(path), why)
-        for stem, path, why in (*strays, *stray_images(folder))
-    ]
-    return {stem: path for stem, own, path in images if own == ending}, wrong
+    found: dict[str, Path] = {}
+    wrong = []
+    for stem, path, why in look_through(folder):
+        if why is None and ending_of(path) != ending:
+            why = f"the file ending is not {ending}; convert the file, or move it away"
+        elif why is None and found.setdefault(stem, path) != path:
+            why = f"{found[stem].name} has the same name; keep one"
+        if why is not None:
+            wrong.append(Complaint(printable(split_channel(stem)[0]), place_of(path), why))
+    return found, wrong
 
 
 def _sources(
@@ -263,7 +265,7 @@ def _sources(
             complaints.append(Complaint(stem, place_of(path), text))
         else:
             cases.setdefault(case, {})[number] = path
-    if not cases and not (folder.is_dir() and any(iterate_images(folder))):
+    if not cases and not (folder.is_dir() and image_endings(folder)):
         there = {"".join(p.suffixes[-2:]) or p.name for p in folder.glob("[!.]*") if p.is_file()}
         found = f"it holds {', '.join(sorted(there)[:5])} files" if there else "it is empty"
         if not folder.is_dir():

@@ -31,6 +31,7 @@ from gdmnet.geometry import Geometry, grid_difference, to_lps, to_stored
 
 _CHUNK = 1 << 20
 _SLAB = 16  # slices
+_LENGTHENED = "bytes that are not its own lie behind the compressed image"
 _LEVEL = 4  # of compression: noise hardly shrinks further
 
 
@@ -55,13 +56,10 @@ def read_channels(paths: Sequence[Path]) -> Volume:
     if len(paths) == 1:
         return read_volume(paths[0])
     geometry = read_geometry(paths[0])
+    for complaint in grid_complaints(paths[0], paths[1:]):
+        raise DatasetError(f"{complaint}; resample one onto the other")
     array = np.empty((len(paths), *geometry.shape), dtype=np.float32)
     for channel, path in zip(array, paths, strict=True):
-        difference = grid_difference(geometry, read_geometry(path))
-        if difference:
-            raise DatasetError(
-                f"{path}: not on the grid of {paths[0]}: {difference}; resample one onto the other"
-            )
         channel[...], _ = _read(path)
     return Volume(array, geometry)
 
@@ -172,11 +170,7 @@ def _read_header(path: Path) -> ImageHeader:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[BufferedIOBase]:
-    """A file to read, unpacked if it is a gzipped NIfTI.
-
-    Raises:
-        DatasetError: it cannot be read, or its compressed data are damaged.
-    """
+    """A file to read, unpacked if it is a gzipped NIfTI; what goes wrong is a DatasetError."""
     try:
         with path.open("rb") as file:
             is_gzip = ending_of(path).startswith(".nii") and file.read(2) == b"\x1f\x8b"
@@ -198,7 +192,7 @@ def _read_checksum(path: Path, handle: BufferedIOBase) -> None:
     except gzip.BadGzipFile as problem:
         if "Not a gzipped file" not in str(problem):
             raise
-        raise _lengthened(path) from None
+        raise damaged(path, _LENGTHENED) from None
 
 
 def _inflated(path: Path, packed: bytes, n_bytes: int) -> bytes:
@@ -210,11 +204,5 @@ def _inflated(path: Path, packed: bytes, n_bytes: int) -> bytes:
     if not inflate.eof:
         raise EOFError
     if inflate.unused_data:
-        raise _lengthened(path)
+        raise damaged(path, _LENGTHENED)
     return data
-
-
-def _lengthened(path: Path) -> DatasetError:
-    return DatasetError(
-        f"{path}: bytes that are not its own lie behind the compressed image; pack it anew"
-    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import time
 import traceback
@@ -14,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from gdmnet.data.case import Case, CaseFiles, Volume
+from gdmnet.data.case_files import read_errors
 from gdmnet.data.dicom import read_sources, series_sha256
 from gdmnet.data.volume import write_volume
 from gdmnet.errors import DatasetError, GdmnetError, OutputError, is_out_of_memory
@@ -96,15 +96,7 @@ def read_case(job: CasePrediction, translator: Translator) -> ReadCase:
     return ReadCase(case, inputs, findings)
 
 
-@contextlib.contextmanager
-def _read_errors() -> Iterator[None]:
-    try:
-        yield
-    except OSError as problem:
-        raise DatasetError(f"{problem.filename}: cannot be read ({problem.strerror})") from None
-
-
-@_read_errors()
+@read_errors()
 def _states(case: CaseFiles) -> list[tuple[int, ...]]:
     """What changes with any source file: its number, size and times."""
     paths = (*case.sources, *(path for series in case.series for path in series.files))
@@ -112,7 +104,7 @@ def _states(case: CaseFiles) -> list[tuple[int, ...]]:
     return [(s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for s in stats]
 
 
-@_read_errors()
+@read_errors()
 def _digests(case: CaseFiles) -> dict[str, str]:
     """Name -> SHA-256 of each source; a series is called as the file of its channel would be."""
     found = {path.name: file_sha256(path) for path in case.sources}

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gdmnet.data.case import CaseFiles
-from gdmnet.data.case_files import ending_of, iterate_images, stem_of
+from gdmnet.data.case_files import ending_of, image_endings, stem_of
 from gdmnet.data.dicom import holds_dicom
 from gdmnet.data.raw import input_cases
 from gdmnet.errors import DatasetError
@@ -34,8 +34,7 @@ def find_cases(
                 f" ({', '.join(plan.channel_names)}); give a folder with one file a channel"
             )
         return [CaseFiles(name, (inputs,))]
-    images = iterate_images(inputs) if inputs.is_dir() else ()
-    endings = {ending for _, ending, _ in images}
+    endings = image_endings(inputs) if inputs.is_dir() else set()
     if inputs.is_dir() and not endings and holds_dicom(inputs):
         return dicom_cases(inputs, plan, patterns, untilt=untilt)
     ending = endings.pop() if len(endings) == 1 else plan.file_ending

@@ -66,6 +66,15 @@ def test_sources_need_their_channel_number(tmp_path):
         match_cases({"source": tmp_path}, leading=["source"], with_channels=["source"])
 
 
+def test_a_case_without_its_first_channel_has_no_source(tmp_path):
+    outputs = _touch(tmp_path / "out", "a.nii", "b.nii")
+    sources = _touch(tmp_path / "in", "a_0001.nii", "b_0000.nii", "b_0001.nii", "scan_2021.nii")
+    folders = {"prediction": outputs, "source": sources}
+    cases, missing = match_cases(folders, leading=["prediction"], with_channels=["source"])
+    assert missing == {sources: ["a"]}
+    assert cases[1].images["source"] == (sources / "b_0000.nii", sources / "b_0001.nii")
+
+
 def test_a_case_name_may_look_like_a_channel():
     assert split_channel("b_0001_0000") == ("b_0001", 0)
     assert split_channel("b_0001") == ("b", 1)

@@ -285,6 +285,17 @@ def test_hounsfield_units_are_asked_of_every_ct_channel(dataset):
     assert len(complaints) == 2
 
 
+def test_a_channel_is_judged_by_its_own_number(dataset):
+    text = (dataset / "dataset.json").read_text().replace('"0": "MR"', '"0": "CT", "1": "MR"')
+    (dataset / "dataset.json").write_text(text)
+    for name in ("Tr/a", "Tr/b", "Ts/t"):
+        path = dataset / f"images{name}_0000.mha"
+        path.rename(path.with_name(path.name.replace("_0000", "_0001")))
+    complaints = complaints_about(dataset)
+    assert len(complaints) == 3
+    assert all("this channel is missing" in text for text in complaints.values())
+
+
 @pytest.mark.real
 @pytest.mark.parametrize("dataset", ["501_BrainT1toT2", "503_BrainT1FlairToT2"])
 def test_the_shared_datasets_are_sound(shared, dataset):

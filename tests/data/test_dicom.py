@@ -253,6 +253,25 @@ def test_a_tree_is_searched_and_what_is_no_scan_is_counted(tmp_path, array):
     assert str(tree).startswith("2 DICOM series; left aside: RTDOSE (1), RTSTRUCT (1), SR (1), im")
 
 
+def test_folders_that_are_not_looked_into_are_counted(tmp_path, array, monkeypatch):
+    write_series(tmp_path / "tree/a", array)
+    write_series(tmp_path / "elsewhere", array)
+    (tmp_path / "tree/b").mkdir()
+    (tmp_path / "tree/linked").symlink_to(tmp_path / "elsewhere")
+    scan = os.scandir
+
+    def forbidden(folder):
+        if str(folder).endswith("b"):
+            raise PermissionError(13, "Permission denied", str(folder))
+        return scan(folder)
+
+    monkeypatch.setattr(os, "scandir", forbidden)
+    tree = find_series(tmp_path / "tree")
+    assert str(tree) == (
+        "1 DICOM series; left aside: folders that cannot be read (1), links to folders (1)"
+    )
+
+
 def test_two_series_in_one_folder_and_one_series_in_two(tmp_path, array):
     one = write_series(tmp_path / "x", array)
     write_series(tmp_path / "x", array + 7, first=100)
@@ -494,7 +513,12 @@ def test_rounded_positions_are_accepted(tmp_path, array):
         ({"RescaleSlope": 0}, "its RescaleSlope of 0 cannot be"),
         ({"RescaleSlope": 1e30}, "its RescaleSlope of 1e+30 cannot be"),
         ({"Modality": "CT", "RescaleSlope": 101}, "its RescaleSlope of 101 cannot be"),
-        ({"Modality": "CT", "RescaleIntercept": -1e9}, "its RescaleIntercept of -1e+09 cannot be"),
+        (
+            {"Modality": "CT", "RescaleSlope": 1, "RescaleIntercept": -1e9},
+            "its RescaleIntercept of -1e+09 cannot be",
+        ),
+        ({"Modality": "CT", "RescaleSlope": 1}, "has no RescaleIntercept, without which a CT"),
+        ({"Modality": "CT", "RescaleIntercept": -1024}, "has no RescaleSlope, without which a CT"),
         ({"PhotometricInterpretation": "PALETTE COLOR"}, "in colour"),
         ({"NumberOfFrames": 3}, "enhanced multi-frame images are not supported"),
     ],

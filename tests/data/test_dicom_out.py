@@ -419,10 +419,11 @@ def test_a_template_without_a_frame_of_reference_is_refused(tmp_path, rng, houns
     assert not (tmp_path / "ct").exists()
 
 
-def test_a_template_that_is_gone_is_named(tmp_path, rng, hounsfield):
+@pytest.mark.parametrize("number", [0, 2])
+def test_a_template_that_is_gone_is_named(tmp_path, rng, hounsfield, number):
     series = mr(tmp_path / "mr", rng)
-    series.files[0].unlink()
-    with pytest.raises(DatasetError, match=r"IM0001: cannot be read \(No such file"):
+    series.files[number].unlink()
+    with pytest.raises(DatasetError, match=r"IM000\d: cannot be read \(No such file"):
         write_ct_series(tmp_path / "ct", lps(hounsfield, series.geometry), series, MAKER)
     assert not (tmp_path / "ct").exists()
 

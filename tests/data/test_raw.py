@@ -142,7 +142,7 @@ def test_masks_are_matched_by_name(dataset):
 
 def test_hidden_files_folders_and_other_files_are_no_matter(dataset):
     _touch(dataset / "imagesTr", ".DS_Store", "._a_0000.nii.gz", "notes.txt")
-    (dataset / "imagesTr" / "old.nii.gz").mkdir()
+    (dataset / "imagesTr" / "old").mkdir()
     (dataset / "masksTr").mkdir()  # empty: no masks, not missing ones
     assert _found(dataset)[1] == []
 
@@ -204,23 +204,36 @@ def test_capital_endings_are_read(dataset):
     assert cases[0].target.name == "a.Nii.gz"
 
 
+def test_one_name_in_small_and_capital_letters_is_two_files(dataset):
+    _touch(dataset / "imagesTr", "a_0001.NII.GZ")
+    _touch(dataset / "targetsTr", "a.nii.GZ")
+    complaints = _complaints_about(dataset)
+    said = complaints["a", "imagesTr/a_0001.nii.gz"]
+    assert said == "a_0001.NII.GZ has the same name; keep one"
+    assert "keep one" in complaints["a", "targetsTr/a.nii.gz"]
+    assert len(complaints) == 2
+
+
 def test_what_looks_like_an_image_is_never_passed_over_in_silence(dataset):
     images = dataset / "imagesTr"
     _touch(images, "e_0000.hdr", "e_0000.img", "f_0000.mgz", "notes.pdf")
     (images / "c_0000.nii.gz").symlink_to("/nowhere/c.nii.gz")
     os.mkfifo(images / "p_0000.nii.gz")
     (images / os.fsdecode(b"M\xfcller_0000.nii.gz")).touch()
+    (images / "d_0000.nii.gz").mkdir()  # as some archives unpack
+    _touch(images / "d_0000.nii.gz", "d_0000.nii.gz")
     _touch(images, "a\nb_0000.nii.gz", f"{'n' * 230}_0000.nii.gz")
     complaints = _complaints_about(dataset)
     assert "a link to a file that is not there" in complaints["c", "imagesTr/c_0000.nii.gz"]
     assert "is not read; convert it to .nii.gz" in complaints["e", "imagesTr/e_0000.hdr"]
     assert "is not read" in complaints["f", "imagesTr/f_0000.mgz"]
-    assert "is no file" in complaints["p", "imagesTr/p_0000.nii.gz"]
+    for name in "dp":
+        assert "is no file; move it away" in complaints[name, f"imagesTr/{name}_0000.nii.gz"]
     name = "M\\udcfcller_0000.nii.gz"
     assert "not UTF-8; rename it" in complaints["M\\udcfcller", f"imagesTr/{name}"]
     assert "control characters" in complaints["a\\nb", "imagesTr/a\\nb_0000.nii.gz"]
     assert "shorten it" in complaints["n" * 230, f"imagesTr/{'n' * 230}_0000.nii.gz"]
-    assert len(complaints) == 8
+    assert len(complaints) == 9
 
 
 def test_a_name_in_two_unicode_forms_is_named_as_such(dataset):
