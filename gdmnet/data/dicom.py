@@ -7,7 +7,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
 from operator import attrgetter
 from pathlib import Path
@@ -27,15 +27,11 @@ from gdmnet.parallel import progress_bar
 
 @dataclass(frozen=True)
 class Tree:
-    """What a folder and all folders in it hold: series, sound or not, in order of their folders.
+    """What a folder and all folders in it hold."""
 
-    `skipped` is what was left aside -> how often, for a person to read: "RTSTRUCT", "scouts";
-    `objects` are structure sets ("RTSTRUCT") and registrations ("REG").
-    """
-
-    series: tuple[Series, ...]
-    skipped: dict[str, int]
-    objects: dict[str, tuple[Path, ...]] = field(default_factory=dict)
+    series: tuple[Series, ...]  # sound or not, in order of their folders
+    skipped: dict[str, int]  # what was left aside -> how often, to be read: "RTSTRUCT", "scouts"
+    objects: dict[str, tuple[Path, ...]]  # structure sets ("RTSTRUCT") and registrations ("REG")
 
     def __str__(self) -> str:
         said = ", ".join(f"{what} ({count})" for what, count in sorted(self.skipped.items()))
