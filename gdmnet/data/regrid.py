@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from gdmnet.data.case import Volume
-from gdmnet.geometry import Geometry, lps_frame
+from gdmnet.geometry import Geometry, lps_frame, stored_geometry
 
 _TURNED = 1e-6  # of direction cosines: 0.3 micrometres over 30 cm
 
@@ -42,12 +42,8 @@ def axial_grid(geometry: Geometry) -> Geometry:
     pixel = min(y, x)
     steps = np.array([pixel, pixel, z])
     lowest, highest = bounds(geometry)
-    n_x, n_y, n_z = np.ceil((highest - lowest) / steps - 1e-4).astype(int) + 1
-    return Geometry(
-        shape=(int(n_z), int(n_y), int(n_x)),
-        spacing=(z, pixel, pixel),
-        itk_origin=(float(lowest[0]), float(lowest[1]), float(lowest[2])),
-    )
+    sides = np.ceil((highest - lowest) / steps - 1e-4).astype(int) + 1  # (x, y, z)
+    return stored_geometry(sides[::-1].tolist(), (z, pixel, pixel), lowest, np.eye(3))
 
 
 def regrid(volume: Volume, geometry: Geometry, *, fill: float) -> Volume:
