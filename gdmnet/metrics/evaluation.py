@@ -265,17 +265,19 @@ def find_mask(path: Path | None, reference: Volume, convention: str) -> tuple[ND
     """Where errors count, uint8 (z, y, x), and the rule: "given", "circle" or one of `body_mask`.
 
     Raises:
-        DatasetError: the mask at `path` is empty or cannot be read.
+        DatasetError: the mask is empty, or the one at `path` cannot be read.
     """
-    geometry = reference.geometry
+    shape, spacing = reference.geometry.shape, reference.geometry.spacing
     if path is not None:
-        mask = (read_volume(path).array[0] > 0).astype(np.uint8)
-        if not mask.any():
-            raise DatasetError(f"{path}: the mask is empty; mark the region to be scored")
-        return mask, "given"
-    if CONVENTIONS[convention].in_circle:
-        return inscribed_circle(geometry.shape, geometry.spacing), "circle"
-    return body_mask(reference.array, geometry.spacing, [is_ct_like(reference.array)])
+        mask, rule = (read_volume(path).array[0] > 0).astype(np.uint8), "given"
+    elif CONVENTIONS[convention].in_circle:
+        mask, rule = inscribed_circle(shape, spacing), "circle"
+    else:
+        mask, rule = body_mask(reference.array, spacing, [is_ct_like(reference.array)])
+    if not mask.any():
+        where = path or describe_mask(rule)
+        raise DatasetError(f"{where}: the mask is empty; mark the region to be scored")
+    return mask, rule
 
 
 def describe_mask(rule: str, whose: str = "reference") -> str:

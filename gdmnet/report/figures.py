@@ -174,7 +174,8 @@ def histogram_figure(volumes: Mapping[str, NDArray], mask: NDArray, unit: str) -
     def draw(axes: Axes) -> None:
         lines = []
         for i, values in enumerate(inside.values()):
-            counts, edges = np.histogram(np.clip(values, low, high), N_BINS, (low, high))
+            within = np.clip(values, low, high, dtype=np.float64)  # bins of a nearly flat image
+            counts, edges = np.histogram(within, N_BINS, (low, high))
             shown = np.where(counts > 0, counts / values.size, np.nan)
             centres = (edges[:-1] + edges[1:]) / 2
             lines += axes.plot(centres, shown, color=COLOURS[i % len(COLOURS)])

@@ -58,7 +58,7 @@ class _Column:
 
     def text(self, value: float | None) -> str:
         """A value of the column, with the decimals of all."""
-        return cell_text(value, decimals_of(self.cases.values()))
+        return cell_text(value, decimals_of((*self.cases.values(), *self.aggregate.values())))
 
 
 @dataclass(frozen=True)

@@ -280,7 +280,7 @@ function updateTravel(row) {
   label.textContent = words;
 }
 
-// The voxel's number in the file, from 0; the first where several were stored as one.
+// The voxel's number from 0 on the file's grid, seen in LPS; the first where several were stored as one.
 function fileVoxel(axis, index) {
   return index * shown.view.factors[axis];
 }

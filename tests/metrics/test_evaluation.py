@@ -289,6 +289,17 @@ def test_sparse_ct_counts_in_the_circle_where_no_masks_are_given(folders):
     assert evaluate(folders, convention="sparse-ct").mask == str(masks)
 
 
+def test_a_circle_that_holds_no_voxel_is_one_line(folders, rng):
+    out, targets, _ = folders
+    for folder in (out, targets):
+        write(folder / "a.nii.gz", rng.normal(0, 400, (3, 2, 2)), spacing=(3.0, 1.0, 2.0))
+        for path in folder.glob("[ab].[!n]*"):
+            path.unlink()
+        (folder / "b.nii.gz").unlink(missing_ok=True)
+    with pytest.raises(DatasetError, match="largest circle in each axial slice: the mask is empty"):
+        evaluate((out, targets), convention="sparse-ct")
+
+
 def test_references_that_are_no_ct_are_noted_where_the_range_is_fixed(folders):
     out, targets, masks = folders
     write(targets / "a.mha", np.abs(read_volume(targets / "a.mha").array[0]))

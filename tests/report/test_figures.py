@@ -71,6 +71,11 @@ def test_one_histogram_needs_no_target():
     assert "prediction 1.5" in figure
 
 
+def test_a_collapsed_prediction_has_a_histogram(rng):
+    nearly = (-1000 + rng.normal(0, 1e-3, (5, 13, 17))).astype(np.float32)
+    assert "prediction -1000" in histogram_figure({"prediction": nearly}, nearly != 0, "HU")
+
+
 def test_calibration_says_what_to_multiply_by(rng):
     spread = rng.uniform(1, 5, (8, 30, 30))
     error = 2 * spread * rng.normal(size=spread.shape)

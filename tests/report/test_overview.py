@@ -53,6 +53,11 @@ def test_numbers_of_numpy_are_told_as_numbers():
     assert cells(table(values), "b")[1] == "30.0"  # a script reads it
 
 
+def test_statistics_of_whole_values_keep_their_fractions():
+    values = {"a": {"mae": 1.0}, "b": {"mae": 1.0}, "c": {"mae": 3.0}}
+    assert '<th scope="row" colspan="2">mean<td>1.667<' in table(values)
+
+
 def test_unknown_metrics_are_there_but_folded_away():
     html = table()
     assert re.search('class="more"[^>]*>1', html)
