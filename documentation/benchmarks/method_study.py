@@ -139,6 +139,9 @@ METHODS: dict[str, Row] = {
     "paired": Row(options={"pairing": "paired"}),
     "random_encoder": Row(options={"pairing": "coupled"}, encoder="random"),
     "deepbet_encoder": Row(options={"pairing": "coupled"}, encoder="deepbet"),
+    "deepbet_pooled": Row(encoder="deepbet"),
+    "deepbet_strong": Row(options={"drift_ratio": 3 * RATIO}, encoder="deepbet"),
+    "pooled_strong": Row(options={"drift_ratio": 3 * RATIO}),
     "gan_balanced": Row("gan", {"balance": RATIO}),
     "perceptual": Row("regression", {"perceptual": 0.1}),
 }
