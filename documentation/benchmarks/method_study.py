@@ -170,10 +170,10 @@ def rows() -> dict[str, Row]:
             row = dataclasses.replace(base, of=of, after="spectral", strength=a)
             found[_of_seed(f"spectral_{a:g}", seed)] = row
         for name, n in product(SAMPLED, SAMPLER_STEPS):
-            of = _of_seed(name, seed)
-            own = found[of] = Row(name, seed=seed, from_regression=False)
-            row = dataclasses.replace(own, of=of, sampler_steps=n)
-            found[_of_seed(f"{name}_steps_{n}", seed)] = row
+            of = _of_seed(f"{name}_steps_{SAMPLER_STEPS[0]}", seed)  # is trained
+            row = Row(name, seed=seed, from_regression=False, sampler_steps=n)
+            own = _of_seed(f"{name}_steps_{n}", seed)
+            found[own] = dataclasses.replace(row, of="" if own == of else of)
     return found
 
 
