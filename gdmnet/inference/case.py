@@ -79,7 +79,7 @@ class ReadCase:
 
 
 @np.errstate(over="ignore", invalid="ignore")  # what is not finite in the end is refused
-def read_case(job: CasePrediction, translator: Translator) -> ReadCase:
+def read_case(translator: Translator, job: CasePrediction) -> ReadCase:
     """Read, prepare and check a case, unless it is done.
 
     Raises:

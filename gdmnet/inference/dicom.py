@@ -37,9 +37,8 @@ def dicom_cases(
 
     Which series is which channel say the patterns, or else those by which the training data were
     found. Where neither is known, a model that takes CT gets the CT series, and any other model of
-    one channel the series that is no CT. A case is called by `case_name` of its first series. A
-    study in which several series fit, or which lacks a channel, and series that are no sound stack,
-    become cases, too: they fail with their reason, and the others go on.
+    one channel the series that is no CT. A study in which several series fit, or which lacks a
+    channel, and series that are no sound stack, become cases, too: they fail with their reason.
 
     The patterns are as in `is_fitting`, one a channel, () for the plan's; `untilt` is as in
     `find_series`; if not `nested`, only series in the folder itself are taken.
@@ -153,7 +152,12 @@ def write_series(
         DatasetError: a prediction cannot be read.
         OutputError: a folder cannot be written.
     """
-    folders = []
+    card, folders = translator.card, []
+    weights = ", ".join(f"{fold} {digest[:12]}" for fold, digest in card.checkpoints.items())
+    maker = Maker(
+        model=f"{translator.plan.dataset} {card.objective}__{card.configuration}",
+        details=f"Folds and SHA-256 of their {card.settings.checkpoint} checkpoints: {weights}",
+    )
     for name, path in progress_bar(predictions.items(), "DICOM"):
         folder = path.parent / f"{name}{SUFFIX}"
         folders.append(folder)
@@ -165,18 +169,8 @@ def write_series(
             if there and grid_difference(there, GRIDS[grid](geometry)) is None:
                 continue
         volume = Volume(read_volume(path).array, geometry)
-        write_ct_series(folder, volume, template, maker_of(translator), grid=grid)
+        write_ct_series(folder, volume, template, maker, grid=grid)
     return folders
-
-
-def maker_of(translator: Translator) -> Maker:
-    """What a series says about the model."""
-    card = translator.card
-    weights = ", ".join(f"{fold} {digest[:12]}" for fold, digest in card.checkpoints.items())
-    return Maker(
-        model=f"{translator.plan.dataset} {card.objective}__{card.configuration}",
-        details=f"Folds and SHA-256 of their {card.settings.checkpoint} checkpoints: {weights}",
-    )
 
 
 def _template_of(case: CaseFiles, folder: Path) -> Series:

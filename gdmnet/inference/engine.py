@@ -27,21 +27,16 @@ OnnxNetwork = Callable[[NDArray], NDArray]
 
 
 class OnnxEnsemble:
-    """Several exported generators as one network, in fp32 on the CPU, by the package `engine`."""
+    """Several exported generators as one network, in fp32 on the CPU."""
 
-    def __init__(self, members: Sequence[OnnxNetwork], engine: str) -> None:
-        self.members, self.engine = members, engine
+    def __init__(
+        self, members: Sequence[OnnxNetwork], configuration: Configuration, card: ModelCard
+    ) -> None:
+        self.members, self.configuration, self.card = members, configuration, card
 
-    def predict(
-        self,
-        case: Case,
-        configuration: Configuration,
-        card: ModelCard,
-        *,
-        spread: Spread | None = None,
-    ) -> Estimate:
+    def predict(self, case: Case, *, spread: Spread | None = None) -> Estimate:
         """A case's target in network units, as `Ensemble.predict` gives it."""
-        tiling, settings = tiling_of(case, configuration), card.settings
+        tiling, settings = tiling_of(case, self.configuration), self.card.settings
         found = blend(self._opinions, case.source, tiling, settings, np, spread=spread)
         return Estimate(*(np.ascontiguousarray(volume)[None] for volume in found))
 
@@ -50,20 +45,15 @@ class OnnxEnsemble:
 
     def versions(self) -> dict[str, str]:
         """Of the libraries that compute."""
-        return {
-            "gdmnet": __version__,
-            "python": platform.python_version(),
-            "numpy": np.__version__,
-            self.engine: metadata.version(self.engine),
-        }
+        engine, python = self.card.settings.engine, platform.python_version()
+        own = {"gdmnet": __version__, "python": python, "numpy": np.__version__}
+        return {**own, engine: metadata.version(engine)}
 
 
-def load_exported(
-    model: ModelFolder, card: ModelCard, device: str
-) -> tuple[OnnxEnsemble, ModelCard]:
+def load_exported(model: ModelFolder, card: ModelCard, device: str) -> OnnxEnsemble:
     """Open the networks that `gdm_export_model --onnx` wrote beside a model's plan.
 
-    Returns the network, and the card with its files' digests.
+    The network's own card has the digests of their files.
 
     Raises:
         CheckpointError: a network is missing, damaged or not of this plan, or what is asked for
@@ -90,7 +80,7 @@ def load_exported(
     configuration = model.configuration
     shape = (1, len(configuration.sources), *configuration.patch_size)
     members = [_open(path, settings.engine, shape) for path in paths.values()]
-    return OnnxEnsemble(members, settings.engine), replace(card, checkpoints=digests)
+    return OnnxEnsemble(members, configuration, replace(card, checkpoints=digests))
 
 
 def _require_whole(path: Path, folder: Path) -> str:

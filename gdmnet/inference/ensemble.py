@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gdmnet.data.case import Case
-from gdmnet.errors import CheckpointError, PlanError
+from gdmnet.errors import CheckpointError, DeviceError, PlanError, is_out_of_memory
 from gdmnet.files import file_sha256
 from gdmnet.folders import PLAN_JSON
 from gdmnet.inference.sampling import Sampler, choose_sampler, sample_volume
@@ -34,38 +34,37 @@ class Ensemble(nn.Module):
     the mean of the folds' whole volumes. A sampler calls them several times, None once.
     """
 
-    def __init__(self, members: Sequence[nn.Module], sampler: Sampler | None = None) -> None:
+    def __init__(
+        self,
+        members: Sequence[nn.Module],
+        configuration: Configuration,
+        card: ModelCard,
+        sampler: Sampler | None = None,
+    ) -> None:
         super().__init__()
         self.members = nn.ModuleList(members)
-        self.sampler = sampler
+        self.configuration, self.card, self.sampler = configuration, card, sampler
 
     def forward(self, x: Tensor, *time: Tensor) -> Tensor:
         """(1, c, z, y, x), and a time (1,) where members take one, to (n, 1, z, y, x), fp32."""
         return torch.cat([member(x, *time).float() for member in self.members])
 
-    def predict(
-        self,
-        case: Case,
-        configuration: Configuration,
-        card: ModelCard,
-        *,
-        spread: Spread | None = None,
-    ) -> Estimate:
+    def predict(self, case: Case, *, spread: Spread | None = None) -> Estimate:
         """A case's target in network units, on the prepared grid, and the spread asked for."""
 
         def call(patch: Tensor, time: float | None = None) -> Tensor:
             moment = [] if time is None else [torch.full((len(patch),), time, device=patch.device)]
-            with autocast(card.precision, patch.device):
+            with autocast(self.card.precision, patch.device):
                 output: Tensor = self(patch, *moment)
             return output
 
-        tiling, settings = tiling_of(case, configuration), card.settings
+        card, tiling = self.card, tiling_of(case, self.configuration)
         if self.sampler is not None:
             return sample_volume(
-                call, self.sampler, case, tiling, device=card.device, settings=settings
+                call, self.sampler, case, tiling, device=card.device, settings=card.settings
             )
         return predict_volume(
-            call, case.source, tiling, device=card.device, settings=settings, spread=spread
+            call, case.source, tiling, device=card.device, settings=card.settings, spread=spread
         )
 
     def versions(self) -> dict[str, str]:
@@ -73,15 +72,15 @@ class Ensemble(nn.Module):
         return versions()
 
 
-def load_ensemble(model: ModelFolder, card: ModelCard, device: str) -> tuple[Ensemble, ModelCard]:
+def load_ensemble(model: ModelFolder, card: ModelCard, device: str) -> Ensemble:
     """Load the averaged weights of a model's folds, as the card says, onto a device.
 
-    Returns the network, and the card with checkpoints, device, precision and sampler.
+    The network's own card has checkpoints, device, precision and sampler.
 
     Raises:
         CheckpointError: a damaged checkpoint, weights that are not finite, a realism is asked of a
             model without a twin, or steps of an objective without a sampler.
-        DeviceError: no such device.
+        DeviceError: no such device, or it is too full.
         PlanError: no network can be built of the plan.
     """
     place = find_device(device)
@@ -107,7 +106,16 @@ def load_ensemble(model: ModelFolder, card: ModelCard, device: str) -> tuple[Ens
         settings=settings,
         network_calls=1 if sampler is None else sampler.network_calls,
     )
-    return Ensemble(members, sampler).eval().requires_grad_(False).to(place), card
+    network = Ensemble(members, model.configuration, card, sampler)
+    try:
+        return network.eval().requires_grad_(False).to(place)
+    except RuntimeError as problem:
+        if not is_out_of_memory(problem):
+            raise
+        raise DeviceError(
+            f"--device {place}: not enough memory for {len(members)} networks; free it, or use"
+            " --device cpu or fewer folds"
+        ) from None
 
 
 def _require_known(objective: str, path: Path) -> None:

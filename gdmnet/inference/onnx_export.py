@@ -74,7 +74,7 @@ def _replace_weights(folder: Path, manifest: Manifest) -> float:
         checkpoint.unlink()
     write_manifest(manifest, model, read_summaries(model), folder)
     settings = PredictionSettings(engine="onnxruntime")
-    exported, _ = load_exported(model, replace(translator.card, settings=settings), "cpu")
+    exported = load_exported(model, replace(translator.card, settings=settings), "cpu")
     with torch.inference_mode():
         wanted = network(patch).numpy()
     found = np.concatenate([member(patch.numpy()) for member in exported.members])

@@ -15,6 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
@@ -136,9 +137,6 @@ def _predict(
     codec.save(record, path, private=True)
     fates: dict[str, list[str]] = {"predicted": [], "skipped": [], "failed": []}
 
-    def read(job: CasePrediction) -> ReadCase:
-        return read_case(job, translator)
-
     def write(item: tuple[CasePrediction, ReadCase | Exception]) -> str:
         nonlocal record
         job, predicted = item
@@ -153,7 +151,8 @@ def _predict(
         return fate
 
     # Cases are read ahead of the network and written behind it.
-    ready = ((job, predict_case(translator, job, a)) for job, a in _ahead(read, jobs, n_threads))
+    ahead = _ahead(partial(read_case, translator), jobs, n_threads)
+    ready = ((job, predict_case(translator, job, read)) for job, read in ahead)
     written = _ahead(write, ready, 1)
     with progress_bar(None, "cases", total=len(jobs)) as bar, closing(written):
         for (job, _), fate in written:

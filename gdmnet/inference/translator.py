@@ -134,9 +134,7 @@ class Translator:
     def predict(self, case: Case, *, spread: Spread | None = None) -> Estimate:
         """The network's output for a prepared case in network units, on the prepared grid.
 
-        Args:
-            case: from `prepare`.
-            spread: measure the spread too: as for `sliding.predict_volume`.
+        The case is one of `prepare`; `spread` asks for the deviation, too: as for `windows.blend`.
 
         Raises:
             CheckpointError: the spread of a sampler is asked for.
@@ -144,7 +142,7 @@ class Translator:
         """
         if spread:
             self.require_spread()
-        estimate = self.network.predict(case, self.configuration, self.card, spread=spread)
+        estimate = self.network.predict(case, spread=spread)
         if not np.isfinite(estimate.mean).all():
             raise DatasetError(
                 f"case {case.record.identifier}: the network's output is not finite; look at the"
@@ -261,15 +259,15 @@ def load_model(
         # here, because the other engines work where there is no torch
         from gdmnet.inference.ensemble import load_ensemble
 
-        network, card = load_ensemble(model, card, device)
+        network = load_ensemble(model, card, device)
     else:
-        network, card = load_exported(model, card, device)
+        network = load_exported(model, card, device)
     expected = model.expected
     fits = expected is not None and expected.fits(set(model.runs), settings)
     return Translator(
         model.plan,
         model.configuration,
-        card,
+        network.card,
         network,
         model.fingerprint,
         finish=finish,

@@ -120,17 +120,11 @@ def blend(
     Every window that touches the body is computed, so that no voxel of it changes where others are
     skipped.
 
-    Args:
-        network: gives float32.
-        source: float32 (c, z, y, x), network units.
-        tiling: which windows there are.
-        settings: of step size, mirrored copies and ensemble.
-        arrays: of the engine that computes.
-        spread: how far all opinions lie apart; or "mirrored": how far each fold's own lie apart
-            in overlapping windows and their copies mirrored along x, as the root mean square over
-            the folds, whatever the settings. The prediction is the same to the bit with and
-            without.
-        n_together: windows or mirrored copies a call.
+    The network gives float32; the source is float32 (c, z, y, x), network units. The spread is how
+    far all opinions lie apart; or "mirrored": how far each fold's own lie apart in overlapping
+    windows and their copies mirrored along x, as the root mean square over the folds, whatever the
+    settings. The prediction is the same to the bit with and without. A call of the network gets
+    `n_together` windows or mirrored copies.
 
     Raises:
         ValueError: shapes that do not fit, or a step size outside (0, 1].
@@ -159,7 +153,8 @@ def blend(
         for window, value in zip(group, arrays.stack(values).mean(0), strict=True):
             total[window] += value * weight
         if own is not None:
-            moments = moments or Moments(arrays.stack([total * 0] * len(own.means)))
+            if moments is None:
+                moments = Moments(arrays.stack([arrays.zeros_like(total)] * len(own.means)))
             variance = own.variance()
             for place, window in enumerate(group):
                 moments.add(own.means[:, place], variance[place], weight, window)

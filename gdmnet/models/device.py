@@ -22,7 +22,7 @@ def find_device(name: str = "auto") -> torch.device:
     """The device of that name; "auto" takes CUDA where there is one, else the CPU.
 
     Raises:
-        DeviceError: no such device on this machine.
+        DeviceError: no such device on this machine, or it cannot compute.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -39,7 +39,13 @@ def find_device(name: str = "auto") -> torch.device:
                 f"--device {name}: this machine has {n_devices} usable CUDA devices; use --device"
                 " cpu or install a torch build for its GPU"
             )
-        check_convolutions(device)
+        try:
+            check_convolutions(device)
+        except RuntimeError as problem:  # full, busy, or not of this torch's architectures
+            reason = str(problem).split("\n")[0]
+            raise DeviceError(
+                f"--device {name}: cannot compute ({reason:.200}); free it, or use --device cpu"
+            ) from None
     elif device.type != "cpu":
         raise DeviceError(f"--device {name}: not supported; use auto, cpu, cuda or cuda:1")
     return device

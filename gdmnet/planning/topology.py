@@ -104,11 +104,8 @@ def fit_network(
     The patch begins as a cube in mm, cut to the median shape, and loses its total stride on the
     axis that shows the largest share of the median image until it fits (nnU-Net's rule).
 
-    Args:
-        spacing: mm (z, y, x).
-        median_shape: voxels (z, y, x) of the median image at this spacing.
-        preset: limits on voxels and stages.
-        affords: whether the memory holds a network; a preset with `max_voxels` goes by those.
+    The spacing is mm (z, y, x), the median image's shape voxels (z, y, x) at this spacing. A preset
+    with `max_voxels` goes by those, not by whether the memory `affords` a network.
     """
     voxels = preset.max_voxels or _LARGE_PATCH
     # Else nnU-Net's rule: what is cut off goes to the batch, and its golden plans hold.

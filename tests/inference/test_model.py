@@ -258,6 +258,16 @@ def test_the_card_says_what_was_loaded(tmp_path, models):
     assert card.settings == PredictionSettings(step_size=0.7, tta=True)
 
 
+def test_networks_that_a_device_has_no_room_for_are_refused(tmp_path, models, monkeypatch):
+    def full(network, device):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    folder = models.make_model(tmp_path, {"0": 0.0, "1": 1.0})
+    monkeypatch.setattr(Ensemble, "to", full)
+    with pytest.raises(DeviceError, match="not enough memory for 2 networks; free it, or use"):
+        load_model(folder, device="cpu")
+
+
 def test_half_precision_is_used_only_where_the_device_has_it(tmp_path, models, monkeypatch):
     folder = models.make_model(tmp_path, precision="bf16")
     monkeypatch.setattr("gdmnet.models.precision.cpu_has_bf16", lambda: False)

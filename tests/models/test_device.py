@@ -47,6 +47,17 @@ def test_a_device_without_all_that_is_needed_is_refused():
         find_device("mps")
 
 
+def test_a_device_that_cannot_compute_is_refused_in_one_line(monkeypatch):
+    def busy(device):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 MiB.\nSee docs")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr("gdmnet.models.device.check_convolutions", busy)
+    with pytest.raises(DeviceError, match=r"cuda: cannot compute \(CUDA out of .*MiB.\); free it"):
+        find_device()
+
+
 def test_cudnn_stands_among_the_versions(monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "version", lambda: None)
     assert "cudnn" not in versions()
