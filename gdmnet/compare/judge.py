@@ -122,8 +122,7 @@ class GroupNormEncoder(PlainEncoder):
     """The same three convolutions, each followed by group normalisation."""
 
     def __init__(self, plain: PlainEncoder) -> None:
-        _, second, third = plain.strides
-        super().__init__((second, third), plain.kernels, plain.channels)
+        super().__init__(plain.kernels, plain.strides, plain.channels)
         self.convolutions = plain.convolutions
         self.norms = nn.ModuleList(nn.GroupNorm(N_GROUPS, n) for n in plain.channels)
 

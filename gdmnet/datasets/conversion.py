@@ -40,16 +40,13 @@ _AIR = -1024.0  # HU outside of a CT
 
 @dataclass(frozen=True)
 class CaseImages:
-    """The images of one case: a source a channel, in channel order; test cases have no target.
-
-    `regions` are labels for the evaluation, which no training reads.
-    """
+    """The images of one case."""
 
     identifier: str
-    sources: tuple[Image, ...]
-    target: Image | None = None
+    sources: tuple[Image, ...]  # one a channel, in channel order
+    target: Image | None = None  # None of a test case
     mask: Image | None = None
-    regions: Image | None = None
+    regions: Image | None = None  # labels for the evaluation, which no training reads
 
     @property
     def images(self) -> list[Image]:
@@ -60,19 +57,15 @@ class CaseImages:
 
 @dataclass(frozen=True)
 class Conversion:
-    """What becomes a raw dataset; names, patterns and metadata are those of its `Description`.
-
-    `resample` is "source" or "target", which goes onto the other's grid; None where they share one.
-    Cases that are `registered` get a picture, with how they were as its heading.
-    """
+    """What becomes a raw dataset; names, patterns and metadata are those of its `Description`."""
 
     channel_names: tuple[str, ...]
     target_name: str
     training: tuple[CaseImages, ...]  # every one has a target
     testing: tuple[CaseImages, ...] = ()
-    resample: str | None = None
+    resample: str | None = None  # "source" or "target", which goes onto the other's grid
     splits: tuple[dict[str, list[str]], ...] = ()  # splits_final.json; () for gdmnet's own
-    registered: dict[str, str] = field(default_factory=dict)
+    registered: dict[str, str] = field(default_factory=dict)  # case -> how; these get a picture
     source_series: tuple[str, ...] = ()
     metadata: dict[str, Any] = field(default_factory=dict)
 
@@ -165,7 +158,7 @@ def set_apart(
         seed: of the draw.
 
     Raises:
-        DatasetError: an unknown name, nothing is left for training, or an impossible fraction.
+        DatasetError: an unknown name, nothing is left for training, or an impossible draw.
     """
     if test and fraction:
         raise DatasetError("--test names the test cases and --test-fraction draws them; give one")

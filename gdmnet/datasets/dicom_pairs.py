@@ -34,28 +34,25 @@ from gdmnet.parallel import map_cases
 
 @dataclass(frozen=True)
 class SeriesPair:
-    """The series of one patient, with its case's name and that of its folder, the patient.
-
-    `registered` says how series were brought into one frame of reference; "" where they lie in one.
-    """
+    """The series of one patient."""
 
     case: str
-    patient: str
+    patient: str  # name of the folder
     sources: tuple[Series, ...]
     target: Series
     mask: DrawnRegions | None = None
     regions: DrawnRegions | None = None
-    registered: str = ""
+    registered: str = ""  # how series were brought into one frame of reference, if they were
 
 
 @dataclass(frozen=True)
 class FoundPairs:
-    """What was found: pairs, what was left aside, what to know, and what stands in the way."""
+    """What was found."""
 
     pairs: tuple[SeriesPair, ...]
-    skipped: dict[str, int]
-    notes: tuple[str, ...]
-    complaints: tuple[str, ...]
+    skipped: dict[str, int]  # what was left aside -> how often
+    notes: tuple[str, ...]  # what to know
+    complaints: tuple[str, ...]  # what stands in the way
 
 
 def find_pairs(folder: Path, choice: SeriesChoice, *, n_processes: int = 1) -> FoundPairs:
@@ -126,10 +123,7 @@ def _aligned(item: tuple[SeriesPair, Tree], choice: SeriesChoice) -> tuple[Serie
 def _in_one_frame(
     pair: SeriesPair, tree: Tree, choice: SeriesChoice
 ) -> tuple[SeriesPair, dict[str, NDArray]]:
-    """Every series at its place in the frame of the one whose grid stays, if that can be known.
-
-    With the matrix (4, 4) of each frame of reference of its series.
-    """
+    """Every series at its place in the frame of the fixed one, and the matrix of each frame."""
     fixed = pair.target if choice.resample == "source" else pair.sources[0]
     matrices: dict[str, NDArray] = {fixed.frame: np.eye(4)}
     said = []

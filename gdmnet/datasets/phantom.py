@@ -26,17 +26,13 @@ have; MR has a scanner's noise there."""
 
 @dataclass(frozen=True)
 class Scanner:
-    """How the patients are scanned and stored: spacing in mm (z, y, x), direction row-major.
+    """How the patients are scanned and stored."""
 
-    `masks` are those of the true body; `varied_shapes` gives every patient up to a tenth fewer
-    voxels along each axis.
-    """
-
-    spacing: Spacing = (2.5, 1.2, 1.2)
-    itk_direction: tuple[float, ...] = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
+    spacing: Spacing = (2.5, 1.2, 1.2)  # mm (z, y, x)
+    itk_direction: tuple[float, ...] = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)  # row-major
     file_ending: str = ".nii.gz"
-    masks: bool = False
-    varied_shapes: bool = True
+    masks: bool = False  # of the true body
+    varied_shapes: bool = True  # up to a tenth fewer voxels along each axis
 
 
 def write_phantom_dataset(

@@ -78,15 +78,12 @@ class RigidMotion:
 
 @dataclass(frozen=True)
 class Alignment:
-    """How one source channel lies against the target, with distance (mm) and angle of its motion.
-
-    `mirrored_information` (nats) is that of the channel mirrored left-right and registered again.
-    """
+    """How one source channel lies against the target."""
 
     motion: RigidMotion
-    distance: float
-    angle: float
-    mirrored_information: float
+    distance: float  # of the motion, mm
+    angle: float  # of the motion, degrees
+    mirrored_information: float  # nats, of the channel mirrored left-right and registered again
 
     @property
     def is_mirrored(self) -> bool:
@@ -285,7 +282,12 @@ def _move_case(
         place = copy / path.relative_to(folder)
         write_volume(place, Volume(image[None], volume.geometry), integer=is_whole(volume.array))
         name = f"{files.identifier}_{channel:04d}"
-        sitk.WriteTransform(alignment.motion.transform, str(copy / TRANSFORMS / f"{name}.tfm"))
+        record = copy / TRANSFORMS / f"{name}.tfm"
+        transform: sitk.Transform = alignment.motion.transform
+        if record.exists():  # moved once before: the whole way to the first source
+            transform = sitk.CompositeTransform([sitk.ReadTransform(str(record)), transform])
+            transform.FlattenTransform()
+        sitk.WriteTransform(transform, str(record))
         moved.append(name)
         if channel == 0 and files.mask is not None:
             mask = read_volume(files.mask)

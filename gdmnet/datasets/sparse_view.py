@@ -177,11 +177,7 @@ def _acquisition(ct: CtVolume, settings: ScanSettings, volume: Volume) -> Acquis
 
 
 def _require_same(path: Path, wanted: Acquisition) -> None:
-    """The record of an earlier run says the same, its version of gdmnet apart.
-
-    Raises:
-        DatasetError: the first difference, with both values.
-    """
+    """Refuse the record of an earlier run that says another thing, its version of gdmnet apart."""
     before, after = (_flat(codec.encode(a)) for a in (load_acquisition(path), wanted))
     for key, value in after.items():
         if before.get(key) != value and key != "simulation.version":

@@ -44,40 +44,30 @@ class HuWindow:
 
 @dataclass(frozen=True)
 class ZScore:
-    """An encoder of any modality that sees a z-score, of the `whole` volume or of the body.
+    """An encoder of any modality that sees a z-score, of this mean and deviation."""
 
-    It has the mean and deviation `mean` and `std`.
-    """
-
-    whole: bool = True
+    whole: bool = True  # of the volume, else of the body
     mean: float = 0.0
     std: float = 1.0
 
 
 @dataclass(frozen=True)
 class IntensityMap:
-    """y = clamp(scale * x + offset, low, high), x in network units of the target.
-
-    `outside` is the share of the target's range that the clamp makes constant.
-    """
+    """y = clamp(scale * x + offset, low, high), x in network units of the target."""
 
     scale: float
     offset: float
     low: float = -inf
     high: float = inf
-    outside: float = 0.0
+    outside: float = 0.0  # share of the target's range that the clamp makes constant
 
 
 @dataclass(frozen=True)
 class AxisLayout:
-    """How a network's axes lie in gdmnet's (z, y, x), which point to S, P and L.
+    """How a network's axes lie in gdmnet's (z, y, x), which point to S, P and L."""
 
-    `axes` says for each of the network's axes which of (z, y, x) it is, `flipped` which of the
-    network's axes run the other way.
-    """
-
-    axes: tuple[int, int, int] = (0, 1, 2)
-    flipped: tuple[int, ...] = ()
+    axes: tuple[int, int, int] = (0, 1, 2)  # which of (z, y, x) each of the network's is
+    flipped: tuple[int, ...] = ()  # those of the network's that run the other way
 
     def to_network(self, x: Tensor) -> Tensor:
         """(b, c, z, y, x) along the network's axes."""

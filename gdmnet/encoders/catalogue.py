@@ -26,35 +26,28 @@ from gdmnet.encoders.networks import (
     unet_encoder,
 )
 from gdmnet.errors import CheckpointError
-from gdmnet.geometry import Shape, Spacing
+from gdmnet.geometry import SPACINGS, Shape, Spacing
 
 
 @dataclass(frozen=True)
 class EncoderCard:
-    """What a user has to know before choosing an encoder: weights, and targets that it suits.
+    """What a user has to know before choosing an encoder."""
 
-    `filename` is the name under which the weights are published, "" where none are needed.
-    """
-
-    filename: str
+    filename: str  # under which its weights are published, "" where none are needed
     source: str
     licence: str
-    modality: str
+    modality: str  # of the targets that it suits
 
 
 @dataclass(frozen=True)
 class EncoderFamily(EncoderCard):
-    """One kind of checkpoint, the network that reads it, and the images that it was trained on.
-
-    `spacing` is in mm along the network's axes, None for any; `layout` that of its axes; `wheel`
-    the path of the weights in the Python package of the encoder's name, which may be installed.
-    """
+    """One kind of checkpoint, the network that reads it, and the images that it was trained on."""
 
     network: StagedNetwork
     expects: HuWindow | ZScore
-    spacing: Spacing | None = None
+    spacing: Spacing | None = None  # mm along the network's axes; None for any
     layout: AxisLayout = SPL
-    wheel: str = ""
+    wheel: str = ""  # path of the weights in the Python package of the encoder's name
 
 
 RESENC_L = UNetStages(
@@ -162,6 +155,7 @@ ENCODERS: dict[str, EncoderCard] = {
 }
 NOT_SUPPORTED = {"3dino": "a vision transformer whose tokens are 16 voxels wide"}
 
+_MOST = 4096  # channels, layers, or voxels of a side
 _DEPTHS = {"PlainConvUNet": "n_conv_per_stage", "ResidualEncoderUNet": "n_blocks_per_stage"}
 _WANTED = {"conv_op": "Conv3d", "norm_op": "InstanceNorm3d", "nonlin": "LeakyReLU"}
 _UNDERSTOOD = {"features_per_stage", "kernel_sizes", "strides", *_DEPTHS.values()}
@@ -223,13 +217,17 @@ def _nnunet_family(
         chain.insert(0, every[chain[0]["inherits_from"]])
     chosen = {key: value for one in chain for key, value in one.items()}
     d, h, w = (float(side) for side in chosen["spacing"])
+    if not SPACINGS[0] <= min(d, h, w) <= max(d, h, w) <= SPACINGS[1]:
+        raise ValueError(f"a spacing of {d:g}, {h:g}, {w:g} mm")
     # Arrays are (z, y, x) as stored, then transposed; some readers turn them to RAS.
-    axes = _triple(plans.get("transpose_forward", [0, 1, 2]))
+    first, second, third = axes = tuple(plans.get("transpose_forward", (0, 1, 2)))
+    if sorted(axes) != [0, 1, 2]:
+        raise ValueError(f"axes in the order {axes}")
     turned = str(plans.get("image_reader_writer", "")).endswith("WithReorient")
     flipped = tuple(i for i, axis in enumerate(axes) if turned and axis in (1, 2))
     network = unet_encoder(_nnunet_stages(*_architecture(chosen)))
     expects = _nnunet_intensities(plans, chosen)
-    layout = AxisLayout(axes, flipped)
+    layout = AxisLayout((first, second, third), flipped)
     card = vars(NNUNET_CARD)
     return EncoderFamily(**card, network=network, expects=expects, spacing=(d, h, w), layout=layout)
 
@@ -261,7 +259,7 @@ def _nnunet_stages(class_name: str, arguments: Mapping[str, Any]) -> UNetStages:
         found = str(arguments.get(key) or wanted).rpartition(".")[2]
         if found != wanted:
             raise CheckpointError(f"its network has {key} {found}, not {wanted}")
-    features = tuple(int(n) for n in arguments["features_per_stage"])
+    features = tuple(map(_count, arguments["features_per_stage"]))
     kernels, strides, depths = (
         value if isinstance(value, list) else [value] * len(features)
         for value in map(arguments.get, ("kernel_sizes", "strides", _DEPTHS[class_name]))
@@ -273,7 +271,7 @@ def _nnunet_stages(class_name: str, arguments: Mapping[str, Any]) -> UNetStages:
         features=features,
         kernels=tuple(map(_triple, kernels)),
         strides=tuple(map(_triple, strides)),
-        depths=tuple(map(int, depths)),
+        depths=tuple(map(_count, depths)),
         residual=class_name == "ResidualEncoderUNet",
         bias=bool(arguments.get("conv_bias", False)),
         slope=float((arguments.get("nonlin_kwargs") or {}).get("negative_slope", 0.01)),
@@ -282,8 +280,14 @@ def _nnunet_stages(class_name: str, arguments: Mapping[str, Any]) -> UNetStages:
 
 
 def _triple(value: Any) -> Shape:  # noqa: ANN401 (JSON)
-    d, h, w = value if isinstance(value, list) else (value,) * 3
-    return int(d), int(h), int(w)
+    d, h, w = map(_count, value if isinstance(value, list) else (value,) * 3)
+    return d, h, w
+
+
+def _count(value: Any) -> int:  # noqa: ANN401
+    if not 1 <= int(value) <= _MOST:
+        raise ValueError(f"a number of {value}")
+    return int(value)
 
 
 def _nnunet_intensities(plans: Mapping[str, Any], chosen: Mapping[str, Any]) -> HuWindow | ZScore:
@@ -295,4 +299,6 @@ def _nnunet_intensities(plans: Mapping[str, Any], chosen: Mapping[str, Any]) -> 
     facts = plans["foreground_intensity_properties_per_channel"]["0"]
     low, high = float(facts["percentile_00_5"]), float(facts["percentile_99_5"])
     mean, std = float(facts["mean"]), max(float(facts["std"]), 1e-8)
+    if low >= high:
+        raise ValueError(f"intensities from {low:g} to {high:g}")
     return HuWindow(low, high, (low - mean) / std, (high - mean) / std)

@@ -13,26 +13,19 @@ from gdmnet.geometry import Shape
 
 @dataclass(frozen=True)
 class EncoderReport:
-    """Where an encoder's weights came from and how it sees a patch.
-
-    The `file` of random weights is None; `prefix` is before the encoder's names in it, `n_others`
-    of its tensors are not the encoder's. The stages whose maps are used count from the finest;
-    strides are voxels (z, y, x) of the network's grid between two locations of a map, `zoom` such
-    voxels per voxel of the patch. `outside` is the share of the target's intensity range that the
-    encoder cannot tell apart.
-    """
+    """Where an encoder's weights came from and how it sees a patch."""
 
     name: str
-    file: str | None = None
+    file: str | None = None  # None for random weights
     sha256: str | None = None
-    prefix: str = ""
+    prefix: str = ""  # before the encoder's names in the file
     n_tensors: int = 0
-    n_others: int = 0
-    stages: tuple[int, ...] = ()
+    n_others: int = 0  # tensors in the file that are not the encoder's
+    stages: tuple[int, ...] = ()  # whose maps are used, 0 is the finest
     channels: tuple[int, ...] = ()
-    strides: tuple[Shape, ...] = ()
-    zoom: tuple[float, float, float] = (1.0, 1.0, 1.0)
-    outside: float = 0.0
+    strides: tuple[Shape, ...] = ()  # voxels (z, y, x) of the network's grid from place to place
+    zoom: tuple[float, float, float] = (1.0, 1.0, 1.0)  # such voxels per voxel of the patch
+    outside: float = 0.0  # share of the target's range that the encoder cannot tell apart
 
 
 class FrozenEncoder(nn.Module):

@@ -26,24 +26,15 @@ DILATIONS = {"layer3": 2, "layer4": 4}  # of MedicalNet, in place of strides
 
 @dataclass(frozen=True)
 class StagedNetwork:
-    """A network whose stages give a map each, and how its tensors are called in checkpoints.
+    """A network whose stages give a map each, and how its tensors are called in checkpoints."""
 
-    Attributes:
-        build: its first n stages: (b, 1, d, h, w) -> maps (b, c, d', h', w'), finest first.
-        anchor: a tensor's name that every checkpoint has, at the end of its full name.
-        strides: of every stage's map, voxels along the network's axes between two locations.
-        renamed: parts of names in some files, and what they are called here.
-        heads: how the names of a pretraining's own tensors begin, which are not needed.
-        extra: whether the packages of gdmnet[encoders] are needed.
-    """
-
-    build: Callable[[int], nn.Module]
-    anchor: str
-    channels: tuple[int, ...]
-    strides: tuple[Shape, ...]
-    renamed: tuple[tuple[str, str], ...] = ()
-    heads: tuple[str, ...] = ()
-    extra: bool = False
+    build: Callable[[int], nn.Module]  # the first n: (b, 1, d, h, w) -> maps, finest first
+    anchor: str  # a tensor that every checkpoint has: the end of its name
+    channels: tuple[int, ...]  # of each stage's map
+    strides: tuple[Shape, ...]  # voxels along the network's axes between two locations of a map
+    renamed: tuple[tuple[str, str], ...] = ()  # parts of names in some files, and theirs here
+    heads: tuple[str, ...] = ()  # how names of a pretraining's own tensors begin: not needed
+    extra: bool = False  # the packages of gdmnet[encoders] are needed
 
 
 def total_strides(strides: Sequence[Shape]) -> tuple[Shape, ...]:
@@ -60,19 +51,17 @@ def cubes(*sides: int) -> tuple[Shape, ...]:
 class UNetStages:
     """The encoder of an nnU-Net, one entry a stage, finest first; axes are the network's own.
 
-    Sizes must be divisible by the strides of the stages' first convolutions; depths count
-    convolutions or, if `residual` (a ResidualEncoderUNet: a stem, then basic blocks whose shortcut
-    averages where the block strides and projects where it widens), blocks. `slope` is of the leaky
-    ReLU after each instance norm, 1 for none.
+    A `residual` one (ResidualEncoderUNet) has a stem, then basic blocks whose shortcut averages
+    where the block strides and projects where it widens.
     """
 
     features: tuple[int, ...]
     kernels: tuple[Shape, ...]
-    strides: tuple[Shape, ...]
-    depths: tuple[int, ...]
+    strides: tuple[Shape, ...]  # of the first convolution; sizes must be divisible by them
+    depths: tuple[int, ...]  # convolutions, or blocks of a residual one
     residual: bool = False
     bias: bool = True
-    slope: float = 0.01
+    slope: float = 0.01  # of the leaky ReLU after each instance norm, 1 for none
     eps: float = 1e-5
 
 

@@ -26,28 +26,19 @@ FEATURES = (16, 32, 32)  # channels of the three maps; larger encoders bought no
 SLOPE = 0.2  # of the leaky ReLU between the convolutions
 CELL_MM = 16.0  # side of a masked cell
 MASK_RATIO = 0.6
-CUBE: Shape = (3, 3, 3)
 WEIGHTS = "weights"  # key of the encoder's tensors in its file
 REMEDY = "delete it to train the encoder anew"
 
 
 class PlainEncoder(nn.Module):
-    """Three convolutions, 1 -> 16 -> 32 -> 32 channels, leaky ReLU between, the last one linear.
-
-    `strides` are those of the second and the third convolution; the first has stride 1.
-    """
+    """Three convolutions from one channel, leaky ReLU between, the last one linear."""
 
     def __init__(
-        self,
-        strides: tuple[Shape, Shape],
-        kernels: tuple[Shape, Shape, Shape] = (CUBE, CUBE, CUBE),
-        features: tuple[int, int, int] = FEATURES,
+        self, kernels: tuple[Shape, ...], strides: tuple[Shape, ...], channels: tuple[int, int, int]
     ) -> None:
         super().__init__()
-        self.strides = (POINT, *strides)
-        self.kernels = kernels
-        self.channels = features
-        layers = zip((1, *features[:-1]), features, kernels, self.strides, strict=True)
+        self.kernels, self.strides, self.channels = kernels, strides, channels
+        layers = zip((1, *channels[:-1]), channels, kernels, strides, strict=True)
         self.convolutions = nn.ModuleList(_convolution(*layer) for layer in layers)
 
     def forward(self, x: Tensor) -> list[Tensor]:
@@ -88,13 +79,13 @@ def encoder_for(
     Strides are those of the plan's stages 1 and 2 where it has them. An axis whose plan kernel is 1
     keeps kernel 1 as long as it is not strided, so single slices and thick slices work.
     """
-    _, second, third, *_ = (*architecture.strides, POINT, POINT)
+    strides = (POINT, *(*architecture.strides[1:], POINT, POINT)[:2])
     kernels = []
-    for stage, stride in enumerate((POINT, second, third)):
+    for stage, stride in enumerate(strides):
         planned = architecture.kernels[min(stage, len(architecture.kernels) - 1)]
         z, y, x = (1 if k == 1 and s == 1 else 3 for k, s in zip(planned, stride, strict=True))
         kernels.append((z, y, x))
-    encoder = PlainEncoder((second, third), (kernels[0], kernels[1], kernels[2]), features)
+    encoder = PlainEncoder(tuple(kernels), strides, features)
     _initialise(encoder, torch.Generator().manual_seed(seed))
     return encoder
 

@@ -43,22 +43,17 @@ _HARMLESS: list[Any] = [
     *(type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i4", "i8", "u1", "?")),
     _codecs.encode,
 ]
-
-
 _STORAGES = {"Float": torch.float32, "Half": torch.float16, "Double": torch.float64}
 _STORAGES |= {"BFloat16": torch.bfloat16, "Long": torch.int64, "Int": torch.int32}
 
 
 @dataclass(frozen=True)
 class EncoderTensors:
-    """An encoder's tensors by their names after the `prefix`, in float32 where they are not whole.
-
-    `n_others` is the number of the file's tensors that are not the encoder's.
-    """
+    """An encoder's tensors by their names after the prefix, in float32 where they are not whole."""
 
     tensors: Mapping[str, Tensor]
-    prefix: str = ""
-    n_others: int = 0
+    prefix: str
+    n_others: int  # tensors of the file that are not the encoder's
 
 
 def read_tensors(file: Path) -> dict[str, Tensor]:

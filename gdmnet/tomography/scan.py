@@ -150,8 +150,7 @@ def covering_scan(
 ) -> Scan:
     """A scan whose detector sees the whole slice, corners too: nothing is truncated.
 
-    The settings are those of `Scan` and `Detector`; the pitch, in mm at the isocentre, is a pixel's
-    smaller side if it is None.
+    The settings are those of `Scan` and `Detector`; a pitch of None is a pixel's smaller side.
 
     Raises:
         DatasetError: the slice reaches the source.
@@ -272,13 +271,10 @@ def _load_array(path: Path) -> NDArray:
 
 
 def save_sinogram(path: Path, sinogram: NDArray, *, noisy: bool = False) -> None:
-    """Write a sinogram as .npz with the one array "sinogram", whole or not at all.
+    """Write a sinogram (z, views, bins) as .npz with the one array "sinogram", whole or not at all.
 
-    Args:
-        path: of the file.
-        sinogram: (z, views, bins).
-        noisy: as float16, whose rounding (0.002 at a line integral of 4) is far below the noise;
-            else as float32.
+    A noisy one as float16, whose rounding (0.002 at a line integral of 4) is far below the noise;
+    else as float32.
 
     Raises:
         OutputError: the folder is not writable or the disk is full.
@@ -290,10 +286,7 @@ def save_sinogram(path: Path, sinogram: NDArray, *, noisy: bool = False) -> None
 
 @dataclass(frozen=True)
 class ScanSettings(Settings):
-    """How scans are simulated; `usual_settings` knows the arc and the filter that go with a beam.
-
-    `photons` reach a bin through air; None is without noise.
-    """
+    """How scans are simulated; `usual_settings` knows which arc and filter go with a beam."""
 
     views: int = 60
     geometry: str = setting("parallel", "of the beam", choices=("parallel", "fan"))
@@ -311,7 +304,7 @@ class ScanSettings(Settings):
         most=100,
         metavar="MM",
     )
-    photons: float | None = 1e5
+    photons: float | None = 1e5  # that reach a bin through air; None is without noise
     electronic_noise: float = setting(
         0.0, "standard deviation in photons", least=0, most=1e9, metavar="N"
     )

@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import SimpleITK as sitk  # noqa: N813
 from directions import oblique_direction
 from scipy import ndimage
 
@@ -109,15 +110,19 @@ def test_what_was_registered_before_is_not_forgotten(tmp_path, before):
     description = read_description(folder)
     write_description(folder, replace(description, metadata={"registered": before}))
     (case,), _ = training_cases(folder, description)
+    record = folder / "transforms/phantom_01_0000.tfm"
+    record.parent.mkdir()
+    turn = sitk.Euler3DTransform((0.0, 0.0, 0.0), 0.0, 0.0, np.pi / 2)
+    sitk.WriteTransform(turn, str(record))
     copy = tmp_path / "Dataset998_Registered"
     write_registered(folder, copy, [case], {case.identifier: [alignment(9.0)]})
+    whole_way = sitk.ReadTransform(str(copy / record.relative_to(folder)))
+    np.testing.assert_allclose(whole_way.TransformPoint((0.0, 0.0, 0.0)), (0, 9, 0), atol=1e-9)
     kept = before if isinstance(before, list) else [before]
     assert read_description(copy).metadata["registered"] == [*kept, "phantom_01_0000"]
 
 
 def soundness_transform(path):
-    import SimpleITK as sitk  # noqa: N813
-
     return sitk.Euler3DTransform(sitk.ReadTransform(str(path))).GetTranslation()
 
 

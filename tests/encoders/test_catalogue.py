@@ -92,6 +92,17 @@ def tensors_of(network):
     }
 
 
+def put(content, place, value):
+    """The plans with another value at a place, such as "configurations.3d_fullres.spacing"."""
+    found = copy.deepcopy(content)
+    *way, last = place.split(".")
+    inner = found
+    for key in way:
+        inner = inner[key]
+    inner[last] = value
+    return found
+
+
 def shape(features=(4, 6, 8), depths=(2, 2, 2), **changes):
     kernels, strides = (tuple(tuple(side) for side in sides) for sides in (KERNELS, STRIDES))
     return UNetStages(features, kernels, strides, depths, **changes)
@@ -293,3 +304,34 @@ def test_slope_and_bias_of_the_plans_count(tmp_path):
     encoder = build(results_folder(tmp_path, content, tensors))
     fine = encoder(image(10, 20, 16))[0]
     assert float(fine.min() / fine.max()) < -0.1  # .01 of a negative value is far less
+
+
+CHOSEN = "configurations.3d_fullres"
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "words"),
+    [
+        (f"{CHOSEN}.spacing", [0.0, 1.0, 1.0], "a spacing of 0, 1, 1 mm"),
+        (f"{CHOSEN}.spacing", [1e300, 1.0, 1.0], "a spacing of"),
+        (f"{CHOSEN}.architecture.arch_kwargs.features_per_stage", [4, -6, 8], "a number of -6"),
+        (f"{CHOSEN}.architecture.arch_kwargs.features_per_stage", [4, 1e300, 8], "a number of"),
+        (f"{CHOSEN}.architecture.arch_kwargs.kernel_sizes", [[0, 3, 3]] * 3, "a number of 0"),
+        (f"{CHOSEN}.architecture.arch_kwargs.strides", 0, "a number of 0"),
+        (f"{CHOSEN}.architecture.arch_kwargs.strides", [[1, 1, 1e300]] * 3, "a number of"),
+        (f"{CHOSEN}.architecture.arch_kwargs.n_conv_per_stage", [2, 0, 2], "a number of 0"),
+        ("transpose_forward", [0, 0, 1], "axes in the order"),
+        ("transpose_forward", [1, 2, 3], "axes in the order"),
+        (
+            "foreground_intensity_properties_per_channel.0",
+            FACTS | {"percentile_00_5": 1300.0},
+            "intensities from 1300 to 1300",
+        ),
+    ],
+)
+def test_numbers_that_no_network_has_are_refused(tmp_path, place, value, words):
+    folder = results_folder(
+        tmp_path, put(plans(), place, value), tensors_of(UNetEncoder(shape(), 3))
+    )
+    with pytest.raises(CheckpointError, match=f"not as nnU-Net v2 writes it .ValueError: {words}"):
+        build(folder)

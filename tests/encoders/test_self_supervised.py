@@ -9,7 +9,6 @@ from torch import nn
 
 from gdmnet.encoders import FrozenEncoder
 from gdmnet.encoders.self_supervised import (
-    CUBE,
     WEIGHTS,
     PlainEncoder,
     cell_shape,
@@ -22,6 +21,8 @@ from gdmnet.encoders.self_supervised import (
 )
 from gdmnet.errors import CheckpointError
 from gdmnet.plan import Architecture
+
+CUBE = (3, 3, 3)
 
 
 def architecture(strides, kernels=None) -> Architecture:

@@ -12,7 +12,7 @@ from scipy.ndimage import gaussian_filter
 
 from gdmnet.data.case import Case, CaseRecord
 from gdmnet.data.store import StoredCase, open_case, save_case
-from gdmnet.encoders.self_supervised import CUBE, encoder_for, self_encoder
+from gdmnet.encoders.self_supervised import encoder_for, self_encoder
 from gdmnet.errors import TrainingError
 from gdmnet.geometry import Geometry
 from gdmnet.plan import Architecture, Configuration, Normalisation
@@ -29,6 +29,7 @@ from gdmnet.training.feature_encoder import (
 )
 
 CPU = torch.device("cpu")
+CUBE = (3, 3, 3)
 TARGET = Normalisation("percentiles", 10.0, 20.0, None, None, background=-10.0)  # -1 in our units
 BACKGROUND = -1.0
 

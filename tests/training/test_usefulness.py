@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from gdmnet import codec
-from gdmnet.encoders.self_supervised import CUBE, decoder_for, encoder_for
+from gdmnet.encoders.self_supervised import decoder_for, encoder_for
 from gdmnet.errors import TrainingError
 from gdmnet.plan import Architecture, Normalisation
 from gdmnet.training.usefulness import (
@@ -20,6 +20,7 @@ from gdmnet.training.usefulness import (
     tissue_edges,
 )
 
+CUBE = (3, 3, 3)
 PLAN = Architecture((8, 8, 8), (CUBE,) * 3, ((1, 1, 1), (2, 2, 2), (2, 2, 2)), (1, 1, 1))
 
 
