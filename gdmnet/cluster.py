@@ -91,10 +91,10 @@ def chosen_part(num_parts: int | None, part_id: int | None) -> tuple[int, int]:
 
 def first_host(nodes: str) -> str:
     """The first machine of a SLURM list: node03 of "node[03-06,9],login1"."""
-    first = re.match(r"([^\[,]+)(?:\[(\w+)[^\]]*\])?([^,]*)", nodes)
-    if first is None:
+    first = re.sub(r"\[(\w+)[^\]]*\]", r"\1", nodes).split(",")[0]
+    if not first:
         raise ClusterError(f"SLURM_JOB_NODELIST={nodes}: no machine in it")
-    return "".join(part or "" for part in first.groups())
+    return first
 
 
 def _torchrun(environment: Mapping[str, str]) -> ProcessRank:

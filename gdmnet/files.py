@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import itertools
 import json
@@ -164,6 +165,7 @@ def lock(folder: Path) -> Iterator[None]:
         BusyError: another process owns the folder; its machine and number are named.
         OutputError: the folder's parent cannot be written.
     """
+    folder = Path(os.path.normpath(folder.absolute()))  # "." has a name, too
     path = folder.parent / f".{folder.name}.lock"
     name = os.path.realpath(path)
     with output_errors(path):
@@ -297,12 +299,16 @@ def _name_aside(path: Path, kind: str) -> Path:
 
 
 def _to_disk(path: Path) -> None:
-    """Wait until a file or folder is on the disk; Windows cannot wait for folders."""
-    if os.name == "nt" and path.is_dir():
+    """Wait until a file or folder is on the disk; Windows, some shares cannot wait for folders."""
+    is_folder = path.is_dir()
+    if os.name == "nt" and is_folder:
         return
     handle = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as problem:
+        if not (is_folder and problem.errno in (errno.EINVAL, errno.ENOTSUP)):
+            raise
     finally:
         os.close(handle)
 

@@ -94,6 +94,7 @@ def test_what_a_launcher_never_says_is_refused(environment, wrong):
         ("node03,node04", "node03"),
         ("node[03-06,09],login1", "node03"),
         ("rack1-[7,9]-ib", "rack1-7-ib"),
+        ("rack[1-2]node[04,06]", "rack1node04"),
     ],
 )
 def test_the_first_host_of_a_list(nodes, first):

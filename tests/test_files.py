@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -130,6 +132,27 @@ def test_a_folder_has_one_owner_and_the_next_is_told_who(tmp_path):
     with files.lock(place):
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_is_the_same_by_any_name(tmp_path, monkeypatch):
+    (tmp_path / "out" / "deep").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "out")
+    for name in (".", "deep/..", tmp_path / "out"):
+        said = pytest.raises(BusyError, match=f"{tmp_path}/out: this very process")
+        with files.lock(tmp_path / "out"), said, files.lock(files.Path(name)):
+            pass
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "deep"]
+
+
+def test_a_file_is_written_where_folders_cannot_be_waited_for(tmp_path, monkeypatch):
+    def of_a_share(handle):
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr(files.os, "fsync", of_a_share)
+    with files.whole_file(tmp_path / "b" / "a.txt") as aside:
+        aside.write_text("whole")
+    assert (tmp_path / "b" / "a.txt").read_text() == "whole"
 
 
 def test_of_many_processes_exactly_one_gets_the_lock(tmp_path):

@@ -82,10 +82,6 @@ class _RawDataset:
     def fingerprint(self) -> Path:
         return self.folder / folders.FINGERPRINT_JSON
 
-    def measured(self) -> Fingerprint | None:
-        """What was measured before, if anything was."""
-        return codec.load(Fingerprint, self.fingerprint) if self.fingerprint.is_file() else None
-
 
 def build_parser() -> CommandParser:
     """The command's parser."""
@@ -145,7 +141,8 @@ def _planned(dataset: _RawDataset, options: PlanOptions) -> tuple[Plan, Fingerpr
     existing = codec.load(Plan, dataset.plan) if dataset.plan.is_file() else None
     known = None
     if existing is not None and not options.replan:
-        known = dataset.measured()
+        if dataset.fingerprint.is_file():
+            known = codec.load(Fingerprint, dataset.fingerprint)
         _refuse_contradictions(dataset, existing, known, options)
     correction = options.bias_correction or (known.bias_correction if known else "none")
     fingerprint = _measure(dataset, correction, options.n_processes)
@@ -162,8 +159,10 @@ def _planned(dataset: _RawDataset, options: PlanOptions) -> tuple[Plan, Fingerpr
     if not options.dry_run:
         names = [case.identifier for case in dataset.cases]
         splits = choose_splits(names, dataset.raw / folders.SPLITS_JSON)
-        codec.save(fingerprint, dataset.fingerprint)
-        codec.save(plan, dataset.plan)
+        made = [(fingerprint, dataset.fingerprint), (plan, dataset.plan)]
+        # Killed between the two, the next call finds no plan or a changed dataset, and says so.
+        for value, path in made if existing is None else reversed(made):
+            codec.save(value, path)
         codec.save(splits, dataset.folder / folders.SPLITS_JSON)
     return plan, fingerprint
 

@@ -141,12 +141,8 @@ def report_validation(
 ) -> None:
     """Write the report of one or several folds' validation, unless it is there and newer.
 
-    Args:
-        folds: their folders, with validation/ and summary.json.
-        raw: folder of the raw dataset.
-        output: the file.
-        typed: the command line, for the page.
-        summary: of all folds; None reads that of the only one.
+    The folds' folders hold validation/ and summary.json, `raw` is the raw dataset's; the page shows
+    the command line that was `typed`. The summary is of all folds; None reads that of the only one.
     """
     newest = max((fold / SUMMARY_JSON).stat().st_mtime for fold in folds)
     if output.is_file() and output.stat().st_mtime >= newest:

@@ -236,6 +236,26 @@ def test_parts_share_one_plan_and_their_cases(raw_home, tmp_path, capsys):
         assert "without parts" in capsys.readouterr().err
 
 
+def test_a_plan_of_other_data_is_not_kept_after_a_kill(raw_home, capsys, monkeypatch):
+    assert plan(raw_home) == 0
+    first = sorted((raw_home / "raw" / DATASET / "targetsTr").iterdir())[0]
+    volume = read_volume(first)
+    write_volume(first, Volume(volume.array + 5, volume.geometry), integer=True)
+    save, saved = plan_and_preprocess.codec.save, []
+
+    def save_one(value, path):
+        if saved:
+            raise KeyboardInterrupt
+        saved.append(save(value, path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(plan_and_preprocess.codec, "save", save_one)
+        assert plan(raw_home, "--replan") == 130
+    assert plan(raw_home) == 2
+    assert "the raw dataset has changed" in capsys.readouterr().err
+    assert plan(raw_home, "--replan") == 0
+
+
 def test_a_part_does_not_prepare_by_a_plan_of_other_files(raw_home, capsys):
     assert plan(raw_home) == 0
     first = sorted((raw_home / "raw" / DATASET / "targetsTr").iterdir())[0]
