@@ -190,10 +190,11 @@ def find_verdicts(
     standard deviation of their targets first.
     """
     description = describe_judge(settings, len(cases.training))
+    learnt = [case.target for case in cases.training.values() if case.target is not None]
     kept = {}
     for method in methods:
         path = None if method.folder is None else method.folder / JUDGE_JSON
-        if path is not None and path.is_file():
+        if path is not None and path.is_file() and not _changed_since(path, *learnt):
             verdict = codec.load(JudgeVerdict, path)
             if (verdict.judge, verdict.matched) == (description, match):
                 kept[method.name] = verdict
@@ -216,9 +217,14 @@ def find_verdicts(
 def _kept_summary(
     method: ComparedMethod, cases: ComparisonCases, settings: EvaluationSettings
 ) -> Summary | None:
-    if method.folder is None or not (method.folder / folders.SUMMARY_JSON).is_file():
+    if method.folder is None:
         return None
-    kept = codec.load(Summary, method.folder / folders.SUMMARY_JSON)
+    path = method.folder / folders.SUMMARY_JSON
+    images = (image for case in cases.files.values() for image in (case.target, case.mask))
+    predictions = (method.predictions[name] for name in cases.files)
+    if not path.is_file() or _changed_since(path, *filter(None, images), *predictions):
+        return None
+    kept = codec.load(Summary, path)
     wanted = settings.convention, settings.match_intensity, set(cases.files)
     is_same = (kept.convention, kept.match_intensity, set(kept.cases)) == wanted
     return kept if is_same else None
@@ -364,3 +370,9 @@ def _with_targets(
     if missing:
         raise DatasetError(f"{raw}: no target of {', '.join(missing)}; put the files back")
     return tuple(known[name] for name in identifiers)
+
+
+def _changed_since(made: Path, *images: Path) -> bool:
+    """Whether an image was written, or put in its place, after what was made of it."""
+    times = (path.stat() for path in images)
+    return any(max(s.st_mtime_ns, s.st_ctime_ns) > made.stat().st_mtime_ns for s in times)

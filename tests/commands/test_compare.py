@@ -4,8 +4,10 @@ import json
 import re
 import shlex
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from arguments import roots
 
@@ -13,7 +15,7 @@ from gdmnet import codec
 from gdmnet.commands.compare import build_parser, main
 from gdmnet.compare import trainings, verdict
 from gdmnet.compare.record import Comparison
-from gdmnet.data.volume import read_geometry
+from gdmnet.data.volume import read_geometry, read_volume, write_volume
 from gdmnet.objectives.options import OPTIONS
 from gdmnet.training import loop
 
@@ -252,6 +254,18 @@ def test_a_comparison_goes_on_as_it_began(compared, capsys):
     said = refused(capsys, compared, "--objectives", "gdm", "--epochs", "7")
     assert "epochs is 2 there, not 7" in said
     assert "encoder is self (4 steps)" in refused(capsys, compared, "--encoder", "random")
+
+
+def test_a_corrected_target_is_scored_and_judged_anew(compared):
+    before = comparison(compared).figures["regression"]
+    target = next((compared / "raw/Dataset999_Phantom/targetsTs").iterdir())
+    volume = read_volume(target)
+    write_volume(target, replace(volume, array=np.where(volume.array > -500, 500, volume.array)))
+    assert call(compared, "--objectives", "regression") == 0
+    after = comparison(compared).figures["regression"]
+    write_volume(target, volume)
+    assert after.aggregate["mae"]["mean"] > before.aggregate["mae"]["mean"] + 50
+    assert after.verdict.prediction != before.verdict.prediction
 
 
 def test_another_judge_gives_every_verdict_anew(compared):
