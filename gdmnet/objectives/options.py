@@ -53,6 +53,11 @@ class GdmOptions(Settings):
             values = getattr(self, name)
             if not 0 < len(values) == len(set(values)):
                 raise SettingError(f"{name} must be a list of one or more, each once: {values}")
+        if self.realism_dial and (self.drift_ratio == 0 or self.regression_share == 1):
+            raise SettingError(
+                "a realism dial needs a drift to turn: give a drift_ratio above 0 and a"
+                " regression_share below 1"
+            )
 
 
 @dataclass(frozen=True)

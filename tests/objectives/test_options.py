@@ -64,6 +64,8 @@ def test_what_is_given_replaces_the_default():
         ("gdm", {"regression_share": 1.5}, "regression_share"),
         ("gdm", {"locations": 5000}, "locations must be at least 1 and at most 4096"),
         ("gdm", {"every": 1.5}, "every must be a whole number"),
+        ("gdm", {"realism_dial": True, "regression_share": 1.0}, "needs a drift to turn"),
+        ("gdm", {"realism_dial": True, "drift_ratio": 0.0}, "needs a drift to turn"),
         ("regression", {"perceptual": -1}, "objective regression: perceptual"),
         ("gan", {"critic_rate": math.nan}, "critic_rate"),
         ("gan", {"adversarial": -1.0}, "adversarial"),
