@@ -219,6 +219,7 @@ def make_conversion(pairs: Sequence[SeriesPair], choice: SeriesChoice) -> Conver
         registered={pair.case: pair.registered for pair in pairs if pair.registered},
         metadata={
             "description": "converted from DICOM",
+            **({"untilted": "tilted CTs, if any, were resampled"} if choice.untilt else {}),
             **({"regions": dict(enumerate(choice.labels, start=1))} if choice.labels else {}),
         },
     )

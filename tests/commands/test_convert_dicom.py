@@ -525,3 +525,10 @@ def test_an_impossible_number_is_refused(patients, capsys, number):
 def test_only_series_lists_what_a_patient_holds(patients):
     with pytest.raises(Exception, match="CT planning, 12 images; MR t1 vibe, 12 images"):
         only_series(patients / "patient_a")
+
+
+@pytest.mark.parametrize("options", [(), ("--untilt",)])
+def test_the_dataset_says_whether_tilted_scans_were_resampled(patients, options):
+    assert call(patients, *options) == 0
+    made = json.loads((dataset(patients) / "dataset.json").read_text("utf-8"))
+    assert ("untilted" in made) == bool(options)
