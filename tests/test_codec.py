@@ -11,6 +11,7 @@ from gdmnet import codec
 from gdmnet.errors import DatasetError, OutputError, PlanError
 from gdmnet.plan import (
     FORMATS,
+    N_QUANTILES,
     SCHEMES,
     Architecture,
     CaseFingerprint,
@@ -107,13 +108,22 @@ def test_a_plan_comes_back_from_json_as_it_was(plan):
 @st.composite
 def fingerprints(draw):
     n_channels = draw(st.integers(1, 2))
-    sources = st.tuples(*[st.builds(Intensity)] * n_channels)
+    intensity = st.builds(Intensity, quantiles=st.tuples(*[st.from_type(float)] * N_QUANTILES))
+    sources = st.tuples(*[intensity] * n_channels)
     share = st.floats(0, 1)
     case = st.builds(
-        CaseFingerprint, shape=SHAPES, spacing=SPACINGS, body_fraction=share, sources=sources
+        CaseFingerprint,
+        shape=SHAPES,
+        spacing=SPACINGS,
+        body_fraction=share,
+        sources=sources,
+        target=intensity,
     )
     names, cases = st.tuples(*[st.text()] * n_channels), st.lists(case, max_size=2).map(tuple)
-    return draw(st.builds(Fingerprint, channel_names=names, sources=sources, cases=cases))
+    values = st.builds(
+        Fingerprint, channel_names=names, sources=sources, target=intensity, cases=cases
+    )
+    return draw(values)
 
 
 @settings(deadline=None, max_examples=25)

@@ -208,7 +208,8 @@ class Gdmnet:
         from gdmnet.preprocessing import prepare
 
         card = ModelCard(str(self.aside), "gdm", CONFIGURATION, {}, "cpu", precision)
-        network = Ensemble([self._network()]).eval().requires_grad_(False)
+        members = [self._network()]
+        network = Ensemble(members, self.configuration, card).eval().requires_grad_(False)
         translator = Translator(self.plan, self.configuration, card, network)
         files, place = CaseFiles("case", (Path(image),)), self.aside / "prediction.nii.gz"
         calls = calls_of(network)

@@ -270,6 +270,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Run one chain; 0 if all is well."""
     args = vars(build_parser().parse_args(argv))
+    del args["typed"]
     return guarded(lambda: args.pop("chain")(**args))
 
 

@@ -201,7 +201,6 @@ def _translate(
     *,
     nested: bool = True,
 ) -> FolderResult:
-    from gdmnet.inference.consistency import with_data_consistency
     from gdmnet.inference.dicom import SUFFIX, find_templates, write_series
     from gdmnet.inference.inputs import find_cases, output_name
     from gdmnet.inference.predict import predict_folder
@@ -211,7 +210,7 @@ def _translate(
     if any(case.series for case in cases) and output.resolve().is_relative_to(inputs.resolve()):
         raise OutputError(f"{output}: lies among the scans; give another folder by -o")
     if options.data_consistency:
-        translator = with_data_consistency(translator, cases, options.sinograms)
+        translator = translator.with_data_consistency(cases, options.sinograms)
     is_dicom = options.dicom_out
     templates = find_templates(cases, translator, options.dicom_template) if is_dicom else {}
     part_id, n_parts = chosen_part(options.num_parts, options.part_id)

@@ -14,7 +14,7 @@ from gdmnet.cluster import is_first_rank
 from gdmnet.commands.report import REPORT_HTML, report_validation
 from gdmnet.commands.terminal import command, encoder_settings, new_parser, roots_from
 from gdmnet.errors import GdmnetError, SettingError
-from gdmnet.folders import SUMMARY_JSON, finished_folds, fold_folder
+from gdmnet.folders import SUMMARY_JSON, Roots, finished_folds, fold_folder
 from gdmnet.objectives.options import BridgeOptions, GdmOptions, RegressionOptions, parse_option
 from gdmnet.settings import add_settings, given_settings
 from gdmnet.training.settings import TrainingSettings
@@ -88,8 +88,7 @@ def main(args: argparse.Namespace) -> int:
         if is_first_rank():
             print(f"finished: {folder}")
             if (folder / SUMMARY_JSON).is_file():
-                raw = where[3].raw / folder.parent.parent.name
-                _report([folder], raw, folder / REPORT_HTML, args.typed)
+                _report([folder], where[3], folder / REPORT_HTML, args.typed)
     return 0
 
 
@@ -105,18 +104,27 @@ def _train_all(args: argparse.Namespace, settings: TrainingSettings) -> int:
     if is_first_rank():
         print("\n".join(table(summary)))
         folds = [fold_folder(model, fold) for fold in finished_folds(model) if fold.isdecimal()]
-        raw, output = roots.raw / model.parent.name, model / REPORT_HTML
-        _report(folds, raw, output, args.typed, summary)
+        _report(folds, roots, model / REPORT_HTML, args.typed, summary)
         print(f"finished: {model}\npredict with: gdm_predict -i in/ -o out/ -m {model}")
     return 0
 
 
 def _report(
-    folds: Sequence[Path], raw: Path, output: Path, typed: list[str], summary: Summary | None = None
+    folds: Sequence[Path],
+    roots: Roots,
+    output: Path,
+    typed: list[str],
+    summary: Summary | None = None,
 ) -> None:
     """Write a validation's report; the training is finished without it, too."""
+    from gdmnet.data.store import placed_as_prepared
+
+    model = folds[0].parent
+    raw = roots.raw / model.parent.name
+    prepared = roots.preprocessed / model.parent.name / model.name.partition("__")[2]
     try:
-        report_validation(folds, raw, output, shlex.join(["gdm_train", *typed]), summary)
+        with placed_as_prepared(prepared):
+            report_validation(folds, raw, output, shlex.join(["gdm_train", *typed]), summary)
         print(f"report: {output}")
     except GdmnetError as problem:
         print(f"no report: {problem}", file=sys.stderr)

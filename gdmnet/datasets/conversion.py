@@ -130,12 +130,10 @@ def drawn_for_test(patients: Collection[str], fraction: float, seed: int) -> set
     """A fraction in [0, 1) of the patients, drawn for the test, at least one less than there are.
 
     Raises:
-        DatasetError: the fraction or the seed is out of its bounds.
+        DatasetError: the fraction is out of its bounds.
     """
     if not 0 <= fraction < 1:
         raise DatasetError(f"--test-fraction {fraction:g}: must lie in [0, 1)")
-    if seed < 0:
-        raise DatasetError(f"--seed {seed}: must be at least 0")
     order = np.random.default_rng(seed).permutation(sorted(patients))
     return {str(name) for name in order[: min(round(fraction * len(order)), len(order) - 1)]}
 

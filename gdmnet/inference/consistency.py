@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from gdmnet.data.case import CaseFiles, Volume
 from gdmnet.data.dicom import read_sources
 from gdmnet.errors import DatasetError
 from gdmnet.geometry import grid_difference
-from gdmnet.inference.translator import Translator
 from gdmnet.tomography.consistency import data_consistent
 from gdmnet.tomography.scan import FOLDER, load_acquisition, load_sinogram
 
@@ -49,27 +48,24 @@ class DataConsistency:
         return Volume(volume[None], prediction.geometry)
 
 
-def with_data_consistency(
-    translator: Translator, cases: Sequence[CaseFiles], sinograms: Path | None = None
-) -> Translator:
-    """The same translator, whose predictions are made to agree with the measured views.
+def find_data_consistency(
+    cases: Sequence[CaseFiles], sinograms: Path | None, channel: int | None
+) -> DataConsistency:
+    """What makes the predictions of these cases agree with their measured views.
 
-    Its expected errors, measured on other predictions, are left aside.
     A record CASE.json and a sinogram CASE.npz of each case must lie in `sinograms`; None is the
     folder simulation beside that of the images, as gdm_simulate_sparse_view --keep-sinograms
     leaves it.
 
     Raises:
-        DatasetError: the target is no CT, or a file is missing.
+        DatasetError: a file is missing.
     """
-    translator.require_ct("--data-consistency")
-    finishing = DataConsistency(sinograms, translator.configuration.residual_channel)
+    found = DataConsistency(sinograms, channel)
     for case in cases:
-        for path in finishing.files(case):
+        for path in found.files(case):
             if not path.is_file():
                 raise DatasetError(
                     f"{path}: file not found; simulate with --keep-sinograms, or name the folder"
                     " of the sinograms by --sinograms"
                 )
-    card = replace(translator.card, data_consistency=True)
-    return replace(translator, card=card, finishing=finishing, expected=None)
+    return found

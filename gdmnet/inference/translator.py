@@ -192,6 +192,24 @@ class Translator:
                 " windows agree at every step; leave it out, and compare --seed 0, 1, ... instead"
             )
 
+    def with_data_consistency(
+        self, cases: Sequence[CaseFiles], sinograms: Path | None = None
+    ) -> Translator:
+        """The same, but its predictions of these cases agree with the measured views.
+
+        Its expected errors, measured on other predictions, are left aside.
+
+        Raises:
+            DatasetError: the target is no CT, or a file of `find_data_consistency` is missing.
+        """
+        from gdmnet.inference.consistency import find_data_consistency
+
+        self.require_ct("--data-consistency")
+        channel = self.configuration.residual_channel
+        finishing = find_data_consistency(cases, sinograms, channel)
+        card = replace(self.card, data_consistency=True)
+        return replace(self, card=card, finishing=finishing, expected=None)
+
     def require_ct(self, option: str) -> None:
         """Refuse an option of models of CT for any other; a DatasetError."""
         if self.configuration.target.scheme != "ct":

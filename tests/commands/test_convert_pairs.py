@@ -90,7 +90,6 @@ def test_other_grids_need_resample(home, capsys):
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        (["--test-fraction", "0.5", "--seed", "-1"], "--seed -1: must be at least 0"),
         (["--test-fraction", "1"], "--test-fraction 1: must lie in"),
         (["--test-fraction", "0.5", "--test", "anna"], "give one"),
         (["--test", "lina"], "--test lina: no training case"),

@@ -17,7 +17,7 @@ from gdmnet.commands import plan_and_preprocess, predict, train
 from gdmnet.data.volume import read_geometry
 from gdmnet.errors import DatasetError
 from gdmnet.files import file_sha256
-from gdmnet.folders import NIFTI_FORM
+from gdmnet.folders import NIFTI_FORM, nifti_form
 from gdmnet.training import feature_encoder, loop
 from gdmnet.training.usefulness import EncoderReport, Figure
 
@@ -163,13 +163,13 @@ def test_a_model_is_overwritten_with_the_first_checkpoint_of_the_new_one(finishe
     ]
 
 
-def test_continuing_a_finished_training_only_says_so(trained, capsys):
+def test_continuing_a_finished_training_only_says_so(trained, caplog):
     before = content(fold_of(trained))
     assert call(trained, "--continue", "--precision", "bf16") == 0
-    assert "warning" not in capsys.readouterr().err
+    assert "warning" not in caplog.text
     assert call(trained, "--continue", "--spectral-finish") == 0
-    said = capsys.readouterr().err
-    assert f"warning: {fold_of(trained) / 'summary.json'} is there, so no spectral finish" in said
+    place = fold_of(trained) / "summary.json"
+    assert f"warning: {place} is there, so no spectral finish" in caplog.text
     assert content(fold_of(trained)) == before
 
 
@@ -327,6 +327,8 @@ def test_validation_places_files_by_the_form_that_their_preparation_decided(
     after = json.loads((fold / "summary.json").read_text())["cases"]
     assert after[validated]["mae"] == pytest.approx(before[validated]["mae"], abs=1e-6)
     assert (fold / "report.html").is_file()
+    assert nifti_form() is None  # what comes after a training is its own
+    monkeypatch.setenv(NIFTI_FORM, form)
     placed = read_geometry(prediction).itk_origin
     assert placed == pytest.approx((origin[0] - moved, *origin[1:]), abs=1e-4)  # RAS to LPS
 

@@ -261,7 +261,7 @@ def test_commands_of_the_page_are_understood(script):
         script(name).build_parser().parse_args(shlex.split(arguments, comments=True))
     scripts = {path.stem for path in (DOCUMENTATION / "benchmarks").glob("*.py")}
     assert scripts == {
-        *("engines", "expected_error", "judging", "large_volume", "method_study"),
+        *("base_study", "engines", "expected_error", "judging", "large_volume", "method_study"),
         *("rivals", "simulated_memory", "task_chains"),
     }
 

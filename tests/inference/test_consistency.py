@@ -11,7 +11,6 @@ from gdmnet.data.volume import read_volume
 from gdmnet.datasets.sparse_view import find_ct_volumes, write_sparse_view_dataset
 from gdmnet.errors import DatasetError, OutputError
 from gdmnet.inference import load_model
-from gdmnet.inference.consistency import with_data_consistency
 from gdmnet.inference.inputs import find_cases
 from gdmnet.inference.predict import predict_folder
 from gdmnet.plan import Normalisation
@@ -47,7 +46,7 @@ def translator(home):
 
 def predicted(translator, dataset, output, **options):
     cases = find_cases(dataset / "imagesTs", translator.plan)
-    finishing = with_data_consistency(translator, cases, **options)
+    finishing = translator.with_data_consistency(cases, **options)
     return finishing, predict_folder(finishing, cases, output)
 
 
@@ -83,7 +82,7 @@ def test_both_ways_are_not_mixed_in_a_folder(translator, dataset, tmp_path):
 def test_expected_errors_of_other_predictions_are_left_aside(translator, dataset, models):
     cases = find_cases(dataset / "imagesTs", translator.plan)
     knowing = replace(translator, expected=models.make_expected())
-    assert with_data_consistency(knowing, cases).expected is None
+    assert knowing.with_data_consistency(cases).expected is None
 
 
 def test_sinograms_may_lie_elsewhere(translator, dataset, tmp_path):
@@ -122,7 +121,7 @@ def test_a_model_of_something_else_than_ct_is_refused(translator):
     target = Normalisation("percentiles", 0.0, 1.0, None, None, 0.0)
     other = replace(translator, configuration=replace(translator.configuration, target=target))
     with pytest.raises(DatasetError, match="is for CT in Hounsfield units"):
-        with_data_consistency(other, [])
+        other.with_data_consistency([])
 
 
 def test_the_command_takes_the_options(home, dataset, tmp_path, capsys):

@@ -28,6 +28,7 @@ from gdmnet.inference import PredictionSettings, load_model
 from gdmnet.inference.archive import export_model, install_model
 from gdmnet.inference.ensemble import Ensemble
 from gdmnet.models import checkpoint
+from gdmnet.models.card import ModelCard
 from gdmnet.preprocessing import prepare_volumes
 
 
@@ -69,7 +70,8 @@ def test_a_volume_thinner_than_a_window_lies_in_the_background_of_each_channel(t
     warm = replace(configuration.sources[1], centre=100.0)
     configuration = replace(configuration, sources=(configuration.sources[0], warm))
     translator = load_model(models.make_model(tmp_path, configuration=configuration), device="cpu")
-    translator = replace(translator, network=Ensemble([Recorder()]))
+    network = Ensemble([Recorder()], configuration, translator.card)
+    translator = replace(translator, network=network)
     ct = models.make_ct(shape=(3, 21, 25))
     translator.translate_array(np.stack([ct, ct]), models.SPACING)
     for patch in translator.network.members[0].seen:
@@ -108,10 +110,11 @@ def test_folds_are_combined_by_their_median_when_asked_for(tmp_path, models):
     assert translator.card.settings.ensemble == "median"
 
 
-def test_an_ensemble_gives_the_output_of_each_member():
+def test_an_ensemble_gives_the_output_of_each_member(models):
     members = [torch.nn.Conv3d(1, 1, 1) for _ in range(3)]
     x = torch.randn(1, 1, 2, 3, 4)
-    outputs = Ensemble(members)(x)
+    card = ModelCard("model", "gdm", "3d_fullres", {}, "cpu", "fp32")
+    outputs = Ensemble(members, models.make_configuration(), card)(x)
     assert outputs.shape == (3, 1, 2, 3, 4)
     for output, member in zip(outputs, members, strict=True):
         torch.testing.assert_close(output, member(x)[0])
