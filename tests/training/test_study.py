@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import sys
 import time
 
 import numpy as np
 import pytest
 from arguments import SHORT, roots
+from training import together
 
 from gdmnet.commands import plan_and_preprocess, predict, train
 from gdmnet.datasets.phantom import write_phantom_dataset
@@ -68,16 +68,8 @@ def test_a_fold_alone_needs_its_configuration_and_nothing_is_thrown_away(home, c
     assert "throws one fold away" in capsys.readouterr().err
 
 
-def endless_but_one(fold, device, where, answers):
-    """In the place of a fold's training, in its process."""
-    if fold == "1":
-        answers.put("no memory")
-        sys.exit(2)
-    time.sleep(600)
-
-
 def test_the_first_fold_that_fails_ends_those_before_it_too(monkeypatch):
-    monkeypatch.setattr(study, "_train_one", endless_but_one)
+    monkeypatch.setattr(study, "_train_one", together.endless_but_one)
     started = time.monotonic()
     with pytest.raises(TrainingError, match="fold 1: no memory; the same command goes on"):
         study._train_side_by_side(["0", "1", "2"], ["cpu", "cpu"], None)
