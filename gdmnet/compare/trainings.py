@@ -15,8 +15,10 @@ from gdmnet import codec, folders
 from gdmnet.compare.methods import (
     COSTS_JSON,
     CaseCosts,
+    CaseGroup,
     ComparedMethod,
     ComparisonCases,
+    changed_since,
     facts_of,
     find_held_out,
     read_costs,
@@ -87,17 +89,23 @@ class ComparedTrainings:
         finished = folders.finished_folds(self.model(variant))
         return [fold for fold in self.settings.folds if fold not in finished]
 
+    def is_predicted(self, method: Method, group: CaseGroup, case: CaseFiles) -> bool:
+        """Whether the prediction of a case is there, its costs, and nothing newer it comes from."""
+        home, model = self.predictions(method) / group.folder, self.model(method)
+        path = home / output_name(case, self.plan)
+        if case.identifier not in read_costs(home) or not path.is_file():
+            return False
+        trained = [folders.fold_folder(model, fold) / folders.FINAL for fold in group.folds]
+        return not changed_since(path, *case.sources, *(one for one in trained if one.is_file()))
+
     def unpredicted_cases(self, method: Method) -> list[str]:
-        """Cases without a prediction whose costs are known."""
-        missing = []
-        for group in self.cases.groups:
-            home = self.predictions(method) / group.folder
-            costs = read_costs(home)
-            for case in group.cases:
-                path = home / output_name(case, self.plan)
-                if case.identifier not in costs or not path.is_file():
-                    missing.append(case.identifier)
-        return missing
+        """Cases that are still to predict."""
+        return [
+            case.identifier
+            for group in self.cases.groups
+            for case in group.cases
+            if not self.is_predicted(method, group, case)
+        ]
 
 
 def plan_trainings(
@@ -227,9 +235,8 @@ def _predict(trainings: ComparedTrainings, method: Method) -> None:
         output = home / group.folder
         costs = read_costs(output)
         for case in group.cases:
-            path = output / output_name(case, translator.plan)
-            if not (path.exists() and case.identifier in costs):
-                path.unlink(missing_ok=True)
+            if not trainings.is_predicted(method, group, case):
+                (output / output_name(case, translator.plan)).unlink(missing_ok=True)
                 costs[case.identifier] = _predict_case(translator, case, output)
                 codec.save(costs, output / COSTS_JSON, private=True)
 

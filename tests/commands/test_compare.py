@@ -268,6 +268,19 @@ def test_a_corrected_target_is_scored_and_judged_anew(compared):
     assert after.verdict.prediction != before.verdict.prediction
 
 
+def test_what_a_prediction_comes_from_was_made_anew(compared, capsys):
+    model = "models/regression/Dataset999_Phantom/regression__3d_fullres/fold_0"
+    scan = next((compared / "raw/Dataset999_Phantom/imagesTs").glob("phantom_04*"))
+    for newer, cases in (
+        (scan, "phantom_04"),
+        (place(compared) / model / "checkpoint_final.pt", "phantom_04, phantom_05"),
+    ):
+        newer.touch()
+        assert call(compared, "--objectives", "regression", "--dry-run") == 0
+        assert capsys.readouterr().out.splitlines() == [f"predict regression: {cases}"]
+    assert call(compared, "--objectives", "regression") == 0
+
+
 def test_another_judge_gives_every_verdict_anew(compared):
     before = comparison(compared)
     arguments = ["999", "3d_fullres", "--objectives", "regression", "--judge-iterations", "3"]
