@@ -56,6 +56,7 @@ class Geometry:
     axes: tuple[int, int, int] = (0, 1, 2)  # `stored.transpose(axes)` has LPS axis order (z, y, x)
     flips: tuple[bool, bool, bool] = (False, False, False)  # axes (z, y, x) that are then reversed
     forms: NiftiForms | None = None  # of a NIfTI file
+    is_oriented: bool = True  # whether the file tells how its axes lie in the patient
 
     def __post_init__(self) -> None:
         _refuse_unless(
@@ -90,12 +91,13 @@ def placement_note(geometry: Geometry) -> str | None:
     forms = geometry.forms
     if forms is not None and forms.decided:
         return f"sform and qform differ; placed by its {forms.decided}, as was asked for"
-    if forms is not None and not any(forms.codes):
-        return (
-            "the file says nothing of its orientation (both NIfTI codes are 0): left, right and"
-            " the order of the axes are a guess"
-        )
-    return None
+    if geometry.is_oriented:
+        return None
+    what = "no NRRD space, no matrix" if forms is None else "both NIfTI codes are 0"
+    return (
+        f"the file says nothing of its orientation ({what}): left, right and the order of the axes"
+        " are a guess"
+    )
 
 
 def stored_geometry(
@@ -103,6 +105,8 @@ def stored_geometry(
     spacing: Sequence[float],
     origin: Sequence[float] | NDArray,
     direction: NDArray,
+    *,
+    is_oriented: bool = True,
 ) -> Geometry:
     """The grid of an array as a file stores it: voxels and mm along the stored axes (z, y, x).
 
@@ -114,7 +118,7 @@ def stored_geometry(
     x, y, z = (float(place) for place in origin)
     (a, b, c), first = axes, (x, y, z)
     sizes, widths = (shape[a], shape[b], shape[c]), (spacing[a], spacing[b], spacing[c])
-    return Geometry(sizes, widths, first, cosines, axes, flips)
+    return Geometry(sizes, widths, first, cosines, axes, flips, is_oriented=is_oriented)
 
 
 def nearest_lps(

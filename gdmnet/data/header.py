@@ -76,6 +76,8 @@ def make_geometry(
     spacing: Sequence[float],
     origin: Sequence[float],
     direction: np.ndarray,
+    *,
+    is_oriented: bool = True,
 ) -> Geometry:
     """The grid that a header gives, or the complaint that there can be no such grid.
 
@@ -85,6 +87,7 @@ def make_geometry(
         spacing: mm along them; a missing third is 1 mm thick.
         origin: mm (x, y, z) in LPS; what is missing is 0.
         direction: the cosines (n, n) of n axes, a column each.
+        is_oriented: whether the header tells them.
 
     Raises:
         DatasetError: impossible sizes, spacings, origins or axes, or several volumes.
@@ -108,7 +111,8 @@ def make_geometry(
     n_axes = min(3, len(direction))
     cosines[:n_axes, :n_axes] = direction[:n_axes, :n_axes]
     cosines = _at_right_angles(path, cosines)
-    return stored_geometry(size[::-1], spacing[::-1], origin, cosines)
+    stored = size[::-1], spacing[::-1]
+    return stored_geometry(*stored, origin, cosines, is_oriented=is_oriented)
 
 
 def check_size(path: Path, header: ImageHeader, *, is_packed: bool) -> None:
@@ -158,6 +162,7 @@ def read_meta_header(path: Path, handle: BufferedIOBase) -> ImageHeader:
             or [1.0] * len(sides),
             _numbers(path, offset, "origin", float) or [0.0] * len(sides),
             np.reshape(cosines, (len(sides), -1)).T if cosines else np.eye(len(sides)),
+            is_oriented=bool(cosines),
         ),
         np.dtype("<>"[is_big] + _META_TYPES[header["ElementType"]]),
         begin,
@@ -192,8 +197,9 @@ def read_nrrd_header(path: Path, handle: BufferedIOBase) -> ImageHeader:
     order = {"little": "<", "big": ">"}.get(header.get("endian", "").lower())
     if order is None and not kind.endswith("1"):
         raise DatasetError(f"{path}: NRRD endian {header.get('endian')!r}; use little or big")
+    frame, is_oriented = _nrrd_frame(path, header, len(sides)), bool(header.get("space"))
     return ImageHeader(
-        make_geometry(path, sides, *_nrrd_frame(path, header, len(sides))),
+        make_geometry(path, sides, *frame, is_oriented=is_oriented),
         np.dtype((order or "<") + kind),
         handle.tell(),
         encoding != "raw",
@@ -245,6 +251,8 @@ def meta_header(geometry: Geometry, kind: np.dtype, n_packed: int) -> bytes:
         "ElementType": "MET_SHORT" if kind.kind == "i" else "MET_FLOAT",
         "ElementDataFile": "LOCAL",
     }
+    if not geometry.is_oriented:  # and its axes are those of LPS
+        del lines["TransformMatrix"]
     return "".join(f"{key} = {value}\n" for key, value in lines.items()).encode()
 
 
@@ -255,7 +263,7 @@ def nrrd_header(geometry: Geometry, kind: np.dtype) -> bytes:
         "NRRD0004",
         f"type: {'short' if kind.kind == 'i' else 'float'}",
         "dimension: 3",
-        "space: left-posterior-superior",
+        "space: left-posterior-superior" if geometry.is_oriented else "space dimension: 3",
         f"sizes: {' '.join(map(str, geometry.stored_shape[::-1]))}",
         f"space directions: {' '.join(_vector(vector) for vector in vectors)}",
         "kinds: domain domain domain",

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
 
-from gdmnet.data.volume import read_geometry, read_volume
+from gdmnet.data.volume import read_geometry, read_volume, write_volume
 from gdmnet.errors import DatasetError
+from gdmnet.geometry import placement_note
 
 VALUES = np.arange(24, dtype=np.int16).reshape(2, 3, 4)
 
@@ -116,6 +117,20 @@ def test_nrrd_spaces_and_types_are_read_as_itk_reads_them(tmp_path, pattern, tex
     assert geometry.itk_spacing == expected.GetSpacing()
     oriented = sitk.DICOMOrient(expected, "LPS")
     np.testing.assert_array_equal(read_volume(file).array[0], sitk.GetArrayFromImage(oriented))
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [("a.nrrd", "space: left-posterior-superior\n"), ("a.mha", r"TransformMatrix = .*\n")],
+)
+def test_an_orientation_that_no_line_tells_is_a_guess(tmp_path, name, line):
+    plain = read_geometry(write(tmp_path / name))
+    guess = read_volume(write(tmp_path / name, (line, "")))
+    write_volume(tmp_path / f"again_{name}", guess)
+    guessed = read_geometry(tmp_path / f"again_{name}")
+    assert placement_note(plain) is None
+    assert guessed == guess.geometry
+    assert "says nothing of its orientation (no NRRD space, no matrix)" in placement_note(guessed)
 
 
 @pytest.mark.parametrize(
