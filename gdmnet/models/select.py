@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gdmnet import folders
-from gdmnet.errors import CheckpointError
+from gdmnet.errors import CheckpointError, SettingError
 from gdmnet.settings import Settings, setting
 from gdmnet.table import first_names
 
@@ -36,8 +36,12 @@ def find_model(choice: ModelChoice, results: Path) -> Path:
     Raises:
         DatasetError: no such dataset in the results.
         CheckpointError: no finished model fits, or several do; both are listed.
+        SettingError: a folder is named, and something that chooses among models besides.
     """
     if choice.model is not None:
+        others = {"-d": choice.dataset, "-c": choice.configuration, "--objective": choice.objective}
+        if given := [word for word, value in others.items() if value is not None]:
+            raise SettingError(f"-m names the model: leave {' and '.join(given)} out")
         return choice.model
     dataset = choice.dataset and folders.resolve_dataset(choice.dataset, results)
     finished = list(folders.finished_models(results))

@@ -1,6 +1,6 @@
 import pytest
 
-from gdmnet.errors import CheckpointError, DatasetError
+from gdmnet.errors import CheckpointError, DatasetError, SettingError
 from gdmnet.models.select import ModelChoice, choose_folds, find_model
 
 
@@ -81,3 +81,10 @@ def test_a_fold_in_place_of_its_model_is_explained(tmp_path, models):
         choose_folds(folder.parent, None)
     with pytest.raises(CheckpointError, match="give a model's folder"):
         choose_folds(tmp_path, None)
+
+
+def test_a_model_that_is_named_leaves_nothing_to_choose(tmp_path, models):
+    folder = models.make_model(tmp_path)
+    assert find_model(ModelChoice(model=folder, folds=["0"]), tmp_path) == folder
+    with pytest.raises(SettingError, match="-m names the model: leave -d and --objective out"):
+        find_model(ModelChoice(model=folder, dataset="501", objective="gdm"), tmp_path)
