@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from difflib import get_close_matches
 from functools import wraps
 from pathlib import Path
 from types import FrameType
@@ -160,7 +161,11 @@ class CommandParser(argparse.ArgumentParser):
             setattr(found, name, word)
 
     def error(self, message: str) -> NoReturn:
-        """Exit with 2 and one line."""
+        """Exit with 2 and one line, which names the option that a misspelt one is like."""
+        unknown = message.partition("unrecognized arguments: ")[2].split("=")[0].split()
+        if unknown:
+            alike = get_close_matches(unknown[0], self._option_string_actions, n=1)
+            message += f"; did you mean {alike[0]}?" if alike else f"; see {self.prog} --help"
         self.exit(2, f"error: {' '.join(message.split())}\n")
 
     def _refuse_nnunet(self, given: Sequence[str]) -> None:
