@@ -64,8 +64,8 @@ def test_what_need_not_be_given_is_none_and_all_words_are_kept(parser):
         ("501 3d_fullres -chk best", "-chk is nnU-Net's; here: --checkpoint"),
         ("501 3d_fullres -npp 4", "-npp is nnU-Net's; here: -np"),
         ("501 3d_fullres -np 0", "0 is not a positive whole number"),
-        ("501 3d_fullres --result r", "arguments: --result r; did you mean --results?"),
-        ("501 3d_fullres --objektive gdm", "unrecognized arguments: --objektive gdm; see "),
+        ("501 3d_fullres --wisdom", "unrecognized arguments: --wisdom; see "),
+        ("501 3d_fullres --objektive gdm", "--objektive gdm; did you mean --objective?"),
     ],
 )
 def test_a_refusal_is_one_line(parser, words, said, capsys):
