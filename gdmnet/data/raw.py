@@ -192,7 +192,8 @@ def training_cases(
 
 def test_cases(folder: Path, description: Description) -> tuple[list[CaseFiles], list[Complaint]]:
     """The same for imagesTs, targetsTs and masksTs, all optional."""
-    if not (folder / "imagesTs").is_dir():
+    others = (place for what in ("targets", "masks") if (place := folder / f"{what}Ts").is_dir())
+    if not (folder / "imagesTs").is_dir() and not any(map(image_endings, others)):
         return [], []
     return _cases(folder, description, "Ts", target_needed=False)
 

@@ -266,6 +266,16 @@ def test_test_cases_are_optional_and_so_are_their_targets(dataset):
     assert [(c.case, c.file) for c in complaints] == [("u", "imagesTs/u_0001.nii.gz")]
 
 
+@pytest.mark.parametrize("what", ["targets", "masks"])
+def test_what_belongs_to_test_images_that_are_missing_is_a_complaint(dataset, what):
+    description = raw.read_description(dataset)
+    (dataset / f"{what}Ts").mkdir()
+    assert raw.test_cases(dataset, description) == ([], [])
+    _touch(dataset / f"{what}Ts", "t.nii.gz")
+    _, complaints = raw.test_cases(dataset, description)
+    assert [(c.case, c.file) for c in complaints] == [("", "imagesTs"), ("t", f"{what}Ts/t.nii.gz")]
+
+
 def test_a_complaint_reads_as_a_line():
     assert str(Complaint("a", "imagesTr/a.nii", "is bad")) == "a, imagesTr/a.nii: is bad"
     assert str(Complaint("", "dataset.json", "is bad")) == "dataset.json: is bad"
