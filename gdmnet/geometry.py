@@ -105,8 +105,6 @@ def stored_geometry(
     spacing: Sequence[float],
     origin: Sequence[float] | NDArray,
     direction: NDArray,
-    *,
-    is_oriented: bool = True,
 ) -> Geometry:
     """The grid of an array as a file stores it: voxels and mm along the stored axes (z, y, x).
 
@@ -118,7 +116,7 @@ def stored_geometry(
     x, y, z = (float(place) for place in origin)
     (a, b, c), first = axes, (x, y, z)
     sizes, widths = (shape[a], shape[b], shape[c]), (spacing[a], spacing[b], spacing[c])
-    return Geometry(sizes, widths, first, cosines, axes, flips, is_oriented=is_oriented)
+    return Geometry(sizes, widths, first, cosines, axes, flips)
 
 
 def nearest_lps(

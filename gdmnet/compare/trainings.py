@@ -100,12 +100,8 @@ class ComparedTrainings:
 
     def unpredicted_cases(self, method: Method) -> list[str]:
         """Cases that are still to predict."""
-        return [
-            case.identifier
-            for group in self.cases.groups
-            for case in group.cases
-            if not self.is_predicted(method, group, case)
-        ]
+        pairs = ((group, case) for group in self.cases.groups for case in group.cases)
+        return [pair[1].identifier for pair in pairs if not self.is_predicted(method, *pair)]
 
 
 def plan_trainings(

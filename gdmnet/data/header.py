@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BufferedIOBase
 from pathlib import Path
 
@@ -76,8 +76,6 @@ def make_geometry(
     spacing: Sequence[float],
     origin: Sequence[float],
     direction: np.ndarray,
-    *,
-    is_oriented: bool = True,
 ) -> Geometry:
     """The grid that a header gives, or the complaint that there can be no such grid.
 
@@ -87,7 +85,6 @@ def make_geometry(
         spacing: mm along them; a missing third is 1 mm thick.
         origin: mm (x, y, z) in LPS; what is missing is 0.
         direction: the cosines (n, n) of n axes, a column each.
-        is_oriented: whether the header tells them.
 
     Raises:
         DatasetError: impossible sizes, spacings, origins or axes, or several volumes.
@@ -111,8 +108,7 @@ def make_geometry(
     n_axes = min(3, len(direction))
     cosines[:n_axes, :n_axes] = direction[:n_axes, :n_axes]
     cosines = _at_right_angles(path, cosines)
-    stored = size[::-1], spacing[::-1]
-    return stored_geometry(*stored, origin, cosines, is_oriented=is_oriented)
+    return stored_geometry(size[::-1], spacing[::-1], origin, cosines)
 
 
 def check_size(path: Path, header: ImageHeader, *, is_packed: bool) -> None:
@@ -154,16 +150,16 @@ def read_meta_header(path: Path, handle: BufferedIOBase) -> ImageHeader:
         raise damaged(
             path, f"{n_there} of {header['CompressedDataSize']} compressed bytes are there"
         )
+    geometry = make_geometry(
+        path,
+        sides,
+        _numbers(path, _first(header, "ElementSpacing", "ElementSize"), "spacing", float)
+        or [1.0] * len(sides),
+        _numbers(path, offset, "origin", float) or [0.0] * len(sides),
+        np.reshape(cosines, (len(sides), -1)).T if cosines else np.eye(len(sides)),
+    )
     return ImageHeader(
-        make_geometry(
-            path,
-            sides,
-            _numbers(path, _first(header, "ElementSpacing", "ElementSize"), "spacing", float)
-            or [1.0] * len(sides),
-            _numbers(path, offset, "origin", float) or [0.0] * len(sides),
-            np.reshape(cosines, (len(sides), -1)).T if cosines else np.eye(len(sides)),
-            is_oriented=bool(cosines),
-        ),
+        replace(geometry, is_oriented=bool(cosines)),
         np.dtype("<>"[is_big] + _META_TYPES[header["ElementType"]]),
         begin,
         is_packed,
@@ -197,9 +193,9 @@ def read_nrrd_header(path: Path, handle: BufferedIOBase) -> ImageHeader:
     order = {"little": "<", "big": ">"}.get(header.get("endian", "").lower())
     if order is None and not kind.endswith("1"):
         raise DatasetError(f"{path}: NRRD endian {header.get('endian')!r}; use little or big")
-    frame, is_oriented = _nrrd_frame(path, header, len(sides)), bool(header.get("space"))
+    geometry = make_geometry(path, sides, *_nrrd_frame(path, header, len(sides)))
     return ImageHeader(
-        make_geometry(path, sides, *frame, is_oriented=is_oriented),
+        replace(geometry, is_oriented=bool(header.get("space"))),
         np.dtype((order or "<") + kind),
         handle.tell(),
         encoding != "raw",

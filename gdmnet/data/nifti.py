@@ -127,8 +127,8 @@ def _grid(
     if len(sides) == 2 and not spacing[2] > 0:
         spacing[2] = 1
     if name == "none":
-        nowhere = (0.0, 0.0, 0.0)
-        return make_geometry(path, sides, spacing.tolist(), nowhere, np.eye(3), is_oriented=False)
+        plain = make_geometry(path, sides, spacing.tolist(), (0.0, 0.0, 0.0), np.eye(3))
+        return replace(plain, is_oriented=False)
     if name == "qform":
         direction, origin = _qform_direction(path, forms), forms.qform[3:]
     else:
