@@ -115,12 +115,6 @@ def read_costs(folder: Path) -> dict[str, CaseCosts]:
     return codec.load(dict[str, CaseCosts], path) if path.is_file() else {}
 
 
-def changed_since(made: Path, *images: Path) -> bool:
-    """Whether an image was written, or put in its place, after what was made of it."""
-    times = (path.stat() for path in images)
-    return any(max(s.st_mtime_ns, s.st_ctime_ns) > made.stat().st_mtime_ns for s in times)
-
-
 def facts_of(
     model: Path,
     folds: Sequence[str],
@@ -200,7 +194,7 @@ def find_verdicts(
     kept = {}
     for method in methods:
         path = None if method.folder is None else method.folder / JUDGE_JSON
-        if path is not None and path.is_file() and not changed_since(path, *learnt):
+        if path is not None and path.is_file() and not _changed_since(path, *learnt):
             verdict = codec.load(JudgeVerdict, path)
             if (verdict.judge, verdict.matched) == (description, match):
                 kept[method.name] = verdict
@@ -228,7 +222,7 @@ def _kept_summary(
     path = method.folder / folders.SUMMARY_JSON
     images = (image for case in cases.files.values() for image in (case.target, case.mask))
     predictions = (method.predictions[name] for name in cases.files)
-    if not path.is_file() or changed_since(path, *filter(None, images), *predictions):
+    if not path.is_file() or _changed_since(path, *filter(None, images), *predictions):
         return None
     kept = codec.load(Summary, path)
     wanted = settings.convention, settings.match_intensity, set(cases.files)
@@ -376,3 +370,9 @@ def _with_targets(
     if missing:
         raise DatasetError(f"{raw}: no target of {', '.join(missing)}; put the files back")
     return tuple(known[name] for name in identifiers)
+
+
+def _changed_since(made: Path, *images: Path) -> bool:
+    """Whether an image was written, or put in its place, after what was made of it."""
+    times = (path.stat() for path in images)
+    return any(max(s.st_mtime_ns, s.st_ctime_ns) > made.stat().st_mtime_ns for s in times)

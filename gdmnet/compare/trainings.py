@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +19,6 @@ from gdmnet.compare.methods import (
     CaseGroup,
     ComparedMethod,
     ComparisonCases,
-    changed_since,
     facts_of,
     find_held_out,
     read_costs,
@@ -34,10 +34,11 @@ from gdmnet.compare.settings import (
 from gdmnet.data.case import CaseFiles
 from gdmnet.data.splits import split_for
 from gdmnet.errors import DatasetError, OutputError
+from gdmnet.files import file_sha256
 from gdmnet.folders import Roots
 from gdmnet.inference.inputs import output_name
 from gdmnet.inference.predict import predict_folder
-from gdmnet.inference.record import Predictions
+from gdmnet.inference.record import Predictions, record_name
 from gdmnet.inference.translator import Translator, load_model
 from gdmnet.models.card import PredictionSettings
 from gdmnet.models.device import find_device
@@ -89,19 +90,31 @@ class ComparedTrainings:
         finished = folders.finished_folds(self.model(variant))
         return [fold for fold in self.settings.folds if fold not in finished]
 
-    def is_predicted(self, method: Method, group: CaseGroup, case: CaseFiles) -> bool:
-        """Whether the prediction of a case is there, its costs, and nothing newer it comes from."""
+    def kept_cases(self, method: Method, group: CaseGroup) -> set[str]:
+        """Cases whose predictions, with their costs, were made of these very weights and scans."""
         home, model = self.predictions(method) / group.folder, self.model(method)
-        path = home / output_name(case, self.plan)
-        if case.identifier not in read_costs(home) or not path.is_file():
-            return False
-        trained = [folders.fold_folder(model, fold) / folders.FINAL for fold in group.folds]
-        return not changed_since(path, *case.sources, *(one for one in trained if one.is_file()))
+        costs, record = read_costs(home), home / record_name(0, 1)
+        trained = {fold: folders.fold_folder(model, fold) / folders.FINAL for fold in group.folds}
+        if not (record.is_file() and all(path.is_file() for path in trained.values())):
+            return set()
+        made = codec.load(Predictions, record)
+        if made.model.checkpoints != {fold: file_sha256(path) for fold, path in trained.items()}:
+            return set()
+        known = {name: made.cases[name].inputs for name in set(costs) & set(made.cases)}
+        return {
+            case.identifier
+            for case in group.cases
+            if known.get(case.identifier) == {path.name: file_sha256(path) for path in case.sources}
+            and (home / output_name(case, self.plan)).is_file()
+        }
 
     def unpredicted_cases(self, method: Method) -> list[str]:
         """Cases that are still to predict."""
-        pairs = ((group, case) for group in self.cases.groups for case in group.cases)
-        return [pair[1].identifier for pair in pairs if not self.is_predicted(method, *pair)]
+        missing = []
+        for group in self.cases.groups:
+            kept = self.kept_cases(method, group)
+            missing += [case.identifier for case in group.cases if case.identifier not in kept]
+        return missing
 
 
 def plan_trainings(
@@ -228,10 +241,12 @@ def _predict(trainings: ComparedTrainings, method: Method) -> None:
             folds=group.folds,
             device=trainings.device,
         )
-        output = home / group.folder
+        output, kept = home / group.folder, trainings.kept_cases(method, group)
+        if not kept:
+            shutil.rmtree(output, ignore_errors=True)  # of another model, or broken off
         costs = read_costs(output)
         for case in group.cases:
-            if not trainings.is_predicted(method, group, case):
+            if case.identifier not in kept:
                 (output / output_name(case, translator.plan)).unlink(missing_ok=True)
                 costs[case.identifier] = _predict_case(translator, case, output)
                 codec.save(costs, output / COSTS_JSON, private=True)

@@ -16,6 +16,7 @@ from gdmnet.commands.compare import build_parser, main
 from gdmnet.compare import trainings, verdict
 from gdmnet.compare.record import Comparison
 from gdmnet.data.volume import read_geometry, read_volume, write_volume
+from gdmnet.models import checkpoint
 from gdmnet.objectives.options import OPTIONS
 from gdmnet.training import loop
 
@@ -268,17 +269,30 @@ def test_a_corrected_target_is_scored_and_judged_anew(compared):
     assert after.verdict.prediction != before.verdict.prediction
 
 
-def test_what_a_prediction_comes_from_was_made_anew(compared, capsys):
-    model = "models/regression/Dataset999_Phantom/regression__3d_fullres/fold_0"
+def test_what_a_prediction_comes_from_was_changed(compared, capsys):
+    fold = "models/regression/Dataset999_Phantom/regression__3d_fullres/fold_0"
+    weights = place(compared) / fold / "checkpoint_final.pt"
     scan = next((compared / "raw/Dataset999_Phantom/imagesTs").glob("phantom_04*"))
-    for newer, cases in (
-        (scan, "phantom_04"),
-        (place(compared) / model / "checkpoint_final.pt", "phantom_04, phantom_05"),
-    ):
-        newer.touch()
-        assert call(compared, "--objectives", "regression", "--dry-run") == 0
-        assert capsys.readouterr().out.splitlines() == [f"predict regression: {cases}"]
+    given = {path: path.read_bytes() for path in (scan, weights)}
     assert call(compared, "--objectives", "regression") == 0
+    before = comparison(compared).figures["regression"].cases["phantom_05"]["mae"]
+    volume = read_volume(scan)
+    write_volume(scan, replace(volume, array=volume.array + 1))
+    assert left_of_regression(compared, capsys) == ["predict regression: phantom_04"]
+    state = checkpoint.load(weights)
+    checkpoint.save(weights, {**state, "ema": {k: 1.01 * v for k, v in state["ema"].items()}})
+    assert left_of_regression(compared, capsys) == ["predict regression: phantom_04, phantom_05"]
+    assert call(compared, "--objectives", "regression") == 0
+    assert comparison(compared).figures["regression"].cases["phantom_05"]["mae"] != before
+    for path, data in given.items():
+        path.write_bytes(data)
+    assert call(compared, "--objectives", "regression") == 0
+    assert comparison(compared).figures["regression"].cases["phantom_05"]["mae"] == before
+
+
+def left_of_regression(home, capsys) -> list[str]:
+    assert call(home, "--objectives", "regression", "--dry-run") == 0
+    return capsys.readouterr().out.splitlines()
 
 
 def test_another_judge_gives_every_verdict_anew(compared):
