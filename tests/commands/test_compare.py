@@ -291,6 +291,7 @@ def test_what_a_prediction_comes_from_was_changed(compared, capsys):
 
 
 def left_of_regression(home, capsys) -> list[str]:
+    capsys.readouterr()
     assert call(home, "--objectives", "regression", "--dry-run") == 0
     return capsys.readouterr().out.splitlines()
 
