@@ -52,7 +52,6 @@ VARIABLES = {
 PHASES = ("commands", "preparing", "batching", "training", "predicting")
 N_BATCHES = 16
 FILLING = 4  # steps in which gdm's banks of past rows fill
-STEPS = 1000  # a training's length; only schedules look at it
 MIN_EDGE = 4  # voxels of nnU-Net's coarsest maps: ExperimentPlanner.UNet_featuremap_min_edge_length
 RESIDUAL = "dynamic_network_architectures.architectures.unet.ResidualEncoderUNet"
 EQUAL, OWN = "equal", "own"  # configurations that are added to nnU-Net's plan
@@ -151,6 +150,8 @@ class Gdmnet:
     """gdmnet's tasks, on what gdm_plan_and_preprocess made in `home`."""
 
     def __init__(self, home: Path) -> None:
+        from step_cost import make_step
+
         from gdmnet import codec, folders
         from gdmnet.data.raw import read_description, training_cases
         from gdmnet.data.store import open_case
@@ -168,7 +169,10 @@ class Gdmnet:
         stored = [open_case(prepared / CONFIGURATION, name) for name in self.files]
         self.batches = Batches(stored, self.configuration, seed=0, augment=True)
         self.kept = self.batches.batch(0, 0)
-        self.steps = {objective: self._stepper(objective) for objective in OPTIONS}
+        self.steps = {
+            name: make_step(self.configuration, self.kept, name, options)
+            for name, options in OPTIONS.items()
+        }
 
     def describe(self) -> dict[str, Any]:
         """What the other side must have equal, and the network's size."""
@@ -230,33 +234,6 @@ class Gdmnet:
 
         torch.manual_seed(0)
         return generator_of(self.configuration, Inputs())
-
-    def _stepper(self, objective: str) -> Callable[[str], None]:
-        """A training without its loop's checkpoints and logs, as `training.loop` steps it."""
-        import torch
-
-        from gdmnet.encoders import build_encoder
-        from gdmnet.models.precision import autocast
-        from gdmnet.objectives.base import Context
-        from gdmnet.objectives.build import OBJECTIVES
-        from gdmnet.plan import Recipe
-        from gdmnet.training.step import GeneratorOptimizer
-
-        # random weights in the architecture of the embedded encoder: the same work
-        encoder = build_encoder("random", weights=None, configuration=self.configuration)
-        options = OPTIONS[objective]
-        context = Context(self.configuration, options, total_steps=STEPS, encoder=encoder)
-        built, device = OBJECTIVES[objective](context), torch.device("cpu")
-        recipe = Recipe(epochs=1, iterations=STEPS)
-        optimizer = GeneratorOptimizer(self._network().train(), recipe, device)
-        rng, numbers = torch.Generator(), iter(range(STEPS))
-
-        def step(precision: str) -> None:
-            with autocast(precision, device):
-                descent = built.descend(optimizer.trained, self.kept, rng)
-            optimizer.step(descent, next(numbers))
-
-        return step
 
 
 class NnUNet:

@@ -234,6 +234,12 @@ def test_rivals_measures_gdmnet_alone(script, tmp_path, capsys, monkeypatch):
     assert {row[3] for row in rows} == {"-"}  # no ratio without nnU-Net
     with pytest.raises(SystemExit):  # what is there stays
         rivals.main(words)
+    (plan,) = (tmp_path / "scratch").glob("**/preprocessed/*/plan.json")
+    assert script("step_cost").main([str(plan.parent), "-n", "1"]) == 0
+    *_, header, _, first, pooled, coupled, paired = capsys.readouterr().out.splitlines()
+    assert header == "| step in fp32 | CPU s | over regression's |"
+    assert first.endswith("| 1.000 |")
+    assert all(float(line.split("|")[3]) > 0 for line in (pooled, coupled, paired))
 
 
 def test_a_ratio_above_one_means_that_gdmnet_is_cheaper(script):
@@ -262,7 +268,7 @@ def test_commands_of_the_page_are_understood(script):
     scripts = {path.stem for path in (DOCUMENTATION / "benchmarks").glob("*.py")}
     assert scripts == {
         *("base_study", "engines", "expected_error", "judging", "large_volume", "method_study"),
-        *("rivals", "simulated_memory", "task_chains"),
+        *("rivals", "simulated_memory", "step_cost", "task_chains"),
     }
 
 
