@@ -49,7 +49,7 @@ def _run(args: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory() as scratch:
         library = fake_cuda.build(Path(scratch))
         if library is None:
-            raise DatasetError("no g++, or torch's headers do not fit it: nothing can be simulated")
+            raise DatasetError("no g++, or a torch that it does not fit: nothing can be simulated")
         plans = {
             (patient, memory): fake_cuda.planned(patient, memory)
             for patient in args.patients

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 class NumbersModule(nn.Module):
     """A module whose plain numbers are saved under their names, as its buffers are.
 
-    They are the int and float attributes of its class, where their first values stand.
+    They are the public int and float attributes of its class, where their first values stand.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        own = vars(type(self)).items()
-        self._numbers = {name: type(first) for name, first in own if type(first) in (int, float)}
+        own = {name: type(first) for name, first in vars(type(self)).items() if name[0] != "_"}
+        self._numbers = {name: kind for name, kind in own.items() if kind in (int, float)}
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:  # noqa: ANN401
         super()._save_to_state_dict(destination, prefix, keep_vars)

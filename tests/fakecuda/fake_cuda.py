@@ -49,10 +49,13 @@ def job(configuration: Configuration, objective: str, options: dict[str, Any]) -
 
 
 def build(folder: Path) -> Path | None:
-    """The library, compiled into a folder; None without a compiler or where it does not build."""
+    """The library, compiled into a folder; None without a compiler or where it does not build.
+
+    A torch that was built for CUDA has hooks of its own, beside which these cannot be registered.
+    """
     home, library = Path(torch.__file__).parent, folder / "fake_cuda.so"
     compiler = shutil.which("g++")
-    if compiler is None:
+    if compiler is None or torch.version.cuda is not None:
         return None
     options = ["-std=c++20", "-O0", "-shared", "-fPIC", f"-I{home / 'include'}"]
     linked = [f"-L{home / 'lib'}", "-ltorch_cpu", "-lc10", f"-Wl,-rpath,{home / 'lib'}"]

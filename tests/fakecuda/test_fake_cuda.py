@@ -26,7 +26,7 @@ SMALL = {
 def library(tmp_path_factory):
     found = fake_cuda.build(tmp_path_factory.mktemp("fakecuda"))
     if found is None:
-        pytest.skip("no g++, or torch's headers do not fit it")
+        pytest.skip("no g++, torch's headers do not fit it, or torch was built for CUDA")
     return found
 
 
