@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -230,16 +230,19 @@ def finish_fold(
         places = [Path(scratch) / f"{number}.npy" for number in range(len(few))]
         for case, place in zip(few, places, strict=True):
             np.save(place, translator.predict(as_input(case)).mean[0])
-        finish = fit_finish(
-            FinishCase(np.load(place), c.target[:][0], c.body[:] > 0, c.record.spacing)
-            for c, place in zip(few, places, strict=True)
-        )
+
+        def known() -> Iterator[FinishCase]:
+            for c, place in zip(few, places, strict=True):
+                spacing = c.record.spacing
+                yield FinishCase(np.load(place), c.target[:][0], c.body[:] > 0, spacing)
+
+        finish = fit_finish(known())
         tried: dict[str, Values] = {}
         for strength in STRENGTHS:
             attempt = dataclasses.replace(finish, strength=strength)
             finished = (
-                (c, apply_finish(attempt, np.load(place), c.body[:] > 0, c.record.spacing)[None])
-                for c, place in zip(few, places, strict=True)
+                (c, apply_finish(attempt, own.prediction, own.body, own.spacing)[None])
+                for c, own in zip(few, known(), strict=True)
             )
             tried[f"{strength:g}"] = _mean_scores(translator, finished)
     if front:

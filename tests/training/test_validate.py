@@ -15,11 +15,13 @@ from gdmnet.data.store import StoredCase, open_case
 from gdmnet.data.volume import read_volume
 from gdmnet.errors import CheckpointError
 from gdmnet.inference import PredictionSettings, load_model
+from gdmnet.inference.finish import STRENGTHS
 from gdmnet.metrics.evaluation import score
 from gdmnet.models import checkpoint
 from gdmnet.models.folder import DIAL_JSON, FINISH_JSON, DialChoice, read_run
 from gdmnet.plan import Run
 from gdmnet.preprocessing import prepare_and_store, prepare_volumes
+from gdmnet.training import validate
 from gdmnet.training.settings import TrainingSettings
 from gdmnet.training.validate import (
     SETTINGS,
@@ -144,6 +146,21 @@ def test_a_finish_is_as_strong_as_validation_allows_and_can_be_left_out(blurred)
     codec.save(read_run(home), home / folders.RUN_JSON)
     (home / FINISH_JSON).unlink()
     assert load_model(folder, device="cpu").card.finish == 0.5
+
+
+def test_a_finish_is_tried_as_it_is_applied(blurred, monkeypatch):
+    folder, case = blurred
+    tried, score = [], validate._mean_scores
+
+    def noted(translator, predicted):
+        pairs = list(predicted)
+        tried.append(pairs[0][1])
+        return score(translator, pairs)
+
+    monkeypatch.setattr(validate, "_mean_scores", noted)
+    assert finish_fold(trained_fold(folder), [case], 0.01, {}).strength == STRENGTHS[-1]
+    made = load_model(folder, device="cpu").predict(as_input(case)).mean
+    np.testing.assert_allclose(tried[-1], made, atol=1e-5)
 
 
 def test_a_finish_spends_what_the_dial_has_left_of_the_budget(blurred):
