@@ -326,6 +326,10 @@ def test_a_whole_field_of_view_counts_but_the_patient_gives_the_numbers(tmp_path
     box = of_body.record.box
     np.testing.assert_array_equal(crop(everything.source, box), of_body.source)
     np.testing.assert_array_equal(crop(everything.patient, box), of_body.body)
+    # and so is a target with numbers of its own
+    own = replace(configure(), target=PERCENTILES)
+    units = [prepare(files, replace(own, region=r)).record.target for r in ("body", "everything")]
+    assert units[0] == units[1]
     at_prediction = prepare(replace(files, target=None), whole)
     np.testing.assert_array_equal(at_prediction.source, case.source)
     np.testing.assert_array_equal(at_prediction.body, case.body)
