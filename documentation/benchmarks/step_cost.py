@@ -18,6 +18,7 @@ from statistics import median
 from typing import Any
 
 import torch
+from rivals import FILLING
 
 from gdmnet import codec, folders
 from gdmnet.commands.terminal import guarded, new_parser, positive_int
@@ -31,7 +32,6 @@ from gdmnet.plan import Configuration, Plan, Recipe
 from gdmnet.training.batches import Batches
 from gdmnet.training.step import GeneratorOptimizer
 
-FILLING = 4  # rounds in which gdm's banks of past rows fill
 STEPS = 1000  # a training's length; only schedules look at it
 DRIFTING = {"regression_share": 0.0}  # from the first step: as in the last 80 % of a training
 RUNS: dict[str, tuple[str, dict[str, Any]]] = {"regression": ("regression", {})}

@@ -90,8 +90,11 @@ class ComparedTrainings:
         finished = folders.finished_folds(self.model(variant))
         return [fold for fold in self.settings.folds if fold not in finished]
 
-    def kept_cases(self, method: Method, group: CaseGroup) -> set[str]:
+    def kept_cases(self, method: Method) -> set[str]:
         """Cases whose predictions, with their costs, were made of these very weights and scans."""
+        return set().union(*(self._kept_of_group(method, group) for group in self.cases.groups))
+
+    def _kept_of_group(self, method: Method, group: CaseGroup) -> set[str]:
         home, model = self.predictions(method) / group.folder, self.model(method)
         costs, record = read_costs(home), home / record_name(0, 1)
         trained = {fold: folders.fold_folder(model, fold) / folders.FINAL for fold in group.folds}
@@ -107,14 +110,6 @@ class ComparedTrainings:
             if known.get(case.identifier) == {path.name: file_sha256(path) for path in case.sources}
             and (home / output_name(case, self.plan)).is_file()
         }
-
-    def unpredicted_cases(self, method: Method) -> list[str]:
-        """Cases that are still to predict."""
-        missing = []
-        for group in self.cases.groups:
-            kept = self.kept_cases(method, group)
-            missing += [case.identifier for case in group.cases if case.identifier not in kept]
-        return missing
 
 
 def plan_trainings(
@@ -166,8 +161,8 @@ def what_is_left(trainings: ComparedTrainings) -> list[str]:
         for fold in trainings.untrained_folds(variant)
     ]
     for method in trainings.methods:
-        missing = trainings.unpredicted_cases(method)
-        if missing:
+        kept = trainings.kept_cases(method)
+        if missing := [name for name in trainings.cases.files if name not in kept]:
             lines.append(f"predict {method.name}: {', '.join(missing)}")
     return lines or ["everything is trained and predicted already"]
 
@@ -186,8 +181,9 @@ def work_off(trainings: ComparedTrainings) -> list[ComparedMethod]:
             dataset, name = trainings.plan.dataset, trainings.settings.configuration
             train_fold(dataset, name, fold, roots, _training_options(trainings, variant))
     for method in trainings.methods:
-        if trainings.unpredicted_cases(method):
-            _predict(trainings, method)
+        kept = trainings.kept_cases(method)
+        if not kept >= set(trainings.cases.files):
+            _predict(trainings, method, kept)
     return [_compared(trainings, method) for method in trainings.methods]
 
 
@@ -229,8 +225,8 @@ def _training_options(trainings: ComparedTrainings, variant: Method) -> Training
     )
 
 
-def _predict(trainings: ComparedTrainings, method: Method) -> None:
-    """Predict one case after the other; those whose costs a killed run knew are kept."""
+def _predict(trainings: ComparedTrainings, method: Method, kept: set[str]) -> None:
+    """Predict one case after the other; those that a killed run finished are kept."""
     _log.info("predicting %s", method.name)
     home = trainings.predictions(method)
     (home / folders.SUMMARY_JSON).unlink(missing_ok=True)
@@ -241,8 +237,8 @@ def _predict(trainings: ComparedTrainings, method: Method) -> None:
             folds=group.folds,
             device=trainings.device,
         )
-        output, kept = home / group.folder, trainings.kept_cases(method, group)
-        if not kept:
+        output = home / group.folder
+        if kept.isdisjoint(case.identifier for case in group.cases):
             shutil.rmtree(output, ignore_errors=True)  # of another model, or broken off
         costs = read_costs(output)
         for case in group.cases:
