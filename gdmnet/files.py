@@ -207,9 +207,13 @@ def lock_when_free(folder: Path) -> Iterator[None]:
 def file_sha256(path: Path) -> str:
     """SHA-256 of a file's bytes, as hexadecimal digits."""
     digest = hashlib.sha256()
-    with path.open("rb") as handle:
-        while block := handle.read(1 << 20):
-            digest.update(block)
+    try:
+        with path.open("rb") as handle:
+            while block := handle.read(1 << 20):
+                digest.update(block)
+    except OSError as problem:
+        problem.filename = str(path)  # what fails in reading, unlike in opening, does not name it
+        raise
     return digest.hexdigest()
 
 

@@ -219,3 +219,12 @@ def test_a_signal_while_the_old_folder_is_removed_leaves_nothing_of_it(tmp_path,
     with pytest.raises(KeyboardInterrupt):
         files.put_in_place(tmp_path / "new", tmp_path / "there")
     assert [path.name for path in tmp_path.rglob("*")] == ["there", "new"]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
+def test_a_file_that_fails_while_it_is_read_is_named(tmp_path):
+    broken = tmp_path / "scan.mha"
+    broken.symlink_to("/proc/self/mem")  # opens, and fails with an I/O error like a bad disk
+    with pytest.raises(OSError, match="Input/output error") as problem:
+        files.file_sha256(broken)
+    assert problem.value.filename == str(broken)

@@ -138,7 +138,7 @@ def _planned(dataset: _RawDataset, options: PlanOptions) -> tuple[Plan, Fingerpr
     from gdmnet.data.splits import choose_splits
     from gdmnet.planning.table import plan_table
 
-    existing = codec.load(Plan, dataset.plan) if dataset.plan.is_file() else None
+    existing = _plan_there(dataset.plan)
     known = None
     if existing is not None and not options.replan:
         if dataset.fingerprint.is_file():
@@ -165,6 +165,14 @@ def _planned(dataset: _RawDataset, options: PlanOptions) -> tuple[Plan, Fingerpr
             codec.save(value, path)
         codec.save(splits, dataset.folder / folders.SPLITS_JSON)
     return plan, fingerprint
+
+
+def _plan_there(path: Path) -> Plan | None:
+    try:
+        return codec.load(Plan, path) if path.is_file() else None
+    except PlanError as problem:
+        text = f"{problem}; to plan anew move it away: what was edited in it by hand goes with it"
+        raise PlanError(text) from None
 
 
 def _shared_plan(dataset: _RawDataset, options: PlanOptions) -> tuple[Plan, Fingerprint]:

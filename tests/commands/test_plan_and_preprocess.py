@@ -86,6 +86,16 @@ def test_an_edited_plan_is_kept_and_followed_until_replanned(raw_home):
     assert json.loads(path.read_text())["configurations"]["3d_fullres"]["spacing"][0] != 5.0
 
 
+def test_a_plan_that_cannot_be_read_says_how_to_plan_anew(raw_home, capsys):
+    path = raw_home / "preprocessed" / DATASET / "plan.json"
+    path.parent.mkdir(parents=True)
+    path.write_text('{"schema": 99}')
+    assert plan(raw_home, "--replan") == 2
+    assert "move it away" in capsys.readouterr().err
+    path.rename(path.with_name("old.json"))
+    assert plan(raw_home) == 0
+
+
 def test_a_changed_dataset_asks_for_a_new_plan(raw_home, capsys):
     assert plan(raw_home) == 0
     for file in (raw_home / "raw" / DATASET).glob("*Tr/phantom_03*"):
