@@ -142,9 +142,10 @@ METHODS: dict[str, Row] = {
     "deepbet_pooled": Row(encoder="deepbet"),
     "deepbet_strong": Row(options={"drift_ratio": 3 * RATIO}, encoder="deepbet"),
     "pooled_strong": Row(options={"drift_ratio": 3 * RATIO}),
+    "gan": Row("gan"),
     "gan_balanced": Row("gan", {"balance": RATIO}),
-    "perceptual": Row("regression", {"perceptual": 0.1}),
 }
+METHODS |= {f"perceptual_{w:g}": Row("regression", {"perceptual": w}) for w in (0.1, 0.5, 2.0)}
 
 
 def rows() -> dict[str, Row]:
