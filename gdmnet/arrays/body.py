@@ -22,6 +22,8 @@ NON_ZERO, CT, OTSU, WHOLE = "non-zero", "above -500 HU", "otsu", "whole volume"
 _BETWEEN_AIR_AND_TISSUE = -500.0  # HU; lung is below, and comes back when holes are filled
 _FINE = 2.0  # mm: what a mask is found on; its rim is finer
 _COUCH = 5.0  # mm: opening by this much parts the shell of a couch from the back on it
+_HOLDER = 8.0  # mm: and by this much the solid block of a head holder from the shoulder at it
+_BLOCK = 0.025  # of the body: smaller than an arm
 _SKIN = 3.0  # mm: Otsu cuts through the dark rim of the skin
 _GAPS = 6.0  # mm: sinuses, cortical bone and metal leave gaps of this size
 _BIAS = 40.0  # mm: the bias field of a coil varies more slowly than anatomy
@@ -182,10 +184,20 @@ def _masked_body(tissue: NDArray, spacing: Spacing) -> NDArray:
 
 
 def _ct_body(tissue: NDArray, spacing: Spacing) -> NDArray:
-    core = _without_islands(_opened(filled_slices(tissue), _reach(spacing, _COUCH)), 0.1)
+    filled = filled_slices(tissue)
+    core = _without_islands(_opened(filled, _reach(spacing, _COUCH)), 0.1)
+    core &= ~_blocks(filled, spacing)
     # What the opening cut off: ears, noses, chins, and the small end slices of a head or a chin.
     near = _grown(core, _reach(spacing, _COUCH, axial=False))
     return _filled_from_all_sides(_without_islands((tissue & near) | core, 0.1))
+
+
+def _blocks(tissue: NDArray, spacing: Spacing) -> NDArray:
+    """What is thick and small and hangs on the body by a narrow edge, as the blocks of a holder."""
+    reach, around = (_reach(spacing, _HOLDER, axial=axial) for axial in (True, False))
+    thick = _opened(tissue, reach)
+    patient = _without_islands(thick, _BLOCK)
+    return _grown(thick & ~patient, around) & ~_grown(patient, around)
 
 
 def _otsu_body(tissue: NDArray, spacing: Spacing) -> NDArray:

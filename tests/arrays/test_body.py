@@ -118,6 +118,20 @@ def test_a_nose_that_is_as_thin_as_a_couch_is_kept(chest, patient):
     assert mask[:, front - 1 : front, 24:27].all()
 
 
+def test_a_block_that_touches_the_patient_is_a_holder_and_an_arm_or_finger_is_none():
+    z, y, x = np.mgrid[:30, :110, :130]
+    trunk = ((y - 45) / 28) ** 2 + ((x - 60) / 40) ** 2 <= 1
+    arm = ((y - 45) / 12) ** 2 + ((x - 111) / 12) ** 2 <= 1
+    finger = (z > 20) & (np.abs(y - 12) < 10) & (np.abs(x - 60) <= 3)
+    block = (z > 10) & (z < 16) & (np.abs(y - 90) < 9) & (np.abs(x - 25) < 12)
+    edge = (z == 12) & (np.abs(y - 75) < 10) & (np.abs(x - 33) <= 3)
+    image = np.where(trunk | arm | finger | block | edge, 40.0, -1000.0).astype(np.float32)
+    mask, _ = body_mask(image[None], (3.0, 2.0, 2.0), [True])
+    assert mask[trunk | arm].all()
+    assert mask[finger].all()
+    assert not mask[block].any()
+
+
 @pytest.mark.parametrize("bias", [0.0, 2.0])
 def test_otsu_finds_a_patient_in_noise_under_a_bias_field(bias, patient, rng):
     field = np.exp(bias * np.linspace(-1, 1, SHAPE[1])).reshape(1, -1, 1)
