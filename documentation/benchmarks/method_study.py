@@ -200,7 +200,7 @@ def fronts(seed: int = 0) -> dict[str, list[str]]:
         own = _of_seed(name, seed)
         found[name] = [*of_seed(), f"{own}@0.5", own, f"{own}@1.5"]
         finishes = [f"{own}@0.5+finish_{a:g}" for a in FINISHES]
-        found[f"{name} + finish"] = [*of_seed(), f"{own}@0.5", *finishes]
+        found[f"{name} + finish"] = [*of_seed(), *finishes]
     found["stretch"] = of_seed(*(f"stretch_{s:g}" for s in STRETCHES))
     found["spectral"] = of_seed(*(f"spectral_{a:g}" for a in FILTERS))
     for name, n in product(SAMPLED, SAMPLER_STEPS):
