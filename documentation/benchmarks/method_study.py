@@ -12,9 +12,10 @@ A method's front goes from regression to its own row and beyond: rows `METHOD@T`
 theirs are weights between both, as `--realism T` takes them. `stretch_S` and `spectral_A` are
 what trivial means make of the regression, and `METHOD@T+finish_A` what the spectral finish makes of
 a row; both are fitted on four training cases. The second half of table.md compares methods at equal
-MAE, each interpolated along its own front; never compare rows of equal strength. `flow`, `bridge`
-and `diffusion`, whose networks are others, start from nothing and take as many steps as regression
-and a row together; `METHOD_steps_N` samples them in N steps, and their front is a straight line.
+MAE, each interpolated along its own front; never compare rows of equal strength. `whole`, gdm as
+gdm_train trains it, and `flow`, `bridge` and `diffusion`, whose networks are others, start from
+nothing and take as many steps as regression and a row together; `METHOD_steps_N` samples them in N
+steps, and their front is a straight line.
 
 On a slow machine `--small` halves the generator's and the encoder's features, takes two thirds of
 the patch and overlaps windows by a quarter: other figures, the same comparison. Every dataset,
@@ -145,6 +146,10 @@ METHODS: dict[str, Row] = {
     "gan": Row("gan"),
     "gan_balanced": Row("gan", {"balance": RATIO}),
 }
+METHODS |= {f"pooled_perceptual_{w:g}": Row(options={"perceptual": w}) for w in (0.5, 2.0)}
+METHODS["strong_perceptual_2"] = Row(options={"perceptual": 2.0, "drift_ratio": 3 * RATIO})
+METHODS["whole"] = Row(from_regression=False)
+METHODS["whole_perceptual_2"] = Row(options={"perceptual": 2.0}, from_regression=False)
 METHODS |= {f"perceptual_{w:g}": Row("regression", {"perceptual": w}) for w in (0.1, 0.5, 2.0)}
 
 
@@ -306,11 +311,12 @@ class Study:
         """Train one row; seconds a step: of the median epoch, its validation included."""
         how, base = self.settings, _of_seed("base", row.seed)
         is_base, tunes = name == base, row.from_regression and name != base
+        is_drift = row.objective == "gdm"
         steps = how.base_steps if is_base else how.steps if tunes else how.base_steps + how.steps
         begun = (self._fold(name) / folders.LATEST).is_file()
         settings = TrainingSettings(
             objective=row.objective,
-            objective_options=(FINE_TUNING if row.objective == "gdm" else {}) | dict(row.options),
+            objective_options=(FINE_TUNING if is_drift and tunes else {}) | dict(row.options),
             epochs=max(1, steps // 50),
             iterations=min(50, steps),
             learning_rate=how.learning_rate if tunes else None,

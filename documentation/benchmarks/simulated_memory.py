@@ -30,6 +30,7 @@ TRAININGS: dict[str, tuple[str, Options]] = {
 }
 TRAININGS |= {"gdm, dial": ("gdm", {"realism_dial": True})}
 TRAININGS |= {"perceptual": ("regression", {"perceptual": 0.1})}
+TRAININGS |= {"gdm, perceptual": ("gdm", {"perceptual": 0.1})}
 HEADER = """| data | GB | patch | batch | training | predicted | simulated | error | device |
 |---|---|---|---|---|---|---|---|---|"""
 

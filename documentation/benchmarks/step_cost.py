@@ -36,6 +36,7 @@ STEPS = 1000  # a training's length; only schedules look at it
 DRIFTING = {"regression_share": 0.0}  # from the first step: as in the last 80 % of a training
 RUNS: dict[str, tuple[str, dict[str, Any]]] = {"regression": ("regression", {})}
 RUNS |= {f"gdm, {name}": ("gdm", {**DRIFTING, "pairing": name}) for name in PAIRINGS}
+RUNS["gdm, perceptual"] = ("gdm", {**DRIFTING, "perceptual": 2.0})
 
 
 def make_step(

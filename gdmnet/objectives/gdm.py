@@ -17,7 +17,7 @@ from gdmnet.drifting.coordination import COORDINATIONS, balance
 from gdmnet.drifting.representations import Draw, look
 from gdmnet.geometry import Shape
 from gdmnet.objectives.base import Batch, Context, Descent, Metrics, Objective
-from gdmnet.objectives.fidelity import all_finite, fidelity_gradient
+from gdmnet.objectives.fidelity import all_finite
 from gdmnet.objectives.gdm_levels import (
     draw_rows,
     drift_gradient,
@@ -29,7 +29,7 @@ from gdmnet.objectives.gdm_levels import (
 from gdmnet.objectives.gdm_state import DriftState, Schedule, watch_validation
 from gdmnet.objectives.options import GdmOptions, read_objective_options
 from gdmnet.objectives.ranks import on_all_ranks
-from gdmnet.objectives.regression import Regression
+from gdmnet.objectives.regression import Regression, faithful_gradient
 
 
 class Gdm(Objective):
@@ -57,12 +57,13 @@ class Gdm(Objective):
         options, state, step = self.options, self.state, self.state.begin_step()
         ratio = self.schedule.ratio_at(step, state.ratio_factor)  # r
         output = generator(batch.source)  # x
-        leaf, loss, g_f = fidelity_gradient(output, batch, name=options.fidelity)  # d|m (x - y)|/dx
-        if not on_all_ranks(condition=all_finite(loss, g_f), device=leaf.device):
-            return Descent(output, g_f, {"fidelity": loss}, finite=False)
-        if not self.schedule.drifts(step):
-            return Descent(output, g_f, self._metrics(loss, ratio, {}))
-        views = look(self.encoder, leaf, batch.target, batch.mask)  # f(x), f(y)
+        leaf, views, g_f, metrics = faithful_gradient(  # f(x), f(y); d (|m (x - y)| + w P) / dx
+            output, batch, options, self.encoder, looks=self.schedule.drifts(step)
+        )
+        if not on_all_ranks(condition=all_finite(*metrics.values(), g_f), device=leaf.device):
+            return Descent(output, g_f, {**metrics}, finite=False)
+        if views is None or not self.schedule.drifts(step):
+            return Descent(output, g_f, self._metrics(metrics, ratio, {}))
         with torch.autocast(leaf.device.type, enabled=False):
             # The step's own generator: a resumed training draws what the unbroken one draws.
             places = torch.Generator().manual_seed((self.context.seed * 1_000_003 + step) % 2**63)
@@ -75,22 +76,23 @@ class Gdm(Objective):
             h = balance(g_d, n_f, n_d)  # g_d N_f / N_d
             h = COORDINATIONS[options.coordination](h, g_f)  # h - min(<h, g_f>, 0) / |g_f|^2 g_f
             g = g_f + ratio * h
-        return Descent(output, g, self._metrics(loss, ratio, watched(found, g_d, g_f, n_f, n_d)))
+        return Descent(output, g, self._metrics(metrics, ratio, watched(found, g_d, g_f, n_f, n_d)))
 
     def twin(self) -> tuple[Regression, int] | None:
         """A regression from the step on in which the drift first moves the generator."""
         if not self.options.realism_dial:
             return None
-        faithful = replace(self.context, options={"fidelity": self.options.fidelity})
+        own = {name: getattr(self.options, name) for name in ("fidelity", "perceptual")}
+        faithful = replace(self.context, options=own)
         return Regression(faithful), self.schedule.start
 
     def on_validation(self, metrics: Mapping[str, float]) -> None:
         """Halve r where realism is bought too dearly; called at most once an epoch."""
         watch_validation(metrics, self.state, self.schedule, adapts=self.options.adapt_drift)
 
-    def _metrics(self, loss: Tensor, ratio: float, watch: dict[str, Tensor]) -> Metrics:
+    def _metrics(self, found: dict[str, Tensor], ratio: float, watch: dict[str, Tensor]) -> Metrics:
         skipped = self.state.skipped_in_a_row > 0  # its mean over an epoch is the skipped share
-        return {"fidelity": loss, "drift_skipped": float(skipped), **watch, "ratio": ratio}
+        return {**found, "drift_skipped": float(skipped), **watch, "ratio": ratio}
 
 
 def empty_state(options: GdmOptions, patch_size: Shape, encoder: nn.Module) -> DriftState:

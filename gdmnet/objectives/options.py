@@ -19,6 +19,11 @@ def _fidelity(default: str) -> Any:  # noqa: ANN401 (of a field's own type)
     return setting(default, "penalty of the error", choices=("l1", "huber", "l2"))
 
 
+def _perceptual() -> Any:  # noqa: ANN401
+    text = "gdm and regression: weight of the distance in the encoder's features"
+    return setting(0.0, text, least=0, metavar="W")
+
+
 @dataclass(frozen=True)
 class GdmOptions(Settings):
     """Options of `gdm`; the defaults are the study's (documentation/benchmarks.md)."""
@@ -27,6 +32,7 @@ class GdmOptions(Settings):
         0.2, "gdm: r, the drift against the fidelity; more is more realistic", least=0, metavar="R"
     )
     fidelity: str = _fidelity("l1")
+    perceptual: float = _perceptual()
     pairing: str = setting(
         "pooled", "who is compared with whom", choices=("pooled", "coupled", "paired")
     )
@@ -65,9 +71,11 @@ class RegressionOptions(Settings):
     """Options of `regression`; without the distance of features it needs no encoder."""
 
     fidelity: str = _fidelity("l1")
-    perceptual: float = setting(
-        0.0, "regression: weight of the distance in the encoder's features", least=0, metavar="W"
-    )
+    perceptual: float = _perceptual()
+
+
+FaithfulOptions = GdmOptions | RegressionOptions
+"""Both have a fidelity and the weight of a perceptual distance beside it."""
 
 
 @dataclass(frozen=True)

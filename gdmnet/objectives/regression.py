@@ -9,10 +9,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from gdmnet.drifting.representations import coverage, look
-from gdmnet.objectives.base import Batch, Context, Descent, Metrics, Objective
+from gdmnet.drifting.representations import Views, coverage, look
+from gdmnet.objectives.base import Batch, Context, Descent, Objective
 from gdmnet.objectives.fidelity import all_finite, fidelity_gradient, masked_mean
-from gdmnet.objectives.options import RegressionOptions, read_objective_options
+from gdmnet.objectives.options import FaithfulOptions, RegressionOptions, read_objective_options
 
 SCALE = 1024.0  # of the loss in its backward: keeps float16 gradients from vanishing
 FLOOR = 1e-6  # of a mean square: a location without any features has none to compare
@@ -32,26 +32,47 @@ class Regression(Objective):
     def descend(self, generator: nn.Module, batch: Batch, rng: torch.Generator) -> Descent:
         """One forward of the generator and the fidelity's gradient at its output."""
         output = generator(batch.source)
-        leaf, loss, gradient = fidelity_gradient(output, batch, name=self.options.fidelity)
-        metrics: Metrics = {"fidelity": loss}
-        if self.encoder is not None:
-            distance, pull = perceptual_gradient(self.encoder, leaf, batch)
-            gradient = gradient + self.options.perceptual * pull
-            metrics["perceptual"] = distance
-        return Descent(output, gradient, metrics, all_finite(loss, gradient))
+        _, _, gradient, metrics = faithful_gradient(output, batch, self.options, self.encoder)
+        finite = all_finite(*metrics.values(), gradient)
+        return Descent(output, gradient, {**metrics}, finite)
 
 
-def perceptual_gradient(encoder: nn.Module, leaf: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+def faithful_gradient(
+    output: Tensor,
+    batch: Batch,
+    options: FaithfulOptions,
+    encoder: nn.Module | None,
+    *,
+    looks: bool = False,
+) -> tuple[Tensor, Views | None, Tensor, dict[str, Tensor]]:
+    """Cut the graph at the generator's output, and differentiate L1 + w P there.
+
+    Returns:
+        leaf: the output as a detached float32 leaf that requires gradients, (b, 1, z, y, x).
+        views: leaf and target through the encoder, their graph kept; None without w and `looks`.
+        gradient: d (L1 + w P) / d leaf, float32 (b, 1, z, y, x).
+        metrics: L1 ("fidelity") and, where it has a weight, P ("perceptual").
+    """
+    leaf, loss, gradient = fidelity_gradient(output, batch, name=options.fidelity)
+    metrics, views = {"fidelity": loss}, None
+    if encoder is not None and (looks or options.perceptual):
+        views = look(encoder, leaf, batch.target, batch.mask)
+    if views is not None and options.perceptual:
+        metrics["perceptual"], pull = perceptual_gradient(views, leaf)
+        gradient = gradient + options.perceptual * pull
+    return leaf, views, gradient, metrics
+
+
+def perceptual_gradient(views: Views, leaf: Tensor) -> tuple[Tensor, Tensor]:
     """The perceptual distance P of a prediction, and dP / d leaf, float32 (b, 1, z, y, x).
 
     Outside the mask the encoder sees the target in both images, so that the gradient there is 0.
+    The views' graph is kept.
     """
-    with torch.enable_grad():
-        views = look(encoder, leaf, batch.target, batch.mask)
-        with torch.autocast(leaf.device.type, enabled=False):
-            apart = [feature_distance(mine, real, batch.mask) for _, mine, real in views.stages()]
-            distance = torch.stack(apart).mean()
-        (gradient,) = torch.autograd.grad(SCALE * distance, leaf)
+    with torch.autocast(leaf.device.type, enabled=False):
+        apart = [feature_distance(mine, real, views.mask) for _, mine, real in views.stages()]
+        distance = torch.stack(apart).mean()
+    (gradient,) = torch.autograd.grad(SCALE * distance, leaf, retain_graph=True)
     return distance.detach(), gradient / SCALE
 
 

@@ -11,7 +11,7 @@ import torch
 
 from gdmnet.errors import TrainingError
 from gdmnet.models.device import memory_gb
-from gdmnet.objectives.options import GdmOptions, RegressionOptions, read_objective_options
+from gdmnet.objectives.options import FaithfulOptions, GdmOptions, read_objective_options
 from gdmnet.plan import Configuration, Run
 from gdmnet.planning.memory import device_gb_for, step_gb
 
@@ -28,7 +28,7 @@ def predicted_gb(run: Run, configuration: Configuration) -> float:
         configuration.batch_size,
         run.objective,
         twin=isinstance(options, GdmOptions) and options.realism_dial,
-        perceptual=isinstance(options, RegressionOptions) and options.perceptual > 0,
+        perceptual=isinstance(options, FaithfulOptions) and options.perceptual > 0,
         precision=run.recipe.precision,
     )
 

@@ -236,10 +236,10 @@ def test_rivals_measures_gdmnet_alone(script, tmp_path, capsys, monkeypatch):
         rivals.main(words)
     (plan,) = (tmp_path / "scratch").glob("**/preprocessed/*/plan.json")
     assert script("step_cost").main([str(plan.parent), "-n", "1"]) == 0
-    *_, header, _, first, pooled, coupled, paired = capsys.readouterr().out.splitlines()
+    *_, header, _, first, pooled, coupled, paired, both = capsys.readouterr().out.splitlines()
     assert header == "| step in fp32 | CPU s | over regression's |"
     assert first.endswith("| 1.000 |")
-    assert all(float(line.split("|")[3]) > 0 for line in (pooled, coupled, paired))
+    assert all(float(line.split("|")[3]) > 0 for line in (pooled, coupled, paired, both))
 
 
 def test_a_ratio_above_one_means_that_gdmnet_is_cheaper(script):

@@ -43,8 +43,9 @@ def descend(objective: Gdm, batch: Batch | None = None, step: int = 0):
     return objective.descend(small_generator(), batch, torch.Generator())
 
 
-def fidelity_gradient(batch: Batch) -> torch.Tensor:
-    return Regression(make_context()).descend(small_generator(), batch, None).cotangent
+def fidelity_gradient(batch: Batch, **options) -> torch.Tensor:
+    objective = Regression(make_context(**options))
+    return objective.descend(small_generator(), batch, None).cotangent
 
 
 def train(objective, steps: int, *, dropout: float = 0.0, rate: float = 3e-3):
@@ -73,6 +74,17 @@ def test_without_drift_it_is_regression_to_the_bit(monkeypatch):
         not torch.equal(mine, other)
         for mine, other in zip(drifted.parameters(), plain.parameters(), strict=True)
     )
+
+
+def test_without_drift_it_has_the_perceptual_distance_of_regression():
+    options = {"perceptual": 2.0}
+    with_distance, descents = train(Gdm(gdm_context(24, drift_ratio=0.0, **options)), 12)
+    plain, others = train(Regression(make_context(**options)), 12)
+    for mine, other in zip(with_distance.parameters(), plain.parameters(), strict=True):
+        assert torch.equal(mine, other)
+    assert descents[-1].metrics["perceptual"] == others[-1].metrics["perceptual"] > 0
+    twin, start = Gdm(gdm_context(24, realism_dial=True, **options)).twin()
+    assert (twin.options.perceptual, start) == (2.0, 5)
 
 
 def test_the_encoder_runs_only_when_needed():
@@ -155,12 +167,14 @@ def test_by_voxels_the_drift_keeps_half_of_what_it_loses_by_samples():
     assert not torch.allclose(found["voxel"], found["sample"], rtol=0.01)
 
 
-def test_the_drift_has_the_ratio_of_the_fidelity_norm():
-    objective = Gdm(gdm_context(**AT_ONCE, drift_ratio=0.5))
+@pytest.mark.parametrize("weight", [0.0, 2.0])
+def test_the_drift_has_the_ratio_of_the_fidelity_norm(weight):
+    objective = Gdm(gdm_context(**AT_ONCE, drift_ratio=0.5, perceptual=weight))
     for step in range(4):
         batch = make_batch(step)
-        added = descend(objective, batch).cotangent - fidelity_gradient(batch)
-    expected = 0.5 * norms(fidelity_gradient(batch)).mean()
+        faithful = fidelity_gradient(batch, perceptual=weight)
+        added = descend(objective, batch).cotangent - faithful
+    expected = 0.5 * norms(faithful).mean()
     assert float(norms(added).mean()) == pytest.approx(float(expected), rel=0.3)
 
 

@@ -15,6 +15,7 @@ from objectives.small import (
 )
 from torch import nn
 
+from gdmnet.drifting.representations import look
 from gdmnet.errors import SettingError, TrainingError
 from gdmnet.objectives.base import Batch
 from gdmnet.objectives.fidelity import fidelity_gradient
@@ -37,6 +38,10 @@ def slow_distance(generated, target, weights) -> float:
         total += weight * apart / c
         count += weight
     return total / count
+
+
+def pull_of(encoder, leaf, batch):
+    return perceptual_gradient(look(encoder, leaf, batch.target, batch.mask), leaf)
 
 
 def leaf_of(batch: Batch) -> torch.Tensor:
@@ -70,15 +75,11 @@ def test_only_directions_count_and_the_number_of_channels_does_not():
 def test_the_gradient_is_that_of_finite_differences():
     encoder, batch = CountingEncoder(), make_batch(0, mask=half_mask())
     leaf = leaf_of(batch)
-    distance, gradient = perceptual_gradient(encoder, leaf, batch)
+    distance, gradient = pull_of(encoder, leaf, batch)
     direction = gradient / gradient.norm()
     step = 0.02
-    ahead, _ = perceptual_gradient(
-        encoder, (leaf + step * direction).detach().requires_grad_(), batch
-    )
-    back, _ = perceptual_gradient(
-        encoder, (leaf - step * direction).detach().requires_grad_(), batch
-    )
+    ahead, _ = pull_of(encoder, (leaf + step * direction).detach().requires_grad_(), batch)
+    back, _ = pull_of(encoder, (leaf - step * direction).detach().requires_grad_(), batch)
     assert float(ahead - back) / (2 * step) == pytest.approx(float(gradient.norm()), rel=0.02)
     assert float(distance) > 0
     assert not distance.requires_grad
@@ -91,7 +92,7 @@ def test_every_stage_has_its_share():
 
     batch = make_batch(0)
     leaf = leaf_of(batch)
-    found, _ = perceptual_gradient(Two(), leaf, batch)
+    found, _ = pull_of(Two(), leaf, batch)
     maps = zip(Two()(leaf), Two()(batch.target), strict=True)
     each = [float(feature_distance(m, t, batch.mask).detach()) for m, t in maps]
     assert float(found) == pytest.approx(sum(each) / 2, rel=1e-5)
@@ -100,10 +101,10 @@ def test_every_stage_has_its_share():
 def test_nothing_outside_the_mask_counts():
     encoder, batch = CountingEncoder(), make_batch(0, mask=half_mask())
     leaf = leaf_of(batch)
-    distance, gradient = perceptual_gradient(encoder, leaf, batch)
+    distance, gradient = pull_of(encoder, leaf, batch)
     assert not bool(gradient[batch.mask == 0].any())
     odd = torch.where(batch.mask > 0, leaf.detach(), 50.0).requires_grad_(True)
-    again, same = perceptual_gradient(encoder, odd, batch)
+    again, same = pull_of(encoder, odd, batch)
     assert float(again) == float(distance)
     assert torch.equal(same, gradient)
 
@@ -113,7 +114,7 @@ def test_regression_adds_the_weighted_gradient():
     objective = Regression(make_context(encoder=encoder, perceptual=0.5))
     descent = objective.descend(generator, batch, torch.Generator())
     leaf, loss, fidelity = fidelity_gradient(generator(batch.source), batch)
-    distance, pull = perceptual_gradient(encoder, leaf, batch)
+    distance, pull = pull_of(encoder, leaf, batch)
     assert torch.equal(descent.cotangent, fidelity + 0.5 * pull)
     assert descent.metrics == {"fidelity": float(loss), "perceptual": float(distance)}
 
@@ -172,6 +173,6 @@ def test_what_cannot_be_is_named():
 
 def test_an_empty_mask_moves_nothing():
     batch = make_batch(0, mask=torch.zeros(2, 1, 8, 12, 16))
-    distance, gradient = perceptual_gradient(CountingEncoder(), leaf_of(batch), batch)
+    distance, gradient = pull_of(CountingEncoder(), leaf_of(batch), batch)
     assert float(distance) == 0
     assert not bool(gradient.any())
