@@ -9,7 +9,8 @@ finished is kept, so the script can be stopped and started again, or started twi
 rows; STUDY/table.md and front.png are made anew after every row.
 
 A method's front goes from regression to its own row and beyond: rows `METHOD@T` need no training,
-theirs are weights between both, as `--realism T` takes them. `stretch_S` and `spectral_A` are
+theirs are weights between both, as `--realism T` takes them; where the fidelity has a perceptual
+distance, between that regression and the row. `stretch_S` and `spectral_A` are
 what trivial means make of the regression, and `METHOD@T+finish_A` what the spectral finish makes of
 a row; both are fitted on four training cases. The second half of table.md compares methods at equal
 MAE, each interpolated along its own front; never compare rows of equal strength. `whole`, gdm as
@@ -190,6 +191,12 @@ def _finished(name: str, row: Row) -> dict[str, Row]:
     }
 
 
+def _twin_of(row: Row) -> str:
+    """What a method is without its drift: the row at T = 0."""
+    weight = row.options.get("perceptual") if row.objective == "gdm" else None
+    return _of_seed(f"perceptual_{weight:g}" if weight else "regression", row.seed)
+
+
 def _of_seed(name: str, seed: int) -> str:
     return f"{name}_seed{seed}" if seed else name
 
@@ -201,9 +208,10 @@ def fronts(seed: int = 0) -> dict[str, list[str]]:
         return [_of_seed(name, seed) for name in ("regression", *names)]
 
     found = {}
-    for name in METHODS:
+    for name, row in METHODS.items():
         own = _of_seed(name, seed)
-        found[name] = [*of_seed(), f"{own}@0.5", own, f"{own}@1.5"]
+        weakest = dict.fromkeys([*of_seed(), _twin_of(dataclasses.replace(row, seed=seed))])
+        found[name] = [*weakest, f"{own}@0.5", own, f"{own}@1.5"]
         finishes = [f"{own}@0.5+finish_{a:g}" for a in FINISHES]
         found[f"{name} + finish"] = [*of_seed(), *finishes]
     found["stretch"] = of_seed(*(f"stretch_{s:g}" for s in STRETCHES))
@@ -247,7 +255,7 @@ class Study:
     def _before(self, name: str) -> list[str]:
         """The rows that a row is made of."""
         row = self.rows[name]
-        others = [] if row.realism is None else [_of_seed("regression", row.seed)]
+        others = [] if row.realism is None else [_twin_of(row)]
         return [*others, *([row.of] if row.of else [])]
 
     def _prepare(self) -> None:
@@ -337,15 +345,14 @@ class Study:
         return median(record["seconds"] for record in log.read(fold)) / settings.iterations
 
     def _model(self, name: str) -> Path:
-        """What a row predicts with; a dialled model has regression's weights as its twin."""
+        """What a row predicts with; a dialled model has its twin's weights beside."""
         row = self.rows[name]
         if row.realism is None:
             return self._fold(row.of or name).parent
         origin, fold = self._fold(row.of), self._fold(f"{row.of}@dial")
         if not (fold / folders.FINAL).is_file():
             shutil.copytree(origin.parent, fold.parent, dirs_exist_ok=True)
-            regression = self._fold(_of_seed("regression", row.seed))
-            twin = checkpoint.load(regression / folders.FINAL)["ema"]
+            twin = checkpoint.load(self._fold(_twin_of(row)) / folders.FINAL)["ema"]
             state = checkpoint.load(origin / folders.FINAL)
             checkpoint.save(fold / folders.FINAL, {**state, "twin": twin})
         return fold.parent
