@@ -148,7 +148,6 @@ METHODS: dict[str, Row] = {
     "gan_balanced": Row("gan", {"balance": RATIO}),
 }
 METHODS |= {f"pooled_perceptual_{w:g}": Row(options={"perceptual": w}) for w in (0.5, 2.0)}
-METHODS["strong_perceptual_2"] = Row(options={"perceptual": 2.0, "drift_ratio": 3 * RATIO})
 METHODS["whole"] = Row(from_regression=False)
 METHODS["whole_perceptual_2"] = Row(options={"perceptual": 2.0}, from_regression=False)
 METHODS |= {f"perceptual_{w:g}": Row("regression", {"perceptual": w}) for w in (0.1, 0.5, 2.0)}

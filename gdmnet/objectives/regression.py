@@ -49,7 +49,8 @@ def faithful_gradient(
 
     Returns:
         leaf: the output as a detached float32 leaf that requires gradients, (b, 1, z, y, x).
-        views: leaf and target through the encoder, their graph kept; None without w and `looks`.
+        views: leaf and target through the encoder; with `looks` their graph is kept. None without
+            w and `looks`.
         gradient: d (L1 + w P) / d leaf, float32 (b, 1, z, y, x).
         metrics: L1 ("fidelity") and, where it has a weight, P ("perceptual").
     """
@@ -58,21 +59,21 @@ def faithful_gradient(
     if encoder is not None and (looks or options.perceptual):
         views = look(encoder, leaf, batch.target, batch.mask)
     if views is not None and options.perceptual:
-        metrics["perceptual"], pull = perceptual_gradient(views, leaf)
+        metrics["perceptual"], pull = perceptual_gradient(views, leaf, keep=looks)
         gradient = gradient + options.perceptual * pull
     return leaf, views, gradient, metrics
 
 
-def perceptual_gradient(views: Views, leaf: Tensor) -> tuple[Tensor, Tensor]:
+def perceptual_gradient(views: Views, leaf: Tensor, *, keep: bool = False) -> tuple[Tensor, Tensor]:
     """The perceptual distance P of a prediction, and dP / d leaf, float32 (b, 1, z, y, x).
 
     Outside the mask the encoder sees the target in both images, so that the gradient there is 0.
-    The views' graph is kept.
+    The views' graph is freed, unless something is to `keep` it for another backward.
     """
     with torch.autocast(leaf.device.type, enabled=False):
         apart = [feature_distance(mine, real, views.mask) for _, mine, real in views.stages()]
         distance = torch.stack(apart).mean()
-    (gradient,) = torch.autograd.grad(SCALE * distance, leaf, retain_graph=True)
+    (gradient,) = torch.autograd.grad(SCALE * distance, leaf, retain_graph=keep)
     return distance.detach(), gradient / SCALE
 
 
