@@ -1,6 +1,6 @@
 import json
 import math
-from datetime import datetime, timedelta
+from datetime import datetime
 
 import pytest
 import torch
@@ -13,8 +13,16 @@ def _record(epoch, **values):
     return {"epoch": epoch, "epochs": 12, "fidelity": 0.5, "skipped": 0, "best": False} | values
 
 
-def clock(seconds):
-    return (datetime.now().astimezone() + timedelta(seconds=seconds)).strftime("%H:%M")
+@pytest.fixture
+def half_past_ten(monkeypatch):
+    """A clock that stands: the minute must not turn between a line and what it is compared with."""
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return cls(2026, 11, 30, 22, 30, 50, tzinfo=tz)
+
+    monkeypatch.setattr(log, "datetime", Clock)
 
 
 def test_what_is_logged_is_read(tmp_path):
@@ -32,24 +40,25 @@ def test_numbers_that_are_not_finite_become_null(tmp_path):
     assert "fidelity" not in (tmp_path / log.LOG_TXT).read_text()
 
 
-def test_the_readable_line_tells_what_matters():
+def test_the_readable_line_tells_what_matters(half_past_ten):
     line = log.readable(
         _record(3, validation_mae=0.1234567, validation_sharpness=0.8, seconds=2.04, best=True)
     )
     assert line == (
-        f"epoch  3/12  {clock(0)}  fidelity 0.5000  validation MAE 0.123 network units"
-        f"  sharpness 0.800  2.0 s  best so far  18 s to go, done about {clock(18)}"
+        "epoch  3/12  22:30  fidelity 0.5000  validation MAE 0.123 network units"
+        "  sharpness 0.800  2.0 s  best so far  18 s to go, done about 22:31"
     )
     in_hu = log.readable(_record(12, validation_mae=0.1234567, validation_mae_hu=61.72835))
-    assert in_hu == f"epoch 12/12  {clock(0)}  fidelity 0.5000  validation MAE 61.7 HU"
+    assert in_hu == "epoch 12/12  22:30  fidelity 0.5000  validation MAE 61.7 HU"
     in_file = log.readable(_record(12, validation_mae=0.25, validation_mae_file=0.5))
     assert in_file.endswith("validation MAE 0.500 file units")
     assert "skipped 4" in log.readable(_record(3, skipped=4))
 
 
-def test_every_epoch_tells_how_long_the_others_will_take():
-    assert log.readable(_record(1, seconds=30.0)).endswith(f"6 min to go, done about {clock(330)}")
+def test_every_epoch_tells_how_long_the_others_will_take(half_past_ten):
+    assert log.readable(_record(1, seconds=30.0)).endswith("6 min to go, done about 22:36")
     assert "to go" not in log.readable(_record(12, seconds=30.0))
+    assert log.clock_after(6000) == "Tue 00:10"
 
 
 @pytest.mark.parametrize(
