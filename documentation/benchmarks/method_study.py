@@ -14,9 +14,9 @@ distance, between that regression and the row. `stretch_S` and `spectral_A` are
 what trivial means make of the regression, and `METHOD@T+finish_A` what the spectral finish makes of
 a row; both are fitted on four training cases. The second half of table.md compares methods at equal
 MAE, each interpolated along its own front; never compare rows of equal strength. `whole`, gdm as
-gdm_train trains it, and `flow`, `bridge` and `diffusion`, whose networks are others, start from
-nothing and take as many steps as regression and a row together; `METHOD_steps_N` samples them in N
-steps, and their front is a straight line.
+gdm_train trains it (`whole_0.2` with its r, too), and `flow`, `bridge` and `diffusion`, whose
+networks are others, start from nothing and take as many steps as regression and a row together;
+`METHOD_steps_N` samples them in N steps, and their front is a straight line.
 
 On a slow machine `--small` halves the generator's and the encoder's features, takes two thirds of
 the patch and overlaps windows by a quarter: other figures, the same comparison. Every dataset,
@@ -148,8 +148,10 @@ METHODS: dict[str, Row] = {
     "gan_balanced": Row("gan", {"balance": RATIO}),
 }
 METHODS |= {f"pooled_perceptual_{w:g}": Row(options={"perceptual": w}) for w in (0.5, 2.0)}
-METHODS["whole"] = Row(from_regression=False)
-METHODS["whole_perceptual_2"] = Row(options={"perceptual": 2.0}, from_regression=False)
+WHOLE: dict[str, dict[str, float]] = {"": {}, "_perceptual_2": {"perceptual": 2.0}}
+for _also, _own in WHOLE.items():
+    METHODS[f"whole{_also}"] = Row(options=_own, from_regression=False)
+    METHODS[f"whole_0.2{_also}"] = Row(options={"drift_ratio": 0.2, **_own}, from_regression=False)
 METHODS |= {f"perceptual_{w:g}": Row("regression", {"perceptual": w}) for w in (0.1, 0.5, 2.0)}
 
 
@@ -161,7 +163,7 @@ def rows() -> dict[str, Row]:
         own = dataclasses.replace(row, options=options)
         for seed in SEEDS:
             found[_of_seed(name, seed)] = dataclasses.replace(own, seed=seed)
-            for t in DIAL:
+            for t in DIAL if row.from_regression else ():
                 of = _of_seed(name, seed)
                 found[f"{of}@{t:g}"] = dataclasses.replace(own, seed=seed, of=of, realism=t)
                 if t < 1:
@@ -210,10 +212,14 @@ def fronts(seed: int = 0) -> dict[str, list[str]]:
     found = {}
     for name, row in METHODS.items():
         own = _of_seed(name, seed)
+        if not row.from_regression:
+            continue
         weakest = dict.fromkeys([*of_seed(), _twin_of(dataclasses.replace(row, seed=seed))])
         found[name] = [*weakest, f"{own}@0.5", own, f"{own}@1.5"]
         finishes = [f"{own}@0.5+finish_{a:g}" for a in FINISHES]
         found[f"{name} + finish"] = [*of_seed(), *finishes]
+    for also in WHOLE:
+        found[f"whole{also}"] = of_seed(f"whole_0.2{also}", f"whole{also}")
     found["stretch"] = of_seed(*(f"stretch_{s:g}" for s in STRETCHES))
     found["spectral"] = of_seed(*(f"spectral_{a:g}" for a in FILTERS))
     for name, n in product(SAMPLED, SAMPLER_STEPS):
