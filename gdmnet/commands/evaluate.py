@@ -97,6 +97,9 @@ def _evaluate(args: argparse.Namespace) -> int:
     if args.csv is not None:
         codec.write_text(args.csv, as_csv(summary), private=True)
         written.append(args.csv)
+    verdict_json = written[0].with_name(JUDGE_JSON)
+    if judge is None and verdict_json.is_file():
+        print(f"{verdict_json}: of an earlier evaluation; --judge makes it anew", file=sys.stderr)
     if judge is not None:
         from gdmnet.compare.verdict import judge_pairs, verdict_lines
 
@@ -104,8 +107,8 @@ def _evaluate(args: argparse.Namespace) -> int:
         scored = [pair for pair in pairs if pair.identifier in summary.cases]
         match = summary.match_intensity is not None
         verdict = judge_pairs(scored, judge, args.train_on, match=match)
-        written.append(written[0].with_name(JUDGE_JSON))
-        codec.save(verdict, written[-1], private=True)
+        codec.save(verdict, verdict_json, private=True)
+        written.append(verdict_json)
         print("\n".join(["", *verdict_lines(verdict)]))
     print(f"written: {', '.join(map(str, written))}")
     for reason in summary.failed.values():

@@ -119,6 +119,14 @@ def test_cases_that_cannot_be_scored_are_not_judged(home):
     assert json.loads((home / "out" / "judge.json").read_text())["n_subjects"] == 1
 
 
+def test_a_verdict_of_an_earlier_evaluation_is_told(home, capsys):
+    file = home / "out" / "judge.json"
+    file.write_text("{}")
+    assert call(home) == 0
+    assert f"{file}: of an earlier evaluation" in capsys.readouterr().err
+    assert file.read_text() == "{}"
+
+
 def test_the_encoder_that_drove_the_training_is_refused_with_the_reason(home, model, capsys):
     assert call(home, "--judge-encoder", str(model)) == 2
     error = capsys.readouterr().err
