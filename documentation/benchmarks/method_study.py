@@ -14,7 +14,7 @@ distance, between that regression and the row. `stretch_S` and `spectral_A` are
 what trivial means make of the regression, and `METHOD@T+finish_A` what the spectral finish makes of
 a row; both are fitted on four training cases. The second half of table.md compares methods at equal
 MAE, each interpolated along its own front; never compare rows of equal strength. `whole`, gdm as
-gdm_train trains it (`whole_0.2` with its r, too), `whole_regression`, and `flow`, `bridge` and
+gdm_train trains it (`whole_0.2` with its r, too), `whole_METHOD`, and `flow`, `bridge` and
 `diffusion`, whose networks are others, start from nothing and take as many steps as regression and
 a row together; `METHOD_steps_N` samples them in N steps, and their front is a straight line.
 
@@ -148,12 +148,20 @@ METHODS: dict[str, Row] = {
     "gan_balanced": Row("gan", {"balance": RATIO}),
 }
 METHODS |= {f"pooled_perceptual_{w:g}": Row(options={"perceptual": w}) for w in (0.5, 2.0)}
-WHOLE: dict[str, dict[str, float]] = {"": {}, "_perceptual_2": {"perceptual": 2.0}}
-METHODS["whole_regression"] = Row("regression", from_regression=False)
-for _also, _own in WHOLE.items():
-    METHODS[f"whole{_also}"] = Row(options=_own, from_regression=False)
-    METHODS[f"whole_0.2{_also}"] = Row(options={"drift_ratio": 0.2, **_own}, from_regression=False)
 METHODS |= {f"perceptual_{w:g}": Row("regression", {"perceptual": w}) for w in (0.1, 0.5, 2.0)}
+WHOLE: dict[str, Row] = {
+    "whole_regression": Row("regression"),
+    "whole_regression_perceptual_2": Row("regression", {"perceptual": 2.0}),
+    "whole_gan": Row("gan"),
+    "whole_gan_balanced": Row("gan", {"balance": RATIO}),
+    "whole": Row(),
+    "whole_0.2": Row(options={"drift_ratio": 0.2}),  # as gdm_train has it
+    "whole_perceptual_2": Row(options={"perceptual": 2.0}),
+    "whole_0.2_perceptual_2": Row(options={"perceptual": 2.0, "drift_ratio": 0.2}),
+    "whole_coupled": Row(options={"pairing": "coupled"}),
+    "whole_paired": Row(options={"pairing": "paired"}),
+}
+METHODS |= {name: dataclasses.replace(r, from_regression=False) for name, r in WHOLE.items()}
 
 
 def rows() -> dict[str, Row]:
@@ -219,9 +227,10 @@ def fronts(seed: int = 0) -> dict[str, list[str]]:
         found[name] = [*weakest, f"{own}@0.5", own, f"{own}@1.5"]
         finishes = [f"{own}@0.5+finish_{a:g}" for a in FINISHES]
         found[f"{name} + finish"] = [*of_seed(), *finishes]
-    for also in WHOLE:
-        names = ("whole_regression", f"whole_0.2{also}", f"whole{also}")
-        found[f"whole{also}"] = [_of_seed(one, seed) for one in names]
+    for name in WHOLE:
+        weaker = name.replace("whole", "whole_0.2", 1)
+        names = ("whole_regression", *([weaker] if weaker in WHOLE else []), name)
+        found[name] = [_of_seed(one, seed) for one in dict.fromkeys(names)]
     found["stretch"] = of_seed(*(f"stretch_{s:g}" for s in STRETCHES))
     found["spectral"] = of_seed(*(f"spectral_{a:g}" for a in FILTERS))
     for name, n in product(SAMPLED, SAMPLER_STEPS):
