@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -127,6 +128,10 @@ def _write(
         images = first.predictions, first.targets, first.masks
         compared = EvaluationFolders(*images, regions=first.regions)
         summary = evaluate_folders(compared, settings, n_processes=n_processes)
+    untold = [c.identifier for c in cases if c.uncertainties and c.identifier not in origin.cases]
+    if untold:
+        maps = f"{', '.join(untold)}: no predictions.json tells what the map of uncertainty holds"
+        print(f"{maps}; it is taken for standard deviations", file=sys.stderr)
     coverage = {name: one.coverage for name, one in origin.cases.items()}
     cases = [replace(case, coverage=coverage.get(case.identifier)) for case in cases]
     summaries = {} if summary is None else {PREDICTION: summary}

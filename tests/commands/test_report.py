@@ -82,6 +82,15 @@ def test_predictions_alone_are_enough(tmp_path, capsys):
     assert "No targets were given" in output.read_text("utf-8")
 
 
+def test_a_map_of_which_nothing_is_recorded_is_told(tmp_path, capsys):
+    write_case(tmp_path, "a", 0, error=50, spread=40)
+    assert call(tmp_path) == 0
+    assert "a: no predictions.json tells what the map" in capsys.readouterr().err
+    write_record(tmp_path, {"a": {"inputs": {}}})  # of a model that states no half-widths
+    assert call(tmp_path) == 0
+    assert not capsys.readouterr().err
+
+
 def test_depths_regions_and_the_expected_error_have_their_place(tmp_path, capsys):
     write_case(tmp_path, "a", 0, error=50, spread=40)
     stated = {"coverage": 0.9, "expected_mae": 17.25, "validation_mae": [20.0, 31.5]}
