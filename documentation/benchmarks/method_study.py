@@ -151,6 +151,7 @@ METHODS |= {f"pooled_perceptual_{w:g}": Row(options={"perceptual": w}) for w in 
 METHODS |= {f"perceptual_{w:g}": Row("regression", {"perceptual": w}) for w in (0.1, 0.5, 2.0)}
 WHOLE: dict[str, Row] = {
     "whole_regression": Row("regression"),
+    "whole_regression_l2": Row("regression", {"fidelity": "l2"}),
     "whole_regression_perceptual_2": Row("regression", {"perceptual": 2.0}),
     "whole_gan": Row("gan"),
     "whole_gan_balanced": Row("gan", {"balance": RATIO}),
