@@ -159,6 +159,7 @@ WHOLE: dict[str, Row] = {
     "whole_0.2": Row(options={"drift_ratio": 0.2}),  # as gdm_train has it
     "whole_perceptual_2": Row(options={"perceptual": 2.0}),
     "whole_0.2_perceptual_2": Row(options={"perceptual": 2.0, "drift_ratio": 0.2}),
+    "whole_l2": Row(options={"fidelity": "l2"}),
     "whole_coupled": Row(options={"pairing": "coupled"}),
     "whole_paired": Row(options={"pairing": "paired"}),
 }
