@@ -205,8 +205,7 @@ def _finished(name: str, row: Row) -> dict[str, Row]:
 
 def _twin_of(row: Row) -> str:
     """What a method is without its drift: the row at T = 0."""
-    is_dialled = row.objective == "gdm" and row.from_regression
-    weight = row.options.get("perceptual") if is_dialled else None
+    weight = row.options.get("perceptual") if row.objective == "gdm" else None
     return _of_seed(f"perceptual_{weight:g}" if weight else "regression", row.seed)
 
 
