@@ -83,10 +83,11 @@ def train_fold(
     with contextlib.ExitStack() as held:
         held.enter_context(process_group(rank))
         where = (dataset, configuration, fold, roots)
-        training = made_by_leader(lambda: _claimed(held, describe_training(*where, asked), asked))
-        require_own_devices(torch.device(training.device))
-        prepared = training.dataset / training.configuration.name
+        described = made_by_leader(lambda: describe_training(*where, asked))
+        require_own_devices(torch.device(described.device))
+        prepared = described.dataset / described.configuration.name
         held.enter_context(placed_as_prepared(prepared))  # those that validate
+        training = made_by_leader(lambda: _claimed(held, described, asked))
         if this_process().n_ranks == 1 and training.run.n_devices > 1:
             run_together(_train_and_validate, training.run.n_devices, training, asked, roots.raw)
         else:

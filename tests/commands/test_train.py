@@ -333,6 +333,16 @@ def test_validation_places_files_by_the_form_that_their_preparation_decided(
     assert placed == pytest.approx((origin[0] - moved, *origin[1:]), abs=1e-4)  # RAS to LPS
 
 
+def test_cases_placed_by_both_forms_are_refused_before_an_encoder_is_trained(home, capsys):
+    stored = sorted((home / "preprocessed").rglob("3d_fullres/*/case.json"))
+    for path, form in zip(stored, ("sform", "qform"), strict=False):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        record["geometry"]["forms"]["decided"] = form
+        path.write_text(json.dumps(record), encoding="utf-8")
+    assert "placed by both forms" in refused(capsys, home, *SHORT)
+    assert not (home / "results").exists()
+
+
 def test_a_realism_dial_is_trained_chosen_and_turned(home, tmp_path, capsys):
     options = [*SHORT, "--realism-dial", "--spectral-finish"]
     options += ["--option", "pairing=pooled", "--option", "bank=64"]
