@@ -230,10 +230,11 @@ def fronts(seed: int = 0) -> dict[str, list[str]]:
         found[name] = [*weakest, f"{own}@0.5", own, f"{own}@1.5"]
         finishes = [f"{own}@0.5+finish_{a:g}" for a in FINISHES]
         found[f"{name} + finish"] = [*of_seed(), *finishes]
+    weaker = {name: name.replace("whole", "whole_0.2", 1) for name in WHOLE}
     for name in WHOLE:
-        weaker = name.replace("whole", "whole_0.2", 1)
-        names = ("whole_regression", *([weaker] if weaker in WHOLE else []), name)
-        found[name] = [_of_seed(one, seed) for one in dict.fromkeys(names)]
+        if name not in weaker.values():
+            names = [one for one in (weaker[name], name) if one in WHOLE]
+            found[name] = [_of_seed(one, seed) for one in ("whole_regression", *names)]
     found["stretch"] = of_seed(*(f"stretch_{s:g}" for s in STRETCHES))
     found["spectral"] = of_seed(*(f"spectral_{a:g}" for a in FILTERS))
     for name, n in product(SAMPLED, SAMPLER_STEPS):
@@ -471,13 +472,14 @@ def at_equal_error(found: Figures, names: Sequence[str], key: str, budget: float
 
 
 def over_seeds(found: Figures) -> list[str]:
-    """With several seeds: mean and deviation of each method's ratios to regression."""
+    """With several seeds: mean and deviation of each method's ratios to a regression like it."""
     lines = []
     for name in METHODS:
+        like_it = "whole_regression" if name in WHOLE else "regression"
         pairs = [
-            (found[_of_seed("regression", seed)], found[_of_seed(name, seed)])
+            (found[_of_seed(like_it, seed)], found[_of_seed(name, seed)])
             for seed in SEEDS
-            if {_of_seed("regression", seed), _of_seed(name, seed)} <= set(found)
+            if name != like_it and {_of_seed(like_it, seed), _of_seed(name, seed)} <= set(found)
         ]
         if len(pairs) < 2:
             continue
@@ -486,7 +488,7 @@ def over_seeds(found: Figures) -> list[str]:
             values = [own[key] / base[key] for base, own in pairs if base.get(key)]
             if len(values) > 1:
                 ratios.append(f"{title} {np.mean(values):.3f} +- {np.std(values, ddof=1):.3f}")
-        lines.append(f"{name} over regression, {len(pairs)} seeds: {', '.join(ratios)}")
+        lines.append(f"{name} over {like_it}, {len(pairs)} seeds: {', '.join(ratios)}")
     return lines
 
 
