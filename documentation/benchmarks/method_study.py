@@ -12,11 +12,13 @@ A method's front goes from regression to its own row and beyond: rows `METHOD@T`
 theirs are weights between both, as `--realism T` takes them; where the fidelity has a perceptual
 distance, between that regression and the row. `stretch_S` and `spectral_A` are
 what trivial means make of the regression, and `METHOD@T+finish_A` what the spectral finish makes of
-a row; both are fitted on four training cases. The second half of table.md compares methods at equal
-MAE, each interpolated along its own front; never compare rows of equal strength. `whole`, gdm as
-gdm_train trains it (`whole_0.2` with its r, too), `whole_METHOD`, and `flow`, `bridge` and
-`diffusion`, whose networks are others, start from nothing and take as many steps as regression and
-a row together; `METHOD_steps_N` samples them in N steps, and their front is a straight line.
+a row; both are fitted on four training cases. The second half of table.md compares methods within
+equal budgets of MAE, each interpolated along its own front; never compare rows of equal strength.
+
+`whole`, gdm as gdm_train trains it (`whole_0.2` with its r, too), `whole_METHOD`, and `flow`,
+`bridge` and `diffusion`, whose networks are others, start from nothing and take as many steps as
+regression and a row together; `METHOD_steps_N` samples them in N steps, and their front is a
+straight line.
 
 On a slow machine `--small` halves the generator's and the encoder's features, takes two thirds of
 the patch and overlaps windows by a quarter: other figures, the same comparison. Every dataset,
@@ -432,11 +434,11 @@ Figures = Mapping[str, Mapping[str, float]]
 
 
 def equal_error_table(found: Figures) -> list[str]:
-    """Each method's figures as ratios to regression at equal ratios of the MAE, in Markdown.
+    """Each method's figures as ratios to regression at budgets of the MAE, ratios too, in Markdown.
 
-    Means over the seeds whose front gets so far, and their deviation where there are several.
+    Means over the seeds, and their deviation where there are several.
     """
-    lines = [f"| at equal MAE | seeds | {' | '.join(JUDGED.values())} |", "|---" * 7 + "|"]
+    lines = [f"| within so much MAE | seeds | {' | '.join(JUDGED.values())} |", "|---" * 7 + "|"]
     for name, budget in product(fronts(), BUDGETS):
         of_seeds = [
             [at_equal_error(found, fronts(seed)[name], key, budget) for key in JUDGED]
@@ -455,10 +457,10 @@ def _mean_cell(values: Sequence[float]) -> str:
 
 
 def at_equal_error(found: Figures, names: Sequence[str], key: str, budget: float) -> float | None:
-    """A figure over regression's where a front last has `budget` of regression's MAE.
+    """A figure over regression's where a front last has at most `budget` of regression's MAE.
 
-    Linear between rows; None where the front has no row beside regression, its first, or its
-    strongest row stays below the budget.
+    Linear between rows; of the strongest row where that stays below the budget; None where the
+    front has no row beside regression, its first.
     """
     known = [found[name] for name in names if name in found]
     if names[0] not in found or len(known) < 2:
@@ -468,7 +470,7 @@ def at_equal_error(found: Figures, names: Sequence[str], key: str, budget: float
     for (x, y), (x_next, y_next) in zip(points[-2::-1], points[:0:-1], strict=True):
         if x <= budget < x_next:
             return y + (budget - x) / (x_next - x) * (y_next - y)
-    return None
+    return points[-1][1]
 
 
 def over_seeds(found: Figures) -> list[str]:

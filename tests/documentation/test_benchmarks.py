@@ -132,7 +132,7 @@ def test_method_study_makes_rows_of_one_start_and_goes_on(script, tmp_path, caps
     assert before == {path: path.read_text("utf-8") for path in before}
     rows = table(home / "table.md")
     header = rows.pop("Dataset999_Phantom, 2 + 2 steps")
-    assert rows["at equal MAE"] == ["seeds", *study.JUDGED.values()]
+    assert rows["within so much MAE"] == ["seeds", *study.JUDGED.values()]
     rows = {name: cells for name, cells in rows.items() if len(cells) == len(header)}
     assert list(rows) == ["regression", "pooled", "pooled@0.5", made[2], *made[1::2]]
     figures = [cells[: header.index("s/step")] for cells in rows.values()]
@@ -176,7 +176,7 @@ def test_methods_are_compared_where_their_fronts_have_equal_error(script):
     at = partial(study.at_equal_error, found, ["regression", "a", "b", "c"], "frechet_self")
     assert at(1.0) == pytest.approx(2.5 / 4)  # between a and b, not at regression itself
     assert at(1.02) == pytest.approx(1.5 / 4)
-    assert at(1.05) is None  # not extrapolated
+    assert at(1.05) == pytest.approx(1 / 4)  # c stays below: not extrapolated
     assert study.at_equal_error(found, ["regression", "d"], "frechet_self", 1.0) is None
 
 
