@@ -259,9 +259,10 @@ def test_rivals_starts_in_an_environment_without_gdmnet(script):
     assert {name.split(".")[0] for name in names} <= sys.stdlib_module_names
 
 
-def test_commands_of_the_page_are_understood(script):
-    page = (DOCUMENTATION / "benchmarks.md").read_text("utf-8")
-    lines = re.findall(r"^python documentation/benchmarks/(\w+)\.py (.*)$", page, re.M)
+def test_commands_of_the_pages_are_understood(script):
+    pages = [DOCUMENTATION / "benchmarks.md", *(DOCUMENTATION / "benchmarks").glob("*.md")]
+    text = "\n".join(page.read_text("utf-8") for page in pages)
+    lines = re.findall(r"^python documentation/benchmarks/(\w+)\.py (.*)$", text, re.M)
     assert {name for name, _ in lines} >= {"method_study", "rivals", "task_chains"}
     for name, arguments in lines:
         script(name).build_parser().parse_args(shlex.split(arguments, comments=True))
