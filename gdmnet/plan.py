@@ -294,7 +294,7 @@ class Run(Settings):
     training_cases: tuple[str, ...]
     validation_cases: tuple[str, ...]
     objective: str
-    options: dict[str, Any]  # of the objective, the others as by default
+    options: dict[str, Any]  # of the objective, all of them; of older trainings those given
     recipe: Recipe
     encoder: str | None
     encoder_sha256: str | None

@@ -14,7 +14,7 @@ from gdmnet.metrics.summary import Summary
 from gdmnet.models.card import MOST_REALISM
 from gdmnet.models.expected_error import EXPECTED_JSON, ExpectedError
 from gdmnet.models.select import choose_folds
-from gdmnet.objectives.options import read_objective_options
+from gdmnet.objectives.options import all_options
 from gdmnet.plan import Configuration, Fingerprint, Plan, Run, SpectralFinish
 from gdmnet.settings import Settings, setting
 
@@ -63,6 +63,8 @@ def read_run(fold: Path) -> Run:
         PlanError: a file is missing, damaged or of another version.
     """
     run = codec.load(Run, fold / folders.RUN_JSON)
+    with contextlib.suppress(SettingError):  # options of another version stay as they are
+        run = replace(run, options=all_options(run.objective, run.options))
     if (fold / CONTINUED_JSON).is_file():
         now = asdict(codec.load(Computation, fold / CONTINUED_JSON))
         recipe = replace(run.recipe, precision=now.pop("precision"))
@@ -144,11 +146,8 @@ def require_alike(runs: Mapping[str, Run]) -> None:
 
 def named_settings(run: Run) -> dict[str, Any]:
     """All that a run says by name, the recipe's and the objective's own settings included."""
-    options: dict[str, Any] = run.options
-    with contextlib.suppress(SettingError):  # options of another version stay as they are
-        options = codec.encode(read_objective_options(run.objective, run.options))
     fields = codec.encode(run) | codec.encode(run.recipe)
-    fields |= {f"option {name}": value for name, value in options.items()}
+    fields |= {f"option {name}": value for name, value in run.options.items()}
     return {name: value for name, value in fields.items() if name not in ("recipe", "options")}
 
 

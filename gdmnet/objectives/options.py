@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from gdmnet import codec
 from gdmnet.errors import SettingError
 from gdmnet.settings import Settings, make_settings, setting
 
@@ -161,6 +162,11 @@ def read_objective_options(objective: str, given: Mapping[str, Any]) -> Any:  # 
         return make_settings(OPTIONS[objective], given)
     except SettingError as problem:
         raise SettingError(f"objective {objective}: {problem}") from None
+
+
+def all_options(objective: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that are given and all others, as run.json has them; see its reader's errors."""
+    return codec.encode(read_objective_options(objective, given))
 
 
 def parse_option(text: str) -> tuple[str, Any]:

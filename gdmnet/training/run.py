@@ -31,7 +31,7 @@ from gdmnet.models.folder import (
 )
 from gdmnet.objectives.base import Context, Inputs
 from gdmnet.objectives.build import SAMPLED, generator_of
-from gdmnet.objectives.options import needs_encoder, read_objective_options
+from gdmnet.objectives.options import all_options, needs_encoder, read_objective_options
 from gdmnet.plan import Configuration, Fingerprint, Plan, Recipe, Run
 from gdmnet.preprocessing import preparation_sha256
 from gdmnet.training import log
@@ -201,7 +201,7 @@ def _new_run(
         training_cases=tuple(split.training),
         validation_cases=tuple(split.validation),
         objective=settings.objective,
-        options=dict(settings.objective_options),
+        options=all_options(settings.objective, settings.objective_options),
         recipe=recipe,
         **_encoder_fields(settings, settings.objective_options),
         encoder_sha256=None,
@@ -277,7 +277,7 @@ def _with_unasked(asked: Run, before: Run, settings: TrainingSettings) -> Run:
         "encoder": settings.encoder,
         "encoder_options": settings.encoder,
     }
-    options = before.options | asked.options
+    options = before.options | dict(settings.objective_options)
     fields = _encoder_fields(settings, options) | {
         name: getattr(before, name) for name, value in wanted.items() if value is None
     }

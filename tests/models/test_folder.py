@@ -9,11 +9,13 @@ from gdmnet import codec
 from gdmnet.errors import PlanError
 from gdmnet.folders import RUN_JSON
 from gdmnet.models.folder import CONTINUED_JSON, DIAL_JSON, Computation, DialChoice, read_run
+from gdmnet.objectives.options import all_options
 
 
 @pytest.fixture
 def run(tmp_path):
     run = small_models.make_run(small_models.make_configuration())
+    run = dataclasses.replace(run, options=all_options("regression", {"perceptual": 0.5}))
     codec.save(run, tmp_path / RUN_JSON)
     return run
 
@@ -27,6 +29,14 @@ def test_a_run_is_as_it_began_until_something_was_decided(run, tmp_path):
     now = {"device": "cuda", "n_threads": 7, "n_workers": 3, "realism": 0.75}
     assert found == dataclasses.replace(run, recipe=recipe, **now)
     assert Computation.of(found) == Computation("bf16", "cuda", 7, 3)
+
+
+def test_options_that_an_older_run_left_out_are_there(run, tmp_path):
+    codec.save(dataclasses.replace(run, options={"perceptual": 0.5}), tmp_path / RUN_JSON)
+    assert read_run(tmp_path) == run
+    unknown = dataclasses.replace(run, options={"level": 1})  # of another version
+    codec.save(unknown, tmp_path / RUN_JSON)
+    assert read_run(tmp_path) == unknown
 
 
 @pytest.mark.parametrize(
