@@ -439,10 +439,10 @@ def equal_error_table(found: Figures) -> list[str]:
     Means over the seeds, and their deviation where there are several.
     """
     lines = [f"| within so much MAE | seeds | {' | '.join(JUDGED.values())} |", "|---" * 7 + "|"]
-    for name, budget in product(fronts(), BUDGETS):
+    every = [fronts(seed) for seed in SEEDS]
+    for name, budget in product(every[0], BUDGETS):
         of_seeds = [
-            [at_equal_error(found, fronts(seed)[name], key, budget) for key in JUDGED]
-            for seed in SEEDS
+            [at_equal_error(found, own[name], key, budget) for key in JUDGED] for own in every
         ]
         known = [values for values in of_seeds if values[0] is not None]
         if known:

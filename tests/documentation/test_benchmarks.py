@@ -117,7 +117,7 @@ def test_slices_keep_their_place(script, tmp_path):
 
 
 def test_method_study_makes_rows_of_one_start_and_goes_on(script, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("gdmnet.training.loop.draw_progress", lambda *_: None)  # slower than steps
+    monkeypatch.setattr("gdmnet.training.loop._draw", lambda *_: None)  # slower than steps
     raw = write_phantom_dataset(tmp_path / "raw", n_train=2, n_test=2, shape=(10, 24, 24))
     study, home = script("method_study"), tmp_path / "study"
     words = ["999", "-o", str(home), "--raw", str(raw.parent), "--small", "--base-steps", "2"]
@@ -147,7 +147,7 @@ def test_method_study_makes_rows_of_one_start_and_goes_on(script, tmp_path, caps
 
 
 def test_base_study_compares_what_was_tried_on_validation_cases(script, tmp_path, monkeypatch):
-    monkeypatch.setattr("gdmnet.training.loop.draw_progress", lambda *_: None)
+    monkeypatch.setattr("gdmnet.training.loop._draw", lambda *_: None)
     raw = write_phantom_dataset(tmp_path / "raw", n_train=3, n_test=0, shape=(10, 24, 24))
     study, home = script("base_study"), tmp_path / "study"
     words = ["999", "-o", str(home), "--raw", str(raw.parent), "--steps", "2", "--folds", "0"]
