@@ -154,7 +154,7 @@ METHODS |= {f"perceptual_{w:g}": Row("regression", {"perceptual": w}) for w in (
 WHOLE: dict[str, Row] = {
     "whole_regression": Row("regression"),
     "whole_regression_l2": Row("regression", {"fidelity": "l2"}),
-    "whole_regression_huber": Row("regression", {"fidelity": "huber"}),
+    "whole_regression_l1_l2": Row("regression", {"fidelity": "l1_l2"}),
     "whole_regression_perceptual_2": Row("regression", {"perceptual": 2.0}),
     "whole_gan": Row("gan"),
     "whole_gan_balanced": Row("gan", {"balance": RATIO}),
@@ -164,6 +164,8 @@ WHOLE: dict[str, Row] = {
     "whole_0.2_perceptual_2": Row(options={"perceptual": 2.0, "drift_ratio": 0.2}),
     "whole_l2": Row(options={"fidelity": "l2"}),
     "whole_huber": Row(options={"fidelity": "huber"}),
+    "whole_l1_l2": Row(options={"fidelity": "l1_l2"}),
+    "whole_0.2_l1_l2": Row(options={"fidelity": "l1_l2", "drift_ratio": 0.2}),
     "whole_coupled": Row(options={"pairing": "coupled"}),
     "whole_paired": Row(options={"pairing": "paired"}),
 }

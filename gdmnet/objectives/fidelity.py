@@ -19,9 +19,15 @@ def _huber(error: Tensor) -> Tensor:
     return nn.functional.smooth_l1_loss(error, zero, reduction="none", beta=HUBER_BETA)
 
 
+def _l1_l2(error: Tensor) -> Tensor:
+    """|e| + e^2 / 2: small errors weigh as in l1, those of a deviation and more as in l2."""
+    return error.abs() + error.square() / 2
+
+
 FIDELITIES: dict[str, Callable[[Tensor], Tensor]] = {
     "l1": torch.abs,
     "huber": _huber,
+    "l1_l2": _l1_l2,
     "l2": torch.square,
 }
 

@@ -17,7 +17,7 @@ MOST_LOCATIONS, MOST_PAST = 4096, 2048  # with both a drift still fits field.MOS
 
 
 def _fidelity(default: str) -> Any:  # noqa: ANN401 (of a field's own type)
-    return setting(default, "penalty of the error", choices=("l1", "huber", "l2"))
+    return setting(default, "penalty of the error", choices=("l1", "huber", "l1_l2", "l2"))
 
 
 def _perceptual() -> Any:  # noqa: ANN401

@@ -28,6 +28,15 @@ def test_huber_joins_both():
     assert torch.allclose(fidelity_loss(x, b, name="huber"), expected)
 
 
+def test_the_sum_of_both_pulls_by_one_and_the_error():
+    x, b = batch()
+    leaf, loss, gradient = fidelity_gradient(x, b, name="l1_l2")
+    error = (x - b.target)[b.mask > 0]
+    assert torch.allclose(loss, (error.abs() + error**2 / 2).mean())
+    expected = (torch.sign(leaf - b.target) + leaf - b.target) * b.mask / b.mask.sum()
+    assert torch.allclose(gradient, expected)
+
+
 def test_the_l1_gradient_is_the_sign_over_the_number_of_voxels():
     x, b = batch()
     _, _, gradient = fidelity_gradient(x, b)
