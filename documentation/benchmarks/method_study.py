@@ -237,8 +237,8 @@ def fronts(seed: int = 0) -> dict[str, list[str]]:
     weaker = {name: name.replace("whole", "whole_0.2", 1) for name in WHOLE}
     for name in WHOLE:
         if name not in weaker.values():
-            names = [one for one in (weaker[name], name) if one in WHOLE]
-            found[name] = [_of_seed(one, seed) for one in ("whole_regression", *names)]
+            names = dict.fromkeys(("whole_regression", weaker[name], name))
+            found[name] = [_of_seed(one, seed) for one in names if one in WHOLE]
     found["stretch"] = of_seed(*(f"stretch_{s:g}" for s in STRETCHES))
     found["spectral"] = of_seed(*(f"spectral_{a:g}" for a in FILTERS))
     for name, n in product(SAMPLED, SAMPLER_STEPS):
