@@ -20,6 +20,7 @@ from fakecuda import fake_cuda
 
 from gdmnet.commands.terminal import guarded, new_parser
 from gdmnet.errors import DatasetError
+from gdmnet.objectives.options import needs_encoder
 from gdmnet.plan import Configuration
 from gdmnet.planning.memory import device_gb_for, step_gb
 from gdmnet.planning.table import times
@@ -31,6 +32,7 @@ TRAININGS: dict[str, tuple[str, Options]] = {
 TRAININGS |= {"gdm, dial": ("gdm", {"realism_dial": True})}
 TRAININGS |= {"perceptual": ("regression", {"perceptual": 0.1})}
 TRAININGS |= {"gdm, perceptual": ("gdm", {"perceptual": 0.1})}
+TRAININGS |= {"gdm, perceptual, dial": ("gdm", {"perceptual": 0.1, "realism_dial": True})}
 HEADER = """| data | GB | patch | batch | training | predicted | simulated | error | device |
 |---|---|---|---|---|---|---|---|---|"""
 
@@ -67,8 +69,8 @@ def _run(args: argparse.Namespace) -> int:
 def _row(patient: str, memory: float, plan: Configuration, name: str, peak: int) -> str:
     objective, options = TRAININGS[name]
     size = plan.architecture, plan.patch_size, plan.batch_size
-    extra = {"twin": "realism_dial" in options, "perceptual": "perceptual" in options}
-    predicted = step_gb(*size, objective, **extra)
+    counted = "gdm" if needs_encoder(objective, options) else objective
+    predicted = step_gb(*size, counted, twin="realism_dial" in options)
     simulated = peak / 2**30
     cells = [
         patient,

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from gdmnet.drifting.representations import Views, coverage, look
 from gdmnet.objectives.base import Batch, Context, Descent, Objective
-from gdmnet.objectives.fidelity import all_finite, fidelity_gradient, masked_mean
+from gdmnet.objectives.fidelity import all_finite, fidelity_gradient
 from gdmnet.objectives.options import FaithfulOptions, RegressionOptions, read_objective_options
+from gdmnet.objectives.ranks import mean_over_ranks
 
-SCALE = 1024.0  # of the loss in its backward: keeps float16 gradients from vanishing
+SCALE = 1024.0  # of slopes in the backward: keeps float16 gradients from vanishing
 FLOOR = 1e-6  # of a mean square: a location without any features has none to compare
 
 
@@ -70,24 +71,39 @@ def perceptual_gradient(views: Views, leaf: Tensor, *, keep: bool = False) -> tu
     Outside the mask the encoder sees the target in both images, so that the gradient there is 0.
     The views' graph is freed, unless something is to `keep` it for another backward.
     """
-    with torch.autocast(leaf.device.type, enabled=False):
+    with torch.no_grad(), torch.autocast(leaf.device.type, enabled=False):
         apart = [feature_distance(mine, real, views.mask) for _, mine, real in views.stages()]
-        distance = torch.stack(apart).mean()
-    (gradient,) = torch.autograd.grad(SCALE * distance, leaf, retain_graph=keep)
-    return distance.detach(), gradient / SCALE
+    distances, slopes = zip(*apart, strict=True)
+    (total,) = torch.autograd.grad([*views.generated], leaf, slopes, retain_graph=keep)
+    return torch.stack(distances).mean(), total / (SCALE * len(slopes))
 
 
-def feature_distance(generated: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-    """sum_p m_p mean_c |u(f)_pc - u(t)_pc| / sum_p m_p, with u(f)_p = f_p / rms_c(f_p).
+def feature_distance(generated: Tensor, target: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """D = sum_p m_p mean_c |u_pc - v_pc| / sum_p m_p of two maps, and 1024 dD / df.
 
     The feature vectors of a location are brought to one length before they are compared, as in
-    LPIPS (Zhang et al., CVPR 2018); to sqrt(c), so that maps of few and many channels weigh alike.
-    Maps f and t are (b, c, z, y, x); m is the share of the image's mask in each location p.
+    LPIPS (Zhang et al., CVPR 2018); to sqrt(c), so that maps of few and many channels weigh alike:
+    u_p = f_p / rms_c(f_p), and v_p the target's. With the signs g_p = sign(u_p - v_p) / c
+
+        dD / df_p = m_p / sum_q m_q (g_p - u_p mean_c(g_p u_p)) / rms_c(f_p)
+
+    Maps f are (b, c, z, y, x); m is the share of the image's mask in each location p. Made sample
+    by sample, in float32: of the finest maps, a step's largest tensors, autograd would keep five.
     """
-    difference = _one_length(generated.float()) - _one_length(target.float())  # (b,c,z,y,x)
-    apart = difference.abs().mean(dim=1, keepdim=True)  # (b,1,z,y,x)
-    return masked_mean(apart, coverage(mask, generated.shape[2:]))
+    weights = coverage(mask, generated.shape[2:])  # m_p (b,1,z,y,x)
+    weights = weights / mean_over_ranks(weights.sum()).clamp(min=1.0)
+    slope, apart = torch.empty_like(generated), []
+    for out, mine, real, w in zip(slope, generated, target, weights, strict=True):
+        u, per_rms = _one_length(mine.float())  # [c,z,y,x], [1,z,y,x]
+        difference = u - _one_length(real.float())[0]
+        apart.append((difference.abs().mean(dim=0) * w[0]).sum())
+        g = difference.sign_().div_(len(u))
+        along = (g * u).mean(dim=0, keepdim=True)  # mean_c(g u) [1,z,y,x]
+        out.copy_(g.sub_(u.mul_(along)).mul_(SCALE * w * per_rms))
+    return torch.stack(apart).sum(), slope
 
 
-def _one_length(maps: Tensor) -> Tensor:
-    return maps * (maps.square().mean(dim=1, keepdim=True) + FLOOR).rsqrt()
+def _one_length(maps: Tensor) -> tuple[Tensor, Tensor]:
+    """A sample's maps u = f / rms_c(f) [c, z, y, x], and 1 / rms_c(f)."""
+    per_rms = (maps.square().mean(dim=0, keepdim=True) + FLOOR).rsqrt()
+    return maps * per_rms, per_rms

@@ -31,7 +31,6 @@ MAP_BYTES = {
 """a of each objective: bytes a feature-map voxel and sample at the peak of a step in bfloat16."""
 
 _FLOAT32_BYTES = 4.7  # a voxel more than in bfloat16
-_PERCEPTUAL_BYTES = 1.4  # a voxel more where features are compared as a loss
 _CONTEXT_GB = 0.6  # of the CUDA context and cuDNN
 _FRAGMENTS = 1.1  # what the allocator holds, of what is asked of it
 _USABLE = 0.95  # of a device: drivers, and a desktop
@@ -90,18 +89,15 @@ def step_gb(
     objective: str,
     *,
     twin: bool = False,
-    perceptual: bool = False,
     precision: str = "bf16",
 ) -> float:
     """GB (2^30 bytes) that tensors hold at the peak of a training step.
 
     An objective that is not in `MAP_BYTES` counts as the largest that is; with a `twin`, a
-    regression is trained beside it; no plan counts on a `perceptual` loss. The precision is fp32,
-    bf16 or fp16.
+    regression is trained beside it. The precision is fp32, bf16 or fp16.
     """
     per_voxel = MAP_BYTES.get(objective, max(MAP_BYTES.values()))
     per_voxel += _FLOAT32_BYTES if precision == "fp32" else 0.0
-    per_voxel += _PERCEPTUAL_BYTES if perceptual else 0.0
     state = _STATE_BYTES * n_parameters(architecture) * (2 if twin else 1)
     maps = per_voxel * feature_map_voxels(architecture, patch) * batch_size
     return (state + maps) / _GIB

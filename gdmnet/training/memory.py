@@ -11,7 +11,7 @@ import torch
 
 from gdmnet.errors import TrainingError
 from gdmnet.models.device import memory_gb
-from gdmnet.objectives.options import FaithfulOptions, GdmOptions, read_objective_options
+from gdmnet.objectives.options import GdmOptions, needs_encoder, read_objective_options
 from gdmnet.plan import Configuration, Run
 from gdmnet.planning.memory import device_gb_for, step_gb
 
@@ -20,15 +20,17 @@ _log = logging.getLogger(__name__)
 
 
 def predicted_gb(run: Run, configuration: Configuration) -> float:
-    """GB (2^30 bytes) that tensors are predicted to hold at the peak of a run's step."""
+    """GB (2^30 bytes) that tensors are predicted to hold at the peak of a run's step.
+
+    Features as a loss take what features as a drift do: the graph of the encoder.
+    """
     options = read_objective_options(run.objective, run.options)
     return step_gb(
         configuration.architecture,
         configuration.patch_size,
         configuration.batch_size,
-        run.objective,
+        "gdm" if needs_encoder(run.objective, run.options) else run.objective,
         twin=isinstance(options, GdmOptions) and options.realism_dial,
-        perceptual=isinstance(options, FaithfulOptions) and options.perceptual > 0,
         precision=run.recipe.precision,
     )
 

@@ -56,7 +56,24 @@ def test_the_distance_is_that_of_a_slow_loop():
     mask[:, :, :, 1:, 3:] = 1
     weights = nn.functional.avg_pool3d(mask, 2)
     slow = slow_distance(generated, target, weights)
-    assert float(feature_distance(generated, target, mask)) == pytest.approx(slow, rel=1e-5)
+    assert float(feature_distance(generated, target, mask)[0]) == pytest.approx(slow, rel=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_slope_is_that_of_autograd_in_half_precision_too(dtype):
+    def unit(maps):
+        return maps * (maps.square().mean(dim=1, keepdim=True) + 1e-6).rsqrt()
+
+    torch.manual_seed(3)
+    generated, target = torch.randn(2, 5, 2, 3, 4), 3 * torch.randn(2, 5, 2, 3, 4)
+    mask = (torch.rand(2, 1, 2, 3, 4) > 0.3).float()
+    f = generated.to(dtype).double().requires_grad_(True)
+    apart = (unit(f) - unit(target.to(dtype).double())).abs().mean(dim=1, keepdim=True)
+    ((apart * mask).sum() / mask.sum()).backward()
+    _, slope = feature_distance(generated.to(dtype), target.to(dtype), mask)
+    assert slope.dtype == dtype
+    close = {torch.float32: 1e-5, torch.bfloat16: 1e-2}[dtype]
+    torch.testing.assert_close(slope.double() / 1024, f.grad, rtol=close, atol=1e-7)
 
 
 def test_only_directions_count_and_the_number_of_channels_does_not():
@@ -66,10 +83,11 @@ def test_only_directions_count_and_the_number_of_channels_does_not():
         torch.randn(1, 4, 2, 3, 4),
         torch.ones(1, 1, 2, 3, 4),
     )
-    distance = float(feature_distance(mine, real, mask))
-    assert float(feature_distance(30 * mine, 20 * real, mask)) == pytest.approx(distance, rel=1e-4)
-    twice = float(feature_distance(torch.cat([mine, mine], 1), torch.cat([real, real], 1), mask))
-    assert twice == pytest.approx(distance, rel=1e-4)
+    distance = float(feature_distance(mine, real, mask)[0])
+    scaled, _ = feature_distance(30 * mine, 20 * real, mask)
+    assert float(scaled) == pytest.approx(distance, rel=1e-4)
+    twice, _ = feature_distance(torch.cat([mine, mine], 1), torch.cat([real, real], 1), mask)
+    assert float(twice) == pytest.approx(distance, rel=1e-4)
 
 
 def test_the_gradient_is_that_of_finite_differences():
@@ -94,7 +112,7 @@ def test_every_stage_has_its_share():
     leaf = leaf_of(batch)
     found, _ = pull_of(Two(), leaf, batch)
     maps = zip(Two()(leaf), Two()(batch.target), strict=True)
-    each = [float(feature_distance(m, t, batch.mask).detach()) for m, t in maps]
+    each = [float(feature_distance(m.detach(), t, batch.mask)[0]) for m, t in maps]
     assert float(found) == pytest.approx(sum(each) / 2, rel=1e-5)
 
 
