@@ -23,7 +23,8 @@ from gdmnet.errors import CheckpointError, DatasetError, PlanError
 from gdmnet.metrics.conventions import EvaluationSettings
 from gdmnet.metrics.evaluation import ImagePair, evaluate_pairs, summarise_cases
 from gdmnet.metrics.summary import Summary
-from gdmnet.plan import Normalisation, Plan, Run
+from gdmnet.models.folder import read_run
+from gdmnet.plan import Normalisation, Plan
 from gdmnet.training import log
 
 VALIDATION = "validation"
@@ -129,7 +130,7 @@ def facts_of(
     does not take its default.
     """
     homes = [folders.fold_folder(model, fold) for fold in folds]
-    run = codec.load(Run, homes[0] / folders.RUN_JSON)
+    run = read_run(homes[0])
     logs = [records for records in map(log.read, homes) if records]
     words = ["gdm_predict", "-i", "IN", "-o", "OUT", "-m", str(model)]
     words += [] if all_folds else ["-f", *folds]
@@ -267,7 +268,7 @@ def _unseen(folder: Path, fold: str) -> tuple[dict[str, Path], list[str]]:
     home = folders.fold_folder(folder, fold)
     if fold == ALL:
         return {}, ["fold all was validated on its training cases: left out"]
-    run = codec.load(Run, home / folders.RUN_JSON)
+    run = read_run(home)
     if set(run.validation_cases) & set(run.training_cases):
         return {}, [f"fold {fold} was validated on its training cases: left out"]
     place = home / VALIDATION
