@@ -82,6 +82,7 @@ SAMPLED, SAMPLER_STEPS = ("flow", "bridge", "diffusion"), (1, 4, 16)
 STRETCHES, FILTERS, FINISHES = (0.5, 1.0), (0.06, 0.12, 0.25, 0.5), (0.06, 0.12, 0.25)
 # The drift begins at once: its norms are measured in the first steps of the ramp.
 FINE_TUNING = {"regression_share": 0.0, "ramp_share": 0.1, "adapt_drift": False}
+NO_LOSS = {"perceptual": 0.0}  # of features, unless a row says so, whatever the target
 BUDGETS = (1.0, 1.0025, 1.005, 1.01, 1.02)  # of regression's MAE
 JUDGED = {
     "frechet_self": "Frechet, plain",
@@ -344,12 +345,12 @@ class Study:
         """Train one row; seconds a step: of the median epoch, its validation included."""
         how, base = self.settings, _of_seed("base", row.seed)
         is_base, tunes = name == base, row.from_regression and name != base
-        is_drift = row.objective == "gdm"
+        own = NO_LOSS | (FINE_TUNING if tunes else {}) if row.objective == "gdm" else {}
         steps = how.base_steps if is_base else how.steps if tunes else how.base_steps + how.steps
         begun = (self._fold(name) / folders.LATEST).is_file()
         settings = TrainingSettings(
             objective=row.objective,
-            objective_options=(FINE_TUNING if is_drift and tunes else {}) | dict(row.options),
+            objective_options=own | dict(row.options),
             epochs=max(1, steps // 50),
             iterations=min(50, steps),
             learning_rate=how.learning_rate if tunes else None,

@@ -13,6 +13,7 @@ from gdmnet.settings import Settings, make_settings, setting
 
 N_TIMES = 1000  # that the training of bridge and diffusion knows; most steps of their samplers
 MOST_STEPS = 10_000  # of a solver
+UNITLESS_PERCEPTUAL = 2.0  # of a new gdm whose target has no unit, see documentation/benchmarks.md
 MOST_LOCATIONS, MOST_PAST = 4096, 2048  # with both a drift still fits field.MOST_DISTANCES
 
 
@@ -21,7 +22,8 @@ def _fidelity(default: str) -> Any:  # noqa: ANN401 (of a field's own type)
 
 
 def _perceptual() -> Any:  # noqa: ANN401
-    text = "gdm and regression: weight of the distance in the encoder's features"
+    text = "gdm and regression: weight of the distance in the encoder's features; a new gdm whose"
+    text += f" target is no CT takes {UNITLESS_PERCEPTUAL:g}"
     return setting(0.0, text, least=0, metavar="W")
 
 
@@ -162,6 +164,16 @@ def read_objective_options(objective: str, given: Mapping[str, Any]) -> Any:  # 
         return make_settings(OPTIONS[objective], given)
     except SettingError as problem:
         raise SettingError(f"objective {objective}: {problem}") from None
+
+
+def new_options(objective: str, given: Mapping[str, Any], *, has_unit: bool) -> dict[str, Any]:
+    """All options of a new training of a target with a unit, HU, or of one without.
+
+    Where the source does not tell the target's scale, features of one length ask for structure
+    whatever the scale.
+    """
+    by_target = {"perceptual": UNITLESS_PERCEPTUAL} if objective == "gdm" and not has_unit else {}
+    return all_options(objective, by_target | dict(given))
 
 
 def all_options(objective: str, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from gdmnet.models.device import describe_devices
 from gdmnet.models.folder import FINISH_JSON
 from gdmnet.objectives.base import Context, Inputs, Objective
 from gdmnet.objectives.build import OBJECTIVES, SAMPLED
+from gdmnet.objectives.options import all_options
 from gdmnet.plan import Plan
 from gdmnet.training.distributed import (
     devices_here,
@@ -132,7 +133,10 @@ def _announce(training: FoldTraining) -> None:
     """What is going to happen, where, and what to look at."""
     run, recipe, split = training.run, training.run.recipe, training.split
     device = f"{training.device} ({describe_devices().get(training.device, '')})"
-    _log.info("%s on %s in %s", run.objective, device.removesuffix(" ()"), recipe.precision)
+    defaults = all_options(run.objective, {})
+    own = [f"{n} {value}" for n, value in run.options.items() if value != defaults.get(n)]
+    what = " with ".join(filter(None, (run.objective, ", ".join(own))))
+    _log.info("%s on %s in %s", what, device.removesuffix(" ()"), recipe.precision)
     n_cases = len(split.training), len(split.validation)
     text = "%d cases to train on, %d to validate by; %d epochs of %d steps"
     _log.info(text, *n_cases, recipe.epochs, recipe.iterations)

@@ -31,7 +31,7 @@ from gdmnet.models.folder import (
 )
 from gdmnet.objectives.base import Context, Inputs
 from gdmnet.objectives.build import SAMPLED, generator_of
-from gdmnet.objectives.options import all_options, needs_encoder, read_objective_options
+from gdmnet.objectives.options import needs_encoder, new_options, read_objective_options
 from gdmnet.plan import Configuration, Fingerprint, Plan, Recipe, Run
 from gdmnet.preprocessing import preparation_sha256
 from gdmnet.training import log
@@ -185,6 +185,8 @@ def _new_run(
         seed=settings.seed or 0,
         precision=precision.choose_for(settings.precision, device, configuration),
     )
+    has_unit = configuration.target.scheme == "ct"
+    options = new_options(settings.objective, settings.objective_options, has_unit=has_unit)
     pretrained = settings.pretrained
     if pretrained is not None and not pretrained.is_file():
         raise CheckpointError(f"--pretrained {pretrained}: file not found")
@@ -201,9 +203,9 @@ def _new_run(
         training_cases=tuple(split.training),
         validation_cases=tuple(split.validation),
         objective=settings.objective,
-        options=all_options(settings.objective, settings.objective_options),
+        options=options,
         recipe=recipe,
-        **_encoder_fields(settings, settings.objective_options),
+        **_encoder_fields(settings, options),
         encoder_sha256=None,
         pretrained_sha256=None if pretrained is None else file_sha256(pretrained),
         device=device.type,

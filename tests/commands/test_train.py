@@ -17,9 +17,11 @@ from gdmnet.commands import plan_and_preprocess, predict, train
 from gdmnet.data.volume import read_geometry
 from gdmnet.errors import DatasetError
 from gdmnet.files import file_sha256
-from gdmnet.folders import NIFTI_FORM, nifti_form
+from gdmnet.folders import NIFTI_FORM, Roots, nifti_form
 from gdmnet.objectives.options import all_options
 from gdmnet.training import feature_encoder, loop
+from gdmnet.training.run import describe_training
+from gdmnet.training.settings import TrainingSettings
 from gdmnet.training.usefulness import EncoderReport, Figure
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -88,6 +90,24 @@ def test_an_interrupted_training_continues_to_the_same_weights(home, trained, mo
         for h in (home, trained)
     )
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_a_target_without_a_unit_has_features_as_a_loss_too(home):
+    places = Roots(home / "raw", home / "preprocessed", home / "results")
+
+    def weight(**asked) -> float:
+        settings = TrainingSettings(device="cpu", **asked)
+        training = describe_training("999", "3d_fullres", "0", places, settings)
+        return training.run.options["perceptual"]
+
+    plan = home / "preprocessed" / "Dataset999_Phantom" / "plan.json"
+    assert weight() == 0.0  # a CT has HU
+    values = json.loads(plan.read_text())
+    values["configurations"]["3d_fullres"]["target"]["scheme"] = "percentiles"
+    plan.write_text(json.dumps(values))
+    assert weight() == 2.0
+    assert weight(objective="regression") == 0.0
+    assert weight(objective_options={"perceptual": 0.5}) == 0.5
 
 
 def test_nothing_is_overwritten_unasked(trained, capsys):

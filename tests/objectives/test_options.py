@@ -18,6 +18,8 @@ from gdmnet.objectives.options import (
     OPTIONS,
     FlowOptions,
     GdmOptions,
+    all_options,
+    new_options,
     parse_option,
     read_objective_options,
 )
@@ -43,6 +45,23 @@ def test_what_is_given_replaces_the_default():
     assert read_objective_options("gdm", given) == GdmOptions(
         drift_ratio=1.0, temperatures=(1.0, 0.5), levels=("local",), adapt_drift=False
     )
+
+
+@pytest.mark.parametrize(
+    ("objective", "given", "has_unit", "weight"),
+    [
+        ("gdm", {}, True, 0.0),
+        ("gdm", {}, False, 2.0),
+        ("gdm", {"perceptual": 0.0}, False, 0.0),
+        ("gdm", {"perceptual": 0.5}, True, 0.5),
+        ("regression", {}, False, 0.0),
+    ],
+)
+def test_features_are_a_loss_of_gdm_where_the_target_has_no_unit(
+    objective, given, has_unit, weight
+):
+    options = new_options(objective, given, has_unit=has_unit)
+    assert options == all_options(objective, {"perceptual": weight})
 
 
 @pytest.mark.parametrize(
