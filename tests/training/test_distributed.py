@@ -28,7 +28,7 @@ from gdmnet.training.distributed import (
     this_process,
 )
 
-NAMES = ("regression", "gdm", "gdm r 0", "gan")
+NAMES = ("regression", "regression of features", "gdm", "gdm r 0", "gan")
 
 
 @pytest.fixture(scope="module")

@@ -45,7 +45,8 @@ def joined(step: int) -> Batch:
 def train(name: str, batches) -> dict[str, torch.Tensor]:
     options = {
         "gdm": {"locations": 32, "bank": 32, "regression_share": 0.0},
-        "gdm r 0": {"locations": 32, "bank": 32, "drift_ratio": 0.0},
+        "gdm r 0": {"locations": 32, "bank": 32, "drift_ratio": 0.0, "perceptual": 2.0},
+        "regression of features": {"perceptual": 2.0},
         "gan": {"adversarial": 1.0},
     }
     context = make_context(N_STEPS, encoder=CountingEncoder(), **options.get(name, {}))
