@@ -214,12 +214,14 @@ def test_a_training_is_continued_as_it_began(finished, monkeypatch, capsys, argu
     assert words in refused(capsys, finished, "--continue", *arguments)
 
 
-def test_what_is_not_asked_is_as_it_began(home, monkeypatch):
+def test_what_is_not_asked_is_as_it_began(home, monkeypatch, caplog):
     """And what is asked as it began is no change."""
+    caplog.set_level("INFO")
     options = ["--drift-ratio", "0.3", "--encoder", "random", "--num-gpus", "1"]
     with monkeypatch.context() as patch:
         patch.setattr(loop, "_draw", interrupt)
         assert call(home, *SHORT, *options) == 130
+    assert "gdm with drift_ratio 0.3 on cpu" in caplog.text
     run = (fold_of(home) / "run.json").read_text()
     same = ["--drift-ratio", "0.3", "--option", "pairing=pooled", "--epochs", "2"]
     assert call(home, "--continue", *same) == 0
