@@ -20,10 +20,10 @@ from fakecuda import fake_cuda
 
 from gdmnet.commands.terminal import guarded, new_parser
 from gdmnet.errors import DatasetError
-from gdmnet.objectives.options import needs_encoder
 from gdmnet.plan import Configuration
-from gdmnet.planning.memory import device_gb_for, step_gb
+from gdmnet.planning.memory import device_gb_for
 from gdmnet.planning.table import times
+from gdmnet.training.memory import predicted_gb
 
 Options = dict[str, object]
 TRAININGS: dict[str, tuple[str, Options]] = {
@@ -67,10 +67,7 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _row(patient: str, memory: float, plan: Configuration, name: str, peak: int) -> str:
-    objective, options = TRAININGS[name]
-    size = plan.architecture, plan.patch_size, plan.batch_size
-    counted = "gdm" if needs_encoder(objective, options) else objective
-    predicted = step_gb(*size, counted, twin="realism_dial" in options)
+    predicted = predicted_gb(plan, *TRAININGS[name], "bf16")
     simulated = peak / 2**30
     cells = [
         patient,

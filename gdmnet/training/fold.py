@@ -157,7 +157,10 @@ def _train_and_validate(training: FoldTraining, settings: TrainingSettings, raw:
 def _train(training: FoldTraining) -> None:
     """What holds memory here has gone when the validation begins."""
     run, device, (objective, _) = training.run, training.process_device(), build_objective(training)
-    with memory_watched(predicted_gb(run, training.configuration), device):
+    predicted = predicted_gb(
+        training.configuration, run.objective, run.options, run.recipe.precision
+    )
+    with memory_watched(predicted, device):
         new = None if training.resume else _new_fold(training)
         generator, batches = build_generator(training), patch_batches(training)
         fit(generator, objective, *batches, run.recipe, training.folder, device, new=new)

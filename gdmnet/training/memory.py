@@ -4,34 +4,38 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
 from gdmnet.errors import TrainingError
 from gdmnet.models.device import memory_gb
 from gdmnet.objectives.options import GdmOptions, needs_encoder, read_objective_options
-from gdmnet.plan import Configuration, Run
+from gdmnet.plan import Configuration
 from gdmnet.planning.memory import device_gb_for, step_gb
 
 _RISE = 1.05  # a peak that has risen less is not told again
 _log = logging.getLogger(__name__)
 
 
-def predicted_gb(run: Run, configuration: Configuration) -> float:
-    """GB (2^30 bytes) that tensors are predicted to hold at the peak of a run's step.
+def predicted_gb(
+    configuration: Configuration, objective: str, given: Mapping[str, Any], precision: str
+) -> float:
+    """GB (2^30 bytes) that tensors are predicted to hold at the peak of a training's step.
 
+    The objective's options are those given, the rest by default; see `step_gb` of the precision.
     Features as a loss take what features as a drift do: the graph of the encoder.
     """
-    options = read_objective_options(run.objective, run.options)
+    options = read_objective_options(objective, given)
     return step_gb(
         configuration.architecture,
         configuration.patch_size,
         configuration.batch_size,
-        "gdm" if needs_encoder(run.objective, run.options) else run.objective,
+        "gdm" if needs_encoder(objective, given) else objective,
         twin=isinstance(options, GdmOptions) and options.realism_dial,
-        precision=run.recipe.precision,
+        precision=precision,
     )
 
 

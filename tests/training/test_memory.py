@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from gdmnet.errors import TrainingError
+from gdmnet.planning.memory import step_gb
 from gdmnet.training import memory
 
 CUDA = torch.device("cuda", 0)
@@ -15,6 +16,21 @@ def eight_gb(monkeypatch):
     monkeypatch.setattr(memory, "memory_gb", lambda device: 8.0)
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 7 * 2**30)
     monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda device: 7.5 * 2**30)
+
+
+def test_features_as_a_loss_are_counted_as_features_as_a_drift(make_configuration):
+    configuration = make_configuration()
+    size = configuration.architecture, configuration.patch_size, configuration.batch_size
+
+    def predicted(objective, **options):
+        return memory.predicted_gb(configuration, objective, options, "bf16")
+
+    assert predicted("regression") == predicted("regression", perceptual=0.0)
+    assert predicted("regression") == step_gb(*size, "regression") < step_gb(*size, "gdm")
+    assert predicted("regression", perceptual=0.1) == step_gb(*size, "gdm")
+    assert predicted("gdm") == predicted("gdm", perceptual=2.0) == step_gb(*size, "gdm")
+    dial = predicted("gdm", perceptual=2.0, realism_dial=True)
+    assert dial == step_gb(*size, "gdm", twin=True)
 
 
 def test_a_device_that_is_too_small_is_named_in_one_line(eight_gb, caplog):
